@@ -1,0 +1,278 @@
+"""A Hugging Face causal LM behind few calls: embed, step, logits, cache, freeze, adapt. Nothing else touches the model.
+
+Any causal LM of transformers that takes `inputs_embeds` and a cache works; `Backbone` checks on construction that
+body + head give the model's own logits, so that a family with an unusual head is refused instead of silently wrong.
+Shapes: B rows, T positions of this pass, S positions forwarded so far, D width, V words.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+
+from unspoken.core.config import STRICT
+from unspoken.errors import BackboneError, ConfigError
+
+BUILTIN = "builtin:"
+"""Prefix of the models that ship inside the package, e.g. "builtin:tiny"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """LoRA through peft, on every linear layer unless `targets` says otherwise."""
+
+    __pydantic_config__ = STRICT
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None  # module names; None = all linear layers but the head
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which causal LM to start from. Exactly one of `path` and `arch` is set."""
+
+    __pydantic_config__ = STRICT
+
+    path: str | None = None  # hub id, folder, run directory, or "builtin:tiny"
+    arch: dict[str, Any] | None = None  # a transformers config ({"model_type": "llama", ...}) for random weights
+    tokenizer: str | None = None  # hub id or folder; None = the one beside `path`
+    lora: LoraSettings | None = None  # None = every weight trains
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.arch is None):
+            raise ConfigError("a backbone needs exactly one of 'path' (pretrained weights) and 'arch' (random weights)")
+        if self.arch is not None and self.tokenizer is None:
+            raise ConfigError("a backbone with 'arch' needs 'tokenizer' (a hub id or folder)")
+
+
+class Backbone(nn.Module):
+    """The base model as unspoken sees it.
+
+    Args:
+        lm: a causal LM of transformers.
+        tokenizer: its tokenizer; one without a pad token pads with eos.
+
+    Raises:
+        BackboneError: the model's logits are not head(body(embeddings)), or it has no eos token.
+    """
+
+    def __init__(self, lm: PreTrainedModel, tokenizer: Any) -> None:
+        super().__init__()
+        self.lm: Any = lm
+        self._peft: Any
+        object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
+        self.tokenizer = tokenizer
+        self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
+        if tokenizer.eos_token_id is None:
+            raise BackboneError("the tokenizer has no eos token; set tokenizer.eos_token so that answers can end")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.lm.config.use_cache = True
+        self._check()
+
+    @property
+    def body(self) -> nn.Module:
+        """The model without its head; gives the states after the final norm."""
+        return self.lm.base_model
+
+    @property
+    def width(self) -> int:
+        """D, the width of an input embedding."""
+        return int(self.lm.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        """V, rows of the input embedding."""
+        return int(self.lm.get_input_embeddings().weight.shape[0])
+
+    @property
+    def context(self) -> int | None:
+        """The most positions the model takes, or None where its config does not say."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input embedding lives."""
+        return self.lm.get_input_embeddings().weight.device
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every token id that ends an answer: the tokenizer's eos and those of the generation config."""
+        more = getattr(self.lm.generation_config, "eos_token_id", None)
+        ids = [self.tokenizer.eos_token_id, *([more] if isinstance(more, int) else more or [])]
+        return tuple(dict.fromkeys(ids))
+
+    def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
+        """Token ids of a text; `special` adds what the tokenizer puts around a prompt (bos).
+
+        Remembered: curricula lay the same problems out again in every epoch, and a tokenizer call costs 50 us.
+        """
+        key = (text, special)
+        if key not in self._encoded:
+            if len(self._encoded) > 2_000_000:
+                self._encoded.clear()
+            self._encoded[key] = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        return self._encoded[key]
+
+    def forget_encoded(self) -> None:
+        """Drop remembered encodings: the tokenizer has changed."""
+        self._encoded.clear()
+
+    def decode(self, ids: tuple[int, ...] | list[int]) -> str:
+        """Text of token ids; special tokens are left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> input embeddings [..., D]."""
+        return self.lm.get_input_embeddings()(ids)
+
+    def new_cache(self) -> DynamicCache:
+        """An empty key-value cache of the kind this model's layers need."""
+        return DynamicCache(config=self.lm.config)
+
+    def step(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask_BS: Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> Tensor:
+        """One forward pass of the body; the only place where the model runs.
+
+        Args:
+            embeds_BTD: what is fed: token embeddings or latents.
+            positions_BT: position of each column inside its own row.
+            mask_BS: 1 where a column so far, this pass included, is real; None = all of them.
+            cache: keys and values so far; extended in place.
+
+        Returns:
+            hidden_BTD: states after the final norm.
+        """
+        out = self.body(
+            inputs_embeds=embeds_BTD,
+            attention_mask=mask_BS,
+            position_ids=positions_BT,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return out.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States [..., D] -> logits [..., V], with the scaling that some families apply after their head."""
+        head = self.lm.get_output_embeddings()
+        logits = head(hidden)
+        config = self.lm.config.get_text_config()
+        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere multiplies
+            logits = logits * scale
+        if (scale := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
+            logits = logits / scale
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Body + head must be the whole model; a family for which they are not is refused."""
+        training = self.lm.training
+        self.lm.eval()
+        try:
+            ids = torch.arange(1, 4, device=self.device)[None] % self.vocabulary
+            want = self.lm(input_ids=ids, use_cache=False).logits
+            positions = torch.arange(3, device=self.device)[None]
+            got = self.logits(self.step(self.embed(ids), positions_BT=positions))
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise BackboneError(
+                f"cannot drive {type(self.lm).__name__}: {error}; a causal LM that takes inputs_embeds is needed"
+            ) from error
+        finally:
+            self.lm.train(training)
+        if not torch.allclose(got.float(), want.float(), rtol=1e-2, atol=1e-3):
+            gap = (got.float() - want.float()).abs().max().item()
+            raise BackboneError(
+                f"{type(self.lm).__name__}: head(body(x)) differs from the model's own logits by {gap:.3g}; "
+                "this family post-processes its logits in a way unspoken does not know; please report it"
+            )
+
+    def freeze(self) -> None:
+        """No weight of the base model trains."""
+        self.lm.requires_grad_(False)
+
+    def adapt(self, lora: LoraSettings, trained_tokens: tuple[int, ...] = ()) -> None:
+        """Freeze the base model and add LoRA; the rows of `trained_tokens` in the embedding train in full."""
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.targets) if lora.targets else "all-linear",
+            trainable_token_indices=list(trained_tokens) or None,
+            task_type="CAUSAL_LM",
+        )
+        object.__setattr__(self, "_peft", get_peft_model(self.lm, config))
+
+    def plain(self) -> PreTrainedModel:
+        """The causal LM with any LoRA merged into a copy; the model itself where there is none."""
+        if self._peft is None:
+            return self.lm
+        return copy.deepcopy(self._peft).merge_and_unload()
+
+    def save(self, folder: Path) -> None:
+        """Write the plain model and its tokenizer as an ordinary Hugging Face folder (safetensors)."""
+        self.plain().save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def resolve(path: str) -> str:
+    """A backbone path as transformers takes it: run directories and built-in models become folders.
+
+    Raises:
+        ConfigError: a built-in model that does not exist.
+    """
+    if path.startswith(BUILTIN):
+        folder = Path(__file__).parent.parent / "assets" / path.removeprefix(BUILTIN)
+        if not folder.is_dir():
+            known = sorted(BUILTIN + p.name for p in folder.parent.glob("*") if p.is_dir())
+            raise ConfigError(f"no built-in model {path!r}; known: {', '.join(known) or 'none'}")
+        return str(folder)
+    if (Path(path) / "run.json").is_file():
+        return str(Path(path) / "model")
+    return path
+
+
+def load_backbone(config: BackboneConfig) -> Backbone:
+    """Build the causal LM and tokenizer of a config. Random weights come from torch's current seed.
+
+    Raises:
+        BackboneError: nothing usable at the path.
+    """
+    where = resolve(config.path) if config.path is not None else None
+    source = resolve(config.tokenizer) if config.tokenizer is not None else where
+    dtype = getattr(torch, config.dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        if where is not None:
+            lm = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=config.attention)
+        else:
+            assert config.arch is not None
+            rest = {k: v for k, v in config.arch.items() if k != "model_type"}
+            arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{"vocab_size": len(tokenizer), **rest})
+            lm = AutoModelForCausalLM.from_config(arch, dtype=dtype, attn_implementation=config.attention)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BackboneError(
+            f"cannot load a model from {config.path or config.arch}: {first}; give a Hugging Face folder, "
+            "a hub id that this machine can reach, a run directory, or 'builtin:tiny'"
+        ) from error
+    return Backbone(lm, tokenizer)

@@ -1,0 +1,130 @@
+"""Typed configuration: frozen dataclasses checked by pydantic, literal tables, and dotted overrides.
+
+A config class is a frozen, keyword-only dataclass that stands beside what it configures. A class that is chosen by
+name (a method, a task) carries `name: Literal["..."]` as its first field, so that a plain dict says which one it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from unspoken.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+"""Set as `__pydantic_config__` of every config class: a field that does not exist is an error, not a silence."""
+
+Table = Mapping[str, str]
+"""An extension point: name -> "module:Attribute", imported only when asked for."""
+
+
+def lookup(table: Table, name: str, kind: str) -> Any:
+    """The object that `table` names, imported now.
+
+    Raises:
+        ConfigError: no such name; the message suggests the nearest ones.
+    """
+    if name not in table:
+        raise ConfigError(f"unknown {kind} {name!r}; {did_you_mean(str(name), table)}")
+    module, attribute = table[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> str:
+    """One pydantic error as one line: field, what was expected, what was got."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden" or error["type"] == "unexpected_keyword_argument":
+        return f"unknown field {where!r} of {cls_name}; {did_you_mean(where.split('.')[-1], names)}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"field {where!r} of {cls_name} is missing"
+    cause = (error.get("ctx") or {}).get("error")
+    if isinstance(cause, ConfigError):
+        return f"field {where!r} of {cls_name}: {cause}"
+    message = error["msg"].removeprefix("Value error, ")
+    got = json.dumps(error["input"], default=repr)
+    return f"field {where!r} of {cls_name}: {message[:1].lower()}{message[1:]}, got {got:.80}"
+
+
+def build(cls: type[T], data: Any, where: str = "") -> T:
+    """Check `data` (a dict, or an instance already) against a config class.
+
+    Args:
+        cls: a frozen dataclass.
+        data: a mapping of its fields, nested as the class is.
+        where: a prefix for messages, e.g. the file the data came from.
+
+    Raises:
+        ConfigError: an unknown field, a missing one, or a value of the wrong type; every fault is named in one line.
+    """
+    if isinstance(data, cls):
+        return data
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}{cls.__name__} needs a mapping of fields, got {type(data).__name__} ({data!r:.60})")
+    try:
+        return TypeAdapter(cls).validate_python(dict(data))
+    except ValidationError as error:
+        names = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+        lines = [_describe(e, cls.__name__, names) for e in error.errors(include_url=False)]
+        raise ConfigError(where + "; ".join(lines)) from None
+
+
+def named(table: Table, kind: str, data: Any) -> Any:
+    """Build the config of a class chosen by name: `{"name": "coconut", ...}` -> `CoconutConfig(...)`.
+
+    Each entry of the table names a class that has the attribute `Config`.
+
+    Raises:
+        ConfigError: the name is missing or unknown, or a field is wrong.
+    """
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        return data
+    if isinstance(data, str):
+        data = {"name": data}
+    if not isinstance(data, Mapping) or "name" not in data:
+        raise ConfigError(f"a {kind} is a mapping with a 'name', got {data!r:.80}; {did_you_mean('', table)}")
+    return build(lookup(table, data["name"], kind).Config, data)
+
+
+def dump(config: Any) -> Any:
+    """A config as plain JSON values, nested dataclasses and tuples included. `build(type(c), dump(c)) == c`."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: dump(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(k): dump(v) for k, v in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [dump(v) for v in config]
+    return config
+
+
+def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Apply `a.b=value` overrides to a dumped config. Values are JSON where they parse as JSON, else strings.
+
+    Raises:
+        ConfigError: an assignment without "=", or a path that is not in the config (with a did-you-mean).
+    """
+    result = json.loads(json.dumps(data))
+    for assignment in assignments:
+        path, sign, text = assignment.partition("=")
+        if not sign:
+            raise ConfigError(f"override {assignment!r} needs the form field.subfield=value")
+        *parents, last = path.strip().split(".")
+        node = result
+        for depth, part in enumerate([*parents, last]):
+            if not isinstance(node, dict) or part not in node:
+                inside = ".".join(parents[:depth]) or "the run config"
+                options = node if isinstance(node, dict) else ()
+                raise ConfigError(f"override {assignment!r}: no field {part!r} in {inside}; {did_you_mean(part, options)}")
+            if depth < len(parents):
+                node = node[part]
+        try:
+            node[last] = json.loads(text)
+        except json.JSONDecodeError:
+            node[last] = text
+    return result

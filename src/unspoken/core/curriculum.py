@@ -1,0 +1,87 @@
+"""Curricula as pure schedules: progress in epochs -> Stage. A stage change is a value, not a hook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unspoken.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One point of a curriculum.
+
+    Attributes:
+        index: the method's own number of the stage (0 = all steps in words).
+        removed: how many leading steps are gone from the text; None = all of them.
+        groups: thought groups in every row; None = as many as the row has steps, at most the method's maximum.
+        restart: the optimizer starts afresh when this stage begins.
+    """
+
+    index: int = 0
+    removed: int | None = 0
+    groups: int | None = 0
+    restart: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stage and how long it lasts, in epochs."""
+
+    epochs: float
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Phases in order. The last one lasts to the end of training, however long that is.
+
+    Raises:
+        ConfigError: no phases, or a phase of negative length.
+    """
+
+    phases: tuple[Phase, ...]
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ConfigError("a curriculum needs at least one phase")
+        for phase in self.phases:
+            if phase.epochs < 0:
+                raise ConfigError(f"a curriculum phase lasts at least 0 epochs, got {phase.epochs}")
+
+    def at(self, epoch: float) -> Stage:
+        """The stage at a point of training.
+
+        Args:
+            epoch: epochs finished so far, a fraction included.
+        """
+        end = 0.0
+        for phase in self.phases:
+            end += phase.epochs
+            # The tolerance keeps a boundary such as 3 * (1 / 3) on the side that exact arithmetic would give it.
+            if epoch < end - 1e-9:
+                return phase.stage
+        return self.phases[-1].stage
+
+    @property
+    def last(self) -> Stage:
+        """The stage that training ends in, and that inference assumes."""
+        return self.phases[-1].stage
+
+    def boundaries(self) -> list[float]:
+        """Epochs at which the stage changes."""
+        ends: list[float] = []
+        for phase in self.phases[:-1]:
+            ends.append((ends[-1] if ends else 0.0) + phase.epochs)
+        return ends
+
+
+def single(stage: Stage) -> Curriculum:
+    """A curriculum that never changes."""
+    return Curriculum((Phase(epochs=0, stage=stage),))
+
+
+def stagewise(stages: Sequence[Stage], epochs_per_stage: float) -> Curriculum:
+    """Equal phases, one per stage; the last lasts to the end."""
+    return Curriculum(tuple(Phase(epochs=epochs_per_stage, stage=stage) for stage in stages))

@@ -1,0 +1,42 @@
+"""`Example`: what every dataset becomes before a method sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from unspoken.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One problem: a question, the explicit reasoning steps (may be empty), and the answer.
+
+    Attributes:
+        question: the text the model is given, without surrounding white space.
+        steps: one string per reasoning step, in order; `()` where a dataset has none.
+        answer: the reference answer as text. Never part of what a model sees at inference.
+        id: a name that is unique and stable inside its split, e.g. "test-17".
+        meta: anything else the dataset says (type of problem, graph, ...). Ignored by methods.
+
+    Raises:
+        DataError: a field has the wrong type, or question or answer is empty.
+    """
+
+    question: str
+    steps: tuple[str, ...] = ()
+    answer: str
+    id: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"example {self.id!r}" if self.id else "example"
+        for name in ("question", "answer"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise DataError(f"{where}: field '{name}' must be a string, got {type(value).__name__} ({value!r:.60})")
+            if not value.strip():
+                raise DataError(f"{where}: field '{name}' is empty; give some text or drop the row")
+        if not isinstance(self.steps, tuple) or not all(isinstance(s, str) for s in self.steps):
+            raise DataError(f"{where}: field 'steps' must be a list of strings, got {self.steps!r:.80}")

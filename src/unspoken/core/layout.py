@@ -1,0 +1,129 @@
+"""A problem as one row: question | bot | latents | eot | steps | answer, with labels, and rows as a batch.
+
+A row says what stands where; how it is forwarded (passes, padding, cache) is the engine's business alone.
+Shapes: B rows, T positions of the longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unspoken.errors import DataError
+
+IGNORE = -100
+"""The label of a position that is no target, as in `torch.nn.functional.cross_entropy`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One sequence, ready to be forwarded.
+
+    Attributes:
+        ids: a token id per position; latent slots hold a placeholder id.
+        labels: the id to predict *at* each position (its own id, as Hugging Face has it), or IGNORE.
+        start: position of the first latent; equals `len(ids)` where there is none.
+        latents: number of latent slots, contiguous from `start`.
+        covers: how many leading steps of the problem the latents stand for.
+        targets: per thought group, the token ids of the step it stands for, eos included; () where it has none.
+            Empty for methods and rows that supervise no latent.
+        name: how to name the row in an error: its example's id.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    start: int
+    latents: int
+    covers: int = 0
+    targets: tuple[tuple[int, ...], ...] = ()
+    name: str = ""
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Rows side by side, padded on the right. Bookkeeping stays on the host; only ids live on the device.
+
+    Attributes:
+        ids_BT: token ids, 0 where a row has ended.
+        labels_BT: labels on the host, IGNORE where there is no target.
+        lengths_B, starts_B, latents_B: per row: positions, first latent's position, number of latents.
+        targets: per row, per thought group: the step's token ids (see `Row.targets`).
+        names: per row, its name for messages.
+    """
+
+    ids_BT: Tensor
+    labels_BT: np.ndarray
+    lengths_B: np.ndarray
+    starts_B: np.ndarray
+    latents_B: np.ndarray
+    targets: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+    @property
+    def tokens(self) -> int:
+        """Positions that are not padding."""
+        return int(self.lengths_B.sum())
+
+    def label_places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows_N, positions_N, labels_N) of the targets: the state at `positions_N` predicts `labels_N`."""
+        rows, places = np.nonzero(self.labels_BT[:, 1:] != IGNORE)
+        return rows, places, self.labels_BT[rows, places + 1]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its ids on `device`."""
+        self.ids_BT = self.ids_BT.to(device, non_blocking=True)
+        return self
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Rows -> Batch, right-padded.
+
+    Raises:
+        DataError: no rows.
+    """
+    if not rows:
+        raise DataError("cannot make a batch of no rows; give at least one example")
+    T = max(len(row.ids) for row in rows)
+    ids_BT = np.zeros((len(rows), T), dtype=np.int64)
+    labels_BT = np.full((len(rows), T), IGNORE, dtype=np.int64)
+    for b, row in enumerate(rows):
+        ids_BT[b, : len(row.ids)] = row.ids
+        labels_BT[b, : len(row.labels)] = row.labels
+    return Batch(
+        ids_BT=torch.from_numpy(ids_BT),
+        labels_BT=labels_BT,
+        lengths_B=np.array([len(row.ids) for row in rows], dtype=np.int64),
+        starts_B=np.array([row.start for row in rows], dtype=np.int64),
+        latents_B=np.array([row.latents for row in rows], dtype=np.int64),
+        targets=[row.targets for row in rows],
+        names=[row.name for row in rows],
+    )
+
+
+def windows_by_length(lengths: Sequence[int], order: Sequence[int], batch: int, window: int) -> list[list[int]]:
+    """Cut `order` into windows of `window` batches and batch each window by length, so that little is padding.
+
+    Args:
+        lengths: a length per example.
+        order: example indices in the order in which they are to be seen.
+        batch: rows per batch.
+        window: batches per window; 1 keeps the order as it is.
+
+    Returns:
+        Batches of indices, longest rows first inside a window; every index exactly once; the last may be smaller.
+    """
+    batches: list[list[int]] = []
+    span = batch * max(window, 1)
+    for first in range(0, len(order), span):
+        part = list(order[first : first + span])
+        if window > 1:
+            part.sort(key=lambda i: lengths[i], reverse=True)
+        batches.extend(part[i : i + batch] for i in range(0, len(part), batch))
+    return batches

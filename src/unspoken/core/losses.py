@@ -1,0 +1,43 @@
+"""Pure functions of tensors. A loss is a *sum* over targets; who calls divides by the true count of the whole batch.
+
+Shapes: N targets, D width, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unspoken.core.layout import Batch
+from unspoken.core.trace import Trace
+
+Head = Callable[[Tensor], Tensor]
+"""States [..., D] -> logits [..., V]."""
+
+
+def cross_entropy_sum(hidden_ND: Tensor, labels_N: Tensor, head: Head, weights_N: Tensor | None = None) -> Tensor:
+    """Summed token cross-entropy, in fp32. The head runs only on the states given: those that have a target.
+
+    Args:
+        hidden_ND: the state that predicts each target.
+        labels_N: token ids.
+        head: states -> logits.
+        weights_N: a factor per target; None = 1.
+
+    Returns:
+        A scalar; 0 (with a graph) where N = 0, so that an empty batch does not give NaN.
+    """
+    if labels_N.numel() == 0:
+        return hidden_ND.sum() * 0.0
+    losses_N = F.cross_entropy(head(hidden_ND).float(), labels_N, reduction="none")
+    return losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
+
+
+def labelled_cross_entropy_sum(trace: Trace, batch: Batch, head: Head, weights_N: Tensor | None = None) -> Tensor:
+    """`cross_entropy_sum` over the labels of a batch, from the states of its trace (in row-major order of labels)."""
+    rows_N, places_N, labels_N = batch.label_places()
+    hidden_ND = trace.hidden_at(rows_N, places_N)
+    return cross_entropy_sum(hidden_ND, torch.from_numpy(labels_N).to(hidden_ND.device), head, weights_N)

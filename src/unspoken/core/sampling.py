@@ -1,0 +1,69 @@
+"""Choosing the next token: greedy, or sampled so that a row's choice does not depend on its batch.
+
+Shapes: N rows that speak in this pass, V words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unspoken.core.config import STRICT
+from unspoken.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speaking:
+    """How to speak."""
+
+    __pydantic_config__ = STRICT
+
+    max_new_tokens: int = 64  # eos included
+    temperature: float = 0.0  # 0 = greedy
+    top_p: float = 1.0  # keep the smallest set of tokens with at least this probability
+    top_k: int = 0  # keep the k likeliest tokens; 0 = all
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise ConfigError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k must be 0 (all) or more, got {self.top_k}")
+
+
+class Chooser:
+    """Picks tokens. Each row draws from its own stream, seeded by (seed, the row's number), so that batching and the
+    order in which rows finish change nothing.
+
+    Args:
+        speaking: greedy or sampled.
+        numbers: one number per row; rows with the same number and logits choose alike.
+    """
+
+    def __init__(self, speaking: Speaking, numbers: list[int]) -> None:
+        self.speaking = speaking
+        self.streams = [np.random.default_rng((speaking.seed, number)) for number in numbers]
+
+    def choose(self, logits_NV: Tensor, rows_N: np.ndarray) -> Tensor:
+        """Token ids [N] for the rows that speak now."""
+        s = self.speaking
+        if s.temperature == 0:
+            return logits_NV.argmax(dim=-1)
+        ordered_NV, order_NV = (logits_NV.float() / s.temperature).sort(dim=-1, descending=True, stable=True)
+        if s.top_k:
+            ordered_NV[:, s.top_k :] = -torch.inf
+        p_NV = ordered_NV.softmax(dim=-1)
+        if s.top_p < 1:
+            before_NV = p_NV.cumsum(dim=-1) - p_NV
+            p_NV = p_NV.masked_fill(before_NV >= s.top_p, 0.0)
+        total_NV = p_NV.double().cumsum(dim=-1)
+        draw_N1 = total_NV.new_tensor([[self.streams[r].random()] for r in rows_N]) * total_NV[:, -1:]
+        index_N1 = torch.searchsorted(total_NV, draw_N1, right=True).clamp(max=p_NV.shape[1] - 1)
+        return order_NV.gather(1, index_N1).squeeze(1)

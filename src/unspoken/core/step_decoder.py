@@ -1,0 +1,192 @@
+"""A decoder that says in words what a thought group stands for. It sees the group's latents and nothing else.
+
+It is a `Body` like the backbone, so the one loop trains it and lets it speak; all groups of a batch go in one call.
+Shapes: M thought groups, C latents per group, D width of the latents, T positions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from unspoken.core.backbone import Backbone, BackboneConfig, load_backbone
+from unspoken.core.config import STRICT
+from unspoken.core.engine import Loop, unroll
+from unspoken.core.layout import IGNORE, Row, collate
+from unspoken.core.losses import cross_entropy_sum
+from unspoken.core.sampling import Speaking
+from unspoken.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDecoderConfig:
+    """Which model explains the latents."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["copy", "layers", "model"] = "copy"  # a full copy of the base, its first layers, or another LM
+    layers: int = 1  # for "layers": how many
+    path: str | None = None  # for "model": hub id or folder; its tokenizer must be the base model's
+    embeddings: Literal["base", "own"] = "base"  # whose table embeds the step's tokens; the released code takes the base's
+    first_position: int = 1  # position id of the first latent; the released Coconut half counts from 1
+
+    def __post_init__(self) -> None:
+        if (self.kind == "model") != (self.path is not None):
+            raise ConfigError("a step decoder of kind 'model' needs 'path', and only that kind takes one")
+        if self.layers < 1:
+            raise ConfigError(f"a step decoder needs at least 1 layer, got {self.layers}")
+
+
+def _first_layers(backbone: Backbone, layers: int) -> nn.Module:
+    """A causal LM of the base's family with the base's first layers, embeddings, final norm and head."""
+    config = copy.deepcopy(backbone.lm.config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[:layers]
+    lm = AutoModelForCausalLM.from_config(config, dtype=backbone.lm.dtype)
+    state = backbone.plain().state_dict()
+    lm.load_state_dict({key: value for key, value in state.items() if key in lm.state_dict()}, strict=False)
+    lm.tie_weights()
+    return lm
+
+
+class StepDecoder(nn.Module):
+    """The auxiliary decoder of SIM-CoT.
+
+    Args:
+        config: which model.
+        backbone: the base model; its embedding table is used, not owned, where the config says so.
+
+    Raises:
+        ConfigError: another LM whose vocabulary is not the base's, or shared embeddings of another width.
+    """
+
+    def __init__(self, config: StepDecoderConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.lm: Any
+        self._base: Backbone
+        object.__setattr__(self, "_base", backbone)  # used, not owned: its parameters are not this module's
+        if config.kind == "copy":
+            self.lm = copy.deepcopy(backbone.plain())
+        elif config.kind == "layers":
+            self.lm = _first_layers(backbone, config.layers)
+        else:
+            other = load_backbone(BackboneConfig(path=config.path))
+            _check_vocabulary(backbone, other, str(config.path))
+            self.lm = other.lm
+        self.lm.requires_grad_(True)
+        table = self.lm.get_input_embeddings().weight
+        if config.embeddings == "base" and self.lm.get_output_embeddings().weight is not table:
+            table.requires_grad_(False)  # an untied table that nothing looks up would only drift by weight decay
+        width = self.lm.get_input_embeddings().weight.shape[1]
+        if width != backbone.width and config.embeddings == "base":
+            raise ConfigError(
+                f"a step decoder of width {width} cannot use the base's embeddings of width {backbone.width}; "
+                "set decoder.embeddings=own"
+            )
+        self.project = nn.Identity() if width == backbone.width else nn.Linear(backbone.width, width)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return self.lm.get_input_embeddings().weight.device
+
+    @property
+    def context(self) -> int | None:
+        """The most positions it takes."""
+        most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        return None if most is None else most - self.config.first_position
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """What ends a step."""
+        return (self._base.tokenizer.eos_token_id,)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids -> what the decoder is fed."""
+        return self._base.embed(ids) if self.config.embeddings == "base" else self.lm.get_input_embeddings()(ids)
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache."""
+        return DynamicCache(config=self.lm.config)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States -> logits."""
+        return self.lm.get_output_embeddings()(hidden)
+
+    def step(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask_BS: Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> Tensor:
+        """One pass; see `Backbone.step`."""
+        return self.lm.base_model(
+            inputs_embeds=embeds_BTD,
+            attention_mask=mask_BS,
+            position_ids=positions_BT + self.config.first_position,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+    def _fed(self, latents_MCD: Tensor, ids_MT: Tensor) -> Tensor:
+        """Input embeddings: the latents (projected), then tokens."""
+        latents = self.project(latents_MCD)
+        return torch.cat([latents, self.embed(ids_MT[:, latents.shape[1] :]).to(latents.dtype)], dim=1)
+
+    def loss(self, latents_MCD: Tensor, targets: Sequence[tuple[int, ...]], weights_M: Tensor) -> Tensor:
+        """Weighted sum of the cross-entropy of each group's step.
+
+        Args:
+            latents_MCD: the groups' latents, as they were fed to the base model.
+            targets: each group's step as token ids, eos included; none is empty.
+            weights_M: a factor for every token of a group.
+
+        Returns:
+            A scalar with gradient into decoder, latents and (shared) embeddings.
+        """
+        C = latents_MCD.shape[1]
+        rows = [
+            Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
+        ]
+        batch = collate(rows).to(self.device)
+        trace = unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT))
+        rows_N, places_N, labels_N = batch.label_places()
+        index_N = torch.from_numpy(rows_N).to(self.device)
+        return cross_entropy_sum(
+            trace.hidden_at(rows_N, places_N),
+            torch.from_numpy(labels_N).to(self.device),
+            self.logits,
+            weights_M[index_N],
+        )
+
+    @torch.inference_mode()
+    def explain(self, latents_MCD: Tensor, max_tokens: int, batch_size: int = 256) -> list[str]:
+        """The step each group stands for, greedily, in batches."""
+        C = latents_MCD.shape[1]
+        said: list[str] = []
+        for part in latents_MCD.split(batch_size):
+            batch = collate([Row(ids=(0,) * C, labels=(IGNORE,) * C, start=C, latents=0) for _ in part]).to(self.device)
+            fed = self.project(part)
+            speech = Loop(self, batch, None, embeds_BTD=fed, speaking=Speaking(max_new_tokens=max_tokens)).run()[1]
+            said.extend(self._base.decode(tokens).strip() for tokens in speech.tokens)
+        return said
+
+
+def _check_vocabulary(base: Backbone, other: Backbone, path: str) -> None:
+    """The decoder writes with the base's tokens, so the shared part of both vocabularies must agree."""
+    mine, theirs = base.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    if differ := [token for token, number in theirs.items() if mine.get(token) != number]:
+        raise ConfigError(
+            f"step decoder {path!r} has another tokenizer than the base model: {len(differ)} of {len(theirs)} tokens "
+            f"differ (first: {differ[0]!r}); take a model of the same family"
+        )

@@ -1,0 +1,106 @@
+"""What thinking leaves behind: latents, where they stood, hidden states, costs. Everything downstream reads this.
+
+Shapes: B rows, T positions of the longest row, S columns forwarded, K latents of the row with most, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class Cost:
+    """What a batch cost the backbone.
+
+    Attributes:
+        passes: dependent forward passes (calls of `Backbone.step`).
+        positions: positions forwarded that carry a token or a latent, all rows together.
+        slots: positions computed, padding included; `1 - positions / slots` is the padding share.
+        seconds: wall-clock time of the loop; 0 where nobody measured.
+    """
+
+    passes: int = 0
+    positions: int = 0
+    slots: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            passes=self.passes + other.passes,
+            positions=self.positions + other.positions,
+            slots=self.slots + other.slots,
+            seconds=self.seconds + other.seconds,
+        )
+
+
+@dataclass(kw_only=True)
+class Trace:
+    """The thoughts of a batch.
+
+    Attributes:
+        latents_BKD: the vectors fed as thoughts, zero where a row has fewer than K.
+        states_BKD: the hidden state each latent was made from, before any projection; None for prompted thoughts.
+        counts_B: latents per row.
+        starts_B: position of each row's first latent inside the row.
+        hidden_BSD: last-layer states of every forwarded column, where the loop was asked to keep them; else None.
+        column_BT: column of `hidden_BSD` at which position t of row b was forwarded, -1 where there is none.
+        cost: passes and positions.
+    """
+
+    latents_BKD: Tensor
+    states_BKD: Tensor | None
+    counts_B: np.ndarray
+    starts_B: np.ndarray
+    hidden_BSD: Tensor | None = None
+    column_BT: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    cost: Cost = field(default_factory=Cost)
+
+    def hidden_at(self, rows_N: np.ndarray, positions_N: np.ndarray) -> Tensor:
+        """Hidden states [N, D] at the given positions of the given rows."""
+        assert self.hidden_BSD is not None, "the loop was not asked to keep hidden states"
+        B, S, D = self.hidden_BSD.shape
+        flat = rows_N * S + self.column_BT[rows_N, positions_N]
+        index = torch.from_numpy(flat).to(self.hidden_BSD.device)
+        return self.hidden_BSD.reshape(B * S, D).index_select(0, index)
+
+    def row(self, index: int) -> Trace:
+        """The trace of one row, without padding latents."""
+        n = int(self.counts_B[index])
+        return replace(
+            self,
+            latents_BKD=self.latents_BKD[index : index + 1, :n],
+            states_BKD=None if self.states_BKD is None else self.states_BKD[index : index + 1, :n],
+            counts_B=self.counts_B[index : index + 1],
+            starts_B=self.starts_B[index : index + 1],
+            hidden_BSD=None if self.hidden_BSD is None else self.hidden_BSD[index : index + 1],
+            column_BT=self.column_BT[index : index + 1],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model said to one question, and what it cost.
+
+    Attributes:
+        text: the spoken text, without the prompt and without eos.
+        tokens: spoken token ids, eos included where it was reached.
+        finished: eos was reached before the limit.
+        latents: number of latents thought.
+        passes: dependent forward passes this row took part in: the latency of the row alone.
+        positions: positions forwarded for this row: prompt + latents + markers + spoken tokens - 1.
+        seconds: the batch's wall-clock time divided by its rows.
+        thoughts: decoded steps, one per thought group, where the model can explain its latents and was asked to.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finished: bool
+    latents: int
+    passes: int
+    positions: int
+    seconds: float
+    thoughts: tuple[str, ...] | None = None

@@ -1,0 +1,43 @@
+"""Every error that unspoken raises on purpose. A message says what is wrong, what was expected, what was got, what to try.
+
+The command line prints the message on one line and exits with `exit_code`; Python users catch `UnspokenError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnspokenError(Exception):
+    """Base of the tree. The message is meant to be read by the person who made the call."""
+
+    exit_code = 2
+
+
+class ConfigError(UnspokenError):
+    """A recipe, override or configuration value that cannot be used. Names the field."""
+
+
+class DataError(UnspokenError):
+    """Input data that cannot be used. Names the file and line, or the example."""
+
+
+class BackboneError(UnspokenError):
+    """A base model or tokenizer that unspoken cannot drive."""
+
+
+class RunError(UnspokenError):
+    """A run directory that is missing, truncated, or from another model."""
+
+
+class TrainingError(UnspokenError):
+    """Training that had to stop (non-finite loss, disk full). The last good checkpoint is kept."""
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """A closing phrase for an unknown name: the nearest options if any are near, then all of them."""
+    known = sorted(options)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    return f"{hint}known: {', '.join(known)}"

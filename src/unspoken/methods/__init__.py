@@ -1,0 +1,35 @@
+"""Methods: one file each, one line each in the table. Loaded when asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from unspoken.core.config import lookup, named
+
+if TYPE_CHECKING:
+    from unspoken.core.backbone import Backbone
+    from unspoken.methods.base import Method
+
+METHODS = {
+    "cot": "unspoken.methods.cot:Cot",
+    "coconut": "unspoken.methods.coconut:Coconut",
+    "sim_cot": "unspoken.methods.sim_cot:SimCot",
+}
+
+
+def method_config(data: Any) -> Any:
+    """`{"name": "coconut", ...}`, a name, or a method's config -> a checked config.
+
+    Raises:
+        ConfigError: unknown method (with a did-you-mean) or wrong field.
+    """
+    return named(METHODS, "method", data)
+
+
+def make_method(data: Any, backbone: Backbone) -> Method:
+    """The method of a config on a base model. The backbone becomes the method's own: markers are added to it."""
+    config = method_config(data)
+    return lookup(METHODS, config.name, "method")(config, backbone)
+
+
+__all__ = ["METHODS", "make_method", "method_config"]

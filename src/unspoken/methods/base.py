@@ -1,0 +1,119 @@
+"""The Method protocol: what a paper's file provides, and what the rest of the package may ask of it.
+
+A method owns its rows, its source of latents, its loss and its schedule. It does not save, decode, evaluate or inspect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from unspoken.core.backbone import Backbone
+from unspoken.core.curriculum import Curriculum, Stage
+from unspoken.core.example import Example
+from unspoken.core.latents import Source
+from unspoken.core.layout import Batch, Row
+from unspoken.core.trace import Trace
+
+Counts = dict[str, np.ndarray]
+"""Denominators of a batch's loss terms, known before any forward pass: term -> a scalar or a vector.
+
+The training loop adds the counts of all micro-batches and processes that make up one optimizer step, so that a step does
+not depend on how its rows were split up.
+"""
+
+
+@dataclass(kw_only=True)
+class LossReport:
+    """A loss in named terms that sum to the total.
+
+    Attributes:
+        terms: weighted and normalised scalars, with gradient.
+        trace: the latents of the batch, for methods that wrap this one.
+    """
+
+    terms: dict[str, Tensor]
+    trace: Trace
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the terms: what is differentiated."""
+        first, *rest = self.terms.values()
+        return sum(rest, start=first)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """An `nn.Module` with these attributes. `forward(batch, counts)` is the loss.
+
+    Attributes:
+        config: the frozen config it was built from.
+        backbone: the base model; a wrapping method passes on its inner one's.
+        group_size: latents per thought group; 0 where the method makes no thoughts.
+        inner: what is left at inference: the method itself, or the one it wraps.
+        explains: it can decode latents into words.
+    """
+
+    config: Any
+    group_size: int
+    explains: bool
+
+    @property
+    def backbone(self) -> Backbone: ...
+
+    @property
+    def inner(self) -> Method: ...
+
+    def curriculum(self) -> Curriculum:
+        """The schedule of stages; the training loop follows it."""
+        ...
+
+    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+        """A training row of a problem at a stage. `dice` is seeded by run, epoch and example."""
+        ...
+
+    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
+        """The row that inference starts from. Sees the question only.
+
+        Args:
+            latents: how many to think; None = as many as training ended with.
+            name: how errors name the question.
+        """
+        ...
+
+    def source(self) -> Source | None:
+        """Where latents come from; None where they are tokens of the prompt."""
+        ...
+
+    def counts(self, batch: Batch) -> Counts:
+        """Denominators of the batch's loss terms."""
+        ...
+
+    def forward(self, batch: Batch, counts: Counts) -> LossReport:
+        """The loss of a batch, each term divided by `counts` (which may be those of a larger whole)."""
+        ...
+
+    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
+        """Per row, the decoded step of each thought group. Only where `explains`."""
+        ...
+
+
+def add_counts(parts: Sequence[Mapping[str, np.ndarray]]) -> Counts:
+    """Counts of a whole from those of its parts; a shorter vector counts 0 where it has no entry."""
+    total: Counts = {}
+    for term in parts[0]:
+        longest = max(parts, key=lambda part: part[term].size)[term]
+        total[term] = np.zeros_like(longest)
+        for part in parts:
+            total[term].reshape(-1)[: part[term].size] += part[term].reshape(-1)
+    return total
+
+
+def answer_counts(batch: Batch) -> np.ndarray:
+    """Number of labelled positions of a batch, as float."""
+    return np.array(float(len(batch.label_places()[2])))

@@ -1,0 +1,104 @@
+"""Explicit chain-of-thought by supervised fine-tuning (SFT-CoT), and its opposite, answering at once (No-CoT).
+
+Paper: the two outer baselines of Coconut (arXiv 2412.06769, section 4) and of SIM-CoT (arXiv 2509.20317, section 4).
+Idea: a plain language model, trained on question -> steps -> answer, or on question -> answer.
+    No thoughts. What an explicit chain buys, and what it costs in tokens, is what every latent method is held against.
+Row:    question | step 1 | ... | step N | ### answer eos        (SFT-CoT)
+        question | ### answer eos                                (No-CoT)
+        labels on everything after the question
+Trains: the base model. Freezes: nothing (LoRA: all but the adapters).
+Reference code: facebookresearch/coconut 27273cb (configs `cot`, `no_cot`; dataset.py).
+Relations: the starting point of `coconut` and `sim_cot`.
+Departures: none in the loss. Answers are decoded greedily from the model alone; the released baselines use the
+    checkpoint's generation config, which samples for Llama 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+from torch import nn
+
+from unspoken.core.backbone import Backbone
+from unspoken.core.config import STRICT
+from unspoken.core.curriculum import Curriculum, Stage, single
+from unspoken.core.engine import unroll
+from unspoken.core.example import Example
+from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.text import Template, pieces, question_ids
+from unspoken.core.trace import Trace
+from unspoken.errors import ConfigError
+from unspoken.methods.base import Counts, LossReport, answer_counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CotConfig:
+    """Settings of `Cot`."""
+
+    __pydantic_config__ = STRICT
+
+    name: Literal["cot"] = "cot"
+    steps: bool = True  # True: SFT-CoT; False: No-CoT
+    template: Template = field(default_factory=Template)
+
+
+class Cot(nn.Module):
+    """SFT-CoT or No-CoT. See the module's card."""
+
+    Config = CotConfig
+    group_size = 0
+    explains = False
+
+    def __init__(self, config: CotConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+
+    @property
+    def inner(self) -> Cot:
+        """Itself: nothing is dropped at inference."""
+        return self
+
+    def curriculum(self) -> Curriculum:
+        """One stage: all steps in words, or none."""
+        return single(Stage(removed=0 if self.config.steps else None))
+
+    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+        """question | steps | answer, with labels after the question."""
+        parts = pieces(self.backbone, self.config.template, example)
+        steps = parts.steps if stage.removed is not None else ()
+        text = (*sum(steps, ()), *parts.answer)
+        ids = (*parts.question, *text)
+        return Row(ids=ids, labels=(IGNORE,) * len(parts.question) + text, start=len(ids), latents=0, name=example.id)
+
+    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
+        """The question alone.
+
+        Raises:
+            ConfigError: latents were asked for.
+        """
+        if latents:
+            raise ConfigError(f"method 'cot' thinks in words or not at all: it takes 0 latents, got {latents}")
+        ids = question_ids(self.backbone, self.config.template, question)
+        return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name)
+
+    def source(self) -> None:
+        """No latents."""
+        return
+
+    def counts(self, batch: Batch) -> Counts:
+        """Labelled tokens."""
+        return {"answer": answer_counts(batch)}
+
+    def forward(self, batch: Batch, counts: Counts) -> LossReport:
+        """Token cross-entropy, mean over the labelled tokens that `counts` speaks of."""
+        trace = unroll(self.backbone, batch, self.source())
+        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+
+    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
+        """No latents, no words."""
+        return [() for _ in trace.counts_B]

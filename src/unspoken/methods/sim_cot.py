@@ -1,0 +1,201 @@
+"""SIM-CoT: an auxiliary decoder explains every thought group in the words of its step during training, and is then dropped.
+
+Paper: Wei et al., "SIM-CoT: Supervised Implicit Chain-of-Thought", arXiv 2509.20317, section 3.
+Idea: latents that only the answer supervises collapse when there are many. A decoder that sees nothing but the c latents
+    of group k must write step k; its cross-entropy flows through the latents into the base model.
+    Loss = inner method's loss + weight x mean over groups of the step's cross-entropy.
+Row:    the inner method's; and per group, to the decoder:   latent x c | step k | eos
+        labels on the step and eos; the last latent predicts the step's first token
+Trains: the inner method's parameters and the decoder. Freezes: what the inner method freezes (or one side: `trains`).
+Reference code: InternLM/SIM-CoT f3ae967 (Coconut/coconut.py, Coconut/dataset.py), Apache-2.0.
+Relations: wraps any method with thought groups (`group_size`); on `coconut` with `curriculum="progressive"` it is the
+    recipe its authors recommend (all latents from the start, text steps withdrawn one per stage; issues 7 and 11).
+Departures:
+    - The auxiliary loss is computed. The released runner never feeds step targets to the model, so that it trains plain
+      Coconut with an idle decoder (parity cases `*_asreleased`).
+    - Groups that have no step are not supervised (`missing="nothing"`); the released code trains them to write the text
+      that is still visible (`missing="visible"`).
+    - Steps come as strings: any text is a step, also without `<<` and `>>`.
+    - All groups go through the decoder in one call (released: one call per group, one padded column more).
+    - A row without latents (stage 0) has no auxiliary loss (released: division by zero).
+
+Shapes: B rows, G thought groups, M groups with a target, C latents per group, D width.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BeforeValidator
+from torch import Tensor, nn
+
+from unspoken.core.backbone import Backbone
+from unspoken.core.config import STRICT
+from unspoken.core.curriculum import Curriculum, Stage
+from unspoken.core.example import Example
+from unspoken.core.latents import Source
+from unspoken.core.layout import Batch, Row
+from unspoken.core.step_decoder import StepDecoder, StepDecoderConfig
+from unspoken.core.trace import Trace
+from unspoken.errors import ConfigError
+from unspoken.methods import make_method, method_config
+from unspoken.methods.base import Counts, LossReport, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCotConfig:
+    """Settings of `SimCot`; defaults are the released code's, the alignment of steps excepted (see Departures)."""
+
+    __pydantic_config__ = STRICT
+
+    name: Literal["sim_cot"] = "sim_cot"
+    inner: Annotated[Any, BeforeValidator(method_config)]  # the method to supervise, e.g. {"name": "coconut"}
+    decoder: StepDecoderConfig = field(default_factory=StepDecoderConfig)
+    weight: float = 1.0  # of the auxiliary loss (coconut.py: hard-coded)
+    normalisation: Literal["sequence", "token"] = "sequence"  # step loss: summed over its tokens, or mean over all tokens
+    surplus: Literal["merge", "spread"] = "merge"  # more steps than groups: the last group takes the tail, or all share
+    missing: Literal["nothing", "spread", "visible"] = "nothing"  # fewer: rest unsupervised, spread out, or as released
+    trains: Literal["both", "inner", "decoder"] = "both"
+    max_step_tokens: int = 48  # when latents are decoded into words
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ConfigError(f"weight must be 0 or more, got {self.weight}")
+
+
+def align(steps: int, groups: int, surplus: str, missing: str) -> list[tuple[int, ...]]:
+    """Which steps each thought group stands for.
+
+    Args:
+        steps: number of steps.
+        groups: number of thought groups.
+        surplus: "merge" (one step each, the last group takes the rest) or "spread" (contiguous, as even as possible).
+        missing: "spread" puts each step at the end of its even share of the groups; otherwise the first groups take one
+            step each.
+
+    Returns:
+        Step numbers per group, () for a group without one.
+    """
+    if groups == 0:
+        return []
+    if steps > groups:
+        if surplus == "merge":
+            return [*((k,) for k in range(groups - 1)), tuple(range(groups - 1, steps))]
+        cuts = [k * steps // groups for k in range(groups + 1)]
+        return [tuple(range(a, b)) for a, b in itertools.pairwise(cuts)]
+    if missing == "spread":
+        ends = {(i + 1) * groups // steps - 1: i for i in range(steps)}
+        return [(ends[k],) if k in ends else () for k in range(groups)]
+    return [(k,) if k < steps else () for k in range(groups)]
+
+
+class SimCot(nn.Module):
+    """Step supervision for any method with thought groups. See the module's card."""
+
+    Config = SimCotConfig
+    explains = True
+
+    def __init__(self, config: SimCotConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.method: Method = make_method(config.inner, backbone)
+        if not self.method.group_size:
+            raise ConfigError(f"sim_cot needs a method with thoughts inside; {config.inner.name!r} has none")
+        self.decoder = StepDecoder(config.decoder, backbone)
+        self.group_size = self.method.group_size
+        if config.trains == "inner":
+            self.decoder.requires_grad_(False)
+        elif config.trains == "decoder":
+            self.method.requires_grad_(False)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def backbone(self) -> Backbone:
+        """The inner method's."""
+        return self.method.backbone
+
+    @property
+    def inner(self) -> Method:
+        """What inference needs: the inner method, without the decoder."""
+        return self.method.inner
+
+    def curriculum(self) -> Curriculum:
+        """The inner method's."""
+        return self.method.curriculum()
+
+    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+        """The inner method's row, with a target for every thought group."""
+        row = self.method.layout(example, stage, dice)
+        c = self.config
+        groups = align(row.covers, row.latents // self.group_size, c.surplus, c.missing)
+        eos = self.backbone.tokenizer.eos_token_id
+        newline = self.backbone.encode("\n")
+        # What is still written: from behind the last latent's marker to eos.
+        visible = tuple(i for i in row.labels if i >= 0)
+        targets: list[tuple[int, ...]] = []
+        for numbers in groups:
+            words: tuple[int, ...] = ()
+            for number in numbers:
+                words += (newline if words else ()) + self.backbone.encode(example.steps[number].strip())
+            if words:
+                targets.append((*words, eos))
+            else:
+                targets.append(visible if c.missing == "visible" else ())
+        return replace(row, targets=tuple(targets))
+
+    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
+        """The inner method's."""
+        return self.method.prompt(question, latents, name)
+
+    def source(self) -> Source | None:
+        """The inner method's."""
+        return self.method.source()
+
+    def counts(self, batch: Batch) -> Counts:
+        """The inner method's, and: rows with a target per group, target tokens."""
+        most = max((len(targets) for targets in batch.targets), default=0)
+        rows_G = np.zeros(most)
+        for targets in batch.targets:
+            rows_G[: len(targets)] += [len(step) > 0 for step in targets]
+        tokens = sum(len(step) for targets in batch.targets for step in targets)
+        return {**self.method.counts(batch), "explain_rows": rows_G, "explain_tokens": np.array(float(tokens))}
+
+    def forward(self, batch: Batch, counts: Counts) -> LossReport:
+        """The inner loss and the decoder's."""
+        report = self.method.forward(batch, counts)
+        terms = {} if self.config.trains == "decoder" else dict(report.terms)
+        terms["explain"] = self.config.weight * self._explain_loss(batch, counts, report.trace)
+        return LossReport(terms=terms, trace=report.trace)
+
+    def _explain_loss(self, batch: Batch, counts: Counts, trace: Trace) -> Tensor:
+        """Cross-entropy of all steps given their groups, normalised as the config says."""
+        places = [(b, g) for b, targets in enumerate(batch.targets) for g, step in enumerate(targets) if step]
+        if not places:
+            return trace.latents_BKD.sum() * 0.0 + sum(p.sum() * 0.0 for p in self.decoder.parameters())
+        targets = [batch.targets[b][g] for b, g in places]
+        rows_G = counts["explain_rows"]
+        if self.config.normalisation == "sequence":
+            share_G = 1.0 / (np.maximum(rows_G, 1) * (rows_G > 0).sum())
+            weights = [share_G[g] for _, g in places]
+        else:
+            weights = [1.0 / float(counts["explain_tokens"])] * len(places)
+        latents_MCD = self._groups(trace, places)
+        return self.decoder.loss(latents_MCD, targets, latents_MCD.new_tensor(weights))
+
+    def _groups(self, trace: Trace, places: list[tuple[int, int]]) -> Tensor:
+        """The latents [M, C, D] of the given (row, group) pairs."""
+        C = self.group_size
+        B, K, D = trace.latents_BKD.shape
+        flat = torch.tensor([b * (K // C) + g for b, g in places], device=trace.latents_BKD.device)
+        return trace.latents_BKD[:, : K // C * C].reshape(B * (K // C), C, D).index_select(0, flat)
+
+    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
+        """Each row's thought groups in words, greedily and in one batch."""
+        sizes = [int(n) // self.group_size for n in trace.counts_B]
+        places = [(b, g) for b, size in enumerate(sizes) for g in range(size)]
+        said = iter(self.decoder.explain(self._groups(trace, places), self.config.max_step_tokens) if places else [])
+        return [tuple(next(said) for _ in range(size)) for size in sizes]

@@ -1,0 +1,130 @@
+"""`Model`: a trained method as its user sees it. Answers, thinks, explains; nothing here knows which method it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from unspoken.core.engine import generate, think
+from unspoken.core.latents import Edited
+from unspoken.core.sampling import Speaking
+from unspoken.core.trace import Answer, Trace
+from unspoken.errors import ConfigError, DataError
+from unspoken.methods.base import Method
+
+
+class Model:
+    """A method ready to answer questions.
+
+    Args:
+        method: any method; a wrapping one (SIM-CoT) answers as its inner one does, and can explain.
+        speaking: how to speak where a call does not say.
+        latents: how many latents to think where a call does not say; None = as many as training ended with.
+    """
+
+    def __init__(self, method: Method, speaking: Speaking | None = None, latents: int | None = None) -> None:
+        self.method = method
+        self.speaking = speaking or Speaking()
+        self.latents = latents
+
+    @property
+    def explains(self) -> bool:
+        """Whether latents can be decoded into words."""
+        return self.method.explains
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        *,
+        latents: int | None = None,
+        names: Sequence[str] | None = None,
+        batch_size: int = 32,
+        explain: bool = False,
+        edit: Callable[..., Any] | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+        **speaking: Any,
+    ) -> list[Answer]:
+        """Think about questions and answer them, batched.
+
+        Args:
+            questions: plain texts.
+            latents: how many latents to think; None = the model's own number.
+            names: how errors name the questions; None = "question 0", ...
+            batch_size: questions per batch.
+            explain: decode the latents into steps (`Answer.thoughts`).
+            edit: passes every latent on its way in: (latents_ND, rows_N, index_N) -> latents_ND; rows count inside the
+                batch, so use one batch where they matter.
+            on_token: called with (question number, token id) as tokens are chosen.
+            speaking: fields of `Speaking` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
+
+        Returns:
+            One `Answer` per question, in order.
+
+        Raises:
+            ConfigError: explanations were asked of a model without a decoder, or an unknown speaking field.
+            DataError: a question is not a string, does not fit, or spells a marker.
+        """
+        if explain and not self.explains:
+            raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
+        unknown = set(speaking) - set(Speaking.__dataclass_fields__)
+        if unknown:
+            raise ConfigError(
+                f"unknown speaking option {sorted(unknown)[0]!r}; known: {', '.join(Speaking.__dataclass_fields__)}"
+            )
+        source = self.method.source()
+        if edit is not None and source is not None:
+            source = Edited(source, edit)
+        was_training = self._eval()
+        try:
+            return generate(
+                self.method.backbone,
+                self._rows(questions, latents, names),
+                source,
+                replace(self.speaking, **speaking),
+                batch_size=batch_size,
+                explain=self.method.explain if explain else None,
+                on_token=on_token,
+            )
+        finally:
+            self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def think(self, questions: Sequence[str], *, latents: int | None = None) -> Trace:
+        """The thoughts about questions, as one batch, without an answer.
+
+        Returns:
+            A `Trace`: latents [B, K, D], the states they were made from, counts, cost.
+        """
+        was_training = self._eval()
+        try:
+            return think(self.method.backbone, self._rows(questions, latents, None), self.method.source())
+        finally:
+            self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
+        """Decoded steps per row of a trace, one per thought group.
+
+        Raises:
+            ConfigError: the model has no auxiliary decoder.
+        """
+        if not self.explains:
+            raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
+        return self.method.explain(trace)
+
+    def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
+        if isinstance(questions, str):
+            raise DataError("questions must be a list of texts, got one text; write [question]")
+        rows = []
+        for i, question in enumerate(questions):
+            name = names[i] if names is not None else f"question {i}"
+            if not isinstance(question, str) or not question.strip():
+                raise DataError(f"{name} must be a text that is not empty, got {question!r:.60}")
+            rows.append(self.method.prompt(question.strip(), self.latents if latents is None else latents, name))
+        return rows
+
+    def _eval(self) -> bool:
+        """Switch dropout off; returns whether it was on."""
+        module: Any = self.method
+        was_training = module.training
+        module.eval()
+        return was_training

@@ -1,0 +1,234 @@
+"""The generated task `tiny`: arithmetic word problems that a model of a million weights can learn in minutes.
+
+    Ann has 7 figs. She finds 5. She doubles her figs. She loses 3. How many figs has Ann?
+    steps  <<7+5=12>>  <<12*2=24>>  <<24-3=21>>      answer  21
+
+Additions and subtractions alternate with doubling, tripling and halving. Neighbouring operations therefore neither
+commute nor merge, and a problem of n steps needs n operations one after the other. All quantities are integers from
+1 to `max_value`, so each single operation is a small table.
+
+A problem belongs to a split by a hash of its *numbers* (its steps), not by chance: the chains of the three splits are
+disjoint for every seed, size and range of steps, and no test chain appears in the training split under other names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from unspoken.core.example import Example
+from unspoken.errors import ConfigError
+from unspoken.tasks.base import SPLITS, Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+END_OF_TEXT = "<|endoftext|>"
+
+_NAMES = (
+    ("Ann", "She", "her"),
+    ("Mia", "She", "her"),
+    ("Eve", "She", "her"),
+    ("Zoe", "She", "her"),
+    ("Tom", "He", "his"),
+    ("Ben", "He", "his"),
+    ("Sam", "He", "his"),
+    ("Max", "He", "his"),
+)
+_OBJECTS = ("figs", "nuts", "pens", "cups", "eggs", "cards", "coins", "beads")
+_GAINS = ("finds", "buys", "gets", "wins")
+_LOSSES = ("loses", "lends", "mails", "donates")
+_SCALINGS = (("doubles", "*", 2), ("triples", "*", 3), ("halves", "/", 2))
+_PACKS = (("nines", 9), ("tens", 10), ("elevens", 11), ("dozens", 12))
+_MAX_OPERAND = 9
+# Llama-3's way of cutting text (numbers apart from the space before them), with `<<`, `>>`, line ends and single
+# operators kept apart.
+_PIECES = r"<<|>>|\p{N}{1,3}|[^\S\n]?\p{L}+|#+|\n|[^\s\p{L}\p{N}]|[^\S\n]+"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """What to generate.
+
+    Raises:
+        ConfigError: a field is out of range, or the fields contradict each other.
+    """
+
+    min_steps: int = 1  # shortest problem, in operations
+    max_steps: int = 6  # longest problem, in operations; equal to min_steps for one fixed count
+    max_value: int = 40  # start, intermediate results and answer lie in 1..max_value
+    train_size: int = 20_000  # number of examples in each split
+    validation_size: int = 500
+    test_size: int = 1_000
+    seed: int = 0  # another seed draws other problems; the splits stay disjoint across seeds
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_steps <= self.max_steps <= 12:
+            raise ConfigError(f"tiny: need 1 <= min_steps <= max_steps <= 12, got {self.min_steps} and {self.max_steps}")
+        if not 10 <= self.max_value <= 99:
+            raise ConfigError(f"tiny: max_value must be between 10 and 99, got {self.max_value}")
+        for split in SPLITS:
+            if self.size(split) < 0:
+                raise ConfigError(f"tiny: {split}_size must not be negative, got {self.size(split)}")
+
+    def size(self, split: str) -> int:
+        """Number of examples in `split`."""
+        return {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}[split]
+
+
+def generate(config: TinyConfig, split: Split) -> list[Example]:
+    """The examples of one split: the same list for the same configuration, on every machine.
+
+    The number of steps is drawn evenly from `min_steps..max_steps`. No question occurs twice in a split.
+
+    Args:
+        config: what to generate.
+        split: "train", "validation" or "test".
+
+    Returns:
+        `config.size(split)` examples in a random but fixed order, with ids "train-0", "train-1", ...
+
+    Raises:
+        ConfigError: the split is unknown, or so large that the configuration has not enough different problems.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"tiny: no split {split!r}; choose from {', '.join(SPLITS)}")
+    rng = random.Random(f"tiny/{config.seed}/{split}")
+    seen: set[str] = set()
+    examples: list[Example] = []
+    rejected = 0
+    while len(examples) < config.size(split):
+        count = rng.randint(config.min_steps, config.max_steps)
+        while True:
+            chain = _draw_chain(rng, count, config.max_value)
+            steps = tuple(_step(*operation) for operation in chain)
+            if split_of(steps) == split:
+                question = _tell(rng, chain)
+                if question not in seen:
+                    break
+                rejected += 1
+                if rejected > 1_000 + 20 * config.size(split):
+                    raise ConfigError(
+                        f"tiny: found only {len(examples)} different problems for {split}_size={config.size(split)}; "
+                        "make the split smaller, or raise max_steps or max_value"
+                    )
+        seen.add(question)
+        answer = str(_result(*chain[-1]))
+        examples.append(Example(question=question, steps=steps, answer=answer, id=f"{split}-{len(examples)}"))
+    return examples
+
+
+def split_of(steps: tuple[str, ...]) -> Split:
+    """The split that a chain of steps belongs to: 80% train, 10% validation, 10% test, by a stable hash."""
+    bucket = int.from_bytes(hashlib.sha256(" ".join(steps).encode()).digest()[:8], "big") % 10
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer of the task: byte-level BPE that can encode any text.
+
+    Every integer from 0 to 99, `<<`, `>>`, every operator and every word of the task is one token; a number has the
+    same token with and without a space before it, as in Llama-3. End of text and padding are `<|endoftext|>`.
+
+    Returns:
+        The same tokenizer on every call, trained on text that this module generates.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1_000,  # an upper bound: training ends earlier, when every piece of the text is one token
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    tokenizer.train_from_iterator(_tokenizer_text(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, clean_up_tokenization_spaces=False
+    )
+
+
+def _tokenizer_text() -> Iterator[str]:
+    """Every word and number of the task, as it stands in a training row."""
+    for name, pronoun, _ in _NAMES:
+        yield f"{name} {name} {pronoun} has"
+    for word in ("her", "his", *_OBJECTS, *_GAINS, *_LOSSES, *(verb for verb, _, _ in _SCALINGS), "sells", "full", *(word for word, _ in _PACKS)):
+        yield f"She {word}"
+    yield "She has. How many figs has Ann?\n<<7+5=12>>\n<<12*2=24>>\n<<24-3=21>>\n### 21"
+    yield " ".join(str(number) for number in range(100))
+
+
+_Operation = tuple[int, str, int, str]  # quantity before, operator, operand, verb
+
+
+def _draw_chain(rng: random.Random, count: int, max_value: int) -> list[_Operation]:
+    """Draw `count` operations of alternating kind; start over where no operation keeps the quantity in range."""
+    while True:
+        value = rng.randint(1, max_value)
+        recent: list[int] = []
+        chain: list[_Operation] = []
+        while len(chain) < count:
+            kinds = [_changes(rng, value, max_value), _scalings(value, max_value), _packings(value)]
+            options = [k for k, some in enumerate(kinds) if some and k not in recent[-2:]]
+            if not options:
+                break
+            recent.append(rng.choice(options))
+            chain.append(rng.choice(kinds[recent[-1]]))
+            value = _result(*chain[-1])
+        else:
+            return chain
+
+
+def _changes(rng: random.Random, value: int, max_value: int) -> list[_Operation]:
+    """One gain and one loss that keep the quantity in range, where there are such."""
+    room = {"+": min(_MAX_OPERAND, max_value - value), "-": min(_MAX_OPERAND, value - 1)}
+    verbs = {"+": _GAINS, "-": _LOSSES}
+    return [(value, sign, rng.randint(1, most), rng.choice(verbs[sign])) for sign, most in room.items() if most > 0]
+
+
+def _scalings(value: int, max_value: int) -> list[_Operation]:
+    """The scalings that keep the quantity an integer in range."""
+    fits = {"*": lambda by: value * by <= max_value, "/": lambda by: value % by == 0}
+    return [(value, sign, by, verb) for verb, sign, by in _SCALINGS if fits[sign](by)]
+
+
+def _packings(value: int) -> list[_Operation]:
+    """The ways to give away all full packs and keep a rest."""
+    return [(value, "%", by, verb) for verb, by in _PACKS if value > by and value % by]
+
+
+def _result(value: int, sign: str, operand: int, verb: str = "") -> int:
+    """Carry out one operation."""
+    return {"+": value + operand, "-": value - operand, "*": value * operand, "/": value // operand, "%": value % operand}[sign]
+
+
+def _step(value: int, sign: str, operand: int, verb: str) -> str:
+    """One reasoning step as text: `<<7+5=12>>`."""
+    return f"<<{value}{sign}{operand}={_result(value, sign, operand)}>>"
+
+
+def _tell(rng: random.Random, chain: list[_Operation]) -> str:
+    """Put a chain into words."""
+    name, pronoun, possessive = rng.choice(_NAMES)
+    things = rng.choice(_OBJECTS)
+    sentences = [f"{name} has {chain[0][0]} {things}."]
+    for _, sign, operand, verb in chain:
+        what = str(operand) if sign in "+-" else f"{possessive} {things}"
+        if sign == "%":
+            verb, what = "sells", f"full {verb}"
+        sentences.append(f"{pronoun} {verb} {what}.")
+    sentences.append(f"How many {things} has {name}?")
+    return " ".join(sentences)
