@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from unspoken.core.backbone import Backbone, BackboneConfig, load_backbone
 from unspoken.core.config import STRICT
 from unspoken.core.engine import Loop, unroll
-from unspoken.core.layout import IGNORE, Row, collate
+from unspoken.core.layout import IGNORE, Batch, Row, collate
 from unspoken.core.losses import cross_entropy_sum
 from unspoken.core.sampling import Speaking
+from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
 
 
@@ -154,12 +155,7 @@ class StepDecoder(nn.Module):
         Returns:
             A scalar with gradient into decoder, latents and (shared) embeddings.
         """
-        C = latents_MCD.shape[1]
-        rows = [
-            Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
-        ]
-        batch = collate(rows).to(self.device)
-        trace = unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT))
+        trace, batch = self.read(latents_MCD, targets)
         rows_N, places_N, labels_N = batch.label_places()
         index_N = torch.from_numpy(rows_N).to(self.device)
         return cross_entropy_sum(
@@ -169,17 +165,30 @@ class StepDecoder(nn.Module):
             weights_M[index_N],
         )
 
-    @torch.inference_mode()
-    def explain(self, latents_MCD: Tensor, max_tokens: int, batch_size: int = 256) -> list[str]:
-        """The step each group stands for, greedily, in batches."""
+    def read(self, latents_MCD: Tensor, targets: Sequence[tuple[int, ...]]) -> tuple[Trace, Batch]:
+        """Forward each group followed by its step: the hidden states, and the rows with the step as labels."""
         C = latents_MCD.shape[1]
-        said: list[str] = []
+        rows = [
+            Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
+        ]
+        batch = collate(rows).to(self.device)
+        return unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT)), batch
+
+    @torch.inference_mode()
+    def speak(self, latents_MCD: Tensor, max_tokens: int, batch_size: int = 256) -> list[list[int]]:
+        """The step each group stands for as token ids, greedily, in batches; eos included where it was reached."""
+        C = latents_MCD.shape[1]
+        said: list[list[int]] = []
         for part in latents_MCD.split(batch_size):
             batch = collate([Row(ids=(0,) * C, labels=(IGNORE,) * C, start=C, latents=0) for _ in part]).to(self.device)
             fed = self.project(part)
             speech = Loop(self, batch, None, embeds_BTD=fed, speaking=Speaking(max_new_tokens=max_tokens)).run()[1]
-            said.extend(self._base.decode(tokens).strip() for tokens in speech.tokens)
+            said.extend(speech.tokens)
         return said
+
+    def explain(self, latents_MCD: Tensor, max_tokens: int) -> list[str]:
+        """The step each group stands for in words."""
+        return [self._base.decode(tokens).strip() for tokens in self.speak(latents_MCD, max_tokens)]
 
 
 def _check_vocabulary(base: Backbone, other: Backbone, path: str) -> None:

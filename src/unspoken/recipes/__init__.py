@@ -1,1 +1,55 @@
+"""Recipes: functions that return a `RunConfig`, with a source per number. One literal table, loaded when asked for."""
 
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unspoken.core.config import build, dump, lookup, override
+from unspoken.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from unspoken.train.config import RunConfig
+
+RECIPES = {
+    "tiny/cot": "unspoken.recipes.tiny:cot",
+    "tiny/no_cot": "unspoken.recipes.tiny:no_cot",
+    "tiny/coconut": "unspoken.recipes.tiny:coconut",
+    "tiny/pause": "unspoken.recipes.tiny:pause",
+    "tiny/sim_cot": "unspoken.recipes.tiny:sim_cot",
+    "gsm8k/cot": "unspoken.recipes.gsm8k:cot",
+    "gsm8k/no_cot": "unspoken.recipes.gsm8k:no_cot",
+    "gsm8k/coconut": "unspoken.recipes.gsm8k:coconut",
+    "gsm8k/coconut_mixed": "unspoken.recipes.gsm8k:coconut_mixed",
+    "gsm8k/coconut_no_curriculum": "unspoken.recipes.gsm8k:coconut_no_curriculum",
+    "gsm8k/pause_as_thought": "unspoken.recipes.gsm8k:pause_as_thought",
+    "gsm8k/sim_cot": "unspoken.recipes.gsm8k:sim_cot",
+    "gsm8k/sim_cot_staged": "unspoken.recipes.gsm8k:sim_cot_staged",
+}
+
+
+def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a recipe, with `a.b=value` overrides applied.
+
+    Args:
+        name: a name of the table, or a JSON file that holds a config (a run.json will do).
+        overrides: assignments, e.g. "train.lr=1e-3".
+
+    Raises:
+        ConfigError: unknown recipe (with a did-you-mean), unreadable file, unknown field or wrong type.
+    """
+    from unspoken.train.config import RunConfig
+
+    if name in RECIPES:
+        config = lookup(RECIPES, name, "recipe")()
+    elif name.endswith(".json") or Path(name).is_file():
+        try:
+            data = json.loads(Path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read recipe file {name}: {error}") from error
+        config = build(RunConfig, data.get("config", data) if isinstance(data, dict) else data, f"{name}: ")
+    else:
+        raise ConfigError(f"unknown recipe {name!r}; {did_you_mean(name, RECIPES)}; or give a JSON file")
+    return build(RunConfig, override(dump(config), overrides)) if overrides else config

@@ -32,7 +32,7 @@ _FOUND = re.compile(
     rf"(?P<sign>(?<![\w)\]%])[-+])?(?:{_CURRENCY})?(?P<sign2>(?<=[$€£¥])[-+])?"
     rf"(?P<number>(?:{_DIGITS}|(?<![\w.])\.[0-9]+)(?:/[0-9]+(?:\.[0-9]+)?)*)"
 )
-_WHOLE = re.compile(rf"(?P<sign>[-+])?(?:{_CURRENCY})?(?P<sign2>[-+])?(?P<number>{_DIGITS}|\.[0-9]+)\.?\s?(?:\\?%)?\.?")
+_WHOLE = re.compile(rf"(?P<sign>[-+])?(?:{_CURRENCY})?(?P<sign2>[-+])?(?P<number>{_DIGITS}|\.[0-9]+)\.?(?: ?\\?%)?")
 
 
 def extract_strict(text: str, marks: Sequence[str] = MARKS) -> str | None:
@@ -57,9 +57,15 @@ def extract_flexible(text: str) -> str | None:
     return ("-" if minus else "") + last["number"].replace(",", "")
 
 
+def _tidy(text: str) -> str:
+    """One kind of minus, of thousands comma and of white space, and no closing period."""
+    tidy = " ".join(text.translate(_MINUS).replace("{,}", ",").split())
+    return tidy.rstrip(" .") or tidy
+
+
 def _decimal(text: str) -> Decimal | None:
     """The number that `text` is as a whole, or None. Exact for any length: Decimal does not round when it reads."""
-    match = _WHOLE.fullmatch(text.strip().translate(_MINUS).replace("{,}", ","))
+    match = _WHOLE.fullmatch(_tidy(text))
     if match is None or (match["sign"] and match["sign2"]):
         return None
     sign = match["sign"] or match["sign2"] or ""
@@ -69,12 +75,11 @@ def _decimal(text: str) -> Decimal | None:
 def normalise(answer: str) -> str:
     """One spelling per answer: "$1,000.00" -> "1000", "+3." -> "3", "Tom is a  Lempus." -> "tom is a lempus"."""
     number = _decimal(answer)
-    if number is not None:
-        digits = f"{number:f}"
-        digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
-        return "0" if number == 0 else digits
-    text = " ".join(answer.translate(_MINUS).split()).casefold()
-    return text.rstrip(".").rstrip() or text
+    if number is None:
+        return _tidy(answer).casefold()
+    digits = f"{number:f}"
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return "0" if number == 0 else digits
 
 
 def equal(a: str | None, b: str | None) -> bool:

@@ -127,7 +127,7 @@ def examples_of(rows: Iterable[Row], *, split: Split, steps: Rule, source: objec
         had_reasoning = had_reasoning or bool(reasoning)
         found.append(example)
     if not found:
-        raise DataError(f"{source}: the file is empty; expected at least one row")
+        raise DataError(f"{source}: is empty; expected at least one row")
     # One row without a marker is normal (95 of GSM8K's); all rows without one is a rule that does not fit the data.
     if had_reasoning and steps == "markers" and not any(example.steps for example in found):
         raise DataError(f"{source}: no row has a <<...>> marker, so all 'steps' are empty; try steps=lines or sentences")
@@ -195,7 +195,7 @@ def _read_text(path: str | Path) -> str:
         line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
         raise DataError(f"{path}:{line}: is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8") from None
     if not text.strip():
-        raise DataError(f"{path}: the file is empty; expected at least one row")
+        raise DataError(f"{path}: is empty; expected at least one row")
     if text.startswith("version https://git-lfs"):
         raise DataError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull` where it came from")
     return text

@@ -133,8 +133,11 @@ class Gsm8k:
 
     def _whole(self, split: Split) -> list[Example]:
         if split not in self._cache:
-            held_out: dict[Split, tuple[Split, ...]] = {"train": ("validation", "test"), "validation": ("test",)}
-            taken = {question_key(e.question) for other in held_out.get(split, ()) for e in self._whole(other)}
+            # GSM8K's train and validation are two sides of one cut, so they share nothing.
+            carved = isinstance(self.config, Gsm8kConfig)
+            others: tuple[Split, ...] = ("test",) if carved or split == "validation" else ("validation", "test")
+            held_out = () if split == "test" else others
+            taken = {question_key(example.question) for other in held_out for example in self._whole(other)}
             rows = self._rows(split)
             kept = [example for example in rows if question_key(example.question) not in taken]
             self.dropped[split] = len(rows) - len(kept)

@@ -42,9 +42,9 @@ _NAMES = (
 _OBJECTS = ("figs", "nuts", "pens", "cups", "eggs", "cards", "coins", "beads")
 _GAINS = ("finds", "buys", "gets", "wins")
 _LOSSES = ("loses", "lends", "mails", "donates")
-_SCALINGS = (("doubles", "*", 2), ("triples", "*", 3), ("halves", "/", 2))
-_PACKS = (("nines", 9), ("tens", 10), ("elevens", 11), ("dozens", 12))
-_MAX_OPERAND = 9
+_SCALINGS = (("doubles", "*", 2), ("triples", "*", 3))
+_PACKS = (("tens", 10), ("elevens", 11), ("dozens", 12))
+_MAX_OPERAND = 5
 # Llama-3's way of cutting text (numbers apart from the space before them), with `<<`, `>>`, line ends and single
 # operators kept apart.
 _PIECES = r"<<|>>|\p{N}{1,3}|[^\S\n]?\p{L}+|#+|\n|[^\s\p{L}\p{N}]|[^\S\n]+"
@@ -60,7 +60,7 @@ class TinyConfig:
 
     min_steps: int = 1  # shortest problem, in operations
     max_steps: int = 6  # longest problem, in operations; equal to min_steps for one fixed count
-    max_value: int = 40  # start, intermediate results and answer lie in 1..max_value
+    max_value: int = 24  # start, intermediate results and answer lie in 1..max_value
     train_size: int = 20_000  # number of examples in each split
     validation_size: int = 500
     test_size: int = 1_000
@@ -177,7 +177,7 @@ _Operation = tuple[int, str, int, str]  # quantity before, operator, operand, ve
 def _draw_chain(rng: random.Random, count: int, max_value: int) -> list[_Operation]:
     """Draw `count` operations of alternating kind; start over where no operation keeps the quantity in range."""
     while True:
-        value = rng.randint(1, max_value)
+        value = rng.randint(2, max_value)
         recent: list[int] = []
         chain: list[_Operation] = []
         while len(chain) < count:

@@ -1,0 +1,281 @@
+"""Several evaluations side by side: one table in three forms (terminal, Markdown, JSON), and the paired comparison."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from unspoken.errors import DataError
+from unspoken.evaluate.evaluator import EvalReport
+from unspoken.evaluate.statistics import Rate, mcnemar
+
+Reports = Mapping[str, EvalReport]
+"""Label -> report. The first one is what the others are compared with."""
+
+COLUMNS = ("method", "accuracy", "flexible", "latents", "visible tokens", "forward passes", "ms/question", "n")
+WITH_THOUGHTS = "†"
+"""Stands behind a time that includes decoding thoughts into words."""
+
+
+def percent(value: float) -> str:
+    """A share as per cent with one decimal; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def with_interval(rate: Rate) -> str:
+    """`43.2 (40.5–45.9)`: per cent with the 95% interval."""
+    low, high = rate.interval
+    return f"{percent(rate.value)} ({percent(low)}–{percent(high)})"
+
+
+def milliseconds(report: EvalReport) -> str:
+    """Time per question, marked where it includes decoding thoughts."""
+    ms = report.ms_per_question
+    return (f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}") + (WITH_THOUGHTS if report.explained else "")
+
+
+def p_value(p: float) -> str:
+    """`= 0.021`, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}" if p < 0.1 else f"= {p:.2f}"
+
+
+def cells(label: str, report: EvalReport) -> list[str]:
+    """One row of the table, in the order of `COLUMNS`."""
+    return [
+        label,
+        with_interval(report.accuracy),
+        percent(report.flexible.value),
+        f"{report.mean_latents:.1f}",
+        f"{report.mean_visible_tokens:.1f}",
+        f"{report.mean_passes:.1f}",
+        milliseconds(report),
+        str(report.n),
+    ]
+
+
+def notes(reports: Reports) -> list[str]:
+    """What a reader must know to read the table: rules, conditions, and what may not be compared."""
+    lines = [
+        "Accuracy: strict rule, per cent, with the 95% Wilson interval. Latents, tokens and passes: means per question.",
+    ]
+    problems = {label: _problems(r) for label, r in reports.items()}
+    if len(set(problems.values())) > 1:
+        each = "; ".join(f"{label}: {what}" for label, what in problems.items())
+        lines.append(f"The runs were evaluated on different problems, so accuracies cannot be compared: {each}.")
+    else:
+        lines.extend(f"Problems: {what}." for what in set(problems.values()))
+    timing = {label: _conditions(r) for label, r in reports.items()}
+    if len(set(timing.values())) > 1:
+        each = "; ".join(f"{label}: {what}" for label, what in timing.items())
+        lines.append(f"ms/question is wall-clock time under different conditions, so it cannot be compared: {each}.")
+    else:
+        lines.extend(f"ms/question: wall-clock time of the evaluation / n, {what}." for what in set(timing.values()))
+    explained = [f"{label} {r.loop_ms_per_question:.3g}" for label, r in reports.items() if r.explained]
+    if explained:
+        lines.append(f"{WITH_THOUGHTS} includes decoding the thoughts into words; without it: {', '.join(explained)}.")
+    return lines
+
+
+def table(reports: Reports) -> Table:
+    """The reports as a table for the terminal."""
+    result = Table(box=box.SIMPLE_HEAD, caption="\n".join(map(escape, notes(reports))), caption_justify="left")
+    for name in COLUMNS:
+        heading = "accuracy % (95%)" if name == "accuracy" else "flexible %" if name == "flexible" else name
+        result.add_column(heading, justify="left" if name == "method" else "right", overflow="fold")
+    for label, report in reports.items():
+        result.add_row(*map(escape, cells(label, report)))
+    return result
+
+
+def to_markdown(reports: Reports) -> str:
+    """The table as Markdown, with its notes."""
+    head = ["method", "accuracy % (95%)", "flexible %", *COLUMNS[3:]]
+    rows = [cells(label, report) for label, report in reports.items()]
+    return _markdown(head, rows) + "\n" + "\n".join(f"{_cell(line)}  " for line in notes(reports)) + "\n"
+
+
+def to_json(reports: Reports) -> str:
+    """The table as JSON: label -> every figure of the report with where it comes from, without the records."""
+    data = {
+        label: {
+            **report.summary(),
+            "task": report.task,
+            "split": report.split,
+            "fingerprint": report.fingerprint,
+            "limit": report.limit,
+            "speaking": report.speaking,
+            "model": report.model,
+            "environment": report.environment,
+        }
+        for label, report in reports.items()
+    }
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two runs over the same problems.
+
+    Attributes:
+        a, b: labels.
+        only_a, only_b: problems that one of them alone got right, by the strict rule.
+        difference: accuracy of b minus that of a.
+        p: McNemar's exact test, two-sided, not adjusted for the number of pairs.
+        overlap: whether the two 95% intervals overlap.
+    """
+
+    a: str
+    b: str
+    only_a: int
+    only_b: int
+    difference: float
+    p: float
+    overlap: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All pairs of runs, in the order in which the runs were given.
+
+    Attributes:
+        labels: the runs; the first is the baseline.
+        n: problems, the same for all.
+        pairs: every pair (a before b).
+    """
+
+    labels: tuple[str, ...]
+    n: int
+    pairs: tuple[Pair, ...]
+
+    @property
+    def against_first(self) -> tuple[Pair, ...]:
+        """The pairs in which the first run takes part."""
+        return tuple(pair for pair in self.pairs if pair.a == self.labels[0])
+
+    def to_json(self) -> str:
+        """As JSON text."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def compare(reports: Reports) -> Comparison:
+    """Pair runs problem by problem, by the examples' ids.
+
+    Raises:
+        DataError: fewer than two runs, or runs over different problems (says which differ).
+    """
+    if len(reports) < 2:
+        raise DataError(f"a comparison needs at least two reports, got {len(reports)}")
+    (first, baseline), *rest = reports.items()
+    strict = {label: {r.id: r.strict for r in report.records} for label, report in reports.items()}
+    for label, report in rest:
+        _check_same(first, baseline, label, report)
+    pairs = []
+    for (a, report_a), (b, report_b) in itertools.combinations(reports.items(), 2):
+        test = mcnemar(list(strict[a].values()), [strict[b][name] for name in strict[a]])
+        (low_a, high_a), (low_b, high_b) = report_a.accuracy.interval, report_b.accuracy.interval
+        pair = Pair(
+            a=a,
+            b=b,
+            only_a=test.only_a,
+            only_b=test.only_b,
+            difference=report_b.accuracy.value - report_a.accuracy.value,
+            p=test.p,
+            overlap=low_a <= high_b and low_b <= high_a,
+        )
+        pairs.append(pair)
+    return Comparison(labels=tuple(reports), n=baseline.n, pairs=tuple(pairs))
+
+
+PAIR_COLUMNS = ("a", "b", "b - a, points", "only a right", "only b right", "McNemar p", "95% intervals")
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """The comparison as a table for the terminal."""
+    result = Table(box=box.SIMPLE_HEAD, caption=escape(_pair_note(comparison)), caption_justify="left")
+    for name in PAIR_COLUMNS:
+        result.add_column(name, justify="left" if name in ("a", "b") else "right", overflow="fold")
+    for pair in comparison.pairs:
+        result.add_row(*map(escape, _pair_cells(pair)))
+    return result
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """The comparison as Markdown."""
+    rows = [_pair_cells(pair) for pair in comparison.pairs]
+    return _markdown(list(PAIR_COLUMNS), rows, text_columns=2) + f"\n{_pair_note(comparison)}\n"
+
+
+def _pair_cells(pair: Pair) -> list[str]:
+    return [
+        pair.a,
+        pair.b,
+        f"{100 * pair.difference:+.1f}",
+        str(pair.only_a),
+        str(pair.only_b),
+        p_value(pair.p).removeprefix("= "),
+        "overlap" if pair.overlap else "apart",
+    ]
+
+
+def _pair_note(comparison: Comparison) -> str:
+    count = len(comparison.pairs)
+    many = f", not adjusted for the {count} pairs" if count > 1 else ""
+    return (
+        f"Strict rule, {comparison.n} problems paired by id. p: McNemar's exact test, two-sided{many}. "
+        "It compares these two runs; another training seed is another run."
+    )
+
+
+def _check_same(first: str, baseline: EvalReport, label: str, report: EvalReport) -> None:
+    """Refuse two runs that did not see the same problems."""
+    # The fingerprint covers the examples themselves, so the task's settings need not be compared.
+    for what, want, got in (
+        ("split", baseline.split, report.split),
+        ("task fingerprint", baseline.fingerprint, report.fingerprint),
+    ):
+        if want != got:
+            raise DataError(
+                f"{first!r} and {label!r} cannot be paired: the {what} differs, {want!r} ({_name(baseline)}) against "
+                f"{got!r} ({_name(report)}); evaluate both on the same task"
+            )
+    want_ids, got_ids = {r.id for r in baseline.records}, {r.id for r in report.records}
+    if want_ids != got_ids:
+        only_first, only_second = sorted(want_ids - got_ids), sorted(got_ids - want_ids)
+        odd = (only_first or only_second)[0]
+        raise DataError(
+            f"{first!r} and {label!r} cannot be paired: the problems differ, {len(only_first)} only in {first!r} and "
+            f"{len(only_second)} only in {label!r} (e.g. {odd!r}); evaluate both with the same limit"
+        )
+
+
+def _name(report: EvalReport) -> str:
+    return str(report.task.get("name") or "a task")
+
+
+def _problems(report: EvalReport) -> str:
+    """Which problems, in words."""
+    return f"{_name(report)}, {report.split} split, {report.n} problems (fingerprint {report.fingerprint})"
+
+
+def _conditions(report: EvalReport) -> str:
+    """What a time depends on, in words."""
+    return f"batch size {report.batch_size}, {report.hardware}, {report.model.get('dtype') or 'unknown dtype'}"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a Markdown table cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _markdown(head: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
+    rule = ["---" if i < text_columns else "---:" for i in range(len(head))]
+    lines = [head, rule, *([_cell(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

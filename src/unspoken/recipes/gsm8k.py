@@ -1,0 +1,107 @@
+"""GSM8K-Aug with the published settings. The base model is GPT-2, as in the papers; `backbone.path=...` takes another.
+
+Sources: [C] facebookresearch/coconut 27273cb, args/gsm_*.yaml; [S] InternLM/SIM-CoT f3ae967, Coconut/args/gsm_*.yaml;
+[I n] issue n of the same repository; [ours] chosen here, see LOG.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unspoken.core.backbone import BackboneConfig
+from unspoken.core.sampling import Speaking
+from unspoken.methods.coconut import CoconutConfig
+from unspoken.methods.cot import CotConfig
+from unspoken.methods.sim_cot import SimCotConfig
+from unspoken.tasks.gsm8k import Gsm8kAugConfig
+from unspoken.train.config import RunConfig, TrainConfig
+
+GPT2 = "openai-community/gpt2"  # [C] gsm_*.yaml: model_id
+
+_TRAIN = TrainConfig(
+    epochs=25,  # [C] gsm_cot: num_epochs
+    batch_size=128,  # [C] batch_size_training 32 x 4 GPUs; [C I 3] says that 128 matters
+    micro_batch_size=32,  # [C] batch_size_training
+    lr=1e-4,  # [C] lr
+    weight_decay=0.01,  # [C] weight_decay
+    schedule="constant",  # [C] run.py: no scheduler, no warm-up
+    clip=None,  # [C] run.py: no clipping
+    seed=0,  # [C] seed
+    validate_limit=500,  # [C] the whole validation file
+)
+_SPEAKING = Speaking(max_new_tokens=64)  # [C] run.py: 64 where "gsm" is in the path, greedy
+
+
+def cot() -> RunConfig:
+    """SFT-CoT: all steps in words. [C] gsm_cot.yaml; the paper used the checkpoint after 6 epochs ([C I 5])."""
+    return RunConfig(
+        backbone=BackboneConfig(path=GPT2),
+        method=CotConfig(),
+        task=Gsm8kAugConfig(),
+        train=replace(_TRAIN, epochs=6),
+        speaking=replace(_SPEAKING, max_new_tokens=128),  # [ours] long chains of 8 steps need more than 64
+    )
+
+
+def no_cot() -> RunConfig:
+    """No-CoT: question to answer. [C] the flag `no_cot` with the settings of gsm_cot.yaml."""
+    return replace(cot(), method=CotConfig(steps=False), train=_TRAIN, speaking=_SPEAKING)
+
+
+def coconut() -> RunConfig:
+    """Coconut from an SFT-CoT run: give it as `backbone.path=RUN`. [C] gsm_coconut.yaml: c 2, 3 epochs a stage, K 3."""
+    return RunConfig(
+        backbone=BackboneConfig(path=GPT2),
+        method=CoconutConfig(latents_per_step=2, max_stage=3, epochs_per_stage=3, first_stage=1, restart_optimizer=True),
+        task=Gsm8kAugConfig(),
+        train=replace(_TRAIN, epochs=22),  # [C] num_epochs 25, resume 3
+        speaking=_SPEAKING,
+    )
+
+
+def coconut_mixed() -> RunConfig:
+    """Coconut with stage mixing: at stage k, stage i in proportion to i + 1 (arXiv 2602.22441)."""
+    base = coconut()
+    return replace(base, method=replace(base.method, mixing="proportional"))
+
+
+def coconut_no_curriculum() -> RunConfig:
+    """"w/o curriculum" of the paper's table 1: the last stage from the start."""
+    base = coconut()
+    return replace(base, method=replace(base.method, curriculum="none"))
+
+
+def pause_as_thought() -> RunConfig:
+    """"pause as thought" of the paper's table 1: Coconut's curriculum with learned tokens in the slots."""
+    base = coconut()
+    return replace(base, method=replace(base.method, thoughts="pause"))
+
+
+def sim_cot() -> RunConfig:
+    """SIM-CoT as its authors recommend: all latents from the start, text steps withdrawn one per stage ([S I 7, 11]).
+
+    Start it from an SFT-CoT or Coconut run: `backbone.path=RUN`.
+    """
+    return RunConfig(
+        backbone=BackboneConfig(path=GPT2),
+        method=SimCotConfig(
+            inner=CoconutConfig(
+                latents_per_step=2,  # [S] gsm_simcot.yaml: c_thought
+                max_stage=5,  # [S] max_latent_stage
+                epochs_per_stage=3,  # [S] epochs_per_stage
+                first_stage=0,  # all steps are still written when the latents come in
+                curriculum="progressive",
+            ),
+            weight=1.0,  # [S] coconut.py: hard-coded
+        ),
+        task=Gsm8kAugConfig(),
+        train=replace(_TRAIN, epochs=35, batch_size=64, micro_batch_size=8),  # [S] num_epochs 35; 8 x 8 GPUs
+        speaking=_SPEAKING,
+    )
+
+
+def sim_cot_staged() -> RunConfig:
+    """SIM-CoT with Coconut's staged curriculum, as the released configuration has it. [S] gsm_simcot.yaml: resume 3."""
+    base = sim_cot()
+    inner = replace(base.method.inner, curriculum="staged", first_stage=1)
+    return replace(base, method=replace(base.method, inner=inner), train=replace(base.train, epochs=32))

@@ -1,0 +1,341 @@
+"""The run directory: one place that knows what lies where, writes it atomically, and refuses what is broken.
+
+    run.json             resolved config, run id, data hashes, versions, hardware; re-runs the run
+    metrics.jsonl        one JSON object per logged step or validation
+    model/               an ordinary Hugging Face folder (LoRA merged) + method.safetensors: what the method adds to it
+    state/step-0000120/  what resuming needs: trained weights, optimizer, random states
+
+Only safetensors and JSON; nothing is unpickled. Everything is written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unspoken.core.backbone import BackboneConfig, load_backbone
+from unspoken.core.config import build, dump
+from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
+from unspoken.methods import make_method
+from unspoken.methods.base import Method
+from unspoken.model import Model
+from unspoken.train.config import RunConfig
+
+_DECODER = "decoder"
+"""Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically.
+
+    Raises:
+        TrainingError: the disk is full, or the place cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    _replace(path, write)
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file or folder under a temporary name beside `path`, then put it in place of `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f".{path.name}.old")
+    try:
+        write(temporary)
+        if temporary.is_dir() and path.exists():
+            # A folder cannot be replaced in one call; `_recover` puts the old one back if we are killed in between.
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"cannot write {path}: {error}; what was there before is untouched; free some space and run the same command "
+            "again, training goes on from the last saved state"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def _recover(path: Path) -> None:
+    """Finish a replacement that was interrupted between its two renames."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors; entries that share memory are written once, the others' names go into the metadata."""
+    owner: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+    unique: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
+        if tensor.numel() and key in owner:
+            aliases[name] = owner[key]
+        else:
+            owner[key] = name
+            unique[name] = tensor.detach().contiguous().cpu()
+    save_file(unique, str(path), metadata={**(metadata or {}), "aliases": json.dumps(aliases), "format": "pt"})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """What `save_tensors` wrote.
+
+    Raises:
+        RunError: the file is missing or truncated.
+    """
+    try:
+        tensors = load_file(str(path))
+        with safe_open(str(path), framework="pt") as file:
+            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} is missing or truncated ({error}); take another checkpoint, or train again") from error
+    return {**tensors, **{name: tensors[owner] for name, owner in aliases.items()}}
+
+
+def own_state(method: Any) -> dict[str, Tensor]:
+    """What a method has beyond its base model: projections, decoders."""
+    base = {id(tensor) for tensor in (*method.backbone.lm.parameters(), *method.backbone.lm.buffers())}
+    return {name: tensor for name, tensor in method.state_dict(keep_vars=True).items() if id(tensor) not in base}
+
+
+class RunDir:
+    """A run directory on disk.
+
+    Args:
+        path: the folder; made by `create`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def exists(self) -> bool:
+        """There is a run here."""
+        return (self.path / "run.json").is_file()
+
+    def create(self, config: RunConfig, about: Mapping[str, Any]) -> None:
+        """Start a run: write run.json.
+
+        Raises:
+            RunError: the folder holds something that is not a run.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"{self.path} exists and is no run directory; give another --out, or empty it")
+        write_json(self.path / "run.json", {"id": uuid.uuid4().hex, "config": dump(config), **about})
+
+    def read(self) -> dict[str, Any]:
+        """run.json as a dict.
+
+        Raises:
+            RunError: there is none, or it is broken.
+        """
+        file = self.path / "run.json"
+        if not file.is_file():
+            raise RunError(f"{self.path} is no run directory: it has no run.json; give a folder that `unspoken train` wrote")
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            if not {"id", "config"} <= set(data):
+                raise ValueError("no id or config in it")
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} is truncated or broken ({error}); take another copy of the run") from error
+        return data
+
+    def config(self) -> RunConfig:
+        """The run's config."""
+        return build(RunConfig, self.read()["config"], f"{self.path / 'run.json'}: ")
+
+    def update(self, **more: Any) -> None:
+        """Add fields to run.json."""
+        write_json(self.path / "run.json", {**self.read(), **more})
+
+    # metrics
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a row to metrics.jsonl."""
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write {self.path / 'metrics.jsonl'}: {error}; free some space and resume"
+            ) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl; a half-written last line is dropped."""
+        file = self.path / "metrics.jsonl"
+        rows = []
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that will be trained again."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+
+        def write(temporary: Path) -> None:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+        _replace(self.path / "metrics.jsonl", write)
+
+    # states to resume from
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        """Write a resumable state and drop the one before it."""
+
+        def write(temporary: Path) -> None:
+            temporary.mkdir()
+            save_tensors(temporary / "state.safetensors", tensors)
+            (temporary / "state.json").write_text(json.dumps({"step": step, **info}), encoding="utf-8")
+
+        target = self.path / "state" / f"step-{step:08d}"
+        _replace(target, write)
+        for old in self._states():
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _states(self) -> list[Path]:
+        return sorted((self.path / "state").glob("step-*"))
+
+    def latest_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest state that is whole, or None.
+
+        Raises:
+            RunError: there are states, but all are broken.
+        """
+        states = self._states()
+        for folder in reversed(states):
+            with contextlib.suppress(RunError, OSError, ValueError):
+                return load_tensors(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+        if states:
+            raise RunError(f"no state in {self.path / 'state'} is readable; delete the folder to train from the start")
+        return None
+
+    # the model
+
+    def save_model(self, method: Method, step: int, score: float | None) -> None:
+        """Write model/: the base model as a Hugging Face folder, and what the method adds."""
+        run_id = self.read()["id"]
+
+        def write(temporary: Path) -> None:
+            method.backbone.save(temporary)
+            extra = own_state(method)
+            if extra:
+                save_tensors(temporary / "method.safetensors", extra)
+            decoder = getattr(method, "decoder", None)
+            if decoder is not None and decoder.config.path is not None:
+                (temporary / _DECODER).mkdir()
+                decoder.lm.config.save_pretrained(temporary / _DECODER)
+                method.backbone.tokenizer.save_pretrained(temporary / _DECODER)
+            about = {"run": run_id, "step": step, "score": score, "method": dump(method.config), "own": sorted(extra)}
+            (temporary / "unspoken.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+        _replace(self.path / "model", write)
+
+    def load_method(self, *, inner: bool = False) -> Method:
+        """Rebuild the trained method from model/.
+
+        Args:
+            inner: only what inference needs; a SIM-CoT decoder is left out.
+
+        Raises:
+            RunError: model/ is missing, truncated, or belongs to another run.
+        """
+        about, folder = self.read(), self.path / "model"
+        _recover(folder)
+        try:
+            model = json.loads((folder / "unspoken.json").read_text(encoding="utf-8"))
+            run, data, own = model["run"], model["method"], set(model["own"])
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(
+                f"{folder} is missing or truncated ({error}); the run may not have reached a validation yet"
+            ) from error
+        if run != about["id"]:
+            raise RunError(
+                f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
+            )
+        prefix = ""
+        if inner and "inner" in data:
+            data, prefix = data["inner"], "method."
+            own = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
+        elif (folder / _DECODER).is_dir():
+            data["decoder"]["path"] = str(folder / _DECODER)
+        try:
+            backbone = load_backbone(BackboneConfig(path=str(folder)))
+            rows = backbone.vocabulary
+            method = make_method(data, backbone)
+        except (BackboneError, ConfigError, SafetensorError, RuntimeError, OSError) as error:
+            raise RunError(
+                f"{folder} cannot be loaded: {str(error).splitlines()[0]}; it is truncated or from another model"
+            ) from error
+        if backbone.vocabulary != rows:
+            raise RunError(
+                f"{folder}: the tokenizer lacks the method's marker tokens ({rows} embedding rows, {backbone.vocabulary} "
+                "needed); it was replaced by another model's"
+            )
+        wanted = own_state(method)
+        if set(wanted) != own:
+            raise RunError(f"{folder} does not fit its method: tensors differ, e.g. {sorted(set(wanted) ^ own)[0]!r}")
+        if wanted:
+            found = load_tensors(folder / "method.safetensors")
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+            for name, tensor in wanted.items():
+                if name not in found or found[name].shape != tensor.shape:
+                    got = tuple(found[name].shape) if name in found else "nothing"
+                    raise RunError(f"{folder / 'method.safetensors'}: {name} should be {tuple(tensor.shape)}, got {got}")
+                tensor.data.copy_(found[name])
+        return method
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None, explain: bool = True) -> Model:
+    """A trained model, from its run directory.
+
+    Args:
+        path: what `unspoken train` or `export` wrote.
+        device: where to put it; None = a GPU if there is one, else the CPU.
+        explain: also load an auxiliary decoder, if the run has one, so that thoughts can be decoded.
+
+    Raises:
+        RunError: the folder is missing, truncated, or from another model.
+    """
+    run = RunDir(path)
+    config = run.config()
+    method: Any = run.load_method(inner=not explain)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Model(method.to(device).eval(), config.speaking)
+
+
+def export(path: str | Path, out: str | Path) -> None:
+    """Write a run directory that holds exactly what inference needs: the inner method, without decoder and states.
+
+    Raises:
+        RunError: `path` is no run, or `out` exists and is not empty.
+    """
+    source, target = RunDir(path), RunDir(out)
+    about = source.read()
+    method = source.load_method(inner=True)
+    config = {**about["config"], "method": dump(method.config)}
+    target.create(build(RunConfig, config), {"exported_from": about["id"], "provenance": about.get("provenance")})
+    target.save_model(method, step=0, score=None)

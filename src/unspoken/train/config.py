@@ -1,0 +1,99 @@
+"""`RunConfig`: everything that determines a run. Recipes are functions that return one; `run.json` holds one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from unspoken.core.backbone import BackboneConfig
+from unspoken.core.config import STRICT
+from unspoken.core.sampling import Speaking
+from unspoken.errors import ConfigError
+from unspoken.methods import method_config
+from unspoken.tasks import task_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. Lengths are in epochs or optimizer steps, as their names say."""
+
+    __pydantic_config__ = STRICT
+
+    epochs: float | None = None  # exactly one of epochs and steps
+    steps: int | None = None  # optimizer steps
+    batch_size: int = 32  # rows per optimizer step, over all processes
+    micro_batch_size: int | None = None  # rows per forward pass on one process; None = all of them
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0  # linear, from 0
+    restart_warmup_steps: int = 0  # after an optimizer restart at a stage's beginning
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    decay_start: float = 0.0  # share of training after which the schedule begins to fall
+    final_lr: float = 0.0  # where it ends, as a share of lr
+    clip: float | None = 1.0  # largest gradient norm; None = no clipping
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer
+    seed: int = 0
+    length_window: int = 50  # batches whose rows are sorted by length together; 1 = keep the random order
+    validate_every: int | None = None  # optimizer steps; None = once an epoch
+    validate_limit: int = 200  # validation examples; 0 = do not validate
+    select_split: str = "validation"  # never "test": a score used to choose is no longer a test score
+    select: Literal["accuracy", "loss", "last"] = "accuracy"  # which checkpoint of the last stage is kept as the model
+    save_every: int = 500  # optimizer steps between resumable states
+    log_every: int = 10  # optimizer steps between metrics rows
+    threads: int | None = None  # CPU threads; None = torch's choice
+    tracker: str | None = None  # an accelerate tracker: "tensorboard", "wandb", ...
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ConfigError("training needs exactly one of 'epochs' and 'steps'")
+        for name in ("epochs", "steps", "batch_size", "micro_batch_size", "lr", "log_every", "save_every", "validate_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name} must be positive, got {value}")
+        if self.select_split != "validation":
+            raise ConfigError(
+                f"select_split must be 'validation', got {self.select_split!r}; choosing a checkpoint on another split, "
+                "the test split above all, makes its score meaningless"
+            )
+        if not 0 <= self.decay_start <= 1:
+            raise ConfigError(f"decay_start must be in [0, 1], got {self.decay_start}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: what is trained, how, on what, and how it speaks."""
+
+    __pydantic_config__ = STRICT
+
+    backbone: BackboneConfig
+    method: Annotated[Any, BeforeValidator(method_config)]
+    task: Annotated[Any, BeforeValidator(task_config)]
+    train: TrainConfig
+    speaking: Speaking = field(default_factory=Speaking)
+
+
+def learning_rate(config: TrainConfig, step: int, total: int, restarted: int | None = None) -> float:
+    """The learning rate of an optimizer step.
+
+    Args:
+        config: warm-up and schedule.
+        step: the step, from 0.
+        total: steps of the whole run.
+        restarted: the step at which the optimizer last restarted, if it has.
+    """
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if restarted is not None and config.restart_warmup_steps:
+        warm = min(warm, (step - restarted + 1) / config.restart_warmup_steps)
+    begin = max(config.decay_start * total, config.warmup_steps)
+    done = min(max((step - begin) / max(total - begin, 1), 0.0), 1.0)
+    if config.schedule == "linear":
+        share = 1 - done
+    elif config.schedule == "cosine":
+        share = 0.5 * (1 + math.cos(math.pi * done))
+    else:
+        share = 1.0
+    return config.lr * warm * (config.final_lr + (1 - config.final_lr) * share)

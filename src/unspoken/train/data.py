@@ -1,0 +1,101 @@
+"""Which examples make up which optimizer step: a pure function of seed, epoch and step, so that a resumed run sees the
+same batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from random import Random
+
+from unspoken.core.curriculum import Curriculum, Stage
+from unspoken.core.example import Example
+from unspoken.core.layout import Row, windows_by_length
+from unspoken.errors import DataError
+from unspoken.methods.base import Method
+from unspoken.train.config import TrainConfig
+
+
+class Schedule:
+    """Steps, epochs, stages and batches of a run.
+
+    Args:
+        config: batch size, length, seed.
+        curriculum: the method's.
+        examples: number of training examples.
+
+    Raises:
+        DataError: no examples.
+    """
+
+    def __init__(self, config: TrainConfig, curriculum: Curriculum, examples: int) -> None:
+        if examples == 0:
+            raise DataError("the training split is empty; give at least one example")
+        self.config, self.curriculum, self.examples = config, curriculum, examples
+        self.steps_per_epoch = math.ceil(examples / config.batch_size)
+        self.total = config.steps if config.steps is not None else math.ceil((config.epochs or 0) * self.steps_per_epoch)
+
+    def stage(self, step: int) -> Stage:
+        """The stage of an optimizer step."""
+        return self.curriculum.at(step / self.steps_per_epoch)
+
+    def stage_starts(self, step: int) -> bool:
+        """A new stage begins with this step (the first step of a run begins none)."""
+        return step > 0 and self.stage(step) != self.stage(step - 1)
+
+    def restarted(self, step: int) -> int | None:
+        """The last step, up to this one, at which the optimizer restarted; None if it has not."""
+        # Phases begin at the first step at or after their boundary; look at boundaries, not at every step.
+        starts = [math.ceil(b * self.steps_per_epoch - 1e-9) for b in self.curriculum.boundaries()]
+        past = [s for s in starts if 0 < s <= step and self.stage_starts(s) and self.stage(s).restart]
+        return max(past, default=None)
+
+    def batches(self, epoch: int, length: Callable[[int, Stage], int]) -> list[list[int]]:
+        """The batches of an epoch, in order. Rows of like length stand together; the order of batches is random.
+
+        Args:
+            epoch: which epoch, from 0.
+            length: (example, stage) -> positions of its row.
+        """
+        dice = Random(f"{self.config.seed}/order/{epoch}")
+        order = list(range(self.examples))
+        dice.shuffle(order)
+        size, window = self.config.batch_size, self.config.length_window
+        batches: list[list[int]] = []
+        lengths: dict[int, int] = {}
+        for first in range(0, len(order), size * window):
+            part = order[first : first + size * window]
+            if window > 1:
+                stage = self.stage(epoch * self.steps_per_epoch + first // size)
+                lengths = {i: length(i, stage) for i in part}
+            group = windows_by_length(lengths, part, size, window)  # pyright: ignore[reportArgumentType]
+            dice.shuffle(group)
+            batches.extend(group)
+        return batches
+
+
+def lay_out(method: Method, examples: Sequence[Example], index: int, stage: Stage, seed: int, epoch: int) -> Row:
+    """The row of a training example; what is random in it depends on seed, epoch and example only."""
+    return method.layout(examples[index], stage, Random(f"{seed}/row/{epoch}/{index}"))
+
+
+def check_lengths(method: Method, examples: Sequence[Example], stages: Sequence[Stage]) -> None:
+    """Refuse examples that do not fit the model's context before training starts, not hours into it.
+
+    Raises:
+        DataError: names the example.
+    """
+    context = method.backbone.context
+    if context is None:
+        return
+    for example in examples:
+        characters = len(example.question) + len(example.answer) + sum(map(len, example.steps))
+        # A token has at least one byte, so most texts need not be encoded to know that they fit.
+        if 4 * characters + 512 < context:
+            continue
+        for stage in stages:
+            row = method.layout(example, stage, Random(0))
+            if len(row.ids) > context:
+                raise DataError(
+                    f"{example.id or 'an example'} is too long: {len(row.ids)} positions, the model's context is {context}; "
+                    "drop it, shorten it, or use a model with a longer context"
+                )

@@ -1,0 +1,372 @@
+"""The only training loop. It owns steps, accumulation, stages, validation and saving; the method owns the loss.
+
+One optimizer step is a function of (weights, optimizer, step number): the batch, its rows and what is random in them
+come from the seed and the step, so a run that was killed goes on exactly as if it had not been. Every loss term is
+divided by its count over the whole step, whatever the micro-batches and processes, so these do not change the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from torch import Tensor
+
+from unspoken.core.backbone import load_backbone
+from unspoken.core.config import dump
+from unspoken.core.curriculum import Stage
+from unspoken.core.layout import collate
+from unspoken.core.provenance import provenance
+from unspoken.core.tokens import BOT, EOT, LATENT
+from unspoken.errors import RunError, TrainingError
+from unspoken.evaluate.evaluator import evaluate
+from unspoken.methods import make_method
+from unspoken.methods.base import LossReport, Method, add_counts
+from unspoken.model import Model
+from unspoken.tasks import make_task
+from unspoken.train.checkpoint import RunDir
+from unspoken.train.config import RunConfig, learning_rate
+from unspoken.train.data import Schedule, check_lengths, lay_out
+from unspoken.train.progress import Quiet, Reporter
+
+
+def build_method(config: RunConfig) -> Method:
+    """The method of a config on its base model, LoRA included, as training starts from it."""
+    backbone = load_backbone(config.backbone)
+    method = make_method(config.method, backbone)
+    if config.backbone.lora is not None:
+        known = backbone.tokenizer.get_vocab()
+        backbone.adapt(config.backbone.lora, tuple(known[name] for name in (BOT, EOT, LATENT) if name in known))
+    return method
+
+
+class Training:
+    """A run under way. `train` is the way in.
+
+    Args:
+        config: the run's config.
+        out: its directory; a run of the same config that is there goes on.
+        reporter: told about every logged step.
+    """
+
+    def __init__(self, config: RunConfig, out: str | Path, reporter: Reporter) -> None:
+        self.config, self.t, self.reporter = config, config.train, reporter
+        if self.t.threads is not None:
+            torch.set_num_threads(self.t.threads)
+        self.accelerator = Accelerator(log_with=self.t.tracker, project_dir=str(out) if self.t.tracker else None)
+        self.run = RunDir(out)
+        self.task = make_task(config.task)
+        self.examples = self.task.examples("train")
+        self.validation = self.task.examples("validation")[: self.t.validate_limit] if self.t.validate_limit else []
+        set_seed(self.t.seed)  # decides random weights; dropout gets its own seed per process below
+        self.method: Any = build_method(config)
+        self.method.to(self.accelerator.device).train()
+        self.schedule = Schedule(self.t, self.method.curriculum(), len(self.examples))
+        stages = {self.schedule.curriculum.at(b) for b in (0.0, *self.schedule.curriculum.boundaries(), math.inf)}
+        check_lengths(self.method, self.examples, sorted(stages, key=lambda s: s.index))
+        self.wrapped = self.accelerator.prepare_model(self.method) if self.accelerator.num_processes > 1 else self.method
+        self.trained = {name: p for name, p in self.method.named_parameters() if p.requires_grad}
+        self.optimizer = self._new_optimizer()
+        self.step = 0  # optimizer steps done
+        self.seconds = 0.0  # of training so far, over all sittings
+        self.best: float | None = None  # score of the model kept, inside the current stage
+        self.pending: list[dict[str, Any]] = []
+        self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
+        set_seed(self.t.seed + 1_000_003 * (self.accelerator.process_index + 1))
+
+    # what a step is made of
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        # Only matrices decay. Embedding rows do not either: rows that a batch does not contain would shrink for nothing.
+        tables = {id(m.weight) for m in self.method.modules() if isinstance(m, torch.nn.Embedding)}
+        decays = [p for p in self.trained.values() if p.ndim > 1 and id(p) not in tables]
+        rest = [p for p in self.trained.values() if p.ndim <= 1 or id(p) in tables]
+        groups = [{"params": decays, "weight_decay": self.t.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        fused = self.accelerator.device.type == "cuda"
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.t.lr, betas=self.t.betas, fused=fused)
+
+    def _batch(self, step: int) -> list[int]:
+        """Example numbers of a step."""
+        epoch, place = divmod(step, self.schedule.steps_per_epoch)
+        if self._epoch_batches[0] != epoch:
+
+            def length(index: int, stage: Stage) -> int:
+                return len(lay_out(self.method, self.examples, index, stage, self.t.seed, epoch).ids)
+
+            self._epoch_batches = (epoch, self.schedule.batches(epoch, length))
+        return self._epoch_batches[1][place]
+
+    def _train_step(self) -> None:
+        """One optimizer step; what it reports waits in `pending`, so that a GPU is not stopped to be asked."""
+        began = time.perf_counter()
+        step, t = self.step, self.t
+        stage = self.schedule.stage(step)
+        if self.schedule.stage_starts(step):
+            self.best = None  # scores of different stages do not compare: early ones still write steps in words
+            if stage.restart:
+                self.optimizer = self._new_optimizer()
+        lr = learning_rate(t, step, self.schedule.total, self.schedule.restarted(step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        indices = self._batch(step)
+        epoch = step // self.schedule.steps_per_epoch
+        rows = [lay_out(self.method, self.examples, i, stage, t.seed, epoch) for i in indices]
+        # Every process lays out the whole step: its counts are needed everywhere, and rows are cheap.
+        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = t.micro_batch_size or max(len(mine), 1)
+        parts = [collate(mine[i : i + size]) for i in range(0, len(mine), size)] or [collate(rows[:1])]
+        counts = self.method.counts(collate(rows))
+        terms: dict[str, Tensor] = {}
+        slots = 0
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with self.accelerator.no_sync(self.wrapped) if not last else contextlib.nullcontext():
+                report = self._loss(part, counts)
+                # DDP averages over processes; each already divides by the count of all.
+                loss = report.total * self.accelerator.num_processes * (1.0 if mine else 0.0)
+                loss.backward()
+            slots += report.trace.cost.slots
+            for name, term in report.terms.items():
+                terms[name] = terms.get(name, 0.0) + term.detach() * (1.0 if mine else 0.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), t.clip if t.clip is not None else math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        self.pending.append(
+            {
+                "step": self.step,
+                "stage": stage.index,
+                "lr": lr,
+                "terms": terms,
+                "norm": norm,
+                "tokens": sum(len(row.ids) for row in rows),
+                "slots": slots,
+                "names": [row.name for row in rows],
+                "seconds": seconds,
+            }
+        )
+
+    def _loss(self, part: Any, counts: Mapping[str, np.ndarray]) -> LossReport:
+        device = self.accelerator.device
+        if self.t.precision == "bf16":
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                return self.wrapped(part.to(device), counts)
+        return self.wrapped(part.to(device), counts)
+
+    # what is said and kept
+
+    def _flush(self) -> None:
+        """Write the pending steps as one metrics row, means over the steps; stop if a loss is not finite.
+
+        Raises:
+            TrainingError: names the step and its examples.
+        """
+        if not self.pending:
+            return
+        steps, self.pending = self.pending, []
+        sums = [{name: float(term) for name, term in s["terms"].items()} for s in steps]
+        if self.accelerator.num_processes > 1:
+            everyone = gather_object([sums])
+            sums = [{n: sum(process[i][n] for process in everyone) for n in sums[i]} for i in range(len(sums))]
+        for s, values in zip(steps, sums, strict=True):
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if bad or not math.isfinite(float(s["norm"])):
+                kept = self.run.latest_state()
+                raise TrainingError(
+                    f"loss is not finite at step {s['step']} ({', '.join(bad) or 'gradient norm'}), in the batch of "
+                    f"{', '.join(s['names'][:4])}{', ...' if len(s['names']) > 4 else ''}; "
+                    + (f"the last good state is step {kept[1]['step']}" if kept else "no state had been saved yet")
+                    + "; lower lr, set clip, or look at these examples"
+                )
+        terms = {name: sum(v[name] for v in sums) / len(sums) for name in sums[0]}
+        tokens, seconds = sum(s["tokens"] for s in steps), sum(s["seconds"] for s in steps)
+        row = {
+            "kind": "train",
+            "step": steps[-1]["step"],
+            "epoch": round(steps[-1]["step"] / self.schedule.steps_per_epoch, 4),
+            "stage": steps[-1]["stage"],
+            "lr": steps[-1]["lr"],
+            "loss": sum(terms.values()),
+            "terms": terms,
+            "grad_norm": sum(float(s["norm"]) for s in steps) / len(steps),
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+            "padding": round(1 - tokens / max(sum(s["slots"] for s in steps), tokens), 4),
+            "seconds": round(self.seconds, 3),
+        }
+        self._record(row)
+
+    def _record(self, row: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.run.log(row)
+            self.reporter.row(row, self.schedule.total)
+        if self.t.tracker:
+            flat = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "step"}
+            flat |= {f"terms/{k}": v for k, v in row.get("terms", {}).items()}
+            self.accelerator.log({f"{row['kind']}/{k}": v for k, v in flat.items()}, step=row["step"])
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Score the validation split; keep the model if it is the best of this stage."""
+        self._flush()
+        if self.accelerator.is_main_process:
+            accuracy, loss = (self._accuracy(), self._validation_loss()) if self.validation else (None, None)
+            stage = self.schedule.stage(max(self.step - 1, 0))
+            score = {"accuracy": accuracy, "loss": None if loss is None else -loss, "last": None}[self.t.select]
+            keep = score is None or self.best is None or score >= self.best
+            if keep:
+                self.run.save_model(self.method, self.step, score)
+                self.best = score
+            row = {"kind": "validation", "step": self.step, "stage": stage.index, "accuracy": accuracy, "loss": loss,
+                   "kept": keep, "seconds": round(self.seconds, 3)}  # fmt: skip
+            self._record(row)
+        self.best = broadcast_object_list([self.best])[0]
+        self.accelerator.wait_for_everyone()
+
+    def _accuracy(self) -> float:
+        model = Model(self.method, self.config.speaking)
+        report = evaluate(model, self.task, "validation", limit=len(self.validation), batch_size=128)
+        return report.accuracy.value
+
+    def _validation_loss(self) -> float:
+        """The whole loss on the validation split at the current stage, with the data's own dice."""
+        stage = self.schedule.stage(max(self.step - 1, 0))
+        rows = [self.method.layout(e, stage, Random(f"{self.t.seed}/validation/{e.id}")) for e in self.validation]
+        size = self.t.micro_batch_size or self.t.batch_size
+        parts = [collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+        counts = add_counts([self.method.counts(part) for part in parts])
+        self.method.eval()
+        total = sum(float(self.method(part.to(self.accelerator.device), counts).total) for part in parts)
+        self.method.train()
+        return total
+
+    def _save(self) -> None:
+        """Write a state to resume from. It holds no step whose loss has not been looked at."""
+        self._flush()
+        random = {f"rng/{self.accelerator.process_index}/cpu": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            random[f"rng/{self.accelerator.process_index}/cuda"] = torch.cuda.get_rng_state()
+        if self.accelerator.num_processes > 1:
+            random = {k: v for part in gather_object([random]) for k, v in part.items()}
+        if self.accelerator.is_main_process:
+            tensors: dict[str, Tensor] = {f"weights/{name}": p.detach() for name, p in self.trained.items()}
+            for name, p in self.trained.items():
+                for key, value in self.optimizer.state.get(p, {}).items():
+                    tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+            info = {"best": self.best, "seconds": self.seconds, "processes": self.accelerator.num_processes}
+            self.run.save_state(self.step, {**tensors, **random}, info)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        """Go on from the newest state, if there is one.
+
+        Raises:
+            RunError: the state does not fit the method.
+        """
+        found = self.run.latest_state()
+        if found is None:
+            self.run.forget_after(0)
+            return
+        tensors, info = found
+        weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+        if set(weights) != set(self.trained):
+            odd = sorted(set(weights) ^ set(self.trained))[0]
+            raise RunError(f"the state in {self.run.path} does not fit the method: {odd!r} differs; was the code changed?")
+        with torch.no_grad():
+            for name, p in self.trained.items():
+                p.copy_(weights[name])
+        for name, p in self.trained.items():
+            prefix = f"optimizer/{name}/"
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            if state:
+                self.optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
+        me = f"rng/{self.accelerator.process_index}"
+        if f"{me}/cpu" in tensors:
+            torch.set_rng_state(tensors[f"{me}/cpu"])
+        if f"{me}/cuda" in tensors and self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors[f"{me}/cuda"])
+        self.step, self.best, self.seconds = info["step"], info["best"], info["seconds"]
+        if self.accelerator.is_main_process:
+            self.run.forget_after(self.step)
+
+    def _begin(self) -> None:
+        """Make the run directory, or check that the one there is of the same config."""
+        if self.accelerator.is_main_process:
+            if self.run.exists:
+                old, new = self.run.read()["config"], dump(self.config)
+                if differ := _differences(old, new):
+                    raise RunError(
+                        f"{self.run.path} holds a run with another config ({', '.join(differ[:4])}); "
+                        "give another --out, or the same settings to resume"
+                    )
+            else:
+                data = {split: self.task.fingerprint(split) for split in ("train", "validation")}
+                numbers = {"trained": sum(p.numel() for p in self.trained.values()),
+                           "all": sum(p.numel() for p in self.method.parameters())}  # fmt: skip
+                self.run.create(self.config, {"data": data, "parameters": numbers, "provenance": provenance()})
+        self.accelerator.wait_for_everyone()
+        if self.t.tracker:
+            self.accelerator.init_trackers("unspoken", config={"run": str(self.run.path)})
+
+    def go(self) -> RunDir:
+        """Train to the end."""
+        self._begin()
+        self._resume()
+        every = self.t.validate_every or self.schedule.steps_per_epoch
+        if self.step < self.schedule.total or not (self.run.path / "model").exists():
+            while self.step < self.schedule.total:
+                self._train_step()
+                ends = self.step == self.schedule.total
+                if self.step % self.t.log_every == 0 or ends or (self.accelerator.device.type == "cpu" and self._odd()):
+                    self._flush()
+                if ends or self.step % every == 0:
+                    self._validate()
+                if ends or self.step % self.t.save_every == 0:
+                    self._save()
+        if self.accelerator.is_main_process and "finished" not in self.run.read():
+            self.run.update(finished={"steps": self.step, "seconds": round(self.seconds, 1), "best": self.best})
+        if self.t.tracker:
+            self.accelerator.end_training()
+        return self.run
+
+    def _odd(self) -> bool:
+        """On a CPU it costs nothing to see at once that a loss has gone wrong."""
+        return not all(bool(torch.isfinite(term)) for term in self.pending[-1]["terms"].values())
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Dotted names of the fields in which two dumped configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted({*a, *b}) for d in _differences(a.get(k), b.get(k), f"{path}.{k}" if path else k)]
+    return [] if a == b else [path]
+
+
+def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) -> RunDir:
+    """Train a run, or finish one that was interrupted: the same call goes on from the last saved state.
+
+    Args:
+        config: the run's config.
+        out: the run directory.
+        reporter: shows progress; None = silent.
+
+    Returns:
+        The run directory; `unspoken.load(out)` is the trained model.
+
+    Raises:
+        RunError: `out` holds something else, or a run of another config.
+        TrainingError: the loss is not finite, or the disk is full; the last saved state is kept.
+    """
+    reporter = reporter or Quiet()
+    with reporter:
+        return Training(config, out, reporter).go()
