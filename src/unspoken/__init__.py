@@ -1,2 +1,70 @@
-"""unspoken: language models that reason without writing the reasoning down."""
+"""unspoken: language models that reason without writing the reasoning down.
+
+    model = unspoken.load("runs/quickstart/sim_cot")
+    model.answer(["Ann has 7 figs. She finds 5. How many figs has Ann?"])
+    model.think([...])      # a Trace: the latents themselves
+
+Names are loaded when first used, so that `import unspoken` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unspoken.core.config import build, dump
+    from unspoken.core.example import Example
+    from unspoken.core.trace import Answer, Trace
+    from unspoken.errors import UnspokenError
+    from unspoken.evaluate.evaluator import EvalReport, evaluate
+    from unspoken.model import Model
+    from unspoken.recipes import recipe
+    from unspoken.tasks import make_task
+    from unspoken.train.checkpoint import export, load
+    from unspoken.train.config import RunConfig
+    from unspoken.train.loop import train
+
 __version__ = "0.1.0"
+
+_WHERE = {
+    "Answer": "unspoken.core.trace",
+    "EvalReport": "unspoken.evaluate.evaluator",
+    "Example": "unspoken.core.example",
+    "Model": "unspoken.model",
+    "RunConfig": "unspoken.train.config",
+    "Trace": "unspoken.core.trace",
+    "UnspokenError": "unspoken.errors",
+    "build": "unspoken.core.config",
+    "dump": "unspoken.core.config",
+    "evaluate": "unspoken.evaluate.evaluator",
+    "export": "unspoken.train.checkpoint",
+    "load": "unspoken.train.checkpoint",
+    "make_task": "unspoken.tasks",
+    "recipe": "unspoken.recipes",
+    "train": "unspoken.train.loop",
+}
+
+__all__ = [
+    "Answer",
+    "EvalReport",
+    "Example",
+    "Model",
+    "RunConfig",
+    "Trace",
+    "UnspokenError",
+    "build",
+    "dump",
+    "evaluate",
+    "export",
+    "load",
+    "make_task",
+    "recipe",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'unspoken' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)

@@ -7,7 +7,9 @@ Shapes: B rows, T positions of this pass, S positions forwarded so far, D width,
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers.utils import logging
 
 from unspoken.core.config import STRICT
 from unspoken.errors import BackboneError, ConfigError
@@ -230,7 +233,8 @@ class Backbone(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the plain model and its tokenizer as an ordinary Hugging Face folder (safetensors)."""
-        self.plain().save_pretrained(folder)
+        with _no_bars():
+            self.plain().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -259,16 +263,10 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     """
     where = resolve(config.path) if config.path is not None else None
     source = resolve(config.tokenizer) if config.tokenizer is not None else where
-    dtype = getattr(torch, config.dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        if where is not None:
-            lm = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=config.attention)
-        else:
-            assert config.arch is not None
-            rest = {k: v for k, v in config.arch.items() if k != "model_type"}
-            arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{"vocab_size": len(tokenizer), **rest})
-            lm = AutoModelForCausalLM.from_config(arch, dtype=dtype, attn_implementation=config.attention)
+        with _no_bars():
+            lm = _causal_lm(config, where, len(tokenizer))
     except (OSError, ValueError, KeyError, ImportError) as error:
         first = str(error).strip().splitlines()[0]
         raise BackboneError(
@@ -276,3 +274,26 @@ def load_backbone(config: BackboneConfig) -> Backbone:
             "a hub id that this machine can reach, a run directory, or 'builtin:tiny'"
         ) from error
     return Backbone(lm, tokenizer)
+
+
+def _causal_lm(config: BackboneConfig, where: str | None, words: int) -> Any:
+    """Pretrained weights, or random ones of a shape."""
+    dtype = getattr(torch, config.dtype)
+    if where is not None:
+        return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=config.attention)
+    assert config.arch is not None
+    rest = {k: v for k, v in config.arch.items() if k != "model_type"}
+    arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{"vocab_size": words, **rest})
+    return AutoModelForCausalLM.from_config(arch, dtype=dtype, attn_implementation=config.attention)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers draws a progress bar even for a file of one megabyte; our own progress is shown elsewhere."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

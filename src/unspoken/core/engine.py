@@ -181,7 +181,7 @@ class Loop:
             cache=self.cache,
         )
         if self.keep_hidden:
-            self.hidden.append(hidden_bWD)
+            self.hidden.append(self._everyone(hidden_bWD))
         rows_b = torch.arange(len(take_b), device=hidden_bWD.device)
         self.last_bD = hidden_bWD[rows_b, self._device(np.maximum(take_b - 1, 0))]
         self.cost.passes += 1
@@ -253,6 +253,13 @@ class Loop:
                 setattr(self, name, tensor[index])
         for name in ("index_b", "cursor_b", "length_b", "start_b", "end_b", "done_b", "mask_bS"):
             setattr(self, name, getattr(self, name)[stay_n])
+
+    def _everyone(self, hidden_bWD: Tensor) -> Tensor:
+        """States of a pass for all rows of the batch, 0 for those that have left."""
+        if len(hidden_bWD) == len(self.batch):
+            return hidden_bWD
+        hidden_BWD = hidden_bWD.new_zeros(len(self.batch), *hidden_bWD.shape[1:])
+        return hidden_BWD.index_copy(0, self._device(self.index_b), hidden_bWD)
 
     def _trace(self) -> Trace:
         """Gather what the passes left behind."""

@@ -94,6 +94,12 @@ class StepDecoder(nn.Module):
             )
         self.project = nn.Identity() if width == backbone.width else nn.Linear(backbone.width, width)
 
+    def train(self, mode: bool = True) -> StepDecoder:
+        """Never switches the decoder's dropout on: in the released code it stays in evaluation mode all through training."""
+        super().train(mode)
+        self.lm.eval()
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where it lives."""

@@ -197,7 +197,8 @@ class EvalReport:
         gpu = self.environment.get("gpu") or []
         if str(self.model.get("device") or "").startswith("cuda") and gpu:
             return gpu[0]
-        return f"{self.environment.get('cpu') or 'unknown CPU'}, {self.environment.get('threads') or '?'} threads"
+        threads = self.environment.get("threads") or "?"
+        return f"{self.environment.get('cpu') or 'unknown CPU'}, {threads} thread{'' if threads == 1 else 's'}"
 
     def summary(self) -> dict[str, Any]:
         """Every figure, as plain JSON values; a figure that does not exist is None."""
@@ -232,8 +233,9 @@ class EvalReport:
         head |= {
             f.name: dump(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("format", "records")
         }
-        opening = json.dumps(head, indent=2, allow_nan=False).removesuffix("\n}")
-        rows = ",\n".join("    " + json.dumps(dump(r), allow_nan=False) for r in self.records)
+        # A setting that JSON has no form for (a path) must not cost a finished evaluation: it goes in as text.
+        opening = json.dumps(head, indent=2, default=str).removesuffix("\n}")
+        rows = ",\n".join("    " + json.dumps(dump(r)) for r in self.records)
         return f'{opening},\n  "records": [\n{rows}\n  ]\n}}\n'
 
     def save(self, path: str | Path) -> None:
@@ -441,7 +443,8 @@ def _counter(progress: Callable[[int, int], None], total: int, batch_size: int) 
 def _model(model: Any) -> dict[str, Any]:
     """What is known about a model; anything with an `answer` may be evaluated, so nothing is taken for granted."""
     method = getattr(model, "method", None)
-    weight = next(iter(method.backbone.parameters()), None) if hasattr(method, "backbone") else None
+    backbone = getattr(method, "backbone", None)
+    weight = None if backbone is None else next(backbone.parameters(), None)
     path = getattr(model, "path", None)
     return {
         "path": None if path is None else str(path),

@@ -16,7 +16,8 @@ from typing import Any
 from unspoken.errors import DataError
 from unspoken.evaluate.charts import Line, Point, bar, line_chart, scatter
 from unspoken.evaluate.evaluator import EvalReport, same_step, write_atomic
-from unspoken.evaluate.report import cells, compare, notes, p_value, percent, with_interval
+from unspoken.evaluate.report import cells, compare, notes, p_value, percent, points
+from unspoken.evaluate.statistics import mean
 from unspoken.tasks.answers import equal, extract_strict
 
 POINTS = 400
@@ -80,7 +81,6 @@ def page(title: str, runs: Sequence[PageRun]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
         f'<header><h1>{escape(title)}</h1>\n<p class="lead">{escape(summary(runs))}</p></header>\n'
         f"{''.join(sections)}</main>\n</body>\n</html>\n"
@@ -108,10 +108,12 @@ def summary(runs: Sequence[PageRun]) -> str:
     except DataError:
         return said + f". The {len(reports)} runs were evaluated on different problems, so they are not ranked."
     said += f"; no run of the {len(reports)} scores higher."
-    pair = next((p for p in comparison.against_first if p.b == best), None)
-    if pair is None:
-        return said
-    return said + f" Against {pair.a}: {100 * pair.difference:+.1f} points, McNemar p {p_value(pair.p)}."
+    # Against the baseline; or, where the baseline itself leads, the one that comes nearest to it.
+    against = comparison.against_first
+    pair = next((p for p in against if p.b == best), None) or max(against, key=lambda p: p.difference)
+    passes = f", with {reports[pair.b].mean_passes:.1f} forward passes" if pair.b != best else ""
+    name = "It" if pair.b == best else f"Next, {pair.b}"
+    return said + f" {name}: {points(pair.difference)} points against {pair.a} (McNemar p {p_value(pair.p)}){passes}."
 
 
 def _results(runs: Sequence[PageRun]) -> str:
@@ -131,11 +133,14 @@ def _results(runs: Sequence[PageRun]) -> str:
         rows.append(
             f'<tr><th scope="row">{_key(i)}{escape(name)}</th>'
             f'<td class="bar">{bar(i, run.report.accuracy.value, low, high)}</td>'
-            f'<td class="num wide" data-label="accuracy"><b>{value}%</b> <span class="soft">{interval}</span></td>{figures}</tr>'
+            f'<td class="num wide"><b>{value}%</b> <span class="soft">{interval}</span></td>{figures}</tr>'
         )
-    headings = "".join(f'<th scope="col"{"" if i < 1 else " class=num"}>{h}</th>' for i, h in enumerate(head))
-    table = f'<table class="results"><thead><tr><th scope="col">method</th>{headings}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return f"<section><h2>Results</h2>{table}{_tests(reports)}<p class=note>{'<br>'.join(map(escape, notes(reports)))}</p></section>\n"
+    headings = "".join(f'<th scope="col" class="{"num" if i else ""}">{h}</th>' for i, h in enumerate(head))
+    return (
+        '<section><h2>Results</h2><table class="results">'
+        f'<thead><tr><th scope="col">method</th>{headings}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f'{_tests(reports)}<p class="note">{"<br>".join(map(escape, notes(reports)))}</p></section>\n'
+    )
 
 
 def _tests(reports: Mapping[str, EvalReport]) -> str:
@@ -145,7 +150,7 @@ def _tests(reports: Mapping[str, EvalReport]) -> str:
     except DataError:  # one run, or different problems: the notes say so
         return ""
     items = [
-        f"<li><b>{escape(p.b)}</b> against {escape(p.a)}: {100 * p.difference:+.1f} points; alone right on {p.only_b} "
+        f"<li><b>{escape(p.b)}</b> against {escape(p.a)}: {points(p.difference)} points; alone right on {p.only_b} "
         f"problems, alone wrong on {p.only_a}; McNemar p {escape(p_value(p.p))}; the intervals "
         f"{'overlap' if p.overlap else 'do not overlap'}</li>"
         for p in pairs
@@ -249,7 +254,8 @@ def _problem(item: Mapping[str, Any]) -> str:
     return (
         f'<article><p class="question">{escape(str(item.get("question") or ""))}</p><table class="steps"><thead><tr>'
         '<th scope="col"><span class="hidden">step</span></th><th scope="col">decoded</th><th scope="col">true</th>'
-        f'<th scope="col"><span class="hidden">match</span></th></tr></thead><tbody>{"".join(rows)}</tbody></table></article>'
+        f'<th scope="col"><span class="hidden">match</span></th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></article>"
     )
 
 
@@ -286,12 +292,12 @@ def _sources(runs: Sequence[PageRun]) -> str:
 
 
 def downsample(points: Sequence[tuple[float, float]], most: int = POINTS) -> tuple[Point, ...]:
-    """At most `most` points: means of equal groups of neighbours, so that no part of a curve counts more."""
+    """At most `most` points: means of equal groups of neighbours, each at its last step, so that the end stays."""
     n = len(points)
     if n <= most:
         return tuple(Point(x, y) for x, y in points)
     groups = [points[n * k // most : n * (k + 1) // most] for k in range(most)]
-    return tuple(Point(math.fsum(x for x, _ in g) / len(g), math.fsum(y for _, y in g) / len(g)) for g in groups)
+    return tuple(Point(group[-1][0], mean(y for _, y in group)) for group in groups)
 
 
 def _rows(metrics: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
@@ -347,62 +353,83 @@ def _count(n: int, what: str) -> str:
 
 
 _STYLE = """
-:root{color-scheme:light dark;--paper:#fcfcfa;--card:#fff;--ink:#1c1f23;--soft:#5f666e;--line:#dfe1dd;--good:#11744f;--bad:#b3261e;
---goodbg:#e6f4ec;--badbg:#fceceb;--c0:#2a66cf;--c1:#b55200;--c2:#0a7a67;--c3:#ad2f78;--c4:#6a4bc3;--c5:#846300;--c6:#b3312b;--c7:#56616b}
-@media(prefers-color-scheme:dark){:root{--paper:#14171a;--card:#1b1f23;--ink:#e8eaec;--soft:#a0a8b0;--line:#32383e;--good:#6fd3a3;
---bad:#ff9a92;--goodbg:#17322a;--badbg:#3b2224;--c0:#7fb0ff;--c1:#ffa25e;--c2:#4fd0b8;--c3:#f58cc4;--c4:#b9a3ff;--c5:#e2c04f;
---c6:#ff8f86;--c7:#aeb8c2}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
--webkit-text-size-adjust:100%}
-main{max-width:1080px;margin:0 auto;padding:40px 20px 64px}
-h1{font-size:1.9rem;line-height:1.2;letter-spacing:-.015em;margin:0 0 .5rem;overflow-wrap:anywhere}
-h2{font-size:1.2rem;letter-spacing:-.005em;margin:2.6rem 0 .8rem}
-h3{font-size:.95rem;margin:0;font-weight:600;overflow-wrap:anywhere}
-.lead{font-size:1.08rem;max-width:46rem;margin:0;overflow-wrap:anywhere}
-.note,.tests,figcaption p,dl{color:var(--soft);font-size:.84rem;max-width:56rem;overflow-wrap:anywhere}
-.tests{padding-left:1.1rem;font-size:.9rem}.tests b{color:var(--ink);font-weight:600}
-.soft{color:var(--soft)}
-.key{display:inline-block;width:.68em;height:.68em;border-radius:2px;background:currentColor;margin-right:.5em}
-.c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}.c5{color:var(--c5)}
-.c6{color:var(--c6)}.c7{color:var(--c7)}
-table{border-collapse:collapse;width:100%;font-size:.92rem}
-th{font-weight:600;text-align:left}thead th{color:var(--soft);font-weight:500;font-size:.8rem;vertical-align:bottom}
-.results td,.results th{padding:.5rem .55rem;border-bottom:1px solid var(--line)}
-.results tbody th{overflow-wrap:anywhere}
-.num{text-align:right;font-variant-numeric:tabular-nums}
-.results td.num{white-space:nowrap}
-.bar{width:190px;min-width:120px}
-svg{display:block;width:100%;height:auto;overflow:visible}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:20px}
-section>.grid:first-child{margin-top:1.6rem}
-figure{margin:0;padding:16px 16px 10px;background:var(--card);border:1px solid var(--line);border-radius:8px;max-width:620px;min-width:0}
-figcaption p{margin:.1rem 0 0}figcaption{margin-bottom:.5rem}
-svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--soft);font-variant-numeric:tabular-nums}
-svg .name{fill:currentColor;font-weight:600;paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
-svg .rule{stroke:var(--line);stroke-width:1}svg .axis{stroke:var(--soft);stroke-width:1}
-svg .stage{stroke:currentColor;stroke-width:.8;stroke-dasharray:2 3;opacity:.75}svg .plain{color:var(--soft)}
-svg .curve{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}
-svg .whisker{stroke:currentColor;stroke-width:1.4;opacity:.55}svg .leader{stroke:currentColor;stroke-width:.8;opacity:.6}
-svg .dot{fill:currentColor;stroke:var(--card);stroke-width:1.2}
-svg .track{fill:var(--line);opacity:.6}svg .fill{fill:currentColor;opacity:.85}svg .error{stroke:var(--ink);stroke-width:1.3}
-.problems{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px;margin:.6rem 0 1.6rem}
-article{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px 16px;min-width:0}
-.question{margin:0 0 .6rem;overflow-wrap:anywhere}
-.steps{table-layout:fixed}.steps td,.steps th{padding:.28rem .4rem;vertical-align:top;overflow-wrap:anywhere}
-.steps tbody th{color:var(--soft);font-weight:500;font-size:.82rem}
-.steps th:first-child{width:4.3rem;padding-left:0}.steps th:last-child,.steps td:last-child{width:2rem;text-align:center}
-.steps .yes .said code{background:var(--goodbg);color:var(--good)}.steps .no .said code{background:var(--badbg);color:var(--bad)}
-.steps .last td,.steps .last th{border-top:1px solid var(--line);padding-top:.45rem}
-code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;padding:.08em .3em;border-radius:4px;white-space:pre-wrap;
--webkit-box-decoration-break:clone;box-decoration-break:clone}
-.sign{font-weight:700}.sign.yes{color:var(--good)}.sign.no{color:var(--bad)}
-.hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-dl{margin:0}dt{color:var(--ink);font-weight:600}dd{margin:0 0 .6rem}
-@media(max-width:760px){main{padding:24px 14px 48px}h1{font-size:1.5rem}figure{padding:12px 10px 6px}
-.results thead{display:none}.results tr{display:grid;grid-template-columns:1fr 1fr;gap:.1rem 1rem;padding:.8rem 0;border-bottom:1px solid var(--line)}
-.results tbody th,.results td{border:0;padding:.1rem 0}.results tbody th,.results .bar,.results .wide{grid-column:1/-1;width:auto}
-.results td.num{display:flex;justify-content:space-between;gap:.6rem}
-.results td.num::before{content:attr(data-label);color:var(--soft);font-size:.82rem}
-.results td.wide{justify-content:flex-start}.results td.wide::before{content:none}}
+:root { color-scheme: light dark; --paper: #fcfcfa; --card: #fff; --ink: #1c1f23; --soft: #5f666e; --line: #dfe1dd;
+  --good: #11744f; --bad: #b3261e; --good-back: #e6f4ec; --bad-back: #fceceb; --c0: #2a66cf; --c1: #b55200; --c2: #0a7a67;
+  --c3: #ad2f78; --c4: #6a4bc3; --c5: #846300; --c6: #b3312b; --c7: #56616b;
+  --sans: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171a; --card: #1b1f23; --ink: #e8eaec; --soft: #a0a8b0; --line: #32383e; --good: #6fd3a3;
+    --bad: #ff9a92; --good-back: #17322a; --bad-back: #3b2224; --c0: #7fb0ff; --c1: #ffa25e; --c2: #4fd0b8; --c3: #f58cc4;
+    --c4: #b9a3ff; --c5: #e2c04f; --c6: #ff8f86; --c7: #aeb8c2 }
+}
+.c0 { color: var(--c0) } .c1 { color: var(--c1) } .c2 { color: var(--c2) } .c3 { color: var(--c3) }
+.c4 { color: var(--c4) } .c5 { color: var(--c5) } .c6 { color: var(--c6) } .c7 { color: var(--c7) }
+
+* { box-sizing: border-box }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 var(--sans); text-size-adjust: 100%;
+  -webkit-text-size-adjust: 100%; overflow-wrap: break-word }
+main { max-width: 1080px; margin: 0 auto; padding: 40px 20px 64px }
+h1 { font-size: 1.9rem; line-height: 1.2; letter-spacing: -.015em; margin: 0 0 .5rem }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .8rem }
+h3 { font-size: .95rem; font-weight: 600; margin: 0 }
+.lead { font-size: 1.08rem; max-width: 46rem; margin: 0 }
+.note, figcaption p, dl { color: var(--soft); font-size: .84rem; max-width: 56rem }
+.tests { color: var(--soft); font-size: .9rem; padding-left: 1.1rem } .tests b { color: var(--ink); font-weight: 600 }
+.soft { color: var(--soft) }
+.key { display: inline-block; width: .68em; height: .68em; border-radius: 2px; background: currentColor; margin-right: .5em }
+.hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%) }
+dl { margin: 0 } dt { color: var(--ink); font-weight: 600 } dd { margin: 0 0 .6rem }
+
+table { border-collapse: collapse; width: 100%; font-size: .92rem }
+th { font-weight: 600; text-align: left }
+thead th { color: var(--soft); font-weight: 500; font-size: .8rem; vertical-align: bottom }
+.results td, .results th { padding: .5rem .55rem; border-bottom: 1px solid var(--line) }
+.results .num { text-align: right; font-variant-numeric: tabular-nums } .results td.num { white-space: nowrap }
+.results tbody th { min-width: 8.5rem } .results .bar { width: 170px; min-width: 100px }
+
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 20px }
+section > .grid:first-child { margin-top: 1.6rem }
+figure { margin: 0; padding: 16px 16px 10px; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  max-width: 620px; min-width: 0 }
+figcaption { margin-bottom: .5rem } figcaption p { margin: .1rem 0 0 }
+svg { display: block; width: 100%; height: auto; overflow: visible }
+svg text { font: 12px var(--sans); fill: var(--soft); font-variant-numeric: tabular-nums }
+svg .name { fill: currentColor; font-size: 11.5px; font-weight: 600; paint-order: stroke; stroke: var(--card);
+  stroke-width: 3px; stroke-linejoin: round }
+svg .rule { stroke: var(--line); stroke-width: 1 } svg .axis { stroke: var(--soft); stroke-width: 1 }
+svg .stage { stroke: currentColor; stroke-width: .8; stroke-dasharray: 2 3; opacity: .75 } svg .plain { color: var(--soft) }
+svg .curve { fill: none; stroke: currentColor; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round }
+svg .whisker { stroke: currentColor; stroke-width: 1.4; opacity: .55 }
+svg .leader { stroke: currentColor; stroke-width: .8; opacity: .6 }
+svg .dot { fill: currentColor; stroke: var(--card); stroke-width: 1.2 }
+svg .track { fill: var(--line); opacity: .6 } svg .fill { fill: currentColor; opacity: .85 }
+svg .error { stroke: var(--ink); stroke-width: 1.3; fill: none }
+
+.problems { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 16px;
+  margin: .6rem 0 1.6rem }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 14px 16px; min-width: 0 }
+.question { margin: 0 0 .6rem; white-space: pre-line }
+.steps { table-layout: fixed; overflow-wrap: anywhere } .steps td, .steps th { padding: .28rem .4rem; vertical-align: top }
+.steps tbody th { color: var(--soft); font-weight: 500; font-size: .82rem }
+.steps th:first-child { width: 4.3rem; padding-left: 0 }
+.steps th:last-child, .steps td:last-child { width: 2rem; text-align: center }
+.steps .yes .said code { background: var(--good-back); color: var(--good) }
+.steps .no .said code { background: var(--bad-back); color: var(--bad) }
+.steps .last td, .steps .last th { border-top: 1px solid var(--line); padding-top: .45rem }
+code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; padding: .08em .3em; border-radius: 4px;
+  white-space: pre-wrap; -webkit-box-decoration-break: clone; box-decoration-break: clone }
+.sign { font-weight: 700 } .sign.yes { color: var(--good) } .sign.no { color: var(--bad) }
+
+@media (max-width: 840px) {
+  main { padding: 24px 14px 48px } h1 { font-size: 1.5rem } figure { padding: 12px 10px 6px }
+  .results thead { display: none }
+  .results tr { display: grid; grid-template-columns: 1fr 1fr; gap: .1rem 1.4rem; padding: .8rem 0;
+    border-bottom: 1px solid var(--line) }
+  .results tbody th, .results td { border: 0; padding: .1rem 0 }
+  .results tbody th, .results .bar, .results .wide { grid-column: 1 / -1; width: auto }
+  .results td.num { display: flex; justify-content: space-between; gap: .6rem }
+  .results td.num::before { content: attr(data-label); color: var(--soft); font-size: .82rem }
+  .results td.wide { justify-content: flex-start } .results td.wide::before { content: none }
+}
+@media (max-width: 480px) { svg text { font-size: 14px } svg .name { font-size: 12.5px } }
 """

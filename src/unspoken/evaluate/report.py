@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich import box
 from rich.markup import escape
@@ -21,6 +20,7 @@ Reports = Mapping[str, EvalReport]
 """Label -> report. The first one is what the others are compared with."""
 
 COLUMNS = ("method", "accuracy", "flexible", "latents", "visible tokens", "forward passes", "ms/question", "n")
+HEADINGS = ("method", "accuracy % (95%)", "flexible %", *COLUMNS[3:])
 WITH_THOUGHTS = "†"
 """Stands behind a time that includes decoding thoughts into words."""
 
@@ -28,6 +28,11 @@ WITH_THOUGHTS = "†"
 def percent(value: float) -> str:
     """A share as per cent with one decimal; a dash where there is none."""
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def with_interval(rate: Rate) -> str:
@@ -39,7 +44,7 @@ def with_interval(rate: Rate) -> str:
 def milliseconds(report: EvalReport) -> str:
     """Time per question, marked where it includes decoding thoughts."""
     ms = report.ms_per_question
-    return (f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}") + (WITH_THOUGHTS if report.explained else "")
+    return f"{ms:.{0 if ms >= 100 else 1 if ms >= 1 else 2}f}" + (WITH_THOUGHTS if report.explained else "")
 
 
 def p_value(p: float) -> str:
@@ -78,7 +83,7 @@ def notes(reports: Reports) -> list[str]:
         lines.append(f"ms/question is wall-clock time under different conditions, so it cannot be compared: {each}.")
     else:
         lines.extend(f"ms/question: wall-clock time of the evaluation / n, {what}." for what in set(timing.values()))
-    explained = [f"{label} {r.loop_ms_per_question:.3g}" for label, r in reports.items() if r.explained]
+    explained = [f"{label} {r.loop_ms_per_question:.1f} ms" for label, r in reports.items() if r.explained]
     if explained:
         lines.append(f"{WITH_THOUGHTS} includes decoding the thoughts into words; without it: {', '.join(explained)}.")
     return lines
@@ -87,9 +92,9 @@ def notes(reports: Reports) -> list[str]:
 def table(reports: Reports) -> Table:
     """The reports as a table for the terminal."""
     result = Table(box=box.SIMPLE_HEAD, caption="\n".join(map(escape, notes(reports))), caption_justify="left")
-    for name in COLUMNS:
-        heading = "accuracy % (95%)" if name == "accuracy" else "flexible %" if name == "flexible" else name
-        result.add_column(heading, justify="left" if name == "method" else "right", overflow="fold")
+    for name, heading in zip(COLUMNS, HEADINGS, strict=True):
+        left = name == "method"
+        result.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=name == "accuracy")
     for label, report in reports.items():
         result.add_row(*map(escape, cells(label, report)))
     return result
@@ -97,9 +102,8 @@ def table(reports: Reports) -> Table:
 
 def to_markdown(reports: Reports) -> str:
     """The table as Markdown, with its notes."""
-    head = ["method", "accuracy % (95%)", "flexible %", *COLUMNS[3:]]
     rows = [cells(label, report) for label, report in reports.items()]
-    return _markdown(head, rows) + "\n" + "\n".join(f"{_cell(line)}  " for line in notes(reports)) + "\n"
+    return _markdown(list(HEADINGS), rows) + "\n" + "\n".join(f"{_cell(line)}  " for line in notes(reports)) + "\n"
 
 
 def to_json(reports: Reports) -> str:
@@ -117,7 +121,7 @@ def to_json(reports: Reports) -> str:
         }
         for label, report in reports.items()
     }
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+    return json.dumps(data, indent=2, default=str) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +221,7 @@ def _pair_cells(pair: Pair) -> list[str]:
     return [
         pair.a,
         pair.b,
-        f"{100 * pair.difference:+.1f}",
+        points(pair.difference),
         str(pair.only_a),
         str(pair.only_b),
         p_value(pair.p).removeprefix("= "),

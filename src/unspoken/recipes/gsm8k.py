@@ -66,13 +66,13 @@ def coconut_mixed() -> RunConfig:
 
 
 def coconut_no_curriculum() -> RunConfig:
-    """"w/o curriculum" of the paper's table 1: the last stage from the start."""
+    """ "w/o curriculum" of the paper's table 1: the last stage from the start."""
     base = coconut()
     return replace(base, method=replace(base.method, curriculum="none"))
 
 
 def pause_as_thought() -> RunConfig:
-    """"pause as thought" of the paper's table 1: Coconut's curriculum with learned tokens in the slots."""
+    """ "pause as thought" of the paper's table 1: Coconut's curriculum with learned tokens in the slots."""
     base = coconut()
     return replace(base, method=replace(base.method, thoughts="pause"))
 

@@ -73,6 +73,7 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
         ) from error
     finally:
         with contextlib.suppress(OSError):
+            _recover(path)
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
@@ -283,16 +284,16 @@ class RunDir:
             data["decoder"]["path"] = str(folder / _DECODER)
         try:
             backbone = load_backbone(BackboneConfig(path=str(folder)))
-            rows = backbone.vocabulary
+            words = len(backbone.tokenizer)
             method = make_method(data, backbone)
         except (BackboneError, ConfigError, SafetensorError, RuntimeError, OSError) as error:
             raise RunError(
                 f"{folder} cannot be loaded: {str(error).splitlines()[0]}; it is truncated or from another model"
             ) from error
-        if backbone.vocabulary != rows:
+        if added := len(backbone.tokenizer) - words:
             raise RunError(
-                f"{folder}: the tokenizer lacks the method's marker tokens ({rows} embedding rows, {backbone.vocabulary} "
-                "needed); it was replaced by another model's"
+                f"{folder}: the tokenizer lacks {added} marker tokens of method {data['name']!r}; "
+                "it was replaced by another model's"
             )
         wanted = own_state(method)
         if set(wanted) != own:

@@ -1,0 +1,33 @@
+# Two commands do all their own set-up:  make quickstart   and   make test
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test check comparison clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older; run: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# Train No-CoT, Coconut and SIM-CoT on generated problems, compare them, read the thoughts.
+quickstart: $(VENV)/.installed
+	$(BIN)/unspoken quickstart
+
+# Lint and all tests, two at a time; offline once installed.
+test: $(VENV)/.installed
+	$(BIN)/ruff check src tests
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# What a change must pass besides: formatting and types.
+check: test
+	$(BIN)/ruff format --check src tests
+	$(BIN)/pyright
+
+# The table in comparison/tiny: 3 seeds, about an hour on 2 cores.
+comparison: $(VENV)/.installed
+	$(BIN)/python comparison/tiny/run.py
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

@@ -1,0 +1,256 @@
+"""The command line. Each command is a few lines over the library; heavy imports happen inside, so `--help` is instant."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unspoken.errors import ConfigError, UnspokenError
+
+app = typer.Typer(
+    help="Language models that reason without writing the reasoning down: train, evaluate, ask, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _argument(text: str) -> Any:
+    return typer.Argument(help=text, show_default=False)
+
+
+Overrides = Annotated[list[str] | None, _argument("Overrides, e.g. train.lr=1e-3 backbone.path=DIR.")]
+TaskOverrides = Annotated[list[str] | None, _argument("Overrides of the task's fields, e.g. root=DIR.")]
+Run = Annotated[Path, _argument("A run directory.")]
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _task_of(run: Path, task: str | None, overrides: list[str]) -> Any:
+    """The run's own task, or another one, with overrides of its fields."""
+    from unspoken.core.config import dump, override
+    from unspoken.tasks import make_task, task_config
+    from unspoken.train.checkpoint import RunDir
+
+    config = RunDir(run).config().task if task is None else task_config(task)
+    return make_task(override(dump(config), overrides))
+
+
+def _report_path(run: Path, task: str, split: str) -> Path:
+    return run / f"eval-{task}-{split}.json"
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Where the runs and the page go.")] = Path("runs/quickstart"),
+    seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
+) -> None:
+    """Train No-CoT, Coconut and SIM-CoT on generated problems, compare them, and read the thoughts. Minutes on a laptop."""
+    from unspoken.recipes.quickstart import quickstart as run
+
+    run(out, seed, _console())
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, _argument("A recipe's name (see `list`) or a JSON file.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/RECIPE.")] = None,
+    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+) -> None:
+    """Train a recipe. The same command goes on where a killed run stopped."""
+    from unspoken.recipes import recipe as load_recipe
+    from unspoken.train.loop import train as run
+    from unspoken.train.progress import Live
+
+    config = load_recipe(recipe, overrides or [])
+    target = out or Path("runs") / recipe.removesuffix(".json").replace("/", "-")
+    done = run(config, target, None if quiet else Live(recipe))
+    typer.echo(str(done.path))
+
+
+@app.command("eval")
+def evaluate(
+    run: Run,
+    overrides: TaskOverrides = None,
+    task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
+    latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
+    explain: Annotated[bool, typer.Option(help="Decode the thoughts too, and score the steps.")] = False,
+    temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 = all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; default as in the run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Report file; default RUN/eval-TASK-SPLIT.json.")] = None,
+) -> None:
+    """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report."""
+    from rich.progress import Progress
+
+    from unspoken.evaluate.evaluator import evaluate as score
+    from unspoken.evaluate.report import table
+    from unspoken.tasks.base import SPLITS
+    from unspoken.train.checkpoint import load
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    chosen = _task_of(run, task, overrides or [])
+    model = load(run, explain=explain)
+    speaking: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    if max_new_tokens is not None:
+        speaking["max_new_tokens"] = max_new_tokens
+    console = _console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task("questions", total=None)
+        report = score(
+            model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
+            progress=lambda done, total: bar.update(job, completed=done, total=total), **speaking,
+        )  # fmt: skip
+    target = out or _report_path(run, chosen.name, split)
+    report.save(target)
+    console.print(table({run.name: report}))
+    if (steps := report.step_accuracy) is not None:
+        said = f"{steps.overall.value:.1%}; where the answer is right {steps.correct_only.value:.1%}"
+        console.print(f"decoded steps equal to the true step: {said}")
+    console.print(f"report: {target}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def ask(
+    run: Run,
+    question: Annotated[str, _argument("A question in plain text; - reads it from standard input.")],
+    show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="Print the decoded thoughts.")] = False,
+    latents: Annotated[int | None, typer.Option(help="How many latents to think.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option()] = 1.0,
+    top_k: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option()] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Ask a trained model one question."""
+    from dataclasses import asdict
+
+    from unspoken.train.checkpoint import load
+
+    text = sys.stdin.read() if question == "-" else question
+    model = load(run, explain=show_thoughts)
+    said = model.answer(
+        [text], latents=latents, explain=show_thoughts, names=["the question"],
+        temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
+    )[0]  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(asdict(said), ensure_ascii=False))
+        return
+    for number, thought in enumerate(said.thoughts or (), start=1):
+        typer.echo(f"thought {number}: {thought}")
+    typer.echo(said.text)
+    typer.echo(f"({said.latents} latents, {len(said.tokens)} tokens, {said.passes} forward passes)", err=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], _argument("Run directories (evaluated before) or report files.")],
+    out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).")] = None,
+) -> None:
+    """Put evaluations side by side: a table, and a paired test on the problems they share."""
+    from unspoken.evaluate.evaluator import EvalReport, write_atomic
+    from unspoken.evaluate.report import compare as pair
+    from unspoken.evaluate.report import comparison_markdown, comparison_table, table, to_json, to_markdown
+
+    reports = {}
+    for path in runs:
+        files = sorted(path.glob("eval-*-test.json")) if path.is_dir() else [path]
+        if len(files) != 1:
+            found = f"{len(files)} reports ({', '.join(f.name for f in files)})" if files else "no report"
+            raise ConfigError(f"{path} has {found}; run `unspoken eval {path}` first, or name one report file")
+        reports[path.name if path.is_dir() else path.parent.name + "/" + path.stem] = EvalReport.from_json(files[0])
+    console = _console()
+    console.print(table(reports))
+    comparison = pair(reports) if len(reports) > 1 else None
+    if comparison is not None:
+        console.print(comparison_table(comparison))
+    if out is not None:
+        if out.suffix == ".json":
+            write_atomic(out, to_json(reports))
+        else:
+            write_atomic(out, to_markdown(reports) + ("\n" + comparison_markdown(comparison) if comparison else ""))
+        console.print(f"written: {out}", highlight=False)
+
+
+@app.command()
+def data(
+    task: Annotated[str, _argument("A task's name (see `list`).")],
+    overrides: TaskOverrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    n: Annotated[int, typer.Option("-n", help="How many to show.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Write the whole split as JSONL.")] = None,
+) -> None:
+    """Look at a task's problems, check a data file, or write a split as JSONL."""
+    from unspoken.core.config import dump, override
+    from unspoken.evaluate.evaluator import write_atomic
+    from unspoken.tasks import make_task, task_config
+    from unspoken.tasks.base import SPLITS
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    chosen = make_task(override(dump(task_config(task)), overrides or []))
+    examples = chosen.examples(split)  # pyright: ignore[reportArgumentType]
+    rows = [{"question": e.question, "steps": list(e.steps), "answer": e.answer, "id": e.id} for e in examples]
+    if out is not None:
+        write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        typer.echo(f"{len(rows)} examples written to {out}")
+        return
+    for row in rows[:n]:
+        typer.echo(json.dumps(row, ensure_ascii=False))
+    lengths = sorted(len(e.steps) for e in examples)
+    typer.echo(
+        f"{len(rows)} examples, {lengths[0]} to {lengths[-1]} steps, fingerprint {chosen.fingerprint(split)}", err=True
+    )  # pyright: ignore[reportArgumentType]
+
+
+@app.command()
+def export(run: Run, out: Annotated[Path, _argument("A new directory.")]) -> None:
+    """Write what inference needs: the inner method's parameters, without auxiliary decoder and training state."""
+    from unspoken.train.checkpoint import export as write
+
+    write(run, out)
+    typer.echo(str(out))
+
+
+@app.command("list")
+def list_() -> None:
+    """Recipes, methods, tasks."""
+    from unspoken.methods import METHODS
+    from unspoken.recipes import RECIPES
+    from unspoken.tasks import TASKS
+
+    for kind, table in (("recipes", RECIPES), ("methods", METHODS), ("tasks", TASKS)):
+        typer.echo(f"{kind}: " + ", ".join(table))
+
+
+def main() -> None:
+    """Entry point: an error that unspoken raises is one line on standard error, and its exit code."""
+    try:
+        app()
+    except UnspokenError as error:
+        line = " ".join(str(error).split())
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last saved state", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Every method configuration that the contract is held against, on tiny random backbones."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import backbones
+import torch
+
+from unspoken.core.backbone import LoraSettings
+from unspoken.core.example import Example
+from unspoken.core.layout import Row
+from unspoken.methods import make_method
+
+FAMILIES = tuple(backbones.ARCHS)
+
+EXAMPLES = (
+    Example(id="two", question="Ann has 3 pens and buys 4 more. She doubles them. How many pens?",
+            steps=("<<3+4=7>>", "<<7*2=14>>"), answer="14"),
+    Example(id="one", question="Bob has 9 figs. He eats 2. How many?", steps=("<<9-2=7>>",), answer="7"),
+    Example(id="four", question="Eve walks 2 km in the morning and 3 km at noon each day. After 7 days, how many pens?",
+            steps=("<<2+3=5>>", "<<5*7=35>>", "<<35+8=43>>", "<<43*1=43>>"), answer="43"),
+    Example(id="none", question="How many?", steps=(), answer="1"),
+    Example(id="three", question="A box holds 6 pens. Ann buys 5 boxes. 4 are left. How many then?",
+            steps=("<<6*5=30>>", "she then buys 4", "<<30+4=34>>"), answer="-1,234.5"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method's settings, and LoRA on top of them or not."""
+
+    method: dict[str, Any] = field(hash=False)
+    lora: bool = False
+
+
+def _coconut(**more: Any) -> dict[str, Any]:
+    return {"name": "coconut", "first_stage": 0, **more}
+
+
+def _sim_cot(**more: Any) -> dict[str, Any]:
+    return {"name": "sim_cot", "inner": _coconut(), "max_step_tokens": 6, **more}
+
+
+CASES = {
+    "cot": Case({"name": "cot"}),
+    "no-cot": Case({"name": "cot", "steps": False}),
+    "coconut": Case(_coconut()),
+    "coconut progressive": Case(_coconut(curriculum="progressive", latents_per_step=1)),
+    "coconut at once": Case(_coconut(curriculum="none", pad_to_max=False)),
+    "coconut pause": Case(_coconut(thoughts="pause")),
+    "coconut mixing": Case(_coconut(mixing="proportional", latents_per_step=3)),
+    "coconut lora": Case(_coconut(), lora=True),
+    "sim_cot": Case(_sim_cot()),
+    "sim_cot layers": Case(_sim_cot(decoder={"kind": "layers", "layers": 1, "embeddings": "own"}, surplus="spread")),
+    "sim_cot token": Case(_sim_cot(normalisation="token", missing="visible", weight=0.5)),
+    "sim_cot lora": Case(_sim_cot(), lora=True),
+}
+"""A method joins the contract with a line here."""
+
+
+def make(name: str, family: str, seed: int = 0) -> Any:
+    """A case's method on a fresh random backbone."""
+    case = CASES[name]
+    backbone = backbones.backbone(family, seed)
+    method: Any = make_method(case.method, backbone)
+    torch.manual_seed(seed + 1)
+    with torch.no_grad():
+        # New rows start alike. Apart, no two tokens have equal logits, and greedy choices are not left to rounding.
+        for weight in {id(w): w for w in tables(method)}.values():
+            weight[OLD_WORDS:].add_(torch.randn_like(weight[OLD_WORDS:]) * 0.2)
+    if case.lora:
+        backbone.adapt(LoraSettings(r=4, alpha=8.0), tuple(range(OLD_WORDS, len(backbone.tokenizer))))
+        with torch.no_grad():
+            for key, value in method.named_parameters():
+                if "lora_B" in key:  # starts at 0, and lora_A would get no gradient
+                    value.normal_(std=0.1)
+    return method.eval()
+
+
+OLD_WORDS = len(backbones.tokenizer())
+"""Words before a method adds its own."""
+
+
+def tables(method: Any) -> list[torch.Tensor]:
+    """Input embedding and head of the base model."""
+    lm = method.backbone.lm
+    return [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
+
+
+@functools.cache
+def shared(name: str, family: str) -> Any:
+    """The case's method, for tests that leave it as they found it."""
+    return make(name, family)
+
+
+def training_rows(method: Any) -> list[Row]:
+    """Every example at every stage, short and long rows in turns."""
+    stages = [phase.stage for phase in method.curriculum().phases]
+    return [method.layout(example, stage, Random(f"{i}/{example.id}"))
+            for i, stage in enumerate(stages) for example in EXAMPLES]  # fmt: skip
+
+
+def prompts(method: Any) -> list[Row]:
+    """Every question, with numbers of latents from 0 to 13 where the method takes them."""
+    latents = (0, 13, 1, 6, 2) if method.group_size else (0,)
+    asked = [(example, n) for n in latents for example in EXAMPLES]
+    return [method.prompt(e.question, n, e.id) for e, n in asked[:: len(latents) // 2 or 1]]

@@ -1,0 +1,110 @@
+"""A run that is killed goes on as if it had not been: the same losses and the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unspoken
+from unspoken.core.config import dump
+from unspoken.errors import RunError
+from unspoken.train.loop import Training, train
+
+
+def losses(run: Path) -> list[tuple[int, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    (state,) = (run / "state").glob("step-*")
+    return load_file(state / "state.safetensors")
+
+
+@pytest.mark.parametrize("dies_at", [1, 4, 6, 11])
+def test_resumed_run_equals_uninterrupted_one(make, tmp_path, monkeypatch, dies_at):
+    # 24 examples, 4 rows a step, half an epoch a stage: stage changes with optimizer restarts at steps 3, 6 and 9
+    train(make(), tmp_path / "whole")
+    step = Training._train_step
+
+    def dying(self):
+        if self.step == dies_at:
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(Training, "_train_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(make(), tmp_path / "parts")
+    monkeypatch.setattr(Training, "_train_step", step)
+    train(make(), tmp_path / "parts")
+
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    a, b = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_sigkill_and_same_command(make, tmp_path):
+    config = make(steps=60, save_every=3, log_every=1)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(dump(config)))
+
+    def command(out: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "unspoken", "train", str(recipe), "--out", str(tmp_path / out), "--quiet"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    assert command("whole").wait(timeout=300) == 0
+    first = command("parts")
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and (not metrics.exists() or len(metrics.read_text().splitlines()) < 10):
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    reached = len(metrics.read_text().splitlines())
+    assert 10 <= reached < 60
+    assert command("parts").wait(timeout=300) == 0
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_finished_run_is_left_alone(make, tmp_path):
+    train(make(), tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    train(make(), tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_another_config_is_refused(make, tmp_path):
+    train(make(steps=2), tmp_path / "run")
+    with pytest.raises(RunError, match=r"another config \(train.lr\)"):
+        train(make(steps=2, lr=1e-5), tmp_path / "run")
+
+
+def test_run_json_reruns_the_run(make, tmp_path):
+    train(make(), tmp_path / "run")
+    again = unspoken.recipe(str(tmp_path / "run" / "run.json"))
+    assert again == make()
+    train(again, tmp_path / "again")
+    assert losses(tmp_path / "again") == losses(tmp_path / "run")
+
+
+def test_micro_batches_change_nothing(make, tmp_path):
+    """Normalised by true counts, 4 rows at once and 1 row at a time give the same training (no dropout here)."""
+    start = {"arch": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                      "num_attention_heads": 4, "num_key_value_heads": 2}, "tokenizer": make().backbone.tokenizer}  # fmt: skip
+    train(make(backbone=start), tmp_path / "whole")
+    train(make(backbone=start, micro_batch_size=1), tmp_path / "parts")
+    for (step, a), (_, b) in zip(losses(tmp_path / "whole"), losses(tmp_path / "parts"), strict=True):
+        assert a == pytest.approx(b, rel=2e-4), step
