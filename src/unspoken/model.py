@@ -21,10 +21,14 @@ class Model:
         method: any method; a wrapping one (SIM-CoT) answers as its inner one does, and can explain.
         speaking: how to speak where a call does not say.
         latents: how many latents to think where a call does not say; None = as many as training ended with.
+        path: where it was loaded from, for reports.
     """
 
-    def __init__(self, method: Method, speaking: Speaking | None = None, latents: int | None = None) -> None:
+    def __init__(
+        self, method: Method, speaking: Speaking | None = None, latents: int | None = None, path: str | None = None
+    ) -> None:
         self.method = method
+        self.path = path
         self.speaking = speaking or Speaking()
         self.latents = latents
 

@@ -54,7 +54,12 @@ def test_protocol(method: Any):
     assert isinstance(method, Method)
     assert method.backbone is method.inner.backbone
     assert method.inner.inner is method.inner
-    assert len(method.explain(method(collate(training_rows(method)), method.counts(collate(training_rows(method)))).trace))
+    batch = collate(training_rows(method))
+    with torch.no_grad():
+        trace = method(batch, method.counts(batch)).trace
+    words = method.explain(trace)
+    groups = trace.counts_B // method.group_size if method.explains else np.zeros(len(batch))
+    assert [len(steps) for steps in words] == groups.tolist()
 
 
 def test_a_row_in_a_batch_trains_as_the_row_alone(method: Any):
@@ -154,13 +159,14 @@ def test_exactly_the_declared_parameters_train(method: Any, case: Case):
 
 def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.MonkeyPatch):
     """Through all latents after it, back into the state it was made from: with thoughts that are tokens, into their row."""
-    rows = [row for row in training_rows(method) if row.latents >= 2][:3]
+    rows = training_rows(method)
     if method.source() is None:
-        latents = {i for row in rows for i in row.ids[row.start : row.start + row.latents]}
-        _, gradients = loss_and_gradients(method, rows or training_rows(method), method.counts(collate(training_rows(method))))
+        slots = {i for row in rows for i in row.ids[row.start : row.start + row.latents]}
+        _, gradients = loss_and_gradients(method, rows, method.counts(collate(rows)))
         (table,) = [n for n, p in method.named_parameters() if p is tables(method)[0]]
-        assert all(gradients[table][i].any() for i in latents)
+        assert all(gradients[table][i].any() for i in slots)
         return
+    rows = [row for row in rows if row.latents >= 2][:3]
     made: list[Tensor] = []
 
     def watch(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
@@ -180,7 +186,7 @@ def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.Monk
 def test_terms_sum_to_the_total(method: Any):
     rows = training_rows(method)
     report = method(collate(rows), method.counts(collate(rows)))
-    assert float(report.total) == pytest.approx(sum(float(term) for term in report.terms.values()), rel=1e-6)
+    assert report.total.item() == pytest.approx(sum(term.item() for term in report.terms.values()), rel=1e-6)
     assert all(term.requires_grad and term.ndim == 0 and torch.isfinite(term) for term in report.terms.values())
 
 

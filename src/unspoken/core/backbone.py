@@ -238,21 +238,25 @@ class Backbone(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
 
-def resolve(path: str) -> str:
-    """A backbone path as transformers takes it: run directories and built-in models become folders.
+def builtin(path: str) -> Path:
+    """The folder of a model that ships inside the package: a run directory.
 
     Raises:
-        ConfigError: a built-in model that does not exist.
+        ConfigError: there is no such model.
     """
-    if path.startswith(BUILTIN):
-        folder = Path(__file__).parent.parent / "assets" / path.removeprefix(BUILTIN)
-        if not folder.is_dir():
-            known = sorted(BUILTIN + p.name for p in folder.parent.glob("*") if p.is_dir())
-            raise ConfigError(f"no built-in model {path!r}; known: {', '.join(known) or 'none'}")
-        return str(folder)
-    if (Path(path) / "run.json").is_file():
-        return str(Path(path) / "model")
-    return path
+    folder = Path(__file__).parent.parent / "assets" / path.removeprefix(BUILTIN)
+    if not folder.is_dir():
+        known = sorted(BUILTIN + p.name for p in folder.parent.glob("*") if p.is_dir())
+        raise ConfigError(f"no built-in model {path!r}; known: {', '.join(known) or 'none'}")
+    return folder
+
+
+def resolve(path: str) -> str:
+    """A backbone path as transformers takes it: run directories and built-in models become their model folder."""
+    folder = builtin(path) if path.startswith(BUILTIN) else Path(path)
+    if (folder / "run.json").is_file():
+        return str(folder / "model")
+    return str(folder) if path.startswith(BUILTIN) else path
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:

@@ -1,14 +1,16 @@
-"""The generated task `tiny`: arithmetic word problems that a model of a million weights can learn in minutes.
+"""The generator of the task `tiny`: arithmetic word problems that a very small model learns in minutes.
 
-    Ann has 7 figs. She finds 5. She doubles her figs. She loses 3. How many figs has Ann?
-    steps  <<7+5=12>>  <<12*2=24>>  <<24-3=21>>      answer  21
+    Ann has 7 figs. She finds 5. She doubles her figs. She sells full tens. How many figs has Ann?
+    steps  <<7+5=12>>  <<12*2=24>>  <<24%10=4>>      answer  4
 
-Additions and subtractions alternate with doubling, tripling and halving. Neighbouring operations therefore neither
-commute nor merge, and a problem of n steps needs n operations one after the other. All quantities are integers from
-1 to `max_value`, so each single operation is a small table.
+A quantity changes by operations of three kinds: a gain or loss (`+`, `-`), a multiplication (`*`), and the sale of all
+full packs of ten, eleven or twelve, which leaves the remainder (`%`). Any three neighbouring operations are of three
+different kinds. The kinds do not commute and the remainder is not linear, so a problem of n steps needs n operations
+one after the other: without the remainders, a model that answers at once learns to add up the whole story in
+parallel. Quantities are integers from 1 to `max_value`, so every single operation is a small table.
 
-A problem belongs to a split by a hash of its *numbers* (its steps), not by chance: the chains of the three splits are
-disjoint for every seed, size and range of steps, and no test chain appears in the training split under other names.
+A problem belongs to a split by a hash of its *numbers* (its steps), not by chance: the splits are disjoint for every
+seed, size and range of steps, and no chain of the test split appears in the training split under other names.
 """
 
 from __future__ import annotations
@@ -17,15 +19,16 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from unspoken.core.config import STRICT
 from unspoken.core.example import Example
 from unspoken.errors import ConfigError
-from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.answers import score_number
+from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -42,10 +45,10 @@ _NAMES = (
 _OBJECTS = ("figs", "nuts", "pens", "cups", "eggs", "cards", "coins", "beads")
 _GAINS = ("finds", "buys", "gets", "wins")
 _LOSSES = ("loses", "lends", "mails", "donates")
-_SCALINGS = (("doubles", "*", 2), ("triples", "*", 3))
+_SCALINGS = (("doubles", 2), ("triples", 3))
 _PACKS = (("tens", 10), ("elevens", 11), ("dozens", 12))
-_MAX_OPERAND = 5
-# Llama-3's way of cutting text (numbers apart from the space before them), with `<<`, `>>`, line ends and single
+_MAX_CHANGE = 5
+# Llama-3's way of cutting text (a number stands apart from the space before it), with `<<`, `>>`, line ends and single
 # operators kept apart.
 _PIECES = r"<<|>>|\p{N}{1,3}|[^\S\n]?\p{L}+|#+|\n|[^\s\p{L}\p{N}]|[^\S\n]+"
 
@@ -58,24 +61,27 @@ class TinyConfig:
         ConfigError: a field is out of range, or the fields contradict each other.
     """
 
-    min_steps: int = 1  # shortest problem, in operations
-    max_steps: int = 6  # longest problem, in operations; equal to min_steps for one fixed count
+    __pydantic_config__ = STRICT
+
+    name: Literal["tiny"] = "tiny"
+    min_steps: int = 1  # operations in the shortest problem
+    max_steps: int = 6  # operations in the longest problem; equal to min_steps for one fixed count
     max_value: int = 24  # start, intermediate results and answer lie in 1..max_value
-    train_size: int = 20_000  # number of examples in each split
-    validation_size: int = 500
-    test_size: int = 1_000
-    seed: int = 0  # another seed draws other problems; the splits stay disjoint across seeds
+    train_size: int = 20_000  # examples in the training split
+    validation_size: int = 500  # examples in the validation split
+    test_size: int = 1_000  # examples in the test split
+    seed: int = 0  # another seed draws other examples; the splits stay disjoint across seeds
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_steps <= self.max_steps <= 12:
             raise ConfigError(f"tiny: need 1 <= min_steps <= max_steps <= 12, got {self.min_steps} and {self.max_steps}")
-        if not 10 <= self.max_value <= 99:
-            raise ConfigError(f"tiny: max_value must be between 10 and 99, got {self.max_value}")
+        if not 20 <= self.max_value <= 99:
+            raise ConfigError(f"tiny: max_value must be between 20 and 99, got {self.max_value}")
         for split in SPLITS:
             if self.size(split) < 0:
                 raise ConfigError(f"tiny: {split}_size must not be negative, got {self.size(split)}")
 
-    def size(self, split: str) -> int:
+    def size(self, split: Split) -> int:
         """Number of examples in `split`."""
         return {"train": self.train_size, "validation": self.validation_size, "test": self.test_size}[split]
 
@@ -93,14 +99,14 @@ def generate(config: TinyConfig, split: Split) -> list[Example]:
         `config.size(split)` examples in a random but fixed order, with ids "train-0", "train-1", ...
 
     Raises:
-        ConfigError: the split is unknown, or so large that the configuration has not enough different problems.
+        ConfigError: the split is unknown, or larger than the number of different problems there are.
     """
     if split not in SPLITS:
         raise ConfigError(f"tiny: no split {split!r}; choose from {', '.join(SPLITS)}")
     rng = random.Random(f"tiny/{config.seed}/{split}")
     seen: set[str] = set()
     examples: list[Example] = []
-    rejected = 0
+    repeats = 0
     while len(examples) < config.size(split):
         count = rng.randint(config.min_steps, config.max_steps)
         while True:
@@ -110,8 +116,8 @@ def generate(config: TinyConfig, split: Split) -> list[Example]:
                 question = _tell(rng, chain)
                 if question not in seen:
                     break
-                rejected += 1
-                if rejected > 1_000 + 20 * config.size(split):
+                repeats += 1
+                if repeats > 1_000 + 20 * config.size(split):
                     raise ConfigError(
                         f"tiny: found only {len(examples)} different problems for {split}_size={config.size(split)}; "
                         "make the split smaller, or raise max_steps or max_value"
@@ -131,7 +137,7 @@ def split_of(steps: tuple[str, ...]) -> Split:
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Build the tokenizer of the task: byte-level BPE that can encode any text.
 
-    Every integer from 0 to 99, `<<`, `>>`, every operator and every word of the task is one token; a number has the
+    Every integer from 0 to 99, `<<`, `>>`, every operator and every word of the task is one token; a number is the
     same token with and without a space before it, as in Llama-3. End of text and padding are `<|endoftext|>`.
 
     Returns:
@@ -165,24 +171,25 @@ def _tokenizer_text() -> Iterator[str]:
     """Every word and number of the task, as it stands in a training row."""
     for name, pronoun, _ in _NAMES:
         yield f"{name} {name} {pronoun} has"
-    for word in ("her", "his", *_OBJECTS, *_GAINS, *_LOSSES, *(verb for verb, _, _ in _SCALINGS), "sells", "full", *(word for word, _ in _PACKS)):
+    scalings, packs = (tuple(word for word, _ in words) for words in (_SCALINGS, _PACKS))
+    for word in ("her", "his", *_OBJECTS, *_GAINS, *_LOSSES, *scalings, "sells", "full", *packs):
         yield f"She {word}"
     yield "She has. How many figs has Ann?\n<<7+5=12>>\n<<12*2=24>>\n<<24-3=21>>\n### 21"
     yield " ".join(str(number) for number in range(100))
 
 
-_Operation = tuple[int, str, int, str]  # quantity before, operator, operand, verb
+_Operation = tuple[int, str, int, str]  # quantity before, operator, operand, the word that tells it
 
 
 def _draw_chain(rng: random.Random, count: int, max_value: int) -> list[_Operation]:
-    """Draw `count` operations of alternating kind; start over where no operation keeps the quantity in range."""
+    """Draw `count` operations, three neighbours of three kinds; start over where none fits."""
     while True:
         value = rng.randint(2, max_value)
-        recent: list[int] = []
         chain: list[_Operation] = []
+        recent: list[int] = []
         while len(chain) < count:
-            kinds = [_changes(rng, value, max_value), _scalings(value, max_value), _packings(value)]
-            options = [k for k, some in enumerate(kinds) if some and k not in recent[-2:]]
+            kinds = _possible(rng, value, max_value)
+            options = [kind for kind, operations in enumerate(kinds) if operations and kind not in recent[-2:]]
             if not options:
                 break
             recent.append(rng.choice(options))
@@ -192,30 +199,23 @@ def _draw_chain(rng: random.Random, count: int, max_value: int) -> list[_Operati
             return chain
 
 
-def _changes(rng: random.Random, value: int, max_value: int) -> list[_Operation]:
-    """One gain and one loss that keep the quantity in range, where there are such."""
-    room = {"+": min(_MAX_OPERAND, max_value - value), "-": min(_MAX_OPERAND, value - 1)}
-    verbs = {"+": _GAINS, "-": _LOSSES}
-    return [(value, sign, rng.randint(1, most), rng.choice(verbs[sign])) for sign, most in room.items() if most > 0]
+def _possible(rng: random.Random, value: int, max_value: int) -> tuple[list[_Operation], ...]:
+    """The changes (one gain and one loss), scalings and sales that keep the quantity in 1..max_value."""
+    changes: list[_Operation] = []
+    for sign, room, verbs in (("+", max_value - value, _GAINS), ("-", value - 1, _LOSSES)):
+        if room > 0:
+            changes.append((value, sign, rng.randint(1, min(_MAX_CHANGE, room)), rng.choice(verbs)))
+    scalings = [(value, "*", by, verb) for verb, by in _SCALINGS if value * by <= max_value]
+    sales = [(value, "%", by, pack) for pack, by in _PACKS if value > by and value % by]
+    return changes, scalings, sales
 
 
-def _scalings(value: int, max_value: int) -> list[_Operation]:
-    """The scalings that keep the quantity an integer in range."""
-    fits = {"*": lambda by: value * by <= max_value, "/": lambda by: value % by == 0}
-    return [(value, sign, by, verb) for verb, sign, by in _SCALINGS if fits[sign](by)]
-
-
-def _packings(value: int) -> list[_Operation]:
-    """The ways to give away all full packs and keep a rest."""
-    return [(value, "%", by, verb) for verb, by in _PACKS if value > by and value % by]
-
-
-def _result(value: int, sign: str, operand: int, verb: str = "") -> int:
+def _result(value: int, sign: str, operand: int, word: str = "") -> int:
     """Carry out one operation."""
-    return {"+": value + operand, "-": value - operand, "*": value * operand, "/": value // operand, "%": value % operand}[sign]
+    return {"+": value + operand, "-": value - operand, "*": value * operand, "%": value % operand}[sign]
 
 
-def _step(value: int, sign: str, operand: int, verb: str) -> str:
+def _step(value: int, sign: str, operand: int, word: str) -> str:
     """One reasoning step as text: `<<7+5=12>>`."""
     return f"<<{value}{sign}{operand}={_result(value, sign, operand)}>>"
 
@@ -225,10 +225,30 @@ def _tell(rng: random.Random, chain: list[_Operation]) -> str:
     name, pronoun, possessive = rng.choice(_NAMES)
     things = rng.choice(_OBJECTS)
     sentences = [f"{name} has {chain[0][0]} {things}."]
-    for _, sign, operand, verb in chain:
-        what = str(operand) if sign in "+-" else f"{possessive} {things}"
-        if sign == "%":
-            verb, what = "sells", f"full {verb}"
-        sentences.append(f"{pronoun} {verb} {what}.")
+    for _, sign, operand, word in chain:
+        told = {"*": f"{word} {possessive} {things}", "%": f"sells full {word}"}.get(sign, f"{word} {operand}")
+        sentences.append(f"{pronoun} {told}.")
     sentences.append(f"How many {things} has {name}?")
     return " ".join(sentences)
+
+
+class Tiny:
+    """The task `tiny`. See the module's text; `TinyConfig` says what is generated."""
+
+    Config = TinyConfig
+    name = "tiny"
+
+    def __init__(self, config: TinyConfig) -> None:
+        self.config = config
+
+    def examples(self, split: Split) -> list[Example]:
+        """See `generate`."""
+        return generate(self.config, split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Numbers, compared as numbers."""
+        return score_number(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """See `Task.fingerprint`."""
+        return fingerprint_examples(self.examples(split))

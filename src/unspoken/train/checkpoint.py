@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unspoken.core.backbone import BackboneConfig, load_backbone
+from unspoken.core.backbone import BUILTIN, BackboneConfig, builtin, load_backbone
 from unspoken.core.config import build, dump
 from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
 from unspoken.methods import make_method
@@ -313,19 +313,19 @@ def load(path: str | Path, *, device: str | torch.device | None = None, explain:
     """A trained model, from its run directory.
 
     Args:
-        path: what `unspoken train` or `export` wrote.
+        path: what `unspoken train` or `export` wrote, or a model inside the package ("builtin:tiny").
         device: where to put it; None = a GPU if there is one, else the CPU.
         explain: also load an auxiliary decoder, if the run has one, so that thoughts can be decoded.
 
     Raises:
         RunError: the folder is missing, truncated, or from another model.
     """
-    run = RunDir(path)
+    run = RunDir(builtin(str(path)) if str(path).startswith(BUILTIN) else path)
     config = run.config()
     method: Any = run.load_method(inner=not explain)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Model(method.to(device).eval(), config.speaking)
+    return Model(method.to(device).eval(), config.speaking, path=str(path))
 
 
 def export(path: str | Path, out: str | Path) -> None:

@@ -1,0 +1,105 @@
+"""The table in this folder: every method on `tiny`, problems of 4 operations, 3 seeds, 1,000 test problems each.
+
+    python comparison/tiny/run.py [--seeds 0 1 2] [--out runs/comparison-tiny] [--jobs 2]
+
+Runs that are finished are only read, interrupted ones go on; one CPU thread per run, `--jobs` runs at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+METHODS = ("no_cot", "coconut", "pause", "sim_cot")
+START = "builtin:tiny"
+
+
+def one(method: str, seed: int, out: Path) -> Path:
+    """Train and evaluate one run in a process of its own; returns its report."""
+    run = out / f"{method}-{seed}"
+    report = run / "eval-tiny-test.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    unspoken = [sys.executable, "-m", "unspoken"]
+    overrides = [f"train.seed={seed}", f"task.seed={seed}", "train.threads=1"]
+    subprocess.run([*unspoken, "train", f"tiny/{method}", *overrides, "--out", run], check=True, env=environment)
+    if not report.exists():
+        subprocess.run(
+            [*unspoken, "eval", run, "--batch-size", "100"], check=True, env=environment, stdout=subprocess.DEVNULL
+        )
+        if method == "sim_cot":
+            told = run / "thoughts.json"
+            command = [*unspoken, "eval", run, "--batch-size", "100", "--explain", "--out", told]
+            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    return report
+
+
+def main() -> None:
+    """Run everything that is not there yet, then write table.md and table.json beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison-tiny"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    args = parser.parse_args()
+    jobs = [(method, seed) for seed, method in itertools.product(args.seeds, args.methods)]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda job: one(*job, args.out), jobs))
+
+    # Imported late: the jobs above are processes of their own and need no torch here.
+    from unspoken.evaluate.evaluator import EvalReport, evaluate, write_atomic
+    from unspoken.evaluate.report import compare, percent, with_interval
+    from unspoken.evaluate.statistics import Rate
+    from unspoken.tasks import make_task
+    from unspoken.train.checkpoint import RunDir, load
+
+    reports = {job: EvalReport.from_json(args.out / f"{job[0]}-{job[1]}" / "eval-tiny-test.json") for job in jobs}
+    start = load(START)
+    for seed in args.seeds:
+        file = args.out / f"start-{seed}.json"
+        if not file.exists():
+            task = make_task(RunDir(args.out / f"{args.methods[0]}-{seed}").config().task)
+            evaluate(start, task, "test", batch_size=100).save(file)
+        reports["SFT-CoT (start)", seed] = EvalReport.from_json(file)
+
+    lines = [
+        "| method | "
+        + " | ".join(f"seed {s}" for s in args.seeds)
+        + " | all seeds | latents | tokens | passes | ms/question |"
+    ]
+    lines.append("|" + " --- |" * (6 + len(args.seeds)))
+    table = {}
+    for method in ("SFT-CoT (start)", *args.methods):
+        mine = [reports[method, seed] for seed in args.seeds]
+        total = Rate(sum(r.accuracy.correct for r in mine), sum(r.n for r in mine))
+        ms = sum(r.loop_ms_per_question for r in mine) / len(mine)
+        row = [with_interval(r.accuracy) for r in mine] + [with_interval(total)]
+        cost = [mine[0].mean_latents, mine[0].mean_visible_tokens, mine[0].mean_passes]
+        lines.append(f"| {method} | " + " | ".join([*row, *(f"{c:.1f}" for c in cost), f"{ms:.2f}"]) + " |")
+        table[method] = {"per_seed": [r.summary() for r in mine], "all_seeds": {"correct": total.correct, "n": total.n}}
+    lines.append("")
+    for seed in args.seeds if "sim_cot" in args.methods else ():
+        told = EvalReport.from_json(args.out / f"sim_cot-{seed}" / "thoughts.json").step_accuracy
+        assert told is not None
+        lines.append(
+            f"- seed {seed}: of SIM-CoT's decoded steps {percent(told.overall.value)}% are the true step; "
+            f"of those of correctly answered problems {percent(told.correct_only.value)}%"
+        )
+        table.setdefault("decoded_steps", {})[seed] = {"all": told.overall.value, "correct": told.correct_only.value}
+        pairs = compare({m: reports[m, seed] for m in args.methods}).to_json()
+        table.setdefault("paired", {})[seed] = json.loads(pairs) if isinstance(pairs, str) else pairs
+    where = reports[jobs[0]]
+    lines += ["", f"{where.n} test problems per seed, greedy, batch 100, {where.hardware}.", ""]
+    write_atomic(HERE / "table.md", "\n".join(lines))
+    write_atomic(HERE / "table.json", json.dumps(table, indent=1) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""`unspoken quickstart`: train, compare and read latent reasoning in a few minutes on two CPU cores.
+
+From the explicit-CoT model inside the package, trains No-CoT, Coconut and SIM-CoT on generated word problems with the
+same number of updates on the same problems, evaluates all four on a test split none has seen, prints the table, decodes
+the thoughts of three problems next to the true steps, and writes a page with curves and table. Runs that are already
+there go on, or are only evaluated.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from unspoken.evaluate.evaluator import EvalReport, evaluate, same_step
+from unspoken.evaluate.page import PageRun, thoughts_of, write_page
+from unspoken.evaluate.report import compare as pair
+from unspoken.evaluate.report import comparison_table, table
+from unspoken.recipes import tiny
+from unspoken.tasks import make_task
+from unspoken.train.checkpoint import RunDir, load
+from unspoken.train.loop import train
+from unspoken.train.progress import Live
+
+PROBLEMS = 500
+"""Test problems. The 95% interval of a rate is then at most 4.4 points to each side."""
+
+START = "SFT-CoT (start)"
+
+
+def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS) -> dict[str, EvalReport]:
+    """Run it all.
+
+    Args:
+        out: gets a run directory per method, a report per method, and index.html.
+        seed: of the runs and of the order of their data.
+        console: where progress, table and thoughts are printed.
+        problems: test problems to evaluate on.
+
+    Returns:
+        Label -> report, explicit CoT first.
+    """
+    began = time.perf_counter()
+    runs = {label: make(seed) for label, make in tiny.QUICKSTART.items()}
+    start = next(iter(runs.values())).backbone.path
+    console.print(
+        f"Start: {start}, an explicit-CoT model of this project. {len(runs)} methods train from it, in {out}/",
+        highlight=False,
+    )
+    for label, config in runs.items():
+        train(config, out / _folder(label), Live(f"{label:<8}", console))
+    task = make_task(next(iter(runs.values())).task)
+    reports: dict[str, EvalReport] = {}
+    for label in (START, *runs):
+        model = load(start) if label == START else load(out / _folder(label))
+        with console.status(f"evaluating {label} on {problems} test problems"):
+            # Thoughts are decoded in a call of their own below, so that they do not count in the time per question.
+            reports[label] = evaluate(model, task, "test", limit=problems, batch_size=100)
+        reports[label].save(out / f"{_folder(label)}.json")
+    console.print(table(reports))
+    console.print(comparison_table(pair(reports)))
+    shown: dict[str, Any] = {}
+    for label in runs:
+        model = load(out / _folder(label))
+        if model.explains:
+            explained = evaluate(model, task, "test", limit=problems, batch_size=100, explain=True)
+            explained.save(out / f"{_folder(label)}-thoughts.json")
+            shown[label] = thoughts_of(explained, 8)
+            _print_thoughts(label, explained, console)
+    page = out / "index.html"
+    metrics = {label: RunDir(out / _folder(label)).metrics() for label in runs}
+    write_page(
+        page,
+        "unspoken quickstart",
+        [
+            PageRun(label=label, metrics=metrics.get(label, ()), report=report, thoughts=shown.get(label, ()))
+            for label, report in reports.items()
+        ],
+    )
+    last = out / _folder(list(runs)[-1])
+    console.print(f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Page: {page}", highlight=False)
+    question = reports[START].records[0].question
+    console.print("Ask it something:", highlight=False)
+    console.print(f'  unspoken ask {last} "{escape(question)}" --show-thoughts', highlight=False, soft_wrap=True)
+    return reports
+
+
+def _folder(label: str) -> str:
+    return label.split(" ")[0].lower().replace("-", "_")
+
+
+def _print_thoughts(label: str, report: EvalReport, console: Console, limit: int = 3) -> None:
+    """The first problems with their true steps and what each thought group says."""
+    console.print(
+        f"\n[bold]What {label} thinks[/bold] (the first {limit} test problems; = the decoded step is the true step)"
+    )
+    for record in report.records[:limit]:
+        console.print(f"\n  {escape(record.question)}", highlight=False)
+        for number, true in enumerate(record.steps):
+            said = record.thoughts[number] if record.thoughts and number < len(record.thoughts) else ""
+            sign = "=" if same_step(true, said) else "≠"
+            console.print(f"    step {number + 1}  {true:<14} {sign}  thought {said}", markup=False, highlight=False)
+        console.print(
+            f"    answer  {record.answer:<14} {'=' if record.strict else '≠'}  said    {record.text}",
+            markup=False,
+            highlight=False,
+        )
+    if (steps := report.step_accuracy) is not None:
+        console.print(
+            f"\n  Over {report.n} problems {steps.overall.value:.1%} of the decoded steps are the true step; "
+            f"where the answer is right, {steps.correct_only.value:.1%}.",
+            highlight=False,
+        )

@@ -1,0 +1,149 @@
+"""The task `tiny` on a model of 0.3 million weights: every method in minutes on a CPU core. All numbers are ours; LOG.md
+says what was tried.
+
+`cot` trains the explicit-CoT model that ships inside the package ("builtin:tiny"); the others start from it. All of them
+get the same problems, updates, optimizer and learning rate, so what differs is the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from unspoken.core.backbone import BackboneConfig
+from unspoken.core.sampling import Speaking
+from unspoken.core.step_decoder import StepDecoderConfig
+from unspoken.methods.coconut import CoconutConfig
+from unspoken.methods.cot import CotConfig
+from unspoken.methods.sim_cot import SimCotConfig
+from unspoken.tasks.tiny import TinyConfig
+from unspoken.train.config import RunConfig, TrainConfig
+
+START = "builtin:tiny"
+
+SHAPE: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 96,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+}
+
+STEPS = 4  # operations per problem
+UPDATES = 2400
+_ROWS = 20_000
+_BATCH = 32
+
+_TASK = TinyConfig(min_steps=STEPS, max_steps=STEPS, train_size=_ROWS)
+_TRAIN = TrainConfig(
+    steps=UPDATES,
+    batch_size=_BATCH,
+    lr=2e-3,  # 3e-3 and a constant 2e-3 were too hot for latents, 1.2e-3 too slow
+    betas=(0.9, 0.98),
+    warmup_steps=50,
+    schedule="linear",  # to 0 from the start: latents become precise only as the rate falls
+    validate_every=400,
+    validate_limit=200,
+    save_every=400,
+    log_every=20,
+)
+_SPEAKING = Speaking(max_new_tokens=64)
+
+
+def cot() -> RunConfig:
+    """SFT-CoT from random weights on problems of 1 to 6 steps: the model that ships with the package."""
+    return RunConfig(
+        backbone=BackboneConfig(arch=SHAPE, tokenizer="builtin:tiny-tokenizer"),
+        method=CotConfig(),
+        task=TinyConfig(min_steps=1, max_steps=6, train_size=40_000),
+        train=replace(_TRAIN, lr=3e-3),
+        speaking=_SPEAKING,
+    )
+
+
+def no_cot() -> RunConfig:
+    """No-CoT: the answer at once."""
+    return RunConfig(
+        backbone=BackboneConfig(path=START),
+        method=CotConfig(steps=False),
+        task=_TASK,
+        train=_TRAIN,
+        speaking=_SPEAKING,
+    )
+
+
+def _stage_epochs(train: TrainConfig, stages: int, share: float) -> float:
+    """Epochs per stage, so that `stages` stages take a share of the run."""
+    return round(share * (train.steps or 0) * train.batch_size / _ROWS / stages, 6)
+
+
+def coconut() -> RunConfig:
+    """Coconut: one more step becomes a latent at each stage; after 40% of the run no text is left."""
+    return RunConfig(
+        backbone=BackboneConfig(path=START),
+        method=CoconutConfig(
+            latents_per_step=1,
+            max_stage=STEPS,
+            first_stage=1,
+            epochs_per_stage=_stage_epochs(_TRAIN, STEPS - 1, 0.4),
+            restart_optimizer=False,
+        ),
+        task=_TASK,
+        train=_TRAIN,
+        speaking=_SPEAKING,
+    )
+
+
+def pause() -> RunConfig:
+    """Coconut's rows and curriculum with learned tokens in the slots: what the latents themselves are worth."""
+    base = coconut()
+    return replace(base, method=replace(base.method, thoughts="pause"))
+
+
+def sim_cot() -> RunConfig:
+    """SIM-CoT on Coconut: all latents from the start, each explained by a one-layer decoder, text withdrawn over 40%."""
+    return RunConfig(
+        backbone=BackboneConfig(path=START),
+        method=SimCotConfig(
+            inner=CoconutConfig(
+                latents_per_step=1,
+                max_stage=STEPS,
+                first_stage=0,
+                epochs_per_stage=_stage_epochs(_TRAIN, STEPS, 0.4),
+                curriculum="progressive",
+                restart_optimizer=False,
+            ),
+            decoder=StepDecoderConfig(kind="layers", layers=1),
+            normalisation="token",
+            weight=1.0,
+            max_step_tokens=16,
+        ),
+        task=_TASK,
+        train=_TRAIN,
+        speaking=_SPEAKING,
+    )
+
+
+def shortened(config: RunConfig, steps: int, updates: int, seed: int) -> RunConfig:
+    """The same recipe on problems of fewer operations, with fewer updates."""
+    train = replace(config.train, steps=updates, validate_every=updates, save_every=updates, seed=seed)
+    method = config.method
+    stretch = updates / (config.train.steps or updates)
+    inner = getattr(method, "inner", method)
+    if isinstance(inner, CoconutConfig):
+        share = inner.epochs_per_stage * stretch * inner.max_stage / steps
+        inner = replace(inner, max_stage=steps, epochs_per_stage=round(share, 6))
+        method = replace(method, inner=inner) if isinstance(method, SimCotConfig) else inner
+    return replace(config, method=method, train=train, task=replace(config.task, min_steps=steps, max_steps=steps))
+
+
+QUICKSTART: dict[str, Callable[[int], RunConfig]] = {
+    "No-CoT": lambda seed: shortened(no_cot(), 3, 1200, seed),
+    "Coconut": lambda seed: shortened(coconut(), 3, 1200, seed),
+    "SIM-CoT": lambda seed: shortened(sim_cot(), 3, 1200, seed),
+}
+"""What `unspoken quickstart` trains: label -> recipe of a seed."""

@@ -1,0 +1,188 @@
+"""The command line as a user meets it: what it prints, what it refuses, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+START = "builtin:tiny"
+FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=4"]
+
+
+def unspoken(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "unspoken", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=240,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """One line on standard error, exit code 2, and what it must say."""
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    for part in ("error: ", *parts):
+        assert part in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    done = unspoken("train", "tiny/sim_cot", *FAST, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; sys.argv = ['unspoken', '--help']\n"
+        "from unspoken.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), 'heavy imports'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("quickstart", "train", "eval", "ask", "compare", "data", "list"):
+        assert command in done.stdout
+
+
+def test_list_names_what_there_is():
+    said = unspoken("list").stdout
+    assert "gsm8k/sim_cot" in said
+    assert "coconut" in said
+    assert "tiny" in said
+
+
+def test_train_eval_ask_compare_export(run, tmp_path):
+    done = unspoken("eval", run, "--limit", "12", "--explain")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((run / "eval-tiny-test.json").read_text())
+    assert len(report["records"]) == 12
+    assert len(report["records"][0]["thoughts"]) == 4
+
+    question = "Ann has 7 figs. She finds 5. How many figs has Ann?"
+    asked = unspoken("ask", run, question, "--show-thoughts")
+    assert asked.returncode == 0, asked.stderr
+    assert [line.split(":")[0] for line in asked.stdout.splitlines()[:4]] == [f"thought {k}" for k in (1, 2, 3, 4)]
+    plain = json.loads(unspoken("ask", run, question, "--json").stdout)
+    assert plain["latents"] == 4
+    assert plain["passes"] == 4 + len(plain["tokens"])
+    assert plain["text"] in asked.stdout
+
+    exported = tmp_path / "exported"
+    assert unspoken("export", run, exported).returncode == 0
+    assert json.loads(unspoken("ask", exported, question, "--json").stdout)["tokens"] == plain["tokens"]
+    refused(unspoken("ask", exported, question, "--show-thoughts"), "no auxiliary decoder")
+
+    assert unspoken("eval", exported, "--limit", "12").returncode == 0
+    compared = unspoken("compare", run, exported, "--out", tmp_path / "table.md")
+    assert compared.returncode == 0, compared.stderr
+    assert "| exported |" in (tmp_path / "table.md").read_text()
+
+
+def test_builtin_model_reasons_in_words():
+    said = unspoken("ask", START, "Ann has 7 figs. She finds 5. She doubles her figs. How many figs has Ann?")
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.splitlines() == ["<<7+5=12>>", "<<12*2=24>>", "### 24"]
+
+
+def test_data_writes_what_train_reads(tmp_path):
+    for split, n in (("train", 30), ("validation", 6), ("test", 6)):
+        done = unspoken("data", "tiny", f"{split}_size={n}", "--split", split, "--out", tmp_path / f"{split}.jsonl")
+        assert done.returncode == 0, done.stderr
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(
+        json.dumps(
+            {
+                "backbone": {"path": START},
+                "method": {"name": "cot"},
+                "task": {"name": "files", "train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
+                "train": {"steps": 2, "validate_limit": 2},
+            }
+        )
+    )
+    done = unspoken("train", "recipe.json", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert unspoken("eval", "run", cwd=tmp_path).returncode == 0
+
+
+ROW = {"question": "Ann has 3 pens and buys 4. How many?", "steps": ["<<3+4=7>>"], "answer": "7"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (json.dumps(ROW) + "\n" + json.dumps({k: v for k, v in ROW.items() if k != "answer"}), ("bad.jsonl:2", "answer")),
+        (json.dumps({**ROW, "steps": [3, 4]}), ("bad.jsonl:1", "steps")),
+        ("", ("bad.jsonl", "empty")),
+        ('{"question": "x', ("bad.jsonl:1", "JSON")),
+    ],
+)
+def test_bad_data_names_file_and_line(tmp_path, text, said):
+    (tmp_path / "bad.jsonl").write_text(text)
+    (tmp_path / "good.jsonl").write_text(json.dumps({**ROW, "question": "Bob has 1 pen and buys 6. How many?"}))
+    task = {"name": "files", "train": "bad.jsonl", "validation": "good.jsonl"}
+    config = {"backbone": {"path": START}, "method": {"name": "cot"}, "task": task, "train": {"steps": 1}}
+    (tmp_path / "recipe.json").write_text(json.dumps(config))
+    refused(unspoken("train", "recipe.json", "--out", "run", cwd=tmp_path), *said)
+    assert not (tmp_path / "run").exists()
+    refused(unspoken("data", "files", "train=bad.jsonl", cwd=tmp_path), *said)
+
+
+def test_too_long_a_question_is_named(run, tmp_path):
+    long = " ".join(["Ann has 7 figs."] * 200)
+    refused(unspoken("ask", run, long), "the question is too long", "context is 512")
+    (tmp_path / "long.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps({**ROW, "question": long, "id": "my-long-row"}))
+    (tmp_path / "good.jsonl").write_text(json.dumps({**ROW, "question": "Bob has 1 pen and buys 6. How many?"}))
+    task = {"name": "files", "train": "long.jsonl", "validation": "good.jsonl"}
+    config = {"backbone": {"path": START}, "method": {"name": "cot"}, "task": task, "train": {"steps": 1}}
+    (tmp_path / "recipe.json").write_text(json.dumps(config))
+    refused(unspoken("train", "recipe.json", "--out", "run", cwd=tmp_path), "too long", "context is 512")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "tiny/simcot"], ("unknown recipe 'tiny/simcot'", "did you mean 'tiny/sim_cot'")),
+        (["train", "tiny/cot", "train.lrr=1"], ("no field 'lrr' in train", "did you mean 'lr'")),
+        (["train", "tiny/cot", "train.lr=fast"], ("train.lr", "number", '"fast"')),
+        (["train", "tiny/cot", "train.steps=-4"], ("steps must be positive",)),
+        (["train", "tiny/cot", "method.name=cocnut"], ("unknown method 'cocnut'", "did you mean 'coconut'")),
+        (["train", "tiny/cot", "train.select_split=test"], ("select_split must be 'validation'", "test split")),
+        (["train", "tiny/cot", "train.lr"], ("needs the form field.subfield=value",)),
+        (["train", "tiny/no_cot", "backbone.path=builtin:tin"], ("no built-in model",)),
+        (["data", "tinny"], ("unknown task 'tinny'", "did you mean 'tiny'")),
+        (["eval", ".", "--split", "tset"], ("unknown split 'tset'",)),
+        (["eval", "."], ("no run directory", "run.json")),
+        (["ask", "missing", "x"], ("no run directory",)),
+        (["compare", "."], ("no report", "unspoken eval")),
+    ],
+)
+def test_wrong_words_are_one_clear_line(tmp_path, words, said):
+    refused(unspoken(*words, "--out", "run", cwd=tmp_path) if words[0] == "train" else unspoken(*words, cwd=tmp_path), *said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_task_file_used_for_selection_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROW))
+    (tmp_path / "b.jsonl").write_text(json.dumps({**ROW, "question": "Bob has 1 pen and buys 6. How many?"}))
+    refused(unspoken("data", "files", "train=a.jsonl", "validation=b.jsonl", "test=b.jsonl", cwd=tmp_path), "test")
+
+
+def test_a_broken_run_is_refused(run, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    weights = broken / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    refused(unspoken("ask", broken, "How many?"), "truncated")
