@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from unspoken.core.config import STRICT
@@ -56,6 +57,19 @@ class BackboneConfig:
             raise ConfigError("a backbone needs exactly one of 'path' (pretrained weights) and 'arch' (random weights)")
         if self.arch is not None and self.tokenizer is None:
             raise ConfigError("a backbone with 'arch' needs 'tokenizer' (a hub id or folder)")
+
+
+def head_logits(lm: Any, hidden: Tensor) -> Tensor:
+    """States [..., D] -> logits [..., V] of a causal LM, with the scaling that some families apply after their head."""
+    logits = lm.get_output_embeddings()(hidden)
+    config = lm.config.get_text_config()
+    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere multiplies
+        logits = logits * scale
+    if (scale := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
+        logits = logits / scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
+        logits = torch.tanh(logits / cap) * cap
+    return logits
 
 
 class Backbone(nn.Module):
@@ -172,17 +186,8 @@ class Backbone(nn.Module):
         return out.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """States [..., D] -> logits [..., V], with the scaling that some families apply after their head."""
-        head = self.lm.get_output_embeddings()
-        logits = head(hidden)
-        config = self.lm.config.get_text_config()
-        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere multiplies
-            logits = logits * scale
-        if (scale := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
-            logits = logits / scale
-        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
-            logits = torch.tanh(logits / cap) * cap
-        return logits
+        """States [..., D] -> logits [..., V]."""
+        return head_logits(self.lm, hidden)
 
     @torch.no_grad()
     def _check(self) -> None:
@@ -221,6 +226,7 @@ class Backbone(nn.Module):
             lora_dropout=lora.dropout,
             target_modules=list(lora.targets) if lora.targets else "all-linear",
             trainable_token_indices=list(trained_tokens) or None,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.lm.modules()),  # GPT-2's linear layers
             task_type="CAUSAL_LM",
         )
         object.__setattr__(self, "_peft", get_peft_model(self.lm, config))

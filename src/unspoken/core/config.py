@@ -44,9 +44,6 @@ def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> 
         return f"unknown field {where!r} of {cls_name}; {did_you_mean(where.split('.')[-1], names)}"
     if error["type"] in ("missing", "missing_argument"):
         return f"field {where!r} of {cls_name} is missing"
-    cause = (error.get("ctx") or {}).get("error")
-    if isinstance(cause, ConfigError):
-        return f"field {where!r} of {cls_name}: {cause}"
     message = error["msg"].removeprefix("Value error, ")
     got = json.dumps(error["input"], default=repr)
     return f"field {where!r} of {cls_name}: {message[:1].lower()}{message[1:]}, got {got:.80}"
@@ -69,6 +66,8 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
         raise ConfigError(f"{where}{cls.__name__} needs a mapping of fields, got {type(data).__name__} ({data!r:.60})")
     try:
         return TypeAdapter(cls).validate_python(dict(data))
+    except ConfigError as error:  # from a class's own checks
+        raise ConfigError(where + str(error)) from None
     except ValidationError as error:
         names = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
         lines = [_describe(e, cls.__name__, names) for e in error.errors(include_url=False)]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from unspoken.core.backbone import Backbone, BackboneConfig, load_backbone
+from unspoken.core.backbone import Backbone, BackboneConfig, head_logits, load_backbone
 from unspoken.core.config import STRICT
 from unspoken.core.engine import Loop, unroll
 from unspoken.core.layout import IGNORE, Batch, Row, collate
@@ -126,7 +126,7 @@ class StepDecoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States -> logits."""
-        return self.lm.get_output_embeddings()(hidden)
+        return head_logits(self.lm, hidden)
 
     def step(
         self,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from unspoken.core.backbone import Backbone
-from unspoken.errors import DataError
+from unspoken.errors import ConfigError, DataError
 
 BOT, EOT, LATENT = "<|start-latent|>", "<|end-latent|>", "<|latent|>"
 """Coconut's names, in the order in which its released code adds them (facebookresearch/coconut 27273cb, run.py)."""
@@ -38,11 +38,16 @@ def add_tokens(backbone: Backbone, names: tuple[str, ...], like: str) -> tuple[i
 
     Returns:
         The ids, in the order of `names`.
+
+    Raises:
+        ConfigError: `like` is empty.
     """
     tokenizer, lm = backbone.tokenizer, backbone.lm
     known = tokenizer.get_vocab()
     fresh = [name for name in names if name not in known]
     source = backbone.encode(like)
+    if not source:
+        raise ConfigError(f"new tokens cannot start from the text {like!r}: it has no tokens; give a word, such as '<<'")
     if fresh:
         tokenizer.add_tokens(fresh)
         backbone.forget_encoded()

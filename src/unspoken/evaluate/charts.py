@@ -122,9 +122,11 @@ class _Plot:
         self.y0, self.y1, self.percent, self.log_y = y0, y1, percent, log_y
 
     def x(self, value: float) -> float:
+        """Where a value stands on the horizontal axis."""
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.x0) / (self.x1 - self.x0)
 
     def y(self, value: float) -> float:
+        """Where a value stands on the vertical axis."""
         low, high, v = (math.log(n) if self.log_y else n for n in (self.y0, self.y1, value))
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (v - low) / (high - low)
 

@@ -142,18 +142,22 @@ class EvalReport:
 
     @property
     def mean_latents(self) -> float:
+        """Latents per question."""
         return mean(r.latents for r in self.records)
 
     @property
     def mean_visible_tokens(self) -> float:
+        """Spoken tokens per question."""
         return mean(r.visible_tokens for r in self.records)
 
     @property
     def mean_passes(self) -> float:
+        """Forward passes per question: its latency alone."""
         return mean(r.passes for r in self.records)
 
     @property
     def mean_positions(self) -> float:
+        """Forwarded positions per question."""
         return mean(r.positions for r in self.records)
 
     @property

@@ -130,13 +130,13 @@ class Coconut(nn.Module):
         removed = steps if stage.removed is None else min(stage.removed, steps)
         groups = min(steps, self.config.max_stage) if stage.groups is None else stage.groups
         latents = groups * self.group_size
-        question = refuse_markers(parts.question, self.markers, example.id)
+        refuse_markers((*parts.question, *sum(parts.steps, ()), *parts.answer), self.markers, example.id)
         text = (*sum(parts.steps[removed:], ()), *parts.answer)
-        head = (*question, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
+        head = (*parts.question, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
         return Row(
-            ids=(*head, *refuse_markers(text, self.markers, example.id)),
+            ids=(*head, *text),
             labels=(IGNORE,) * len(head) + text,
-            start=len(question) + 1,
+            start=len(parts.question) + 1,
             latents=latents,
             covers=removed if self.config.curriculum == "staged" else steps,
             name=example.id,

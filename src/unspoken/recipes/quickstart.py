@@ -8,10 +8,15 @@ there go on, or are only evaluated.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -22,8 +27,9 @@ from unspoken.evaluate.report import comparison_table, table
 from unspoken.recipes import tiny
 from unspoken.tasks import make_task
 from unspoken.train.checkpoint import RunDir, load
+from unspoken.train.config import RunConfig
 from unspoken.train.loop import train
-from unspoken.train.progress import Live
+from unspoken.train.progress import Bars
 
 PROBLEMS = 500
 """Test problems. The 95% interval of a rate is then at most 4.4 points to each side."""
@@ -45,13 +51,12 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
     """
     began = time.perf_counter()
     runs = {label: make(seed) for label, make in tiny.QUICKSTART.items()}
-    start = next(iter(runs.values())).backbone.path
+    start = tiny.START
     console.print(
         f"Start: {start}, an explicit-CoT model of this project. {len(runs)} methods train from it, in {out}/",
         highlight=False,
     )
-    for label, config in runs.items():
-        train(config, out / _folder(label), Live(f"{label:<8}", console))
+    _train_all({label: (config, out / _folder(label)) for label, config in runs.items()}, console)
     task = make_task(next(iter(runs.values())).task)
     reports: dict[str, EvalReport] = {}
     for label in (START, *runs):
@@ -86,6 +91,40 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
     console.print("Ask it something:", highlight=False)
     console.print(f'  unspoken ask {last} "{escape(question)}" --show-thoughts', highlight=False, soft_wrap=True)
     return reports
+
+
+def _train_all(runs: Mapping[str, tuple[RunConfig, Path]], console: Console) -> None:
+    """Train the runs side by side, one process and one thread each: small matrices gain nothing from a second thread.
+
+    Raises:
+        UnspokenError: whatever stopped a run.
+    """
+    jobs = max(1, min(len(runs), os.cpu_count() or 1))
+    bars = Bars(list(runs), console)
+    seen = dict.fromkeys(runs, 0)
+
+    def poll() -> None:
+        for label, (config, path) in runs.items():
+            rows = RunDir(path).metrics()
+            for row in rows[seen[label] :]:
+                bars.row(label, row, config.train.steps or row["step"])
+            seen[label] = len(rows)
+
+    # The longest first, so that no process is left alone at the end.
+    with bars, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_train_one, config, path) for config, path in list(runs.values())[::-1]]
+        while not all(job.done() for job in waiting):
+            wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
+            poll()
+            for job in waiting:
+                if job.done():
+                    job.result()
+        poll()
+
+
+def _train_one(config: RunConfig, path: Path) -> None:
+    torch.set_num_threads(1)
+    train(config, path)
 
 
 def _folder(label: str) -> str:

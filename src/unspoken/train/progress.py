@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -28,52 +29,70 @@ class Quiet(AbstractContextManager[Any]):
         return None
 
 
-class Live(AbstractContextManager[Any]):
-    """A progress bar on a terminal; on a pipe, a line now and then.
+class Bars(AbstractContextManager[Any]):
+    """A progress bar per run on a terminal; on a pipe, a line per run now and then.
 
     Args:
-        label: stands before the bar.
+        labels: one per run; they stand before the bars.
         console: where to write.
-        seconds: least time between two lines on a pipe.
+        seconds: least time between two lines of a run on a pipe.
     """
 
-    def __init__(self, label: str, console: Console | None = None, seconds: float = 20.0) -> None:
-        self.label, self.seconds = label, seconds
+    def __init__(self, labels: Sequence[str], console: Console | None = None, seconds: float = 20.0) -> None:
+        self.seconds = seconds
         self.console = console or Console(stderr=True)
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[said]}"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task(label, total=None, said="")
-        self.validated = ""
-        self._last = 0.0
+        self.tasks = {label: self.bar.add_task(label, total=None, said="") for label in labels}
+        self.validated = dict.fromkeys(labels, "")
+        self.last = dict.fromkeys(labels, 0.0)
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> Bars:
         self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def row(self, row: dict[str, Any], total: int) -> None:
-        """See `Reporter.row`."""
+    def row(self, label: str, row: dict[str, Any], total: int) -> None:
+        """Show a row of a run's metrics.jsonl; the run has `total` optimizer steps."""
         if row["kind"] == "validation":
             if row["accuracy"] is not None:
-                self.validated = f" | validation {row['accuracy']:.3f}"
-            said = f"step {row['step']}{self.validated}"
+                self.validated[label] = f" | validation {row['accuracy']:.3f}"
+            said = f"step {row['step']}{self.validated[label]}"
         else:
             terms = " ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
-            said = f"stage {row['stage']} | {terms} | {row['tokens_per_second']:,.0f} tok/s{self.validated}"
-            self.bar.update(self.task, completed=row["step"], total=total, said=said)
+            said = f"stage {row['stage']} | {terms} | {row['tokens_per_second']:,.0f} tok/s{self.validated[label]}"
+        self.bar.update(self.tasks[label], completed=row["step"], total=total, said=said)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self._last > self.seconds or row["step"] >= total):
-            self._last = now
+        if not self.console.is_terminal and (now - self.last[label] > self.seconds or row["step"] >= total):
+            self.last[label] = now
             left = row["seconds"] / max(row["step"], 1) * (total - row["step"])
-            self.console.print(
-                f"{self.label}: {row['step']}/{total} {said} | {left:.0f} s left", highlight=False, soft_wrap=True
-            )
+            line = f"{label}: {row['step']}/{total} {said} | {left:.0f} s left"
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+class Live(AbstractContextManager[Any]):
+    """The `Reporter` of one run: one bar."""
+
+    def __init__(self, label: str, console: Console | None = None) -> None:
+        self.label = label
+        self.bars = Bars([label], console)
+
+    def __enter__(self) -> Live:
+        self.bars.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.__exit__()
+
+    def row(self, row: dict[str, Any], total: int) -> None:
+        """See `Reporter.row`."""
+        self.bars.row(self.label, row, total)

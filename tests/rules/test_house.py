@@ -1,0 +1,72 @@
+"""The house rules that a machine can check (DESIGN.md, sections 4 and 9)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "src" / "unspoken"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+METHODS = [p for p in MODULES if p.parent.name == "methods" and p.stem not in ("__init__", "base")]
+CARD = ("Paper", "Idea", "Row", "Trains", "Reference code", "Relations", "Departures")
+
+every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+
+
+def tree_of(path: Path) -> ast.Module:
+    """A module, parsed."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@every_module
+def test_a_module_is_short_and_says_what_it_is(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 500
+    assert not text or ast.get_docstring(tree_of(path)), "a module starts with its docstring"
+
+
+@every_module
+def test_what_is_public_has_a_docstring(path: Path):
+    """Functions, classes and methods whose name has no underscore; stubs of a Protocol are explained by its class."""
+    bare = []
+    tree = tree_of(path)
+    stubs = {
+        id(item)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and any("Protocol" in ast.unparse(base) for base in node.bases)
+        for item in node.body
+    }
+    inside = {
+        id(item)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for item in ast.walk(node)
+        if item is not node
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        if node.name.startswith("_") or id(node) in stubs or id(node) in inside:
+            continue
+        if not ast.get_docstring(node):
+            bare.append(f"{node.name} (line {node.lineno})")
+    assert not bare
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
+def test_a_method_has_its_card(path: Path):
+    card = ast.get_docstring(tree_of(path)) or ""
+    places = [card.find(f"\n{heading}:") for heading in CARD]
+    assert all(place > 0 for place in places), dict(zip(CARD, places, strict=True))
+    assert places == sorted(places), "the card's headings stand in one order"
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
+def test_a_method_file_is_about_250_lines(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_two_levels_of_folders():
+    assert all(len(path.relative_to(PACKAGE).parts) <= 2 for path in MODULES)
