@@ -53,11 +53,11 @@ def main() -> None:
         list(pool.map(lambda job: one(*job, args.out), jobs))
 
     # Imported late: the jobs above are processes of their own and need no torch here.
-    from unspoken.evaluate.evaluator import EvalReport, evaluate, write_atomic
-    from unspoken.evaluate.report import compare, percent, with_interval
-    from unspoken.evaluate.statistics import Rate
+    from unspoken.evaluation.evaluator import EvalReport, evaluate, write_atomic
+    from unspoken.evaluation.report import compare, percent, with_interval
+    from unspoken.evaluation.statistics import Rate
     from unspoken.tasks import make_task
-    from unspoken.train.checkpoint import RunDir, load
+    from unspoken.training.checkpoint import RunDir, load
 
     reports = {job: EvalReport.from_json(args.out / f"{job[0]}-{job[1]}" / "eval-tiny-test.json") for job in jobs}
     start = load(START)

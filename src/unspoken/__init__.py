@@ -17,32 +17,32 @@ if TYPE_CHECKING:
     from unspoken.core.example import Example
     from unspoken.core.trace import Answer, Trace
     from unspoken.errors import UnspokenError
-    from unspoken.evaluate.evaluator import EvalReport, evaluate
+    from unspoken.evaluation.evaluator import EvalReport, evaluate
     from unspoken.model import Model
     from unspoken.recipes import recipe
     from unspoken.tasks import make_task
-    from unspoken.train.checkpoint import export, load
-    from unspoken.train.config import RunConfig
-    from unspoken.train.loop import train
+    from unspoken.training.checkpoint import export, load
+    from unspoken.training.config import RunConfig
+    from unspoken.training.loop import train
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "Answer": "unspoken.core.trace",
-    "EvalReport": "unspoken.evaluate.evaluator",
+    "EvalReport": "unspoken.evaluation.evaluator",
     "Example": "unspoken.core.example",
     "Model": "unspoken.model",
-    "RunConfig": "unspoken.train.config",
+    "RunConfig": "unspoken.training.config",
     "Trace": "unspoken.core.trace",
     "UnspokenError": "unspoken.errors",
     "build": "unspoken.core.config",
     "dump": "unspoken.core.config",
-    "evaluate": "unspoken.evaluate.evaluator",
-    "export": "unspoken.train.checkpoint",
-    "load": "unspoken.train.checkpoint",
+    "evaluate": "unspoken.evaluation.evaluator",
+    "export": "unspoken.training.checkpoint",
+    "load": "unspoken.training.checkpoint",
     "make_task": "unspoken.tasks",
     "recipe": "unspoken.recipes",
-    "train": "unspoken.train.loop",
+    "train": "unspoken.training.loop",
 }
 
 __all__ = [

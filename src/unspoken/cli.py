@@ -39,7 +39,7 @@ def _task_of(run: Path, task: str | None, overrides: list[str]) -> Any:
     """The run's own task, or another one, with overrides of its fields."""
     from unspoken.core.config import dump, override
     from unspoken.tasks import make_task, task_config
-    from unspoken.train.checkpoint import RunDir
+    from unspoken.training.checkpoint import RunDir
 
     config = RunDir(run).config().task if task is None else task_config(task)
     return make_task(override(dump(config), overrides))
@@ -69,8 +69,8 @@ def train(
 ) -> None:
     """Train a recipe. The same command goes on where a killed run stopped."""
     from unspoken.recipes import recipe as load_recipe
-    from unspoken.train.loop import train as run
-    from unspoken.train.progress import Live
+    from unspoken.training.loop import train as run
+    from unspoken.training.progress import Live
 
     config = load_recipe(recipe, overrides or [])
     target = out or Path("runs") / recipe.removesuffix(".json").replace("/", "-")
@@ -98,10 +98,10 @@ def evaluate(
     """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report."""
     from rich.progress import Progress
 
-    from unspoken.evaluate.evaluator import evaluate as score
-    from unspoken.evaluate.report import table
+    from unspoken.evaluation.evaluator import evaluate as score
+    from unspoken.evaluation.report import table
     from unspoken.tasks.base import SPLITS
-    from unspoken.train.checkpoint import load
+    from unspoken.training.checkpoint import load
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -141,7 +141,7 @@ def ask(
     """Ask a trained model one question."""
     from dataclasses import asdict
 
-    from unspoken.train.checkpoint import load
+    from unspoken.training.checkpoint import load
 
     text = sys.stdin.read() if question == "-" else question
     model = load(run, explain=show_thoughts)
@@ -164,9 +164,9 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).")] = None,
 ) -> None:
     """Put evaluations side by side: a table, and a paired test on the problems they share."""
-    from unspoken.evaluate.evaluator import EvalReport, write_atomic
-    from unspoken.evaluate.report import compare as pair
-    from unspoken.evaluate.report import comparison_markdown, comparison_table, table, to_json, to_markdown
+    from unspoken.evaluation.evaluator import EvalReport, write_atomic
+    from unspoken.evaluation.report import compare as pair
+    from unspoken.evaluation.report import comparison_markdown, comparison_table, table, to_json, to_markdown
 
     reports = {}
     for path in runs:
@@ -198,7 +198,7 @@ def data(
 ) -> None:
     """Look at a task's problems, check a data file, or write a split as JSONL."""
     from unspoken.core.config import dump, override
-    from unspoken.evaluate.evaluator import write_atomic
+    from unspoken.evaluation.evaluator import write_atomic
     from unspoken.tasks import make_task, task_config
     from unspoken.tasks.base import SPLITS
 
@@ -222,7 +222,7 @@ def data(
 @app.command()
 def export(run: Run, out: Annotated[Path, _argument("A new directory.")]) -> None:
     """Write what inference needs: the inner method's parameters, without auxiliary decoder and training state."""
-    from unspoken.train.checkpoint import export as write
+    from unspoken.training.checkpoint import export as write
 
     write(run, out)
     typer.echo(str(out))

@@ -67,5 +67,5 @@ def test_the_seed_matters_and_nothing_else_does():
     torch.manual_seed(5)
     first = draws([1], [[0]], 30)
     torch.manual_seed(6)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     assert draws([1], [[0]], 30) == first

@@ -15,8 +15,8 @@ from evaluate_fakes import FakeModel, FakeTask, problem, record, report
 
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError, RunError
-from unspoken.evaluate.evaluator import EvalReport, evaluate, same_step, write_atomic
-from unspoken.evaluate.statistics import Rate, wilson
+from unspoken.evaluation.evaluator import EvalReport, evaluate, same_step, write_atomic
+from unspoken.evaluation.statistics import Rate, wilson
 
 
 def say(i: int, question: str) -> tuple[str, dict[str, Any]]:
@@ -201,7 +201,7 @@ def test_provenance_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reading_reports_loads_no_torch() -> None:
     code = (
-        "import sys, unspoken.evaluate.page, unspoken.evaluate.report, unspoken.core.provenance\n"
+        "import sys, unspoken.evaluation.page, unspoken.evaluation.report, unspoken.core.provenance\n"
         "sys.exit(', '.join(m for m in ('torch', 'transformers', 'matplotlib', 'pandas') if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unspoken.errors import DataError
-from unspoken.evaluate.charts import Line, Point, line_chart, scatter
-from unspoken.evaluate.page import POINTS, PageRun, downsample, page, summary, thoughts_of, write_page
+from unspoken.evaluation.charts import Line, Point, line_chart, scatter
+from unspoken.evaluation.page import POINTS, PageRun, downsample, page, summary, thoughts_of, write_page
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 VOID = {"meta", "br"}

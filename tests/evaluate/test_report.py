@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from unspoken.errors import DataError
-from unspoken.evaluate.evaluator import EvalReport
-from unspoken.evaluate.report import (
+from unspoken.evaluation.evaluator import EvalReport
+from unspoken.evaluation.report import (
     compare,
     comparison_markdown,
     comparison_table,
@@ -21,7 +21,7 @@ from unspoken.evaluate.report import (
     to_json,
     to_markdown,
 )
-from unspoken.evaluate.statistics import mcnemar
+from unspoken.evaluation.statistics import mcnemar
 
 FIRST = [True] * 9 + [False] * 11
 SECOND = [True] * 8 + [False] * 2 + [True] * 10

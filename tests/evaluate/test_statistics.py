@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unspoken.errors import ConfigError, DataError
-from unspoken.evaluate.statistics import Rate, mcnemar, mean, rate, wilson
+from unspoken.evaluation.statistics import Rate, mcnemar, mean, rate, wilson
 
 
 @pytest.mark.parametrize(

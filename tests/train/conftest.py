@@ -17,7 +17,7 @@ from unspoken.core.backbone import BackboneConfig
 from unspoken.core.sampling import Speaking
 from unspoken.methods import method_config
 from unspoken.tasks import task_config
-from unspoken.train.config import RunConfig, TrainConfig
+from unspoken.training.config import RunConfig, TrainConfig
 
 SIM_COT: dict[str, Any] = {
     "name": "sim_cot",

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import unspoken
 from unspoken.core.config import dump
 from unspoken.errors import RunError
-from unspoken.train.loop import Training, train
+from unspoken.training.loop import Training, train
 
 
 def losses(run: Path) -> list[tuple[int, float]]:

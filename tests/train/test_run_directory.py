@@ -13,10 +13,10 @@ import unspoken
 from unspoken.core.backbone import LoraSettings
 from unspoken.errors import ConfigError, RunError, TrainingError
 from unspoken.methods.coconut import Coconut
-from unspoken.train import checkpoint
-from unspoken.train.checkpoint import RunDir, load_tensors, save_tensors
-from unspoken.train.loop import Training, train
-from unspoken.train.progress import Quiet
+from unspoken.training import checkpoint
+from unspoken.training.checkpoint import RunDir, load_tensors, save_tensors
+from unspoken.training.loop import Training, train
+from unspoken.training.progress import Quiet
 
 QUESTIONS = ["Ann has 3 pens and buys 4 more. She doubles them.", "Ann has 9 pens.", "How many pens has Ann, who had 12?"]
 

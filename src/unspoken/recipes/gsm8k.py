@@ -14,7 +14,7 @@ from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.tasks.gsm8k import Gsm8kAugConfig
-from unspoken.train.config import RunConfig, TrainConfig
+from unspoken.training.config import RunConfig, TrainConfig
 
 GPT2 = "openai-community/gpt2"  # [C] gsm_*.yaml: model_id
 

@@ -20,16 +20,16 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from unspoken.evaluate.evaluator import EvalReport, evaluate, same_step
-from unspoken.evaluate.page import PageRun, thoughts_of, write_page
-from unspoken.evaluate.report import compare as pair
-from unspoken.evaluate.report import comparison_table, table
+from unspoken.evaluation.evaluator import EvalReport, evaluate, same_step
+from unspoken.evaluation.page import PageRun, thoughts_of, write_page
+from unspoken.evaluation.report import compare as pair
+from unspoken.evaluation.report import comparison_table, table
 from unspoken.recipes import tiny
 from unspoken.tasks import make_task
-from unspoken.train.checkpoint import RunDir, load
-from unspoken.train.config import RunConfig
-from unspoken.train.loop import train
-from unspoken.train.progress import Bars
+from unspoken.training.checkpoint import RunDir, load
+from unspoken.training.config import RunConfig
+from unspoken.training.loop import train
+from unspoken.training.progress import Bars
 
 PROBLEMS = 500
 """Test problems. The 95% interval of a rate is then at most 4.4 points to each side."""

@@ -18,7 +18,7 @@ from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.tasks.tiny import TinyConfig
-from unspoken.train.config import RunConfig, TrainConfig
+from unspoken.training.config import RunConfig, TrainConfig
 
 START = "builtin:tiny"
 
@@ -109,7 +109,7 @@ def pause() -> RunConfig:
 
 
 def sim_cot() -> RunConfig:
-    """SIM-CoT on Coconut: all latents from the start, each explained by a one-layer decoder, text withdrawn over 40%."""
+    """SIM-CoT on Coconut: all latents from the start, each explained by a copy of the start model, text withdrawn over 40%."""
     return RunConfig(
         backbone=BackboneConfig(path=START),
         method=SimCotConfig(
@@ -121,7 +121,7 @@ def sim_cot() -> RunConfig:
                 curriculum="progressive",
                 restart_optimizer=False,
             ),
-            decoder=StepDecoderConfig(kind="layers", layers=1),
+            decoder=StepDecoderConfig(kind="copy"),  # it can write steps from the start; a fresh layer learns that first
             normalisation="token",
             weight=1.0,
             max_step_tokens=16,

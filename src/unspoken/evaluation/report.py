@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from unspoken.errors import DataError
-from unspoken.evaluate.evaluator import EvalReport
-from unspoken.evaluate.statistics import Rate, mcnemar
+from unspoken.evaluation.evaluator import EvalReport
+from unspoken.evaluation.statistics import Rate, mcnemar
 
 Reports = Mapping[str, EvalReport]
 """Label -> report. The first one is what the others are compared with."""

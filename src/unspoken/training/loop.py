@@ -28,15 +28,15 @@ from unspoken.core.layout import collate
 from unspoken.core.provenance import provenance
 from unspoken.core.tokens import BOT, EOT, LATENT
 from unspoken.errors import RunError, TrainingError
-from unspoken.evaluate.evaluator import evaluate
+from unspoken.evaluation.evaluator import evaluate
 from unspoken.methods import make_method
 from unspoken.methods.base import LossReport, Method, add_counts
 from unspoken.model import Model
 from unspoken.tasks import make_task
-from unspoken.train.checkpoint import RunDir
-from unspoken.train.config import RunConfig, learning_rate
-from unspoken.train.data import Schedule, check_lengths, lay_out
-from unspoken.train.progress import Quiet, Reporter
+from unspoken.training.checkpoint import RunDir
+from unspoken.training.config import RunConfig, learning_rate
+from unspoken.training.data import Schedule, check_lengths, lay_out
+from unspoken.training.progress import Quiet, Reporter
 
 
 def build_method(config: RunConfig) -> Method:

@@ -12,7 +12,7 @@ from unspoken.core.example import Example
 from unspoken.core.layout import Row, windows_by_length
 from unspoken.errors import DataError
 from unspoken.methods.base import Method
-from unspoken.train.config import TrainConfig
+from unspoken.training.config import TrainConfig
 
 
 class Schedule:

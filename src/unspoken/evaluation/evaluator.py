@@ -22,7 +22,7 @@ from unspoken.core.config import STRICT, build, dump
 from unspoken.core.example import Example
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError, RunError
-from unspoken.evaluate.statistics import Rate, mean, rate
+from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.tasks.base import Split, Task
 
 if TYPE_CHECKING:  # reading a report must not load torch

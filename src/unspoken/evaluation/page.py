@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.errors import DataError
-from unspoken.evaluate.charts import Line, Point, bar, line_chart, scatter
-from unspoken.evaluate.evaluator import EvalReport, same_step, write_atomic
-from unspoken.evaluate.report import cells, compare, notes, p_value, percent, points
-from unspoken.evaluate.statistics import mean
+from unspoken.evaluation.charts import Line, Point, bar, line_chart, scatter
+from unspoken.evaluation.evaluator import EvalReport, same_step, write_atomic
+from unspoken.evaluation.report import cells, compare, notes, p_value, percent, points
+from unspoken.evaluation.statistics import mean
 from unspoken.tasks.answers import equal, extract_strict
 
 POINTS = 400

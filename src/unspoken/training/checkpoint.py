@@ -30,7 +30,7 @@ from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
 from unspoken.methods import make_method
 from unspoken.methods.base import Method
 from unspoken.model import Model
-from unspoken.train.config import RunConfig
+from unspoken.training.config import RunConfig
 
 _DECODER = "decoder"
 """Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
