@@ -79,7 +79,7 @@ def test_departure_the_auxiliary_loss_is_computed():
 
 
 def test_departure_inference_does_not_know_the_number_of_steps():
-    """Released, without padding to the maximum: as many thoughts as the gold reasoning has steps. Ours: always the maximum."""
+    """Released, without padding to the maximum: thoughts for as many steps as the gold has. Ours: always the maximum."""
     case = the_case("coconut_llama_stage4_c2_nopadlatent")
     latent = case.facts["special_ids"]["latent"]
     official = [case.tensors[f"generate/prompt_{i}"].tolist().count(latent) for i in range(len(case.examples))]

@@ -14,7 +14,7 @@ LAYERS = (
     ("errors",),
     ("core",),
     ("methods", "tasks", "model"),
-    ("train", "evaluate", "importers", "inspector"),
+    ("training", "evaluation", "importers", "inspector"),
     ("recipes",),
     ("cli", "serve", "quickstart", "__main__", "__init__"),
 )
@@ -70,7 +70,7 @@ def test_method_names_stand_in_one_place():
     from unspoken.methods import METHODS
 
     for path in MODULES:
-        if top(path) in ("core", "model", "train", "evaluate", "inspector"):
+        if top(path) in ("core", "model", "training", "evaluation", "inspector"):
             tree = ast.parse(path.read_text(encoding="utf-8"))
             compared = {
                 leaf.value

@@ -17,6 +17,7 @@ RECIPES = {
     "tiny/cot": "unspoken.recipes.tiny:cot",
     "tiny/no_cot": "unspoken.recipes.tiny:no_cot",
     "tiny/coconut": "unspoken.recipes.tiny:coconut",
+    "tiny/coconut_progressive": "unspoken.recipes.tiny:coconut_progressive",
     "tiny/pause": "unspoken.recipes.tiny:pause",
     "tiny/sim_cot": "unspoken.recipes.tiny:sim_cot",
     "gsm8k/cot": "unspoken.recipes.gsm8k:cot",

@@ -109,7 +109,7 @@ def pause() -> RunConfig:
 
 
 def sim_cot() -> RunConfig:
-    """SIM-CoT on Coconut: all latents from the start, each explained by a copy of the start model, text withdrawn over 40%."""
+    """SIM-CoT on Coconut: all latents from the start, each explained by a copy of the base, text withdrawn over 40%."""
     return RunConfig(
         backbone=BackboneConfig(path=START),
         method=SimCotConfig(
@@ -130,6 +130,12 @@ def sim_cot() -> RunConfig:
         train=_TRAIN,
         speaking=_SPEAKING,
     )
+
+
+def coconut_progressive() -> RunConfig:
+    """SIM-CoT without its decoder: the same rows, schedule and optimizer. What is left of its gain is the supervision."""
+    base = sim_cot()
+    return replace(base, method=base.method.inner)
 
 
 def shortened(config: RunConfig, steps: int, updates: int, seed: int) -> RunConfig:

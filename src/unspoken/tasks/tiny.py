@@ -240,10 +240,13 @@ class Tiny:
 
     def __init__(self, config: TinyConfig) -> None:
         self.config = config
+        self._made: dict[Split, list[Example]] = {}
 
     def examples(self, split: Split) -> list[Example]:
-        """See `generate`."""
-        return generate(self.config, split)
+        """See `generate`. Made once: 20,000 problems take seconds."""
+        if split not in self._made:
+            self._made[split] = generate(self.config, split)
+        return list(self._made[split])
 
     def score(self, example: Example, text: str) -> Score:
         """Numbers, compared as numbers."""
