@@ -31,11 +31,11 @@ WORST: dict[str, float] = {}
 
 def folder() -> Path | None:
     """Where the fixtures are: UNSPOKEN_PARITY, else beside the repository; None = nowhere."""
-    found = Path(os.environ.get("UNSPOKEN_PARITY") or BESIDE)
-    return found if found.is_dir() else None
+    places = [Path(os.environ["UNSPOKEN_PARITY"])] if os.environ.get("UNSPOKEN_PARITY") else []
+    return next((place for place in (*places, BESIDE) if place.is_dir()), None)
 
 
-ABSENT = f"no parity fixtures: neither UNSPOKEN_PARITY nor {BESIDE} is a folder (see DESIGN.md, section 8)"
+ABSENT = f"no parity fixtures: neither UNSPOKEN_PARITY nor {BESIDE} is a folder (see docs/design.md)"
 """Why a reference test is skipped where `folder()` is None."""
 
 

@@ -1,4 +1,4 @@
-"""What every method keeps to, whatever paper it comes from (DESIGN.md, section 8)."""
+"""What every method keeps to, whatever paper it comes from (docs/design.md)."""
 
 from __future__ import annotations
 

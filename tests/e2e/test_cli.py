@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from unspoken.cli import main
 
 START = "builtin:tiny"
 FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=4"]
 
 
-def unspoken(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "unspoken", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=240,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+def unspoken(*words: str | Path, cwd: Path | None = None) -> Done:
+    """Run a command in this process (a new one costs seconds of imports; `test_exit_code_of_the_real_command` takes one)."""
+    out, err, here, argv = io.StringIO(), io.StringIO(), Path.cwd(), sys.argv
+    sys.argv = ["unspoken", *map(str, words)]
+    code = 0
+    try:
+        os.chdir(cwd or here)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as done:
+        code = int(done.code or 0)
+    finally:
+        os.chdir(here)
+        sys.argv = argv
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def refused(done: Done, *parts: str) -> None:
     """One line on standard error, exit code 2, and what it must say."""
     assert done.returncode == 2, done.stderr
     lines = done.stderr.strip().splitlines()
@@ -54,6 +75,13 @@ def test_help_needs_no_torch():
     assert done.returncode == 0, done.stderr
     for command in ("quickstart", "train", "eval", "ask", "compare", "data", "list"):
         assert command in done.stdout
+
+
+def test_exit_code_of_the_real_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "unspoken", "train", "tiny/simcot"], capture_output=True, text=True, check=False
+    )
+    refused(Done(done.returncode, done.stdout, done.stderr), "unknown recipe 'tiny/simcot'")
 
 
 def test_list_names_what_there_is():

@@ -1,4 +1,4 @@
-"""The house rules that a machine can check (DESIGN.md, sections 4 and 9)."""
+"""The house rules that a machine can check (docs/design.md)."""
 
 from __future__ import annotations
 

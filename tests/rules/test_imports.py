@@ -1,4 +1,4 @@
-"""Imports point one way (DESIGN.md, section 4)."""
+"""Imports point one way (docs/design.md)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path):
     mine = top(path)
-    assert mine in RANK, f"{mine} is in no layer; add it to LAYERS here and to DESIGN.md"
+    assert mine in RANK, f"{mine} is in no layer; add it to LAYERS here and to docs/design.md"
     for name in imported(path):
         theirs = name.split(".")[1]
         assert theirs in RANK or theirs.startswith("__"), f"{path.name} imports {name}"

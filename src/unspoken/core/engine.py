@@ -308,7 +308,8 @@ def _check_context(backbone: Body, batch: Batch, spoken: int) -> None:
         return
     longest = int(batch.lengths_B.argmax())
     length = int(batch.lengths_B[longest])
-    if length + spoken > backbone.context:
+    # The last spoken token is never fed.
+    if length + max(spoken - 1, 0) > backbone.context:
         name = (batch.names[longest] if batch.names else "") or f"row {longest}"
         more = f" + {spoken} answer tokens" if spoken else ""
         raise DataError(

@@ -27,7 +27,7 @@ from unspoken.core.curriculum import Stage
 from unspoken.core.layout import collate
 from unspoken.core.provenance import provenance
 from unspoken.core.tokens import BOT, EOT, LATENT
-from unspoken.errors import RunError, TrainingError
+from unspoken.errors import ConfigError, RunError, TrainingError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.methods import make_method
 from unspoken.methods.base import LossReport, Method, add_counts
@@ -40,7 +40,13 @@ from unspoken.training.progress import Quiet, Reporter
 
 
 def build_method(config: RunConfig) -> Method:
-    """The method of a config on its base model, LoRA included, as training starts from it."""
+    """The method of a config on its base model, LoRA included, as training starts from it.
+
+    Raises:
+        ConfigError: LoRA on a base model that the method is told not to train.
+    """
+    if config.backbone.lora is not None and getattr(config.method, "trains", "both") == "decoder":
+        raise ConfigError("backbone.lora trains the base model, method.trains=decoder does not; set one of them otherwise")
     backbone = load_backbone(config.backbone)
     method = make_method(config.method, backbone)
     if config.backbone.lora is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from backbones import ARCHS
 from safetensors.torch import load_file
 
 import unspoken
@@ -102,8 +103,7 @@ def test_run_json_reruns_the_run(make, tmp_path):
 
 def test_micro_batches_change_nothing(make, tmp_path):
     """Normalised by true counts, 4 rows at once and 1 row at a time give the same training (no dropout here)."""
-    start = {"arch": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-                      "num_attention_heads": 4, "num_key_value_heads": 2}, "tokenizer": make().backbone.tokenizer}  # fmt: skip
+    start = {"arch": ARCHS["llama"], "tokenizer": make().backbone.tokenizer}
     train(make(backbone=start), tmp_path / "whole")
     train(make(backbone=start, micro_batch_size=1), tmp_path / "parts")
     for (step, a), (_, b) in zip(losses(tmp_path / "whole"), losses(tmp_path / "parts"), strict=True):
