@@ -35,7 +35,6 @@ def test_quickstart_writes_runs_reports_and_a_page(short, tmp_path):
     assert list(reports) == [START, "No-CoT", "Coconut", "SIM-CoT"]
     assert reports[START].accuracy.value > 0.9  # the model in the package reasons well in words
     assert reports["SIM-CoT"].mean_latents == reports["Coconut"].mean_latents == 3
-    assert reports["SIM-CoT"].mean_passes < reports[START].mean_passes
     for word in (*reports, "thought", "unspoken ask"):
         assert word in text
     page = (tmp_path / "index.html").read_text()

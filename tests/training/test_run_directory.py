@@ -182,3 +182,37 @@ def test_run_json_says_where_the_run_comes_from(run):
     assert about["provenance"]["torch"] if "torch" in about["provenance"] else about["provenance"]
     assert about["config"]["train"]["seed"] == 0
     assert about["finished"]["steps"] == 12
+
+
+@pytest.mark.parametrize("embeddings", ["own"])
+def test_a_smaller_lm_explains_and_is_kept_in_the_run(make, files, tmp_path, embeddings):
+    """The decoder may be another LM with the same tokenizer; the run directory is whole without it."""
+    from backbones import backbone
+
+    other = tmp_path / "other-lm"
+    backbone("gpt2", n_embd=16, n_layer=1).save(other)
+    method = {
+        "name": "sim_cot",
+        "inner": {"name": "coconut", "epochs_per_stage": 0.5, "max_stage": 2},
+        "decoder": {"kind": "model", "path": str(other), "embeddings": embeddings},
+    }
+    training = Training(make(method, steps=6), tmp_path / "run", Quiet())
+    training.go()
+    live = unspoken.Model(training.method, training.config.speaking)
+    shutil.rmtree(other)
+    loaded = unspoken.load(tmp_path / "run")
+    assert loaded.explain(loaded.think(QUESTIONS)) == live.explain(live.think(QUESTIONS))
+
+
+def test_a_decoder_with_another_tokenizer_is_refused(make, tmp_path):
+    words = make().backbone.tokenizer
+    other = tmp_path / "other-lm"
+    shutil.copytree("src/unspoken/assets/tiny/model", other)
+    method = {
+        "name": "sim_cot",
+        "inner": {"name": "coconut"},
+        "decoder": {"kind": "model", "path": str(other), "embeddings": "own"},
+    }
+    with pytest.raises(ConfigError, match="another tokenizer than the base model"):
+        train(make(method, backbone={"arch": make().backbone.arch, "tokenizer": words}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

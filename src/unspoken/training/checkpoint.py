@@ -115,9 +115,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def own_state(method: Any) -> dict[str, Tensor]:
-    """What a method has beyond its base model: projections, decoders."""
-    base = {id(tensor) for tensor in (*method.backbone.lm.parameters(), *method.backbone.lm.buffers())}
-    return {name: tensor for name, tensor in method.state_dict(keep_vars=True).items() if id(tensor) not in base}
+    """What a method has beyond its base model: projections, decoders. A decoder that is another LM is saved by itself."""
+    parts = [method.backbone.lm]
+    if (decoder := _other_lm(method)) is not None:
+        parts.append(decoder)
+    elsewhere = {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
+    return {name: tensor for name, tensor in method.state_dict(keep_vars=True).items() if id(tensor) not in elsewhere}
+
+
+def _other_lm(method: Any) -> Any:
+    """A step decoder's LM that came from elsewhere, or None."""
+    decoder = getattr(method, "decoder", None)
+    return decoder.lm if decoder is not None and decoder.config.path is not None else None
 
 
 class RunDir:
@@ -244,10 +253,8 @@ class RunDir:
             extra = own_state(method)
             if extra:
                 save_tensors(temporary / "method.safetensors", extra)
-            decoder = getattr(method, "decoder", None)
-            if decoder is not None and decoder.config.path is not None:
-                (temporary / _DECODER).mkdir()
-                decoder.lm.config.save_pretrained(temporary / _DECODER)
+            if (lm := _other_lm(method)) is not None:
+                lm.save_pretrained(temporary / _DECODER)
                 method.backbone.tokenizer.save_pretrained(temporary / _DECODER)
             about = {"run": run_id, "step": step, "score": score, "method": dump(method.config), "own": sorted(extra)}
             (temporary / "unspoken.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
