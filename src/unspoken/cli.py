@@ -174,7 +174,8 @@ def compare(
         if len(files) != 1:
             found = f"{len(files)} reports ({', '.join(f.name for f in files)})" if files else "no report"
             raise ConfigError(f"{path} has {found}; run `unspoken eval {path}` first, or name one report file")
-        reports[path.name if path.is_dir() else path.parent.name + "/" + path.stem] = EvalReport.from_json(files[0])
+        short = path.name if path.is_dir() else path.parent.name if path.stem.startswith("eval-") else path.stem
+        reports[short if short not in reports else str(path)] = EvalReport.from_json(files[0])
     console = _console()
     console.print(table(reports))
     comparison = pair(reports) if len(reports) > 1 else None

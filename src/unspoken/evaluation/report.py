@@ -21,6 +21,8 @@ Reports = Mapping[str, EvalReport]
 
 COLUMNS = ("method", "accuracy", "flexible", "latents", "visible tokens", "forward passes", "ms/question", "n")
 HEADINGS = ("method", "accuracy % (95%)", "flexible %", *COLUMNS[3:])
+NARROW = ("method", "accuracy % (95%)", "flex. %", "latents", "tokens", "passes", "ms", "n")
+"""The headings on a terminal of 80 columns."""
 WITH_THOUGHTS = "†"
 """Stands behind a time that includes decoding thoughts into words."""
 
@@ -91,12 +93,18 @@ def notes(reports: Reports) -> list[str]:
 
 def table(reports: Reports) -> Table:
     """The reports as a table for the terminal."""
-    result = Table(box=box.SIMPLE_HEAD, caption="\n".join(map(escape, notes(reports))), caption_justify="left")
-    for name, heading in zip(COLUMNS, HEADINGS, strict=True):
-        left = name == "method"
-        result.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=name == "accuracy")
+    result = _terminal_table(NARROW, text_columns=1, caption="\n".join(notes(reports)))
     for label, report in reports.items():
         result.add_row(*map(escape, cells(label, report)))
+    return result
+
+
+def _terminal_table(headings: tuple[str, ...], text_columns: int, caption: str) -> Table:
+    """A table in which no figure is broken over two lines; long labels are."""
+    result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=escape(caption), caption_justify="left")
+    for number, heading in enumerate(headings):
+        text = number < text_columns
+        result.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     return result
 
 
@@ -203,9 +211,8 @@ PAIR_COLUMNS = ("a", "b", "b - a, points", "only a right", "only b right", "McNe
 
 def comparison_table(comparison: Comparison) -> Table:
     """The comparison as a table for the terminal."""
-    result = Table(box=box.SIMPLE_HEAD, caption=escape(_pair_note(comparison)), caption_justify="left")
-    for name in PAIR_COLUMNS:
-        result.add_column(name, justify="left" if name in ("a", "b") else "right", overflow="fold")
+    headings = ("a", "b", "b - a", "only a", "only b", "p", "intervals")
+    result = _terminal_table(headings, text_columns=2, caption=_pair_note(comparison))
     for pair in comparison.pairs:
         result.add_row(*map(escape, _pair_cells(pair)))
     return result

@@ -34,7 +34,7 @@ from unspoken.training.progress import Bars
 PROBLEMS = 500
 """Test problems. The 95% interval of a rate is then at most 4.4 points to each side."""
 
-START = "SFT-CoT (start)"
+START = "SFT-CoT"
 
 
 def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS) -> dict[str, EvalReport]:

@@ -152,8 +152,8 @@ def shortened(config: RunConfig, steps: int, updates: int, seed: int) -> RunConf
 
 
 QUICKSTART: dict[str, Callable[[int], RunConfig]] = {
-    "No-CoT": lambda seed: shortened(no_cot(), 3, 1200, seed),
-    "Coconut": lambda seed: shortened(coconut(), 3, 1200, seed),
-    "SIM-CoT": lambda seed: shortened(sim_cot(), 3, 1200, seed),
+    "No-CoT": lambda seed: shortened(no_cot(), 3, 2000, seed),
+    "Coconut": lambda seed: shortened(coconut(), 3, 2000, seed),
+    "SIM-CoT": lambda seed: shortened(sim_cot(), 3, 2000, seed),
 }
 """What `unspoken quickstart` trains: label -> recipe of a seed."""
