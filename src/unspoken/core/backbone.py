@@ -118,6 +118,11 @@ class Backbone(nn.Module):
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
 
     @property
+    def window(self) -> int | None:
+        """The least number of columns that a layer attends to; None = all of them."""
+        return attention_window(self.lm)
+
+    @property
     def device(self) -> torch.device:
         """Where the input embedding lives."""
         return self.lm.get_input_embeddings().weight.device
@@ -242,6 +247,15 @@ class Backbone(nn.Module):
         with _no_bars():
             self.plain().save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def attention_window(lm: Any) -> int | None:
+    """A model's sliding window, if a layer uses one."""
+    config = lm.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    slides = getattr(config, "use_sliding_window", True) and (kinds is None or any("sliding" in kind for kind in kinds))
+    return int(window) if window and slides else None
 
 
 def builtin(path: str) -> Path:

@@ -43,6 +43,8 @@ class Body(Protocol):
     @property
     def context(self) -> int | None: ...
     @property
+    def window(self) -> int | None: ...
+    @property
     def eos_ids(self) -> tuple[int, ...]: ...
     def embed(self, ids: Tensor) -> Tensor: ...
     def new_cache(self) -> DynamicCache: ...
@@ -173,6 +175,12 @@ class Loop:
         column_N = self.mask_bS.shape[1] + offset_N
         self.columns_BT[self.index_b[row_N[given_N]], place_N[given_N]] = column_N[given_N]
         self.mask_bS = np.concatenate([self.mask_bS, real_bW], axis=1)
+        if self.backbone.window is not None and self.mask_bS.shape[1] > self.backbone.window and not self.mask_bS.all():
+            # Attention counts columns, so padding would push real positions out of a row's window.
+            raise DataError(
+                f"{self.mask_bS.shape[1]} columns exceed the model's attention window of {self.backbone.window}, and the "
+                "rows of this batch are padded, which would shorten it; use batch_size=1 for texts this long"
+            )
 
         hidden_bWD = self.backbone.step(
             embeds_bWD,

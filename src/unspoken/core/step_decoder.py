@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from unspoken.core.backbone import Backbone, BackboneConfig, head_logits, load_backbone
+from unspoken.core.backbone import Backbone, BackboneConfig, attention_window, head_logits, load_backbone
 from unspoken.core.config import STRICT
 from unspoken.core.engine import Loop, unroll
 from unspoken.core.layout import IGNORE, Batch, Row, collate
@@ -110,6 +110,11 @@ class StepDecoder(nn.Module):
         """The most positions it takes."""
         most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
         return None if most is None else most - self.config.first_position
+
+    @property
+    def window(self) -> int | None:
+        """See `Backbone.window`."""
+        return attention_window(self.lm)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -140,7 +140,7 @@ def coconut_progressive() -> RunConfig:
 
 def shortened(config: RunConfig, steps: int, updates: int, seed: int) -> RunConfig:
     """The same recipe on problems of fewer operations, with fewer updates."""
-    train = replace(config.train, steps=updates, validate_every=updates, save_every=updates, seed=seed)
+    train = replace(config.train, steps=updates, validate_every=updates // 5, save_every=updates // 5, seed=seed)
     method = config.method
     stretch = updates / (config.train.steps or updates)
     inner = getattr(method, "inner", method)

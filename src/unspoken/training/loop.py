@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
@@ -68,6 +69,11 @@ class Training:
         self.config, self.t, self.reporter = config, config.train, reporter
         if self.t.threads is not None:
             torch.set_num_threads(self.t.threads)
+        if self.t.tracker is not None and self.t.tracker not in (known := [str(t) for t in get_available_trackers()]):
+            raise ConfigError(
+                f"tracker {self.t.tracker!r} is not installed or unknown to accelerate; "
+                f"installed: {', '.join(known) or 'none'}; pip install it, or set train.tracker=null"
+            )
         self.accelerator = Accelerator(log_with=self.t.tracker, project_dir=str(out) if self.t.tracker else None)
         self.run = RunDir(out)
         self.task = make_task(config.task)
