@@ -9,7 +9,8 @@ common=(train.epochs=null train.steps=100 train.micro_batch_size=8 train.precisi
 unspoken train gsm8k/cot backbone.path="$model" "${common[@]}" train.batch_size=16 train.save_every=20 --out runs/smollm2-cot
 unspoken train gsm8k/sim_cot backbone.path=runs/smollm2-cot "${common[@]}" train.batch_size=8 train.save_every=25 \
   method.inner.epochs_per_stage=0.003 --out runs/smollm2-sim_cot
-unspoken eval runs/smollm2-cot --limit 200 --batch-size 50
-unspoken eval runs/smollm2-sim_cot --limit 200 --batch-size 50
+for run in smollm2-cot smollm2-sim_cot; do
+  unspoken eval runs/$run --limit 200 --batch-size 50 --out runs/$run/eval-gsm8k_aug-test.json
+done
 unspoken eval runs/smollm2-sim_cot --limit 200 --batch-size 50 --explain --out runs/smollm2-sim_cot/thoughts.json
 unspoken compare runs/smollm2-cot runs/smollm2-sim_cot

@@ -30,14 +30,14 @@ def one(method: str, seed: int, out: Path) -> Path:
     unspoken = [sys.executable, "-m", "unspoken"]
     overrides = [f"train.seed={seed}", f"task.seed={seed}", "train.threads=1"]
     subprocess.run([*unspoken, "train", f"tiny/{method}", *overrides, "--out", run], check=True, env=environment)
+    told = run / "thoughts.json"
     if not report.exists():
         subprocess.run(
             [*unspoken, "eval", run, "--batch-size", "100"], check=True, env=environment, stdout=subprocess.DEVNULL
         )
-        if method == "sim_cot":
-            told = run / "thoughts.json"
-            command = [*unspoken, "eval", run, "--batch-size", "100", "--explain", "--out", told]
-            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    if method == "sim_cot" and not told.exists():
+        command = [*unspoken, "eval", run, "--batch-size", "100", "--explain", "--out", told]
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     return report
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unspoken.errors import ConfigError, UnspokenError
+from unspoken.errors import ConfigError, DataError, UnspokenError
 
 app = typer.Typer(
     help="Language models that reason without writing the reasoning down: train, evaluate, ask, compare.",
@@ -26,7 +26,12 @@ def _argument(text: str) -> Any:
 
 Overrides = Annotated[list[str] | None, _argument("Overrides, e.g. train.lr=1e-3 backbone.path=DIR.")]
 TaskOverrides = Annotated[list[str] | None, _argument("Overrides of the task's fields, e.g. root=DIR.")]
-Run = Annotated[Path, _argument("A run directory.")]
+Run = Annotated[Path, _argument("A run directory, or builtin:tiny.")]
+Temperature = Annotated[float | None, typer.Option(help="0 = greedy; default as in the run.")]
+TopP = Annotated[float | None, typer.Option(help="Nucleus sampling; 1 = off.")]
+TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 = all.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of sampling.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer; default as in the run.")]
 
 
 def _console() -> Any:
@@ -45,8 +50,16 @@ def _task_of(run: Path, task: str | None, overrides: list[str]) -> Any:
     return make_task(override(dump(config), overrides))
 
 
-def _report_path(run: Path, task: str, split: str) -> Path:
-    return run / f"eval-{task}-{split}.json"
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
+    """Where a report goes. Settings other than the run's own stand in its name: `compare` reads the plain one."""
+    settings = "".join(f"-{name}-{value}" for name, value in changed.items())
+    name = f"eval-{task}-{split}{settings}.json"
+    return Path(f"{run.name.replace(':', '-')}-{name}") if str(run).startswith("builtin:") else run / name
 
 
 @app.command()
@@ -74,7 +87,11 @@ def train(
 
     config = load_recipe(recipe, overrides or [])
     target = out or Path("runs") / recipe.removesuffix(".json").replace("/", "-")
-    done = run(config, target, None if quiet else Live(recipe))
+    try:
+        done = run(config, target, None if quiet else Live(recipe))
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from the last saved state", err=True)
+        raise typer.Exit(130) from None
     typer.echo(str(done.path))
 
 
@@ -88,11 +105,11 @@ def evaluate(
     latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
     explain: Annotated[bool, typer.Option(help="Decode the thoughts too, and score the steps.")] = False,
-    temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 = all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; default as in the run.")] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    max_new_tokens: MaxNewTokens = None,
     out: Annotated[Path | None, typer.Option(help="Report file; default RUN/eval-TASK-SPLIT.json.")] = None,
 ) -> None:
     """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report."""
@@ -107,9 +124,7 @@ def evaluate(
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     chosen = _task_of(run, task, overrides or [])
     model = load(run, explain=explain)
-    speaking: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
-    if max_new_tokens is not None:
-        speaking["max_new_tokens"] = max_new_tokens
+    speaking = _given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
     console = _console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         job = bar.add_task("questions", total=None)
@@ -117,7 +132,7 @@ def evaluate(
             model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
             progress=lambda done, total: bar.update(job, completed=done, total=total), **speaking,
         )  # fmt: skip
-    target = out or _report_path(run, chosen.name, split)
+    target = out or _report_path(run, chosen.name, split, _given(limit=limit, latents=latents, **speaking))
     report.save(target)
     console.print(table({run.name: report}))
     if (steps := report.step_accuracy) is not None:
@@ -132,10 +147,11 @@ def ask(
     question: Annotated[str, _argument("A question in plain text; - reads it from standard input.")],
     show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="Print the decoded thoughts.")] = False,
     latents: Annotated[int | None, typer.Option(help="How many latents to think.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 = greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option()] = 1.0,
-    top_k: Annotated[int, typer.Option()] = 0,
-    seed: Annotated[int, typer.Option()] = 0,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    max_new_tokens: MaxNewTokens = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Ask a trained model one question."""
@@ -145,10 +161,8 @@ def ask(
 
     text = sys.stdin.read() if question == "-" else question
     model = load(run, explain=show_thoughts)
-    said = model.answer(
-        [text], latents=latents, explain=show_thoughts, names=["the question"],
-        temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,
-    )[0]  # fmt: skip
+    speaking = _given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    said = model.answer([text], latents=latents, explain=show_thoughts, names=["the question"], **speaking)[0]
     if as_json:
         typer.echo(json.dumps(asdict(said), ensure_ascii=False))
         return
@@ -175,7 +189,8 @@ def compare(
             found = f"{len(files)} reports ({', '.join(f.name for f in files)})" if files else "no report"
             raise ConfigError(f"{path} has {found}; run `unspoken eval {path}` first, or name one report file")
         short = path.name if path.is_dir() else path.parent.name if path.stem.startswith("eval-") else path.stem
-        reports[short if short not in reports else str(path)] = EvalReport.from_json(files[0])
+        label = next(n for n in (short, str(path), *(f"{path} ({k})" for k in range(2, 99))) if n not in reports)
+        reports[label] = EvalReport.from_json(files[0])
     console = _console()
     console.print(table(reports))
     comparison = pair(reports) if len(reports) > 1 else None
@@ -214,6 +229,8 @@ def data(
         return
     for row in rows[:n]:
         typer.echo(json.dumps(row, ensure_ascii=False))
+    if not examples:
+        raise DataError(f"the {split} split of {chosen.name} is empty")
     lengths = sorted(len(e.steps) for e in examples)
     typer.echo(
         f"{len(rows)} examples, {lengths[0]} to {lengths[-1]} steps, fingerprint {chosen.fingerprint(split)}", err=True
@@ -248,9 +265,6 @@ def main() -> None:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last saved state", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

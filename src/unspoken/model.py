@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
+from unspoken.core.config import build, dump
 from unspoken.core.engine import generate, think
 from unspoken.core.latents import Edited
 from unspoken.core.sampling import Speaking
@@ -71,13 +71,17 @@ class Model:
         """
         if explain and not self.explains:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         unknown = set(speaking) - set(Speaking.__dataclass_fields__)
         if unknown:
             raise ConfigError(
                 f"unknown speaking option {sorted(unknown)[0]!r}; known: {', '.join(Speaking.__dataclass_fields__)}"
             )
         source = self.method.source()
-        if edit is not None and source is not None:
+        if edit is not None:
+            if source is None:
+                raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
             source = Edited(source, edit)
         was_training = self._eval()
         try:
@@ -85,7 +89,7 @@ class Model:
                 self.method.backbone,
                 self._rows(questions, latents, names),
                 source,
-                replace(self.speaking, **speaking),
+                build(Speaking, {**dump(self.speaking), **speaking}),
                 batch_size=batch_size,
                 explain=self.method.explain if explain else None,
                 on_token=on_token,
@@ -114,6 +118,11 @@ class Model:
         if not self.explains:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
         return self.method.explain(trace)
+
+    def expected(self, steps: Sequence[str], latents: int) -> tuple[str | None, ...] | None:
+        """What each thought group of a problem with these true steps stands for; None where the method does not say."""
+        say = getattr(self.method, "expected", None)
+        return None if say is None else say(tuple(steps), latents)
 
     def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
         if isinstance(questions, str):

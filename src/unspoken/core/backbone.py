@@ -234,7 +234,11 @@ class Backbone(nn.Module):
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.lm.modules()),  # GPT-2's linear layers
             task_type="CAUSAL_LM",
         )
-        object.__setattr__(self, "_peft", get_peft_model(self.lm, config))
+        try:
+            adapted = get_peft_model(self.lm, config)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"LoRA cannot be added: {str(error).splitlines()[0]}; check r, alpha and targets") from error
+        object.__setattr__(self, "_peft", adapted)
 
     def plain(self) -> PreTrainedModel:
         """The causal LM with any LoRA merged into a copy; the model itself where there is none."""
@@ -246,7 +250,10 @@ class Backbone(nn.Module):
         """Write the plain model and its tokenizer as an ordinary Hugging Face folder (safetensors)."""
         with _no_bars():
             self.plain().save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        try:
+            self.tokenizer.save_pretrained(folder)
+        except Exception as error:  # its writer raises bare exceptions, a full disk included
+            raise OSError(str(error)) from error
 
 
 def attention_window(lm: Any) -> int | None:
@@ -291,8 +298,10 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         tokenizer = AutoTokenizer.from_pretrained(source)
         with _no_bars():
             lm = _causal_lm(config, where, len(tokenizer))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
+    except BackboneError:
+        raise
+    except Exception as error:  # transformers, tokenizers, safetensors and hub each raise their own kinds
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(
             f"cannot load a model from {config.path or config.arch}: {first}; give a Hugging Face folder, "
             "a hub id that this machine can reach, a run directory, or 'builtin:tiny'"
@@ -304,7 +313,15 @@ def _causal_lm(config: BackboneConfig, where: str | None, words: int) -> Any:
     """Pretrained weights, or random ones of a shape."""
     dtype = getattr(torch, config.dtype)
     if where is not None:
-        return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, attn_implementation=config.attention)
+        settings: Any = {"dtype": dtype, "attn_implementation": config.attention, "output_loading_info": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(where, **settings)
+        lm, found = loaded
+        if missing := sorted(found["missing_keys"]):
+            raise BackboneError(
+                f"{config.path} lacks {len(missing)} of the model's weights (first: {missing[0]!r}), which would be random; "
+                "it is truncated, or its config.json belongs to another model"
+            )
+        return lm
     assert config.arch is not None
     rest = {k: v for k, v in config.arch.items() if k != "model_type"}
     arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{"vocab_size": words, **rest})

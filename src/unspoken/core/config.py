@@ -64,6 +64,10 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
         return data
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}{cls.__name__} needs a mapping of fields, got {type(data).__name__} ({data!r:.60})")
+    for f in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
+        if isinstance(data.get(f.name), bool) and "bool" not in str(f.type) and "Any" not in str(f.type):
+            # Left alone, pydantic takes true for 1.
+            raise ConfigError(f"{where}field {f.name!r} of {cls.__name__} must be {f.type}, got {json.dumps(data[f.name])}")
     try:
         return TypeAdapter(cls).validate_python(dict(data))
     except ConfigError as error:  # from a class's own checks
@@ -86,7 +90,7 @@ def named(table: Table, kind: str, data: Any) -> Any:
         return data
     if isinstance(data, str):
         data = {"name": data}
-    if not isinstance(data, Mapping) or "name" not in data:
+    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
         raise ConfigError(f"a {kind} is a mapping with a 'name', got {data!r:.80}; {did_you_mean('', table)}")
     return build(lookup(table, data["name"], kind).Config, data)
 
@@ -117,6 +121,10 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
         node = result
         for depth, part in enumerate([*parents, last]):
             if not isinstance(node, dict) or part not in node:
+                if node is None and depth:
+                    whole = ".".join(parents[:depth])
+                    example = f"{whole}='{{\"{part}\": ...}}'"
+                    raise ConfigError(f"override {assignment!r}: {whole} is not set; give it as a whole, e.g. {example}")
                 inside = ".".join(parents[:depth]) or "the run config"
                 options = node if isinstance(node, dict) else ()
                 raise ConfigError(f"override {assignment!r}: no field {part!r} in {inside}; {did_you_mean(part, options)}")

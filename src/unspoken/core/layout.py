@@ -66,11 +66,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.lengths_B)
 
-    @property
-    def tokens(self) -> int:
-        """Positions that are not padding."""
-        return int(self.lengths_B.sum())
-
     def label_places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(rows_N, positions_N, labels_N) of the targets: the state at `positions_N` predicts `labels_N`."""
         rows, places = np.nonzero(self.labels_BT[:, 1:] != IGNORE)

@@ -45,7 +45,14 @@ class StepDecoderConfig:
 
 
 def _first_layers(backbone: Backbone, layers: int) -> nn.Module:
-    """A causal LM of the base's family with the base's first layers, embeddings, final norm and head."""
+    """A causal LM of the base's family with the base's first layers, embeddings, final norm and head.
+
+    Raises:
+        ConfigError: the base has fewer layers.
+    """
+    depth = backbone.lm.config.get_text_config().num_hidden_layers
+    if layers > depth:
+        raise ConfigError(f"decoder.layers is {layers}, the base model has {depth}; use at most as many")
     config = copy.deepcopy(backbone.lm.config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None) is not None:

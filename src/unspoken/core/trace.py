@@ -20,21 +20,11 @@ class Cost:
         passes: dependent forward passes (calls of `Backbone.step`).
         positions: positions forwarded that carry a token or a latent, all rows together.
         slots: positions computed, padding included; `1 - positions / slots` is the padding share.
-        seconds: wall-clock time of the loop; 0 where nobody measured.
     """
 
     passes: int = 0
     positions: int = 0
     slots: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            passes=self.passes + other.passes,
-            positions=self.positions + other.positions,
-            slots=self.slots + other.slots,
-            seconds=self.seconds + other.seconds,
-        )
 
 
 @dataclass(kw_only=True)

@@ -47,6 +47,8 @@ class Record:
         positions: positions forwarded.
         finished: eos was reached before the limit.
         thoughts: decoded steps, one per thought group; None where they were not asked for.
+        expected: what each thought group stands for (several steps joined by newlines, or None for no step), as the
+            method aligns steps with groups; None = group k stands for step k.
     """
 
     id: str
@@ -63,20 +65,21 @@ class Record:
     positions: int
     finished: bool
     thoughts: tuple[str, ...] | None = None
+    expected: tuple[str | None, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepAccuracy:
-    """How often decoded steps equal true ones, white space aside. Thought group k is held against step k.
+    """How often a thought group's words equal what it stands for, white space aside.
 
-    Only pairs count: a group behind the last true step, or a step behind the last group, is neither right nor wrong.
+    Only groups that stand for something count: one without a step is neither right nor wrong.
     Steps of one problem depend on each other, so these rates have no interval.
 
     Attributes:
         overall: all pairs.
         correct_only: pairs of problems whose answer is right by the strict rule.
-        by_index: `overall` per step number, first step first.
-        by_index_correct_only: `correct_only` per step number.
+        by_index: `overall` per thought group, first group first.
+        by_index_correct_only: `correct_only` per thought group.
     """
 
     overall: Rate
@@ -345,6 +348,7 @@ def evaluate(
                 positions=int(answer.positions),
                 finished=bool(answer.finished),
                 thoughts=None if answer.thoughts is None else tuple(answer.thoughts),
+                expected=None if answer.thoughts is None else model.expected(example.steps, answer.latents),
             )
         )
     return EvalReport(
@@ -394,8 +398,10 @@ def same_step(a: str, b: str) -> bool:
 
 
 def _matches(record: Record) -> list[bool]:
-    """Group k against step k, for as many as there are of both."""
-    return [same_step(said, true) for said, true in zip(record.thoughts or (), record.steps, strict=False)]
+    """Each thought group that stands for something, against it."""
+    true = record.steps if record.expected is None else record.expected
+    pairs = zip(record.thoughts or (), true, strict=False)
+    return [same_step(said, step) for said, step in pairs if step is not None]
 
 
 def _by_index(rows: Iterable[Sequence[bool]]) -> tuple[Rate, ...]:

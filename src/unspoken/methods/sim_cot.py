@@ -147,6 +147,11 @@ class SimCot(nn.Module):
                 targets.append(visible if c.missing == "visible" else ())
         return replace(row, targets=tuple(targets))
 
+    def expected(self, steps: tuple[str, ...], latents: int) -> tuple[str | None, ...]:
+        """What each thought group of a problem stands for once all text is gone; None for a group without a step."""
+        groups = align(len(steps), latents // self.group_size, self.config.surplus, self.config.missing)
+        return tuple("\n".join(steps[i].strip() for i in numbers) if numbers else None for numbers in groups)
+
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """The inner method's."""
         return self.method.prompt(question, latents, name)

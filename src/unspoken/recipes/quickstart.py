@@ -99,7 +99,7 @@ def _train_all(runs: Mapping[str, tuple[RunConfig, Path]], console: Console) -> 
     Raises:
         UnspokenError: whatever stopped a run.
     """
-    jobs = max(1, min(len(runs), os.cpu_count() or 1))
+    jobs = max(1, min(len(runs), _cores()))
     bars = Bars(list(runs), console)
     seen = dict.fromkeys(runs, 0)
 
@@ -120,6 +120,11 @@ def _train_all(runs: Mapping[str, tuple[RunConfig, Path]], console: Console) -> 
                 if job.done():
                     job.result()
         poll()
+
+
+def _cores() -> int:
+    """Cores that this process may use: fewer than the machine has, in a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _train_one(config: RunConfig, path: Path) -> None:

@@ -55,10 +55,10 @@ def write_json(path: Path, data: Any) -> None:
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file or folder under a temporary name beside `path`, then put it in place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.old")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         if temporary.is_dir() and path.exists():
             # A folder cannot be replaced in one call; `_recover` puts the old one back if we are killed in between.
@@ -133,11 +133,11 @@ class RunDir:
     """A run directory on disk.
 
     Args:
-        path: the folder; made by `create`.
+        path: the folder, made by `create`; or a model inside the package ("builtin:tiny").
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = builtin(str(path)) if str(path).startswith(BUILTIN) else Path(path)
 
     @property
     def exists(self) -> bool:
@@ -228,6 +228,16 @@ class RunDir:
     def _states(self) -> list[Path]:
         return sorted((self.path / "state").glob("step-*"))
 
+    def latest_step(self) -> int | None:
+        """The step of the newest state, or None."""
+        states = self._states()
+        return int(states[-1].name.removeprefix("step-")) if states else None
+
+    def sweep(self) -> None:
+        """Remove what a killed process has left half-written."""
+        for left in (*self.path.glob(".*.tmp"), *self.path.glob("state/.*.tmp")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
     def latest_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The newest state that is whole, or None.
 
@@ -275,7 +285,7 @@ class RunDir:
         try:
             model = json.loads((folder / "unspoken.json").read_text(encoding="utf-8"))
             run, data, own = model["run"], model["method"], set(model["own"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{folder} is missing or truncated ({error}); the run may not have reached a validation yet"
             ) from error
@@ -290,7 +300,9 @@ class RunDir:
         elif (folder / _DECODER).is_dir():
             data["decoder"]["path"] = str(folder / _DECODER)
         try:
-            backbone = load_backbone(BackboneConfig(path=str(folder)))
+            trained = about["config"].get("backbone", {})
+            settings = {k: trained[k] for k in ("dtype", "attention") if k in trained}
+            backbone = load_backbone(BackboneConfig(path=str(folder), **settings))
             words = len(backbone.tokenizer)
             method = make_method(data, backbone)
         except (BackboneError, ConfigError, SafetensorError, RuntimeError, OSError) as error:
@@ -327,7 +339,7 @@ def load(path: str | Path, *, device: str | torch.device | None = None, explain:
     Raises:
         RunError: the folder is missing, truncated, or from another model.
     """
-    run = RunDir(builtin(str(path)) if str(path).startswith(BUILTIN) else path)
+    run = RunDir(path)
     config = run.config()
     method: Any = run.load_method(inner=not explain)
     if device is None:
@@ -341,9 +353,18 @@ def export(path: str | Path, out: str | Path) -> None:
     Raises:
         RunError: `path` is no run, or `out` exists and is not empty.
     """
-    source, target = RunDir(path), RunDir(out)
+    source, target = RunDir(path), Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RunError(f"{target} exists and is not empty; give a new directory")
     about = source.read()
     method = source.load_method(inner=True)
-    config = {**about["config"], "method": dump(method.config)}
-    target.create(build(RunConfig, config), {"exported_from": about["id"], "provenance": about.get("provenance")})
-    target.save_model(method, step=0, score=None)
+    config = build(RunConfig, {**about["config"], "method": dump(method.config)})
+
+    def write(temporary: Path) -> None:
+        run = RunDir(temporary)
+        run.create(config, {"exported_from": about["id"], "provenance": about.get("provenance")})
+        run.save_model(method, step=0, score=None)
+
+    if target.exists():
+        target.rmdir()
+    _replace(target, write)

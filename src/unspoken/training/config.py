@@ -50,10 +50,31 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError("training needs exactly one of 'epochs' and 'steps'")
-        for name in ("epochs", "steps", "batch_size", "micro_batch_size", "lr", "log_every", "save_every", "validate_every"):
+        for name in ("lr", "weight_decay", "clip", "epochs", "final_lr", "decay_start"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, got {value}")
+        for name in (
+            "epochs",
+            "steps",
+            "batch_size",
+            "micro_batch_size",
+            "lr",
+            "log_every",
+            "save_every",
+            "validate_every",
+            "clip",
+            "length_window",
+            "threads",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} must be positive, got {value}")
+        for name in ("seed", "validate_limit", "warmup_steps", "restart_warmup_steps", "weight_decay", "final_lr"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas must be in [0, 1), got {list(self.betas)}")
         if self.select_split != "validation":
             raise ConfigError(
                 f"select_split must be 'validation', got {self.select_split!r}; choosing a checkpoint on another split, "

@@ -99,3 +99,19 @@ def check_lengths(method: Method, examples: Sequence[Example], stages: Sequence[
                     f"{example.id or 'an example'} is too long: {len(row.ids)} positions, the model's context is {context}; "
                     "drop it, shorten it, or use a model with a longer context"
                 )
+
+
+def check_prompts(method: Method, examples: Sequence[Example], spoken: int) -> None:
+    """Refuse validation questions that leave no room for an answer, before training starts.
+
+    Raises:
+        DataError: names the example.
+    """
+    context = method.backbone.context
+    for example in examples if context is not None else ():
+        length = len(method.prompt(example.question, name=example.id).ids)
+        if length + spoken - 1 > (context or 0):
+            raise DataError(
+                f"{example.id or 'a validation question'} is too long: {length} positions + {spoken} answer tokens, the "
+                f"model's context is {context}; drop it, or lower speaking.max_new_tokens"
+            )

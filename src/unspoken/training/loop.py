@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -33,10 +34,10 @@ from unspoken.evaluation.evaluator import evaluate
 from unspoken.methods import make_method
 from unspoken.methods.base import LossReport, Method, add_counts
 from unspoken.model import Model
-from unspoken.tasks import make_task
+from unspoken.tasks import Split, make_task
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig, learning_rate
-from unspoken.training.data import Schedule, check_lengths, lay_out
+from unspoken.training.data import Schedule, check_lengths, check_prompts, lay_out
 from unspoken.training.progress import Quiet, Reporter
 
 
@@ -85,8 +86,16 @@ class Training:
         self.schedule = Schedule(self.t, self.method.curriculum(), len(self.examples))
         stages = {self.schedule.curriculum.at(b) for b in (0.0, *self.schedule.curriculum.boundaries(), math.inf)}
         check_lengths(self.method, self.examples, sorted(stages, key=lambda s: s.index))
+        check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
+        if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
+            warnings.warn(
+                f"training ends in stage {last.index} of the curriculum, before its last stage "
+                f"{self.schedule.curriculum.last.index}, which inference assumes; train longer, or lower epochs_per_stage",
+                stacklevel=3,
+            )
         self.wrapped = self.accelerator.prepare_model(self.method) if self.accelerator.num_processes > 1 else self.method
         self.trained = {name: p for name, p in self.method.named_parameters() if p.requires_grad}
+        self.fused = self.accelerator.device.type == "cuda"
         self.optimizer = self._new_optimizer()
         self.step = 0  # optimizer steps done
         self.seconds = 0.0  # of training so far, over all sittings
@@ -103,8 +112,7 @@ class Training:
         decays = [p for p in self.trained.values() if p.ndim > 1 and id(p) not in tables]
         rest = [p for p in self.trained.values() if p.ndim <= 1 or id(p) in tables]
         groups = [{"params": decays, "weight_decay": self.t.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        fused = self.accelerator.device.type == "cuda"
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.t.lr, betas=self.t.betas, fused=fused)
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.t.lr, betas=self.t.betas, fused=self.fused)
 
     def _batch(self, step: int) -> list[int]:
         """Example numbers of a step."""
@@ -194,11 +202,11 @@ class Training:
         for s, values in zip(steps, sums, strict=True):
             bad = [name for name, value in values.items() if not math.isfinite(value)]
             if bad or not math.isfinite(float(s["norm"])):
-                kept = self.run.latest_state()
+                kept = self.run.latest_step()
                 raise TrainingError(
                     f"loss is not finite at step {s['step']} ({', '.join(bad) or 'gradient norm'}), in the batch of "
                     f"{', '.join(s['names'][:4])}{', ...' if len(s['names']) > 4 else ''}; "
-                    + (f"the last good state is step {kept[1]['step']}" if kept else "no state had been saved yet")
+                    + (f"the last good state is step {kept}" if kept else "no state had been saved yet")
                     + "; lower lr, set clip, or look at these examples"
                 )
         terms = {name: sum(v[name] for v in sums) / len(sums) for name in sums[0]}
@@ -288,9 +296,15 @@ class Training:
         """
         found = self.run.latest_state()
         if found is None:
-            self.run.forget_after(0)
+            if self.accelerator.is_main_process:
+                self.run.forget_after(0)
             return
         tensors, info = found
+        if info["processes"] != self.accelerator.num_processes:
+            raise RunError(
+                f"the run in {self.run.path} was trained by {info['processes']} processes, not "
+                f"{self.accelerator.num_processes}; its random states fit that number only: start as many again"
+            )
         weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
         if set(weights) != set(self.trained):
             odd = sorted(set(weights) ^ set(self.trained))[0]
@@ -302,7 +316,9 @@ class Training:
             prefix = f"optimizer/{name}/"
             state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
             if state:
-                self.optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state.items()}
+                # A fused optimizer counts its steps on the device, the plain one on the host.
+                stays = () if self.fused else ("step",)
+                self.optimizer.state[p] = {k: v if k in stays else v.to(p.device) for k, v in state.items()}
         me = f"rng/{self.accelerator.process_index}"
         if f"{me}/cpu" in tensors:
             torch.set_rng_state(tensors[f"{me}/cpu"])
@@ -315,6 +331,8 @@ class Training:
     def _begin(self) -> None:
         """Make the run directory, or check that the one there is of the same config."""
         if self.accelerator.is_main_process:
+            used: list[Split] = ["train", "validation"] if self.validation else ["train"]
+            data = {split: self.task.fingerprint(split) for split in used}
             if self.run.exists:
                 old, new = self.run.read()["config"], dump(self.config)
                 if differ := _differences(old, new):
@@ -322,8 +340,13 @@ class Training:
                         f"{self.run.path} holds a run with another config ({', '.join(differ[:4])}); "
                         "give another --out, or the same settings to resume"
                     )
+                if self.run.read().get("data") != data:
+                    raise RunError(
+                        f"the data of the run in {self.run.path} have changed since it began; "
+                        "restore them to resume, or give another --out"
+                    )
+                self.run.sweep()
             else:
-                data = {split: self.task.fingerprint(split) for split in ("train", "validation")}
                 numbers = {"trained": sum(p.numel() for p in self.trained.values()),
                            "all": sum(p.numel() for p in self.method.parameters())}  # fmt: skip
                 self.run.create(self.config, {"data": data, "parameters": numbers, "provenance": provenance()})
@@ -336,16 +359,15 @@ class Training:
         self._begin()
         self._resume()
         every = self.t.validate_every or self.schedule.steps_per_epoch
-        if self.step < self.schedule.total or not (self.run.path / "model").exists():
-            while self.step < self.schedule.total:
-                self._train_step()
-                ends = self.step == self.schedule.total
-                if self.step % self.t.log_every == 0 or ends or (self.accelerator.device.type == "cpu" and self._odd()):
-                    self._flush()
-                if ends or self.step % every == 0:
-                    self._validate()
-                if ends or self.step % self.t.save_every == 0:
-                    self._save()
+        while self.step < self.schedule.total:
+            self._train_step()
+            ends = self.step == self.schedule.total
+            if self.step % self.t.log_every == 0 or ends or self._odd():
+                self._flush()
+            if ends or self.step % every == 0:
+                self._validate()
+            if ends or self.step % self.t.save_every == 0:
+                self._save()
         if self.accelerator.is_main_process and "finished" not in self.run.read():
             self.run.update(finished={"steps": self.step, "seconds": round(self.seconds, 1), "best": self.best})
         if self.t.tracker:
@@ -353,7 +375,9 @@ class Training:
         return self.run
 
     def _odd(self) -> bool:
-        """On a CPU it costs nothing to see at once that a loss has gone wrong."""
+        """On one CPU process it costs nothing to see at once that a loss has gone wrong."""
+        if self.accelerator.device.type != "cpu" or self.accelerator.num_processes > 1:
+            return False
         return not all(bool(torch.isfinite(term)) for term in self.pending[-1]["terms"].values())
 
 
