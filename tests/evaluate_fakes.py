@@ -49,6 +49,10 @@ class FakeModel:
         self.say = say
         self.calls: list[dict[str, Any]] = []
 
+    def expected(self, steps: tuple[str, ...], latents: int) -> tuple[str | None, ...] | None:
+        """Group k stands for step k."""
+        return None
+
     def answer(self, questions: Sequence[str], *, on_token: Any = None, **options: Any) -> list[Any]:
         self.calls.append({"questions": list(questions), **options})
         if on_token is not None:  # as the engine: longest first, batch after batch, all rows of a batch in turns

@@ -140,7 +140,7 @@ def test_overrides():
         ("a.b", "override 'a.b' needs the form field.subfield=value"),
         ("a.bb=1", "override 'a.bb=1': no field 'bb' in a; did you mean 'b'? known: b, c"),
         ("e=1", "override 'e=1': no field 'e' in the run config; "),
-        ("d.x=1", "override 'd.x=1': no field 'x' in d"),
+        ("d.x=1", "override 'd.x=1': d is not set; give it as a whole"),
     ],
 )
 def test_an_override_that_fits_nothing(text: str, message: str):

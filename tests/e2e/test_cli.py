@@ -92,7 +92,7 @@ def test_list_names_what_there_is():
 
 
 def test_train_eval_ask_compare_export(run, tmp_path):
-    done = unspoken("eval", run, "--limit", "12", "--explain")
+    done = unspoken("eval", run, "--limit", "12", "--explain", "--out", run / "eval-tiny-test.json")
     assert done.returncode == 0, done.stderr
     report = json.loads((run / "eval-tiny-test.json").read_text())
     assert len(report["records"]) == 12
@@ -113,7 +113,9 @@ def test_train_eval_ask_compare_export(run, tmp_path):
     refused(unspoken("ask", exported, question, "--show-thoughts"), "no auxiliary decoder")
 
     assert unspoken("eval", exported, "--limit", "12").returncode == 0
-    compared = unspoken("compare", run, exported, "--out", tmp_path / "table.md")
+    part = exported / "eval-tiny-test-limit-12.json"  # a part of the split does not pass for the whole
+    refused(unspoken("compare", exported), "no report")
+    compared = unspoken("compare", run, part, "--out", tmp_path / "table.md")
     assert compared.returncode == 0, compared.stderr
     assert "| exported |" in (tmp_path / "table.md").read_text()
 
@@ -188,6 +190,17 @@ def test_too_long_a_question_is_named(run, tmp_path):
         (["train", "tiny/cot", "train.steps=-4"], ("steps must be positive",)),
         (["train", "tiny/cot", "method.name=cocnut"], ("unknown method 'cocnut'", "did you mean 'coconut'")),
         (["train", "tiny/cot", "train.select_split=test"], ("select_split must be 'validation'", "test split")),
+        (["train", "tiny/cot", "train.seed=-1"], ("seed must be 0 or more",)),
+        (["train", "tiny/cot", "train.lr=NaN"], ("lr must be a finite number",)),
+        (["train", "tiny/cot", "train.steps=true"], ("'steps' of TrainConfig must not be true", "true")),
+        (["train", "tiny/sim_cot", "method.inner.latents_per_step=true"], ("latents_per_step", "true")),
+        (["train", "tiny/sim_cot", "method.decoder.kind=layers", "method.decoder.layers=9"], ("the base model has 3",)),
+        (["train", "tiny/cot", "backbone.lora.r=8"], ("backbone.lora is not set", "as a whole")),
+        (["train", "tiny/cot", 'backbone.arch.hidden_size="abc"'], ("cannot load a model",)),
+        (["train", "tiny/no_cot", 'backbone.lora={"r": 0}'], ("LoRA cannot be added",)),
+        (["data", "tiny", "train_size=0"], ("the train split of tiny is empty",)),
+        (["ask", "builtin:tiny", ""], ("must be a text that is not empty",)),
+        (["ask", "builtin:tiny", "How many?", "--latents", "3"], ("takes 0 latents",)),
         (["train", "tiny/cot", "train.lr"], ("needs the form field.subfield=value",)),
         (["train", "tiny/no_cot", "backbone.path=builtin:tin"], ("no built-in model",)),
         (["data", "tinny"], ("unknown task 'tinny'", "did you mean 'tiny'")),

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import unspoken
 from unspoken.core.config import dump
-from unspoken.errors import RunError
+from unspoken.errors import DataError, RunError
 from unspoken.training.loop import Training, train
 
 
@@ -91,6 +91,37 @@ def test_another_config_is_refused(make, tmp_path):
     train(make(steps=2), tmp_path / "run")
     with pytest.raises(RunError, match=r"another config \(train.lr\)"):
         train(make(steps=2, lr=1e-5), tmp_path / "run")
+
+
+def test_changed_data_are_noticed(make, files, tmp_path):
+    train(make(steps=2), tmp_path / "run")
+    text = (files / "train.jsonl").read_text()
+    (files / "train.jsonl").write_text(text.replace("pens", "cups"))
+    with pytest.raises(RunError, match=r"data of the run in .* have changed"):
+        train(make(steps=2), tmp_path / "run")
+
+
+def test_another_number_of_processes_is_refused(make, tmp_path):
+    run = train(make(steps=2), tmp_path / "run")
+    (state,) = (run.path / "state").glob("step-*")
+    info = json.loads((state / "state.json").read_text())
+    (state / "state.json").write_text(json.dumps({**info, "processes": 2}))
+    with pytest.raises(RunError, match="trained by 2 processes, not 1"):
+        train(make(steps=2), tmp_path / "run")
+
+
+def test_ending_before_the_curriculum_does_is_said(make, tmp_path):
+    with pytest.warns(UserWarning, match=r"training ends in stage 0 of the curriculum, before its last stage 3"):
+        train(make(steps=2), tmp_path / "run")
+
+
+def test_validation_questions_without_room_for_an_answer_are_named_before_training(make, files, tmp_path):
+    row = {"question": "Ann has 3 pens. " * 90, "steps": ["<<1+2=3>>"], "answer": "3"}
+    with (files / "validation.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"validation-6 is too long: \d+ positions \+ 6 answer tokens"):
+        train(make(validate_limit=99), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_run_json_reruns_the_run(make, tmp_path):

@@ -216,3 +216,29 @@ def test_a_decoder_with_another_tokenizer_is_refused(make, tmp_path):
     with pytest.raises(ConfigError, match="another tokenizer than the base model"):
         train(make(method, backbone={"arch": make().backbone.arch, "tokenizer": words}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_missing_from_a_checkpoint_are_not_made_up(run):
+    config = json.loads((run / "model" / "config.json").read_text())
+    (run / "model" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(RunError, match=r"lacks \d+ of the model's weights"):
+        unspoken.load(run)
+
+
+def test_export_leaves_nothing_behind_when_it_fails(run, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunDir, "save_model", full)
+    with pytest.raises(TrainingError, match="No space left"):
+        unspoken.export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
+
+
+def test_what_a_killed_process_left_is_swept_up(make, run):
+    left = run / "state" / ".step-00000099.1.tmp"
+    left.mkdir()
+    (left / "state.safetensors").write_bytes(b"half")
+    train(make(), run)
+    assert not left.exists()

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -49,6 +49,18 @@ def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> 
     return f"field {where!r} of {cls_name}: {message[:1].lower()}{message[1:]}, got {got:.80}"
 
 
+def _refuse_bools(cls: Any, data: Mapping[str, Any], where: str) -> None:
+    """Left alone, pydantic takes `true` for the number 1."""
+    for name, hint in get_type_hints(cls).items():
+        value = data.get(name)
+        kinds = get_args(hint) or (hint,)
+        if isinstance(value, bool) and not {bool, Any} & set(kinds):
+            raise ConfigError(f"{where}field {name!r} of {cls.__name__} must not be true or false, got {json.dumps(value)}")
+        for kind in kinds:
+            if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+                _refuse_bools(kind, value, where)
+
+
 def build(cls: type[T], data: Any, where: str = "") -> T:
     """Check `data` (a dict, or an instance already) against a config class.
 
@@ -64,10 +76,7 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
         return data
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where}{cls.__name__} needs a mapping of fields, got {type(data).__name__} ({data!r:.60})")
-    for f in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
-        if isinstance(data.get(f.name), bool) and "bool" not in str(f.type) and "Any" not in str(f.type):
-            # Left alone, pydantic takes true for 1.
-            raise ConfigError(f"{where}field {f.name!r} of {cls.__name__} must be {f.type}, got {json.dumps(data[f.name])}")
+    _refuse_bools(cls, data, where)
     try:
         return TypeAdapter(cls).validate_python(dict(data))
     except ConfigError as error:  # from a class's own checks
