@@ -20,6 +20,7 @@ def test_rows_are_padded_on_the_right():
     assert batch.lengths_B.tolist() == [3, 5]
     assert batch.starts_B.tolist() == [3, 2]
     assert batch.latents_B.tolist() == [0, 2]
+    assert (batch.targets, batch.names, len(batch)) == ([(), ((4, 8),)], ["a", "b"], 2)
 
 
 def test_the_state_before_a_label_predicts_it():
