@@ -78,7 +78,7 @@ def main() -> None:
     table = {}
     for method in ("SFT-CoT (start)", *args.methods):
         mine = [reports[method, seed] for seed in args.seeds]
-        total = Rate(sum(r.accuracy.correct for r in mine), sum(r.n for r in mine))
+        total = Rate(correct=sum(r.accuracy.correct for r in mine), n=sum(r.n for r in mine))
         ms = sum(r.loop_ms_per_question for r in mine) / len(mine)
         row = [with_interval(r.accuracy) for r in mine] + [with_interval(total)]
         cost = [mine[0].mean_latents, mine[0].mean_visible_tokens, mine[0].mean_passes]
