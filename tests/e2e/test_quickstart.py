@@ -34,14 +34,14 @@ def test_quickstart_writes_runs_reports_and_a_page(short, tmp_path):
     text = said.getvalue()
     assert list(reports) == [START, "No-CoT", "Coconut", "SIM-CoT"]
     assert reports[START].accuracy.value > 0.9  # the model in the package reasons well in words
-    assert reports["SIM-CoT"].mean_latents == reports["Coconut"].mean_latents == 3
+    assert reports["SIM-CoT"].mean_latents == reports["Coconut"].mean_latents == 4
     for word in (*reports, "thought", "unspoken ask"):
         assert word in text
     page = (tmp_path / "index.html").read_text()
     assert all(label in page for label in reports)
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     model = unspoken.load(tmp_path / "sim_cot")
-    assert len(model.answer(["Ann has 7 figs. She finds 5. How many figs has Ann?"], explain=True)[0].thoughts or ()) == 3
+    assert len(model.answer(["Ann has 7 figs. She finds 5. How many figs has Ann?"], explain=True)[0].thoughts or ()) == 4
 
 
 def test_quickstart_goes_on_where_it_was(short, tmp_path):

@@ -138,22 +138,20 @@ def coconut_progressive() -> RunConfig:
     return replace(base, method=base.method.inner)
 
 
-def shortened(config: RunConfig, steps: int, updates: int, seed: int) -> RunConfig:
-    """The same recipe on problems of fewer operations, with fewer updates."""
+def _shortened(config: RunConfig, seed: int, updates: int = 1700) -> RunConfig:
+    """The same recipe with fewer updates, its stages shortened alike."""
     train = replace(config.train, steps=updates, validate_every=updates // 5, save_every=updates // 5, seed=seed)
     method = config.method
-    stretch = updates / (config.train.steps or updates)
     inner = getattr(method, "inner", method)
     if isinstance(inner, CoconutConfig):
-        share = inner.epochs_per_stage * stretch * inner.max_stage / steps
-        inner = replace(inner, max_stage=steps, epochs_per_stage=round(share, 6))
+        inner = replace(inner, epochs_per_stage=round(inner.epochs_per_stage * updates / UPDATES, 6))
         method = replace(method, inner=inner) if isinstance(method, SimCotConfig) else inner
-    return replace(config, method=method, train=train, task=replace(config.task, min_steps=steps, max_steps=steps))
+    return replace(config, method=method, train=train)
 
 
 QUICKSTART: dict[str, Callable[[int], RunConfig]] = {
-    "No-CoT": lambda seed: shortened(no_cot(), 3, 2000, seed),
-    "Coconut": lambda seed: shortened(coconut(), 3, 2000, seed),
-    "SIM-CoT": lambda seed: shortened(sim_cot(), 3, 2000, seed),
+    "No-CoT": lambda seed: _shortened(no_cot(), seed),
+    "Coconut": lambda seed: _shortened(coconut(), seed),
+    "SIM-CoT": lambda seed: _shortened(sim_cot(), seed),
 }
 """What `unspoken quickstart` trains: label -> recipe of a seed."""
