@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,6 +83,7 @@ def train(
 ) -> None:
     """Train a recipe. The same command goes on where a killed run stopped."""
     from unspoken.recipes import recipe as load_recipe
+    from unspoken.training.checkpoint import RunDir
     from unspoken.training.loop import train as run
     from unspoken.training.progress import Live
 
@@ -90,7 +92,9 @@ def train(
     try:
         done = run(config, target, None if quiet else Live(recipe))
     except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last saved state", err=True)
+        kept = RunDir(target).latest_step()
+        whence = "from the start (no state had been saved: see train.save_every)" if kept is None else f"from step {kept}"
+        typer.echo(f"interrupted; the same command goes on {whence}", err=True)
         raise typer.Exit(130) from None
     typer.echo(str(done.path))
 
@@ -116,7 +120,7 @@ def evaluate(
     from rich.progress import Progress
 
     from unspoken.evaluation.evaluator import evaluate as score
-    from unspoken.evaluation.report import table
+    from unspoken.evaluation.report import percent, table
     from unspoken.tasks.base import SPLITS
     from unspoken.training.checkpoint import load
 
@@ -132,11 +136,14 @@ def evaluate(
             model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
             progress=lambda done, total: bar.update(job, completed=done, total=total), **speaking,
         )  # fmt: skip
-    target = out or _report_path(run, chosen.name, split, _given(limit=limit, latents=latents, **speaking))
+    target = out or _report_path(
+        run, chosen.name, split, _given(limit=limit, latents=latents, explain=explain or None, **speaking)
+    )
     report.save(target)
     console.print(table({run.name: report}))
     if (steps := report.step_accuracy) is not None:
-        said = f"{steps.overall.value:.1%}; where the answer is right {steps.correct_only.value:.1%}"
+        right = f"{percent(steps.correct_only.value)}%" if steps.correct_only.n else "there is none"
+        said = f"{percent(steps.overall.value)}%; where the answer is right, {right}"
         console.print(f"decoded steps equal to the true step: {said}")
     console.print(f"report: {target}", highlight=False, soft_wrap=True)
 
@@ -169,7 +176,9 @@ def ask(
     for number, thought in enumerate(said.thoughts or (), start=1):
         typer.echo(f"thought {number}: {thought}")
     typer.echo(said.text)
-    typer.echo(f"({said.latents} latents, {len(said.tokens)} tokens, {said.passes} forward passes)", err=True)
+    visible = len(said.tokens) - said.finished
+    end = " and eos" if said.finished else ""
+    typer.echo(f"({said.latents} latents, {visible} tokens{end}, {said.passes} forward passes)", err=True)
 
 
 @app.command()
@@ -186,8 +195,10 @@ def compare(
     for path in runs:
         files = sorted(path.glob("eval-*-test.json")) if path.is_dir() else [path]
         if len(files) != 1:
-            found = f"{len(files)} reports ({', '.join(f.name for f in files)})" if files else "no report"
-            raise ConfigError(f"{path} has {found}; run `unspoken eval {path}` first, or name one report file")
+            there = files or (sorted(path.glob("eval-*.json")) if path.is_dir() else [])
+            found = f"{len(files) or 'no'} report{'' if len(files) == 1 else 's'} of a whole test split"
+            named = f" ({', '.join(f.name for f in there)})" if there else ""
+            raise ConfigError(f"{path} has {found}{named}; run `unspoken eval {path}`, or name one report file")
         short = path.name if path.is_dir() else path.parent.name if path.stem.startswith("eval-") else path.stem
         label = next(n for n in (short, str(path), *(f"{path} ({k})" for k in range(2, 99))) if n not in reports)
         reports[label] = EvalReport.from_json(files[0])
@@ -257,8 +268,15 @@ def list_() -> None:
         typer.echo(f"{kind}: " + ", ".join(table))
 
 
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning as one line, without source code; those meant for developers are left out."""
+    if issubclass(category, UserWarning):
+        print(f"warning: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: an error that unspoken raises is one line on standard error, and its exit code."""
+    warnings.showwarning = _warn
     try:
         app()
     except UnspokenError as error:

@@ -114,7 +114,7 @@ def test_train_eval_ask_compare_export(run, tmp_path):
 
     assert unspoken("eval", exported, "--limit", "12").returncode == 0
     part = exported / "eval-tiny-test-limit-12.json"  # a part of the split does not pass for the whole
-    refused(unspoken("compare", exported), "no report")
+    refused(unspoken("compare", exported), "no report", "limit-12.json")
     compared = unspoken("compare", run, part, "--out", tmp_path / "table.md")
     assert compared.returncode == 0, compared.stderr
     assert "| exported |" in (tmp_path / "table.md").read_text()
@@ -207,7 +207,7 @@ def test_too_long_a_question_is_named(run, tmp_path):
         (["eval", ".", "--split", "tset"], ("unknown split 'tset'",)),
         (["eval", "."], ("no run directory", "run.json")),
         (["ask", "missing", "x"], ("no run directory",)),
-        (["compare", "."], ("no report", "unspoken eval")),
+        (["compare", "."], ("no reports of a whole", "unspoken eval")),
     ],
 )
 def test_wrong_words_are_one_clear_line(tmp_path, words, said):

@@ -64,7 +64,8 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
         with console.status(f"evaluating {label} on {problems} test problems"):
             # Thoughts are decoded in a call of their own below, so that they do not count in the time per question.
             reports[label] = evaluate(model, task, "test", limit=problems, batch_size=100)
-        reports[label].save(out / f"{_folder(label)}.json")
+        where = out / "sft_cot.json" if label == START else out / _folder(label) / f"eval-{task.name}-test.json"
+        reports[label].save(where)
     console.print(table(reports))
     console.print(comparison_table(pair(reports)))
     shown: dict[str, Any] = {}
@@ -72,7 +73,7 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
         model = load(out / _folder(label))
         if model.explains:
             explained = evaluate(model, task, "test", limit=problems, batch_size=100, explain=True)
-            explained.save(out / f"{_folder(label)}-thoughts.json")
+            explained.save(out / _folder(label) / f"eval-{task.name}-test-explain.json")
             shown[label] = thoughts_of(explained, 8)
             _print_thoughts(label, explained, console)
     page = out / "index.html"

@@ -90,7 +90,8 @@ class Training:
         if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
             warnings.warn(
                 f"training ends in stage {last.index} of the curriculum, before its last stage "
-                f"{self.schedule.curriculum.last.index}, which inference assumes; train longer, or lower epochs_per_stage",
+                f"{self.schedule.curriculum.last.index}, which inference assumes and which begins after "
+                f"{self.schedule.curriculum.boundaries()[-1]:g} epochs; train longer, or lower epochs_per_stage",
                 stacklevel=3,
             )
         self.wrapped = self.accelerator.prepare_model(self.method) if self.accelerator.num_processes > 1 else self.method
