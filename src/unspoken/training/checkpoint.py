@@ -84,7 +84,7 @@ def _recover(path: Path) -> None:
         old.rename(path)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors; entries that share memory are written once, the others' names go into the metadata."""
     owner: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
     unique: dict[str, Tensor] = {}
@@ -96,7 +96,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         else:
             owner[key] = name
             unique[name] = tensor.detach().contiguous().cpu()
-    save_file(unique, str(path), metadata={**(metadata or {}), "aliases": json.dumps(aliases), "format": "pt"})
+    save_file(unique, str(path), metadata={"aliases": json.dumps(aliases), "format": "pt"})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
