@@ -41,6 +41,10 @@ def _coconut(**more: Any) -> dict[str, Any]:
     return {"name": "coconut", "first_stage": 0, **more}
 
 
+def _codi(**more: Any) -> dict[str, Any]:
+    return {"name": "codi", "latents": 4, **more}
+
+
 def _sim_cot(**more: Any) -> dict[str, Any]:
     return {"name": "sim_cot", "inner": _coconut(), "max_step_tokens": 6, **more}
 
@@ -58,6 +62,11 @@ CASES = {
     "sim_cot layers": Case(_sim_cot(decoder={"kind": "layers", "layers": 1, "embeddings": "own"}, surplus="spread")),
     "sim_cot token": Case(_sim_cot(normalisation="token", missing="visible", weight=0.5)),
     "sim_cot lora": Case(_sim_cot(), lora=True),
+    "codi": Case(_codi()),
+    "codi bare": Case(_codi(projection=False, distance="l2", scale="none", include_last_step=True)),
+    "codi lora": Case(_codi(projection_norm=False, projection_width=20, distance="l1"), lora=True),
+    "sim_cot codi": Case(_sim_cot(inner=_codi(latents_per_step=2))),
+    "sim_cot codi lora": Case(_sim_cot(inner=_codi(latents=2, trailing=True), normalisation="group"), lora=True),
 }
 """A method joins the contract with a line here."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from unspoken.core.config import build, dump
 from unspoken.core.engine import generate, think
+from unspoken.core.example import Example
 from unspoken.core.latents import Edited
 from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Answer, Trace
@@ -119,10 +120,10 @@ class Model:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
         return self.method.explain(trace)
 
-    def expected(self, steps: Sequence[str], latents: int) -> tuple[str | None, ...] | None:
-        """What each thought group of a problem with these true steps stands for; None where the method does not say."""
+    def expected(self, example: Example, groups: int) -> tuple[str | None, ...] | None:
+        """What each of so many thought groups of a problem stands for; None where the method does not say."""
         say = getattr(self.method, "expected", None)
-        return None if say is None else say(tuple(steps), latents)
+        return None if say is None else say(example, groups)
 
     def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
         if isinstance(questions, str):

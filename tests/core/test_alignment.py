@@ -41,7 +41,21 @@ def test_evaluation_expects_what_training_taught(surplus, missing, count):
     example = Example(question="Ann has 3 pens.", steps=steps, answer="7", id="a")
     row = method.layout(example, method.curriculum().last, Random(0))
     taught = [method.backbone.decode(t[:-1]) if t else None for t in row.targets]
-    assert list(Model(method).expected(steps, row.latents)) == taught
+    assert list(Model(method).expected(example, len(taught))) == taught
+
+
+def test_latents_of_codi_stand_for_what_the_teacher_writes():
+    """Not for the last step; one more latent than is fed can be explained."""
+    config = {"name": "sim_cot", "inner": {"name": "codi", "latents": 2, "trailing": True}}
+    method = make_method(config, backbones.backbone())
+    steps = ("<<1+1=2>>", "<<2+1=3>>", "<<3+1=4>>", "<<4+1=5>>")
+    example = Example(question="Ann has 3 pens.", steps=steps, answer="5")
+    row = method.layout(example, method.curriculum().last, Random(0))
+    assert [method.backbone.decode(t[:-1]) for t in row.targets] == list(steps[:3])
+    assert Model(method).expected(example, 3) == steps[:3]
+    thoughts = Model(method).answer(["Ann has 3 pens."], explain=True, max_new_tokens=2)[0].thoughts
+    assert thoughts is not None
+    assert len(thoughts) == 3
 
 
 def test_step_accuracy_counts_merged_groups():

@@ -158,15 +158,19 @@ def test_a_decoder_scales_its_logits_as_its_family_does():
 
 
 def test_another_model_as_decoder(tmp_path):
-    """Its own width, with a projection and its own embeddings; its tokens must be the base's."""
+    """Its own width, with a projection of latents, and of embeddings that are the base's; its tokens must be the base's."""
     small = backbones.backbone("llama", hidden_size=16, num_attention_heads=2)
     small.save(tmp_path)
     assert load_backbone(BackboneConfig(path=str(tmp_path))).width == 16
-    method = sim_cot(decoder={"kind": "model", "path": str(tmp_path), "embeddings": "own"})
-    loss(method)
-    assert all(p.grad is not None and p.grad.any() for p in method.decoder.parameters() if p.requires_grad)
-    with pytest.raises(ConfigError, match="a step decoder of width 16 cannot use the base's embeddings of width 32"):
-        sim_cot(decoder={"kind": "model", "path": str(tmp_path)})
+    for embeddings in ("own", "base"):
+        method = sim_cot(decoder={"kind": "model", "path": str(tmp_path), "embeddings": embeddings})
+        loss(method)
+        assert all(p.grad is not None and p.grad.any() for p in method.decoder.parameters() if p.requires_grad)
+        ids = torch.tensor([[1, 2]])
+        table = method.decoder.lm if embeddings == "own" else method.backbone.lm
+        fed = table.get_input_embeddings()(ids)
+        assert torch.equal(method.decoder.embed(ids), fed if embeddings == "own" else method.decoder.project(fed))
+        assert method.decoder.explain(torch.randn(2, 2, 32), 3)
     other = copy.deepcopy(small)
     other.tokenizer.add_tokens(["<|other|>"])
     other.lm.resize_token_embeddings(len(other.tokenizer), mean_resizing=False)

@@ -146,6 +146,14 @@ class Backbone(nn.Module):
             self._encoded[key] = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
         return self._encoded[key]
 
+    def character_ends(self, text: str) -> list[int]:
+        """For each token of `encode(text)`, the number of characters of the text up to its end."""
+        if self.tokenizer.is_fast:
+            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            return [end for _, end in offsets]
+        ids = self.encode(text)  # a slow tokenizer knows no offsets; what the tokens so far spell has their length
+        return [len(self.tokenizer.decode(list(ids[: i + 1]))) for i in range(len(ids))]
+
     def forget_encoded(self) -> None:
         """Drop remembered encodings: the tokenizer has changed."""
         self._encoded.clear()
@@ -167,7 +175,7 @@ class Backbone(nn.Module):
         embeds_BTD: Tensor,
         *,
         positions_BT: Tensor,
-        mask_BS: Tensor | None = None,
+        mask: Tensor | None = None,
         cache: DynamicCache | None = None,
     ) -> Tensor:
         """One forward pass of the body; the only place where the model runs.
@@ -175,20 +183,49 @@ class Backbone(nn.Module):
         Args:
             embeds_BTD: what is fed: token embeddings or latents.
             positions_BT: position of each column inside its own row.
-            mask_BS: 1 where a column so far, this pass included, is real; None = all of them.
+            mask: [B, S], 1 where a column so far, this pass included, is real; or bool [B, 1, T, S], which columns each
+                column of this pass sees; None = all of them, causally.
             cache: keys and values so far; extended in place.
 
         Returns:
             hidden_BTD: states after the final norm.
+
+        Raises:
+            ConfigError: a mask of the second kind, and an attention implementation that cannot take it.
         """
-        out = self.body(
+        return self._body(embeds_BTD, positions_BT, mask, cache).last_hidden_state
+
+    def states(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> tuple[Tensor, ...]:
+        """`step`, with the states of every layer: embeddings, each layer's output, the last one after the final norm."""
+        return self._body(embeds_BTD, positions_BT, mask, cache, output_hidden_states=True).hidden_states
+
+    def _body(
+        self, embeds_BTD: Tensor, positions_BT: Tensor, mask: Tensor | None, cache: DynamicCache | None, **more: Any
+    ) -> Any:
+        if mask is not None and mask.ndim == 4:
+            kind = self.lm.config._attn_implementation
+            if kind == "eager":  # adds its mask
+                floor = torch.finfo(embeds_BTD.dtype).min
+                mask = torch.zeros_like(mask, dtype=embeds_BTD.dtype).masked_fill(~mask, floor)
+            elif kind != "sdpa":
+                raise ConfigError(
+                    f"a row with a branch needs backbone.attention=sdpa or eager, got {kind!r}, whose mask is causal only"
+                )
+        return self.body(
             inputs_embeds=embeds_BTD,
-            attention_mask=mask_BS,
+            attention_mask=mask,
             position_ids=positions_BT,
             past_key_values=cache,
             use_cache=cache is not None,
+            **more,
         )
-        return out.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States [..., D] -> logits [..., V]."""

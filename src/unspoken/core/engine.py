@@ -6,10 +6,11 @@ chosen token. Training runs the same loop with every token given and nothing to 
 How a batch is forwarded: in every pass each row feeds what it has ready: its prompt up to the first latent; then one
 latent; then the last latent together with all given text behind it; then one chosen token. A row that has less ready
 than another is padded on the right *inside the pass*, so the first latents line up by themselves, rows with 0, 6 or 13
-latents share a batch, and nothing is ever forwarded twice. Masks and position ids go with every pass.
+latents share a batch, and nothing is ever forwarded twice. Masks and position ids go with every pass. A row's branch
+(`Row.branch`: a teacher's sequence on the same question) rides along in the first pass and is invisible from then on.
 
 Shapes: B rows, b rows still running, T positions of the longest row, W columns of a pass, S columns so far, D width,
-K latents of the row with most, N rows that think (or speak) in this pass, V words.
+K latents of the row with most, L layers + 1, N rows that think (or speak) in this pass, V words.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from unspoken.core.backbone import Backbone
+from unspoken.core.branch import place, visible
 from unspoken.core.latents import Source
 from unspoken.core.layout import Batch, Row, collate
 from unspoken.core.sampling import Chooser, Speaking
@@ -54,9 +56,17 @@ class Body(Protocol):
         embeds_BTD: Tensor,
         *,
         positions_BT: Tensor,
-        mask_BS: Tensor | None = None,
+        mask: Tensor | None = None,
         cache: DynamicCache | None = None,
     ) -> Tensor: ...
+    def states(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> tuple[Tensor, ...]: ...
 
 
 @dataclass(kw_only=True)
@@ -124,6 +134,7 @@ class Loop:
         self.done_b = np.zeros(B, dtype=bool)
         self.mask_bS = np.zeros((B, 0), dtype=bool)
         self.columns_BT = np.full((B, T), -1, dtype=np.int64)
+        self.branch_columns_BT = np.full(batch.branch.ids_BT.shape, -1, dtype=np.int64) if batch.branch else None
         # What the passes left behind.
         self.hidden: list[Tensor] = []
         self.last_bD: Tensor | None = None
@@ -131,6 +142,8 @@ class Loop:
         self.latents: list[Tensor] = []
         self.states: list[Tensor] = []
         self.places: list[tuple[np.ndarray, np.ndarray]] = []
+        self.watched: list[tuple[np.ndarray, Tensor]] = []
+        self.branch_watched: list[tuple[np.ndarray, Tensor]] = []
         self.speech = Speech(
             tokens=[[] for _ in range(B)],
             finished_B=np.zeros(B, dtype=bool),
@@ -160,61 +173,75 @@ class Loop:
         )
         critical_b = (ready_b < left_b) | (self.speaking is not None)
         width = ready_b[critical_b].max() if critical_b.any() else ready_b.max()
-        return np.minimum(ready_b, width)
+        return np.minimum(ready_b, np.maximum(width, self.batch.shared_B[self.index_b]))
 
     def _pass(self, take_b: np.ndarray) -> None:
-        """Feed `take_b` columns of every row, and keep each row's last state."""
-        offsets_W = np.arange(int(take_b.max()))
-        real_bW = offsets_W[None, :] < take_b[:, None]
-        positions_bW = np.where(real_bW, self.cursor_b[:, None] + offsets_W[None, :], 0)
-        embeds_bWD = self._inputs(take_b, positions_bW)
+        """Feed `take_b` columns of every row, in the first pass also the branches, and keep each row's last state."""
+        branch = self.batch.branch if self.cost.passes == 0 else None
+        shared_b = self.batch.shared_B[self.index_b]
+        more_b = branch.lengths_B - shared_b if branch is not None else np.zeros_like(take_b)
+        own_bW, branch_bW, positions_bW = place(take_b, more_b, self.cursor_b, shared_b)
+        embeds_bWD = self._inputs(take_b, own_bW, positions_bW)
 
-        row_N, offset_N = np.nonzero(real_bW)
-        place_N = positions_bW[row_N, offset_N]
-        given_N = place_N < self.columns_BT.shape[1]
-        column_N = self.mask_bS.shape[1] + offset_N
-        self.columns_BT[self.index_b[row_N[given_N]], place_N[given_N]] = column_N[given_N]
-        self.mask_bS = np.concatenate([self.mask_bS, real_bW], axis=1)
+        first_column = self.mask_bS.shape[1]
+        _note_columns(self.columns_BT, self.index_b, own_bW, positions_bW, first_column)
+        if self.branch_columns_BT is not None and branch is not None:
+            own_b, place_b = np.nonzero(own_bW & (positions_bW < shared_b[:, None]))
+            self.branch_columns_BT[own_b, place_b] = place_b
+            _note_columns(self.branch_columns_BT, self.index_b, branch_bW, positions_bW, first_column)
+        self.mask_bS = np.concatenate([self.mask_bS, own_bW], axis=1)
         if self.backbone.window is not None and self.mask_bS.shape[1] > self.backbone.window and not self.mask_bS.all():
             # Attention counts columns, so padding would push real positions out of a row's window.
             raise DataError(
                 f"{self.mask_bS.shape[1]} columns exceed the model's attention window of {self.backbone.window}, and the "
                 "rows of this batch are padded, which would shorten it; use batch_size=1 for texts this long"
             )
+        if branch is not None:
+            mask = self._device(visible(own_bW, branch_bW, positions_bW, shared_b))
+        else:
+            mask = None if self.mask_bS.all() else self._device(self.mask_bS).long()
 
-        hidden_bWD = self.backbone.step(
-            embeds_bWD,
-            positions_BT=self._device(positions_bW),
-            mask_BS=None if self.mask_bS.all() else self._device(self.mask_bS).long(),
-            cache=self.cache,
-        )
+        watch_b = self.batch.watch_B[self.index_b] - self.cursor_b
+        watch_b = np.where((watch_b >= 0) & (watch_b < take_b), watch_b, -1)
+        branch_watch_b = np.full_like(watch_b, -1)
+        if branch is not None:
+            behind_b = np.where(branch.watch_B < shared_b, branch.watch_B, take_b + branch.watch_B - shared_b)
+            branch_watch_b = np.where(branch.watch_B >= 0, behind_b, -1)
+        settings: Any = {"positions_BT": self._device(positions_bW), "mask": mask, "cache": self.cache}
+        if (watch_b >= 0).any() or (branch_watch_b >= 0).any():
+            states = self.backbone.states(embeds_bWD, **settings)
+            hidden_bWD = states[-1]
+            self._watch(states, watch_b, self.watched)
+            self._watch(states, branch_watch_b, self.branch_watched)
+        else:
+            hidden_bWD = self.backbone.step(embeds_bWD, **settings)
+
         if self.keep_hidden:
             self.hidden.append(self._everyone(hidden_bWD))
         rows_b = torch.arange(len(take_b), device=hidden_bWD.device)
         self.last_bD = hidden_bWD[rows_b, self._device(np.maximum(take_b - 1, 0))]
+        self._trail(hidden_bWD, take_b)
         self.cost.passes += 1
-        self.cost.positions += int(take_b.sum())
-        self.cost.slots += real_bW.size
+        self.cost.positions += int((take_b + more_b).sum())
+        self.cost.slots += own_bW.size
         self.speech.passes_B[self.index_b] += take_b > 0
-        self.speech.positions_B[self.index_b] += take_b
+        self.speech.positions_B[self.index_b] += take_b + more_b
 
-    def _inputs(self, take_b: np.ndarray, positions_bW: np.ndarray) -> Tensor:
+    def _inputs(self, take_b: np.ndarray, own_bW: np.ndarray, positions_bW: np.ndarray) -> Tensor:
         """What is fed: the given tokens, and in front of a row's columns its latent or the token it has just chosen."""
-        given_bW = self._device(np.minimum(positions_bW, self.embeds_bTD.shape[1] - 1))
-        embeds_bWD = self.embeds_bTD.gather(1, given_bW[:, :, None].expand(-1, -1, self.embeds_bTD.shape[2]))
+        table_bTD, place_bW = self.embeds_bTD, np.minimum(positions_bW, self.embeds_bTD.shape[1] - 1)
+        if self.batch.branch is not None and self.cost.passes == 0:
+            branch_bTD = self.backbone.embed(self.batch.branch.ids_BT)
+            place_bW = np.where(own_bW, place_bW, table_bTD.shape[1] + positions_bW)
+            table_bTD = torch.cat([table_bTD, branch_bTD.to(table_bTD.dtype)], dim=1)
+        embeds_bWD = table_bTD.gather(1, self._device(place_bW)[:, :, None].expand(-1, -1, table_bTD.shape[2]))
         thinks_b = (self.cursor_b >= self.start_b) & (self.cursor_b < self.end_b) & (take_b > 0)
         speaks_b = (self.cursor_b >= self.batch.lengths_B[self.index_b]) & (take_b > 0)
         first_bD = embeds_bWD[:, 0]
         if thinks_b.any():
-            assert self.source is not None
             assert self.last_bD is not None
             now_N = np.flatnonzero(thinks_b)
-            state_ND = self.last_bD[self._device(now_N)]
-            number_N = (self.cursor_b - self.start_b)[now_N]
-            latent_ND = self.source.next(state_ND, self.index_b[now_N], number_N)
-            self.latents.append(latent_ND)
-            self.states.append(state_ND)
-            self.places.append((self.index_b[now_N], number_N))
+            latent_ND = self._latents(self.last_bD[self._device(now_N)], now_N, (self.cursor_b - self.start_b)[now_N])
             first_bD = first_bD.index_copy(0, self._device(now_N), latent_ND.to(first_bD.dtype))
         if speaks_b.any():
             assert self.spoken_bD is not None
@@ -222,6 +249,29 @@ class Loop:
         if thinks_b.any() or speaks_b.any():
             embeds_bWD = torch.cat([first_bD[:, None], embeds_bWD[:, 1:]], dim=1)
         return embeds_bWD
+
+    def _latents(self, state_ND: Tensor, now_N: np.ndarray, number_N: np.ndarray) -> Tensor:
+        """Ask the source for the latents of some rows, and keep them for the trace."""
+        assert self.source is not None
+        latent_ND = self.source.next(state_ND, self.index_b[now_N], number_N)
+        self.latents.append(latent_ND)
+        self.states.append(state_ND)
+        self.places.append((self.index_b[now_N], number_N))
+        return latent_ND
+
+    def _trail(self, hidden_bWD: Tensor, take_b: np.ndarray) -> None:
+        """Make the latent after the last one, which is never fed, where a row asks for it."""
+        fed_last_b = (self.cursor_b == self.end_b - 1) & (self.end_b > self.start_b) & (take_b > 0)
+        now_N = np.flatnonzero(fed_last_b & self.batch.trailing_B[self.index_b])
+        if len(now_N):
+            self._latents(hidden_bWD[:, 0][self._device(now_N)], now_N, (self.end_b - self.start_b)[now_N])
+
+    def _watch(self, states: Sequence[Tensor], column_b: np.ndarray, kept: list[tuple[np.ndarray, Tensor]]) -> None:
+        """Keep the states of every layer at one column per row, where it is not -1."""
+        now_N = np.flatnonzero(column_b >= 0)
+        if len(now_N):
+            rows_N, columns_N = self._device(now_N), self._device(column_b[now_N])
+            kept.append((self.index_b[now_N], torch.stack([hidden_bWD[rows_N, columns_N] for hidden_bWD in states])))
 
     def _advance(self, take_b: np.ndarray) -> None:
         """Rows that have read all they were given choose a token, or are done."""
@@ -273,8 +323,9 @@ class Loop:
         """Gather what the passes left behind."""
         batch = self.batch
         B, D = len(batch), self.given_BTD.shape[2]
-        K = int(batch.latents_B.max())
-        slot_BK = np.arange(K)[None, :] < batch.latents_B[:, None]
+        made_B = batch.latents_B + (batch.trailing_B if self.source is not None else 0)
+        K = int(made_B.max())
+        slot_BK = np.arange(K)[None, :] < made_B[:, None]
         states_BKD = None
         if self.source is None:
             place_BK = np.minimum(batch.starts_B[:, None] + np.arange(K)[None, :], self.given_BTD.shape[1] - 1)
@@ -295,27 +346,61 @@ class Loop:
                 return torch.cat([*parts, parts[0].new_zeros(1, D)]).index_select(0, index).view(B, K, D)
 
             latents_BKD, states_BKD = arrange(self.latents), arrange(self.states)
-        return Trace(
+        hidden_BSD = torch.cat(self.hidden, dim=1) if self.keep_hidden else None
+        trace = Trace(
             latents_BKD=latents_BKD,
             states_BKD=states_BKD,
-            counts_B=batch.latents_B,
+            counts_B=made_B,
             starts_B=batch.starts_B,
-            hidden_BSD=torch.cat(self.hidden, dim=1) if self.keep_hidden else None,
+            hidden_BSD=hidden_BSD,
             column_BT=self.columns_BT,
             cost=self.cost,
+            watched_LBD=self._all_watched(self.watched),
         )
+        if batch.branch is not None and self.branch_columns_BT is not None:
+            trace.branch = Trace(
+                latents_BKD=latents_BKD[:, :0],
+                states_BKD=None,
+                counts_B=batch.branch.latents_B,
+                starts_B=batch.branch.starts_B,
+                hidden_BSD=hidden_BSD,
+                column_BT=self.branch_columns_BT,
+                cost=self.cost,
+                watched_LBD=self._all_watched(self.branch_watched),
+            )
+        return trace
+
+    def _all_watched(self, kept: list[tuple[np.ndarray, Tensor]]) -> Tensor | None:
+        """The watched states of all rows, zero where a row watched nothing."""
+        if not kept:
+            return None
+        rows = np.concatenate([rows_N for rows_N, _ in kept])
+        states_LND = torch.cat([states for _, states in kept], dim=1)
+        zeros_LBD = states_LND.new_zeros(len(states_LND), len(self.batch), states_LND.shape[2])
+        return zeros_LBD.index_copy(1, self._device(rows), states_LND)
 
     def _device(self, array: np.ndarray) -> Tensor:
         """A host array on the backbone's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.given_BTD.device, non_blocking=True)
 
 
+def _note_columns(
+    columns_BT: np.ndarray, index_b: np.ndarray, real_bW: np.ndarray, positions_bW: np.ndarray, first: int
+) -> None:
+    """Remember at which column each given position stands; spoken ones lie beyond the table."""
+    row_N, offset_N = np.nonzero(real_bW)
+    place_N = positions_bW[row_N, offset_N]
+    given_N = place_N < columns_BT.shape[1]
+    columns_BT[index_b[row_N[given_N]], place_N[given_N]] = first + offset_N[given_N]
+
+
 def _check_context(backbone: Body, batch: Batch, spoken: int) -> None:
     """Refuse rows that do not fit, by name, before anything runs."""
     if backbone.context is None:
         return
-    longest = int(batch.lengths_B.argmax())
-    length = int(batch.lengths_B[longest])
+    lengths_B = batch.lengths_B if batch.branch is None else np.maximum(batch.lengths_B, batch.branch.lengths_B)
+    longest = int(lengths_B.argmax())
+    length = int(lengths_B[longest])
     # The last spoken token is never fed.
     if length + max(spoken - 1, 0) > backbone.context:
         name = (batch.names[longest] if batch.names else "") or f"row {longest}"

@@ -32,6 +32,11 @@ class Row:
         targets: per thought group, the token ids of the step it stands for, eos included; () where it has none.
             Empty for methods and rows that supervise no latent.
         name: how to name the row in an error: its example's id.
+        trailing: make one more latent, from the state at the last one, that is never fed; only a step decoder reads it.
+        watch: position at which the states of every layer are kept, or None.
+        branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
+            both. Neither sees the rest of the other. It has no latents and no branch of its own.
+        shared: how many leading positions the branch shares; at most `start`.
     """
 
     ids: tuple[int, ...]
@@ -41,6 +46,20 @@ class Row:
     covers: int = 0
     targets: tuple[tuple[int, ...], ...] = ()
     name: str = ""
+    trailing: bool = False
+    watch: int | None = None
+    branch: Row | None = None
+    shared: int = 0
+
+    @property
+    def positions(self) -> int:
+        """Positions to forward, those of the branch included."""
+        return len(self.ids) + (len(self.branch.ids) - self.shared if self.branch is not None else 0)
+
+    @property
+    def longest(self) -> int:
+        """Length of the longer of row and branch: what must fit into the model's context."""
+        return max(len(self.ids), len(self.branch.ids) if self.branch is not None else 0)
 
 
 @dataclass(kw_only=True)
@@ -53,6 +72,9 @@ class Batch:
         lengths_B, starts_B, latents_B: per row: positions, first latent's position, number of latents.
         targets: per row, per thought group: the step's token ids (see `Row.targets`).
         names: per row, its name for messages.
+        trailing_B, watch_B: see `Row`; watch is -1 where nothing is watched.
+        branch: the rows' branches as a batch of their own, or None where no row has one.
+        shared_B: per row, how many leading positions its branch shares.
     """
 
     ids_BT: Tensor
@@ -62,6 +84,10 @@ class Batch:
     latents_B: np.ndarray
     targets: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    trailing_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    watch_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    branch: Batch | None = None
+    shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -74,6 +100,8 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its ids on `device`."""
         self.ids_BT = self.ids_BT.to(device, non_blocking=True)
+        if self.branch is not None:
+            self.branch.to(device)
         return self
 
 
@@ -81,7 +109,7 @@ def collate(rows: Sequence[Row]) -> Batch:
     """Rows -> Batch, right-padded.
 
     Raises:
-        DataError: no rows.
+        DataError: no rows, or a branch that does not begin as its row does.
     """
     if not rows:
         raise DataError("cannot make a batch of no rows; give at least one example")
@@ -99,7 +127,28 @@ def collate(rows: Sequence[Row]) -> Batch:
         latents_B=np.array([row.latents for row in rows], dtype=np.int64),
         targets=[row.targets for row in rows],
         names=[row.name for row in rows],
+        trailing_B=np.array([row.trailing and row.latents > 0 for row in rows], dtype=bool),
+        watch_B=np.array([-1 if row.watch is None else row.watch for row in rows], dtype=np.int64),
+        branch=_branches(rows),
+        shared_B=np.array([row.shared for row in rows], dtype=np.int64),
     )
+
+
+_NO_BRANCH = Row(ids=(), labels=(), start=0, latents=0)
+
+
+def _branches(rows: Sequence[Row]) -> Batch | None:
+    """The rows' branches side by side; an empty row stands where there is none."""
+    if all(row.branch is None for row in rows):
+        return None
+    for row in rows:
+        branch = row.branch or _NO_BRANCH
+        if row.shared > row.start or branch.ids[: row.shared] != row.ids[: row.shared] or branch.latents or branch.branch:
+            raise DataError(
+                f"{row.name or 'a row'}: its branch must begin with the row's first {row.shared} positions, which lie "
+                "before the first latent, and have no latents or branch of its own; this is a bug of the row's method"
+            )
+    return collate([row.branch or _NO_BRANCH for row in rows])
 
 
 def windows_by_length(lengths: Sequence[int], order: Sequence[int], batch: int, window: int) -> list[list[int]]:

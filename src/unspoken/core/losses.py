@@ -1,11 +1,12 @@
 """Pure functions of tensors. A loss is a *sum* over targets; who calls divides by the true count of the whole batch.
 
-Shapes: N targets, D width, V words.
+Shapes: N targets, B rows, D width, L layers + 1, V words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from unspoken.core.trace import Trace
 
 Head = Callable[[Tensor], Tensor]
 """States [..., D] -> logits [..., V]."""
+
+Distance = Literal["smooth_l1", "l1", "l2"]
+Scale = Literal["row", "batch", "none"]
 
 
 def cross_entropy_sum(hidden_ND: Tensor, labels_N: Tensor, head: Head, weights_N: Tensor | None = None) -> Tensor:
@@ -41,3 +45,21 @@ def labelled_cross_entropy_sum(trace: Trace, batch: Batch, head: Head, weights_N
     rows_N, places_N, labels_N = batch.label_places()
     hidden_ND = trace.hidden_at(rows_N, places_N)
     return cross_entropy_sum(hidden_ND, torch.from_numpy(labels_N).to(hidden_ND.device), head, weights_N)
+
+
+def layer_distance_sum(student_LBD: Tensor, teacher_LBD: Tensor, distance: Distance, scale: Scale) -> Tensor:
+    """Distance of two states per row, mean over layers and width, summed over rows, in fp32 (CODI, section 3.2).
+
+    Args:
+        student_LBD, teacher_LBD: states of every layer at one position per row.
+        distance: smooth-L1 (with beta 1), L1 or L2 (squared error).
+        scale: divide each layer's distance by the standard deviation of the teacher's states there, of each row by
+            itself or of all rows at once; L2 by the variance, since it is squared. "none": do not.
+    """
+    student_LBD, teacher_LBD = student_LBD.float(), teacher_LBD.float()
+    measure = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "l2": F.mse_loss}[distance]
+    distance_LB = measure(student_LBD, teacher_LBD, reduction="none").mean(dim=2)
+    if scale != "none":
+        spread = teacher_LBD.std(dim=2) if scale == "row" else teacher_LBD.flatten(1).std(dim=1, keepdim=True)
+        distance_LB = distance_LB / (spread**2 if distance == "l2" else spread)
+    return distance_LB.mean(dim=0).sum()

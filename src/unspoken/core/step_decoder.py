@@ -72,7 +72,7 @@ class StepDecoder(nn.Module):
         backbone: the base model; its embedding table is used, not owned, where the config says so.
 
     Raises:
-        ConfigError: another LM whose vocabulary is not the base's, or shared embeddings of another width.
+        ConfigError: another LM whose vocabulary is not the base's.
     """
 
     def __init__(self, config: StepDecoderConfig, backbone: Backbone) -> None:
@@ -94,11 +94,6 @@ class StepDecoder(nn.Module):
         if config.embeddings == "base" and self.lm.get_output_embeddings().weight is not table:
             table.requires_grad_(False)  # an untied table that nothing looks up would only drift by weight decay
         width = self.lm.get_input_embeddings().weight.shape[1]
-        if width != backbone.width and config.embeddings == "base":
-            raise ConfigError(
-                f"a step decoder of width {width} cannot use the base's embeddings of width {backbone.width}; "
-                "set decoder.embeddings=own"
-            )
         self.project = nn.Identity() if width == backbone.width else nn.Linear(backbone.width, width)
 
     def train(self, mode: bool = True) -> StepDecoder:
@@ -129,8 +124,10 @@ class StepDecoder(nn.Module):
         return (self._base.tokenizer.eos_token_id,)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids -> what the decoder is fed."""
-        return self._base.embed(ids) if self.config.embeddings == "base" else self.lm.get_input_embeddings()(ids)
+        """Token ids -> what the decoder is fed; the base's embeddings are projected as the latents are."""
+        if self.config.embeddings == "own":
+            return self.lm.get_input_embeddings()(ids)
+        return self.project(self._base.embed(ids))
 
     def new_cache(self) -> DynamicCache:
         """An empty cache."""
@@ -145,17 +142,29 @@ class StepDecoder(nn.Module):
         embeds_BTD: Tensor,
         *,
         positions_BT: Tensor,
-        mask_BS: Tensor | None = None,
+        mask: Tensor | None = None,
         cache: DynamicCache | None = None,
     ) -> Tensor:
         """One pass; see `Backbone.step`."""
-        return self.lm.base_model(
+        return self.states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache)[-1]
+
+    def states(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Only the last layer's states: nobody watches a decoder's layers."""
+        out = self.lm.base_model(
             inputs_embeds=embeds_BTD,
-            attention_mask=mask_BS,
+            attention_mask=mask,
             position_ids=positions_BT + self.config.first_position,
             past_key_values=cache,
             use_cache=cache is not None,
-        ).last_hidden_state
+        )
+        return (out.last_hidden_state,)
 
     def _fed(self, latents_MCD: Tensor, ids_MT: Tensor) -> Tensor:
         """Input embeddings: the latents (projected), then tokens."""

@@ -51,3 +51,13 @@ def pieces(backbone: Backbone, template: Template, example: Example) -> Pieces:
             backbone.tokenizer.eos_token_id,
         ),
     )
+
+
+def answer_start(backbone: Backbone, template: Template, answer: str) -> int:
+    """How many tokens of the written answer stand before the first one that holds a character of the answer itself.
+
+    From character offsets, so that it is right whether a tokenizer makes " 7", " " + "7" or " -" + "7" of it.
+    """
+    text = template.answer.replace("{answer}", answer)
+    first = template.answer.index("{answer}")
+    return next(i for i, end in enumerate(backbone.character_ends(text)) if end > first)

@@ -1,6 +1,6 @@
 """What thinking leaves behind: latents, where they stood, hidden states, costs. Everything downstream reads this.
 
-Shapes: B rows, T positions of the longest row, S columns forwarded, K latents of the row with most, D width.
+Shapes: B rows, T positions of the longest row, S columns forwarded, K latents of the row with most, L layers + 1, D width.
 """
 
 from __future__ import annotations
@@ -32,13 +32,17 @@ class Trace:
     """The thoughts of a batch.
 
     Attributes:
-        latents_BKD: the vectors fed as thoughts, zero where a row has fewer than K.
+        latents_BKD: the vectors fed as thoughts, zero where a row has fewer than K; where the row asked for it
+            (`Row.trailing`) also one that was made after them and not fed.
         states_BKD: the hidden state each latent was made from, before any projection; None for prompted thoughts.
         counts_B: latents per row.
         starts_B: position of each row's first latent inside the row.
         hidden_BSD: last-layer states of every forwarded column, where the loop was asked to keep them; else None.
         column_BT: column of `hidden_BSD` at which position t of row b was forwarded, -1 where there is none.
         cost: passes and positions.
+        watched_LBD: states of every layer at each row's watched position: the embeddings, then each layer's output, the
+            last after the final norm; zero for rows that watch nothing; None where no row does.
+        branch: the same of the rows' branches, which share columns (and `hidden_BSD`) with their rows.
     """
 
     latents_BKD: Tensor
@@ -48,6 +52,8 @@ class Trace:
     hidden_BSD: Tensor | None = None
     column_BT: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     cost: Cost = field(default_factory=Cost)
+    watched_LBD: Tensor | None = None
+    branch: Trace | None = None
 
     def hidden_at(self, rows_N: np.ndarray, positions_N: np.ndarray) -> Tensor:
         """Hidden states [N, D] at the given positions of the given rows."""
@@ -68,6 +74,8 @@ class Trace:
             starts_B=self.starts_B[index : index + 1],
             hidden_BSD=None if self.hidden_BSD is None else self.hidden_BSD[index : index + 1],
             column_BT=self.column_BT[index : index + 1],
+            watched_LBD=None if self.watched_LBD is None else self.watched_LBD[:, index : index + 1],
+            branch=None if self.branch is None else self.branch.row(index),
         )
 
 

@@ -348,7 +348,7 @@ def evaluate(
                 positions=int(answer.positions),
                 finished=bool(answer.finished),
                 thoughts=None if answer.thoughts is None else tuple(answer.thoughts),
-                expected=None if answer.thoughts is None else model.expected(example.steps, answer.latents),
+                expected=None if answer.thoughts is None else model.expected(example, len(answer.thoughts)),
             )
         )
     return EvalReport(

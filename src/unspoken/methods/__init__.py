@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 METHODS = {
     "cot": "unspoken.methods.cot:Cot",
     "coconut": "unspoken.methods.coconut:Coconut",
+    "codi": "unspoken.methods.codi:Codi",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
 }
 

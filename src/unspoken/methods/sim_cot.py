@@ -8,14 +8,18 @@ Row:    the inner method's; and per group, to the decoder:   latent x c | step k
         labels on the step and eos; the last latent predicts the step's first token
 Trains: the inner method's parameters and the decoder. Freezes: what the inner method freezes (or one side: `trains`).
 Reference code: InternLM/SIM-CoT f3ae967 (Coconut/coconut.py, Coconut/dataset.py), Apache-2.0.
+    CODI/src/model.py, CODI/train.py.
 Relations: wraps any method with thought groups (`group_size`); on `coconut` with `curriculum="progressive"` it is the
-    recipe its authors recommend (all latents from the start, text steps withdrawn one per stage; issues 7 and 11).
+    recipe its authors recommend (all latents from the start, text steps withdrawn one per stage; issues 7 and 11); on
+    `codi` a latent is a group, and `normalisation="group"` is the released loss.
 Departures:
     - The auxiliary loss is computed. The released runner never feeds step targets to the model, so that it trains plain
       Coconut with an idle decoder (parity cases `*_asreleased`).
     - Groups that have no step are not supervised (`missing="nothing"`); the released code trains them to write the text
       that is still visible (`missing="visible"`).
     - Steps come as strings: any text is a step, also without `<<` and `>>`.
+    - On CODI, targets are whole steps. The released code cuts every target of a batch to the length of its first row's
+      step, down to "<<" where that row has none; and its later targets begin with the space before the step.
     - All groups go through the decoder in one call (released: one call per group, one padded column more).
     - A row without latents (stage 0) has no auxiliary loss (released: division by zero).
 
@@ -57,7 +61,9 @@ class SimCotConfig:
     inner: Annotated[Any, BeforeValidator(method_config)]  # the method to supervise, e.g. {"name": "coconut"}
     decoder: StepDecoderConfig = field(default_factory=StepDecoderConfig)
     weight: float = 1.0  # of the auxiliary loss (coconut.py: hard-coded)
-    normalisation: Literal["sequence", "token"] = "sequence"  # step loss: summed over its tokens, or mean over all tokens
+    # A step's loss: summed over its tokens, then mean over rows and groups (released on Coconut); mean over the tokens of a
+    # group, then over groups (released on CODI); or mean over all tokens.
+    normalisation: Literal["sequence", "group", "token"] = "sequence"
     surplus: Literal["merge", "spread"] = "merge"  # more steps than groups: the last group takes the tail, or all share
     missing: Literal["nothing", "spread", "visible"] = "nothing"  # fewer: rest unsupervised, spread out, or as released
     trains: Literal["both", "inner", "decoder"] = "both"
@@ -131,7 +137,7 @@ class SimCot(nn.Module):
         """The inner method's row, with a target for every thought group."""
         row = self.method.layout(example, stage, dice)
         c = self.config
-        groups = align(row.covers, row.latents // self.group_size, c.surplus, c.missing)
+        groups = align(row.covers, (row.latents + row.trailing) // self.group_size, c.surplus, c.missing)
         eos = self.backbone.tokenizer.eos_token_id
         newline = self.backbone.encode("\n")
         # What is still written: from behind the last latent's marker to eos.
@@ -147,10 +153,11 @@ class SimCot(nn.Module):
                 targets.append(visible if c.missing == "visible" else ())
         return replace(row, targets=tuple(targets))
 
-    def expected(self, steps: tuple[str, ...], latents: int) -> tuple[str | None, ...]:
-        """What each thought group of a problem stands for once all text is gone; None for a group without a step."""
-        groups = align(len(steps), latents // self.group_size, self.config.surplus, self.config.missing)
-        return tuple("\n".join(steps[i].strip() for i in numbers) if numbers else None for numbers in groups)
+    def expected(self, example: Example, groups: int) -> tuple[str | None, ...]:
+        """What each of so many thought groups stands for at the end of training; None for a group without a step."""
+        covers = self.method.layout(example, self.curriculum().last, Random(0)).covers
+        numbers_G = align(covers, groups, self.config.surplus, self.config.missing)
+        return tuple("\n".join(example.steps[i].strip() for i in numbers) or None for numbers in numbers_G)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """The inner method's."""
@@ -161,13 +168,13 @@ class SimCot(nn.Module):
         return self.method.source()
 
     def counts(self, batch: Batch) -> Counts:
-        """The inner method's, and: rows with a target per group, target tokens."""
+        """The inner method's, and per group: rows with a target, target tokens."""
         most = max((len(targets) for targets in batch.targets), default=0)
-        rows_G = np.zeros(most)
+        rows_G, tokens_G = np.zeros(most), np.zeros(most)
         for targets in batch.targets:
             rows_G[: len(targets)] += [len(step) > 0 for step in targets]
-        tokens = sum(len(step) for targets in batch.targets for step in targets)
-        return {**self.method.counts(batch), "explain_rows": rows_G, "explain_tokens": np.array(float(tokens))}
+            tokens_G[: len(targets)] += [len(step) for step in targets]
+        return {**self.method.counts(batch), "explain_rows": rows_G, "explain_tokens": tokens_G}
 
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """The inner loss and the decoder's."""
@@ -182,12 +189,13 @@ class SimCot(nn.Module):
         if not places:
             return trace.latents_BKD.sum() * 0.0 + sum(p.sum() * 0.0 for p in self.decoder.parameters())
         targets = [batch.targets[b][g] for b, g in places]
-        rows_G = counts["explain_rows"]
-        if self.config.normalisation == "sequence":
-            share_G = 1.0 / (np.maximum(rows_G, 1) * (rows_G > 0).sum())
-            weights = [share_G[g] for _, g in places]
-        else:
-            weights = [1.0 / float(counts["explain_tokens"])] * len(places)
+        tokens_G = counts["explain_tokens"]
+        per_G = {
+            "sequence": counts["explain_rows"] * (tokens_G > 0).sum(),
+            "group": tokens_G * (tokens_G > 0).sum(),
+            "token": np.full_like(tokens_G, tokens_G.sum()),
+        }[self.config.normalisation]
+        weights = [1.0 / per_G[g] for _, g in places]
         latents_MCD = self._groups(trace, places)
         return self.decoder.loss(latents_MCD, targets, latents_MCD.new_tensor(weights))
 

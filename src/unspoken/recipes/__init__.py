@@ -20,6 +20,8 @@ RECIPES = {
     "tiny/coconut_progressive": "unspoken.recipes.tiny:coconut_progressive",
     "tiny/pause": "unspoken.recipes.tiny:pause",
     "tiny/sim_cot": "unspoken.recipes.tiny:sim_cot",
+    "tiny/codi": "unspoken.recipes.tiny:codi",
+    "tiny/sim_cot_codi": "unspoken.recipes.tiny:sim_cot_codi",
     "gsm8k/cot": "unspoken.recipes.gsm8k:cot",
     "gsm8k/no_cot": "unspoken.recipes.gsm8k:no_cot",
     "gsm8k/coconut": "unspoken.recipes.gsm8k:coconut",

@@ -14,7 +14,9 @@ from typing import Any
 from unspoken.core.backbone import BackboneConfig
 from unspoken.core.sampling import Speaking
 from unspoken.core.step_decoder import StepDecoderConfig
+from unspoken.core.text import Template
 from unspoken.methods.coconut import CoconutConfig
+from unspoken.methods.codi import CodiConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.tasks.tiny import TinyConfig
@@ -136,6 +138,33 @@ def coconut_progressive() -> RunConfig:
     """SIM-CoT without its decoder: the same rows, schedule and optimizer. What is left of its gain is the supervision."""
     base = sim_cot()
     return replace(base, method=base.method.inner)
+
+
+def codi() -> RunConfig:
+    """CODI: as many latents as steps; student and teacher learn side by side from the first update."""
+    return RunConfig(
+        backbone=BackboneConfig(path=START),
+        method=CodiConfig(
+            latents=STEPS,
+            template=Template(),  # as the start was trained
+            separator="",
+        ),
+        task=_TASK,
+        train=_TRAIN,
+        speaking=_SPEAKING,
+    )
+
+
+def sim_cot_codi() -> RunConfig:
+    """SIM-CoT on CODI: the same, each latent explained by a copy of the base."""
+    base = codi()
+    method = SimCotConfig(
+        inner=base.method,
+        decoder=StepDecoderConfig(kind="copy"),
+        normalisation="token",
+        max_step_tokens=16,
+    )
+    return replace(base, method=method)
 
 
 def _shortened(config: RunConfig, seed: int, updates: int = 1700) -> RunConfig:

@@ -94,9 +94,9 @@ def check_lengths(method: Method, examples: Sequence[Example], stages: Sequence[
             continue
         for stage in stages:
             row = method.layout(example, stage, Random(0))
-            if len(row.ids) > context:
+            if row.longest > context:
                 raise DataError(
-                    f"{example.id or 'an example'} is too long: {len(row.ids)} positions, the model's context is {context}; "
+                    f"{example.id or 'an example'} is too long: {row.longest} positions, the model's context is {context}; "
                     "drop it, shorten it, or use a model with a longer context"
                 )
 

@@ -121,7 +121,7 @@ class Training:
         if self._epoch_batches[0] != epoch:
 
             def length(index: int, stage: Stage) -> int:
-                return len(lay_out(self.method, self.examples, index, stage, self.t.seed, epoch).ids)
+                return lay_out(self.method, self.examples, index, stage, self.t.seed, epoch).positions
 
             self._epoch_batches = (epoch, self.schedule.batches(epoch, length))
         return self._epoch_batches[1][place]
@@ -171,7 +171,7 @@ class Training:
                 "lr": lr,
                 "terms": terms,
                 "norm": norm,
-                "tokens": sum(len(row.ids) for row in rows),
+                "tokens": sum(row.positions for row in rows),
                 "slots": slots,
                 "names": [row.name for row in rows],
                 "seconds": seconds,

@@ -1,0 +1,43 @@
+"""Which columns see which when a row and its branch are forwarded in one pass.
+
+Both begin with the same positions, which stand in the pass once. Behind them the row's own columns and the branch's
+follow; neither sees the other's, so each gives what it gives alone.
+Shapes: b rows, W columns of the pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def place(take_b: np.ndarray, more_b: np.ndarray, cursor_b: np.ndarray, shared_b: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Columns of a pass: per row, first `take_b` of its own, then `more_b` of its branch, then padding.
+
+    Args:
+        take_b, more_b: own columns, branch columns.
+        cursor_b: position of the first own column.
+        shared_b: position, inside the branch, of its first column.
+
+    Returns:
+        own_bW, branch_bW: whose a column is; positions_bW: its position inside its own sequence, 0 for padding.
+    """
+    offsets_W = np.arange(int((take_b + more_b).max()))[None, :]
+    own_bW = offsets_W < take_b[:, None]
+    branch_bW = ~own_bW & (offsets_W < (take_b + more_b)[:, None])
+    behind_bW = shared_b[:, None] + offsets_W - take_b[:, None]
+    positions_bW = np.where(own_bW, cursor_b[:, None] + offsets_W, np.where(branch_bW, behind_bW, 0))
+    return own_bW, branch_bW, positions_bW
+
+
+def visible(own_bW: np.ndarray, branch_bW: np.ndarray, positions_bW: np.ndarray, shared_b: np.ndarray) -> np.ndarray:
+    """Bool [b, 1, W, W]: which column (last) a column (last but one) attends to, in a first pass with branches.
+
+    Padding sees the first column, so that no column sees nothing: an empty softmax is NaN in some kernels.
+    """
+    query, key = np.s_[:, :, None], np.s_[:, None, :]
+    causal = positions_bW[key] <= positions_bW[query]
+    common = own_bW & (positions_bW < shared_b[:, None])
+    sees = (own_bW[query] & own_bW[key]) | (branch_bW[query] & (branch_bW[key] | common[key]))
+    sees &= causal
+    sees[:, :, 0] |= ~(own_bW | branch_bW)
+    return sees[:, None]

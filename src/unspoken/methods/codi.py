@@ -1,0 +1,239 @@
+"""CODI: one model teaches itself. Beside its latents it learns to write the chain, and both must agree before the answer.
+
+Paper: Shen et al., "CODI: Compressing Chain-of-Thought into Continuous Space via Self-Distillation", arXiv 2502.21074,
+    section 3.
+Idea: the student thinks a fixed number of latents, each a projection of the last hidden state, and answers. The teacher,
+    the same weights, writes the chain and answers. Right before the answer's first token the student's states, of every
+    layer, are pulled to the teacher's. Loss = student CE + a x distance of the layers + b x teacher CE.
+Row:    question | bot | latent x K | eot | The answer is: N eos      student; labels behind eot
+        question | step 1 ... step N-1 | The answer is: N eos         teacher (the row's branch); labels behind the question
+        compared: the state before the first token of N, in both
+Trains: the base model or its LoRA, the projection, the marker rows. Freezes: with LoRA, the rest of the base model.
+Reference code: zhenyi4/codi 4fd88d4 (src/model.py, train.py, test.py). It has no licence; this was written from the paper
+    and from recorded tensors.
+Relations: `coconut` feeds the state back as it is and learns by curriculum; `sim_cot` wraps it.
+Departures:
+    - Padding is masked in every pass and never counted as a position. The released code forgets the mask behind the
+      question: latents and answers attend to padding, GPT-2's positions shift with it, and a row depends on its batch.
+    - The compared position comes from the answer's character offsets. The released code adds 1 where the model's *path*
+      contains "llama" or "qwen", which for letters and negative numbers is the answer's own token.
+    - bot and eot are trained and start from "<<" (released: frozen, both the mean of the vocabulary under LoRA).
+    - The question is forwarded once for both, and the teacher once, its states detached for the distance (released:
+      twice, with two draws of dropout). The last latent, eot and answer go in one pass.
+    - `scale="row"` divides by the spread of each row's own teacher state, so that a step does not depend on how it is
+      cut into micro-batches; `scale="batch"` is the released rule.
+    - `latents=0` works: the control without thoughts (released: an error).
+
+Shapes: B rows, D width, L layers + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from unspoken.core.backbone import Backbone
+from unspoken.core.config import STRICT
+from unspoken.core.curriculum import Curriculum, Stage, single
+from unspoken.core.engine import unroll
+from unspoken.core.example import Example
+from unspoken.core.latents import Recurrence, Source
+from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.losses import Distance, Scale, labelled_cross_entropy_sum, layer_distance_sum
+from unspoken.core.text import Template, answer_start, question_ids
+from unspoken.core.tokens import add_markers, refuse_markers
+from unspoken.core.trace import Trace
+from unspoken.errors import ConfigError
+from unspoken.methods.base import Counts, LossReport, answer_counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodiConfig:
+    """Settings of `Codi`; defaults are the published ones for GPT-2 (paper, section 4.1; scripts/train_gpt2_*.sh)."""
+
+    __pydantic_config__ = STRICT
+
+    name: Literal["codi"] = "codi"
+    latents: int = 6  # K; for every problem, in training and at inference
+    latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
+    trailing: bool = False  # make one more latent than is fed; the released SIM-CoT explains it too
+    projection: bool = True  # False: the state itself is fed back
+    projection_width: int | None = None  # of its hidden layer; None = the model's width
+    projection_dropout: float = 0.0
+    projection_norm: bool = True  # a LayerNorm at its end
+    include_last_step: bool = False  # True lets the teacher copy its answer from the last step (paper: 43.7 -> 31.7)
+    distance: Distance = "smooth_l1"
+    scale: Scale = "row"  # what the distance is divided by: see Departures
+    distill_weight: float = 1.0  # a; 20 for Llama
+    teacher_weight: float = 1.0  # b
+    marker_init: str = "<<"  # marker rows start as this text's row
+    template: Template = field(
+        default_factory=lambda: Template(question="{question}", step="{step}", answer="The answer is: {answer}")
+    )
+    separator: str = " "  # between steps
+    chain_end: str = ""  # behind the last step, where there is one
+
+    def __post_init__(self) -> None:
+        if self.latents < 0:
+            raise ConfigError(f"latents must be 0 or more, got {self.latents}")
+        if self.latents_per_step < 1:
+            raise ConfigError(f"latents_per_step must be at least 1, got {self.latents_per_step}")
+        if self.projection_width is not None and self.projection_width < 1:
+            raise ConfigError(f"projection_width must be at least 1, got {self.projection_width}; null is the model's width")
+        if not 0 <= self.projection_dropout < 1:
+            raise ConfigError(f"projection_dropout must be in [0, 1), got {self.projection_dropout}")
+        for name in ("distill_weight", "teacher_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+class Projection(nn.Sequential):
+    """State -> latent: a two-layer MLP, in fp32 whatever the base model's type is."""
+
+    def __init__(self, width: int, config: CodiConfig) -> None:
+        hidden = config.projection_width or width
+        layers = [nn.Dropout(config.projection_dropout), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)]
+        super().__init__(*layers, *([nn.LayerNorm(width)] if config.projection_norm else []))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """States [N, D] -> latents [N, D]."""
+        return super().forward(input.to(self[1].weight.dtype))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+class Codi(nn.Module):
+    """Self-distillation into latents. See the module's card."""
+
+    Config = CodiConfig
+    explains = False
+
+    def __init__(self, config: CodiConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.markers = add_markers(backbone, config.marker_init)
+        self.group_size = config.latents_per_step
+        self.projection = Projection(backbone.width, config) if config.projection else None
+        self._answer_starts: dict[str, int] = {}
+
+    @property
+    def inner(self) -> Codi:
+        """Itself: the teacher is the same model, and is not run at inference."""
+        return self
+
+    def curriculum(self) -> Curriculum:
+        """One stage: all latents, no written step."""
+        return single(Stage(removed=None, groups=self.config.latents // self.group_size))
+
+    def _chain(self, example: Example) -> tuple[str, ...]:
+        """The steps that the teacher writes, and that the latents stand for."""
+        return example.steps if self.config.include_last_step else example.steps[:-1]
+
+    def _teacher(self, question: tuple[int, ...], answer: tuple[int, ...], before: int, example: Example) -> Row:
+        """question | chain | answer."""
+        c = self.config
+        steps = [c.template.step.replace("{step}", step) for step in self._chain(example)]
+        chain = self.backbone.encode(c.separator.join(steps) + c.chain_end) if steps else ()
+        refuse_markers((*chain, *answer), self.markers, example.id)
+        text = (*chain, *answer)
+        ids = (*question, *text)
+        return Row(
+            ids=ids,
+            labels=(IGNORE,) * len(question) + text,
+            start=len(ids),
+            latents=0,
+            watch=len(question) + len(chain) + before - 1,
+            name=example.id,
+        )
+
+    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+        """The student's row with the teacher's beside it; see the card."""
+        answer = (
+            *self.backbone.encode(self.config.template.answer.replace("{answer}", example.answer)),
+            self.backbone.tokenizer.eos_token_id,
+        )
+        before = self._answer_start(example.answer)
+        head = self.prompt(example.question, name=example.id)
+        question = head.ids[: head.start - 1]
+        return Row(
+            ids=(*head.ids, *answer),
+            labels=(*head.labels, *answer),
+            start=head.start,
+            latents=head.latents,
+            covers=len(self._chain(example)),
+            name=example.id,
+            trailing=head.trailing,
+            watch=len(head.ids) + before - 1,
+            branch=self._teacher(question, answer, before, example),
+            shared=len(question),
+        )
+
+    def _answer_start(self, answer: str) -> int:
+        if answer not in self._answer_starts:
+            self._answer_starts[answer] = answer_start(self.backbone, self.config.template, answer)
+        return self._answer_starts[answer]
+
+    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
+        """question | bot | latents | eot.
+
+        Raises:
+            ConfigError: a negative number of latents.
+            DataError: the question spells a marker.
+        """
+        latents = self.config.latents if latents is None else latents
+        if latents < 0:
+            raise ConfigError(f"the number of latents must be 0 or more, got {latents}")
+        ids = refuse_markers(question_ids(self.backbone, self.config.template, question), self.markers, name)
+        row = (*ids, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
+        return Row(
+            ids=row,
+            labels=(IGNORE,) * len(row),
+            start=len(ids) + 1,
+            latents=latents,
+            name=name,
+            trailing=self.config.trailing and latents > 0,
+        )
+
+    def source(self) -> Source:
+        """The recurrence through the projection."""
+        return Recurrence(self.projection)
+
+    def counts(self, batch: Batch) -> Counts:
+        """Labelled tokens of student and teacher, and pairs of states to compare."""
+        assert batch.branch is not None, "rows without a teacher: use `layout`, not `prompt`, to train"
+        return {
+            "answer": answer_counts(batch),
+            "teacher": answer_counts(batch.branch),
+            "pairs": np.array(float(len(batch))),
+        }
+
+    def forward(self, batch: Batch, counts: Counts) -> LossReport:
+        """Student's cross-entropy, distance to the teacher, teacher's cross-entropy."""
+        c = self.config
+        trace = unroll(self.backbone, batch, self.source())
+        assert batch.branch is not None
+        assert trace.branch is not None
+        student = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
+        teacher = labelled_cross_entropy_sum(trace.branch, batch.branch, self.backbone.logits)
+        distance = self._distance(trace, trace.branch)
+        return LossReport(
+            terms={
+                "answer": student / float(counts["answer"]),
+                "distill": c.distill_weight * distance / float(counts["pairs"]),
+                "teacher": c.teacher_weight * teacher / float(counts["teacher"]),
+            },
+            trace=trace,
+        )
+
+    def _distance(self, student: Trace, teacher: Trace) -> Tensor:
+        """Between the states before the answer, summed over rows; the teacher's are the target and get no gradient."""
+        assert student.watched_LBD is not None
+        assert teacher.watched_LBD is not None
+        return layer_distance_sum(student.watched_LBD, teacher.watched_LBD.detach(), self.config.distance, self.config.scale)
+
+    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
+        """CODI cannot read its own latents."""
+        return [() for _ in trace.counts_B]
