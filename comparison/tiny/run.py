@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-METHODS = ("no_cot", "coconut", "coconut_progressive", "sim_cot")
+METHODS = ("no_cot", "coconut", "coconut_progressive", "sim_cot", "codi", "sim_cot_codi")
+EXPLAINED = {"sim_cot": "SIM-CoT on Coconut", "sim_cot_codi": "SIM-CoT on CODI"}
 START = "builtin:tiny"
 
 
@@ -35,7 +36,7 @@ def one(method: str, seed: int, out: Path) -> Path:
         subprocess.run(
             [*unspoken, "eval", run, "--batch-size", "100"], check=True, env=environment, stdout=subprocess.DEVNULL
         )
-    if method == "sim_cot" and not told.exists():
+    if method in EXPLAINED and not told.exists():
         command = [*unspoken, "eval", run, "--batch-size", "100", "--explain", "--out", told]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     return report
@@ -85,16 +86,26 @@ def main() -> None:
         lines.append(f"| {method} | " + " | ".join([*row, *(f"{c:.1f}" for c in cost), f"{ms:.2f}"]) + " |")
         table[method] = {"per_seed": [r.summary() for r in mine], "all_seeds": {"correct": total.correct, "n": total.n}}
     lines.append("")
-    for seed in args.seeds if "sim_cot" in args.methods else ():
-        told = EvalReport.from_json(args.out / f"sim_cot-{seed}" / "thoughts.json").step_accuracy
-        assert told is not None
-        lines.append(
-            f"- seed {seed}: of SIM-CoT's decoded steps {percent(told.overall.value)}% are the true step; "
-            f"of those of correctly answered problems {percent(told.correct_only.value)}%"
-        )
-        table.setdefault("decoded_steps", {})[seed] = {"all": told.overall.value, "correct": told.correct_only.value}
+    for method, seed in jobs:
+        if method in EXPLAINED:
+            told = EvalReport.from_json(args.out / f"{method}-{seed}" / "thoughts.json").step_accuracy
+            assert told is not None
+            lines.append(
+                f"- {EXPLAINED[method]}, seed {seed}: of the decoded steps {percent(told.overall.value)}% are the true "
+                f"step; of those of correctly answered problems {percent(told.correct_only.value)}%"
+            )
+            steps = table[method].setdefault("decoded_steps", {})
+            steps[seed] = {"all": told.overall.value, "correct": told.correct_only.value}
+    for seed in args.seeds:
         pairs = compare({m: reports[m, seed] for m in args.methods}).to_json()
         table.setdefault("paired", {})[seed] = json.loads(pairs) if isinstance(pairs, str) else pairs
+    lines += ["", "| method | passes of a training step | positions per training example |", "| --- | --- | --- |"]
+    for method in args.methods:
+        cost = [row for row in RunDir(args.out / f"{method}-{args.seeds[0]}").metrics() if "examples" in row]
+        if cost:
+            positions = sum(row["tokens"] for row in cost) / sum(row["examples"] for row in cost)
+            lines.append(f"| {method} | {max(row['passes'] for row in cost)} | {positions:.1f} |")
+            table[method]["training"] = {"passes": max(row["passes"] for row in cost), "positions_per_example": positions}
     where = reports[jobs[0]]
     lines += ["", f"{where.n} test problems per seed, greedy, batch 100, {where.hardware}.", ""]
     write_atomic(HERE / "table.md", "\n".join(lines))

@@ -30,6 +30,14 @@ RECIPES = {
     "gsm8k/pause_as_thought": "unspoken.recipes.gsm8k:pause_as_thought",
     "gsm8k/sim_cot": "unspoken.recipes.gsm8k:sim_cot",
     "gsm8k/sim_cot_staged": "unspoken.recipes.gsm8k:sim_cot_staged",
+    "gsm8k/codi": "unspoken.recipes.codi:gsm8k",
+    "gsm8k/codi_llama1b": "unspoken.recipes.codi:gsm8k_llama1b",
+    "gsm8k/codi_llama3b": "unspoken.recipes.codi:gsm8k_llama3b",
+    "gsm8k/codi_llama8b": "unspoken.recipes.codi:gsm8k_llama8b",
+    "gsm8k/sim_cot_codi": "unspoken.recipes.codi:sim_gsm8k",
+    "gsm8k/sim_cot_codi_llama1b": "unspoken.recipes.codi:sim_gsm8k_llama1b",
+    "gsm8k/sim_cot_codi_llama3b": "unspoken.recipes.codi:sim_gsm8k_llama3b",
+    "gsm8k/sim_cot_codi_llama8b": "unspoken.recipes.codi:sim_gsm8k_llama8b",
 }
 
 

@@ -29,7 +29,9 @@ class TrainConfig:
     lr: float = 1e-4
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
+    max_positions: int | None = None  # leave out training examples whose row or branch is longer
     warmup_steps: int = 0  # linear, from 0
+    warmup_share: float = 0.0  # the same as a share of all steps; the longer of both counts
     restart_warmup_steps: int = 0  # after an optimizer restart at a stage's beginning
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     decay_start: float = 0.0  # share of training after which the schedule begins to fall
@@ -50,7 +52,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError("training needs exactly one of 'epochs' and 'steps'")
-        for name in ("lr", "weight_decay", "clip", "epochs", "final_lr", "decay_start"):
+        for name in ("lr", "weight_decay", "clip", "epochs", "final_lr", "decay_start", "warmup_share"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"{name} must be a finite number, got {value}")
@@ -66,6 +68,7 @@ class TrainConfig:
             "clip",
             "length_window",
             "threads",
+            "max_positions",
         ):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -80,8 +83,9 @@ class TrainConfig:
                 f"select_split must be 'validation', got {self.select_split!r}; choosing a checkpoint on another split, "
                 "the test split above all, makes its score meaningless"
             )
-        if not 0 <= self.decay_start <= 1:
-            raise ConfigError(f"decay_start must be in [0, 1], got {self.decay_start}")
+        for name in ("decay_start", "warmup_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +110,11 @@ def learning_rate(config: TrainConfig, step: int, total: int, restarted: int | N
         total: steps of the whole run.
         restarted: the step at which the optimizer last restarted, if it has.
     """
-    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    warmup = max(config.warmup_steps, math.ceil(config.warmup_share * total))
+    warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
     if restarted is not None and config.restart_warmup_steps:
         warm = min(warm, (step - restarted + 1) / config.restart_warmup_steps)
-    begin = max(config.decay_start * total, config.warmup_steps)
+    begin = max(config.decay_start * total, warmup)
     done = min(max((step - begin) / max(total - begin, 1), 0.0), 1.0)
     if config.schedule == "linear":
         share = 1 - done

@@ -10,7 +10,7 @@ from random import Random
 from unspoken.core.curriculum import Curriculum, Stage
 from unspoken.core.example import Example
 from unspoken.core.layout import Row, windows_by_length
-from unspoken.errors import DataError
+from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
 from unspoken.training.config import TrainConfig
 
@@ -76,6 +76,22 @@ class Schedule:
 def lay_out(method: Method, examples: Sequence[Example], index: int, stage: Stage, seed: int, epoch: int) -> Row:
     """The row of a training example; what is random in it depends on seed, epoch and example only."""
     return method.layout(examples[index], stage, Random(f"{seed}/row/{epoch}/{index}"))
+
+
+def drop_long(
+    method: Method, examples: Sequence[Example], stages: Sequence[Stage], most: int | None
+) -> tuple[list[Example], int]:
+    """The examples whose rows take at most so many positions at every stage, and how many were left out.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    if most is None:
+        return list(examples), 0
+    kept = [e for e in examples if all(method.layout(e, stage, Random(0)).longest <= most for stage in stages)]
+    if examples and not kept:
+        raise ConfigError(f"train.max_positions={most} leaves none of {len(examples)} training examples; raise it")
+    return kept, len(examples) - len(kept)
 
 
 def check_lengths(method: Method, examples: Sequence[Example], stages: Sequence[Stage]) -> None:

@@ -37,7 +37,7 @@ from unspoken.model import Model
 from unspoken.tasks import Split, make_task
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig, learning_rate
-from unspoken.training.data import Schedule, check_lengths, check_prompts, lay_out
+from unspoken.training.data import Schedule, check_lengths, check_prompts, drop_long, lay_out
 from unspoken.training.progress import Quiet, Reporter
 
 
@@ -77,15 +77,23 @@ class Training:
             )
         self.accelerator = Accelerator(log_with=self.t.tracker, project_dir=str(out) if self.t.tracker else None)
         self.run = RunDir(out)
+        if self.run.exists and "imported" in self.run.read():
+            raise RunError(
+                f"{out} was made by `unspoken import`: nothing was trained here that could go on; give another --out, and "
+                f"start from it with backbone.path={out}"
+            )
         self.task = make_task(config.task)
         self.examples = self.task.examples("train")
         self.validation = self.task.examples("validation")[: self.t.validate_limit] if self.t.validate_limit else []
         set_seed(self.t.seed)  # decides random weights; dropout gets its own seed per process below
         self.method: Any = build_method(config)
         self.method.to(self.accelerator.device).train()
-        self.schedule = Schedule(self.t, self.method.curriculum(), len(self.examples))
-        stages = {self.schedule.curriculum.at(b) for b in (0.0, *self.schedule.curriculum.boundaries(), math.inf)}
-        check_lengths(self.method, self.examples, sorted(stages, key=lambda s: s.index))
+        curriculum = self.method.curriculum()
+        all_stages = {curriculum.at(b) for b in (0.0, *curriculum.boundaries(), math.inf)}
+        stages = sorted(all_stages, key=lambda s: s.index)
+        self.examples, self.left_out = drop_long(self.method, self.examples, stages, self.t.max_positions)
+        self.schedule = Schedule(self.t, curriculum, len(self.examples))
+        check_lengths(self.method, self.examples, stages)
         check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
         if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
             warnings.warn(
@@ -147,7 +155,7 @@ class Training:
         parts = [collate(mine[i : i + size]) for i in range(0, len(mine), size)] or [collate(rows[:1])]
         counts = self.method.counts(collate(rows))
         terms: dict[str, Tensor] = {}
-        slots = 0
+        slots = passes = 0
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             with self.accelerator.no_sync(self.wrapped) if not last else contextlib.nullcontext():
@@ -156,6 +164,7 @@ class Training:
                 loss = report.total * self.accelerator.num_processes * (1.0 if mine else 0.0)
                 loss.backward()
             slots += report.trace.cost.slots
+            passes = max(passes, report.trace.cost.passes)
             for name, term in report.terms.items():
                 terms[name] = terms.get(name, 0.0) + term.detach() * (1.0 if mine else 0.0)
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), t.clip if t.clip is not None else math.inf)
@@ -173,6 +182,7 @@ class Training:
                 "norm": norm,
                 "tokens": sum(row.positions for row in rows),
                 "slots": slots,
+                "passes": passes,
                 "names": [row.name for row in rows],
                 "seconds": seconds,
             }
@@ -221,6 +231,8 @@ class Training:
             "loss": sum(terms.values()),
             "terms": terms,
             "grad_norm": sum(float(s["norm"]) for s in steps) / len(steps),
+            "examples": sum(len(s["names"]) for s in steps),
+            "passes": max(s["passes"] for s in steps),
             "tokens": tokens,
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
             "padding": round(1 - tokens / max(sum(s["slots"] for s in steps), tokens), 4),
@@ -335,7 +347,7 @@ class Training:
             used: list[Split] = ["train", "validation"] if self.validation else ["train"]
             data = {split: self.task.fingerprint(split) for split in used}
             if self.run.exists:
-                old, new = self.run.read()["config"], dump(self.config)
+                old, new = dump(self.run.config()), dump(self.config)
                 if differ := _differences(old, new):
                     raise RunError(
                         f"{self.run.path} holds a run with another config ({', '.join(differ[:4])}); "
@@ -350,7 +362,8 @@ class Training:
             else:
                 numbers = {"trained": sum(p.numel() for p in self.trained.values()),
                            "all": sum(p.numel() for p in self.method.parameters())}  # fmt: skip
-                self.run.create(self.config, {"data": data, "parameters": numbers, "provenance": provenance()})
+                about = {"data": data, "parameters": numbers, "provenance": provenance()}
+                self.run.create(self.config, about | ({"left_out": self.left_out} if self.t.max_positions else {}))
         self.accelerator.wait_for_everyone()
         if self.t.tracker:
             self.accelerator.init_trackers("unspoken", config={"run": str(self.run.path)})
@@ -370,7 +383,16 @@ class Training:
             if ends or self.step % self.t.save_every == 0:
                 self._save()
         if self.accelerator.is_main_process and "finished" not in self.run.read():
-            self.run.update(finished={"steps": self.step, "seconds": round(self.seconds, 1), "best": self.best})
+            rows = [row for row in self.run.metrics() if row["kind"] == "train"]
+            self.run.update(
+                finished={
+                    "steps": self.step,
+                    "seconds": round(self.seconds, 1),
+                    "best": self.best,
+                    "passes": max(row["passes"] for row in rows),
+                    "positions_per_example": round(sum(r["tokens"] for r in rows) / sum(r["examples"] for r in rows), 2),
+                }
+            )
         if self.t.tracker:
             self.accelerator.end_training()
         return self.run

@@ -1,0 +1,127 @@
+"""CODI, and SIM-CoT on CODI, with the published settings, on GSM8K-Aug. `backbone.path=...` takes another base model.
+
+Sources: [Z] zhenyi4/codi 4fd88d4, scripts/*.sh and train.py; [S] InternLM/SIM-CoT f3ae967, CODI/scripts/*.sh; [P] arXiv
+2502.21074; [ours] chosen here, see the comment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unspoken.core.backbone import BackboneConfig, LoraSettings
+from unspoken.core.sampling import Speaking
+from unspoken.core.step_decoder import StepDecoderConfig
+from unspoken.methods.codi import CodiConfig
+from unspoken.methods.sim_cot import SimCotConfig
+from unspoken.tasks.gsm8k import Gsm8kAugConfig
+from unspoken.training.config import RunConfig, TrainConfig
+
+LORA = LoraSettings(r=128, alpha=32, dropout=0.1)  # [Z] every script; train.py: dropout hard-coded, all linear layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What the scripts set per base model."""
+
+    path: str
+    micro: int  # per_device_train_batch_size; x accumulation = 128, but for CommonsenseQA on Llama
+    lr: float
+    epochs: int
+    distill: float  # distill_loss_factor; [P] appendix F: 20 was best for Llama
+    dtype: Any = "float32"  # the scripts hold every base in bf16; ours: only those that do not fit otherwise
+    most: int | None = None  # max_token_num: longer training examples are left out
+
+
+GPT2 = Base(path="openai-community/gpt2", micro=64, lr=3e-3, epochs=40, distill=1)  # [Z] train_gpt2_gsm8k-aug.sh
+LLAMA_1B = Base(  # [Z] train_llama1b_gsm8k-aug.sh
+    path="meta-llama/Llama-3.2-1B-Instruct", micro=32, lr=8e-4, epochs=10, distill=20, most=200
+)
+LLAMA_3B = Base(  # [S] train_llama3b_gsm8k-aug-decoder-2.sh
+    path="meta-llama/Llama-3.2-3B-Instruct", micro=32, lr=3e-4, epochs=8, distill=20, most=200, dtype="bfloat16"
+)
+LLAMA_8B = Base(  # [S] train_llama8b_gsm8k-aug-decoder-2.sh
+    path="meta-llama/Llama-3.1-8B-Instruct", micro=8, lr=1e-4, epochs=6, distill=20, most=200, dtype="bfloat16"
+)
+
+
+def codi_of(base: Base, task: Any) -> RunConfig:
+    """CODI on a base model and a task."""
+    return RunConfig(
+        backbone=BackboneConfig(path=base.path, lora=LORA, dtype=base.dtype),
+        method=CodiConfig(
+            latents=6,  # [Z] num_latent
+            scale="batch",  # [Z] distill_loss_div_std
+            distill_weight=base.distill,
+        ),
+        task=task,
+        train=TrainConfig(
+            epochs=base.epochs,
+            batch_size=128,  # [Z] per_device_train_batch_size x gradient_accumulation_steps
+            micro_batch_size=base.micro,
+            max_positions=base.most,
+            lr=base.lr,
+            weight_decay=0.1,  # [Z] weight_decay
+            schedule="cosine",  # [Z] lr_scheduler_type
+            warmup_share=0.03,  # [Z] warmup_ratio
+            clip=2.0,  # [Z] max_grad_norm
+            precision="bf16",  # [Z] bf16
+            seed=11,  # [Z] seed
+            validate_limit=500,  # [ours] the released code has no validation
+        ),
+        speaking=Speaking(max_new_tokens=256),  # [Z] test.py, greedy
+    )
+
+
+def sim_cot_of(base: Base, task: Any) -> RunConfig:
+    """SIM-CoT on CODI, both from the base model and at once, as the scripts train it."""
+    inner = codi_of(base, task)
+    return replace(
+        inner,
+        method=SimCotConfig(
+            inner=replace(inner.method, trailing=True),  # [S] model.py: latent 7 is explained, not fed
+            decoder=StepDecoderConfig(kind="copy", first_position=0),  # [S] decoder: the same checkpoint, all of it trains
+            weight=1.0,  # [S] explain_loss_factor
+            normalisation="group",  # [S] model.py
+        ),
+    )
+
+
+def gsm8k() -> RunConfig:
+    """CODI, GPT-2. [Z] train_gpt2_gsm8k-aug.sh; published 43.7 on GSM8K."""
+    return codi_of(GPT2, Gsm8kAugConfig())
+
+
+def gsm8k_llama1b() -> RunConfig:
+    """CODI, Llama-3.2-1B-Instruct. [Z] train_llama1b_gsm8k-aug.sh; published 55.6."""
+    return codi_of(LLAMA_1B, Gsm8kAugConfig())
+
+
+def gsm8k_llama3b() -> RunConfig:
+    """CODI, Llama-3.2-3B-Instruct, with the settings of SIM-CoT's script. Published (as its baseline) 60.8."""
+    return codi_of(LLAMA_3B, Gsm8kAugConfig())
+
+
+def gsm8k_llama8b() -> RunConfig:
+    """CODI, Llama-3.1-8B-Instruct, with the settings of SIM-CoT's script. Published (as its baseline) 61.1."""
+    return codi_of(LLAMA_8B, Gsm8kAugConfig())
+
+
+def sim_gsm8k() -> RunConfig:
+    """SIM-CoT on CODI, GPT-2. [S] train_gpt2_gsm8k-aug-decoder-2.sh; published 42.6."""
+    return sim_cot_of(GPT2, Gsm8kAugConfig())
+
+
+def sim_gsm8k_llama1b() -> RunConfig:
+    """SIM-CoT on CODI, Llama-3.2-1B-Instruct. [S] train_llama1b_gsm8k-aug-decoder.sh (64 x 2); published 56.1."""
+    return sim_cot_of(replace(LLAMA_1B, micro=64), Gsm8kAugConfig())
+
+
+def sim_gsm8k_llama3b() -> RunConfig:
+    """SIM-CoT on CODI, Llama-3.2-3B-Instruct. [S] train_llama3b_gsm8k-aug-decoder-2.sh; published 62.3."""
+    return sim_cot_of(LLAMA_3B, Gsm8kAugConfig())
+
+
+def sim_gsm8k_llama8b() -> RunConfig:
+    """SIM-CoT on CODI, Llama-3.1-8B-Instruct. [S] train_llama8b_gsm8k-aug-decoder-2.sh; published 64.1."""
+    return sim_cot_of(LLAMA_8B, Gsm8kAugConfig())
