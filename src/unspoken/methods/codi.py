@@ -44,6 +44,7 @@ from unspoken.core.example import Example
 from unspoken.core.latents import Recurrence, Source
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.losses import Distance, Scale, labelled_cross_entropy_sum, layer_distance_sum
+from unspoken.core.self_check import check_branches
 from unspoken.core.text import Template, answer_start, question_ids
 from unspoken.core.tokens import add_markers, refuse_markers
 from unspoken.core.trace import Trace
@@ -112,6 +113,7 @@ class Codi(nn.Module):
 
     def __init__(self, config: CodiConfig, backbone: Backbone) -> None:
         super().__init__()
+        check_branches(backbone)
         self.config = config
         self.backbone = backbone
         self.markers = add_markers(backbone, config.marker_init)
