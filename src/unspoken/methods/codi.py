@@ -23,6 +23,9 @@ Departures:
     - `scale="row"` divides by the spread of each row's own teacher state, so that a step does not depend on how it is
       cut into micro-batches; `scale="batch"` is the released rule.
     - `latents=0` works: the control without thoughts (released: an error).
+    - The latent behind the last one is made only where it is asked for (`trailing`; released: always, and dropped).
+    - Nothing is cut (released: every piece, at 256 tokens), and an answer may hold any token (released: any but eot).
+    - `remove_eos=False` is not offered: no published script uses it.
 
 Shapes: B rows, D width, L layers + 1.
 """
