@@ -90,6 +90,8 @@ METHOD_CASES: dict[str, Any] = {
     "projected": {"name": "projected", "max_stage": 2},
     "codi": {"name": "codi", "projection_width": 20, "projection_dropout": 0.5},
 }
+LONG = Speaking(max_new_tokens=24)
+"""Room for two eos."""
 # A random GPT-2 with one table for words in and words out says the same word for ever.
 CASES: dict[str, dict[str, Any]] = {
     **{f"{name} {family}": {"method": method, "family": family, **more}
@@ -103,9 +105,9 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"pause tokens {family}": {"method": {"name": "pause", "pauses": 4, "marker_init": "pens"}, "family": family, **more}
        for family, more in {"gpt2": {"tie_word_embeddings": False}, "qwen3": {}}.items()},
     "pause rows": {"method": {"name": "pause", "pauses": 4, "trains": "pauses"}},
-    **{f"icot_si {family}": {"method": {"name": "icot_si"}, "family": family, "speaking": Speaking(max_new_tokens=24), **more}
+    **{f"icot_si {family}": {"method": {"name": "icot_si"}, "family": family, "speaking": LONG, **more}
        for family, more in {"gpt2": {"tie_word_embeddings": False}, "llama": {}, "qwen3": {}}.items()},
-    "icot_si bos": {"method": {"name": "icot_si", "keep_position": True}, "bos": True, "speaking": Speaking(max_new_tokens=24)},
+    "icot_si bos": {"method": {"name": "icot_si", "keep_position": True}, "bos": True, "speaking": LONG},
     "coconut granite": {"method": coconut(), "model_type": "granite", "logits_scaling": 3.0, "embedding_multiplier": 2.0},
 }  # fmt: skip
 LATENT = {name for name in CASES if not name.startswith(("cot ", "icot_si "))}

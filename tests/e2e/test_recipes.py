@@ -102,9 +102,7 @@ def test_tiny_icot_si_writes_nothing_for_most_of_its_run():
     method = build_method(config)
     examples = make_task(config.task).examples("train")[:50]
     curriculum = method.curriculum()
-    schedule = Schedule(
-        config.train, curriculum, 20_000, lambda: written_tokens(method, examples, curriculum.extremes())
-    )
+    schedule = Schedule(config.train, curriculum, 20_000, lambda: written_tokens(method, examples, curriculum.extremes()))
     assert schedule.curriculum.last.index == CHAIN_TOKENS
     first = next(step for step in range(schedule.total) if schedule.stage(step).tokens is None)
     assert 0.3 <= first / schedule.total <= 0.7

@@ -1,4 +1,4 @@
-"""Where iCoT-SI and pause tokens leave the released code and the papers on purpose: one test each, showing the difference."""
+"""Where iCoT-SI and pause tokens leave released code and papers on purpose: one test each, showing the difference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_departure_the_schedule_counts_optimizer_steps():
     """40 rows in steps of 8 are 5 steps; 2 tokens an epoch are 2.5 of them, so 2. The released counter of micro-batches of 4
     would come to 10 / 2 = 5, which is in the middle of a step."""
     boundaries = {
-        size: schedule(icot(remove_per_epoch=2.0), [EXAMPLE], 40, batch_size=8, micro_batch_size=size).curriculum.boundaries()
+        size: schedule(
+            icot(remove_per_epoch=2.0), [EXAMPLE], 40, batch_size=8, micro_batch_size=size
+        ).curriculum.boundaries()
         for size in (None, 4, 1)
     }
     assert boundaries[None][:3] == pytest.approx([2 / 5, 4 / 5, 6 / 5])

@@ -66,7 +66,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dies_at", [2, 8, 13])
 def test_other_methods_resume_alike(make, tmp_path, monkeypatch, method, dies_at):
-    """A state is written at step 4, 8 and 12. Steps 8 and 12 begin with a restart: the one that a resumed run takes first."""
+    """A state is written at step 4, 8 and 12, each of which begins with a restart: the first thing a resumed run does."""
     train(make(METHODS[method], steps=15), tmp_path / "whole")
     step, new, begun = Training._train_step, Training._new_optimizer, []
 

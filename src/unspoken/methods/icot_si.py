@@ -46,7 +46,7 @@ from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 
 MOST_BY_CHANCE = 99
-"""Largest number of tokens that smoothing removes: the released distribution has 100 bins, the last with all that is left."""
+"""Most tokens that smoothing removes: the released distribution has 100 bins, the last with all that is left."""
 
 
 @dataclass(frozen=True, kw_only=True)

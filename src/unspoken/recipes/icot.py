@@ -42,13 +42,14 @@ _TRAIN = TrainConfig(
 
 
 def _multiplication(digits: int) -> RunConfig:
-    """[R] has its command for 9 digits and reports results for 4, 5, 7 and 11 too; their settings are taken to be the same."""
+    """[R] has its command for 9 digits and results for 4, 5, 7 and 11 too; their settings are taken to be the same."""
+    said = 3 * digits * (digits + 1) + 8  # [ours] the whole chain, which has 3 n^2 + n - 6 tokens, and the answer
     return RunConfig(
         backbone=BackboneConfig(path=GPT2),
         method=_METHOD,
         task=MultiplicationConfig(digits=digits, train_size=808_000),  # rows of the published train.txt
         train=_TRAIN,
-        speaking=Speaking(max_new_tokens=3 * digits * (digits + 1) + 8),  # [ours] the whole chain, 3 n^2 + n - 6, and the answer
+        speaking=Speaking(max_new_tokens=said),
     )
 
 

@@ -276,7 +276,7 @@ class Training:
         return report.accuracy.value
 
     def _validation_loss(self) -> float:
-        """The whole loss on the validation split at the current stage, with the data's own dice and nothing removed by chance."""
+        """The whole loss on the validation split at the current stage, with the data's own dice; no token goes by chance."""
         stage = replace(self.schedule.stage(max(self.step - 1, 0)), smoothing=None)
         rows = [self.method.layout(e, stage, Random(f"{self.t.seed}/validation/{e.id}")) for e in self.validation]
         size = self.t.micro_batch_size or self.t.batch_size
