@@ -71,8 +71,16 @@ CASES = {
     "codi bare": Case(_codi(projection=False, distance="l2", scale="none", include_last_step=True)),
     "codi lora": Case(_codi(projection_norm=False, projection_width=20, distance="l1"), lora=True),
     "icot_si": Case({"name": "icot_si", "remove_all_beyond": 4, "smoothing": 0.5}),
-    "icot_si right": Case({"name": "icot_si", "remove_all_beyond": 9, "remove_from": 6, "side": "right",
-                           "keep_position": True, "pretrain_epochs": 1}),
+    "icot_si right": Case(
+        {
+            "name": "icot_si",
+            "remove_all_beyond": 9,
+            "remove_from": 6,
+            "side": "right",
+            "keep_position": True,
+            "pretrain_epochs": 1,
+        }
+    ),
     "icot_si lora": Case({"name": "icot_si", "remove_all_beyond": 2, "keep_position": True, "smoothing": None}, lora=True),
     "pause": Case(_pause()),
     "pause steps": Case(_pause(pauses=2, steps=True)),
