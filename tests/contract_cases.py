@@ -15,7 +15,7 @@ from unspoken.core.example import Example
 from unspoken.core.layout import Row
 from unspoken.methods import make_method
 
-FAMILIES = tuple(backbones.ARCHS)
+FAMILIES = ("gpt2", "llama", "qwen3")
 
 EXAMPLES = (
     Example(id="two", question="Ann has 3 pens and buys 4 more. She doubles them. How many pens?",
@@ -45,6 +45,10 @@ def _codi(**more: Any) -> dict[str, Any]:
     return {"name": "codi", "latents": 4, **more}
 
 
+def _weighted(**more: Any) -> dict[str, Any]:
+    return {"name": "step_weighted", **more}
+
+
 def _sim_cot(**more: Any) -> dict[str, Any]:
     return {"name": "sim_cot", "inner": _coconut(), "max_step_tokens": 6, **more}
 
@@ -66,9 +70,17 @@ CASES = {
     "codi bare": Case(_codi(projection=False, distance="l2", scale="none", include_last_step=True)),
     "codi lora": Case(_codi(projection_norm=False, projection_width=20, distance="l1"), lora=True),
     "sim_cot codi": Case(_sim_cot(inner=_codi(latents_per_step=2))),
+    "step_weighted": Case(_weighted()),
+    "step_weighted window": Case(_weighted(mode="window", multiplier=3.0, segmenter="steps")),
+    "step_weighted lora": Case(_weighted(multiplier=1.5, track=False), lora=True),
+    "step_weighted coconut": Case(_weighted(inner=_coconut(latents_per_step=1))),
+    "sim_cot step_weighted": Case(_sim_cot(inner=_weighted(inner=_coconut(curriculum="progressive")))),
     "sim_cot codi lora": Case(_sim_cot(inner=_codi(latents=2, trailing=True), normalisation="group"), lora=True),
 }
 """A method joins the contract with a line here."""
+
+MORE_CELLS = (("step_weighted", "nanochat"), ("sim_cot step_weighted", "nanochat"))
+"""Cells beside the matrix: a method on the family that it was written for."""
 
 
 def make(name: str, family: str, seed: int = 0) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unspoken.core.marks import BatchMarks, Marks
 from unspoken.errors import DataError
 
 IGNORE = -100
@@ -37,6 +38,7 @@ class Row:
         branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
             both. Neither sees the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
+        marks: per position, what its label weighs and which step it belongs to; None = all weigh 1.
     """
 
     ids: tuple[int, ...]
@@ -50,6 +52,7 @@ class Row:
     watch: int | None = None
     branch: Row | None = None
     shared: int = 0
+    marks: Marks | None = None
 
     @property
     def positions(self) -> int:
@@ -75,6 +78,7 @@ class Batch:
         trailing_B, watch_B: see `Row`; watch is -1 where nothing is watched.
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
+        marks: the rows' marks, or None where no row has any.
     """
 
     ids_BT: Tensor
@@ -88,6 +92,7 @@ class Batch:
     watch_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     branch: Batch | None = None
     shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    marks: BatchMarks | None = None
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -96,6 +101,13 @@ class Batch:
         """(rows_N, positions_N, labels_N) of the targets: the state at `positions_N` predicts `labels_N`."""
         rows, places = np.nonzero(self.labels_BT[:, 1:] != IGNORE)
         return rows, places, self.labels_BT[rows, places + 1]
+
+    def label_weights(self) -> np.ndarray | None:
+        """Weight of each target, in the order of `label_places`; None = all 1."""
+        if self.marks is None:
+            return None
+        rows, places, _ = self.label_places()
+        return self.marks.weights_BT[rows, places + 1]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its ids on `device`."""
@@ -131,6 +143,7 @@ def collate(rows: Sequence[Row]) -> Batch:
         watch_B=np.array([-1 if row.watch is None else row.watch for row in rows], dtype=np.int64),
         branch=_branches(rows),
         shared_B=np.array([row.shared for row in rows], dtype=np.int64),
+        marks=BatchMarks.of([row.marks for row in rows], T),
     )
 
 

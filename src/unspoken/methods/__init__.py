@@ -15,6 +15,7 @@ METHODS = {
     "coconut": "unspoken.methods.coconut:Coconut",
     "codi": "unspoken.methods.codi:Codi",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
+    "step_weighted": "unspoken.methods.step_weighted:StepWeighted",
 }
 
 

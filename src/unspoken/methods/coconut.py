@@ -36,7 +36,7 @@ from unspoken.core.engine import unroll
 from unspoken.core.example import Example
 from unspoken.core.latents import Recurrence, Source
 from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.losses import labelled_loss
 from unspoken.core.text import Template, pieces, question_ids
 from unspoken.core.tokens import add_markers, refuse_markers
 from unspoken.core.trace import Trace
@@ -168,8 +168,8 @@ class Coconut(nn.Module):
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy on the written rest, mean over the labelled tokens that `counts` speaks of."""
         trace = unroll(self.backbone, batch, self.source())
-        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """Coconut cannot read its own latents."""

@@ -22,7 +22,7 @@ from unspoken.core.example import Example
 from unspoken.errors import ConfigError, DataError, did_you_mean
 from unspoken.tasks.answers import score_number, score_text
 from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
-from unspoken.tasks.segment import Rule, drop_annotations, split_steps
+from unspoken.tasks.segment import Rule, natural, split_steps
 
 Format = Literal["auto", "jsonl", "json", "txt"]
 Row = tuple[str, Any]  # where it stands ("data.jsonl:3"), and its value, unchecked
@@ -153,7 +153,7 @@ def _example(row: Any, where: str, id: str, rule: Rule) -> tuple[Example, str]:
         steps = tuple(text for step in value if (text := _clean(step, "steps", where)))
     else:
         reasoning = _text(row, key, where, may_be_empty=True) if key else body.strip()
-        steps = split_steps(reasoning if rule == "markers" else drop_annotations(reasoning), rule)
+        steps = split_steps(natural(reasoning, rule), rule)
     meta = {k: v for k, v in row.items() if k not in ("question", "answer", "steps", key)}
     return Example(question=question, steps=steps, answer=answer, id=id, meta=meta), reasoning
 
