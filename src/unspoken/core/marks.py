@@ -90,19 +90,19 @@ class Metric:
     def on_host(self) -> Metric:
         """The same with its value copied to the host."""
         value = self.value
-        return Metric(value=value.double().cpu().numpy() if isinstance(value, Tensor) else value, total=self.total)
+        return Metric(value=value.cpu().double().numpy() if isinstance(value, Tensor) else value, total=self.total)
 
     def told(self) -> Any:
         """A number, or a list of them up to the last that counts anything; None where nothing was counted."""
-        value = self.on_host().value
-        assert isinstance(value, np.ndarray)
+        value = np.asarray(self.on_host().value, dtype=np.float64)  # two 0-d arrays add up to a number, not to an array
         if self.total is None:
             return value.tolist()
-        rates = np.divide(value, self.total, out=np.full(value.shape, np.nan), where=self.total > 0)
-        if rates.ndim == 0:
-            return None if np.isnan(rates) else round(float(rates), 6)
-        last = max(np.flatnonzero(self.total > 0), default=-1)
-        return [None if np.isnan(rate) else round(float(rate), 6) for rate in rates[: last + 1]]
+        total = np.asarray(self.total)
+        rates = [round(float(v) / float(n), 6) if n > 0 else None for v, n in zip(value.flat, total.flat, strict=True)]
+        if not value.ndim:
+            return rates[0]
+        last = max((i for i, rate in enumerate(rates) if rate is not None), default=-1)
+        return rates[: last + 1]
 
 
 Metrics = dict[str, Metric]

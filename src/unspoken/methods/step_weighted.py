@@ -168,7 +168,9 @@ class StepWeighted(nn.Module):
                 found.append(Span(start=at, end=at + len(step), result=result_of(text, at, at + len(step))))
                 at += len(whole)
             return found
-        if text not in self._found:
+        if not self.config.segmenter.startswith("learned:"):
+            return finder(self.config.segmenter)(text)
+        if text not in self._found:  # a tagger takes a millisecond, and rows are laid out anew in every epoch
             if len(self._found) > 500_000:
                 self._found.clear()
             self._found[text] = finder(self.config.segmenter)(text)
