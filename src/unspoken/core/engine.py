@@ -75,7 +75,7 @@ class Speech:
 
     Attributes:
         tokens: per row, the chosen token ids, eos included where it was reached.
-        finished_B: whether eos was reached.
+        finished_B: whether the last eos was reached.
         passes_B: passes in which the row fed something: its latency alone.
         positions_B: positions forwarded per row.
     """
@@ -150,6 +150,7 @@ class Loop:
             passes_B=np.zeros(B, dtype=np.int64),
             positions_B=np.zeros(B, dtype=np.int64),
         )
+        self.ends_B = batch.ends_B.copy()  # eos still to be spoken
 
     def run(self) -> tuple[Trace, Speech]:
         """Forward everything: read, think, read the rest, speak."""
@@ -196,10 +197,14 @@ class Loop:
                 f"{self.mask_bS.shape[1]} columns exceed the model's attention window of {self.backbone.window}, and the "
                 "rows of this batch are padded, which would shorten it; use batch_size=1 for texts this long"
             )
+        ids_bW = self.batch.position_ids(positions_bW, self.index_b)
         if branch is not None:
+            ids_bW = np.where(branch_bW, branch.position_ids(positions_bW, self.index_b), ids_bW)
             mask = self._device(visible(own_bW, branch_bW, positions_bW, shared_b))
-        else:
-            mask = None if self.mask_bS.all() else self._device(self.mask_bS).long()
+        elif self.mask_bS.all() and not self.batch.gap_B.any():
+            mask = None
+        else:  # transformers takes a jump in the position ids of unmasked rows for the border of a packed sequence
+            mask = self._device(self.mask_bS).long()
 
         watch_b = self.batch.watch_B[self.index_b] - self.cursor_b
         watch_b = np.where((watch_b >= 0) & (watch_b < take_b), watch_b, -1)
@@ -207,7 +212,7 @@ class Loop:
         if branch is not None:
             behind_b = np.where(branch.watch_B < shared_b, branch.watch_B, take_b + branch.watch_B - shared_b)
             branch_watch_b = np.where(branch.watch_B >= 0, behind_b, -1)
-        settings: Any = {"positions_BT": self._device(positions_bW), "mask": mask, "cache": self.cache}
+        settings: Any = {"positions_BT": self._device(ids_bW), "mask": mask, "cache": self.cache}
         if (watch_b >= 0).any() or (branch_watch_b >= 0).any():
             states = self.backbone.states(embeds_bWD, **settings)
             hidden_bWD = states[-1]
@@ -288,10 +293,11 @@ class Loop:
         for b, token in zip(now_N.tolist(), chosen_N.tolist(), strict=True):
             row = int(self.index_b[b])
             self.speech.tokens[row].append(token)
-            self.speech.finished_B[row] = token in self.eos
+            self.ends_B[row] -= token in self.eos
+            self.speech.finished_B[row] = self.ends_B[row] == 0
             if self.on_token is not None:
                 self.on_token(row, token)
-            if token in self.eos or len(self.speech.tokens[row]) >= self.speaking.max_new_tokens:
+            if self.speech.finished_B[row] or len(self.speech.tokens[row]) >= self.speaking.max_new_tokens:
                 self.done_b[b] = True
             else:
                 self.length_b[b] += 1
@@ -398,7 +404,9 @@ def _check_context(backbone: Body, batch: Batch, spoken: int) -> None:
     """Refuse rows that do not fit, by name, before anything runs."""
     if backbone.context is None:
         return
-    lengths_B = batch.lengths_B if batch.branch is None else np.maximum(batch.lengths_B, batch.branch.lengths_B)
+    lengths_B = batch.lengths_B + batch.gap_B
+    if batch.branch is not None:
+        lengths_B = np.maximum(lengths_B, batch.branch.lengths_B + batch.branch.gap_B)
     longest = int(lengths_B.argmax())
     length = int(lengths_B[longest])
     # The last spoken token is never fed.
@@ -459,6 +467,7 @@ def generate(
         for b, i in enumerate(chosen):
             tokens = tuple(speech.tokens[b])
             spoken = tokens[:-1] if speech.finished_B[b] else tokens
+            passed = [token for token in spoken if token in backbone.eos_ids]
             answers[i] = Answer(
                 text=backbone.decode(spoken),
                 tokens=tokens,
@@ -468,5 +477,6 @@ def generate(
                 positions=int(speech.positions_B[b]),
                 seconds=seconds,
                 thoughts=thoughts[b],
+                passed=len(passed),
             )
     return [answers[i] for i in range(len(rows))]

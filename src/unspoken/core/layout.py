@@ -38,6 +38,8 @@ class Row:
         branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
             both. Neither sees the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
+        gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
+        ends: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
         marks: per position, what its label weighs and which step it belongs to; None = all weigh 1.
     """
 
@@ -52,6 +54,8 @@ class Row:
     watch: int | None = None
     branch: Row | None = None
     shared: int = 0
+    gap: tuple[int, int] = (0, 0)
+    ends: int = 1
     marks: Marks | None = None
 
     @property
@@ -61,8 +65,8 @@ class Row:
 
     @property
     def longest(self) -> int:
-        """Length of the longer of row and branch: what must fit into the model's context."""
-        return max(len(self.ids), len(self.branch.ids) if self.branch is not None else 0)
+        """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
+        return max(len(self.ids) + self.gap[1], self.branch.longest if self.branch is not None else 0)
 
 
 @dataclass(kw_only=True)
@@ -78,6 +82,7 @@ class Batch:
         trailing_B, watch_B: see `Row`; watch is -1 where nothing is watched.
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
+        gap_at_B, gap_B, ends_B: see `Row`.
         marks: the rows' marks, or None where no row has any.
     """
 
@@ -92,6 +97,9 @@ class Batch:
     watch_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     branch: Batch | None = None
     shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    gap_at_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    gap_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    ends_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     marks: BatchMarks | None = None
 
     def __len__(self) -> int:
@@ -101,6 +109,11 @@ class Batch:
         """(rows_N, positions_N, labels_N) of the targets: the state at `positions_N` predicts `labels_N`."""
         rows, places = np.nonzero(self.labels_BT[:, 1:] != IGNORE)
         return rows, places, self.labels_BT[rows, places + 1]
+
+    def position_ids(self, places_bW: np.ndarray, index_b: np.ndarray) -> np.ndarray:
+        """The position ids of places in the given rows: the places themselves, and the row's gap from its place on."""
+        behind_bW = places_bW >= self.gap_at_B[index_b][:, None]
+        return places_bW + behind_bW * self.gap_B[index_b][:, None]
 
     def label_weights(self) -> np.ndarray | None:
         """Weight of each target, in the order of `label_places`; None = all 1."""
@@ -143,6 +156,9 @@ def collate(rows: Sequence[Row]) -> Batch:
         watch_B=np.array([-1 if row.watch is None else row.watch for row in rows], dtype=np.int64),
         branch=_branches(rows),
         shared_B=np.array([row.shared for row in rows], dtype=np.int64),
+        gap_at_B=np.array([row.gap[0] for row in rows], dtype=np.int64),
+        gap_B=np.array([row.gap[1] for row in rows], dtype=np.int64),
+        ends_B=np.array([row.ends for row in rows], dtype=np.int64),
         marks=BatchMarks.of([row.marks for row in rows], T),
     )
 

@@ -86,12 +86,13 @@ class Answer:
     Attributes:
         text: the spoken text, without the prompt and without eos.
         tokens: spoken token ids, eos included where it was reached.
-        finished: eos was reached before the limit.
+        finished: the eos that ends the answer was reached before the limit.
         latents: number of latents thought.
         passes: dependent forward passes this row took part in: the latency of the row alone.
         positions: positions forwarded for this row: prompt + latents + markers + spoken tokens - 1.
         seconds: the batch's wall-clock time divided by its rows.
         thoughts: decoded steps, one per thought group, where the model can explain its latents and was asked to.
+        passed: eos among `tokens` that did not end the answer (`Row.ends`).
     """
 
     text: str
@@ -102,3 +103,9 @@ class Answer:
     positions: int
     seconds: float
     thoughts: tuple[str, ...] | None = None
+    passed: int = 0
+
+    @property
+    def visible(self) -> int:
+        """Number of spoken tokens that are seen: those that are not eos."""
+        return len(self.tokens) - self.finished - self.passed

@@ -14,6 +14,8 @@ METHODS = {
     "cot": "unspoken.methods.cot:Cot",
     "coconut": "unspoken.methods.coconut:Coconut",
     "codi": "unspoken.methods.codi:Codi",
+    "icot_si": "unspoken.methods.icot_si:IcotSi",
+    "pause": "unspoken.methods.pause:Pause",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
     "step_weighted": "unspoken.methods.step_weighted:StepWeighted",
 }
