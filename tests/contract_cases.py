@@ -75,8 +75,16 @@ CASES = {
     "codi bare": Case(_codi(projection=False, distance="l2", scale="none", include_last_step=True)),
     "codi lora": Case(_codi(projection_norm=False, projection_width=20, distance="l1"), lora=True),
     "icot_si": Case({"name": "icot_si", "remove_all_beyond": 4, "smoothing": 0.5}),
-    "icot_si right": Case({"name": "icot_si", "remove_all_beyond": 9, "remove_from": 6, "side": "right",
-                           "keep_position": True, "pretrain_epochs": 1}),
+    "icot_si right": Case(
+        {
+            "name": "icot_si",
+            "remove_all_beyond": 9,
+            "remove_from": 6,
+            "side": "right",
+            "keep_position": True,
+            "pretrain_epochs": 1,
+        }
+    ),
     "icot_si lora": Case({"name": "icot_si", "remove_all_beyond": 2, "keep_position": True, "smoothing": None}, lora=True),
     "pause": Case(_pause()),
     "pause steps": Case(_pause(pauses=2, steps=True)),
@@ -88,6 +96,10 @@ CASES = {
     "step_weighted window": Case(_weighted(mode="window", multiplier=3.0, segmenter="steps")),
     "step_weighted lora": Case(_weighted(multiplier=1.5, track=False), lora=True),
     "step_weighted coconut": Case(_weighted(inner=_coconut(latents_per_step=1))),
+    "step_weighted codi": Case(_weighted(inner=_codi(), mode="window")),
+    "step_weighted icot_si": Case(_weighted(inner={"name": "icot_si", "remove_all_beyond": 4, "smoothing": None})),
+    "step_weighted pause": Case(_weighted(inner=_pause(pauses=2, steps=True))),
+    "sim_cot step_weighted codi": Case(_sim_cot(inner=_weighted(inner=_codi(latents_per_step=2)))),
     "sim_cot step_weighted": Case(_sim_cot(inner=_weighted(inner=_coconut(curriculum="progressive")))),
     "sim_cot codi lora": Case(_sim_cot(inner=_codi(latents=2, trailing=True), normalisation="group"), lora=True),
 }

@@ -52,7 +52,9 @@ def test_a_gap_moves_positions_and_nothing_else(family: str, attention: str):
             if size:
                 plain = unroll(backbone, collate([replace(gapped, gap=(0, 0))]), Recurrence())
                 moved = plain.hidden_at(np.zeros(n, int), np.arange(n))
-                assert not torch.allclose(moved[place:], want[place:], rtol=1e-2, atol=1e-2) or (place == 0 and family != "gpt2")
+                assert not torch.allclose(moved[place:], want[place:], rtol=1e-2, atol=1e-2) or (
+                    place == 0 and family != "gpt2"
+                )
 
 
 def test_a_gap_of_a_branch():

@@ -50,7 +50,9 @@ def test_exact_distances():
 def test_whole_steps(steps_per_epoch: int, per_epoch: float, wait: int, first: int, beyond: int | None):
     """As a counter of steps would have it, which begins with the first epoch that removes."""
     distance = round(steps_per_epoch / per_epoch)
-    curriculum = Removal(per_epoch=per_epoch, longest=10, first=first, wait=wait, beyond=beyond).fit(steps_per_epoch, lambda: 99)
+    curriculum = Removal(per_epoch=per_epoch, longest=10, first=first, wait=wait, beyond=beyond).fit(
+        steps_per_epoch, lambda: 99
+    )
     gone, since, want = first, 0, []
     for step in range(wait * steps_per_epoch + 12 * max(distance, 1)):
         if step >= wait * steps_per_epoch:

@@ -34,15 +34,12 @@ class Marks:
     results: tuple[bool, ...]
     track: bool = True
 
-    def at_end(self, count: int, length: int) -> Marks:
-        """The last `count` entries, at the end of a row of so many positions; nothing is marked before them."""
-        rest = length - count
-        return Marks(
-            weights=(1.0,) * rest + self.weights[len(self.weights) - count :],
-            steps=(-1,) * rest + self.steps[len(self.steps) - count :],
-            results=(False,) * rest + self.results[len(self.results) - count :],
-            track=self.track,
-        )
+    def placed(self, which: Sequence[int], at: Sequence[int], length: int) -> Marks:
+        """Some of the entries at some positions of a row of another length; nothing is marked elsewhere."""
+        weights, steps, results = [1.0] * length, [-1] * length, [False] * length
+        for mine, there in zip(which, at, strict=True):
+            weights[there], steps[there], results[there] = self.weights[mine], self.steps[mine], self.results[mine]
+        return Marks(weights=tuple(weights), steps=tuple(steps), results=tuple(results), track=self.track)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +130,7 @@ def label_metrics(hits_N: Tensor | None, weights_N: np.ndarray, steps_N: np.ndar
     if hits_N is None:
         return metrics
     inside_N = steps_N >= 0
+    metrics["step_tokens"] = Metric(value=np.array(float(inside_N.sum())))
     apart_IN = np.minimum(steps_N, STEPS_APART - 1) == np.arange(STEPS_APART)[:, None]
     masks_MN = np.concatenate([np.ones((1, len(steps_N)), dtype=bool), [inside_N, inside_N & results_N], apart_IN])
     # One product, on the device: nothing is waited for. Sums of zeros and ones are exact up to 2^24.

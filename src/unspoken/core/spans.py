@@ -117,7 +117,9 @@ def _spans(text: str, bounds: list[tuple[int, int]]) -> list[Span]:
 
 
 def _markers(text: str) -> list[Span]:
-    return [Span(start=m.start(), end=m.end(), result=_tail(text, m.start() + 2, m.end() - 2)) for m in _MARKED.finditer(text)]
+    return [
+        Span(start=m.start(), end=m.end(), result=_tail(text, m.start() + 2, m.end() - 2)) for m in _MARKED.finditer(text)
+    ]
 
 
 def _tail(text: str, start: int, end: int) -> tuple[int, int] | None:
@@ -142,7 +144,7 @@ def _numbered(text: str) -> list[Span]:
 
 
 def _equations(text: str) -> list[Span]:
-    # The pattern also takes expressions that no "=" follows, so that the text is gone through once. "5 = 5" calculates nothing.
+    # The pattern also takes expressions without "=" behind them, so that the text is gone through once. "5 = 5" is no step.
     found = [m for m in _EQUATION.finditer(text) if m["result"] is not None and _CALCULATES.search(m[0])]
     return [Span(start=m.start(), end=m.end(), result=m.span("result")) for m in found]
 

@@ -116,7 +116,9 @@ def fit(examples: Iterable[Known], *, passes: int = 5, seed: int = 0) -> StepTag
     Raises:
         DataError: no text, or none with a step.
     """
-    texts = [(_features(text, words), _tags(words, bounds)) for text, bounds in examples if (words := list(_WORD.finditer(text)))]
+    texts = [
+        (_features(text, words), _tags(words, bounds)) for text, bounds in examples if (words := list(_WORD.finditer(text)))
+    ]
     if not any(BEGIN in tags for _, tags in texts):
         raise DataError(f"cannot learn to find steps: none of {len(texts)} texts has one; give texts with known steps")
     features: dict[str, int] = {}
@@ -193,7 +195,7 @@ def load_tagger(path: str | Path) -> StepTagger:
         return _load(str(path), os.stat(path).st_mtime_ns)
     except OSError as error:
         raise ConfigError(
-            f"no step tagger at {path}: {error.strerror}; make one with unspoken.core.step_tagger.fit(...).save({str(path)!r})"
+            f"no step tagger at {path}: {error.strerror}; make one: unspoken learn-steps TASK --out {path}"
         ) from None
 
 

@@ -19,6 +19,7 @@ from unspoken.core.example import Example
 from unspoken.core.latents import Source
 from unspoken.core.layout import Batch, Row
 from unspoken.core.marks import Metrics
+from unspoken.core.text import Written
 from unspoken.core.trace import Trace
 
 Counts = dict[str, np.ndarray]
@@ -121,6 +122,15 @@ def answer_counts(batch: Batch) -> np.ndarray:
     """What the labelled positions of a batch weigh, as float: their number, where no row is marked."""
     weights_N = batch.label_weights()
     return np.array(float(len(batch.label_places()[2])) if weights_N is None else weights_N.sum())
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """What a method has besides where it is trained on a written chain, all of it or what a curriculum leaves."""
+
+    def written(self, example: Example) -> Written:
+        """The chain of a problem and what follows it. Labels of its rows are these tokens; some of the chain may be gone."""
+        ...
 
 
 @runtime_checkable

@@ -37,7 +37,7 @@ from unspoken.core.example import Example
 from unspoken.core.latents import Recurrence, Source
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.losses import labelled_loss
-from unspoken.core.text import Template, pieces, question_ids
+from unspoken.core.text import Template, Written, pieces, question_ids, written
 from unspoken.core.tokens import add_markers, refuse_markers
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
@@ -141,6 +141,11 @@ class Coconut(nn.Module):
             covers=removed if self.config.curriculum == "staged" else steps,
             name=example.id,
         )
+
+    def written(self, example: Example) -> Written:
+        """Every step, then the answer."""
+        parts = pieces(self.backbone, self.config.template, example)
+        return written(self.config.template, example.steps, parts.answer)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """question | bot | latents | eot; as many latents as the last stage has at most.

@@ -28,7 +28,7 @@ from unspoken.core.engine import unroll
 from unspoken.core.example import Example
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.losses import labelled_loss
-from unspoken.core.text import Template, pieces, question_ids
+from unspoken.core.text import Template, Written, pieces, question_ids, written
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
@@ -73,6 +73,11 @@ class Cot(nn.Module):
         text = (*sum(steps, ()), *parts.answer)
         ids = (*parts.question, *text)
         return Row(ids=ids, labels=(IGNORE,) * len(parts.question) + text, start=len(ids), latents=0, name=example.id)
+
+    def written(self, example: Example) -> Written:
+        """Every step, then the answer."""
+        parts = pieces(self.backbone, self.config.template, example)
+        return written(self.config.template, example.steps, parts.answer)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """The question alone.

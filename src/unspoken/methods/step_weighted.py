@@ -14,8 +14,8 @@ Relations: wraps a method that writes steps: `cot`, or what a curriculum of `coc
 Departures:
     - A step is found in the text and mapped to tokens by character offsets. The released code takes the number of a message
       part for a token position; these fall inside the question, so that no supervised token is ever weighted.
-    - A step is all of its tokens (mode "span"). The released window of 2 tokens before and 5 from its first token cuts longer
-      steps and reaches into words; it is mode "window".
+    - A step is all of its tokens (mode "span"). The released window of 2 tokens before its first token and 5 from it on cuts
+      longer steps and reaches into words; it is mode "window".
     - Weights are normalised over the optimizer step (released: per micro-batch, then a mean of means).
     - A tool's output is a target, since nothing calculates at inference (nanochat masks it: its engine fills it in).
     - Accuracies are sums and counts over all steps' tokens (released: 3 tokens per step, 0.0 where there are none, and a
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator
@@ -42,11 +42,11 @@ from unspoken.core.latents import Source
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.marks import Marks
 from unspoken.core.spans import RULES, Span, check_rule, finder, result_of
-from unspoken.core.text import pieces
+from unspoken.core.text import Written
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method, method_config
-from unspoken.methods.base import Counts, LossReport, Method
+from unspoken.methods.base import Counts, LossReport, Method, Writes
 
 
 def _checked(rule: str) -> str:
@@ -91,9 +91,11 @@ class StepWeighted(nn.Module):
         self.method: Method = make_method(config.inner, backbone)
         name = config.inner.name
         if self.method.inner is not self.method:
-            raise ConfigError(f"step_weighted cannot wrap {name!r}, which wraps a method itself; put step_weighted inside it")
-        if not hasattr(config.inner, "template"):
-            raise ConfigError(f"step_weighted needs a method that writes steps inside; {name!r} has no template for them")
+            raise ConfigError(
+                f"step_weighted cannot wrap {name!r}, which wraps a method itself; put step_weighted inside it"
+            )
+        if not isinstance(self.method, Writes):
+            raise ConfigError(f"step_weighted needs a method that writes steps inside; {name!r} writes none; take e.g. cot")
         self.group_size = self.method.group_size
         self._found: dict[str, list[Span]] = {}
 
@@ -125,22 +127,32 @@ class StepWeighted(nn.Module):
         """
         row = self.method.layout(example, stage, dice)
         ids, marks = self._marked(example)
-        count = sum(label != IGNORE for label in row.labels)
-        if count > len(ids) or row.labels[len(row.labels) - count :] != ids[len(ids) - count :]:
-            raise ConfigError(f"step_weighted cannot weigh {self.config.inner.name!r}: its labels do not end as its text does")
-        return replace(row, marks=marks.at_end(count, len(row.labels)))
+        branch = row.branch and replace(row.branch, marks=self._placed(row.branch, ids, marks))
+        return replace(row, marks=self._placed(row, ids, marks), branch=branch)
+
+    def _placed(self, row: Row, ids: tuple[int, ...], marks: Marks) -> Marks:
+        """The marks of a whole text on the labels of a row, which a curriculum may have taken some of the chain from."""
+        at = [t for t, label in enumerate(row.labels) if label != IGNORE]
+        labels = tuple(row.labels[t] for t in at)
+        kept = next((n for n, label in enumerate(labels) if n == len(ids) or label != ids[n]), len(labels))
+        # From the left, the row ends as the text does; from the right, it also begins so.
+        for front in (0, kept):
+            tail = len(labels) - front
+            if front + tail <= len(ids) and labels[front:] == ids[len(ids) - tail :]:
+                return marks.placed([*range(front), *range(len(ids) - tail, len(ids))], at, len(row.labels))
+        raise ConfigError(
+            f"step_weighted cannot weigh {self.config.inner.name!r}: its labels are not the text that it writes"
+        )
 
     def _marked(self, example: Example) -> tuple[tuple[int, ...], Marks]:
         """Token ids of the whole written chain and answer, and what each of them is."""
-        template = self.method.config.template
-        parts = pieces(self.backbone, template, example)
-        written = [template.step.replace("{step}", step) for step in example.steps]
-        starts = np.cumsum([0, *map(len, written)])
-        bounds = [self.backbone.character_bounds(text) + at for text, at in zip(written, starts, strict=False)]
+        written = cast(Writes, self.method).written(example)
+        starts = np.cumsum([0, *map(len, written.parts)])
+        bounds = [self.backbone.character_bounds(text) + at for text, at in zip(written.parts, starts, strict=False)]
         bounds_T2 = np.concatenate([np.zeros((0, 2), dtype=np.int64), *bounds])
-        ids = (*sum(parts.steps, ()), *parts.answer)
+        ids = sum((self.backbone.encode(text) for text in written.parts), ()) + written.rest
         weights_T, steps_T, results_T = np.ones(len(ids)), np.full(len(ids), -1), np.zeros(len(ids), dtype=bool)
-        for number, span in enumerate(self._spans(example, written)):
+        for number, span in enumerate(self._spans(written)):
             inside = np.flatnonzero(_overlap(bounds_T2, span.start, span.end))
             inside = inside[steps_T[inside] < 0]  # one token may hold the end of a step and the start of the next
             if not inside.size:
@@ -159,15 +171,11 @@ class StepWeighted(nn.Module):
         )
         return ids, marks
 
-    def _spans(self, example: Example, written: list[str]) -> list[Span]:
+    def _spans(self, written: Written) -> list[Span]:
         """The steps of a problem as stretches of its written chain."""
-        text = "".join(written)
+        text = "".join(written.parts)
         if self.config.segmenter == "steps":
-            at, found = self.method.config.template.step.index("{step}"), []
-            for step, whole in zip(example.steps, written, strict=True):
-                found.append(Span(start=at, end=at + len(step), result=result_of(text, at, at + len(step))))
-                at += len(whole)
-            return found
+            return [Span(start=a, end=b, result=result_of(text, a, b)) for a, b in written.steps]
         if not self.config.segmenter.startswith("learned:"):
             return finder(self.config.segmenter)(text)
         if text not in self._found:  # a tagger takes a millisecond, and rows are laid out anew in every epoch
@@ -184,15 +192,19 @@ class StepWeighted(nn.Module):
         """
         if self.config.multiplier == 1 or not self.config.require_steps:
             return
-        labelled = [[(i, w) for i, w in zip(r.labels, r.marks.weights, strict=True) if i != IGNORE] for r in rows if r.marks]
+        marked = [r for row in rows for r in (row, row.branch) if r is not None and r.marks is not None]
+        labelled = [
+            [(i, w) for i, w in zip(r.labels, r.marks.weights, strict=True) if i != IGNORE] for r in marked if r.marks
+        ]
         if any(weight != 1 for row in labelled for _, weight in row):
             return
-        texts = [self.backbone.decode([label for label, _ in row]) for row in labelled]
-        others = [rule for rule, find in RULES.items() if any(find(text) for text in texts)]
+        texts = [self.backbone.tokenizer.decode([label for label, _ in row]) for row in labelled]
+        others = ", ".join(rule for rule, find in RULES.items() if any(find(text) for text in texts))
+        shown = " ".join(max(texts, key=len, default="").split())
         raise DataError(
             f"no token of a batch of {len(rows)} rows ({', '.join(row.name for row in rows[:3])}, ...) lies in a reasoning "
-            f"step: segmenter {self.config.segmenter!r} finds none in what they write, e.g. {' '.join(texts[0].split())!r:.100}; "
-            f"{f'rules that find some: {chr(44).join(others)}; ' if others else ''}set method.segmenter to another rule, "
+            f"step: segmenter {self.config.segmenter!r} finds none in what they write, e.g. {shown!r:.100}; "
+            f"{f'rules that find some: {others}; ' if others else ''}set method.segmenter to another rule, "
             "task.steps=annotated to keep <<...>> in natural text, method.multiplier=1 for plain SFT, or "
             "method.require_steps=false to train on such batches"
         )

@@ -3,7 +3,8 @@
 A row is a mapping with `question`, `answer` and, for its reasoning, one of: `steps` (a list of strings); `cot` or
 `reasoning` (one text, split by the config's `steps` rule); or an `answer` as in GSM8K, "text ... #### 18". Calculator
 annotations `<<48/2=24>>` are what the rule "markers" takes, and "annotated" keeps; the other rules drop them from natural
-text. Other keys go to `meta`. Rows of MATH, HotpotQA and of chats are read by their `style`. The iCoT text format is one row a line: `question||<<a+b=c>> <<..>> #### answer`.
+text. Other keys go to `meta`. Rows of MATH, of HotpotQA and of chats are read by their `style`. The iCoT text format is one
+row a line: `question||<<a+b=c>> <<..>> #### answer`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Rows as other data sets write them, turned into rows with `question`, `answer` and `steps` or `reasoning`. Pure functions.
 
-    math             problem, solution, and answer or \\boxed{...} in the solution (Hendrycks et al. 2021); split the solution with
-                     the task's rule: latex, sentences, lines, numbered
-    hotpotqa         question, answer, context, supporting_facts (Yang et al. 2018): the steps are the supporting sentences, and
-                     the passages stand before the question
-    hotpotqa_closed  the same without the passages
-    chat             messages, the last of them the assistant's; nanochat's parts of type python and python_output become
-                     tool calls; "#### 18" at the end is the answer
+math             problem, solution, and answer or \\boxed{...} in the solution (Hendrycks et al. 2021); split the
+                 solution with the task's rule: latex, sentences, lines, numbered
+hotpotqa         question, answer, context, supporting_facts (Yang et al. 2018): the steps are the supporting
+                 sentences, and the passages stand before the question
+hotpotqa_closed  the same without the passages
+chat             messages, the last of them the assistant's; nanochat's parts of type python and python_output become
+                 tool calls; "#### 18" at the end is the answer
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _pairs(value: Any, first: str, second: str, where: str, field: str) -> list[
         return [(a, b) for a, b in value]
     except (KeyError, TypeError, ValueError):
         raise DataError(
-            f"{where}: field '{field}' must be a list of pairs, or an object with '{first}' and '{second}', got {value!r:.60}"
+            f"{where}: field '{field}' must be pairs, or an object with '{first}' and '{second}', got {value!r:.60}"
         ) from None
 
 

@@ -279,7 +279,9 @@ class Training:
         """Score the validation split; keep the model if it is the best of this stage."""
         self._flush()
         if self.accelerator.is_main_process:
-            accuracy, (loss, metrics) = (self._accuracy(), self._validation_loss()) if self.validation else (None, (None, {}))
+            accuracy, (loss, metrics) = (
+                (self._accuracy(), self._validation_loss()) if self.validation else (None, (None, {}))
+            )
             stage = self.schedule.stage(max(self.step - 1, 0))
             score = {"accuracy": accuracy, "loss": None if loss is None else -loss, "last": None}[self.t.select]
             keep = score is None or self.best is None or score >= self.best
