@@ -3,8 +3,7 @@ continues one, or belongs to none. numpy only, the same for the same data, saved
 
 Tags have weights per feature of the word's neighbourhood, and per pair of neighbouring tags; the best sequence is found
 by Viterbi, the weights by the averaged perceptron (Collins, EMNLP 2002). Fitted on texts with marked steps it finds
-steps in texts without marks: `fit([joined(e.steps) for e in examples]).save("steps.json")`, then the rule
-"learned:steps.json".
+steps in texts without marks: `unspoken learn-steps TASK --out steps.json`, then the rule "learned:steps.json".
 
 Shapes: N words, F features, 3 tags.
 """
@@ -52,6 +51,19 @@ def span_f1(found: Iterable[Sequence[tuple[int, int]]], known: Iterable[Sequence
     wrong = sum(len(a ^ b) for a, b in pairs)
     right = sum(len(a & b) for a, b in pairs)
     return 2 * right / (2 * right + wrong) if right or wrong else 1.0
+
+
+def learn(steps: Sequence[Sequence[str]], *, passes: int = 5, seed: int = 0) -> tuple[StepTagger, float | None]:
+    """Fit a tagger on the steps of problems, written behind one another in a line and a line each.
+
+    Returns:
+        The tagger, and its `span_f1` on every tenth problem, none of which it was fitted on; None below 10 problems.
+    """
+    shown = [part for number, part in enumerate(steps) if number % 10 != 9]
+    tagger = fit([joined(part, separator) for part in shown for separator in (" ", "\n")], passes=passes, seed=seed)
+    held = [joined(part) for part in steps[9::10]]
+    found = [[(span.start, span.end) for span in tagger.find(text)] for text, _ in held]
+    return tagger, span_f1(found, [bounds for _, bounds in held]) if held else None
 
 
 class StepTagger:

@@ -56,11 +56,13 @@ def nanochat() -> RunConfig:
     base = gsm8k()
     template = Template(  # [N] tokenizer.render_conversation
         question="<|user_start|>{question}<|user_end|><|assistant_start|>",
-        answer="#### {answer}<|assistant_end|>",
+        answer="#### {answer}<|assistant_end|>",  # which ends the row, where it is the tokenizer's eos; else eos follows
     )
     return replace(
         base,
-        backbone=BackboneConfig(path="nanochat-students/nanochat-d20"),  # [ours] [N] trains on the user's own checkpoint
+        backbone=BackboneConfig(
+            path="karpathy/nanochat-d32"
+        ),  # [ours] of transformers' documentation; [N] trains on the user's own checkpoint
         method=replace(base.method, inner=CotConfig(template=template), segmenter="tool_calls"),
         task=Gsm8kConfig(steps="nanochat"),
     )
