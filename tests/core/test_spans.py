@@ -29,7 +29,8 @@ def found(rule: str, text: str) -> list[tuple[str, str | None]]:
         ("numbered", "Thus:\nStep 1: add, 3+4 = 7\nmore\nStep 2: 7*2=14.", [("Step 1: add, 3+4 = 7\nmore", "7"),
                                                                              ("Step 2: 7*2=14.", "14")]),
         ("numbered", "1. Add 2.5 to it.\n  2) Halve it.\n(3) Stop. 4. no", [("1. Add 2.5 to it.", None),
-                                                                           ("2) Halve it.", None), ("(3) Stop. 4. no", None)]),
+                                                                           ("2) Halve it.", None),
+                                                                           ("(3) Stop. 4. no", None)]),
         ("numbered", "**Step 1**: a\n## Step 2 b", [("**Step 1**: a", None), ("## Step 2 b", None)]),
         ("numbered", "2.5 is no number of a line\n3 pens", []),
         ("equations", "so 48/2 = 24 clips, 3 x 4 = 12 and $1,500 * (2 + 1) = $4,500.", [
@@ -43,9 +44,9 @@ def found(rule: str, text: str) -> list[tuple[str, str | None]]:
             ("<|python_start|>48/2<|python_end|><|output_start|>24<|output_end|>", "24")]),
         ("tool_calls", "<tool_call>\n{}\n</tool_call>\n<tool_response> 7 </tool_response>", [
             ("<tool_call>\n{}\n</tool_call>\n<tool_response> 7 </tool_response>", "7")]),
-        ("tool_calls", "```python\nprint(1)\n```\n```output\n1\n```", [("```python\nprint(1)\n```\n```output\n1\n```", "1")]),
+        ("tool_calls", "```py\nprint(1)\n```\n```output\n1\n```", [("```py\nprint(1)\n```\n```output\n1\n```", "1")]),
         ("tool_calls", "has [Calculator(3+(4)) -> 7] pens [1] [see (2)]", [("[Calculator(3+(4)) -> 7]", "7")]),
-        (r"regex:do (\w+)(?: gives (?P<result>\d+))?", "do add gives 4, do sub", [("do add gives 4", "4"), ("do sub", None)]),
+        (r"regex:do (\w+)(?: gives (?P<result>\d+))?", "do a gives 4, do sub", [("do a gives 4", "4"), ("do sub", None)]),
     ],
 )  # fmt: skip
 def test_rules(rule: str, text: str, steps: list[tuple[str, str | None]]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,52 @@ def test_latents_that_are_supervised_and_text_that_is_weighted(make, tmp_path):
     assert answer.thoughts is not None
     export(run.path, tmp_path / "out")
     assert unspoken.load(tmp_path / "out").method.config.name == "coconut"
+
+
+OTHER_DATA: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
+    "MATH": ({"style": "math", "steps": "lines", "answer": "text"}, {"segmenter": "latex"}, lambda k: {
+        "problem": f"What is ${k} + 2$?", "solution": f"We add.\nSo ${k} + 2 = {k + 2}$.\nIt is $\\boxed{{{k + 2}}}$."}),
+    "HotpotQA": ({"style": "hotpotqa", "answer": "text"}, {"segmenter": "steps"}, lambda k: {
+        "question": f"Is Ann{k} older than Bob?", "answer": "yes", "supporting_facts": [[f"Ann{k}", 1], ["Bob", 0]],
+        "context": [[f"Ann{k}", ["Ann sings.", f"Ann is {k + 9}."]], ["Bob", ["Bob is 7."]], ["Eve", ["Eve swims."]]]}),
+    "sentences": ({"steps": "lines"}, {"segmenter": "sentences", "mode": "window"}, lambda k: {
+        "question": f"{k}?", "cot": f"First {k} is given. Then add 1.", "answer": str(k + 1)}),
+    "numbered": ({"steps": "lines"}, {"segmenter": "numbered"}, lambda k: {
+        "question": f"{k}?", "cot": f"Let us see.\nStep 1: take {k}.\nStep 2: {k} + 1 = {k + 1}", "answer": str(k + 1)}),
+    "tool calls": ({"style": "chat", "steps": "lines"}, {"segmenter": "tool_calls"}, lambda k: {"messages": [
+        {"role": "user", "content": f"{k}?"},
+        {"role": "assistant", "content": [
+            {"type": "text", "text": "We add: "}, {"type": "python", "text": f"{k}+1"},
+            {"type": "python_output", "text": str(k + 1)}, {"type": "text", "text": f"\n#### {k + 1}"}]}]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_DATA)
+def test_other_data_train_with_steps_of_their_own(make, tmp_path, name):
+    more, method, row = OTHER_DATA[name]
+    config = make({**WEIGHTED, **method}, plain(make), steps=2, validate_limit=2)
+    for first, split in ((1, "train"), (101, "validation"), (201, "test")):
+        text = "".join(json.dumps(row(k)) + "\n" for k in range(first, first + 12))
+        Path(getattr(config.task, split)).write_text(text)
+    run = train(replace(config, task=replace(config.task, **more)), tmp_path / "run")
+    told = metrics(run.path)[0]["metrics"]
+    assert 0 < told["step_tokens"] < told["num_tokens"] < told["weighted_tokens"]
+    assert told["step_accuracy"] is not None
+
+
+def test_steps_that_are_found_by_a_learned_rule(make, tmp_path):
+    """`learn-steps` on one task; its rule then finds steps in chains without marks, and a run needs its file."""
+    config = make(WEIGHTED)
+    rule = tmp_path / "steps.json"
+    overrides = [f"train={config.task.train}"]
+    done = CliRunner().invoke(app, ["learn-steps", "files", *overrides, "--out", str(rule)])
+    assert done.exit_code == 0, done.output
+    learned = make({**WEIGHTED, "segmenter": f"learned:{rule}"}, plain(make), steps=2)
+    marked = make(WEIGHTED, plain(make), steps=2)
+    train(learned, tmp_path / "learned")
+    train(marked, tmp_path / "marked")
+    counts = [metrics(tmp_path / name)[0]["metrics"]["step_tokens"] for name in ("learned", "marked")]
+    assert counts[0] == counts[1] > 0
 
 
 # what the fork's README lists as troubles, as errors that say what to do
