@@ -313,13 +313,20 @@ def import_(
 
 @app.command("list")
 def list_() -> None:
-    """Recipes, methods, tasks."""
+    """Recipes, methods, tasks, a line each."""
+    import sys
+
+    from unspoken.core.config import lookup
     from unspoken.methods import METHODS
     from unspoken.recipes import RECIPES
     from unspoken.tasks import TASKS
 
-    for kind, table in (("recipes", RECIPES), ("methods", METHODS), ("tasks", TASKS)):
-        typer.echo(f"{kind}: " + ", ".join(table))
+    for kind, table in (("recipe", RECIPES), ("method", METHODS), ("task", TASKS)):
+        typer.echo(f"{kind}s:")
+        for name in table:
+            what = lookup(table, name, kind)
+            text = (sys.modules[what.__module__] if kind == "method" else what).__doc__ or ""
+            typer.echo(f"  {name:34} {text.strip().splitlines()[0]}")
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from unspoken.cli import main
+from unspoken.methods import METHODS
+from unspoken.recipes import RECIPES
+from unspoken.tasks import TASKS
 
 START = "builtin:tiny"
 FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=4"]
@@ -85,10 +88,10 @@ def test_exit_code_of_the_real_command():
 
 
 def test_list_names_what_there_is():
-    said = unspoken("list").stdout
-    assert "gsm8k/sim_cot" in said
-    assert "coconut" in said
-    assert "tiny" in said
+    """A line each, which says more than the name."""
+    lines = {line.split()[0]: line.split()[1:] for line in unspoken("list").stdout.splitlines() if line.startswith("  ")}
+    assert set(lines) == {*RECIPES, *METHODS, *TASKS}
+    assert all(len(words) >= 2 for words in lines.values()), lines
 
 
 def test_train_eval_ask_compare_export(run, tmp_path):

@@ -66,7 +66,7 @@ class FilesConfig:
 
 
 class Files:
-    """The task `files`: see the module's docstring for what a row looks like."""
+    """Your own rows; see the module's docstring for what a row looks like."""
 
     name: ClassVar[str] = "files"
     Config: ClassVar[type[FilesConfig]] = FilesConfig
