@@ -15,7 +15,7 @@ from unspoken.core.example import Example
 from unspoken.core.layout import Row
 from unspoken.methods import make_method
 
-FAMILIES = tuple(backbones.ARCHS)
+FAMILIES = ("gpt2", "llama", "qwen3")
 
 EXAMPLES = (
     Example(id="two", question="Ann has 3 pens and buys 4 more. She doubles them. How many pens?",
@@ -48,6 +48,10 @@ def _codi(**more: Any) -> dict[str, Any]:
 
 def _pause(**more: Any) -> dict[str, Any]:
     return {"name": "pause", "marker_init": "pens", **more}
+
+
+def _weighted(**more: Any) -> dict[str, Any]:
+    return {"name": "step_weighted", **more}
 
 
 def _sim_cot(**more: Any) -> dict[str, Any]:
@@ -88,9 +92,21 @@ CASES = {
     "pause lora": Case(_pause(), lora=True),
     "sim_cot pause": Case(_sim_cot(inner=_pause(pauses=4))),
     "sim_cot codi": Case(_sim_cot(inner=_codi(latents_per_step=2))),
+    "step_weighted": Case(_weighted()),
+    "step_weighted window": Case(_weighted(mode="window", multiplier=3.0, segmenter="steps")),
+    "step_weighted lora": Case(_weighted(multiplier=1.5, track=False), lora=True),
+    "step_weighted coconut": Case(_weighted(inner=_coconut(latents_per_step=1))),
+    "step_weighted codi": Case(_weighted(inner=_codi(), mode="window")),
+    "step_weighted icot_si": Case(_weighted(inner={"name": "icot_si", "remove_all_beyond": 4, "smoothing": None})),
+    "step_weighted pause": Case(_weighted(inner=_pause(pauses=2, steps=True))),
+    "sim_cot step_weighted codi": Case(_sim_cot(inner=_weighted(inner=_codi(latents_per_step=2)))),
+    "sim_cot step_weighted": Case(_sim_cot(inner=_weighted(inner=_coconut(curriculum="progressive")))),
     "sim_cot codi lora": Case(_sim_cot(inner=_codi(latents=2, trailing=True), normalisation="group"), lora=True),
 }
 """A method joins the contract with a line here."""
+
+MORE_CELLS = (("step_weighted", "nanochat"), ("sim_cot step_weighted", "nanochat"))
+"""Cells beside the matrix: a method on the family that it was written for."""
 
 
 def make(name: str, family: str, seed: int = 0) -> Any:

@@ -17,6 +17,7 @@ METHODS = {
     "icot_si": "unspoken.methods.icot_si:IcotSi",
     "pause": "unspoken.methods.pause:Pause",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
+    "step_weighted": "unspoken.methods.step_weighted:StepWeighted",
 }
 
 
