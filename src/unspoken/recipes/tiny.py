@@ -130,7 +130,7 @@ def icot_si() -> RunConfig:
         method=IcotSiConfig(
             remove_per_epoch=round(CHAIN_TOKENS / (0.4 * UPDATES * _BATCH / _ROWS), 6),
             smoothing=4.0,
-            restart_optimizer=False,
+            restart_optimizer=False,  # a token goes every 30 updates, less than the warm-up behind a restart takes
             template=Template(),  # as the start was trained
             separator="",
             chain="{chain}",
