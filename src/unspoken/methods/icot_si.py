@@ -14,7 +14,6 @@ Departures:
     - The schedule counts optimizer steps; the released one counts micro-batches, which differs where it accumulates.
     - The optimizer restarts until the longest chain of the training data is gone, on either side (released: unless the
       batch before had no chain left; with side="right" that test is always true, so that it never restarts again).
-    - No smoothing applies where the schedule is laid out to check lengths, but validation loss has it (released: not).
     - Examples that are too long are left out (`train.max_positions`; released: every batch that holds one, as long as it
       does), and the loop decays matrices only.
     - Answers are decoded greedily, each until its own second eos (released: sampled, all until the last row is done), and
@@ -47,7 +46,7 @@ from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 
 MOST_BY_CHANCE = 99
-"""Largest number of tokens that smoothing removes: the released distribution has 100 bins, the last with the rest."""
+"""Most tokens that smoothing removes: the released distribution has 100 bins, the last with all that is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,9 @@ class IcotSi(nn.Module):
         """
         if latents:
             raise ConfigError(f"method 'icot_si' thinks without latents: it takes 0 of them, got {latents}")
-        ids = (*question_ids(self.backbone, self.config.template, question), self.backbone.tokenizer.eos_token_id)
+        ids, eos = question_ids(self.backbone, self.config.template, question), self.backbone.tokenizer.eos_token_id
+        if ids[-1:] != (eos,):  # a tokenizer that ends every prompt with one has put it there
+            ids = (*ids, eos)
         return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name, ends=2)
 
     def source(self) -> None:

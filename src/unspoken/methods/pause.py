@@ -1,7 +1,8 @@
 """Pause tokens: the model is fed a few learned tokens behind the question before it must answer. Time, but no thoughts.
 
-Paper: Goyal et al., "Think before you speak: Training Language Models With Pause Tokens", arXiv 2310.02226 (finetuning with
-    pauses, without pretraining with them); as a baseline for latents: Hao et al., arXiv 2412.06769, section 4 and table 1.
+Paper: Goyal et al., "Think before you speak: Training Language Models With Pause Tokens", arXiv 2310.02226 (of its variants
+    the one that finetunes a standard model with pauses: StdPT_PauseFT; not the pretraining with pauses, which it finds to be
+    where most of the gain comes from); as a baseline for latents: Hao et al., arXiv 2412.06769, section 4 and table 1.
 Idea: every pause is one more position in which each layer can work before the first token of the answer is chosen.
     All of them hold the same learned vector, whatever the question, so nothing is passed on but through attention.
     What the model says at the pauses is ignored, in training and at inference.
@@ -14,8 +15,8 @@ Relations: `cot` with `steps=false` is this without pauses. `coconut` with `thou
     Coconut's curriculum and between its markers ("pause as thought"). `sim_cot` can wrap it, as a control: a decoder that
     sees nothing but pauses sees the same for every question, and can learn no more than what steps have in common.
 Departures:
-    - No pretraining with pauses, which the paper finds to be where most of the gain comes from.
-    - The pause's row starts as that of "<<", as Coconut's markers do.
+    - The pause's row starts as that of "<<", as Coconut's markers do (the papers do not say how theirs does).
+    - `trains="pauses"` trains that row alone, which neither paper does.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from unspoken.core.text import Template
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.cot import CotConfig
+from unspoken.methods.icot_si import IcotSiConfig
+from unspoken.methods.pause import PauseConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.tasks.tiny import TinyConfig
 from unspoken.training.config import RunConfig, TrainConfig
@@ -104,10 +106,39 @@ def coconut() -> RunConfig:
     )
 
 
-def pause() -> RunConfig:
+def pause_as_thought() -> RunConfig:
     """Coconut's rows and curriculum with learned tokens in the slots: what the latents themselves are worth."""
     base = coconut()
     return replace(base, method=replace(base.method, thoughts="pause"))
+
+
+def pause() -> RunConfig:
+    """Pause tokens: as many as Coconut has latents, then the answer at once. What the positions alone are worth."""
+    return replace(no_cot(), method=PauseConfig(pauses=STEPS))
+
+
+CHAIN_TOKENS = 8 * STEPS  # << a + b = c >> and a line break: every number and sign is a token
+
+
+def icot_si() -> RunConfig:
+    """iCoT-SI: a token more goes at equal distances, all of them after 40% of the run, as with SIM-CoT's text.
+
+    Rows are those the start was trained on, with an eos around the chain.
+    """
+    return RunConfig(
+        backbone=BackboneConfig(path=START),
+        method=IcotSiConfig(
+            remove_per_epoch=round(CHAIN_TOKENS / (0.4 * UPDATES * _BATCH / _ROWS), 6),
+            smoothing=4.0,
+            restart_optimizer=False,
+            template=Template(),  # as the start was trained
+            separator="",
+            chain="{chain}",
+        ),
+        task=_TASK,
+        train=_TRAIN,
+        speaking=_SPEAKING,
+    )
 
 
 def sim_cot() -> RunConfig:

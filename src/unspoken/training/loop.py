@@ -12,6 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -300,8 +301,9 @@ class Training:
         return report.accuracy.value
 
     def _validation_loss(self) -> tuple[float, dict[str, Any]]:
-        """The whole loss on the validation split at the current stage, with the data's own dice; and its metrics."""
-        stage = self.schedule.stage(max(self.step - 1, 0))
+        """The whole loss on the validation split at the current stage, with the data's own dice; and its metrics. No token
+        goes by chance."""
+        stage = replace(self.schedule.stage(max(self.step - 1, 0)), smoothing=None)
         rows = [self.method.layout(e, stage, Random(f"{self.t.seed}/validation/{e.id}")) for e in self.validation]
         size = self.t.micro_batch_size or self.t.batch_size
         parts = [collate(rows[i : i + size]) for i in range(0, len(rows), size)]
