@@ -12,6 +12,7 @@ import torch
 
 from unspoken.core.backbone import LoraSettings
 from unspoken.core.example import Example
+from unspoken.core.latents import Prompted
 from unspoken.core.layout import Row
 from unspoken.methods import make_method
 
@@ -31,10 +32,11 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Case:
-    """A method's settings, and LoRA on top of them or not."""
+    """A method's settings, and how the base model's own weights train: LoRA on top of them, or not at all."""
 
     method: dict[str, Any] = field(hash=False)
     lora: bool = False
+    frozen: bool = False
 
 
 def _coconut(**more: Any) -> dict[str, Any]:
@@ -47,6 +49,22 @@ def _codi(**more: Any) -> dict[str, Any]:
 
 def _sim_cot(**more: Any) -> dict[str, Any]:
     return {"name": "sim_cot", "inner": _coconut(), "max_step_tokens": 6, **more}
+
+
+LORA = {"lora": {"r": 4, "alpha": 8.0}}
+"""An assistant of another family, with adapters that train."""
+
+ANOTHER = "another"
+"""Stands for an assistant of another family than the base model's."""
+
+
+def _softcot(**more: Any) -> dict[str, Any]:
+    texts = {"assistant": "{latents} words for: {question}", "opening": "Words: ", "hint": "({slots})\n"}
+    return {"name": "softcot", "assistant": ANOTHER, "latents": 4, "texts": texts, "cache": None, **more}
+
+
+def _softcot_pp(**more: Any) -> dict[str, Any]:
+    return {"name": "softcot_pp", "softcot": _softcot(), "chains": 3, **more}
 
 
 CASES = {
@@ -67,15 +85,41 @@ CASES = {
     "codi lora": Case(_codi(projection_norm=False, projection_width=20, distance="l1"), lora=True),
     "sim_cot codi": Case(_sim_cot(inner=_codi(latents_per_step=2))),
     "sim_cot codi lora": Case(_sim_cot(inner=_codi(latents=2, trailing=True), normalisation="group"), lora=True),
+    "softcot": Case(_softcot(), frozen=True),
+    "softcot trained": Case(_softcot(base_trains=True, steps=False, texts={"base": "{thoughts}\n{question}\n"})),
+    "softcot lora": Case(_softcot(assistant=LORA), lora=True),
+    "softcot_pp": Case(_softcot_pp(), frozen=True),
+    "softcot_pp lora": Case(_softcot_pp(softcot=_softcot(assistant=LORA), contrast_weight=1.0), lora=True),
+    "sim_cot softcot_pp": Case(_sim_cot(inner=_softcot_pp(chains=2)), frozen=True),
+    "sim_cot softcot": Case(_sim_cot(inner=_softcot(latents_per_step=2)), frozen=True),
 }
 """A method joins the contract with a line here."""
+
+
+def settings(name: str, family: str = "llama") -> dict[str, Any]:
+    """A case's method settings on a family of backbones."""
+
+    def filled(data: dict[str, Any]) -> dict[str, Any]:
+        return {key: _assistant(family, value) if key == "assistant" and isinstance(value, (str, dict))
+                else filled(value) if isinstance(value, dict) and key != "texts" else value
+                for key, value in data.items()}  # fmt: skip
+
+    return filled(CASES[name].method)
+
+
+def _assistant(family: str, more: str | dict[str, Any]) -> dict[str, Any]:
+    """A random model of another family, with another width and tokenizer."""
+    other = {"gpt2": "qwen3", "llama": "gpt2", "qwen3": "llama"}[family]
+    width = "n_embd" if other == "gpt2" else "hidden_size"
+    arch = {**backbones.ARCHS[other], width: 24, "initializer_range": 0.2}
+    return {"arch": arch, "tokenizer": "builtin:tiny-tokenizer", **({} if more == ANOTHER else dict(more))}
 
 
 def make(name: str, family: str, seed: int = 0) -> Any:
     """A case's method on a fresh random backbone."""
     case = CASES[name]
     backbone = backbones.backbone(family, seed)
-    method: Any = make_method(case.method, backbone)
+    method: Any = make_method(settings(name, family), backbone)
     torch.manual_seed(seed + 1)
     with torch.no_grad():
         # New rows start alike. Apart, no two tokens have equal logits, and greedy choices are not left to rounding.
@@ -83,10 +127,10 @@ def make(name: str, family: str, seed: int = 0) -> Any:
             weight[OLD_WORDS:].add_(torch.randn_like(weight[OLD_WORDS:]) * 0.2)
     if case.lora:
         backbone.adapt(LoraSettings(r=4, alpha=8.0), tuple(range(OLD_WORDS, len(backbone.tokenizer))))
-        with torch.no_grad():
-            for key, value in method.named_parameters():
-                if "lora_B" in key:  # starts at 0, and lora_A would get no gradient
-                    value.normal_(std=0.1)
+    with torch.no_grad():
+        for key, value in method.named_parameters():
+            if "lora_B" in key:  # starts at 0, and lora_A would get no gradient
+                value.normal_(std=0.1)
     return method.eval()
 
 
@@ -98,6 +142,12 @@ def tables(method: Any) -> list[torch.Tensor]:
     """Input embedding and head of the base model."""
     lm = method.backbone.lm
     return [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
+
+
+def recurrent(method: Any) -> bool:
+    """Whether latents are made one after the other; those of a prompt, and pause tokens, are there before."""
+    source = method.source()
+    return source is not None and not isinstance(source, Prompted)
 
 
 @functools.cache

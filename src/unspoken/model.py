@@ -8,7 +8,7 @@ from typing import Any
 from unspoken.core.config import build, dump
 from unspoken.core.engine import generate, think
 from unspoken.core.example import Example
-from unspoken.core.latents import Edited
+from unspoken.core.latents import edited
 from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Answer, Trace
 from unspoken.errors import ConfigError, DataError
@@ -83,7 +83,7 @@ class Model:
         if edit is not None:
             if source is None:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
-            source = Edited(source, edit)
+            source = edited(source, edit)
         was_training = self._eval()
         try:
             return generate(

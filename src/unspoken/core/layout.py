@@ -37,6 +37,7 @@ class Row:
         branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
             both. Neither sees the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
+        assistant: what another model reads to make this row's latents; the states at its own latent slots are taken.
     """
 
     ids: tuple[int, ...]
@@ -50,6 +51,7 @@ class Row:
     watch: int | None = None
     branch: Row | None = None
     shared: int = 0
+    assistant: Row | None = None
 
     @property
     def positions(self) -> int:
@@ -75,6 +77,7 @@ class Batch:
         trailing_B, watch_B: see `Row`; watch is -1 where nothing is watched.
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
+        assistant: what the assistant model reads, as a batch of its own, or None where no row has such a thing.
     """
 
     ids_BT: Tensor
@@ -88,6 +91,7 @@ class Batch:
     watch_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     branch: Batch | None = None
     shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    assistant: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -100,9 +104,31 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its ids on `device`."""
         self.ids_BT = self.ids_BT.to(device, non_blocking=True)
-        if self.branch is not None:
-            self.branch.to(device)
+        for part in (self.branch, self.assistant):
+            if part is not None:
+                part.to(device)
         return self
+
+    def select(self, rows_N: np.ndarray) -> Batch:
+        """Some of the rows, each as often as `rows_N` names it, as wide as before."""
+        return Batch(
+            ids_BT=self.ids_BT[torch.from_numpy(rows_N).to(self.ids_BT.device)],
+            labels_BT=self.labels_BT[rows_N],
+            lengths_B=self.lengths_B[rows_N],
+            starts_B=self.starts_B[rows_N],
+            latents_B=self.latents_B[rows_N],
+            targets=[self.targets[b] for b in rows_N],
+            names=[self.names[b] for b in rows_N],
+            trailing_B=self.trailing_B[rows_N],
+            watch_B=self.watch_B[rows_N],
+            branch=None if self.branch is None else self.branch.select(rows_N),
+            shared_B=self.shared_B[rows_N],
+            assistant=None if self.assistant is None else self.assistant.select(rows_N),
+        )
+
+    def tile(self, copies: int) -> Batch:
+        """`copies` copies of every row: copy c of row b is row c * B + b."""
+        return self if copies == 1 else self.select(np.tile(np.arange(len(self)), copies))
 
 
 def collate(rows: Sequence[Row]) -> Batch:
@@ -131,10 +157,12 @@ def collate(rows: Sequence[Row]) -> Batch:
         watch_B=np.array([-1 if row.watch is None else row.watch for row in rows], dtype=np.int64),
         branch=_branches(rows),
         shared_B=np.array([row.shared for row in rows], dtype=np.int64),
+        assistant=collate([row.assistant or _EMPTY for row in rows]) if any(row.assistant for row in rows) else None,
     )
 
 
-_NO_BRANCH = Row(ids=(), labels=(), start=0, latents=0)
+_EMPTY = Row(ids=(), labels=(), start=0, latents=0)
+"""Stands where other rows of the batch have a branch or an assistant's row."""
 
 
 def _branches(rows: Sequence[Row]) -> Batch | None:
@@ -142,13 +170,13 @@ def _branches(rows: Sequence[Row]) -> Batch | None:
     if all(row.branch is None for row in rows):
         return None
     for row in rows:
-        branch = row.branch or _NO_BRANCH
+        branch = row.branch or _EMPTY
         if row.shared > row.start or branch.ids[: row.shared] != row.ids[: row.shared] or branch.latents or branch.branch:
             raise DataError(
                 f"{row.name or 'a row'}: its branch must begin with the row's first {row.shared} positions, which lie "
                 "before the first latent, and have no latents or branch of its own; this is a bug of the row's method"
             )
-    return collate([row.branch or _NO_BRANCH for row in rows])
+    return collate([row.branch or _EMPTY for row in rows])
 
 
 def windows_by_length(lengths: Sequence[int], order: Sequence[int], batch: int, window: int) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Pure functions of tensors. A loss is a *sum* over targets; who calls divides by the true count of the whole batch.
 
-Shapes: N targets, B rows, D width, L layers + 1, V words.
+Shapes: N targets, B rows, C sets of thoughts, F entries of a set, D width, L layers + 1, V words.
 """
 
 from __future__ import annotations
@@ -45,6 +45,20 @@ def labelled_cross_entropy_sum(trace: Trace, batch: Batch, head: Head, weights_N
     rows_N, places_N, labels_N = batch.label_places()
     hidden_ND = trace.hidden_at(rows_N, places_N)
     return cross_entropy_sum(hidden_ND, torch.from_numpy(labels_N).to(hidden_ND.device), head, weights_N)
+
+
+def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Tensor:
+    """Each set must be nearer to its own view than to the views of the row's other sets; summed, in fp32 (SoftCoT++).
+
+    Args:
+        sets_BCF: C vectors per row.
+        views_BCF: another view of each of them.
+        temperature: what cosines are divided by before the softmax.
+    """
+    sets_BCF, views_BCF = F.normalize(sets_BCF.float(), dim=2), F.normalize(views_BCF.float(), dim=2)
+    scores_BCC = sets_BCF @ views_BCF.transpose(1, 2) / temperature
+    own = torch.arange(scores_BCC.shape[1], device=scores_BCC.device).expand(len(scores_BCC), -1)
+    return F.cross_entropy(scores_BCC.flatten(0, 1), own.flatten(), reduction="sum")
 
 
 def layer_distance_sum(student_LBD: Tensor, teacher_LBD: Tensor, distance: Distance, scale: Scale) -> Tensor:

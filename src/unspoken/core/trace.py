@@ -66,17 +66,48 @@ class Trace:
     def row(self, index: int) -> Trace:
         """The trace of one row, without padding latents."""
         n = int(self.counts_B[index])
+        one = self._rows(slice(index, index + 1))
         return replace(
-            self,
-            latents_BKD=self.latents_BKD[index : index + 1, :n],
-            states_BKD=None if self.states_BKD is None else self.states_BKD[index : index + 1, :n],
-            counts_B=self.counts_B[index : index + 1],
-            starts_B=self.starts_B[index : index + 1],
-            hidden_BSD=None if self.hidden_BSD is None else self.hidden_BSD[index : index + 1],
-            column_BT=self.column_BT[index : index + 1],
-            watched_LBD=None if self.watched_LBD is None else self.watched_LBD[:, index : index + 1],
+            one,
+            latents_BKD=one.latents_BKD[:, :n],
+            states_BKD=None if one.states_BKD is None else one.states_BKD[:, :n],
             branch=None if self.branch is None else self.branch.row(index),
         )
+
+    def first(self, rows: int) -> Trace:
+        """The trace of the first rows."""
+        return self if rows == len(self.counts_B) else self._rows(slice(rows))
+
+    def _rows(self, part: slice) -> Trace:
+        return replace(
+            self,
+            latents_BKD=self.latents_BKD[part],
+            states_BKD=None if self.states_BKD is None else self.states_BKD[part],
+            counts_B=self.counts_B[part],
+            starts_B=self.starts_B[part],
+            hidden_BSD=None if self.hidden_BSD is None else self.hidden_BSD[part],
+            column_BT=self.column_BT[part],
+            watched_LBD=None if self.watched_LBD is None else self.watched_LBD[:, part],
+            branch=None if self.branch is None else self.branch._rows(part),
+        )
+
+
+def arrange(parts: list[Tensor], places: list[tuple[np.ndarray, np.ndarray]], B: int, K: int) -> Tensor:
+    """Vectors that were made pass by pass, [N, D] each, as [B, K, D], zero where none was made.
+
+    Args:
+        parts: the vectors of each pass.
+        places: per pass, the row and the number inside the row of each of its vectors.
+    """
+    # One gather puts all in place; a zero row at the end fills the slots without one.
+    place_BK = np.full((B, K), sum(len(rows_N) for rows_N, _ in places), dtype=np.int64)
+    first = 0
+    for rows_N, number_N in places:
+        place_BK[rows_N, number_N] = first + np.arange(len(rows_N))
+        first += len(rows_N)
+    D = parts[0].shape[1]
+    index = torch.from_numpy(place_BK.reshape(-1)).to(parts[0].device)
+    return torch.cat([*parts, parts[0].new_zeros(1, D)]).index_select(0, index).view(B, K, D)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +120,12 @@ class Answer:
         finished: eos was reached before the limit.
         latents: number of latents thought.
         passes: dependent forward passes this row took part in: the latency of the row alone.
-        positions: positions forwarded for this row: prompt + latents + markers + spoken tokens - 1.
+        positions: positions forwarded for this row: prompt + latents + markers + spoken tokens - 1. What several answers
+            to a question share counts for the first of them.
         seconds: the batch's wall-clock time divided by its rows.
         thoughts: decoded steps, one per thought group, where the model can explain its latents and was asked to.
+        chain, sample: which set of thoughts it was spoken from, and which of the answers from it; from 0.
+        assistant_positions: positions that another model had to read for it.
     """
 
     text: str
@@ -102,3 +136,6 @@ class Answer:
     positions: int
     seconds: float
     thoughts: tuple[str, ...] | None = None
+    chain: int = 0
+    sample: int = 0
+    assistant_positions: int = 0

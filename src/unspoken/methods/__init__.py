@@ -15,6 +15,8 @@ METHODS = {
     "coconut": "unspoken.methods.coconut:Coconut",
     "codi": "unspoken.methods.codi:Codi",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
+    "softcot": "unspoken.methods.softcot:SoftCot",
+    "softcot_pp": "unspoken.methods.softcot_pp:SoftCotPp",
 }
 
 
