@@ -74,7 +74,8 @@ class Case:
 
     def lm(self, prefix: str, config: dict[str, Any], words: int | None = None) -> PreTrainedModel:
         """A causal LM with the weights of an official submodule; the first `words` of its vocabulary only, if given."""
-        state = self.state(prefix)
+        # Below LoRA, if there is any, stands the plain model.
+        state = {key.replace(".base_layer", ""): v for key, v in self.state(prefix).items() if ".lora_" not in key}
         config = {key: value for key, value in config.items() if key not in ("torch_dtype", "architectures")}
         if words is not None:
             config["vocab_size"] = words

@@ -249,12 +249,47 @@ def data(
 
 
 @app.command()
-def export(run: Run, out: Annotated[Path, _argument("A new directory.")]) -> None:
+def export(
+    run: Run,
+    out: Annotated[Path, _argument("A new directory.")],
+    format: Annotated[str, typer.Option(help="run: a run directory; hf: a folder for transformers alone.")] = "run",
+) -> None:
     """Write what inference needs: the inner method's parameters, without auxiliary decoder and training state."""
-    from unspoken.training.checkpoint import export as write
-
+    if format == "run":
+        from unspoken.training.checkpoint import export as write
+    elif format == "hf":
+        from unspoken.training.hf_export import export_hf as write
+    else:
+        raise ConfigError(f"unknown format {format!r}; known: run, hf")
     write(run, out)
     typer.echo(str(out))
+
+
+@app.command("import")
+def import_(
+    path: Annotated[Path, _argument("A released checkpoint: a file (.safetensors, .bin, checkpoint_25) or a folder.")],
+    base: Annotated[str, typer.Option(help="The model it was trained from: a folder (weights may be absent) or hub id.")],
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
+    latents: Annotated[int | None, typer.Option(help="CODI: latents it thinks; default 6, as published.")] = None,
+    latents_per_step: Annotated[int | None, typer.Option(help="Coconut: c; default 2, as published.")] = None,
+    max_stage: Annotated[int | None, typer.Option(help="Coconut: K; default 3, with SIM-CoT 5, as published.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default 32 at rank 128, as published.")] = None,
+    eos: Annotated[str | None, typer.Option(help="The token that ends an answer; default BASE's own, checked.")] = None,
+    decoder_base: Annotated[str | None, typer.Option(help="What the auxiliary decoder was made from; default BASE.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights written: float32 or bfloat16.")] = "float32",
+    task: Annotated[str, typer.Option(help="What `eval` takes by default.")] = "gsm8k_aug",
+) -> None:
+    """Make a run directory of a released Coconut, CODI or SIM-CoT checkpoint. Accounts for every tensor, or fails."""
+    from unspoken.importers import import_checkpoint
+
+    done = import_checkpoint(
+        path, base, out or Path("runs") / path.resolve().name.split(".")[0],
+        latents=latents, latents_per_step=latents_per_step, max_stage=max_stage, alpha=alpha, eos=eos,
+        decoder_base=decoder_base, dtype=dtype, task=task,
+    )  # fmt: skip
+    for line in done.lines():
+        typer.echo(line, err=True)
+    typer.echo(str(done.path))
 
 
 @app.command("list")

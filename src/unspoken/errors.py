@@ -31,6 +31,10 @@ class RunError(UnspokenError):
     """A run directory that is missing, truncated, or from another model."""
 
 
+class CheckpointError(UnspokenError):
+    """A released checkpoint that cannot be imported. Names the file, or the tensors."""
+
+
 class TrainingError(UnspokenError):
     """Training that had to stop (non-finite loss, disk full). The last good checkpoint is kept."""
 

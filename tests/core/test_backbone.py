@@ -87,6 +87,15 @@ def test_ends_and_padding():
     assert Backbone(backbone.lm, words).tokenizer.pad_token_id == eos
 
 
+@pytest.mark.parametrize("family", backbones.ARCHS)
+def test_random_weights_end_where_their_tokenizer_does(family: str, tmp_path: Path):
+    """Not at the number that is eos in the family's own vocabulary; the model in the package neither."""
+    backbones.tokenizer().save_pretrained(tmp_path)
+    backbone = load_backbone(BackboneConfig(arch=backbones.ARCHS[family], tokenizer=str(tmp_path)))
+    assert backbone.eos_ids == (backbone.tokenizer.eos_token_id,)
+    assert load_backbone(BackboneConfig(path="builtin:tiny")).eos_ids == (0,)
+
+
 def test_encodings_are_forgotten_when_the_tokenizer_grows():
     backbone = backbones.backbone()
     before = backbone.encode("<|latent|>")

@@ -8,14 +8,16 @@ import backbones
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, model
 
 from unspoken.core.branch import place, visible
 from unspoken.core.engine import unroll
 from unspoken.core.latents import Recurrence
 from unspoken.core.layout import IGNORE, Row, collate
-from unspoken.errors import ConfigError, DataError
+from unspoken.errors import BackboneError, ConfigError, DataError
+from unspoken.methods import make_method
 
-FAMILIES = ("gpt2", "llama", "qwen3")
+OURS = ("gpt2", "llama", "qwen3")
 
 
 def row(ids: tuple[int, ...], *, start: int | None = None, latents: int = 0, **more) -> Row:
@@ -40,7 +42,7 @@ ROWS = [forked((1, 2, 3), 3, 4, 5), forked((5, 4, 3, 2, 1, 9), 3, 1, 2), forked(
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OURS)
 def test_row_and_branch_are_what_each_is_alone(family: str, attention: str):
     """States, latents and watched layers: of rows of any length in one batch, with and without latents."""
     body = backbones.backbone(family)
@@ -121,6 +123,29 @@ def test_attention_that_is_causal_only_is_refused():
     body.lm.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ConfigError, match=r"a branch needs backbone\.attention=sdpa or eager, got 'flash_attention_2'"):
         unroll(body, collate(ROWS), Recurrence())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_codi_takes_a_family_or_refuses_it(family: str):
+    """Where a row beside its branch is not what it is alone, the method cannot be built: nothing is silently wrong."""
+    body = model(family).method.backbone.eval()
+    if family == "bloom":  # its position bias is made from a flat mask
+        with pytest.raises(BackboneError, match="cannot forward a teacher's row beside its student's"):
+            make_method({"name": "codi"}, body)
+        return
+    method = make_method({"name": "codi"}, body)
+    batch = collate(ROWS)
+    with torch.no_grad():
+        together = unroll(body, batch, method.source())
+        for b, whole in enumerate(ROWS):
+            alone = unroll(body, collate([whole]), method.source())
+            torch.testing.assert_close(together.row(b).latents_BKD, alone.latents_BKD, rtol=1e-3, atol=1e-3)
+            assert together.branch is not None
+            assert together.branch.watched_LBD is not None
+            assert alone.branch is not None
+            assert alone.branch.watched_LBD is not None
+            states = together.branch.watched_LBD[:, b], alone.branch.watched_LBD[:, 0]
+            torch.testing.assert_close(*states, rtol=1e-3, atol=1e-3)
 
 
 def test_a_branch_beyond_the_attention_window_is_refused():

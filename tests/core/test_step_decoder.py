@@ -92,14 +92,18 @@ def test_only_the_inner_method_trains():
     assert not torch.allclose(ours, theirs)
 
 
-def test_the_decoder_has_no_dropout_in_training():
-    """As released: its model stays in evaluation mode, whatever the rest does."""
+@pytest.mark.parametrize("dropout", [False, True])
+def test_the_decoder_has_dropout_in_training_only_where_told(dropout: bool):
+    """As released on Coconut: its model stays in evaluation mode, whatever the rest does. On CODI it does not."""
     method = make_method(
-        {"name": "sim_cot", "inner": "coconut"}, backbones.backbone("gpt2", resid_pdrop=0.5, attn_pdrop=0.5)
+        {"name": "sim_cot", "inner": "coconut", "decoder": {"dropout": dropout}},
+        backbones.backbone("gpt2", resid_pdrop=0.5, attn_pdrop=0.5),
     )
     method.train()
     assert method.backbone.lm.training
-    assert not any(module.training for module in method.decoder.lm.modules())
+    assert {module.training for module in method.decoder.lm.modules()} == {dropout}
+    method.eval()
+    assert not any(module.training for module in method.decoder.modules())
 
 
 def test_weight_scales_the_auxiliary_term():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,8 @@ from unspoken.core.config import build, dump
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import SPLITS, Task, make_task
 from unspoken.tasks.files import question_key
-from unspoken.tasks.gsm8k import DATA_VARIABLE, Gsm8k, Gsm8kAug, Gsm8kAugConfig, Gsm8kConfig
-
-
-@pytest.fixture(autouse=True)
-def _no_data_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(DATA_VARIABLE, raising=False)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
-    """A stand-in for `datasets`: fill in {(name, config): {split: rows}}; other names fail as without a network."""
-    contents: dict[Any, Any] = {}
-
-    def load_dataset(name: str, config: str | None = None) -> Any:
-        if (name, config) not in contents:
-            raise ConnectionError(f"Couldn't reach '{name}' on the Hub\nsecond line")
-        return contents[name, config]
-
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    return contents
+from unspoken.tasks.gsm8k import Gsm8k, Gsm8kAug, Gsm8kAugConfig, Gsm8kConfig
+from unspoken.tasks.source import DATA_VARIABLE
 
 
 def icot(*names: str) -> str:

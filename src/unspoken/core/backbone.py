@@ -334,7 +334,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         with _no_bars():
-            lm = _causal_lm(config, where, len(tokenizer))
+            lm = _causal_lm(config, where, tokenizer)
     except BackboneError:
         raise
     except Exception as error:  # transformers, tokenizers, safetensors and hub each raise their own kinds
@@ -346,7 +346,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     return Backbone(lm, tokenizer)
 
 
-def _causal_lm(config: BackboneConfig, where: str | None, words: int) -> Any:
+def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: Any) -> Any:
     """Pretrained weights, or random ones of a shape."""
     dtype = getattr(torch, config.dtype)
     if where is not None:
@@ -361,7 +361,9 @@ def _causal_lm(config: BackboneConfig, where: str | None, words: int) -> Any:
         return lm
     assert config.arch is not None
     rest = {k: v for k, v in config.arch.items() if k != "model_type"}
-    arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{"vocab_size": words, **rest})
+    # A family's default eos is a number of its own vocabulary; here it would be some ordinary token.
+    mine = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{**mine, **rest})
     return AutoModelForCausalLM.from_config(arch, dtype=dtype, attn_implementation=config.attention)
 
 

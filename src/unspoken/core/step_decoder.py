@@ -35,7 +35,8 @@ class StepDecoderConfig:
     layers: int = 1  # for "layers": how many
     path: str | None = None  # for "model": hub id or folder; its tokenizer must be the base model's
     embeddings: Literal["base", "own"] = "base"  # whose table embeds the step's tokens; the released code takes the base's
-    first_position: int = 1  # position id of the first latent; the released Coconut half counts from 1
+    first_position: int = 1  # position id of the first latent; the released Coconut half counts from 1, the CODI half from 0
+    dropout: bool = False  # the decoder's own, in training; off in the released Coconut half, on in the CODI half
 
     def __post_init__(self) -> None:
         if (self.kind == "model") != (self.path is not None):
@@ -97,9 +98,9 @@ class StepDecoder(nn.Module):
         self.project = nn.Identity() if width == backbone.width else nn.Linear(backbone.width, width)
 
     def train(self, mode: bool = True) -> StepDecoder:
-        """Never switches the decoder's dropout on: in the released code it stays in evaluation mode all through training."""
+        """Leaves the decoder's dropout off, unless the config says otherwise."""
         super().train(mode)
-        self.lm.eval()
+        self.lm.train(mode and self.config.dropout)
         return self
 
     @property

@@ -23,6 +23,9 @@ Departures:
     - `scale="row"` divides by the spread of each row's own teacher state, so that a step does not depend on how it is
       cut into micro-batches; `scale="batch"` is the released rule.
     - `latents=0` works: the control without thoughts (released: an error).
+    - The latent behind the last one is made only where it is asked for (`trailing`; released: always, and dropped).
+    - Nothing is cut (released: every piece, at 256 tokens), and an answer may hold any token (released: any but eot).
+    - `remove_eos=False` is not offered: no published script uses it.
 
 Shapes: B rows, D width, L layers + 1.
 """
@@ -44,6 +47,7 @@ from unspoken.core.example import Example
 from unspoken.core.latents import Recurrence, Source
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.losses import Distance, Scale, labelled_cross_entropy_sum, layer_distance_sum
+from unspoken.core.self_check import check_branches
 from unspoken.core.text import Template, answer_start, question_ids
 from unspoken.core.tokens import add_markers, refuse_markers
 from unspoken.core.trace import Trace
@@ -112,6 +116,7 @@ class Codi(nn.Module):
 
     def __init__(self, config: CodiConfig, backbone: Backbone) -> None:
         super().__init__()
+        check_branches(backbone)
         self.config = config
         self.backbone = backbone
         self.markers = add_markers(backbone, config.marker_init)

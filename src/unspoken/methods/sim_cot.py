@@ -19,7 +19,9 @@ Departures:
       that is still visible (`missing="visible"`).
     - Steps come as strings: any text is a step, also without `<<` and `>>`.
     - On CODI, targets are whole steps. The released code cuts every target of a batch to the length of its first row's
-      step, down to "<<" where that row has none; and its later targets begin with the space before the step.
+      step, down to "<<" where that row has none; its later targets begin with the space before the step, and merged
+      ones follow each other without a newline.
+    - The decoder's dropout is off in training, on CODI too, where the released code has it on (`decoder.dropout`).
     - All groups go through the decoder in one call (released: one call per group, one padded column more).
     - A row without latents (stage 0) has no auxiliary loss (released: division by zero).
 

@@ -1,4 +1,7 @@
-"""CODI, and SIM-CoT on CODI, with the published settings, on GSM8K-Aug. `backbone.path=...` takes another base model.
+"""CODI, and SIM-CoT on CODI, with the published settings. `backbone.path=...` takes another base model.
+
+On GSM8K-Aug every number is a script's. On the other data sets CODI's scripts give them for CODI; SIM-CoT has no script
+there and takes the same. No script trains on StrategyQA, though the released code reads it: CommonsenseQA's settings.
 
 Sources: [Z] zhenyi4/codi 4fd88d4, scripts/*.sh and train.py; [S] InternLM/SIM-CoT f3ae967, CODI/scripts/*.sh; [P] arXiv
 2502.21074; [ours] chosen here, see the comment.
@@ -14,7 +17,10 @@ from unspoken.core.sampling import Speaking
 from unspoken.core.step_decoder import StepDecoderConfig
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.sim_cot import SimCotConfig
+from unspoken.tasks.choice import CommonsenseQaConfig
 from unspoken.tasks.gsm8k import Gsm8kAugConfig
+from unspoken.tasks.gsm8k_nl import Gsm8kAugNlConfig
+from unspoken.tasks.strategyqa import StrategyQaConfig
 from unspoken.training.config import RunConfig, TrainConfig
 
 LORA = LoraSettings(r=128, alpha=32, dropout=0.1)  # [Z] every script; train.py: dropout hard-coded, all linear layers
@@ -25,12 +31,13 @@ class Base:
     """What the scripts set per base model."""
 
     path: str
-    micro: int  # per_device_train_batch_size; x accumulation = 128, but for CommonsenseQA on Llama
+    micro: int  # per_device_train_batch_size
     lr: float
     epochs: int
     distill: float  # distill_loss_factor; [P] appendix F: 20 was best for Llama
     dtype: Any = "float32"  # the scripts hold every base in bf16; ours: only those that do not fit otherwise
     most: int | None = None  # max_token_num: longer training examples are left out
+    batch: int = 128  # micro x gradient_accumulation_steps
 
 
 GPT2 = Base(path="openai-community/gpt2", micro=64, lr=3e-3, epochs=40, distill=1)  # [Z] train_gpt2_gsm8k-aug.sh
@@ -57,7 +64,7 @@ def codi_of(base: Base, task: Any) -> RunConfig:
         task=task,
         train=TrainConfig(
             epochs=base.epochs,
-            batch_size=128,  # [Z] per_device_train_batch_size x gradient_accumulation_steps
+            batch_size=base.batch,
             micro_batch_size=base.micro,
             max_positions=base.most,
             lr=base.lr,
@@ -80,11 +87,29 @@ def sim_cot_of(base: Base, task: Any) -> RunConfig:
         inner,
         method=SimCotConfig(
             inner=replace(inner.method, trailing=True),  # [S] model.py: latent 7 is explained, not fed
-            decoder=StepDecoderConfig(kind="copy", first_position=0),  # [S] decoder: the same checkpoint, all of it trains
+            # [S] decoder: the same checkpoint, all of it trains, in training mode; positions from 0
+            decoder=StepDecoderConfig(kind="copy", first_position=0, dropout=True),
             weight=1.0,  # [S] explain_loss_factor
             normalisation="group",  # [S] model.py
         ),
     )
+
+
+def _in_words(config: RunConfig, *, whole: bool) -> RunConfig:
+    """Chains of sentences. [Z] train.py: a line end behind the chain. On CommonsenseQA and StrategyQA the chain is kept
+    whole and the question ends in a line end; on GSM8K-Aug-NL the last sentence is left out."""
+    inner = getattr(config.method, "inner", config.method)
+    template = replace(inner.template, question="{question}\n") if whole else inner.template
+    inner = replace(inner, chain_end="\n", include_last_step=whole, template=template)
+    method = replace(config.method, inner=inner) if isinstance(config.method, SimCotConfig) else inner
+    return replace(config, method=method)
+
+
+_NL_LLAMA_1B = replace(LLAMA_1B, epochs=3, most=256)  # [Z] train_llama1b_gsm8k-aug-nl.sh
+_CSQA = replace(GPT2, epochs=50)  # [Z] train_gpt2_commonsense.sh
+_CSQA_LLAMA_1B = replace(LLAMA_1B, epochs=3, most=1000, batch=64)  # [Z] train_llama_commonsense.sh: 32 x 2
+_CSQA_DATA = CommonsenseQaConfig(cot=True)  # [Z] zen-E/CommonsenseQA-GPT4omini
+_STRATEGY_DATA = StrategyQaConfig(cot=True)  # [Z] zen-E/StrategyQA_CoT_GPT4o
 
 
 def gsm8k() -> RunConfig:
@@ -125,3 +150,63 @@ def sim_gsm8k_llama3b() -> RunConfig:
 def sim_gsm8k_llama8b() -> RunConfig:
     """SIM-CoT on CODI, Llama-3.1-8B-Instruct. [S] train_llama8b_gsm8k-aug-decoder-2.sh; published 64.1."""
     return sim_cot_of(LLAMA_8B, Gsm8kAugConfig())
+
+
+def nl() -> RunConfig:
+    """CODI, GPT-2, GSM8K-Aug-NL. [Z] train_gpt2_gsm8k-aug-nl.sh."""
+    return _in_words(codi_of(GPT2, Gsm8kAugNlConfig()), whole=False)
+
+
+def nl_llama1b() -> RunConfig:
+    """CODI, Llama-3.2-1B-Instruct, GSM8K-Aug-NL. [Z] train_llama1b_gsm8k-aug-nl.sh."""
+    return _in_words(codi_of(_NL_LLAMA_1B, Gsm8kAugNlConfig()), whole=False)
+
+
+def sim_nl() -> RunConfig:
+    """SIM-CoT on CODI, GPT-2, GSM8K-Aug-NL. [Z] train_gpt2_gsm8k-aug-nl.sh; no script of SIM-CoT's."""
+    return _in_words(sim_cot_of(GPT2, Gsm8kAugNlConfig()), whole=False)
+
+
+def sim_nl_llama1b() -> RunConfig:
+    """SIM-CoT on CODI, Llama-3.2-1B-Instruct, GSM8K-Aug-NL. [Z] train_llama1b_gsm8k-aug-nl.sh; no script of SIM-CoT's."""
+    return _in_words(sim_cot_of(_NL_LLAMA_1B, Gsm8kAugNlConfig()), whole=False)
+
+
+def commonsenseqa() -> RunConfig:
+    """CODI, GPT-2, CommonsenseQA. [Z] train_gpt2_commonsense.sh."""
+    return _in_words(codi_of(_CSQA, _CSQA_DATA), whole=True)
+
+
+def commonsenseqa_llama1b() -> RunConfig:
+    """CODI, Llama-3.2-1B-Instruct, CommonsenseQA. [Z] train_llama_commonsense.sh."""
+    return _in_words(codi_of(_CSQA_LLAMA_1B, _CSQA_DATA), whole=True)
+
+
+def sim_commonsenseqa() -> RunConfig:
+    """SIM-CoT on CODI, GPT-2, CommonsenseQA. [Z] train_gpt2_commonsense.sh; no script of SIM-CoT's."""
+    return _in_words(sim_cot_of(_CSQA, _CSQA_DATA), whole=True)
+
+
+def sim_commonsenseqa_llama1b() -> RunConfig:
+    """SIM-CoT on CODI, Llama-3.2-1B-Instruct, CommonsenseQA. [Z] train_llama_commonsense.sh; no script of SIM-CoT's."""
+    return _in_words(sim_cot_of(_CSQA_LLAMA_1B, _CSQA_DATA), whole=True)
+
+
+def strategyqa() -> RunConfig:
+    """CODI, GPT-2, StrategyQA. No script; CommonsenseQA's settings."""
+    return _in_words(codi_of(_CSQA, _STRATEGY_DATA), whole=True)
+
+
+def strategyqa_llama1b() -> RunConfig:
+    """CODI, Llama-3.2-1B-Instruct, StrategyQA. No script; CommonsenseQA's settings."""
+    return _in_words(codi_of(_CSQA_LLAMA_1B, _STRATEGY_DATA), whole=True)
+
+
+def sim_strategyqa() -> RunConfig:
+    """SIM-CoT on CODI, GPT-2, StrategyQA. No script; CommonsenseQA's settings."""
+    return _in_words(sim_cot_of(_CSQA, _STRATEGY_DATA), whole=True)
+
+
+def sim_strategyqa_llama1b() -> RunConfig:
+    """SIM-CoT on CODI, Llama-3.2-1B-Instruct, StrategyQA. No script; CommonsenseQA's settings."""
+    return _in_words(sim_cot_of(_CSQA_LLAMA_1B, _STRATEGY_DATA), whole=True)

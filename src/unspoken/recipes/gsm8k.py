@@ -105,3 +105,30 @@ def sim_cot_staged() -> RunConfig:
     base = sim_cot()
     inner = replace(base.method.inner, curriculum="staged", first_stage=1)
     return replace(base, method=replace(base.method, inner=inner), train=replace(base.train, epochs=32))
+
+
+LLAMA_1B = "meta-llama/Llama-3.2-1B-Instruct"
+
+
+def coconut_llama1b() -> RunConfig:
+    """Coconut, Llama-3.2-1B, from an SFT-CoT run. SIM-CoT's authors had 33.2 as baseline, users 28 ([S I 11])."""
+    base = coconut()
+    train = replace(
+        base.train,
+        lr=1e-5,  # zhenyi4/codi issue 8, about its Coconut baseline; [C I 11]: about 1e-5 for Llama
+        epochs=5,  # zhenyi4/codi issue 8: 5 epochs of SFT-CoT, then 5 of Coconut
+        precision="bf16",  # [ours] fp32 weights
+    )
+    method = replace(base.method, epochs_per_stage=1)  # [ours] 3 stages and 2 epochs of the last one in 5 epochs
+    return replace(base, backbone=BackboneConfig(path=LLAMA_1B), method=method, train=train)
+
+
+def sim_cot_llama1b() -> RunConfig:
+    """SIM-CoT on Coconut, Llama-3.2-1B: six latents from the beginning, one stage ([S I 7]); published 42.2.
+
+    With one stage all steps are one target, explained by all six latents together.
+    """
+    base = sim_cot()
+    inner = replace(base.method.inner, latents_per_step=6, max_stage=1)
+    train = replace(base.train, lr=1e-5, precision="bf16")  # [C I 11]; the repository has no Llama settings for this half
+    return replace(base, backbone=BackboneConfig(path=LLAMA_1B), method=replace(base.method, inner=inner), train=train)

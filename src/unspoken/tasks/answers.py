@@ -14,12 +14,12 @@ from decimal import Decimal
 from unspoken.core.example import Example
 from unspoken.tasks.base import Score
 
-MARKS = ("####", "###")
-"""GSM8K's mark and Coconut's. A mark inside a longer run of "#" is the same mark."""
+MARKS = ("####", "###", "The answer is:")
+"""GSM8K's mark, Coconut's and CODI's. A mark inside a longer run of "#" is the same mark; of several, the last counts."""
 
-# Special tokens that a decoder may leave in text. They end an answer, and digits in their names are no numbers.
-_SPECIAL = re.compile(r"</?s>|<(?:eos|bos|pad)>|<(?:start|end)_of_turn>|<\|[^|<>\n]*\|>")
-_ANSWER_END = re.compile(rf"[\n\r]|{_SPECIAL.pattern}")
+SPECIAL = re.compile(r"</?s>|<(?:eos|bos|pad)>|<(?:start|end)_of_turn>|<\|[^|<>\n]*\|>")
+"""Special tokens that a decoder may leave in text. They end an answer, and digits in their names are no numbers."""
+_ANSWER_END = re.compile(rf"[\n\r]|{SPECIAL.pattern}")
 
 # U+2212 stands in GSM8K itself; models also write the dashes that look like it.
 _MINUS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
@@ -48,7 +48,7 @@ def extract_flexible(text: str) -> str | None:
 
     A fraction such as "3/4" is returned whole and as text, so that an unfinished "48/2" is not read as 2.
     """
-    plain = _SPECIAL.sub(" ", text).translate(_MINUS).replace("{,}", ",")
+    plain = SPECIAL.sub(" ", text).translate(_MINUS).replace("{,}", ",")
     matches = list(_FOUND.finditer(plain))
     if not matches:
         return None
@@ -116,7 +116,7 @@ def score_number(example: Example, text: str) -> Score:
 def score_text(example: Example, text: str) -> Score:
     """Score an answer that is words. Strict: after the mark. Flexible: that, or the last line that has any text."""
     marked = extract_strict(text)
-    lines = [line.strip() for line in _SPECIAL.sub("\n", text).split("\n") if line.strip()]
+    lines = [line.strip() for line in SPECIAL.sub("\n", text).split("\n") if line.strip()]
     last = lines[-1] if lines else None
     strict = equal(marked, example.answer)
     return Score(strict=strict, flexible=strict or equal(last, example.answer), extracted=marked or last)

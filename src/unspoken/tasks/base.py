@@ -19,7 +19,7 @@ class Score:
     """Whether an answer text is right.
 
     Attributes:
-        strict: the answer stands where the task's format says (after "###" or "####"), and equals the reference.
+        strict: the answer stands where the task's format says (after a mark, `answers.MARKS`), and equals the reference.
         flexible: the last answer-like thing in the text equals the reference, whatever the format.
         extracted: what the flexible rule found, or None.
     """

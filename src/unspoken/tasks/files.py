@@ -114,8 +114,30 @@ def read_examples(path: str | Path, *, split: Split, steps: Rule = "markers", fo
     Raises:
         DataError: the file or a row cannot be used; names the file, the line (or the item of a JSON list), the field.
     """
-    text = _read_text(path)
-    return examples_of(_READERS[_format_of(path, text, format)](str(path), text), split=split, steps=steps, source=path)
+    return examples_of(read_rows(path, format), split=split, steps=steps, source=path)
+
+
+def read_rows(path: str | Path, format: Format = "auto") -> Iterator[Row]:
+    """The rows of one file, unchecked, each with where it stands. For tasks whose rows have fields of their own.
+
+    Raises:
+        DataError: the file cannot be read or parsed.
+    """
+    text = read_text(path)
+    return _READERS[_format_of(path, text, format)](str(path), text)
+
+
+def listed_rows(path: str | Path, field: str = "examples") -> Iterator[Row]:
+    """The rows of a file that is one JSON object with a list of them, as BIG-bench's task files are, unchecked.
+
+    Raises:
+        DataError: the file cannot be read or parsed, or has no such list.
+    """
+    whole = _parse(read_text(path), str(path), 1, f"one object with a list '{field}'")
+    rows = whole.get(field) if isinstance(whole, dict) else None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}:1: must be an object with a list '{field}', got {type(whole).__name__}")
+    return ((f"{path}: item {index}", row) for index, row in enumerate(rows))
 
 
 def examples_of(rows: Iterable[Row], *, split: Split, steps: Rule, source: object) -> list[Example]:
@@ -138,8 +160,8 @@ def _example(row: Any, where: str, id: str, rule: Rule) -> tuple[Example, str]:
     """One checked example, and the reasoning text that its steps were split from ("" if they came as a list)."""
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a row must be an object with 'question' and 'answer', got {type(row).__name__}")
-    question = _text(row, "question", where)
-    answer = _text(row, "answer", where)
+    question = text_field(row, "question", where)
+    answer = text_field(row, "answer", where)
     body, mark, last = answer.rpartition("####")
     if mark:
         answer = last.strip()
@@ -152,13 +174,14 @@ def _example(row: Any, where: str, id: str, rule: Rule) -> tuple[Example, str]:
             raise DataError(f"{where}: field 'steps' must be a list of strings, got {value!r:.60}")
         steps = tuple(text for step in value if (text := _clean(step, "steps", where)))
     else:
-        reasoning = _text(row, key, where, may_be_empty=True) if key else body.strip()
+        reasoning = text_field(row, key, where, may_be_empty=True) if key else body.strip()
         steps = split_steps(reasoning if rule == "markers" else drop_annotations(reasoning), rule)
     meta = {k: v for k, v in row.items() if k not in ("question", "answer", "steps", key)}
     return Example(question=question, steps=steps, answer=answer, id=id, meta=meta), reasoning
 
 
-def _text(row: Mapping[str, Any], field: str, where: str, may_be_empty: bool = False) -> str:
+def text_field(row: Mapping[str, Any], field: str, where: str, may_be_empty: bool = False) -> str:
+    """A field of a row as stripped text. Raises DataError that names the place and the field."""
     value = row.get(field)
     if value is None:
         raise DataError(f"{where}: field '{field}' is missing; the row has: {', '.join(map(str, row)) or 'nothing'}")
@@ -179,7 +202,8 @@ def _clean(value: str, field: str, where: str) -> str:
     return value.strip()
 
 
-def _read_text(path: str | Path) -> str:
+def read_text(path: str | Path) -> str:
+    """A UTF-8 file. Raises DataError that says why it cannot be used: missing, a folder, empty, a Git LFS pointer."""
     file = Path(path).expanduser()
     try:
         data = file.read_bytes()

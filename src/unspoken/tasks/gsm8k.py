@@ -16,21 +16,17 @@ counts them. Across the two tasks nothing is checked: GSM8K-Aug's validation row
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from unspoken.core.config import STRICT
 from unspoken.core.example import Example
-from unspoken.errors import DataError
 from unspoken.tasks.answers import score_number
-from unspoken.tasks.base import Score, Split, fingerprint_examples
-from unspoken.tasks.files import carve, check_ranges, check_split, examples_of, question_key, read_examples
+from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.files import carve, check_ranges, examples_of
 from unspoken.tasks.segment import Rule
-
-DATA_VARIABLE = "UNSPOKEN_DATA"
+from unspoken.tasks.source import Source, Splits
 
 _FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
     "gsm8k": {"train": ("train.jsonl",), "test": ("test.jsonl",)},
@@ -39,11 +35,6 @@ _FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
         "validation": ("valid.txt", "gsm_valid.json"),
         "test": ("test.txt", "gsm_test.json"),
     },
-}
-_HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test",),
 }
 
 
@@ -113,93 +104,65 @@ class Gsm8k:
     name: ClassVar[str] = "gsm8k"
     Config: ClassVar[type[Any]] = Gsm8kConfig
 
-    def __init__(self, config: Gsm8kConfig | Gsm8kAugConfig) -> None:
+    def __init__(self, config: Gsm8kConfig) -> None:
         self.config = config
-        self.dropped: dict[Split, int] = {}
-        self._cache: dict[Split, list[Example]] = {}
+        self._source = _source(config)
+        there = SPLITS if config.validation_fraction else ("train", "test")
+        advice = "GSM8K has no validation split of its own; set validation_fraction=0.05"
+        self._splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
+        self.dropped = self._splits.dropped
 
     def examples(self, split: Split) -> list[Example]:
         """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        check_split(split)
-        return self._whole(split)[: getattr(self.config, f"limit_{split}")]
+        return self._splits.examples(split)
 
     def score(self, example: Example, text: str) -> Score:
-        """Strict: the number after "####" or "###". Flexible: the last number."""
+        """Strict: the number after the last mark (`answers.MARKS`). Flexible: the last number."""
         return score_number(example, text)
 
     def fingerprint(self, split: Split) -> str:
         """16 hex digits that change when an example of the split does."""
-        return fingerprint_examples(self.examples(split))
+        return self._splits.fingerprint(split)
 
-    def _whole(self, split: Split) -> list[Example]:
-        if split not in self._cache:
-            # GSM8K's train and validation are two sides of one cut, so they share nothing.
-            carved = isinstance(self.config, Gsm8kConfig)
-            others: tuple[Split, ...] = ("test",) if carved or split == "validation" else ("validation", "test")
-            held_out = () if split == "test" else others
-            taken = {question_key(example.question) for other in held_out for example in self._whole(other)}
-            rows = self._rows(split)
-            kept = [example for example in rows if question_key(example.question) not in taken]
-            self.dropped[split] = len(rows) - len(kept)
-            self._cache[split] = kept
-        return self._cache[split]
-
-    def _rows(self, split: Split) -> list[Example]:
-        if isinstance(self.config, Gsm8kConfig) and split != "test":
-            if split == "validation" and self.config.validation_fraction == 0:
-                raise DataError("task 'gsm8k' has no validation split of its own; set validation_fraction=0.05")
-            rows = self._source("train")
-            return carve(rows, self.config.validation_fraction, split)
-        return self._source(split)
-
-    def _source(self, split: Split) -> list[Example]:
-        root = self._root()
-        return self._from_hub(split) if root is None else self._from_folder(root, split)
-
-    def _root(self) -> Path | None:
-        if self.config.root is not None:
-            root = Path(self.config.root).expanduser()
-            if not root.is_dir():
-                raise DataError(f"{root}: no such folder (root of task {self.config.name!r})")
-            return root
-        variable = os.environ.get(DATA_VARIABLE)
-        folder = Path(variable).expanduser() / self.config.name if variable else None
-        return folder if folder is not None and folder.is_dir() else None
-
-    def _from_folder(self, root: Path, split: Split) -> list[Example]:
-        names = _FILES[self.config.name][split]
-        found = next((path for name in names for path in sorted(root.glob(name))), None)
-        if found is None:
-            raise DataError(f"{root}: no {split} file for task {self.config.name!r}; expected {' or '.join(names)}")
-        return read_examples(found, split=split, steps=self.config.steps)
-
-    def _from_hub(self, split: Split) -> list[Example]:
-        config = self.config
-        files = "; ".join(f"{s}: {' or '.join(names)}" for s, names in _FILES[config.name].items())
-        ways = (
-            f"either set root=FOLDER (or {DATA_VARIABLE}=FOLDER, with a subfolder {config.name}) to a folder with "
-            f"{files}; or set hub=NAME to a data set that can be loaded"
-        )
-        if config.hub is None:
-            raise DataError(f"task {config.name!r} has no data: root and hub are not set; {ways}")
-        try:
-            from datasets import load_dataset  # slow to import, and of no use with a folder
-
-            splits: Any = load_dataset(config.hub, config.hub_config)
-        except Exception as error:  # the hub's client raises dozens of kinds, from no network to no such name
-            reason = (str(error).strip().split("\n")[0] or "no message")[:200]
-            problem = f"hub {config.hub!r} could not be loaded ({type(error).__name__}: {reason})"
-            raise DataError(f"task {config.name!r} has no data: root is not set, and {problem}; {ways}") from error
-        name = next((name for name in _HUB_SPLITS[split] if name in splits), None)
-        if name is None:
-            raise DataError(f"hub {config.hub!r} has no {split} split; it has: {', '.join(splits)}; {ways}")
-        where = f"{config.hub}/{name}"
-        rows = ((f"{where}: item {index}", row) for index, row in enumerate(splits[name]))
-        return examples_of(rows, split=split, steps=config.steps, source=where)
+    def _read(self, split: Split) -> list[Example]:
+        rows = _read(self._source, self.config.steps, "test" if split == "test" else "train")
+        return rows if split == "test" else carve(rows, self.config.validation_fraction, split)
 
 
-class Gsm8kAug(Gsm8k):
-    """The task `gsm8k_aug`: other files, and a validation split of its own."""
+class Gsm8kAug:
+    """The task `gsm8k_aug`: other files, and a validation split of its own.
+
+    Attributes:
+        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
+    """
 
     name: ClassVar[str] = "gsm8k_aug"
     Config: ClassVar[type[Any]] = Gsm8kAugConfig
+
+    def __init__(self, config: Gsm8kAugConfig) -> None:
+        self.config = config
+        source = _source(config)
+        self._splits = Splits(config=config, read=lambda split: _read(source, config.steps, split))
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Strict: the number after the last mark (`answers.MARKS`). Flexible: the last number."""
+        return score_number(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+
+def _source(config: Gsm8kConfig | Gsm8kAugConfig) -> Source:
+    files = _FILES[config.name]
+    return Source(task=config.name, files=files, root=config.root, hub=config.hub, hub_config=config.hub_config)
+
+
+def _read(source: Source, steps: Rule, split: Split) -> list[Example]:
+    rows, where = source.rows(split)
+    return examples_of(rows, split=split, steps=steps, source=where)

@@ -1,0 +1,235 @@
+"""What an import takes from the base model: its architecture and its tokenizer. Its weights are not needed.
+
+A released file says neither which tokenizer it was trained with nor which token ends an answer. What can be checked is
+checked: the two eos ids of the base model agree, a Llama-3 tokenizer ends its answers as a chat model's does, and, where
+the base model's weights lie on this machine, those that LoRA froze are equal in both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.pytorch_utils import Conv1D
+
+from unspoken.core.backbone import resolve
+from unspoken.core.tokens import BOT, EOT, LATENT
+from unspoken.errors import BackboneError, CheckpointError, ConfigError, did_you_mean
+
+_BASE_END, _CHAT_END = "<|end_of_text|>", "<|eot_id|>"
+"""Llama 3: what ends a text for the base model, and an answer for the Instruct model; both tokenizers have both tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The tensors of a causal LM.
+
+    Attributes:
+        shapes: name -> shape; a head that is tied to the embedding is left out.
+        body: what stands before the names of all but the head, e.g. "model.".
+        embedding: name of the input embedding.
+        head: name of the output head.
+        tied: the head is the embedding.
+        conv1d: names of weights that are stored [in, out] (GPT-2), not [out, in].
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    body: str
+    embedding: str
+    head: str
+    tied: bool
+    conv1d: frozenset[str]
+
+    @property
+    def width(self) -> int:
+        """Of an input embedding."""
+        return self.shapes[self.embedding][1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """The base model of a checkpoint, without its weights.
+
+    Attributes:
+        path: as it was given.
+        config, generation, tokenizer: as transformers reads them.
+        trusted: somebody has said which token ends an answer, so what BASE says about it is not checked.
+    """
+
+    path: str
+    config: Any
+    generation: Any
+    tokenizer: Any
+    trusted: bool
+
+    @property
+    def words(self) -> int:
+        """Tokens of the tokenizer: the id of the first token that is added."""
+        return len(self.tokenizer)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding, spare ones included."""
+        return int(self.config.get_text_config().vocab_size)
+
+    def architecture(self, rows: int | None = None) -> Architecture:
+        """The tensors of the model, with another number of embedding rows if given."""
+        config = self.resized(self.rows if rows is None else rows)
+        with torch.device("meta"):
+            lm: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        lm.tie_weights()
+        names = {id(p): name for name, p in lm.named_parameters()}
+        embedding, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+        every = dict(lm.named_parameters(remove_duplicate=False))
+        state = {name: t for name, t in lm.state_dict(keep_vars=True).items() if names.get(id(t), name) == name}
+        return Architecture(
+            shapes={name: tuple(t.shape) for name, t in state.items()},
+            body=f"{lm.base_model_prefix}.",
+            embedding=names[id(embedding)],
+            head=next(name for name, p in reversed(every.items()) if p is head),
+            tied=head is embedding,
+            conv1d=frozenset(f"{name}.weight" for name, module in lm.named_modules() if isinstance(module, Conv1D)),
+        )
+
+    def resized(self, rows: int) -> Any:
+        """The config with another number of embedding rows."""
+        config = copy.deepcopy(self.config)
+        config.get_text_config().vocab_size = rows
+        return config
+
+
+def read_base(path: str, eos: str | None = None) -> Base:
+    """Config and tokenizer of a base model.
+
+    Args:
+        path: a Hugging Face folder (weights may be absent), hub id or "builtin:...".
+        eos: the token that ends an answer; None = the tokenizer's own, which is then checked.
+
+    Raises:
+        BackboneError: nothing usable at the path.
+        ConfigError: the tokenizer does not know `eos`.
+        CheckpointError: the eos of `path` is not that of a model that answers, or it is a trained run.
+    """
+    try:
+        where = resolve(path)
+        tokenizer: Any = AutoTokenizer.from_pretrained(where)
+        config: Any = AutoConfig.from_pretrained(where)
+        generation = _generation(where, config)
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers, tokenizers and hub each raise their own kinds
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BackboneError(
+            f"cannot read config and tokenizer of the base model {path}: {first}; give the Hugging Face folder or hub id of "
+            "the model that the checkpoint was trained from"
+        ) from error
+    known = tokenizer.get_vocab()
+    if BOT in known:
+        raise CheckpointError(
+            f"base model {path} has marker tokens already: it is a trained model; give the model that it was trained from"
+        )
+    if len(tokenizer) > config.get_text_config().vocab_size:
+        raise CheckpointError(
+            f"the tokenizer of {path} has {len(tokenizer)} tokens, its config {config.get_text_config().vocab_size}; "
+            "tokenizer and config are of different models: give one model as --base"
+        )
+    if eos is None:
+        _check_eos(path, tokenizer, generation)
+    elif eos not in known:
+        raise ConfigError(f"--eos {eos!r} is no token of {path}; {did_you_mean(eos, tokenizer.all_special_tokens)}")
+    else:
+        tokenizer.eos_token = eos
+        generation.eos_token_id = known[eos]
+    return Base(path=path, config=config, generation=generation, tokenizer=tokenizer, trusted=eos is not None)
+
+
+def _generation(where: str, config: Any) -> Any:
+    """The special ids of the generation config beside a model, or of its config; how to sample is not taken over."""
+    try:
+        found = GenerationConfig.from_pretrained(where)
+    except OSError:  # there is none
+        found = GenerationConfig.from_model_config(config)
+    return GenerationConfig(
+        bos_token_id=found.bos_token_id, eos_token_id=found.eos_token_id, pad_token_id=found.pad_token_id
+    )
+
+
+def _check_eos(path: str, tokenizer: Any, generation: Any) -> None:
+    """Refuse a tokenizer that would let the model talk on for ever, or another model's."""
+    mine, theirs = tokenizer.eos_token_id, generation.eos_token_id
+    theirs = [theirs] if isinstance(theirs, int) else list(theirs or [])
+    if mine is None:
+        raise CheckpointError(f"the tokenizer of {path} has no eos token; say which token ends an answer with --eos TOKEN")
+    if theirs and mine not in theirs:
+        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(theirs)))
+        raise CheckpointError(
+            f"{path} disagrees with itself: its tokenizer ends answers with {tokenizer.eos_token!r}, its generation config "
+            f"with {names}; tokenizer and config are of different models: give one model as --base, or say which token "
+            "ends an answer with --eos TOKEN"
+        )
+    if tokenizer.eos_token == _BASE_END and _CHAT_END in tokenizer.get_vocab():
+        raise CheckpointError(
+            f"the tokenizer of {path} ends answers with {_BASE_END!r}: it is a Llama-3 base model's; the released Llama "
+            f"checkpoints were trained from Instruct models, end with {_CHAT_END!r}, and would never stop; give the "
+            f"Instruct model as --base, or --eos '{_BASE_END}' if this checkpoint was trained from the base model"
+        )
+
+
+def add_markers(tokenizer: Any) -> None:
+    """Give a tokenizer the markers behind its last token, in the order in which methods add them."""
+    tokenizer.add_tokens([BOT, EOT, LATENT])
+
+
+def check_frozen(base: Base, body: str, frozen: Mapping[str, tuple[str, Tensor]]) -> int:
+    """Compare weights that training did not touch with those of the base model, if they are on this machine.
+
+    Args:
+        base: the base model.
+        body: see `Architecture`.
+        frozen: name -> (key in the checkpoint, tensor); an embedding may have more rows than the base model's.
+
+    Returns:
+        How many were compared; 0 where the base model has no weights here.
+
+    Raises:
+        CheckpointError: one differs: the checkpoint was trained from another model of the same shape.
+    """
+    compared = 0
+    if base.trusted:
+        return compared
+    for name, theirs in _weights_of(base, body, set(frozen)):
+        key, mine = frozen[name]
+        compared += 1
+        # Both sides as bf16, in which the released code trains: its own rounding must not look like a difference.
+        if not torch.equal(mine[: theirs.shape[0]].to(torch.bfloat16), theirs.to(torch.bfloat16)):
+            raise CheckpointError(
+                f"{key} differs from that of {base.path}, though training with LoRA leaves it as it was: the checkpoint was "
+                "trained from another model (Instruct, or another version); give that one as --base, or say which token "
+                "ends an answer with --eos TOKEN if only the tokenizer is taken from here"
+            )
+    return compared
+
+
+def _weights_of(base: Base, body: str, names: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Those of the named tensors that lie in safetensors files of a base model on this machine."""
+    folder = Path(resolve(base.path))
+    if not folder.is_dir():
+        cached = try_to_load_from_cache(base.path, "config.json")
+        if not isinstance(cached, str):
+            return
+        folder = Path(cached).parent
+    for path in sorted(folder.glob("*.safetensors")):
+        with contextlib.suppress(OSError, SafetensorError), safe_open(str(path), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                # GPT-2's own file has the body's names without the body in front.
+                if (name := key if key in names else body + key) in names:
+                    yield name, file.get_tensor(key)

@@ -1,0 +1,153 @@
+"""The layouts in which latent methods were released: how their keys are recognised, and the table of rules of each.
+
+    family   keys                                                    released code
+    coconut  base_causallm.*, embedding.weight [, expainable_llm.*]  facebookresearch/coconut 27273cb, SIM-CoT f3ae967
+    codi     codi.* or coconut.* [, prj.*] [, decoder.*, pj_in.*]    zhenyi4/codi 4fd88d4, SIM-CoT f3ae967
+    cot      a Hugging Face causal LM's own keys                     facebookresearch/coconut 27273cb (cot, no_cot)
+
+Targets: lm.* the base model, decoder.* SIM-CoT's auxiliary decoder, projection.*, project.* (into a decoder of another
+width). Nothing is taken from a file's name: which family it is, whether LoRA, projection or decoder are there, and how
+wide they are, is read off the tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from unspoken.errors import CheckpointError
+from unspoken.importers.base import Architecture, Base
+from unspoken.importers.lora import lora_rules
+from unspoken.importers.rules import Mapped, Rule, listed
+
+LM, DECODER, PROJECTION, PROJECT = "lm.", "decoder.", "projection.", "project."
+
+_TIED = "the output head, equal to the input embedding to which this model ties it"
+_BUFFERS = (
+    ("*.attn.bias", "a causal mask, which the model makes itself"),
+    ("*.attn.masked_bias", "a constant, which the model makes itself"),
+    ("*.rotary_emb.inv_freq", "rotary frequencies, which the model makes itself"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A layout, as found in one checkpoint.
+
+    Attributes:
+        method: which of our methods it becomes.
+        lm: what stands before the base model's keys.
+        decoder: what stands before an auxiliary decoder's keys; None = there is none.
+        lora: the base model's layers have LoRA.
+    """
+
+    method: Literal["coconut", "codi", "cot"]
+    lm: str
+    decoder: str | None = None
+    lora: bool = False
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        name = {"coconut": "Coconut", "codi": "CODI", "cot": "plain language model (CoT or No-CoT)"}[self.method]
+        return f"SIM-CoT on {name}" if self.decoder else name
+
+    def embedding_rows(self, base: Base) -> tuple[tuple[int, ...], int]:
+        """How many rows the embedding may have, and how many of them it had before tokens were added.
+
+        Coconut resizes to its tokenizer, CODI from the config's vocabulary V (pad is V, bot V + 1, eot V + 2). CODI's
+        test.py also knows files with two rows more, which it does not use.
+        """
+        if self.method == "coconut":
+            return (base.words + 3,), base.words
+        return ((base.rows + 3, base.rows + 5) if self.method == "codi" else (base.rows,)), base.rows
+
+
+def detect(keys: Iterable[str], base: Architecture) -> Family:
+    """The family of a checkpoint.
+
+    Raises:
+        CheckpointError: none that is known.
+    """
+    keys = list(keys)
+    tops = {key.partition(".")[0] for key in keys}
+    if "base_causallm" in tops:
+        return Family(method="coconut", lm="base_causallm.", decoder="expainable_llm." if "expainable_llm" in tops else None)
+    for top in ("codi", "coconut"):  # the older name
+        if top in tops:
+            wrapped = any(key.startswith(f"{top}.base_model.model.") for key in keys)  # by peft
+            prefix = f"{top}.base_model.model." if wrapped else f"{top}."
+            return Family(method="codi", lm=prefix, decoder="decoder." if "decoder" in tops else None, lora=wrapped)
+    if base.body.rstrip(".") in tops:
+        return Family(method="cot", lm="")
+    raise CheckpointError(
+        f"no known checkpoint: its keys begin with {listed(sorted(tops))}; expected base_causallm (Coconut), codi or "
+        f"coconut (CODI), or {base.body.rstrip('.')} (a language model of the architecture of --base)"
+    )
+
+
+def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: Iterable[str]) -> tuple[Rule, ...]:
+    """The table of a family.
+
+    Args:
+        family: which.
+        base, decoder: the models; an architecture decides whether a head repeats its embedding.
+        keys: of the file: a tied head whose embedding was left out, as safetensors does, stands for it.
+    """
+    keys = set(keys)
+    rules: list[Rule] = []
+    if family.method == "coconut":
+        again = "the input embedding again, under the name of the module that wraps the model"
+        rules.append(Rule(pattern="embedding.weight", reason=again, same_as=LM + base.embedding))
+    if family.decoder:
+        rules += _lm_rules(family.decoder, DECODER, decoder, keys)
+    if family.method == "codi":
+        rules += [
+            Rule(pattern="prj.1.*", target=PROJECTION + "1.*"),
+            Rule(pattern="prj.3.*", target=PROJECTION + "3.*"),
+            Rule(pattern="prj.ln.*", target=PROJECTION + "4.*"),
+            Rule(pattern="pj_in.*", target=PROJECT + "*"),
+        ]
+    return (*rules, *_lm_rules(family.lm, LM, base, keys, family.lora))
+
+
+def _lm_rules(prefix: str, target: str, model: Architecture, keys: set[str], lora: bool = False) -> list[Rule]:
+    """Rules for a causal LM under a prefix."""
+    rules = [Rule(pattern=prefix + pattern, reason=reason) for pattern, reason in _BUFFERS]
+    if model.tied and prefix + model.embedding not in keys and prefix + model.head in keys:
+        rules.append(Rule(pattern=prefix + model.head, target=target + model.embedding))
+    elif model.tied:
+        rules.append(Rule(pattern=prefix + model.head, reason=_TIED, same_as=target + model.embedding))
+    if lora:
+        rules += lora_rules(prefix, target)
+    return [*rules, Rule(pattern=prefix + "*", target=target + "*")]
+
+
+def wanted_of(family: Family, base: Architecture, decoder: Architecture, mapped: Mapped) -> dict[str, tuple[int, ...]]:
+    """Every target that a checkpoint must have, with its shape. A projection that is begun must be whole."""
+    wanted = {LM + name: shape for name, shape in base.shapes.items()}
+    if family.decoder:
+        wanted |= {DECODER + name: shape for name, shape in decoder.shapes.items()}
+    width, narrow = base.width, decoder.width
+    if projection := projection_of(mapped.tensors, width):
+        hidden = projection["projection_width"]
+        wanted |= {PROJECTION + "1.weight": (hidden, width), PROJECTION + "1.bias": (hidden,)}
+        wanted |= {PROJECTION + "3.weight": (width, hidden), PROJECTION + "3.bias": (width,)}
+        if projection["projection_norm"]:
+            wanted |= {PROJECTION + "4.weight": (width,), PROJECTION + "4.bias": (width,)}
+    if family.method == "codi" and family.decoder and narrow != width:
+        wanted |= {PROJECT + "weight": (narrow, width), PROJECT + "bias": (narrow,)}
+    return wanted
+
+
+def projection_of(tensors: Mapping[str, Tensor], width: int) -> dict[str, Any]:
+    """CODI's projection as fields of its config, read off what is there; empty where nothing is."""
+    found = {name.removeprefix(PROJECTION): t for name, t in tensors.items() if name.startswith(PROJECTION)}
+    if not found:
+        return {}
+    places = (("1.weight", 0), ("1.bias", 0), ("3.weight", -1))
+    hidden = next((found[name].shape[axis] for name, axis in places if name in found), width)
+    return {"projection_width": int(hidden), "projection_norm": any(name.startswith("4.") for name in found)}

@@ -1,0 +1,223 @@
+"""A released checkpoint becomes an ordinary run directory: `unspoken import PATH --base BASE`.
+
+The tensors come from the file, the architecture and the tokenizer from the base model, and what neither says (how many
+latents, LoRA's alpha) from the caller or, where the published value is the only one known, from there. run.json keeps all
+of it, with the SHA-256 of every file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unspoken.core.backbone import BackboneConfig, load_backbone
+from unspoken.core.config import build, dump
+from unspoken.core.provenance import provenance
+from unspoken.core.sampling import Speaking
+from unspoken.errors import RunError, TrainingError
+from unspoken.importers.account import Account, account
+from unspoken.importers.base import Base, add_markers, read_base
+from unspoken.importers.families import DECODER, LM, PROJECT, PROJECTION
+from unspoken.importers.files import Weights, read_weights
+from unspoken.importers.lora import Merged
+from unspoken.importers.rules import listed
+from unspoken.importers.settings import Choices, settings
+from unspoken.methods import make_method, method_config
+from unspoken.tasks import task_config
+from unspoken.training.checkpoint import RunDir
+from unspoken.training.config import RunConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What an import did.
+
+    Attributes:
+        path: the run directory.
+        family: what the checkpoint was recognised as.
+        mapped: target -> the keys it was made from.
+        dropped: key -> reason.
+        merged: LoRA, if there was any.
+        chosen: what the file does not say -> (value, where it comes from).
+        notes: what else was found or done.
+    """
+
+    path: Path
+    family: str
+    mapped: Mapping[str, tuple[str, ...]]
+    dropped: Mapping[str, str]
+    merged: Merged | None
+    chosen: Mapping[str, tuple[Any, str]]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The account, to print."""
+        keys = [key for sources in self.mapped.values() for key in sources]
+        lines = [f"{self.family}: {len(keys)} tensors mapped, {len(self.dropped)} dropped"]
+        for reason in dict.fromkeys(self.dropped.values()):
+            lines.append(f"  dropped: {listed(key for key, why in self.dropped.items() if why == reason)}: {reason}")
+        if (m := self.merged) is not None:
+            lines.append(f"  merged: LoRA of {m.layers} layers (rank {m.r}, alpha {m.alpha:g}, scale {m.scale:g}), in fp32")
+        lines += [f"  {note}" for note in self.notes]
+        lines += [f"  {name}: {value} ({whence})" for name, (value, whence) in self.chosen.items()]
+        return lines
+
+
+def import_checkpoint(
+    path: str | Path,
+    base: str,
+    out: str | Path,
+    *,
+    latents: int | None = None,
+    latents_per_step: int | None = None,
+    max_stage: int | None = None,
+    alpha: float | None = None,
+    eos: str | None = None,
+    decoder_base: str | None = None,
+    dtype: str = "float32",
+    task: str = "gsm8k_aug",
+) -> Imported:
+    """Turn a released checkpoint of Coconut, CODI, or SIM-CoT on either into a run directory.
+
+    Args:
+        path: a file or folder; see `importers.files`.
+        base: the model it was trained from: a Hugging Face folder (weights may be absent), hub id or "builtin:...".
+        out: the run directory to make.
+        latents: CODI: how many latents it thinks; None = 6, as in every released model.
+        latents_per_step, max_stage: Coconut: c and K, which make c K latents; None = the published ones for GSM8K.
+        alpha: of LoRA; None = 32, where the rank is the published 128.
+        eos: the token that ends an answer; None = the base model's, which is then checked.
+        decoder_base: the model that an auxiliary decoder was made from; None = `base`.
+        dtype: of the weights in the run: float32 or bfloat16. LoRA is merged in fp32 in any case.
+        task: what `unspoken eval` takes by default.
+
+    Returns:
+        The account: what was mapped, merged, dropped and why.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the base model; every key that is at fault is named.
+        ConfigError: an option that does not apply to this checkpoint.
+        RunError: `out` exists and is not empty.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RunError(f"{target} exists and is not empty; give a new directory")
+    evaluated, ground = task_config(task), build(BackboneConfig, {"path": base, "dtype": dtype})
+    weights = read_weights(path)
+    explains = None if decoder_base is None else read_base(decoder_base, eos)
+    found = account(weights, read_base(base, eos), explains, alpha, getattr(torch, ground.dtype))
+    choices = Choices()
+    if found.merged is not None:
+        choices.choose("alpha", alpha, found.merged.alpha, "the published one for this rank")
+    data = settings(found, choices, latents, latents_per_step, max_stage)
+    method_config(data)  # a number that cannot be is told before anything is written
+    done = Imported(
+        path=target,
+        family=found.family.title,
+        mapped=found.mapped.keys,
+        dropped=found.mapped.dropped,
+        merged=found.merged,
+        chosen=choices.made,
+        notes=found.notes,
+    )
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        method = _build(data, found, ground, temporary / "parts", target)
+        config = RunConfig(
+            backbone=ground,
+            method=method_config(method.config),
+            task=evaluated,
+            train=TrainConfig(steps=1, validate_limit=0),  # nothing was trained here, and nothing can go on
+            speaking=Speaking(max_new_tokens=256 if found.family.method == "codi" else 64),  # CODI test.py; Coconut run.py
+        )
+        run = RunDir(temporary / "run")
+        run.create(config, {"imported": _record(done, weights, base, decoder_base, eos), "provenance": provenance()})
+        run.save_model(method, step=0, score=None)
+        if target.exists():
+            target.rmdir()
+        run.path.rename(target)
+    except (OSError, SafetensorError, TrainingError) as error:
+        raise RunError(f"cannot write {target}: {error}; free some space, or give another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return done
+
+
+def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: Path, target: Path) -> Any:
+    """The method with the checkpoint's weights. It is built as any method is: from Hugging Face folders, made in `parts`."""
+    kind, base = getattr(torch, ground.dtype), found.base
+    if found.family.decoder:
+        _write_lm(parts / "decoder", found.decoder, found.decoder.rows, _part(found, DECODER), kind)
+        data["decoder"]["path"] = str(parts / "decoder")
+    lm = _part(found, LM)
+    if found.family.method == "codi":
+        lm = _move_markers(lm, found)
+    if found.family.method != "cot":
+        add_markers(base.tokenizer)
+    _write_lm(parts / "lm", base, lm[found.model.embedding].shape[0], lm, kind)
+    method: Any = make_method(data, load_backbone(replace(ground, path=str(parts / "lm"))))
+    if found.projection:
+        method.inner.projection.load_state_dict(_part(found, PROJECTION))
+    if found.family.decoder:
+        method.decoder.project.load_state_dict(_part(found, PROJECT))
+        # Where the decoder will lie, so that run.json names a place that exists.
+        place = replace(method.config.decoder, path=str(target / "model" / "decoder"))
+        method.config = replace(method.config, decoder=place)
+    return method
+
+
+def _part(found: Account, prefix: str) -> dict[str, Tensor]:
+    """The tensors of one module, under its own names."""
+    return {name.removeprefix(prefix): t for name, t in found.mapped.tensors.items() if name.startswith(prefix)}
+
+
+def _move_markers(lm: dict[str, Tensor], found: Account) -> dict[str, Tensor]:
+    """CODI's rows V, V + 1, V + 2 (pad, bot, eot) under our ids: bot, eot, latent behind the tokenizer's last token.
+
+    A latent's placeholder is never looked up; it takes the row of pad. Rows behind them are spare and left out.
+    """
+    V, first = found.base.rows, found.base.words
+    moved = dict(lm)
+    for name in {found.model.embedding, found.model.head} & set(lm):
+        table = lm[name]
+        more = max(0, first + 3 - V)  # 3, unless the base model has spare rows behind its last token
+        moved[name] = torch.cat([table[:V], table[V : V + more]])
+        moved[name][first : first + 3] = table[[V + 1, V + 2, V]]
+    return moved
+
+
+def _write_lm(folder: Path, base: Base, rows: int, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """A Hugging Face folder."""
+    folder.mkdir(parents=True)
+    base.resized(rows).save_pretrained(folder)
+    base.generation.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    whole = {name: t.to(dtype).contiguous() for name, t in tensors.items()}
+    save_file(whole, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+
+def _record(done: Imported, weights: Weights, base: str, decoder_base: str | None, eos: str | None) -> dict[str, Any]:
+    """The import as plain values, for run.json."""
+    return {
+        "family": done.family,
+        "files": weights.sources(),
+        "base": base,
+        "decoder_base": decoder_base,
+        "eos": eos,
+        "tensors": len(weights.tensors),
+        "mapped": {target: list(keys) for target, keys in done.mapped.items()},
+        "dropped": dict(done.dropped),
+        "lora": None if done.merged is None else dump(done.merged),
+        "chosen": {name: {"value": value, "source": whence} for name, (value, whence) in done.chosen.items()},
+        "notes": list(done.notes),
+    }

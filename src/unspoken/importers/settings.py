@@ -1,0 +1,80 @@
+"""What a checkpoint does not say: the method's settings, given by the caller or published for the one known recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unspoken.errors import ConfigError
+from unspoken.importers.account import Account
+from unspoken.importers.families import Family
+
+_FOREIGN = {
+    "coconut": ("latents",),
+    "codi": ("latents_per_step", "max_stage"),
+    "cot": ("latents", "latents_per_step", "max_stage"),
+}
+_OWN = {"coconut": "latents_per_step and max_stage", "codi": "latents", "cot": "none, it thinks no latents"}
+
+
+class Choices:
+    """Values that no checkpoint holds, each with where it comes from."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, tuple[Any, str]] = {}
+
+    def choose(self, name: str, given: Any, published: Any, source: str) -> Any:
+        """The given value, or else the published one; either is remembered."""
+        self.made[name] = (published, f"not in the file; {source}") if given is None else (given, "as given")
+        return self.made[name][0]
+
+
+def settings(
+    found: Account, choices: Choices, latents: int | None, latents_per_step: int | None, max_stage: int | None
+) -> dict[str, Any]:
+    """The method's config as plain values. The path of an auxiliary decoder is left empty.
+
+    Args:
+        found: the checkpoint.
+        choices: remembers what was chosen.
+        latents, latents_per_step, max_stage: what the caller has said.
+
+    Raises:
+        ConfigError: an option of another family.
+    """
+    family = found.family
+    given = {"latents": latents, "latents_per_step": latents_per_step, "max_stage": max_stage}
+    if odd := [name for name in _FOREIGN[family.method] if given[name] is not None]:
+        raise ConfigError(f"{odd[0]} is no setting of {family.title}; its own: {_OWN[family.method]}")
+    if family.method == "cot":
+        return {"name": "cot"}
+    if family.method == "coconut":
+        inner = _coconut(family, choices, latents_per_step, max_stage)
+    else:
+        inner = {
+            "name": "codi",
+            "latents": choices.choose("latents", latents, 6, "as published"),  # scripts/*.sh: num_latent 6
+            "trailing": bool(family.decoder),  # the released decoder explains one latent more than is fed
+            "projection": bool(found.projection),
+            **found.projection,
+        }
+    if family.decoder is None:
+        return inner
+    # Coconut/coconut.py counts a latent's position from 1; CODI/src/model.py leaves it to the model, which counts from 0.
+    decoder = {"kind": "model", "path": "", "first_position": 1 if family.method == "coconut" else 0}
+    return {"name": "sim_cot", "inner": inner, "decoder": decoder, **_RELEASED[family.method]}
+
+
+def _coconut(family: Family, choices: Choices, latents_per_step: int | None, max_stage: int | None) -> dict[str, Any]:
+    """c and K. facebookresearch/coconut, args/gsm_coconut.yaml: 2 and 3; SIM-CoT, Coconut/args/gsm_simcot.yaml: 2 and 5."""
+    source = "as published for GSM8K" + (" with SIM-CoT" if family.decoder else "")
+    c = choices.choose("latents_per_step", latents_per_step, 2, source)
+    k = choices.choose("max_stage", max_stage, 5 if family.decoder else 3, source)
+    choices.made["latents"] = (c * k, "latents_per_step x max_stage")
+    return {"name": "coconut", "latents_per_step": c, "max_stage": k}
+
+
+_RELEASED: dict[str, dict[str, Any]] = {
+    "coconut": {"surplus": "merge", "missing": "visible", "normalisation": "sequence"},
+    "codi": {"surplus": "merge", "missing": "nothing", "normalisation": "group"},
+}
+"""How the released SIM-CoT gives steps to thoughts; matters to further training and to the scoring of decoded steps."""
