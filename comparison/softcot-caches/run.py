@@ -2,9 +2,9 @@
 
     python comparison/softcot-caches/run.py --base DIR [--tasks gsm8k gsm8k_aug] [--threads 1] [--steps 5]
 
-DIR holds a pretrained model (comparison/smollm2-gsm8k/get_model.py makes one). The assistant has its tokenizer and a tenth of
-its weights, which are random: how long a step takes does not depend on them. The tasks' data is found as always
-(docs/tasks.md). The same rows go through three steps in turns:
+DIR holds a pretrained model (comparison/smollm2-gsm8k/get_model.py makes one). The assistant has its tokenizer and random
+weights: how long a step takes does not depend on them. The tasks' data is found as always (docs/tasks.md). The same rows
+go through three steps in turns:
 
     caches     states from disk, the prompt up to the slots from memory
     no caches  the assistant runs, and the prompt up to the slots is read, without gradient

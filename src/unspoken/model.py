@@ -97,7 +97,8 @@ class Model:
             The answers to each question, in order: all from the first set of thoughts, then all from the next.
 
         Raises:
-            ConfigError: more sets of thoughts than the model has, several samples at temperature 0, explanations were asked of a model without a decoder, or an unknown speaking field.
+            ConfigError: more sets of thoughts than the model has, several samples at temperature 0, explanations of a model
+                without a decoder, or an unknown speaking field.
             DataError: a question is not a string, does not fit, or spells a marker.
         """
         if explain and not self.explains:

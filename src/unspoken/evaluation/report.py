@@ -88,9 +88,8 @@ def notes(reports: Reports) -> list[str]:
         lines.extend(f"ms/question: wall-clock time of the evaluation / n, {what}." for what in set(timing.values()))
     for label, r in reports.items():
         if (single := r.single) is not None:
-            lines.append(
-                f"{label}: vote over {r.chains} x {r.samples} answers; of single answers {percent(single)}% are right."
-            )
+            many = f"{r.chains} x {r.samples}"
+            lines.append(f"{label}: a vote over {many} answers; of single answers {percent(single)}% are right.")
     explained = [f"{label} {r.loop_ms_per_question:.1f} ms" for label, r in reports.items() if r.explained]
     if explained:
         lines.append(f"{WITH_THOUGHTS} includes decoding the thoughts into words; without it: {', '.join(explained)}.")
