@@ -124,7 +124,7 @@ def test_models_that_were_trained_too_are_refused(models: tuple[str, str], tmp_p
     base, assistant = models
     file = released(tmp_path / "ckpt")
     (tmp_path / "ckpt" / "assistant_model.bin").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="assistant_model.bin beside the projection"):
+    with pytest.raises(CheckpointError, match=r"assistant_model\.bin beside the projection"):
         import_checkpoint(file, base, tmp_path / "run", assistant=assistant, task="tiny")
 
 
