@@ -25,6 +25,8 @@ ARCHS: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
               "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,
               "tie_word_embeddings": True},
+    "nanochat": {"model_type": "nanochat", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+                 "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256},
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from unspoken.core.latents import Prompted
 from unspoken.core.layout import Row
 from unspoken.methods import make_method
 
-FAMILIES = tuple(backbones.ARCHS)
+FAMILIES = ("gpt2", "llama", "qwen3")
 
 EXAMPLES = (
     Example(id="two", question="Ann has 3 pens and buys 4 more. She doubles them. How many pens?",
@@ -50,6 +50,10 @@ def _codi(**more: Any) -> dict[str, Any]:
 
 def _pause(**more: Any) -> dict[str, Any]:
     return {"name": "pause", "marker_init": "pens", **more}
+
+
+def _weighted(**more: Any) -> dict[str, Any]:
+    return {"name": "step_weighted", **more}
 
 
 def _sim_cot(**more: Any) -> dict[str, Any]:
@@ -106,6 +110,15 @@ CASES = {
     "pause lora": Case(_pause(), lora=True),
     "sim_cot pause": Case(_sim_cot(inner=_pause(pauses=4))),
     "sim_cot codi": Case(_sim_cot(inner=_codi(latents_per_step=2))),
+    "step_weighted": Case(_weighted()),
+    "step_weighted window": Case(_weighted(mode="window", multiplier=3.0, segmenter="steps")),
+    "step_weighted lora": Case(_weighted(multiplier=1.5, track=False), lora=True),
+    "step_weighted coconut": Case(_weighted(inner=_coconut(latents_per_step=1))),
+    "step_weighted codi": Case(_weighted(inner=_codi(), mode="window")),
+    "step_weighted icot_si": Case(_weighted(inner={"name": "icot_si", "remove_all_beyond": 4, "smoothing": None})),
+    "step_weighted pause": Case(_weighted(inner=_pause(pauses=2, steps=True))),
+    "sim_cot step_weighted codi": Case(_sim_cot(inner=_weighted(inner=_codi(latents_per_step=2)))),
+    "sim_cot step_weighted": Case(_sim_cot(inner=_weighted(inner=_coconut(curriculum="progressive")))),
     "sim_cot codi lora": Case(_sim_cot(inner=_codi(latents=2, trailing=True), normalisation="group"), lora=True),
     "softcot": Case(_softcot(), frozen=True),
     "softcot trained": Case(_softcot(base_trains=True, steps=False, texts={"base": "{thoughts}\n{question}\n"})),
@@ -118,6 +131,9 @@ CASES = {
     "sim_cot softcot": Case(_sim_cot(inner=_softcot(latents_per_step=2)), frozen=True),
 }
 """A method joins the contract with a line here."""
+
+MORE_CELLS = (("step_weighted", "nanochat"), ("sim_cot step_weighted", "nanochat"))
+"""Cells beside the matrix: a method on the family that it was written for."""
 
 
 def settings(name: str, family: str = "llama") -> dict[str, Any]:
@@ -133,7 +149,7 @@ def settings(name: str, family: str = "llama") -> dict[str, Any]:
 
 def _assistant(family: str, more: str | dict[str, Any]) -> dict[str, Any]:
     """A random model of another family, with another width and tokenizer."""
-    other = {"gpt2": "qwen3", "llama": "gpt2", "qwen3": "llama"}[family]
+    other = {"gpt2": "qwen3", "llama": "gpt2", "qwen3": "llama", "nanochat": "gpt2"}[family]
     width = "n_embd" if other == "gpt2" else "hidden_size"
     arch = {**backbones.ARCHS[other], width: 24, "initializer_range": 0.2}
     return {"arch": arch, "tokenizer": "builtin:tiny-tokenizer", **({} if more == ANOTHER else dict(more))}

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +90,8 @@ METHOD_CASES: dict[str, Any] = {
     "projected": {"name": "projected", "max_stage": 2},
     "codi": {"name": "codi", "projection_width": 20, "projection_dropout": 0.5},
 }
+LONG = Speaking(max_new_tokens=24)
+"""Room for two eos."""
 # A random GPT-2 with one table for words in and words out says the same word for ever.
 CASES: dict[str, dict[str, Any]] = {
     **{f"{name} {family}": {"method": method, "family": family, **more}
@@ -99,9 +102,15 @@ CASES: dict[str, dict[str, Any]] = {
     "codi control": {"method": {"name": "codi", "latents": 0}},
     "cot bos": {"method": {"name": "cot", "template": {"question": "Q: {question}\nA:"}}, "bos": True},
     "coconut window": {"method": coconut(), "model_type": "mistral", "sliding_window": 12},
+    **{f"pause tokens {family}": {"method": {"name": "pause", "pauses": 4, "marker_init": "pens"}, "family": family, **more}
+       for family, more in {"gpt2": {"tie_word_embeddings": False}, "qwen3": {}}.items()},
+    "pause rows": {"method": {"name": "pause", "pauses": 4, "trains": "pauses"}},
+    **{f"icot_si {family}": {"method": {"name": "icot_si"}, "family": family, "speaking": LONG, **more}
+       for family, more in {"gpt2": {"tie_word_embeddings": False}, "llama": {}, "qwen3": {}}.items()},
+    "icot_si bos": {"method": {"name": "icot_si", "keep_position": True}, "bos": True, "speaking": LONG},
     "coconut granite": {"method": coconut(), "model_type": "granite", "logits_scaling": 3.0, "embedding_multiplier": 2.0},
 }  # fmt: skip
-LATENT = {name for name in CASES if not name.startswith("cot ")}
+LATENT = {name for name in CASES if not name.startswith(("cot ", "icot_si "))}
 
 
 def with_bos(backbone: Backbone) -> None:
@@ -112,6 +121,12 @@ def with_bos(backbone: Backbone) -> None:
     pairs = [("<s>", words.bos_token_id)]
     words._tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=pairs)
     backbone.forget_encoded()
+
+
+def upto(tokens: Sequence[int], eos: Collection[int], count: int) -> int:
+    """How many tokens there are up to the `count`-th eos; all of them where there are fewer eos."""
+    places = [n for n, token in enumerate(tokens, start=1) if token in eos]
+    return places[count - 1] if len(places) >= count else len(tokens)
 
 
 def make_run(
@@ -137,8 +152,9 @@ def make_run(
         embedding[len(backbones.tokenizer()) :].normal_(std=0.2)
     speaking = speaking or Speaking(max_new_tokens=9)
     # A token that ends some answers early, and not all of them alike, becomes one more eos, as chat models have it.
-    free = [answer.tokens for answer in Model(made.eval(), Speaking(max_new_tokens=9)).answer(QUESTIONS, batch_size=1)]
-    ends = [token for token in dict.fromkeys(free[0][2:]) if len({(*t, token).index(token) for t in free}) > 1]
+    free = [answer.tokens for answer in Model(made.eval(), speaking).answer(QUESTIONS, batch_size=1)]
+    last = made.prompt("?").ends
+    ends = [token for token in dict.fromkeys(free[0][2:]) if len({upto(t, {token}, last) for t in free}) > 1]
     assert ends, f"every answer of this random model is alike: {free}"
     backbone.lm.generation_config.eos_token_id = [backbone.tokenizer.eos_token_id, ends[0]]
     config = RunConfig(

@@ -1,4 +1,4 @@
-"""Our iCoT-SI on the frozen runs `icot_*`: rows, schedule, and the whole run again, step by step, with its evaluations."""
+"""Our iCoT-SI on the frozen runs `icot_*`: rows, schedule, and the whole run again, step by step, evaluations included."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The runs of the card beside this file: SmolLM2-135M-Instruct, `gsm8k/cot`, then `gsm8k/sim_cot` from it, 100 optimizer steps each.
+# The runs of the card beside this file, 100 optimizer steps each: SmolLM2-135M-Instruct, `gsm8k/cot`, `gsm8k/sim_cot` from it, and with LoRA
+# `gsm8k/codi` and `gsm8k/sim_cot_codi` from SmolLM2 itself.
 #   comparison/smollm2-gsm8k/run.sh MODEL_FOLDER DATA_FOLDER      (DATA_FOLDER holds gsm8k_aug/)
 set -euo pipefail
 model=$1
@@ -9,8 +10,20 @@ common=(train.epochs=null train.steps=100 train.micro_batch_size=8 train.precisi
 unspoken train gsm8k/cot backbone.path="$model" "${common[@]}" train.batch_size=16 train.save_every=20 --out runs/smollm2-cot
 unspoken train gsm8k/sim_cot backbone.path=runs/smollm2-cot "${common[@]}" train.batch_size=8 train.save_every=25 \
   method.inner.epochs_per_stage=0.003 --out runs/smollm2-sim_cot
-for run in smollm2-cot smollm2-sim_cot; do
-  unspoken eval runs/$run --limit 200 --batch-size 50 --out runs/$run/eval-gsm8k_aug-test.json
+codi=("${common[@]/train.warmup_steps=10/train.warmup_share=0.1}" train.lr=8e-4 train.save_every=20 speaking.max_new_tokens=32)
+unspoken train gsm8k/codi backbone.path="$model" "${codi[@]}" train.batch_size=16 method.distill_weight=20 --out runs/smollm2-codi
+unspoken train gsm8k/sim_cot_codi backbone.path="$model" "${codi[@]}" train.batch_size=8 method.inner.distill_weight=20 \
+  --out runs/smollm2-sim_cot_codi
+for task in gsm8k_aug gsm_hard svamp multiarith; do
+  reports=()
+  for run in cot sim_cot codi sim_cot_codi; do
+    report=runs/smollm2-$run/eval-$task-test.json
+    unspoken eval runs/smollm2-$run --task $task --limit 200 --batch-size 50 --out "$report"
+    reports+=("$report")
+  done
+  unspoken compare "${reports[@]}" --out "$(dirname "$0")/table-$task.md"
+  unspoken compare "${reports[@]}" --out "$(dirname "$0")/table-$task.json"
 done
-unspoken eval runs/smollm2-sim_cot --limit 200 --batch-size 50 --explain --out runs/smollm2-sim_cot/thoughts.json
-unspoken compare runs/smollm2-cot runs/smollm2-sim_cot
+for run in sim_cot sim_cot_codi; do
+  unspoken eval runs/smollm2-$run --limit 200 --batch-size 50 --explain --out runs/smollm2-$run/thoughts.json
+done

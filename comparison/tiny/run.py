@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-METHODS = ("no_cot", "coconut", "coconut_progressive", "sim_cot", "codi", "sim_cot_codi")
+METHODS = ("no_cot", "pause", "icot_si", "coconut", "coconut_progressive", "sim_cot", "codi", "sim_cot_codi")
 EXPLAINED = {"sim_cot": "SIM-CoT on Coconut", "sim_cot_codi": "SIM-CoT on CODI"}
 START = "builtin:tiny"
 

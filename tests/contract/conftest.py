@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from contract_cases import CASES, FAMILIES, Case, shared
+from contract_cases import CASES, FAMILIES, MORE_CELLS, Case, shared
 
-MATRIX = [(name, family) for name in CASES for family in FAMILIES]
+MATRIX = [*((name, family) for name in CASES for family in FAMILIES), *MORE_CELLS]
 
 
 @pytest.fixture(params=MATRIX, ids=[f"{name}-{family}" for name, family in MATRIX])

@@ -162,7 +162,7 @@ def test_exactly_the_declared_parameters_train(method: Any, case: Case):
 
 
 def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.MonkeyPatch):
-    """Through all latents after it, back into the state it was made from: with tokens as thoughts, into their slots."""
+    """Through all latents after it, back into the state it was made from: where thoughts are tokens, into their slots."""
     rows = training_rows(method)
     if method.source() is None:
         fed: list[Tensor] = []

@@ -9,12 +9,16 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from unspoken.cli import main
+from unspoken.methods import METHODS
+from unspoken.recipes import RECIPES
+from unspoken.tasks import TASKS
 
 START = "builtin:tiny"
 FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=4"]
@@ -85,10 +89,10 @@ def test_exit_code_of_the_real_command():
 
 
 def test_list_names_what_there_is():
-    said = unspoken("list").stdout
-    assert "gsm8k/sim_cot" in said
-    assert "coconut" in said
-    assert "tiny" in said
+    """A line each, which says more than the name."""
+    lines = {line.split()[0]: line.split()[1:] for line in unspoken("list").stdout.splitlines() if line.startswith("  ")}
+    assert set(lines) == {*RECIPES, *METHODS, *TASKS}
+    assert all(len(words) >= 2 for words in lines.values()), lines
 
 
 def test_train_eval_ask_compare_export(run, tmp_path):
@@ -118,6 +122,58 @@ def test_train_eval_ask_compare_export(run, tmp_path):
     compared = unspoken("compare", run, part, "--out", tmp_path / "table.md")
     assert compared.returncode == 0, compared.stderr
     assert "| exported |" in (tmp_path / "table.md").read_text()
+
+
+SHORT = ["train.steps=6", *FAST[1:], "train.validate_every=3", "train.save_every=3"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more", "question"),
+    [
+        ("tiny/pause", [], "Ann has 7 figs. She finds 5. How many figs has Ann?"),
+        ("tiny/pause", ["method.trains=pauses"], "Ann has 7 figs. She finds 5. How many figs has Ann?"),
+        # 2 steps an epoch: 2 tokens each from step 2 on, and the whole chain from step 4 on
+        ("tiny/icot_si", ["method.remove_per_epoch=2", "method.remove_all_beyond=4", "method.restart_optimizer=true"],
+         "Ann has 7 figs. She finds 5. How many figs has Ann?"),
+        ("multiplication/icot_si_4",
+         ["task.source=generated", "task.test_size=12", f"backbone.path={START}", "method.remove_per_epoch=99",
+          "train.epochs=null", "train.batch_size=8", "speaking.max_new_tokens=40"], "5 6 3 2 * 7 4 3 4"),
+    ],
+)  # fmt: skip
+def test_token_methods_train_eval_export_and_answer_alike(tmp_path, recipe, more, question):
+    """A run, its export and its Hugging Face folder; and the same command again, on a run that has ended."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = tmp_path / "run"
+    words = ("train", recipe, *SHORT, *more, "--out", run)
+    done = unspoken(*words)
+    assert done.returncode == 0, done.stderr
+    metrics = (run / "metrics.jsonl").read_text()
+    assert unspoken(*words).returncode == 0
+    assert (run / "metrics.jsonl").read_text() == metrics
+    assert unspoken("eval", run, "--limit", "12").returncode == 0
+    said = json.loads(unspoken("ask", run, question, "--json").stdout)
+    assert unspoken("export", run, tmp_path / "inner").returncode == 0
+    assert json.loads(unspoken("ask", tmp_path / "inner", question, "--json").stdout)["tokens"] == said["tokens"]
+    folder = tmp_path / "hf"
+    done = unspoken("export", run, folder, "--format", "hf")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "custom_generate" / "generate.py").is_file()
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
+                                          return_dict=True, return_tensors="pt")  # fmt: skip
+    got = model.generate(**asked)[0, asked["input_ids"].shape[1] :].tolist()
+    assert got == said["tokens"]
+
+
+def test_a_method_without_thoughts_says_so(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        done = unspoken("train", "tiny/icot_si", *SHORT, "--out", tmp_path / "run")
+    assert done.returncode == 0
+    assert "warning: training ends in stage 6 of the curriculum, before its last stage 32" in done.stderr
+    refused(unspoken("ask", tmp_path / "run", "How many?", "--latents", "3"), "method 'icot_si' thinks without latents")
 
 
 def test_builtin_model_reasons_in_words():

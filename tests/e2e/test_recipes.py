@@ -12,7 +12,12 @@ from unspoken.core.config import build, dump
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.recipes import RECIPES, recipe
+from unspoken.recipes.tiny import CHAIN_TOKENS
+from unspoken.tasks import make_task
+from unspoken.tasks.multiplication import problem
 from unspoken.training.config import RunConfig
+from unspoken.training.data import Schedule, written_tokens
+from unspoken.training.loop import build_method
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -56,3 +61,48 @@ def test_codi_has_the_settings_of_its_scripts(name, lr, epochs, batch, distill, 
     assert (method.latents, method.distill_weight, method.scale) == (6, distill, "batch")
     assert (train.weight_decay, train.schedule, train.warmup_share, train.clip, train.seed) == (0.1, "cosine", 0.03, 2.0, 11)
     assert (config.backbone.lora.r, config.backbone.lora.alpha, config.backbone.lora.dropout) == (128, 32, 0.1)
+
+
+def test_icot_si_has_the_settings_of_its_readme():
+    """da03/Internalize_CoT_Step_by_Step c2e3891: the command for 9 x 9 digits, and the one for Mistral-7B on GSM8K."""
+    mult, mistral = recipe("multiplication/icot_si_9"), recipe("gsm8k/icot_si_mistral")
+    for config in (mult, mistral):
+        method = config.method
+        assert (method.remove_per_epoch, method.smoothing, method.side, method.pretrain_epochs) == (8, 4, "left", 0)
+        assert method.restart_optimizer
+        assert not method.keep_position
+        assert (config.train.batch_size, config.train.schedule, config.train.clip) == (32, "constant", 1.0)
+    assert (mult.train.epochs, mult.train.lr, mult.train.seed, mult.method.remove_all_beyond) == (200, 5e-5, 3456, None)
+    assert (mult.task.digits, mult.task.train_size) == (9, 808_000)
+    train = mistral.train
+    assert (train.epochs, train.lr, train.seed, mistral.method.remove_all_beyond) == (80, 1e-5, 1234, 39)
+    assert (train.micro_batch_size, train.precision, train.max_positions) == (16, "bf16", 150)
+
+
+@pytest.mark.parametrize("digits", [4, 5, 7, 9])
+def test_there_is_room_for_the_whole_chain(digits: int):
+    """Tokens of the longest text: as many as there are digits and signs, and what stands around them."""
+    config = recipe(f"multiplication/icot_si_{digits}")
+    rows = (problem(10**digits - 1, 10**digits - k, digits) for k in (1, 2, 3))
+    longest = max(len(" ".join([*row["steps"], "####", row["answer"]]).split()) for row in rows)
+    assert longest + 6 <= config.speaking.max_new_tokens <= longest + 20
+
+
+def test_pauses_are_as_many_as_coconuts_latents():
+    for task, coconut in (("gsm8k", "gsm8k/coconut"), ("prosqa", "prosqa/coconut"), ("tiny", "tiny/coconut")):
+        inner, control = recipe(coconut).method, recipe(f"{task}/no_cot")
+        pause = recipe(f"{task}/pause")
+        assert pause.method.pauses == inner.max_stage * inner.latents_per_step
+        assert (pause.train, pause.speaking, pause.task) == (control.train, control.speaking, control.task)
+
+
+def test_tiny_icot_si_writes_nothing_for_most_of_its_run():
+    """Its chain is gone by the end, and the last stage has as much of the run as the recipe says."""
+    config = recipe("tiny/icot_si")
+    method = build_method(config)
+    examples = make_task(config.task).examples("train")[:50]
+    curriculum = method.curriculum()
+    schedule = Schedule(config.train, curriculum, 20_000, lambda: written_tokens(method, examples, curriculum.extremes()))
+    assert schedule.curriculum.last.index == CHAIN_TOKENS
+    first = next(step for step in range(schedule.total) if schedule.stage(step).tokens is None)
+    assert 0.3 <= first / schedule.total <= 0.7

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hf_fakes import CASES, LATENT, METHOD_CASES, PROJECTED, QUESTIONS, SIM_COT, coconut, make_run, read
+from hf_fakes import CASES, LATENT, METHOD_CASES, PROJECTED, QUESTIONS, SIM_COT, coconut, make_run, read, upto
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
@@ -58,13 +58,11 @@ def said(place: Path, projected: None) -> dict[str, Any]:
     return read(place, folders, LATENT, NUMBERS)
 
 
-def spoken(tokens: list[int], said: dict[str, Any]) -> tuple[int, ...]:
-    """An answer without the padding behind it."""
-    for n, token in enumerate(tokens):
-        if token in said["eos"]:
-            assert set(tokens[n + 1 :]) <= {said["pad"]}
-            return tuple(tokens[: n + 1])
-    return tuple(tokens)
+def spoken(tokens: list[int], said: dict[str, Any], ends: int = 1) -> tuple[int, ...]:
+    """An answer without the padding behind it; it ends with eos number `ends`."""
+    n = upto(tokens, said["eos"], ends)
+    assert set(tokens[n:]) <= {said["pad"]}
+    return tuple(tokens[:n])
 
 
 def answers(model: unspoken.Model, **more: Any) -> list[tuple[int, ...]]:
@@ -77,10 +75,10 @@ def test_folder_answers_token_for_token_without_unspoken(said, place, name):
     assert said["modules"] == ["unspoken"]  # the entry that forbids it
     method: Any = model.method.inner
     assert got["prompts"] == [list(question_ids(method.backbone, method.config.template, q.strip())) for q in QUESTIONS]
-    want = answers(model)
+    want, ends = answers(model), method.prompt("?").ends
     assert len({len(tokens) for tokens in want}) > 1  # some end early
-    assert [spoken(row, got) for row in got["batch"]] == want
-    assert [spoken(row, got) for row in got["alone"]] == want
+    assert [spoken(row, got, ends) for row in got["batch"]] == want
+    assert [spoken(row, got, ends) for row in got["alone"]] == want
     assert got["echo"]
     assert got["pipeline"] == method.backbone.tokenizer.decode(want[0], skip_special_tokens=True)
 
@@ -213,7 +211,7 @@ def test_a_folder_of_which_a_part_is_missing(folder):
     restore()
     about = json.loads((beside / "thoughts.json").read_text())
     (beside / "thoughts.json").write_text(json.dumps({**about, "format": 99}))
-    refused("has format 99, expected 1")
+    refused("has format 99, expected 2")
     (beside / "thoughts.json").write_text('{"format"')
     refused(r"thoughts\.json is broken")
     restore()

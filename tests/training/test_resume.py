@@ -54,6 +54,50 @@ def test_resumed_run_equals_uninterrupted_one(make, tmp_path, monkeypatch, dies_
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+ICOT = {"name": "icot_si", "remove_per_epoch": 4.0, "smoothing": 1.0, "remove_all_beyond": 6, "keep_position": True}
+METHODS = {
+    "icot_si": ICOT,  # 6 steps an epoch: a token every second step, all of them from step 12 on
+    "icot_si without restarts": {**ICOT, "restart_optimizer": False, "side": "right", "remove_per_epoch": 6.0},
+    "pause": {"name": "pause", "marker_init": "pens"},
+    "pause rows": {"name": "pause", "marker_init": "pens", "trains": "pauses"},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dies_at", [2, 8, 13])
+def test_other_methods_resume_alike(make, tmp_path, monkeypatch, method, dies_at):
+    """A state is written at step 4, 8 and 12, each of which begins with a restart: the first thing a resumed run does."""
+    train(make(METHODS[method], steps=15), tmp_path / "whole")
+    step, new, begun = Training._train_step, Training._new_optimizer, []
+
+    def dying(self):
+        if self.step == dies_at:
+            raise KeyboardInterrupt
+        step(self)
+
+    def counted(self):
+        begun.append(self.step if hasattr(self, "step") else None)
+        return new(self)
+
+    monkeypatch.setattr(Training, "_train_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(make(METHODS[method], steps=15), tmp_path / "parts")
+    monkeypatch.setattr(Training, "_train_step", step)
+    monkeypatch.setattr(Training, "_new_optimizer", counted)
+    train(make(METHODS[method], steps=15), tmp_path / "parts")
+
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    a, b = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    last = dies_at // 4 * 4
+    restarts = [s for s in (2, 4, 6, 8, 10, 12) if s >= last] if method == "icot_si" else []
+    assert begun == [None, *restarts]
+    asked = ["Ann has 3 pens and buys 3 more. She doubles them."]
+    ends = [unspoken.load(tmp_path / out, device="cpu").answer(asked)[0].tokens for out in ("whole", "parts")]
+    assert ends[0] == ends[1]
+
+
 @pytest.mark.slow
 def test_sigkill_and_same_command(make, tmp_path):
     config = make(steps=60, save_every=3, log_every=1)

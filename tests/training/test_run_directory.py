@@ -37,7 +37,15 @@ def test_saved_model_answers_as_the_trained_one(make, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", [{"name": "cot"}, {"name": "cot", "steps": False}, {"name": "coconut", "epochs_per_stage": 0.5}]
+    "method",
+    [
+        {"name": "cot"},
+        {"name": "cot", "steps": False},
+        {"name": "coconut", "epochs_per_stage": 0.5},
+        {"name": "pause", "marker_init": "pens"},
+        {"name": "pause", "marker_init": "pens", "trains": "pauses"},
+        {"name": "icot_si", "remove_all_beyond": 8},
+    ],
 )
 def test_every_method_saves_and_loads(make, tmp_path, method):
     training = Training(make(method), tmp_path / "run", Quiet())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
@@ -90,6 +91,7 @@ class Backbone(nn.Module):
         object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
         self.tokenizer = tokenizer
         self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self._bounds: dict[str, np.ndarray] = {}
         if tokenizer.eos_token_id is None:
             raise BackboneError("the tokenizer has no eos token; set tokenizer.eos_token so that answers can end")
         if tokenizer.pad_token_id is None:
@@ -148,15 +150,26 @@ class Backbone(nn.Module):
 
     def character_ends(self, text: str) -> list[int]:
         """For each token of `encode(text)`, the number of characters of the text up to its end."""
-        if self.tokenizer.is_fast:
-            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            return [end for _, end in offsets]
-        ids = self.encode(text)  # a slow tokenizer knows no offsets; what the tokens so far spell has their length
-        return [len(self.tokenizer.decode(list(ids[: i + 1]))) for i in range(len(ids))]
+        return self.character_bounds(text)[:, 1].tolist()
+
+    def character_bounds(self, text: str) -> np.ndarray:
+        """For each token of `encode(text)`, the characters it stands for: int32 [tokens, 2], start and end. Remembered."""
+        if text not in self._bounds:
+            if len(self._bounds) > 2_000_000:
+                self._bounds.clear()
+            if self.tokenizer.is_fast:
+                found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            else:  # a slow tokenizer knows no offsets; what the tokens so far spell has their length
+                ids = self.encode(text)
+                ends = [len(self.tokenizer.decode(list(ids[: i + 1]))) for i in range(len(ids))]
+                found = list(zip([0, *ends], ends, strict=False))
+            self._bounds[text] = np.array(found, dtype=np.int32).reshape(-1, 2)
+        return self._bounds[text]
 
     def forget_encoded(self) -> None:
         """Drop remembered encodings: the tokenizer has changed."""
         self._encoded.clear()
+        self._bounds.clear()
 
     def decode(self, ids: tuple[int, ...] | list[int]) -> str:
         """Text of token ids; special tokens are left out."""

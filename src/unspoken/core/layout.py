@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unspoken.core.marks import BatchMarks, Marks
 from unspoken.errors import DataError
 
 IGNORE = -100
@@ -40,6 +41,7 @@ class Row:
         assistant: what another model reads to make this row's latents; the states at its own latent slots are taken.
         gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
         ends: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
+        marks: per position, what its label weighs and which step it belongs to; None = all weigh 1.
     """
 
     ids: tuple[int, ...]
@@ -56,6 +58,7 @@ class Row:
     assistant: Row | None = None
     gap: tuple[int, int] = (0, 0)
     ends: int = 1
+    marks: Marks | None = None
 
     @property
     def positions(self) -> int:
@@ -89,6 +92,7 @@ class Batch:
         shared_B: per row, how many leading positions its branch shares.
         assistant: what the assistant model reads, as a batch of its own, or None where no row has such a thing.
         gap_at_B, gap_B, ends_B: see `Row`.
+        marks: the rows' marks, or None where no row has any.
     """
 
     ids_BT: Tensor
@@ -106,6 +110,7 @@ class Batch:
     gap_at_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     gap_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     ends_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    marks: BatchMarks | None = None
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -119,6 +124,13 @@ class Batch:
         """The position ids of places in the given rows: the places themselves, and the row's gap from its place on."""
         behind_bW = places_bW >= self.gap_at_B[index_b][:, None]
         return places_bW + behind_bW * self.gap_B[index_b][:, None]
+
+    def label_weights(self) -> np.ndarray | None:
+        """Weight of each target, in the order of `label_places`; None = all 1."""
+        if self.marks is None:
+            return None
+        rows, places, _ = self.label_places()
+        return self.marks.weights_BT[rows, places + 1]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its ids on `device`."""
@@ -146,6 +158,7 @@ class Batch:
             gap_at_B=self.gap_at_B[rows_N],
             gap_B=self.gap_B[rows_N],
             ends_B=self.ends_B[rows_N],
+            marks=None if self.marks is None else self.marks.select(rows_N),
         )
 
     def tile(self, copies: int) -> Batch:
@@ -183,6 +196,7 @@ def collate(rows: Sequence[Row]) -> Batch:
         gap_at_B=np.array([row.gap[0] for row in rows], dtype=np.int64),
         gap_B=np.array([row.gap[1] for row in rows], dtype=np.int64),
         ends_B=np.array([row.ends for row in rows], dtype=np.int64),
+        marks=BatchMarks.of([row.marks for row in rows], T),
     )
 
 

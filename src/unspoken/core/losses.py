@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from unspoken.core.layout import Batch
+from unspoken.core.marks import Metrics, label_metrics
 from unspoken.core.trace import Trace
 
 Head = Callable[[Tensor], Tensor]
@@ -36,15 +38,41 @@ def cross_entropy_sum(hidden_ND: Tensor, labels_N: Tensor, head: Head, weights_N
     """
     if labels_N.numel() == 0:
         return hidden_ND.sum() * 0.0
-    losses_N = F.cross_entropy(head(hidden_ND).float(), labels_N, reduction="none")
+    return _weighted(head(hidden_ND), labels_N, weights_N)
+
+
+def _weighted(logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor | None) -> Tensor:
+    losses_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
     return losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
 
 
-def labelled_cross_entropy_sum(trace: Trace, batch: Batch, head: Head, weights_N: Tensor | None = None) -> Tensor:
-    """`cross_entropy_sum` over the labels of a batch, from the states of its trace (in row-major order of labels)."""
+def labelled_cross_entropy_sum(trace: Trace, batch: Batch, head: Head) -> Tensor:
+    """`cross_entropy_sum` over the labels of a batch, from the states of its trace, weighted as its rows are marked."""
     rows_N, places_N, labels_N = batch.label_places()
     hidden_ND = trace.hidden_at(rows_N, places_N)
-    return cross_entropy_sum(hidden_ND, torch.from_numpy(labels_N).to(hidden_ND.device), head, weights_N)
+    return cross_entropy_sum(hidden_ND, torch.from_numpy(labels_N).to(hidden_ND.device), head, _factors(batch, hidden_ND))
+
+
+def _factors(batch: Batch, hidden_ND: Tensor) -> Tensor | None:
+    weights_N = batch.label_weights()
+    return None if weights_N is None else torch.from_numpy(weights_N.astype(np.float32)).to(hidden_ND.device)
+
+
+def labelled_loss(trace: Trace, batch: Batch, head: Head) -> tuple[Tensor, Metrics]:
+    """The same, and what the batch's marks ask to be counted: the head runs once for both, and nothing waits for a device.
+
+    Returns:
+        The weighted sum, and the metrics of the labels; none where no row is marked.
+    """
+    rows_N, places_N, labels_N = batch.label_places()
+    if (marks := batch.marks) is None or not labels_N.size:
+        return labelled_cross_entropy_sum(trace, batch, head), {}
+    hidden_ND = trace.hidden_at(rows_N, places_N)
+    logits_NV, targets_N = head(hidden_ND), torch.from_numpy(labels_N).to(hidden_ND.device)
+    hits_N = logits_NV.detach().argmax(dim=1) == targets_N if marks.track else None
+    at = np.s_[rows_N, places_N + 1]
+    metrics = label_metrics(hits_N, marks.weights_BT[at], marks.steps_BT[at], marks.results_BT[at])
+    return _weighted(logits_NV, targets_N, _factors(batch, hidden_ND)), metrics
 
 
 def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unspoken.core.backbone import Backbone
@@ -35,6 +36,21 @@ class Pieces:
     answer: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The chain and answer of a problem as a method writes them, before a curriculum takes any of it away.
+
+    Attributes:
+        parts: the texts of the chain that are encoded one by one.
+        steps: where each step's own words stand in all parts together: (start, end), in characters.
+        rest: token ids of what follows the chain.
+    """
+
+    parts: tuple[str, ...]
+    steps: tuple[tuple[int, int], ...]
+    rest: tuple[int, ...]
+
+
 def question_ids(backbone: Backbone, template: Template, question: str) -> tuple[int, ...]:
     """The prompt's token ids."""
     return backbone.encode(template.question.replace("{question}", question), special=True)
@@ -46,11 +62,41 @@ def pieces(backbone: Backbone, template: Template, example: Example) -> Pieces:
     return Pieces(
         question=question_ids(backbone, template, example.question),
         steps=tuple(backbone.encode(template.step.replace("{step}", step)) for step in example.steps),
-        answer=(
-            *backbone.encode(template.answer.replace("{answer}", example.answer)),
-            backbone.tokenizer.eos_token_id,
-        ),
+        answer=answer_ids(backbone, template, example.answer),
     )
+
+
+def answer_ids(backbone: Backbone, template: Template, answer: str) -> tuple[int, ...]:
+    """Token ids of the written answer, with eos behind it unless the template itself ends with one, as chats do."""
+    ids = backbone.encode(template.answer.replace("{answer}", answer))
+    return ids if ids and ids[-1] in backbone.eos_ids else (*ids, backbone.tokenizer.eos_token_id)
+
+
+def written(
+    template: Template,
+    steps: Sequence[str],
+    rest: tuple[int, ...],
+    *,
+    separator: str | None = None,
+    before: str = "",
+    after: str = "",
+) -> Written:
+    """How steps are written.
+
+    Args:
+        template: text around each step.
+        steps: the steps.
+        rest: token ids of what follows them.
+        separator: text between the steps, which are then encoded as one; None = each is encoded on its own.
+        before, after: text around all of them, where they are encoded as one.
+    """
+    texts = [template.step.replace("{step}", step) for step in steps]
+    first, at, bounds = template.step.index("{step}"), len(before), []
+    for step, text in zip(steps, texts, strict=True):
+        bounds.append((at + first, at + first + len(step)))
+        at += len(text) + len(separator or "")
+    parts = texts if separator is None else [before + separator.join(texts) + after]
+    return Written(parts=tuple(parts), steps=tuple(bounds), rest=rest)
 
 
 def answer_start(backbone: Backbone, template: Template, answer: str) -> int:

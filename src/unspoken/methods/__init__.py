@@ -19,6 +19,7 @@ METHODS = {
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
     "softcot": "unspoken.methods.softcot:SoftCot",
     "softcot_pp": "unspoken.methods.softcot_pp:SoftCotPp",
+    "step_weighted": "unspoken.methods.step_weighted:StepWeighted",
 }
 
 

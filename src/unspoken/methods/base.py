@@ -5,8 +5,8 @@ A method owns its rows, its source of latents, its loss and its schedule. It doe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +18,8 @@ from unspoken.core.curriculum import Curriculum, Stage
 from unspoken.core.example import Example
 from unspoken.core.latents import Prompted, Source
 from unspoken.core.layout import Batch, Row
+from unspoken.core.marks import Metrics
+from unspoken.core.text import Written
 from unspoken.core.trace import Trace
 
 Counts = dict[str, np.ndarray]
@@ -35,10 +37,12 @@ class LossReport:
     Attributes:
         terms: weighted and normalised scalars, with gradient.
         trace: the latents of the batch, for methods that wrap this one.
+        metrics: sums and counts of what else there is to say; none by default.
     """
 
     terms: dict[str, Tensor]
     trace: Trace
+    metrics: Metrics = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -115,5 +119,42 @@ def add_counts(parts: Sequence[Mapping[str, np.ndarray]]) -> Counts:
 
 
 def answer_counts(batch: Batch) -> np.ndarray:
-    """Number of labelled positions of a batch, as float."""
-    return np.array(float(len(batch.label_places()[2])))
+    """What the labelled positions of a batch weigh, as float: their number, where no row is marked."""
+    weights_N = batch.label_weights()
+    return np.array(float(len(batch.label_places()[2])) if weights_N is None else weights_N.sum())
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """What a method has besides where it is trained on a written chain, all of it or what a curriculum leaves."""
+
+    def written(self, example: Example) -> Written:
+        """The chain of a problem and what follows it. Labels of its rows are these tokens; some of the chain may be gone."""
+        ...
+
+
+@runtime_checkable
+class Picky(Protocol):
+    """What a method may have besides: demands on its batches, and advice where training fails.
+
+    Attributes:
+        advice: what to change about the method itself where its loss is not finite; "" = nothing.
+    """
+
+    @property
+    def advice(self) -> str: ...
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Refuse, before training starts, a batch that this method cannot learn from.
+
+        Raises:
+            DataError: says what is wrong with the batch.
+        """
+        ...
+
+
+def layers(method: Any) -> Iterator[Any]:
+    """A method and those that it wraps, outermost first."""
+    while method is not None:
+        yield method
+        method = getattr(method, "method", None)

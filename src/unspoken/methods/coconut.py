@@ -36,8 +36,8 @@ from unspoken.core.engine import unroll
 from unspoken.core.example import Example
 from unspoken.core.latents import Recurrence, Source
 from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.losses import labelled_cross_entropy_sum
-from unspoken.core.text import Template, pieces, question_ids
+from unspoken.core.losses import labelled_loss
+from unspoken.core.text import Template, Written, pieces, question_ids, written
 from unspoken.core.tokens import add_markers, refuse_markers
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
@@ -142,6 +142,11 @@ class Coconut(nn.Module):
             name=example.id,
         )
 
+    def written(self, example: Example) -> Written:
+        """Every step, then the answer."""
+        parts = pieces(self.backbone, self.config.template, example)
+        return written(self.config.template, example.steps, parts.answer)
+
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """question | bot | latents | eot; as many latents as the last stage has at most.
 
@@ -168,8 +173,8 @@ class Coconut(nn.Module):
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy on the written rest, mean over the labelled tokens that `counts` speaks of."""
         trace = unroll(self.backbone, batch, self.source())
-        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """Coconut cannot read its own latents."""

@@ -46,9 +46,10 @@ from unspoken.core.engine import unroll
 from unspoken.core.example import Example
 from unspoken.core.latents import Recurrence, Source
 from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.losses import Distance, Scale, labelled_cross_entropy_sum, layer_distance_sum
+from unspoken.core.losses import Distance, Scale, labelled_loss, layer_distance_sum
+from unspoken.core.marks import add_metrics
 from unspoken.core.self_check import check_branches
-from unspoken.core.text import Template, answer_start, question_ids
+from unspoken.core.text import Template, Written, answer_ids, answer_start, question_ids, written
 from unspoken.core.tokens import add_markers, refuse_markers
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
@@ -139,9 +140,7 @@ class Codi(nn.Module):
 
     def _teacher(self, question: tuple[int, ...], answer: tuple[int, ...], before: int, example: Example) -> Row:
         """question | chain | answer."""
-        c = self.config
-        steps = [c.template.step.replace("{step}", step) for step in self._chain(example)]
-        chain = self.backbone.encode(c.separator.join(steps) + c.chain_end) if steps else ()
+        chain = sum((self.backbone.encode(part) for part in self.written(example).parts), ())
         refuse_markers((*chain, *answer), self.markers, example.id)
         text = (*chain, *answer)
         ids = (*question, *text)
@@ -154,12 +153,17 @@ class Codi(nn.Module):
             name=example.id,
         )
 
+    def written(self, example: Example) -> Written:
+        """What the teacher writes: its steps as one text, then the answer. The student's labels are the answer alone."""
+        c = self.config
+        answer = answer_ids(self.backbone, c.template, example.answer)
+        if not (steps := self._chain(example)):
+            return Written(parts=(), steps=(), rest=answer)
+        return written(c.template, steps, answer, separator=c.separator, after=c.chain_end)
+
     def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
         """The student's row with the teacher's beside it; see the card."""
-        answer = (
-            *self.backbone.encode(self.config.template.answer.replace("{answer}", example.answer)),
-            self.backbone.tokenizer.eos_token_id,
-        )
+        answer = answer_ids(self.backbone, self.config.template, example.answer)
         before = self._answer_start(example.answer)
         head = self.prompt(example.question, name=example.id)
         question = head.ids[: head.start - 1]
@@ -221,8 +225,8 @@ class Codi(nn.Module):
         trace = unroll(self.backbone, batch, self.source())
         assert batch.branch is not None
         assert trace.branch is not None
-        student = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
-        teacher = labelled_cross_entropy_sum(trace.branch, batch.branch, self.backbone.logits)
+        student, told = labelled_loss(trace, batch, self.backbone.logits)
+        teacher, taught = labelled_loss(trace.branch, batch.branch, self.backbone.logits)
         distance = self._distance(trace, trace.branch)
         return LossReport(
             terms={
@@ -231,6 +235,7 @@ class Codi(nn.Module):
                 "teacher": c.teacher_weight * teacher / float(counts["teacher"]),
             },
             trace=trace,
+            metrics=add_metrics([told, taught]),
         )
 
     def _distance(self, student: Trace, teacher: Trace) -> Tensor:

@@ -27,8 +27,8 @@ from unspoken.core.curriculum import Curriculum, Stage, single
 from unspoken.core.engine import unroll
 from unspoken.core.example import Example
 from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.losses import labelled_cross_entropy_sum
-from unspoken.core.text import Template, pieces, question_ids
+from unspoken.core.losses import labelled_loss
+from unspoken.core.text import Template, Written, pieces, question_ids, written
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
@@ -74,6 +74,11 @@ class Cot(nn.Module):
         ids = (*parts.question, *text)
         return Row(ids=ids, labels=(IGNORE,) * len(parts.question) + text, start=len(ids), latents=0, name=example.id)
 
+    def written(self, example: Example) -> Written:
+        """Every step, then the answer."""
+        parts = pieces(self.backbone, self.config.template, example)
+        return written(self.config.template, example.steps, parts.answer)
+
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """The question alone.
 
@@ -96,8 +101,8 @@ class Cot(nn.Module):
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy, mean over the labelled tokens that `counts` speaks of."""
         trace = unroll(self.backbone, batch, self.source())
-        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """No latents, no words."""

@@ -14,7 +14,6 @@ Departures:
     - The schedule counts optimizer steps; the released one counts micro-batches, which differs where it accumulates.
     - The optimizer restarts until the longest chain of the training data is gone, on either side (released: unless the
       batch before had no chain left; with side="right" that test is always true, so that it never restarts again).
-    - No smoothing applies where the schedule is laid out to check lengths, but validation loss has it (released: not).
     - Examples that are too long are left out (`train.max_positions`; released: every batch that holds one, as long as it
       does), and the loop decays matrices only.
     - Answers are decoded greedily, each until its own second eos (released: sampled, all until the last row is done), and
@@ -40,14 +39,14 @@ from unspoken.core.curriculum import Curriculum, Removal, Stage
 from unspoken.core.engine import unroll
 from unspoken.core.example import Example
 from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.losses import labelled_cross_entropy_sum
-from unspoken.core.text import Template, question_ids
+from unspoken.core.losses import labelled_loss
+from unspoken.core.text import Template, Written, question_ids, written
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 
 MOST_BY_CHANCE = 99
-"""Largest number of tokens that smoothing removes: the released distribution has 100 bins, the last with what is left."""
+"""Most tokens that smoothing removes: the released distribution has 100 bins, the last with all that is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,24 +125,29 @@ class IcotSi(nn.Module):
     def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
         """question eos | what is left of the chain | eos | answer eos, with labels behind the first eos."""
         c = self.config
-        eos = self.backbone.tokenizer.eos_token_id
         head = self.prompt(example.question, name=example.id).ids
-        steps = [c.template.step.replace("{step}", step) for step in example.steps]
-        chain = self.backbone.encode(c.chain.replace("{chain}", c.separator.join(steps)))
+        text = self.written(example)
+        chain = self.backbone.encode(text.parts[0])
         gone = len(chain) if stage.tokens is None else min(stage.tokens + by_chance(stage.smoothing, dice), len(chain))
         kept = chain[gone:] if c.side == "left" else chain[: len(chain) - gone]
-        answer = self.backbone.encode(c.template.answer.replace("{answer}", example.answer))
-        text = (*kept, eos, *answer, eos)
+        tail = (*kept, *text.rest)
         hole = len(head) + (0 if c.side == "left" else len(kept))
         return Row(
-            ids=(*head, *text),
-            labels=(IGNORE,) * len(head) + text,
-            start=len(head) + len(text),
+            ids=(*head, *tail),
+            labels=(IGNORE,) * len(head) + tail,
+            start=len(head) + len(tail),
             latents=0,
             name=example.id,
             gap=(hole - 1, gone) if c.keep_position and gone else (0, 0),
             ends=2,
         )
+
+    def written(self, example: Example) -> Written:
+        """All steps as one text, eos, answer, eos."""
+        c, eos = self.config, self.backbone.tokenizer.eos_token_id
+        before, _, after = c.chain.partition("{chain}")
+        answer = self.backbone.encode(c.template.answer.replace("{answer}", example.answer))
+        return written(c.template, example.steps, (eos, *answer, eos), separator=c.separator, before=before, after=after)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """question eos; what follows has one eos behind the chain, or what is left of it, and one behind the answer.
@@ -153,7 +157,9 @@ class IcotSi(nn.Module):
         """
         if latents:
             raise ConfigError(f"method 'icot_si' thinks without latents: it takes 0 of them, got {latents}")
-        ids = (*question_ids(self.backbone, self.config.template, question), self.backbone.tokenizer.eos_token_id)
+        ids, eos = question_ids(self.backbone, self.config.template, question), self.backbone.tokenizer.eos_token_id
+        if ids[-1:] != (eos,):  # a tokenizer that ends every prompt with one has put it there
+            ids = (*ids, eos)
         return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name, ends=2)
 
     def source(self) -> None:
@@ -167,8 +173,8 @@ class IcotSi(nn.Module):
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy on what is written, mean over the labelled tokens that `counts` speaks of."""
         trace = unroll(self.backbone, batch, self.source())
-        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """No latents, no words."""

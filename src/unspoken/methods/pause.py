@@ -1,7 +1,8 @@
 """Pause tokens: the model is fed a few learned tokens behind the question before it must answer. Time, but no thoughts.
 
-Paper: Goyal et al., "Think before you speak: Training Language Models With Pause Tokens", arXiv 2310.02226 (finetuning with
-    pauses, without pretraining with them); as a baseline for latents: Hao et al., arXiv 2412.06769, section 4 and table 1.
+Paper: Goyal et al., "Think before you speak: Training Language Models With Pause Tokens", arXiv 2310.02226 (of its variants
+    the one that finetunes a standard model with pauses: StdPT_PauseFT; not the pretraining with pauses, which it finds to be
+    where most of the gain comes from); as a baseline for latents: Hao et al., arXiv 2412.06769, section 4 and table 1.
 Idea: every pause is one more position in which each layer can work before the first token of the answer is chosen.
     All of them hold the same learned vector, whatever the question, so nothing is passed on but through attention.
     What the model says at the pauses is ignored, in training and at inference.
@@ -14,8 +15,8 @@ Relations: `cot` with `steps=false` is this without pauses. `coconut` with `thou
     Coconut's curriculum and between its markers ("pause as thought"). `sim_cot` can wrap it, as a control: a decoder that
     sees nothing but pauses sees the same for every question, and can learn no more than what steps have in common.
 Departures:
-    - No pretraining with pauses, which the paper finds to be where most of the gain comes from.
-    - The pause's row starts as that of "<<", as Coconut's markers do.
+    - The pause's row starts as that of "<<", as Coconut's markers do (the papers do not say how theirs does).
+    - `trains="pauses"` trains that row alone, which neither paper does.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from unspoken.core.curriculum import Curriculum, Stage, single
 from unspoken.core.engine import unroll
 from unspoken.core.example import Example
 from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.losses import labelled_cross_entropy_sum
-from unspoken.core.text import Template, pieces, question_ids
+from unspoken.core.losses import labelled_loss
+from unspoken.core.text import Template, Written, pieces, question_ids, written
 from unspoken.core.tokens import LATENT, add_tokens, refuse_tokens
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
@@ -98,6 +99,11 @@ class Pause(nn.Module):
             name=example.id,
         )
 
+    def written(self, example: Example) -> Written:
+        """Every step, then the answer."""
+        parts = pieces(self.backbone, self.config.template, example)
+        return written(self.config.template, example.steps, parts.answer)
+
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """question | pauses; as many as in training, or `latents` of them.
 
@@ -123,8 +129,8 @@ class Pause(nn.Module):
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy behind the pauses, mean over the labelled tokens that `counts` speaks of."""
         trace = unroll(self.backbone, batch, self.source())
-        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """Pauses have no words."""

@@ -183,7 +183,7 @@ class SimCot(nn.Module):
         report = self.method.forward(batch, counts)
         terms = {} if self.config.trains == "decoder" else dict(report.terms)
         terms["explain"] = self.config.weight * self._explain_loss(batch, counts, report.trace)
-        return LossReport(terms=terms, trace=report.trace)
+        return LossReport(terms=terms, trace=report.trace, metrics=report.metrics)
 
     def _explain_loss(self, batch: Batch, counts: Counts, trace: Trace) -> Tensor:
         """Cross-entropy of all steps given their groups, normalised as the config says."""

@@ -12,6 +12,7 @@ from unspoken.core.backbone import BackboneConfig
 from unspoken.core.sampling import Speaking
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
+from unspoken.methods.pause import PauseConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.tasks.gsm8k import Gsm8kAugConfig
 from unspoken.training.config import RunConfig, TrainConfig
@@ -46,6 +47,11 @@ def cot() -> RunConfig:
 def no_cot() -> RunConfig:
     """No-CoT: question to answer. [C] the flag `no_cot` with the settings of gsm_cot.yaml."""
     return replace(cot(), method=CotConfig(steps=False), train=_TRAIN, speaking=_SPEAKING)
+
+
+def pause() -> RunConfig:
+    """Pause tokens, as the baseline of Coconut's table 1 (16.4 (1.8)): No-CoT with as many pauses as Coconut has latents."""
+    return replace(no_cot(), method=PauseConfig(pauses=6))  # arXiv 2412.06769, section 4: 3 stages of 2
 
 
 def coconut() -> RunConfig:

@@ -15,6 +15,7 @@ from unspoken.core.backbone import BackboneConfig
 from unspoken.core.sampling import Speaking
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
+from unspoken.methods.pause import PauseConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.tasks.logic import ProntoQaConfig, ProsQaConfig
 from unspoken.training.config import RunConfig, TrainConfig
@@ -39,6 +40,7 @@ _COCONUT = CoconutConfig(
     pad_to_max=True,  # [C] pad_latent_to_max
     restart_optimizer=True,  # [C] reset_optimizer
 )
+_PAUSE = PauseConfig(pauses=6)  # arXiv 2412.06769, section 4: as many as Coconut has latents, 6 stages of 1
 
 
 def _run(method: Any, task: Any) -> RunConfig:
@@ -66,6 +68,11 @@ def prosqa_no_cot() -> RunConfig:
     return _run(CotConfig(steps=False), ProsQaConfig())
 
 
+def prosqa_pause() -> RunConfig:
+    """Pause tokens, with the settings of No-CoT; Coconut's table 1 has 75.9 (0.7)."""
+    return _run(_PAUSE, ProsQaConfig())
+
+
 def prosqa_coconut() -> RunConfig:
     """Coconut from GPT-2. [C] prosqa_coconut.yaml; the paper has 97.0 (0.3)."""
     return _run(_COCONUT, ProsQaConfig())
@@ -84,6 +91,11 @@ def prontoqa_cot() -> RunConfig:
 def prontoqa_no_cot() -> RunConfig:
     """No-CoT; the paper has 93.8 (0.7)."""
     return _run(CotConfig(steps=False), ProntoQaConfig())
+
+
+def prontoqa_pause() -> RunConfig:
+    """Pause tokens, with the settings of No-CoT; Coconut's table 1 has 77.7 (21.0)."""
+    return _run(_PAUSE, ProntoQaConfig())
 
 
 def prontoqa_coconut() -> RunConfig:

@@ -64,7 +64,7 @@ class AsDivConfig:
 
 
 class AsDiv:
-    """The task `asdiv`.
+    """School problems of many kinds (Miao et al. 2020): a test set.
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.

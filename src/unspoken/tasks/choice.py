@@ -68,7 +68,7 @@ class CommonsenseQaConfig:
 
 
 class CommonsenseQa:
-    """The task `commonsenseqa`.
+    """Everyday knowledge, five options (Talmor et al. 2019).
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
@@ -137,7 +137,7 @@ class AquaConfig:
 
 
 class Aqua:
-    """The task `aqua`.
+    """Algebra, five options (Ling et al. 2017).
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.

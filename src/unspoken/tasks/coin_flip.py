@@ -86,7 +86,7 @@ class CoinFlipConfig:
 
 
 class CoinFlip:
-    """The task `coin_flip`."""
+    """Is a coin, flipped or not by several people, still heads up? (Wei et al. 2022)."""
 
     name: ClassVar[str] = "coin_flip"
     Config: ClassVar[type[CoinFlipConfig]] = CoinFlipConfig

@@ -53,7 +53,7 @@ class DateUnderstandingConfig:
 
 
 class DateUnderstanding:
-    """The task `date_understanding`: a test set."""
+    """Work out a date (BIG-bench, BBH): a test set."""
 
     name: ClassVar[str] = "date_understanding"
     Config: ClassVar[type[DateUnderstandingConfig]] = DateUnderstandingConfig

@@ -2,8 +2,9 @@
 
 A row is a mapping with `question`, `answer` and, for its reasoning, one of: `steps` (a list of strings); `cot` or
 `reasoning` (one text, split by the config's `steps` rule); or an `answer` as in GSM8K, "text ... #### 18". Calculator
-annotations `<<48/2=24>>` are what the rule "markers" takes; the other rules drop them from natural text. Other keys go
-to `meta`. The iCoT text format is one row a line: `question||<<a+b=c>> <<..>> #### answer`.
+annotations `<<48/2=24>>` are what the rule "markers" takes, and "annotated" keeps; the other rules drop them from natural
+text. Other keys go to `meta`. Rows of MATH, of HotpotQA and of chats are read by their `style`. The iCoT text format is one
+row a line: `question||<<a+b=c>> <<..>> #### answer`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from unspoken.core.example import Example
 from unspoken.errors import ConfigError, DataError, did_you_mean
 from unspoken.tasks.answers import score_number, score_text
 from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
-from unspoken.tasks.segment import Rule, drop_annotations, split_steps
+from unspoken.tasks.segment import Rule, natural, split_steps
+from unspoken.tasks.styles import Style, restyled
 
 Format = Literal["auto", "jsonl", "json", "txt"]
 Row = tuple[str, Any]  # where it stands ("data.jsonl:3"), and its value, unchecked
@@ -36,6 +38,7 @@ class FilesConfig:
     Attributes:
         train, validation, test: paths; None for a split that there is not.
         format: "auto" goes by the suffix (.jsonl, .json, .txt), then by the first character.
+        style: which data set the rows look like, see `tasks/styles.py`.
         steps: how to split reasoning that a row gives as one text; rows with `steps` are not touched.
         limit: use the first rows of each split only.
         validation_fraction: carve this share of train out as validation, by a hash of the question, so that a row
@@ -50,6 +53,7 @@ class FilesConfig:
     validation: str | None = None
     test: str | None = None
     format: Format = "auto"
+    style: Style = "plain"
     steps: Rule = "markers"
     limit: int | None = None
     validation_fraction: float = 0.0
@@ -62,7 +66,7 @@ class FilesConfig:
 
 
 class Files:
-    """The task `files`: see the module's docstring for what a row looks like."""
+    """Your own rows; see the module's docstring for what a row looks like."""
 
     name: ClassVar[str] = "files"
     Config: ClassVar[type[FilesConfig]] = FilesConfig
@@ -104,17 +108,20 @@ class Files:
             hint = " or validation_fraction" if split == "validation" else ""
             raise DataError(f"task 'files' has no {split} split; set {split}=PATH{hint}")
         source: Split = "train" if carved else split
-        rows = read_examples(path, split=source, steps=config.steps, format=config.format)
+        rows = read_examples(path, split=source, steps=config.steps, format=config.format, style=config.style)
         return carve(rows, config.validation_fraction, split) if carved else rows
 
 
-def read_examples(path: str | Path, *, split: Split, steps: Rule = "markers", format: Format = "auto") -> list[Example]:
+def read_examples(
+    path: str | Path, *, split: Split, steps: Rule = "markers", format: Format = "auto", style: Style = "plain"
+) -> list[Example]:
     """The examples of one file. Ids are "<split>-<row>", counted from 0 over the rows that are not blank.
 
     Raises:
         DataError: the file or a row cannot be used; names the file, the line (or the item of a JSON list), the field.
     """
-    return examples_of(read_rows(path, format), split=split, steps=steps, source=path)
+    rows = ((where, restyled(row, where, style)) for where, row in read_rows(path, format))
+    return examples_of(rows, split=split, steps=steps, source=path)
 
 
 def read_rows(path: str | Path, format: Format = "auto") -> Iterator[Row]:
@@ -153,6 +160,8 @@ def examples_of(rows: Iterable[Row], *, split: Split, steps: Rule, source: objec
     # One row without a marker is normal (95 of GSM8K's); all rows without one is a rule that does not fit the data.
     if had_reasoning and steps == "markers" and not any(example.steps for example in found):
         raise DataError(f"{source}: no row has a <<...>> marker, so all 'steps' are empty; try steps=lines or sentences")
+    if had_reasoning and not any(example.steps for example in found):
+        raise DataError(f"{source}: no row has a step by the rule {steps!r}; try steps=lines or sentences")
     return found
 
 
@@ -175,7 +184,7 @@ def _example(row: Any, where: str, id: str, rule: Rule) -> tuple[Example, str]:
         steps = tuple(text for step in value if (text := _clean(step, "steps", where)))
     else:
         reasoning = text_field(row, key, where, may_be_empty=True) if key else body.strip()
-        steps = split_steps(reasoning if rule == "markers" else drop_annotations(reasoning), rule)
+        steps = split_steps(natural(reasoning, rule), rule)
     meta = {k: v for k, v in row.items() if k not in ("question", "answer", "steps", key)}
     return Example(question=question, steps=steps, answer=answer, id=id, meta=meta), reasoning
 

@@ -95,7 +95,7 @@ class Gsm8kAugConfig:
 
 
 class Gsm8k:
-    """The task `gsm8k`.
+    """School problems in sentences (Cobbe et al. 2021).
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
@@ -130,7 +130,7 @@ class Gsm8k:
 
 
 class Gsm8kAug:
-    """The task `gsm8k_aug`: other files, and a validation split of its own.
+    """GSM8K enlarged by GPT-4 (Deng et al. 2024): equations as steps; other files, and a validation split of its own.
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.

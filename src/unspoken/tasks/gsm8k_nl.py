@@ -55,7 +55,7 @@ class Gsm8kAugNlConfig:
 
 
 class Gsm8kAugNl:
-    """The task `gsm8k_aug_nl`.
+    """GSM8K-Aug with steps in sentences (Shen et al. 2025).
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped, see the module's text.

@@ -74,7 +74,7 @@ class ProsQaConfig:
 
 
 class ProsQa:
-    """The task `prosqa`."""
+    """Paths in a made-up graph: which of two is it? (Hao et al. 2024)."""
 
     name: ClassVar[str] = "prosqa"
     Config: ClassVar[type[ProsQaConfig]] = ProsQaConfig
@@ -148,7 +148,7 @@ class ProntoQaConfig:
 
 
 class ProntoQa:
-    """The task `prontoqa`."""
+    """Proofs of five hops in a made-up ontology: true or false? (Saparov and He 2023)."""
 
     name: ClassVar[str] = "prontoqa"
     Config: ClassVar[type[ProntoQaConfig]] = ProntoQaConfig

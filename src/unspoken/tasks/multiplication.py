@@ -67,7 +67,7 @@ class MultiplicationConfig:
 
 
 class Multiplication:
-    """The task `multiplication`."""
+    """Numbers with 4 to 11 digits, digit by digit (Deng et al. 2024)."""
 
     name: ClassVar[str] = "multiplication"
     Config: ClassVar[type[MultiplicationConfig]] = MultiplicationConfig

@@ -58,7 +58,7 @@ class SemCotConfig:
 
 
 class SemCot:
-    """The task `semcot`.
+    """SemCoT's five tasks with condensed rationales (He et al. 2025).
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.

@@ -65,7 +65,7 @@ class StrategyQaConfig:
 
 
 class StrategyQa:
-    """The task `strategyqa`.
+    """Yes or no, by steps that the question does not name (Geva et al. 2021).
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.

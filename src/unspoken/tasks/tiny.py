@@ -233,7 +233,7 @@ def _tell(rng: random.Random, chain: list[_Operation]) -> str:
 
 
 class Tiny:
-    """The task `tiny`. See the module's text; `TinyConfig` says what is generated."""
+    """Chains of small arithmetic that a very small model learns in minutes; `TinyConfig` says what is generated."""
 
     Config = TinyConfig
     name = "tiny"

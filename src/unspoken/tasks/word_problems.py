@@ -67,7 +67,7 @@ class SvampConfig:
 
 
 class Svamp:
-    """The task `svamp`.
+    """Easy problems, varied so that shortcuts fail (Patel et al. 2021).
 
     Attributes:
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
@@ -153,7 +153,7 @@ class MultiArithConfig:
 
 
 class MultiArith:
-    """The task `multiarith`: a test set."""
+    """Problems of two operations and more (Roy and Roth 2015): a test set."""
 
     name: ClassVar[str] = "multiarith"
     Config: ClassVar[type[MultiArithConfig]] = MultiArithConfig
@@ -211,7 +211,7 @@ class GsmHardConfig:
 
 
 class GsmHard:
-    """The task `gsm_hard`: a test set."""
+    """GSM8K's test problems with large numbers (Gao et al. 2023): a test set."""
 
     name: ClassVar[str] = "gsm_hard"
     Config: ClassVar[type[GsmHardConfig]] = GsmHardConfig

@@ -346,8 +346,9 @@ class RunDir:
                 f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
             )
         prefix = ""
-        if inner and "inner" in data:
-            data, prefix = data["inner"], "method."
+        while inner and "inner" in data:  # a method may wrap one that wraps another
+            data, prefix = data["inner"], prefix + "method."
+        if prefix:
             own = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
         elif (folder / _DECODER).is_dir():
             data["decoder"]["path"] = str(folder / _DECODER)

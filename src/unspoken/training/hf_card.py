@@ -33,7 +33,7 @@ def card(run: RunDir, thoughts: Mapping[str, Any] | None, question: str, chat: b
     """
     config = run.config()
     parts = [
-        _header(thoughts is not None),
+        _header(thoughts),
         f"# {run.path.resolve().name}",
         _what(config, thoughts),
         _how(thoughts, question, chat),
@@ -44,9 +44,11 @@ def card(run: RunDir, thoughts: Mapping[str, Any] | None, question: str, chat: b
     return "\n\n".join(parts) + "\n"
 
 
-def _header(thinks: bool) -> str:
+def _header(thoughts: Mapping[str, Any] | None) -> str:
     """What the hub reads."""
-    tags = ["tags:", "- unspoken", *(["- latent-reasoning", "- custom_generate"] if thinks else [])]
+    tags = ["tags:", "- unspoken"]
+    if thoughts is not None:
+        tags += [*(["- latent-reasoning"] if thoughts["thoughts"] != "none" else []), "- custom_generate"]
     return "\n".join(["---", "library_name: transformers", "pipeline_tag: text-generation", *tags, "---"])
 
 
@@ -55,6 +57,13 @@ def _what(config: RunConfig, thoughts: Mapping[str, Any] | None) -> str:
         return (
             f"A causal language model that answers questions, trained with unspoken (method `{config.method.name}`). "
             "It is an ordinary model of transformers: weights, tokenizer, generation config."
+        )
+    if thoughts["thoughts"] == "none":
+        return (
+            f"A causal language model that answers questions, trained with unspoken (method `{config.method.name}`). Its "
+            f"answer ends at eos number {thoughts['ends']}; before the others stands what is left of its written chain. "
+            f"`custom_generate/generate.py` puts {len(thoughts['before'])} token(s) behind the question and knows where the "
+            "answer ends."
         )
     kind = "hidden states fed back" if thoughts["thoughts"] == "recurrent" else "a learned token's embedding, repeated"
     kind += " through a projection" if thoughts["projection"] else ""
@@ -91,14 +100,21 @@ def _how(thoughts: Mapping[str, Any] | None, question: str, chat: bool) -> str:
     said = f"Greedy answers are, token for token, those that unspoken gives (checked with {CHECKED})."
     if thoughts is None:
         return "\n".join([*lines, "", said])
+    if thoughts["thoughts"] == "none":
+        lost = "ends at the first eos, before the answer,"
+        latents = []
+    else:
+        lost = "answers without thinking,"
+        latents = [
+            f"- `num_latents=N` thinks N latents in place of the {thoughts['num_latents']} of training; "
+            "`return_latents=True` also returns them [rows, latents, width].",
+        ]
     more = [
         "",
-        "**Without `trust_remote_code=True` transformers loads the weights alone, and `generate` answers without thinking, "
-        "with no warning.**",
+        f"**Without `trust_remote_code=True` transformers loads the weights alone, and `generate` {lost} with no warning.**",
         "",
-        f"- `num_latents=N` thinks N latents in place of the {thoughts['num_latents']} of training; `return_latents=True` "
-        "also returns them [rows, latents, width].",
-        "- What is returned is the prompt and behind it the answer; the thoughts are not in it.",
+        *latents,
+        "- What is returned is the prompt and behind it the answer" + ("; the thoughts are not in it." if latents else "."),
         "- Batches are padded on the left (the tokenizer does so with `padding=True`) and need their `attention_mask`.",
         "- `max_new_tokens`, `do_sample`, `temperature`, `top_p`, `top_k`, `streamer` and `stopping_criteria` work as "
         "usual; other options, such as beams, are refused.",

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from unspoken.core.latents import Recurrence
+from unspoken.core.layout import Row
 from unspoken.core.sampling import Speaking
 from unspoken.core.text import Template, question_ids
 from unspoken.errors import ConfigError, RunError
@@ -119,7 +120,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
 
 
 def thoughts_of(method: Method) -> Thoughts | None:
-    """How a method thinks, read off its prompts and its source; None if it has no thoughts.
+    """How a method thinks, read off its prompts and its source; None if it has no thoughts and answers as any model does.
 
     Raises:
         ConfigError: it does more than `generate.py` can do.
@@ -131,10 +132,13 @@ def thoughts_of(method: Method) -> Thoughts | None:
     question = question_ids(method.backbone, template, PROBES[0])
     trained = method.prompt(PROBES[0])
     if not method.group_size:
-        if trained.ids != question or source is not None:
-            raise _refusal(name, "its prompt is not the question alone, though it has no thoughts")
+        behind = trained.ids[len(question) :]
+        for probe in PROBES:
+            asked = question_ids(method.backbone, template, probe)
+            if method.prompt(probe).ids != (*asked, *behind) or source is not None:
+                raise _refusal(name, "its prompt is not the question and fixed tokens, though it has no thoughts")
         _refuse_more(method, ())
-        return None
+        return Thoughts(about=_about(method, "none", trained, before=behind)) if behind or trained.ends > 1 else None
     one = method.prompt(PROBES[0], 1)
     before, slot, after = one.ids[len(question) : one.start], one.ids[one.start], one.ids[one.start + 1 :]
     for row in (one, trained, method.prompt(PROBES[0], 0)):
@@ -145,21 +149,35 @@ def thoughts_of(method: Method) -> Thoughts | None:
     transform = None if source is None else source.transform
     layers, tensors = ([], {}) if transform is None else projection(transform, name, method.backbone.width)
     _refuse_more(method, () if transform is None else tuple(transform.state_dict(keep_vars=True).values()))
+    kind = "tokens" if source is None else "recurrent"
+    return Thoughts(about=_about(method, kind, trained, before, slot, after, layers), tensors=tensors)
+
+
+def _about(
+    method: Method,
+    thoughts: str,
+    trained: Row,
+    before: tuple[int, ...],
+    slot: int | None = None,
+    after: tuple[int, ...] = (),
+    layers: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """`thoughts.json`."""
     tokenizer = method.backbone.tokenizer
-    markers = {tokenizer.convert_ids_to_tokens(i): i for i in (*before, slot, *after)}
-    about = {
+    markers = {tokenizer.convert_ids_to_tokens(i): i for i in (*before, slot, *after) if i is not None}
+    return {
         "format": FORMAT,
-        "thoughts": "tokens" if source is None else "recurrent",
+        "thoughts": thoughts,
         "num_latents": trained.latents,
         "before": list(before),
         "slot": slot,
         "after": list(after),
+        "ends": trained.ends,
         "markers": markers,
         # A tokenizer's own special token may well stand in a prompt, as bos does; one that was added may not.
         "reserved": [text for text, number in markers.items() if number not in tokenizer.all_special_ids],
-        "projection": layers,
+        "projection": layers or [],
     }
-    return Thoughts(about=about, tensors=tensors)
 
 
 def _refusal(name: str, why: str) -> ConfigError:

@@ -7,7 +7,8 @@ number of latents, layers of the projection) and, where the latents are projecte
     row:  question (the caller's) | before | latents | after | answer
 
 A latent is the last hidden state (after the final norm) of the position before it, through the projection if there is
-one; or, where `thoughts` is "tokens", a fixed token's embedding.
+one; or, where `thoughts` is "tokens", a fixed token's embedding. Where it is "none" there are no latents, and what is left
+to do is to put `before` behind the question and to end each answer at its last eos (`ends`), not at its first.
 Shapes: B rows, P columns of the prompt, W columns of a pass, S columns so far, D width, K latents, V words.
 """
 
@@ -25,7 +26,7 @@ from transformers import AutoTokenizer, DynamicCache, StoppingCriteriaList
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
-FORMAT = 1
+FORMAT = 2
 """Version of `thoughts.json` that this file reads."""
 
 TENSORS = {"linear": ("weight", "bias"), "gelu": (), "layer_norm": ("weight", "bias")}
@@ -75,7 +76,7 @@ def generate(
     """
     thinking = _thinking(model)
     ids_BP, mask_BP = _prompt(model, inputs, input_ids, attention_mask, thinking.reserved)
-    latents = _number(num_latents, thinking.latents)
+    latents = _number(num_latents, thinking)
     say = _say(model, generation_config, settings, ids_BP.shape[1])
     _check_context(model, mask_BP, latents + len(thinking.before) + len(thinking.after), say["max_new_tokens"])
 
@@ -106,6 +107,7 @@ def generate(
     ends = ids_BP.new_tensor(say["eos_token_id"])
     criteria = StoppingCriteriaList(stopping_criteria or [])
     done_B = torch.zeros(len(ids_BP), dtype=torch.bool, device=ids_BP.device)
+    seen_B = torch.zeros_like(done_B, dtype=torch.long)  # eos
     if streamer is not None:
         streamer.put(ids_BP.cpu())
     for left in reversed(range(say["max_new_tokens"])):
@@ -113,7 +115,8 @@ def generate(
         sequences = torch.cat([sequences, token_B[:, None]], dim=1)
         if streamer is not None:
             streamer.put(token_B.cpu())
-        done_B = done_B | torch.isin(token_B, ends)
+        seen_B = seen_B + torch.isin(token_B, ends)
+        done_B = done_B | (seen_B >= thinking.ends)
         if criteria:
             done_B = done_B | criteria(sequences, None).to(done_B.device)  # pyright: ignore[reportArgumentType]
         if done_B.all() or not left:
@@ -133,6 +136,7 @@ class _Thinking:
         self.recurrent: bool = about["thoughts"] == "recurrent"
         self.latents: int = about["num_latents"]
         self.before, self.slot, self.after = about["before"], about["slot"], about["after"]
+        self.ends: int = about["ends"]
         self.reserved: dict[int, str] = {about["markers"][text]: text for text in about["reserved"]}
         self.layers: list[dict[str, Any]] = about["projection"]
         self.tensors = self._projection(model) if self.layers else {}
@@ -259,6 +263,8 @@ def _read(model: Any) -> dict[str, Any]:
 
 def _check_markers(model: Any, markers: dict[str, int]) -> None:
     """Model and tokenizer must have the marker tokens: a checkpoint of the base model has neither."""
+    if not markers:
+        return
     where, last = model.name_or_path, max(markers, key=markers.__getitem__)
     for part, table in (("input embedding", model.get_input_embeddings()), ("head", model.get_output_embeddings())):
         rows = table.weight.shape[0]
@@ -315,10 +321,13 @@ def _behind(mask_BP: Tensor, head_BW: Tensor) -> Tensor:
     return F.pad(mask_BP, (0, head_BW.shape[1] - mask_BP.shape[1]), value=1)
 
 
-def _number(given: Any, trained: int) -> int:
+def _number(given: Any, thinking: _Thinking) -> int:
     """How many latents to think."""
+    trained = thinking.latents
     if given is None:
         return trained
+    if thinking.slot is None and given != 0:
+        raise ValueError(f"this model thinks without latents: num_latents must be 0 or None, got {given!r}")
     if isinstance(given, bool) or not isinstance(given, int) or given < 0:
         raise ValueError(f"num_latents must be a whole number, 0 or more, or None (as trained: {trained}), got {given!r}")
     return given

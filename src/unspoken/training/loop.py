@@ -11,7 +11,8 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,12 +28,13 @@ from unspoken.core.backbone import load_backbone
 from unspoken.core.config import dump
 from unspoken.core.curriculum import Stage
 from unspoken.core.layout import collate
+from unspoken.core.marks import Metrics, add_metrics
 from unspoken.core.provenance import provenance
 from unspoken.core.tokens import BOT, EOT, LATENT
 from unspoken.errors import ConfigError, RunError, TrainingError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.methods import make_method
-from unspoken.methods.base import LossReport, Method, add_counts
+from unspoken.methods.base import LossReport, Method, Picky, add_counts, layers
 from unspoken.model import Model
 from unspoken.tasks import Split, make_task
 from unspoken.training.checkpoint import RunDir
@@ -113,6 +115,8 @@ class Training:
         self.best: float | None = None  # score of the model kept, inside the current stage
         self.pending: list[dict[str, Any]] = []
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
+        self.picky = [part for part in layers(self.method) if isinstance(part, Picky)]
+        self._check_batches()
         set_seed(self.t.seed + 1_000_003 * (self.accelerator.process_index + 1))
 
     # what a step is made of
@@ -136,6 +140,14 @@ class Training:
             self._epoch_batches = (epoch, self.schedule.batches(epoch, length))
         return self._epoch_batches[1][place]
 
+    def _check_batches(self) -> None:
+        """Let the method refuse a batch of the first epoch before there is a run directory."""
+        for step in range(min(self.schedule.steps_per_epoch, self.schedule.total) if self.picky else 0):
+            stage = self.schedule.stage(0)  # the one that writes most
+            rows = [lay_out(self.method, self.examples, i, stage, self.t.seed, 0) for i in self._batch(step)]
+            for part in self.picky:
+                part.check(rows)
+
     def _train_step(self) -> None:
         """One optimizer step; what it reports waits in `pending`, so that a GPU is not stopped to be asked."""
         began = time.perf_counter()
@@ -157,10 +169,11 @@ class Training:
         parts = [collate(mine[i : i + size]) for i in range(0, len(mine), size)] or [collate(rows[:1])]
         counts = self.method.counts(collate(rows))
         terms: dict[str, Tensor] = {}
+        metrics: list[Metrics] = []
         slots = passes = 0
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
-            with self.accelerator.no_sync(self.wrapped) if not last else contextlib.nullcontext():
+            with self.accelerator.no_sync(self.wrapped) if not last else contextlib.nullcontext(), _memory(step, part):
                 report = self._loss(part, counts)
                 # DDP averages over processes; each already divides by the count of all.
                 loss = report.total * self.accelerator.num_processes * (1.0 if mine else 0.0)
@@ -169,6 +182,7 @@ class Training:
             passes = max(passes, report.trace.cost.passes)
             for name, term in report.terms.items():
                 terms[name] = terms.get(name, 0.0) + term.detach() * (1.0 if mine else 0.0)
+            metrics.append(report.metrics if mine else {})
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), t.clip if t.clip is not None else math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -181,6 +195,7 @@ class Training:
                 "stage": stage.index,
                 "lr": lr,
                 "terms": terms,
+                "metrics": add_metrics(metrics),
                 "norm": norm,
                 "tokens": sum(row.positions for row in rows),
                 "slots": slots,
@@ -220,6 +235,7 @@ class Training:
                     f"loss is not finite at step {s['step']} ({', '.join(bad) or 'gradient norm'}), in the batch of "
                     f"{', '.join(s['names'][:4])}{', ...' if len(s['names']) > 4 else ''}; "
                     + (f"the last good state is step {kept}" if kept else "no state had been saved yet")
+                    + "".join(f"; {part.advice}" for part in self.picky if part.advice)
                     + "; lower lr, set clip, or look at these examples"
                 )
         terms = {name: sum(v[name] for v in sums) / len(sums) for name in sums[0]}
@@ -239,8 +255,15 @@ class Training:
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
             "padding": round(1 - tokens / max(sum(s["slots"] for s in steps), tokens), 4),
             "seconds": round(self.seconds, 3),
+            **self._told([s["metrics"] for s in steps]),
         }
         self._record(row)
+
+    def _told(self, parts: list[Metrics], everywhere: bool = True) -> dict[str, Any]:
+        """The metrics of some steps, of all processes, as an entry of a metrics row; none where the method has none."""
+        mine = {name: metric.on_host() for name, metric in add_metrics(parts).items()}
+        whole = add_metrics(gather_object([mine])) if everywhere and self.accelerator.num_processes > 1 else mine
+        return {"metrics": {name: metric.told() for name, metric in whole.items()}} if whole else {}
 
     def _record(self, row: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -249,6 +272,7 @@ class Training:
         if self.t.tracker:
             flat = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "step"}
             flat |= {f"terms/{k}": v for k, v in row.get("terms", {}).items()}
+            flat |= {f"metrics/{k}": v for k, v in row.get("metrics", {}).items() if isinstance(v, float)}
             self.accelerator.log({f"{row['kind']}/{k}": v for k, v in flat.items()}, step=row["step"])
 
     @torch.no_grad()
@@ -256,7 +280,9 @@ class Training:
         """Score the validation split; keep the model if it is the best of this stage."""
         self._flush()
         if self.accelerator.is_main_process:
-            accuracy, loss = (self._accuracy(), self._validation_loss()) if self.validation else (None, None)
+            accuracy, (loss, metrics) = (
+                (self._accuracy(), self._validation_loss()) if self.validation else (None, (None, {}))
+            )
             stage = self.schedule.stage(max(self.step - 1, 0))
             score = {"accuracy": accuracy, "loss": None if loss is None else -loss, "last": None}[self.t.select]
             keep = score is None or self.best is None or score >= self.best
@@ -264,7 +290,7 @@ class Training:
                 self.run.save_model(self.method, self.step, score)
                 self.best = score
             row = {"kind": "validation", "step": self.step, "stage": stage.index, "accuracy": accuracy, "loss": loss,
-                   "kept": keep, "seconds": round(self.seconds, 3)}  # fmt: skip
+                   "kept": keep, "seconds": round(self.seconds, 3), **metrics}  # fmt: skip
             self._record(row)
         self.best = broadcast_object_list([self.best])[0]
         self.accelerator.wait_for_everyone()
@@ -274,17 +300,22 @@ class Training:
         report = evaluate(model, self.task, "validation", limit=len(self.validation), batch_size=128)
         return report.accuracy.value
 
-    def _validation_loss(self) -> float:
-        """The whole loss on the validation split at the current stage, with the data's own dice."""
-        stage = self.schedule.stage(max(self.step - 1, 0))
+    def _validation_loss(self) -> tuple[float, dict[str, Any]]:
+        """The whole loss on the validation split at the current stage, with the data's own dice; and its metrics. No token
+        goes by chance."""
+        stage = replace(self.schedule.stage(max(self.step - 1, 0)), smoothing=None)
         rows = [self.method.layout(e, stage, Random(f"{self.t.seed}/validation/{e.id}")) for e in self.validation]
         size = self.t.micro_batch_size or self.t.batch_size
         parts = [collate(rows[i : i + size]) for i in range(0, len(rows), size)]
         counts = add_counts([self.method.counts(part) for part in parts])
         self.method.eval()
-        total = sum(float(self.method(part.to(self.accelerator.device), counts).total) for part in parts)
+        total, metrics = 0.0, []
+        for part in parts:
+            report = self.method(part.to(self.accelerator.device), counts)
+            total += float(report.total)
+            metrics.append(report.metrics)
         self.method.train()
-        return total
+        return total, self._told(metrics, everywhere=False)
 
     def _save(self) -> None:
         """Write a state to resume from. It holds no step whose loss has not been looked at."""
@@ -404,6 +435,25 @@ class Training:
         if self.accelerator.device.type != "cpu" or self.accelerator.num_processes > 1:
             return False
         return not all(bool(torch.isfinite(term)) for term in self.pending[-1]["terms"].values())
+
+
+@contextlib.contextmanager
+def _memory(step: int, part: Any) -> Iterator[None]:
+    """Say what to do where a forward or backward pass does not fit.
+
+    Raises:
+        TrainingError: out of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        rows, T = part.ids_BT.shape
+        raise TrainingError(
+            f"out of memory at step {step + 1}, in a pass of {rows} rows of up to {T} positions; set train.micro_batch_size "
+            f"below {rows}: gradients add up to the same step; or train.max_positions below {T}, to leave long examples out"
+        ) from error
 
 
 def _differences(a: Any, b: Any, path: str = "") -> list[str]:

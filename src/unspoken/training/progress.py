@@ -69,6 +69,10 @@ class Bars(AbstractContextManager[Any]):
             said = f"step {row['step']}{self.validated[label]}"
         else:
             terms = " ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
+            rates = {name: value for name, value in row.get("metrics", {}).items() if isinstance(value, float)}
+            terms += "".join(
+                f" {name} {value:,.0f}" if value > 1 else f" {name} {value:.3f}" for name, value in rates.items()
+            )
             said = f"stage {row['stage']} | {terms} | {row['tokens_per_second']:,.0f} tok/s{self.validated[label]}"
         self.bar.update(self.tasks[label], completed=row["step"], total=total, said=said)
         now = time.monotonic()
