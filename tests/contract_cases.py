@@ -12,6 +12,7 @@ import torch
 
 from unspoken.core.backbone import LoraSettings
 from unspoken.core.example import Example
+from unspoken.core.latents import Prompted
 from unspoken.core.layout import Row
 from unspoken.methods import make_method
 
@@ -35,6 +36,7 @@ class Case:
 
     method: dict[str, Any] = field(hash=False)
     lora: bool = False
+    frozen: bool = False  # none of the base model's own weights train
     rows: bool = False  # only the rows of new tokens train
 
 
@@ -56,6 +58,22 @@ def _weighted(**more: Any) -> dict[str, Any]:
 
 def _sim_cot(**more: Any) -> dict[str, Any]:
     return {"name": "sim_cot", "inner": _coconut(), "max_step_tokens": 6, **more}
+
+
+LORA = {"lora": {"r": 4, "alpha": 8.0}}
+"""An assistant of another family, with adapters that train."""
+
+ANOTHER = "another"
+"""Stands for an assistant of another family than the base model's."""
+
+
+def _softcot(**more: Any) -> dict[str, Any]:
+    texts = {"assistant": "{latents} words for: {question}", "opening": "Words: ", "hint": "({slots})\n"}
+    return {"name": "softcot", "assistant": ANOTHER, "latents": 4, "texts": texts, "cache": None, **more}
+
+
+def _softcot_pp(**more: Any) -> dict[str, Any]:
+    return {"name": "softcot_pp", "softcot": _softcot(), "chains": 3, **more}
 
 
 CASES = {
@@ -102,6 +120,15 @@ CASES = {
     "sim_cot step_weighted codi": Case(_sim_cot(inner=_weighted(inner=_codi(latents_per_step=2)))),
     "sim_cot step_weighted": Case(_sim_cot(inner=_weighted(inner=_coconut(curriculum="progressive")))),
     "sim_cot codi lora": Case(_sim_cot(inner=_codi(latents=2, trailing=True), normalisation="group"), lora=True),
+    "softcot": Case(_softcot(), frozen=True),
+    "softcot trained": Case(_softcot(base_trains=True, steps=False, texts={"base": "{thoughts}\n{question}\n"})),
+    "softcot first": Case(_softcot(texts={"base": "{thoughts}{question}\n"}), frozen=True),
+    "softcot lora": Case(_softcot(assistant=LORA), lora=True),
+    "softcot_pp": Case(_softcot_pp(), frozen=True),
+    "softcot_pp first": Case(_softcot_pp(softcot=_softcot(texts={"base": "{thoughts}{question}\n"})), frozen=True),
+    "softcot_pp lora": Case(_softcot_pp(softcot=_softcot(assistant=LORA), contrast_weight=1.0), lora=True),
+    "sim_cot softcot_pp": Case(_sim_cot(inner=_softcot_pp(chains=2)), frozen=True),
+    "sim_cot softcot": Case(_sim_cot(inner=_softcot(latents_per_step=2)), frozen=True),
 }
 """A method joins the contract with a line here."""
 
@@ -109,11 +136,30 @@ MORE_CELLS = (("step_weighted", "nanochat"), ("sim_cot step_weighted", "nanochat
 """Cells beside the matrix: a method on the family that it was written for."""
 
 
+def settings(name: str, family: str = "llama") -> dict[str, Any]:
+    """A case's method settings on a family of backbones."""
+
+    def filled(data: dict[str, Any]) -> dict[str, Any]:
+        return {key: _assistant(family, value) if key == "assistant" and isinstance(value, (str, dict))
+                else filled(value) if isinstance(value, dict) and key != "texts" else value
+                for key, value in data.items()}  # fmt: skip
+
+    return filled(CASES[name].method)
+
+
+def _assistant(family: str, more: str | dict[str, Any]) -> dict[str, Any]:
+    """A random model of another family, with another width and tokenizer."""
+    other = {"gpt2": "qwen3", "llama": "gpt2", "qwen3": "llama", "nanochat": "gpt2"}[family]
+    width = "n_embd" if other == "gpt2" else "hidden_size"
+    arch = {**backbones.ARCHS[other], width: 24, "initializer_range": 0.2}
+    return {"arch": arch, "tokenizer": "builtin:tiny-tokenizer", **({} if more == ANOTHER else dict(more))}
+
+
 def make(name: str, family: str, seed: int = 0) -> Any:
     """A case's method on a fresh random backbone."""
     case = CASES[name]
     backbone = backbones.backbone(family, seed)
-    method: Any = make_method(case.method, backbone)
+    method: Any = make_method(settings(name, family), backbone)
     torch.manual_seed(seed + 1)
     with torch.no_grad():
         # New rows start alike. Apart, no two tokens have equal logits, and greedy choices are not left to rounding.
@@ -124,10 +170,10 @@ def make(name: str, family: str, seed: int = 0) -> Any:
                 value.add_(torch.randn_like(value) * 0.2)
     if case.lora:
         backbone.adapt(LoraSettings(r=4, alpha=8.0), tuple(range(OLD_WORDS, len(backbone.tokenizer))))
-        with torch.no_grad():
-            for key, value in method.named_parameters():
-                if "lora_B" in key:  # starts at 0, and lora_A would get no gradient
-                    value.normal_(std=0.1)
+    with torch.no_grad():
+        for key, value in method.named_parameters():
+            if "lora_B" in key:  # starts at 0, and lora_A would get no gradient
+                value.normal_(std=0.1)
     return method.eval()
 
 
@@ -139,6 +185,12 @@ def tables(method: Any) -> list[torch.Tensor]:
     """Input embedding and head of the base model."""
     lm = method.backbone.lm
     return [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
+
+
+def recurrent(method: Any) -> bool:
+    """Whether latents are made one after the other; those of a prompt, and pause tokens, are there before."""
+    source = method.source()
+    return source is not None and not isinstance(source, Prompted)
 
 
 @functools.cache

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract_cases import CASES, EXAMPLES, OLD_WORDS, Case, prompts, training_rows
+from contract_cases import CASES, EXAMPLES, OLD_WORDS, Case, prompts, recurrent, settings, training_rows
 from torch import Tensor
 
 from unspoken.core.config import dump
 from unspoken.core.engine import Loop, generate
-from unspoken.core.latents import Edited
+from unspoken.core.latents import Prompted, edited
 from unspoken.core.layout import IGNORE, Row, collate
 from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Trace
@@ -46,7 +46,7 @@ def hidden_of(trace: Trace, b: int, length: int) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 def test_config_round_trips_through_json(name: str):
-    config = method_config(CASES[name].method)
+    config = method_config(settings(name))
     assert method_config(json.loads(json.dumps(dump(config)))) == config
 
 
@@ -58,12 +58,15 @@ def test_protocol(method: Any):
     with torch.no_grad():
         trace = method(batch, method.counts(batch)).trace
     words = method.explain(trace)
-    groups = trace.counts_B // method.group_size if method.explains else np.zeros(len(batch))
+    groups = trace.counts_B // method.group_size if method.explains else np.zeros(len(trace.counts_B))
     assert [len(steps) for steps in words] == groups.tolist()
 
 
 def test_a_row_in_a_batch_trains_as_the_row_alone(method: Any):
-    """States, latents and terms of the loss, for mixed lengths, stages and numbers of latents."""
+    """States, latents and terms of the loss, for mixed lengths, stages and numbers of latents.
+
+    A trace begins with the rows of the batch; other sets of thoughts on the same rows stand behind them.
+    """
     rows = training_rows(method)
     batch = collate(rows)
     counts = method.counts(batch)
@@ -74,7 +77,8 @@ def test_a_row_in_a_batch_trains_as_the_row_alone(method: Any):
             alone = method(collate([row]), counts)
             for term, value in alone.terms.items():
                 sums[term] = sums[term] + float(value)
-            close(together.trace.row(b).latents_BKD, alone.trace.latents_BKD)
+            for copy in range(len(alone.trace.counts_B)):
+                close(together.trace.row(copy * len(rows) + b).latents_BKD, alone.trace.row(copy).latents_BKD)
             close(hidden_of(together.trace, b, len(row.ids)), hidden_of(alone.trace, 0, len(row.ids)))
     for term, value in together.terms.items():
         assert sums[term] == pytest.approx(float(value), rel=1e-5)
@@ -93,7 +97,7 @@ def test_a_row_in_a_batch_answers_as_the_row_alone(method: Any, speaking: Speaki
 def test_positions_and_passes_are_minimal(method: Any):
     """Nothing is forwarded twice: a pass per latent and per token, the last token is never fed."""
     rows = prompts(method)
-    thinks = method.source() is not None
+    thinks = recurrent(method)
     for row, answer in zip(rows, generate(method.backbone, rows, method.source(), GREEDY), strict=True):
         assert answer.latents == row.latents
         assert answer.positions == len(row.ids) + len(answer.tokens) - 1
@@ -121,7 +125,7 @@ def test_a_latent_is_made_from_the_state_before_it(method: Any):
     batch = collate(rows)
     with torch.no_grad():
         trace = method(batch, method.counts(batch)).trace
-    assert (trace.states_BKD is None) == (method.source() is None)
+    assert (trace.states_BKD is None) != recurrent(method)
     if trace.states_BKD is not None:
         for b, row in enumerate(rows):
             states = hidden_of(trace, b, len(row.ids))[row.start - 1 : row.start - 1 + row.latents]
@@ -147,12 +151,12 @@ def test_exactly_the_declared_parameters_train(method: Any, case: Case):
             assert torch.equal(after[name], value) != (after[name].data_ptr() in tied), name
         with torch.no_grad():
             moved = (method.backbone.embed(words) != embedded).any(dim=1)
-        recurrent = method.source() is not None
+        replaced = method.source() is not None
         fed = {i for row in rows for t, i in enumerate(row.ids)
-               if not (recurrent and row.start <= t < row.start + row.latents)}  # fmt: skip
+               if not (replaced and row.start <= t < row.start + row.latents)}  # fmt: skip
         new = sorted(i for i in fed if i >= OLD_WORDS)
         assert moved[new].all()
-        assert bool(moved[:OLD_WORDS].any()) != (case.lora or case.rows)
+        assert bool(moved[:OLD_WORDS].any()) != (case.lora or case.frozen or case.rows)
     finally:
         method.load_state_dict(before)
 
@@ -181,15 +185,17 @@ def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.Monk
     made: list[Tensor] = []
 
     def watch(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
-        if all(number < rows[b].latents for b, number in zip(rows_N, index_N, strict=True)):  # fed, not trailing
+        places = zip(rows_N % len(rows), index_N, strict=True)
+        if all(number < rows[b].latents for b, number in places):  # fed, not trailing
             latents_ND.retain_grad()
             made.append(latents_ND)
         return latents_ND
 
     source = method.source()
-    monkeypatch.setattr(method.inner, "source", lambda: Edited(source, watch))
+    monkeypatch.setattr(method.inner, "source", lambda: edited(source, watch))
     loss_and_gradients(method, rows, method.counts(collate(rows)))
-    assert made[0].shape[0] == len(rows)
+    at_once = source.chains * sum(row.latents for row in rows) if isinstance(source, Prompted) else len(rows)
+    assert made[0].shape[0] == at_once
     for latent in made:
         assert latent.grad is not None
         assert latent.grad.any(dim=1).all()

@@ -41,3 +41,13 @@ def visible(own_bW: np.ndarray, branch_bW: np.ndarray, positions_bW: np.ndarray,
     sees &= causal
     sees[:, :, 0] |= ~(own_bW | branch_bW)
     return sees[:, None]
+
+
+def note_columns(
+    columns_BT: np.ndarray, index_b: np.ndarray, real_bW: np.ndarray, positions_bW: np.ndarray, first: int
+) -> None:
+    """Remember at which column each given position stands; spoken ones lie beyond the table."""
+    row_N, offset_N = np.nonzero(real_bW)
+    place_N = positions_bW[row_N, offset_N]
+    given_N = place_N < columns_BT.shape[1]
+    columns_BT[index_b[row_N[given_N]], place_N[given_N]] = first + offset_N[given_N]

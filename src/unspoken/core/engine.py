@@ -9,81 +9,36 @@ than another is padded on the right *inside the pass*, so the first latents line
 latents share a batch, and nothing is ever forwarded twice. Masks and position ids go with every pass. A row's branch
 (`Row.branch`: a teacher's sequence on the same question) rides along in the first pass and is invisible from then on.
 
+Prompted thoughts stand in the prompt like text: one pass reads it. What several continuations share is forwarded once:
+rows go on as copies, one per set of thoughts from the first slot on, one per sample from the first chosen token on.
+
 Shapes: B rows, b rows still running, T positions of the longest row, W columns of a pass, S columns so far, D width,
 K latents of the row with most, L layers + 1, N rows that think (or speak) in this pass, V words.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from unspoken.core.backbone import Backbone
-from unspoken.core.branch import place, visible
-from unspoken.core.latents import Source
+from unspoken.core.body import Body, Speech, check_context
+from unspoken.core.branch import note_columns, place, visible
+from unspoken.core.latents import Prompted, Source
 from unspoken.core.layout import Batch, Row, collate
+from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.sampling import Chooser, Speaking
-from unspoken.core.trace import Answer, Cost, Trace
+from unspoken.core.trace import Answer, Cost, Trace, arrange, whole
 from unspoken.errors import DataError
 
 OnToken = Callable[[int, int], None]
 """Called with (row, token id) as tokens are chosen: streaming."""
-
-
-class Body(Protocol):
-    """What the loop needs of a model. `Backbone` is one; SIM-CoT's auxiliary decoder is another."""
-
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def context(self) -> int | None: ...
-    @property
-    def window(self) -> int | None: ...
-    @property
-    def eos_ids(self) -> tuple[int, ...]: ...
-    def embed(self, ids: Tensor) -> Tensor: ...
-    def new_cache(self) -> DynamicCache: ...
-    def logits(self, hidden: Tensor) -> Tensor: ...
-    def step(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
-    ) -> Tensor: ...
-    def states(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
-    ) -> tuple[Tensor, ...]: ...
-
-
-@dataclass(kw_only=True)
-class Speech:
-    """What the rows of a batch spoke.
-
-    Attributes:
-        tokens: per row, the chosen token ids, eos included where it was reached.
-        finished_B: whether the last eos was reached.
-        passes_B: passes in which the row fed something: its latency alone.
-        positions_B: positions forwarded per row.
-    """
-
-    tokens: list[list[int]]
-    finished_B: np.ndarray
-    passes_B: np.ndarray
-    positions_B: np.ndarray
 
 
 class Loop:
@@ -92,12 +47,17 @@ class Loop:
     Args:
         backbone: the base model.
         batch: rows; their ids are on the backbone's device.
-        source: makes latents from hidden states. None: the slots' own token embeddings are the thoughts (pause tokens).
+        source: makes latents from hidden states, or knows them before. None: the slots' own token embeddings are the
+            thoughts (pause tokens).
         speaking: how to go on after the last given position; None = do not (training).
         numbers: per row, the number that seeds its sampling; None = its place in the batch.
         embeds_BTD: what to feed at the given positions instead of the tokens' embeddings: prompted thoughts.
         keep_hidden: keep the states of all columns in the trace (training needs them, inference does not).
-        on_token: called as tokens are chosen.
+        on_token: called with (row of `batch`, token id) as tokens are chosen, whichever copy of the row chooses.
+        chains: go on with so many sets of prompted thoughts per row. Set c of row b is row c * B + b of trace and speech.
+        samples: speak so many times per row (and set), from the same thoughts; sample s of row i is row s * rows + i.
+        frozen: nothing before the first slot trains (prompted thoughts in a frozen model), so it needs no gradient.
+        prefixes: remembers what comes before the first slot from step to step, where it is frozen.
 
     Raises:
         DataError: a row and the tokens it may speak do not fit into the model's context.
@@ -107,18 +67,28 @@ class Loop:
         self,
         backbone: Body,
         batch: Batch,
-        source: Source | None,
+        source: Source | Prompted | None,
         *,
         speaking: Speaking | None = None,
         numbers: Sequence[int] | None = None,
         embeds_BTD: Tensor | None = None,
         keep_hidden: bool = False,
         on_token: OnToken | None = None,
+        chains: int = 1,
+        samples: int = 1,
+        frozen: bool = False,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         B, T = batch.ids_BT.shape
-        _check_context(backbone, batch, speaking.max_new_tokens if speaking else 0)
-        self.backbone, self.batch, self.source, self.speaking = backbone, batch, source, speaking
-        self.chooser = Chooser(speaking, list(numbers) if numbers is not None else list(range(B))) if speaking else None
+        check_context(backbone, batch, speaking.max_new_tokens if speaking else 0)
+        self.prompted = source if isinstance(source, Prompted) else None
+        self.source = None if isinstance(source, Prompted) else source
+        self.backbone, self.asked, self.batch, self.speaking = backbone, batch, batch, speaking
+        self.chains, self.samples, self.frozen, self.prefixes = chains, samples, frozen, prefixes
+        # What comes before the first slot is read by itself where that saves something, and there is anything.
+        self.apart = self.prompted is not None and (chains > 1 or frozen) and bool(batch.starts_B.all())
+        streams = list(itertools.product(range(samples), range(chains), numbers if numbers is not None else range(B)))
+        self.chooser = Chooser(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
         self.eos = frozenset(backbone.eos_ids)
         self.keep_hidden, self.on_token = keep_hidden, on_token
         self.cache = backbone.new_cache()
@@ -130,9 +100,10 @@ class Loop:
         self.cursor_b = np.zeros(B, dtype=np.int64)  # next position to feed
         self.length_b = batch.lengths_B.copy()  # positions known so far; grows while speaking
         self.start_b = batch.starts_B.copy()
-        self.end_b = batch.starts_B + (batch.latents_B if source is not None else 0)
+        self.end_b = batch.starts_B + (batch.latents_B if self.source is not None else 0)
         self.done_b = np.zeros(B, dtype=bool)
         self.mask_bS = np.zeros((B, 0), dtype=bool)
+        self.recalled = 0  # columns that an earlier step has read
         self.columns_BT = np.full((B, T), -1, dtype=np.int64)
         self.branch_columns_BT = np.full(batch.branch.ids_BT.shape, -1, dtype=np.int64) if batch.branch else None
         # What the passes left behind.
@@ -144,21 +115,38 @@ class Loop:
         self.places: list[tuple[np.ndarray, np.ndarray]] = []
         self.watched: list[tuple[np.ndarray, Tensor]] = []
         self.branch_watched: list[tuple[np.ndarray, Tensor]] = []
-        self.speech = Speech(
-            tokens=[[] for _ in range(B)],
-            finished_B=np.zeros(B, dtype=bool),
-            passes_B=np.zeros(B, dtype=np.int64),
-            positions_B=np.zeros(B, dtype=np.int64),
-        )
+        self.thoughts_BKD: Tensor | None = None  # prompted ones
+        self.speech = Speech.silent(B)
         self.ends_B = batch.ends_B.copy()  # eos still to be spoken
+        if not self.apart:
+            self._copy(self.chains)
+            self._fill()
 
     def run(self) -> tuple[Trace, Speech]:
         """Forward everything: read, think, read the rest, speak."""
+        self._recall()
         while not self.done_b.all():
             take_b = self._ready()
-            self._pass(take_b)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.apart and self.frozen)):
+                self._pass(take_b)
             self._advance(take_b)
         return self._trace(), self.speech
+
+    def _recall(self) -> None:
+        """Take what stands before the first slot from an earlier step, instead of reading it."""
+        take_b, plain = self.start_b, self.batch.branch is None and not self.batch.gap_B.any() and self.speaking is None
+        if self.prefixes is None or not (
+            self.apart and self.frozen and plain and take_b.all() and self.batch.latents_B.all()
+        ):
+            return
+        if (known := self.prefixes.read(self.backbone, self.batch.ids_BT, take_b)) is None:
+            return
+        self.cache, forwarded = known
+        self.mask_bS, _, _ = place(take_b, np.zeros_like(take_b), self.cursor_b, take_b)
+        self.recalled = self.mask_bS.shape[1]
+        self.cost.passes += forwarded > 0
+        self.cost.positions += forwarded
+        self._advance(take_b)
 
     def _ready(self) -> np.ndarray:
         """Columns each row feeds in the next pass.
@@ -170,7 +158,9 @@ class Loop:
         to_first_b = self.start_b - self.cursor_b
         thinks_b = self.end_b > self.start_b
         ready_b = np.where(
-            thinks_b & (to_first_b > 0), to_first_b, np.where(thinks_b & (self.cursor_b < self.end_b - 1), 1, left_b)
+            (thinks_b | self.apart) & (to_first_b > 0),
+            to_first_b,
+            np.where(thinks_b & (self.cursor_b < self.end_b - 1), 1, left_b),
         )
         critical_b = (ready_b < left_b) | (self.speaking is not None)
         width = ready_b[critical_b].max() if critical_b.any() else ready_b.max()
@@ -185,11 +175,11 @@ class Loop:
         embeds_bWD = self._inputs(take_b, own_bW, positions_bW)
 
         first_column = self.mask_bS.shape[1]
-        _note_columns(self.columns_BT, self.index_b, own_bW, positions_bW, first_column)
+        note_columns(self.columns_BT, self.index_b, own_bW, positions_bW, first_column - self.recalled)
         if self.branch_columns_BT is not None and branch is not None:
             own_b, place_b = np.nonzero(own_bW & (positions_bW < shared_b[:, None]))
             self.branch_columns_BT[own_b, place_b] = place_b
-            _note_columns(self.branch_columns_BT, self.index_b, branch_bW, positions_bW, first_column)
+            note_columns(self.branch_columns_BT, self.index_b, branch_bW, positions_bW, first_column)
         self.mask_bS = np.concatenate([self.mask_bS, own_bW], axis=1)
         if self.backbone.window is not None and self.mask_bS.shape[1] > self.backbone.window and not self.mask_bS.all():
             # Attention counts columns, so padding would push real positions out of a row's window.
@@ -281,10 +271,17 @@ class Loop:
     def _advance(self, take_b: np.ndarray) -> None:
         """Rows that have read all they were given choose a token, or are done."""
         self.cursor_b = self.cursor_b + take_b
+        if self.apart:
+            self.apart = False
+            self._copy(self.chains)
+            self._fill()
         at_end_b = (self.cursor_b >= self.length_b) & ~self.done_b
         if self.speaking is None or not at_end_b.any():
             self.done_b |= at_end_b
             return
+        if self.samples > 1:  # the first token is about to be chosen, and no row has left
+            self._copy(self.samples)
+            at_end_b, self.samples = np.tile(at_end_b, self.samples), 1
         assert self.chooser is not None
         assert self.last_bD is not None
         now_N = np.flatnonzero(at_end_b)
@@ -296,7 +293,7 @@ class Loop:
             self.ends_B[row] -= token in self.eos
             self.speech.finished_B[row] = self.ends_B[row] == 0
             if self.on_token is not None:
-                self.on_token(row, token)
+                self.on_token(row % len(self.asked), token)
             if self.speech.finished_B[row] or len(self.speech.tokens[row]) >= self.speaking.max_new_tokens:
                 self.done_b[b] = True
             else:
@@ -306,6 +303,43 @@ class Loop:
         # Finished rows leave the batch, but not one by one: leaving copies the cache.
         if not self.done_b.all() and self.done_b.sum() * 4 >= len(self.done_b):
             self._keep(np.flatnonzero(~self.done_b))
+
+    def _copy(self, copies: int) -> None:
+        """Go on with copies of every row, before any has left: copy c of row b becomes row c * B + b."""
+        if copies == 1:
+            return
+        rows_n = np.tile(np.arange(len(self.batch)), copies)
+        index = self._device(rows_n)
+        self.places = [(np.concatenate([rows + c * len(self.batch) for c in range(copies)]), np.tile(number, copies))
+                       for rows, number in self.places]  # fmt: skip
+        self.latents = [torch.cat([part] * copies) for part in self.latents]
+        self.states = [torch.cat([part] * copies) for part in self.states]
+        self.hidden = [hidden_BWD[index] for hidden_BWD in self.hidden]
+        self.thoughts_BKD = None if self.thoughts_BKD is None else self.thoughts_BKD[index]
+        assert not self.watched, "a watched row is trained, and goes on as copies before anything of it is watched"
+        self.cache.batch_select_indices(index)
+        self.batch, self.speech = self.batch.tile(copies), self.speech.copied(copies)
+        self.ends_B = self.batch.ends_B.copy()
+        self.embeds_bTD = self.given_BTD = self.given_BTD[index]
+        self.last_bD = None if self.last_bD is None else self.last_bD[index]
+        self.index_b = np.arange(len(rows_n))
+        for name in ("cursor_b", "length_b", "start_b", "end_b", "done_b", "mask_bS", "columns_BT"):
+            setattr(self, name, getattr(self, name)[rows_n])
+
+    def _fill(self) -> None:
+        """Put prompted thoughts into their slots."""
+        if self.prompted is None:
+            return
+        thoughts_BKD = self.prompted.vectors(self.asked, self.chains)
+        B, K, D = thoughts_BKD.shape
+        slot_BK = np.arange(K)[None, :] < self.batch.latents_B[:, None]
+        rows_N, number_N = np.nonzero(slot_BK)
+        T = self.given_BTD.shape[1]
+        place_N = self._device(rows_N * T + self.batch.starts_B[rows_N] + number_N)
+        latent_ND = thoughts_BKD.reshape(B * K, D).index_select(0, self._device(rows_N * K + number_N))
+        given_ND = self.given_BTD.reshape(B * T, D).index_copy(0, place_N, latent_ND.to(self.given_BTD.dtype))
+        self.embeds_bTD = self.given_BTD = given_ND.view(B, T, D)
+        self.thoughts_BKD = thoughts_BKD * self._device(slot_BK)[:, :, None]
 
     def _keep(self, stay_n: np.ndarray) -> None:
         """Go on with some of the rows only."""
@@ -333,25 +367,16 @@ class Loop:
         K = int(made_B.max())
         slot_BK = np.arange(K)[None, :] < made_B[:, None]
         states_BKD = None
-        if self.source is None:
+        if self.thoughts_BKD is not None:
+            latents_BKD = self.thoughts_BKD
+        elif self.source is None:
             place_BK = np.minimum(batch.starts_B[:, None] + np.arange(K)[None, :], self.given_BTD.shape[1] - 1)
             latents_BKD = self.given_BTD.gather(1, self._device(place_BK)[:, :, None].expand(-1, -1, D))
             latents_BKD = latents_BKD * self._device(slot_BK)[:, :, None]
         elif K == 0:
             latents_BKD = states_BKD = self.given_BTD.new_zeros(B, 0, D)
         else:
-            # One gather puts the latents of all passes in place; a zero row at the end fills the slots without one.
-            place_BK = np.full((B, K), sum(len(rows) for rows, _ in self.places), dtype=np.int64)
-            first = 0
-            for rows_N, number_N in self.places:
-                place_BK[rows_N, number_N] = first + np.arange(len(rows_N))
-                first += len(rows_N)
-            index = self._device(place_BK.reshape(-1))
-
-            def arrange(parts: list[Tensor]) -> Tensor:
-                return torch.cat([*parts, parts[0].new_zeros(1, D)]).index_select(0, index).view(B, K, D)
-
-            latents_BKD, states_BKD = arrange(self.latents), arrange(self.states)
+            latents_BKD, states_BKD = (arrange(parts, self.places, B, K) for parts in (self.latents, self.states))
         hidden_BSD = torch.cat(self.hidden, dim=1) if self.keep_hidden else None
         trace = Trace(
             latents_BKD=latents_BKD,
@@ -361,7 +386,7 @@ class Loop:
             hidden_BSD=hidden_BSD,
             column_BT=self.columns_BT,
             cost=self.cost,
-            watched_LBD=self._all_watched(self.watched),
+            watched_LBD=whole(self.watched, B),
         )
         if batch.branch is not None and self.branch_columns_BT is not None:
             trace.branch = Trace(
@@ -372,111 +397,104 @@ class Loop:
                 hidden_BSD=hidden_BSD,
                 column_BT=self.branch_columns_BT,
                 cost=self.cost,
-                watched_LBD=self._all_watched(self.branch_watched),
+                watched_LBD=whole(self.branch_watched, B),
             )
         return trace
-
-    def _all_watched(self, kept: list[tuple[np.ndarray, Tensor]]) -> Tensor | None:
-        """The watched states of all rows, zero where a row watched nothing."""
-        if not kept:
-            return None
-        rows = np.concatenate([rows_N for rows_N, _ in kept])
-        states_LND = torch.cat([states for _, states in kept], dim=1)
-        zeros_LBD = states_LND.new_zeros(len(states_LND), len(self.batch), states_LND.shape[2])
-        return zeros_LBD.index_copy(1, self._device(rows), states_LND)
 
     def _device(self, array: np.ndarray) -> Tensor:
         """A host array on the backbone's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.given_BTD.device, non_blocking=True)
 
 
-def _note_columns(
-    columns_BT: np.ndarray, index_b: np.ndarray, real_bW: np.ndarray, positions_bW: np.ndarray, first: int
-) -> None:
-    """Remember at which column each given position stands; spoken ones lie beyond the table."""
-    row_N, offset_N = np.nonzero(real_bW)
-    place_N = positions_bW[row_N, offset_N]
-    given_N = place_N < columns_BT.shape[1]
-    columns_BT[index_b[row_N[given_N]], place_N[given_N]] = first + offset_N[given_N]
+def unroll(
+    backbone: Body, batch: Batch, source: Source | Prompted | None, embeds_BTD: Tensor | None = None, **how: Any
+) -> Trace:
+    """Forward rows in which every token is given, with gradients; the trace keeps all hidden states (see `Loop`).
 
-
-def _check_context(backbone: Body, batch: Batch, spoken: int) -> None:
-    """Refuse rows that do not fit, by name, before anything runs."""
-    if backbone.context is None:
-        return
-    lengths_B = batch.lengths_B + batch.gap_B
-    if batch.branch is not None:
-        lengths_B = np.maximum(lengths_B, batch.branch.lengths_B + batch.branch.gap_B)
-    longest = int(lengths_B.argmax())
-    length = int(lengths_B[longest])
-    # The last spoken token is never fed.
-    if length + max(spoken - 1, 0) > backbone.context:
-        name = (batch.names[longest] if batch.names else "") or f"row {longest}"
-        more = f" + {spoken} answer tokens" if spoken else ""
-        raise DataError(
-            f"{name} is too long: {length} positions{more}, the model's context is {backbone.context}; "
-            "shorten the question, speak fewer tokens (max_new_tokens), or use a model with a longer context"
-        )
-
-
-def unroll(backbone: Body, batch: Batch, source: Source | None, embeds_BTD: Tensor | None = None) -> Trace:
-    """Forward rows in which every token is given, with gradients; the trace keeps all hidden states (see `Loop`)."""
-    return Loop(backbone, batch, source, embeds_BTD=embeds_BTD, keep_hidden=True).run()[0]
+    Args:
+        how: `chains`, `frozen` and `prefixes` of `Loop`.
+    """
+    return Loop(backbone, batch, source, embeds_BTD=embeds_BTD, keep_hidden=True, **how).run()[0]
 
 
 @torch.inference_mode()
-def think(backbone: Backbone, rows: Sequence[Row], source: Source | None) -> Trace:
+def think(backbone: Backbone, rows: Sequence[Row], source: Source | Prompted | None) -> Trace:
     """Read the prompts and think, without speaking. Latents only; no gradients."""
     return Loop(backbone, collate(rows).to(backbone.device), source).run()[0]
 
 
-@torch.inference_mode()
 def generate(
+    backbone: Backbone, rows: Sequence[Row], source: Source | Prompted | None, speaking: Speaking, **how: Any
+) -> list[Answer]:
+    """One answer per row; see `sample`, whose other arguments `how` are.
+
+    Returns:
+        One answer per row, in the order of `rows`.
+    """
+    return [answer for (answer,) in sample(backbone, rows, source, speaking, **how)]
+
+
+@torch.inference_mode()
+def sample(
     backbone: Backbone,
     rows: Sequence[Row],
-    source: Source | None,
+    source: Source | Prompted | None,
     speaking: Speaking,
     *,
     batch_size: int = 32,
+    chains: int = 1,
+    samples: int = 1,
     explain: Callable[[Trace], list[tuple[str, ...]]] | None = None,
     on_token: OnToken | None = None,
-) -> list[Answer]:
+) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts, longest first in batches of like length.
 
     Args:
         rows: prompts, as a method's `prompt` makes them.
         source: where latents come from.
-        speaking: how to speak. A row's sampling is seeded by its place in `rows`, whatever the batch.
-        batch_size: rows per batch.
+        speaking: how to speak. A row's sampling is seeded by its place in `rows`, its set of thoughts and the number of
+            the sample, whatever the batch.
+        batch_size: rows per batch, copies included; all copies of a row are in one batch, be they more.
+        chains: sets of thoughts per row.
+        samples: answers per set of thoughts.
         explain: decodes a trace into steps per row; its words go into `Answer.thoughts`.
         on_token: called with (place in `rows`, token id).
 
     Returns:
-        One answer per row, in the order of `rows`.
+        Per row, in their order, its chains x samples answers: all samples of the first set, then of the next.
     """
     order = sorted(range(len(rows)), key=lambda i: (rows[i].latents, len(rows[i].ids)), reverse=True)
-    answers: dict[int, Answer] = {}
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
+    answers: dict[int, list[Answer]] = {}
+    size = max(batch_size // (chains * samples), 1)
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
         began = time.perf_counter()
         hook = None if on_token is None else (lambda b, t, c=chosen: on_token(c[b], t))
         batch = collate([rows[i] for i in chosen]).to(backbone.device)
-        trace, speech = Loop(backbone, batch, source, speaking=speaking, numbers=chosen, on_token=hook).run()
-        seconds = (time.perf_counter() - began) / len(chosen)
-        thoughts = explain(trace) if explain is not None else [None] * len(chosen)
-        for b, i in enumerate(chosen):
+        loop = Loop(
+            backbone, batch, source, speaking=speaking, numbers=chosen, on_token=hook, chains=chains, samples=samples
+        )
+        trace, speech = loop.run()
+        seconds = (time.perf_counter() - began) / len(speech.tokens)
+        sets = trace.first(chains * len(chosen))  # samples have the same thoughts
+        thoughts = explain(sets) if explain is not None else [None] * len(sets.counts_B)
+        for b, (i, c, s) in enumerate((i, c, s) for s in range(samples) for c in range(chains) for i in chosen):
             tokens = tuple(speech.tokens[b])
             spoken = tokens[:-1] if speech.finished_B[b] else tokens
             passed = [token for token in spoken if token in backbone.eos_ids]
-            answers[i] = Answer(
+            answer = Answer(
                 text=backbone.decode(spoken),
                 tokens=tokens,
                 finished=bool(speech.finished_B[b]),
-                latents=int(batch.latents_B[b]),
+                latents=int(loop.batch.latents_B[b]),
                 passes=int(speech.passes_B[b]),
                 positions=int(speech.positions_B[b]),
                 seconds=seconds,
-                thoughts=thoughts[b],
+                thoughts=thoughts[b % len(thoughts)],
                 passed=len(passed),
+                chain=c,
+                sample=s,
+                assistant_positions=rows[i].assistant_positions(c, s),
             )
-    return [answers[i] for i in range(len(rows))]
+            answers.setdefault(i, []).append(answer)
+    return [tuple(sorted(answers[i], key=lambda a: (a.chain, a.sample))) for i in range(len(rows))]

@@ -1,15 +1,21 @@
-"""Where thoughts come from. The loop asks a source for the next latent of the rows that think in this pass.
+"""Where thoughts come from: a `Source` makes the next latent from the last state, a `Prompted` one knows all before.
 
-Shapes: N rows that think now, D width.
+The loop asks a source for the next latent of the rows that think in this pass. Prompted thoughts it puts into the slots
+of the prompt, which is then read as if it were text.
+
+Shapes: B rows, N rows that think now (or latents to edit), K latents of the row with most, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+
+from unspoken.core.layout import Batch
 
 
 class Source(Protocol):
@@ -22,6 +28,30 @@ class Source(Protocol):
             hidden_ND: last-layer state (after the final norm) at the position before the slot.
             rows_N: which rows of the batch these are.
             index_N: the number of the latent inside its row, from 0.
+        """
+        ...
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """Thoughts that are known before the first pass of the base model: another model's, or learned ones.
+
+    Attributes:
+        chains: how many sets of thoughts it has for one question.
+    """
+
+    @property
+    def chains(self) -> int: ...
+
+    def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
+        """The latents of all slots at once.
+
+        Args:
+            batch: the rows that will read them.
+            chains: how many sets, from the first on; at most `self.chains`.
+
+        Returns:
+            [chains x B, K, D]: set c of row b is row c * B + b. What stands beyond a row's own latents is not used.
         """
         ...
 
@@ -41,6 +71,10 @@ class Recurrence:
         return hidden_ND if self.transform is None else self.transform(hidden_ND)
 
 
+Edit = Callable[[Tensor, np.ndarray, np.ndarray], Tensor]
+"""(latents_ND, rows_N, index_N) -> latents_ND."""
+
+
 class Edited:
     """A source whose latents pass through a function on their way in: for controls and interventions.
 
@@ -49,10 +83,45 @@ class Edited:
         edit: (latents_ND, rows_N, index_N) -> latents_ND.
     """
 
-    def __init__(self, inner: Source, edit: Callable[[Tensor, np.ndarray, np.ndarray], Tensor]) -> None:
+    def __init__(self, inner: Source, edit: Edit) -> None:
         self.inner = inner
         self.edit = edit
 
     def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
         """See `Source.next`."""
         return self.edit(self.inner.next(hidden_ND, rows_N, index_N), rows_N, index_N)
+
+
+class EditedPrompt:
+    """`Edited` for prompted thoughts: the function gets all latents in one call.
+
+    Args:
+        inner: where the latents come from.
+        edit: (latents_ND, rows_N, index_N) -> latents_ND; set c of row b has the number c * B + b.
+    """
+
+    def __init__(self, inner: Prompted, edit: Edit) -> None:
+        self.inner = inner
+        self.edit = edit
+
+    @property
+    def chains(self) -> int:
+        """The inner source's."""
+        return self.inner.chains
+
+    def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
+        """See `Prompted.vectors`."""
+        vectors_BKD = self.inner.vectors(batch, chains)
+        B, K, D = vectors_BKD.shape
+        rows_N, index_N = np.nonzero(np.arange(K)[None, :] < np.tile(batch.latents_B, chains)[:, None])
+        if not len(rows_N):
+            return vectors_BKD
+        flat_N = torch.from_numpy(rows_N * K + index_N).to(vectors_BKD.device)
+        flat_ND = vectors_BKD.reshape(B * K, D)
+        edited_ND = self.edit(flat_ND.index_select(0, flat_N), rows_N, index_N)
+        return flat_ND.index_copy(0, flat_N, edited_ND).view(B, K, D)
+
+
+def edited(source: Source | Prompted, edit: Edit) -> Source | Prompted:
+    """The same source with a function in the way of its latents."""
+    return EditedPrompt(source, edit) if isinstance(source, Prompted) else Edited(source, edit)

@@ -38,6 +38,7 @@ class Row:
         branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
             both. Neither sees the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
+        assistant: what another model reads to make this row's latents; the states at its own latent slots are taken.
         gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
         ends: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
         marks: per position, what its label weighs and which step it belongs to; None = all weigh 1.
@@ -54,6 +55,7 @@ class Row:
     watch: int | None = None
     branch: Row | None = None
     shared: int = 0
+    assistant: Row | None = None
     gap: tuple[int, int] = (0, 0)
     ends: int = 1
     marks: Marks | None = None
@@ -67,6 +69,12 @@ class Row:
     def longest(self) -> int:
         """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
         return max(len(self.ids) + self.gap[1], self.branch.longest if self.branch is not None else 0)
+
+    def assistant_positions(self, chain: int, sample: int) -> int:
+        """What an assistant reads for a sample of a set of thoughts: its prompt for the first; for later sets the slots."""
+        if self.assistant is None or sample > 0:
+            return 0
+        return self.assistant.latents if chain else len(self.assistant.ids)
 
 
 @dataclass(kw_only=True)
@@ -82,6 +90,7 @@ class Batch:
         trailing_B, watch_B: see `Row`; watch is -1 where nothing is watched.
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
+        assistant: what the assistant model reads, as a batch of its own, or None where no row has such a thing.
         gap_at_B, gap_B, ends_B: see `Row`.
         marks: the rows' marks, or None where no row has any.
     """
@@ -97,6 +106,7 @@ class Batch:
     watch_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     branch: Batch | None = None
     shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    assistant: Batch | None = None
     gap_at_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     gap_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     ends_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -125,9 +135,35 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its ids on `device`."""
         self.ids_BT = self.ids_BT.to(device, non_blocking=True)
-        if self.branch is not None:
-            self.branch.to(device)
+        for part in (self.branch, self.assistant):
+            if part is not None:
+                part.to(device)
         return self
+
+    def select(self, rows_N: np.ndarray) -> Batch:
+        """Some of the rows, each as often as `rows_N` names it, as wide as before."""
+        return Batch(
+            ids_BT=self.ids_BT[torch.from_numpy(rows_N).to(self.ids_BT.device)],
+            labels_BT=self.labels_BT[rows_N],
+            lengths_B=self.lengths_B[rows_N],
+            starts_B=self.starts_B[rows_N],
+            latents_B=self.latents_B[rows_N],
+            targets=[self.targets[b] for b in rows_N],
+            names=[self.names[b] for b in rows_N],
+            trailing_B=self.trailing_B[rows_N],
+            watch_B=self.watch_B[rows_N],
+            branch=None if self.branch is None else self.branch.select(rows_N),
+            shared_B=self.shared_B[rows_N],
+            assistant=None if self.assistant is None else self.assistant.select(rows_N),
+            gap_at_B=self.gap_at_B[rows_N],
+            gap_B=self.gap_B[rows_N],
+            ends_B=self.ends_B[rows_N],
+            marks=None if self.marks is None else self.marks.select(rows_N),
+        )
+
+    def tile(self, copies: int) -> Batch:
+        """`copies` copies of every row: copy c of row b is row c * B + b."""
+        return self if copies == 1 else self.select(np.tile(np.arange(len(self)), copies))
 
 
 def collate(rows: Sequence[Row]) -> Batch:
@@ -156,6 +192,7 @@ def collate(rows: Sequence[Row]) -> Batch:
         watch_B=np.array([-1 if row.watch is None else row.watch for row in rows], dtype=np.int64),
         branch=_branches(rows),
         shared_B=np.array([row.shared for row in rows], dtype=np.int64),
+        assistant=collate([row.assistant or _EMPTY for row in rows]) if any(row.assistant for row in rows) else None,
         gap_at_B=np.array([row.gap[0] for row in rows], dtype=np.int64),
         gap_B=np.array([row.gap[1] for row in rows], dtype=np.int64),
         ends_B=np.array([row.ends for row in rows], dtype=np.int64),
@@ -163,7 +200,8 @@ def collate(rows: Sequence[Row]) -> Batch:
     )
 
 
-_NO_BRANCH = Row(ids=(), labels=(), start=0, latents=0)
+_EMPTY = Row(ids=(), labels=(), start=0, latents=0)
+"""Stands where other rows of the batch have a branch or an assistant's row."""
 
 
 def _branches(rows: Sequence[Row]) -> Batch | None:
@@ -171,13 +209,13 @@ def _branches(rows: Sequence[Row]) -> Batch | None:
     if all(row.branch is None for row in rows):
         return None
     for row in rows:
-        branch = row.branch or _NO_BRANCH
+        branch = row.branch or _EMPTY
         if row.shared > row.start or branch.ids[: row.shared] != row.ids[: row.shared] or branch.latents or branch.branch:
             raise DataError(
                 f"{row.name or 'a row'}: its branch must begin with the row's first {row.shared} positions, which lie "
                 "before the first latent, and have no latents or branch of its own; this is a bug of the row's method"
             )
-    return collate([row.branch or _NO_BRANCH for row in rows])
+    return collate([row.branch or _EMPTY for row in rows])
 
 
 def windows_by_length(lengths: Sequence[int], order: Sequence[int], batch: int, window: int) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Pure functions of tensors. A loss is a *sum* over targets; who calls divides by the true count of the whole batch.
 
-Shapes: N targets, B rows, D width, L layers + 1, V words.
+Shapes: N targets, B rows, C sets of thoughts, F entries of a set, D width, L layers + 1, V words.
 """
 
 from __future__ import annotations
@@ -73,6 +73,20 @@ def labelled_loss(trace: Trace, batch: Batch, head: Head) -> tuple[Tensor, Metri
     at = np.s_[rows_N, places_N + 1]
     metrics = label_metrics(hits_N, marks.weights_BT[at], marks.steps_BT[at], marks.results_BT[at])
     return _weighted(logits_NV, targets_N, _factors(batch, hidden_ND)), metrics
+
+
+def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Tensor:
+    """Each set must be nearer to its own view than to the views of the row's other sets; summed, in fp32 (SoftCoT++).
+
+    Args:
+        sets_BCF: C vectors per row.
+        views_BCF: another view of each of them.
+        temperature: what cosines are divided by before the softmax.
+    """
+    sets_BCF, views_BCF = F.normalize(sets_BCF.float(), dim=2), F.normalize(views_BCF.float(), dim=2)
+    scores_BCC = sets_BCF @ views_BCF.transpose(1, 2) / temperature
+    own = torch.arange(scores_BCC.shape[1], device=scores_BCC.device).expand(len(scores_BCC), -1)
+    return F.cross_entropy(scores_BCC.flatten(0, 1), own.flatten(), reduction="sum")
 
 
 def layer_distance_sum(student_LBD: Tensor, teacher_LBD: Tensor, distance: Distance, scale: Scale) -> Tensor:

@@ -67,6 +67,11 @@ class BatchMarks:
         track = any(marks is not None and marks.track for marks in rows)
         return BatchMarks(weights_BT=weights_BT, steps_BT=steps_BT, results_BT=results_BT, track=track)
 
+    def select(self, rows_N: np.ndarray) -> BatchMarks:
+        """Those of some of the rows."""
+        parts = {name: getattr(self, name)[rows_N] for name in ("weights_BT", "steps_BT", "results_BT")}
+        return BatchMarks(**parts, track=self.track)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:

@@ -5,6 +5,7 @@ Shapes: N rows that speak in this pass, V words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +42,18 @@ class Speaking:
 
 
 class Chooser:
-    """Picks tokens. Each row draws from its own stream, seeded by (seed, the row's number), so that batching and the
+    """Picks tokens. Each row draws from its own stream, seeded by (seed, the row's numbers), so that batching and the
     order in which rows finish change nothing.
 
     Args:
         speaking: greedy or sampled.
-        numbers: one number per row; rows with the same number and logits choose alike.
+        numbers: per row what identifies it: question, set of thoughts, sample; rows with the same numbers and logits choose
+            alike. Zeros at the end do not count: sample 0 draws what is drawn where there is only one.
     """
 
-    def __init__(self, speaking: Speaking, numbers: list[int]) -> None:
+    def __init__(self, speaking: Speaking, numbers: Sequence[int | tuple[int, ...]]) -> None:
         self.speaking = speaking
-        self.streams = [np.random.default_rng((speaking.seed, number)) for number in numbers]
+        self.streams = [np.random.default_rng((speaking.seed, *_key(number))) for number in numbers]
 
     def choose(self, logits_NV: Tensor, rows_N: np.ndarray) -> Tensor:
         """Token ids [N] for the rows that speak now."""
@@ -69,3 +71,10 @@ class Chooser:
         draw_N1 = total_NV.new_tensor([[self.streams[r].random()] for r in rows_N]) * total_NV[:, -1:]
         index_N1 = torch.searchsorted(total_NV, draw_N1, right=True).clamp(max=p_NV.shape[1] - 1)
         return order_NV.gather(1, index_N1).squeeze(1)
+
+
+def _key(number: int | tuple[int, ...]) -> tuple[int, ...]:
+    """A row's numbers without the zeros at their end."""
+    key = number if isinstance(number, tuple) else (number,)
+    last = max((i for i, part in enumerate(key) if part), default=0)
+    return key[: last + 1]

@@ -38,7 +38,8 @@ class Trace:
         counts_B: latents per row.
         starts_B: position of each row's first latent inside the row.
         hidden_BSD: last-layer states of every forwarded column, where the loop was asked to keep them; else None.
-        column_BT: column of `hidden_BSD` at which position t of row b was forwarded, -1 where there is none.
+        column_BT: column of `hidden_BSD` at which position t of row b was forwarded, -1 where there is none: beyond the
+            row's end, and where what the position would give was known from an earlier step (`core/prefix_cache.py`).
         cost: passes and positions.
         watched_LBD: states of every layer at each row's watched position: the embeddings, then each layer's output, the
             last after the final norm; zero for rows that watch nothing; None where no row does.
@@ -59,6 +60,7 @@ class Trace:
         """Hidden states [N, D] at the given positions of the given rows."""
         assert self.hidden_BSD is not None, "the loop was not asked to keep hidden states"
         B, S, D = self.hidden_BSD.shape
+        assert (self.column_BT[rows_N, positions_N] >= 0).all(), "a state was asked for that was not made"
         flat = rows_N * S + self.column_BT[rows_N, positions_N]
         index = torch.from_numpy(flat).to(self.hidden_BSD.device)
         return self.hidden_BSD.reshape(B * S, D).index_select(0, index)
@@ -66,17 +68,58 @@ class Trace:
     def row(self, index: int) -> Trace:
         """The trace of one row, without padding latents."""
         n = int(self.counts_B[index])
+        one = self._rows(slice(index, index + 1))
         return replace(
-            self,
-            latents_BKD=self.latents_BKD[index : index + 1, :n],
-            states_BKD=None if self.states_BKD is None else self.states_BKD[index : index + 1, :n],
-            counts_B=self.counts_B[index : index + 1],
-            starts_B=self.starts_B[index : index + 1],
-            hidden_BSD=None if self.hidden_BSD is None else self.hidden_BSD[index : index + 1],
-            column_BT=self.column_BT[index : index + 1],
-            watched_LBD=None if self.watched_LBD is None else self.watched_LBD[:, index : index + 1],
+            one,
+            latents_BKD=one.latents_BKD[:, :n],
+            states_BKD=None if one.states_BKD is None else one.states_BKD[:, :n],
             branch=None if self.branch is None else self.branch.row(index),
         )
+
+    def first(self, rows: int) -> Trace:
+        """The trace of the first rows."""
+        return self if rows == len(self.counts_B) else self._rows(slice(rows))
+
+    def _rows(self, part: slice) -> Trace:
+        return replace(
+            self,
+            latents_BKD=self.latents_BKD[part],
+            states_BKD=None if self.states_BKD is None else self.states_BKD[part],
+            counts_B=self.counts_B[part],
+            starts_B=self.starts_B[part],
+            hidden_BSD=None if self.hidden_BSD is None else self.hidden_BSD[part],
+            column_BT=self.column_BT[part],
+            watched_LBD=None if self.watched_LBD is None else self.watched_LBD[:, part],
+            branch=None if self.branch is None else self.branch._rows(part),
+        )
+
+
+def arrange(parts: list[Tensor], places: list[tuple[np.ndarray, np.ndarray]], B: int, K: int) -> Tensor:
+    """Vectors that were made pass by pass, [N, D] each, as [B, K, D], zero where none was made.
+
+    Args:
+        parts: the vectors of each pass.
+        places: per pass, the row and the number inside the row of each of its vectors.
+    """
+    # One gather puts all in place; a zero row at the end fills the slots without one.
+    place_BK = np.full((B, K), sum(len(rows_N) for rows_N, _ in places), dtype=np.int64)
+    first = 0
+    for rows_N, number_N in places:
+        place_BK[rows_N, number_N] = first + np.arange(len(rows_N))
+        first += len(rows_N)
+    D = parts[0].shape[1]
+    index = torch.from_numpy(place_BK.reshape(-1)).to(parts[0].device)
+    return torch.cat([*parts, parts[0].new_zeros(1, D)]).index_select(0, index).view(B, K, D)
+
+
+def whole(parts: list[tuple[np.ndarray, Tensor]], B: int) -> Tensor | None:
+    """States [L, N, D] of some rows each, as [L, B, D], zero for a row that has none; None where no row has any."""
+    if not parts:
+        return None
+    states_LND = torch.cat([states for _, states in parts], dim=1)
+    rows_N = torch.from_numpy(np.concatenate([rows for rows, _ in parts])).to(states_LND.device)
+    zeros_LBD = states_LND.new_zeros(len(states_LND), B, states_LND.shape[2])
+    return zeros_LBD.index_copy(1, rows_N, states_LND)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +132,12 @@ class Answer:
         finished: the eos that ends the answer was reached before the limit.
         latents: number of latents thought.
         passes: dependent forward passes this row took part in: the latency of the row alone.
-        positions: positions forwarded for this row: prompt + latents + markers + spoken tokens - 1.
+        positions: positions forwarded for this row: prompt + latents + markers + spoken tokens - 1. What several answers
+            to a question share counts for the first of them.
         seconds: the batch's wall-clock time divided by its rows.
         thoughts: decoded steps, one per thought group, where the model can explain its latents and was asked to.
+        chain, sample: which set of thoughts it was spoken from, and which of the answers from it; from 0.
+        assistant_positions: positions that another model had to read for it.
         passed: eos among `tokens` that did not end the answer (`Row.ends`).
     """
 
@@ -103,6 +149,9 @@ class Answer:
     positions: int
     seconds: float
     thoughts: tuple[str, ...] | None = None
+    chain: int = 0
+    sample: int = 0
+    assistant_positions: int = 0
     passed: int = 0
 
     @property

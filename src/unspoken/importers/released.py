@@ -23,12 +23,13 @@ from unspoken.core.backbone import BackboneConfig, load_backbone
 from unspoken.core.config import build, dump
 from unspoken.core.provenance import provenance
 from unspoken.core.sampling import Speaking
-from unspoken.errors import RunError, TrainingError
+from unspoken.errors import ConfigError, RunError, TrainingError
 from unspoken.importers.account import Account, account
 from unspoken.importers.base import Base, add_markers, read_base
 from unspoken.importers.families import DECODER, LM, PROJECT, PROJECTION
 from unspoken.importers.files import Weights, read_weights
 from unspoken.importers.lora import Merged
+from unspoken.importers.projection import ProjectionImport, import_projection, is_projection
 from unspoken.importers.rules import listed
 from unspoken.importers.settings import Choices, settings
 from unspoken.methods import make_method, method_config
@@ -83,10 +84,12 @@ def import_checkpoint(
     alpha: float | None = None,
     eos: str | None = None,
     decoder_base: str | None = None,
+    assistant: str | None = None,
+    texts: str | None = None,
     dtype: str = "float32",
     task: str = "gsm8k_aug",
 ) -> Imported:
-    """Turn a released checkpoint of Coconut, CODI, or SIM-CoT on either into a run directory.
+    """Turn a released checkpoint of Coconut, CODI, SIM-CoT on either, or SoftCoT into a run directory.
 
     Args:
         path: a file or folder; see `importers.files`.
@@ -97,6 +100,8 @@ def import_checkpoint(
         alpha: of LoRA; None = 32, where the rank is the published 128.
         eos: the token that ends an answer; None = the base model's, which is then checked.
         decoder_base: the model that an auxiliary decoder was made from; None = `base`.
+        assistant: SoftCoT: the model whose states were projected, with its weights.
+        texts: SoftCoT: a name of `core.soft_text.TEXTS`, or a JSON file with fields of `SoftTexts`.
         dtype: of the weights in the run: float32 or bfloat16. LoRA is merged in fp32 in any case.
         task: what `unspoken eval` takes by default.
 
@@ -113,6 +118,23 @@ def import_checkpoint(
         raise RunError(f"{target} exists and is not empty; give a new directory")
     evaluated, ground = task_config(task), build(BackboneConfig, {"path": base, "dtype": dtype})
     weights = read_weights(path)
+    if is_projection(weights.tensors):
+        theirs = {"latents_per_step": latents_per_step, "max_stage": max_stage, "alpha": alpha, "decoder_base": decoder_base}
+        if odd := [name for name, value in theirs.items() if value is not None]:
+            raise ConfigError(f"{odd[0]} is no setting of SoftCoT; its own: assistant, latents, texts")
+        how = ProjectionImport(base=base, assistant=assistant, eos=eos, latents=latents, texts=texts, dtype=dtype, task=task)
+        family, mapped, made, notes = import_projection(weights, target, how)
+        return Imported(
+            path=target,
+            family=family,
+            mapped=mapped.keys,
+            dropped=mapped.dropped,
+            merged=None,
+            chosen=made.made,
+            notes=notes,
+        )
+    if assistant is not None or texts is not None:
+        raise ConfigError(f"assistant and texts are settings of SoftCoT, and {weights.path} is none of its projections")
     explains = None if decoder_base is None else read_base(decoder_base, eos)
     found = account(weights, read_base(base, eos), explains, alpha, getattr(torch, ground.dtype))
     choices = Choices()

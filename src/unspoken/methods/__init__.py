@@ -17,6 +17,8 @@ METHODS = {
     "icot_si": "unspoken.methods.icot_si:IcotSi",
     "pause": "unspoken.methods.pause:Pause",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
+    "softcot": "unspoken.methods.softcot:SoftCot",
+    "softcot_pp": "unspoken.methods.softcot_pp:SoftCotPp",
     "step_weighted": "unspoken.methods.step_weighted:StepWeighted",
 }
 

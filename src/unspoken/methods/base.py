@@ -16,7 +16,7 @@ from torch import Tensor
 from unspoken.core.backbone import Backbone
 from unspoken.core.curriculum import Curriculum, Stage
 from unspoken.core.example import Example
-from unspoken.core.latents import Source
+from unspoken.core.latents import Prompted, Source
 from unspoken.core.layout import Batch, Row
 from unspoken.core.marks import Metrics
 from unspoken.core.text import Written
@@ -90,7 +90,7 @@ class Method(Protocol):
         """
         ...
 
-    def source(self) -> Source | None:
+    def source(self) -> Source | Prompted | None:
         """Where latents come from; None where they are tokens of the prompt."""
         ...
 

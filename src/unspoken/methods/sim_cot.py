@@ -44,7 +44,7 @@ from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
 from unspoken.core.curriculum import Curriculum, Stage
 from unspoken.core.example import Example
-from unspoken.core.latents import Source
+from unspoken.core.latents import Prompted, Source
 from unspoken.core.layout import Batch, Row
 from unspoken.core.step_decoder import StepDecoder, StepDecoderConfig
 from unspoken.core.trace import Trace
@@ -165,7 +165,7 @@ class SimCot(nn.Module):
         """The inner method's."""
         return self.method.prompt(question, latents, name)
 
-    def source(self) -> Source | None:
+    def source(self) -> Source | Prompted | None:
         """The inner method's."""
         return self.method.source()
 
@@ -187,17 +187,19 @@ class SimCot(nn.Module):
 
     def _explain_loss(self, batch: Batch, counts: Counts, trace: Trace) -> Tensor:
         """Cross-entropy of all steps given their groups, normalised as the config says."""
-        places = [(b, g) for b, targets in enumerate(batch.targets) for g, step in enumerate(targets) if step]
+        # A method may have several sets of thoughts for a row; each is explained, and their loss is averaged.
+        copies = len(trace.counts_B) // len(batch)
+        places = [(b, g) for b, targets in enumerate(batch.targets * copies) for g, step in enumerate(targets) if step]
         if not places:
             return trace.latents_BKD.sum() * 0.0 + sum(p.sum() * 0.0 for p in self.decoder.parameters())
-        targets = [batch.targets[b][g] for b, g in places]
+        targets = [batch.targets[b % len(batch)][g] for b, g in places]
         tokens_G = counts["explain_tokens"]
         per_G = {
             "sequence": counts["explain_rows"] * (tokens_G > 0).sum(),
             "group": tokens_G * (tokens_G > 0).sum(),
             "token": np.full_like(tokens_G, tokens_G.sum()),
         }[self.config.normalisation]
-        weights = [1.0 / per_G[g] for _, g in places]
+        weights = [1.0 / (copies * per_G[g]) for _, g in places]
         latents_MCD = self._groups(trace, places)
         return self.decoder.loss(latents_MCD, targets, latents_MCD.new_tensor(weights))
 

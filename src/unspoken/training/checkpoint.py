@@ -35,6 +35,9 @@ from unspoken.training.config import RunConfig
 _DECODER = "decoder"
 """Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
 
+_ASSISTANT = "assistant"
+"""Folder inside `model/` for an assistant model that was trained, or has no other place; others are named with a hash."""
+
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically.
@@ -115,8 +118,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def own_state(method: Any) -> dict[str, Tensor]:
-    """What a method has beyond its base model: projections, decoders. A decoder that is another LM is saved by itself."""
+    """What a method has beyond its base model: projections, decoders. Another LM (a decoder, an assistant) is not here."""
     parts = [method.backbone.lm]
+    if (assistant := _assistant(method)) is not None:
+        parts.append(assistant.backbone.lm)
     if (decoder := _other_lm(method)) is not None:
         parts.append(decoder)
     elsewhere = {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
@@ -127,6 +132,40 @@ def _other_lm(method: Any) -> Any:
     """A step decoder's LM that came from elsewhere, or None."""
     decoder = getattr(method, "decoder", None)
     return decoder.lm if decoder is not None and decoder.config.path is not None else None
+
+
+def _assistant(method: Any) -> Any:
+    """The assistant model of a method (`core/assistant.py`), or None."""
+    return getattr(method.inner, "assistant", None)
+
+
+def _is_elsewhere(assistant: Any) -> bool:
+    """An assistant can be named instead of saved: it was not trained, and does not lie in a run's own folder."""
+    path = assistant.config.path
+    return assistant.frozen and path is not None and not (Path(path).parent / "unspoken.json").is_file()
+
+
+def _with_assistant(data: dict[str, Any], folder: Path) -> None:
+    """Put the folder of a saved assistant into a dumped method config, wherever in it an assistant is configured."""
+    for key, value in data.items():
+        if key == "assistant" and isinstance(value, dict):
+            data[key] = {k: v for k, v in value.items() if k in ("dtype", "attention")} | {"path": str(folder)}
+        elif isinstance(value, dict):
+            _with_assistant(value, folder)
+
+
+def _check_assistant(method: Any, named: Any, folder: Path) -> None:
+    """An assistant that was only named must have the weights that it had in training.
+
+    Raises:
+        RunError: it has others.
+    """
+    assistant = _assistant(method)
+    if named and assistant is not None and assistant.hash != named["weights"]:
+        raise RunError(
+            f"{folder} was trained with other weights of the assistant {named['path']} than lie there now; restore them "
+            f"(hash {named['weights'][:8]}, got {assistant.hash[:8]}), or train again"
+        )
 
 
 class RunDir:
@@ -266,7 +305,20 @@ class RunDir:
             if (lm := _other_lm(method)) is not None:
                 lm.save_pretrained(temporary / _DECODER)
                 method.backbone.tokenizer.save_pretrained(temporary / _DECODER)
-            about = {"run": run_id, "step": step, "score": score, "method": dump(method.config), "own": sorted(extra)}
+            named = None
+            if (assistant := _assistant(method)) is not None:
+                if _is_elsewhere(assistant):
+                    named = {"path": assistant.config.path, "weights": assistant.hash}
+                else:
+                    assistant.backbone.save(temporary / _ASSISTANT)
+            about: dict[str, Any] = {
+                "run": run_id,
+                "step": step,
+                "score": score,
+                "method": dump(method.config),
+                "own": sorted(extra),
+            }
+            about |= {"assistant": named} if named else {}
             (temporary / "unspoken.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
         _replace(self.path / "model", write)
@@ -300,6 +352,8 @@ class RunDir:
             own = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
         elif (folder / _DECODER).is_dir():
             data["decoder"]["path"] = str(folder / _DECODER)
+        if (folder / _ASSISTANT).is_dir():
+            _with_assistant(data, folder / _ASSISTANT)
         try:
             trained = about["config"].get("backbone", {})
             settings = {k: trained[k] for k in ("dtype", "attention") if k in trained}
@@ -326,6 +380,7 @@ class RunDir:
                     got = tuple(found[name].shape) if name in found else "nothing"
                     raise RunError(f"{folder / 'method.safetensors'}: {name} should be {tuple(tensor.shape)}, got {got}")
                 tensor.data.copy_(found[name])
+        _check_assistant(method, model.get("assistant"), folder)
         return method
 
 

@@ -1,0 +1,101 @@
+"""What the loop needs of a model, and what its rows say. `Backbone` is a `Body`; SIM-CoT's auxiliary decoder is another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from unspoken.core.layout import Batch
+from unspoken.errors import DataError
+
+
+class Body(Protocol):
+    """A causal LM as the loop drives it. Shapes: B rows, T columns of a pass, D width."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def eos_ids(self) -> tuple[int, ...]: ...
+    def embed(self, ids: Tensor) -> Tensor: ...
+    def new_cache(self) -> DynamicCache: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
+    def step(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> Tensor: ...
+    def states(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+
+@dataclass(kw_only=True)
+class Speech:
+    """What the rows of a batch spoke.
+
+    Attributes:
+        tokens: per row, the chosen token ids, eos included where it was reached.
+        finished_B: whether the last eos was reached.
+        passes_B: passes in which the row fed something: its latency alone.
+        positions_B: positions forwarded per row; what copies of a row share counts for the first of them.
+    """
+
+    tokens: list[list[int]]
+    finished_B: np.ndarray
+    passes_B: np.ndarray
+    positions_B: np.ndarray
+
+    @classmethod
+    def silent(cls, rows: int) -> Speech:
+        """Before anything is said."""
+        zeros = np.zeros(rows, dtype=np.int64)
+        return cls(tokens=[[] for _ in range(rows)], finished_B=zeros.astype(bool), passes_B=zeros, positions_B=zeros.copy())
+
+    def copied(self, copies: int) -> Speech:
+        """The same of `copies` copies of every row, before anything is said."""
+        return Speech(
+            tokens=[[] for _ in range(copies * len(self.tokens))],
+            finished_B=np.tile(self.finished_B, copies),
+            passes_B=np.tile(self.passes_B, copies),
+            positions_B=np.concatenate([self.positions_B, np.zeros((copies - 1) * len(self.tokens), dtype=np.int64)]),
+        )
+
+
+def check_context(backbone: Body, batch: Batch, spoken: int) -> None:
+    """Refuse rows that do not fit, by name, before anything runs.
+
+    Raises:
+        DataError: a row and the `spoken` tokens it may speak are longer than the model's context.
+    """
+    if backbone.context is None:
+        return
+    lengths_B = batch.lengths_B + batch.gap_B
+    if batch.branch is not None:
+        lengths_B = np.maximum(lengths_B, batch.branch.lengths_B + batch.branch.gap_B)
+    longest = int(lengths_B.argmax())
+    length = int(lengths_B[longest])
+    # The last spoken token is never fed.
+    if length + max(spoken - 1, 0) > backbone.context:
+        name = (batch.names[longest] if batch.names else "") or f"row {longest}"
+        more = f" + {spoken} answer tokens" if spoken else ""
+        raise DataError(
+            f"{name} is too long: {length} positions{more}, the model's context is {backbone.context}; "
+            "shorten the question, speak fewer tokens (max_new_tokens), or use a model with a longer context"
+        )
