@@ -66,16 +66,21 @@ def test_the_end_of_the_answer_is_trained():
 
 
 @needs_fixtures
-def test_the_released_row_lacks_its_end():
-    """With Llama, where the last token is the end of the turn."""
-    case = parity.load("softcot_llama_n2")
+@pytest.mark.parametrize("name", ["softcot_llama_n2", "softcot_qwen_n3"])
+def test_what_the_released_rows_train(name: str):
+    """Llama: not the end of the turn. Qwen: also the line end that closes the user's turn."""
+    case = parity.load(name)
     method = parity_softcot.method_of(case)
     ours = method.layout(parity_softcot.examples_of(case)[0], method.curriculum().last, Random(0))
-    theirs = case.tensors["input_ids"][0] if "input_ids" in case.tensors else None
-    assert ours.labels[-1] != IGNORE
-    assert parity_softcot.released_row(case, ours).ids == ours.ids[:-1]
-    if theirs is not None:
-        assert int(theirs[len(ours.ids) - 2]) == ours.ids[-2]
+    length = int(case.tensors["batch/attention_mask"][0].sum())
+    theirs = case.tensors["batch/labels"][0, :length].tolist()
+    assert ours.labels[-1] == method.backbone.tokenizer.eos_token_id
+    if name == "softcot_llama_n2":
+        assert theirs == list(ours.labels[:-1])
+    else:
+        apart = [t for t, (a, b) in enumerate(zip(ours.labels, theirs, strict=True)) if a != b]
+        assert [(ours.labels[t], method.backbone.decode([theirs[t]])) for t in apart] == [(IGNORE, "\n")]
+        assert apart[0] < len(method.prompt(case.facts["instances"][0]["question"]).ids)
 
 
 def test_the_answer_line_is_no_step():
