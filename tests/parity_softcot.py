@@ -144,9 +144,13 @@ def official_parameters(case: parity.Case, method: Any) -> dict[str, torch.nn.Pa
 
 
 def released_row(case: parity.Case, row: Row) -> Row:
-    """A row as the released code cuts it: without its last token, which for Qwen is the line end behind eos."""
+    """A row as the released code cuts it: without its last token, which for Qwen is the line end behind eos.
+
+    With Qwen it is also trained on the line end of the user's turn, which stands in the prompt.
+    """
     if case.facts["method_config"]["backbone_family"] == "qwen":
-        return row
+        first = next(t for t, label in enumerate(row.labels) if label != IGNORE)
+        return dataclasses.replace(row, labels=(*row.labels[: first - 1], row.ids[first - 1], *row.labels[first:]))
     return dataclasses.replace(row, ids=row.ids[:-1], labels=row.labels[:-1])
 
 

@@ -15,7 +15,8 @@ Departures:
     - The projection and its optimizer are fp32. The released code holds both in bf16, where an update of 2e-5 is lost on
       every weight above 2^-7: two thirds of them never move.
     - Prompts end with the generation header (released, Llama and Qwen2.5: the model has to write its own header, and is
-      trained on it); `generation_header=False` is the released way.
+      trained on it); `generation_header=False` is the released way, but for the line end that closes the user's turn of
+      Qwen: it stands in the prompt, and is no target (released: it is).
     - The end of the answer is trained. The released code cuts off every row's last token; with Llama that is the end.
     - Slots are where the placeholder stands, whatever the tokenizer (released: counted from the end by fixed offsets).
     - As many slots in evaluation as in training, unless asked otherwise (released: 32 and 4).
