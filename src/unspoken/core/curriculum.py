@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unspoken.core.config import STRICT
 from unspoken.errors import ConfigError
 
 
@@ -17,12 +19,41 @@ class Stage:
         removed: how many leading steps are gone from the text; None = all of them.
         groups: thought groups in every row; None = as many as the row has steps, at most the method's maximum.
         restart: the optimizer starts afresh when this stage begins.
+        trains: which part of the method learns, by the method's own name; "" = all of it. Its rows say so too.
+        lr, weight_decay: instead of those of the run; None = those.
     """
 
     index: int = 0
     removed: int | None = 0
     groups: int | None = 0
     restart: bool = False
+    trains: str = ""
+    lr: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Settings of a part of training that is not the whole of it: how long, and how fast.
+
+    Attributes:
+        epochs: 0 = leave it out.
+        lr, weight_decay: instead of train.lr and train.weight_decay; None = those.
+    """
+
+    __pydantic_config__ = STRICT
+
+    epochs: float = 1.0
+    lr: float | None = None
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epochs) and self.epochs >= 0):
+            raise ConfigError(f"epochs must be 0 or more, got {self.epochs}")
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"lr must be positive, got {self.lr}")
+        if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"weight_decay must be 0 or more, got {self.weight_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)

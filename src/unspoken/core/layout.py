@@ -38,6 +38,8 @@ class Row:
             both. Neither sees the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
         assistant: what another model reads to make this row's latents; the states at its own latent slots are taken.
+        texts: token ids of further texts that a sentence encoder reads.
+        trains: which part of the method learns from this row (`Stage.trains`); "" = all of it.
     """
 
     ids: tuple[int, ...]
@@ -52,6 +54,8 @@ class Row:
     branch: Row | None = None
     shared: int = 0
     assistant: Row | None = None
+    texts: tuple[tuple[int, ...], ...] = ()
+    trains: str = ""
 
     @property
     def positions(self) -> int:
@@ -78,6 +82,7 @@ class Batch:
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
         assistant: what the assistant model reads, as a batch of its own, or None where no row has such a thing.
+        texts, trains: per row; see `Row`.
     """
 
     ids_BT: Tensor
@@ -92,6 +97,8 @@ class Batch:
     branch: Batch | None = None
     shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     assistant: Batch | None = None
+    texts: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    trains: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -124,6 +131,8 @@ class Batch:
             branch=None if self.branch is None else self.branch.select(rows_N),
             shared_B=self.shared_B[rows_N],
             assistant=None if self.assistant is None else self.assistant.select(rows_N),
+            texts=[self.texts[b] for b in rows_N],
+            trains=[self.trains[b] for b in rows_N],
         )
 
     def tile(self, copies: int) -> Batch:
@@ -158,6 +167,8 @@ def collate(rows: Sequence[Row]) -> Batch:
         branch=_branches(rows),
         shared_B=np.array([row.shared for row in rows], dtype=np.int64),
         assistant=collate([row.assistant or _EMPTY for row in rows]) if any(row.assistant for row in rows) else None,
+        texts=[row.texts for row in rows],
+        trains=[row.trains for row in rows],
     )
 
 

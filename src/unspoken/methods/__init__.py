@@ -17,6 +17,8 @@ METHODS = {
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
     "softcot": "unspoken.methods.softcot:SoftCot",
     "softcot_pp": "unspoken.methods.softcot_pp:SoftCotPp",
+    "semcot": "unspoken.methods.semcot:SemCot",
+    "semcot_generator": "unspoken.methods.semcot_generator:SemCotGenerator",
 }
 
 
