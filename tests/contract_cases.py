@@ -32,11 +32,12 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Case:
-    """A method's settings, and how the base model's own weights train: LoRA on top of them, or not at all."""
+    """A method's settings, LoRA on top of them or not, and what of the base model they train."""
 
     method: dict[str, Any] = field(hash=False)
     lora: bool = False
-    frozen: bool = False
+    frozen: bool = False  # none of the base model's own weights train
+    rows: bool = False  # only the rows of new tokens train
 
 
 def _coconut(**more: Any) -> dict[str, Any]:
@@ -45,6 +46,10 @@ def _coconut(**more: Any) -> dict[str, Any]:
 
 def _codi(**more: Any) -> dict[str, Any]:
     return {"name": "codi", "latents": 4, **more}
+
+
+def _pause(**more: Any) -> dict[str, Any]:
+    return {"name": "pause", "marker_init": "pens", **more}
 
 
 def _sim_cot(**more: Any) -> dict[str, Any]:
@@ -83,6 +88,23 @@ CASES = {
     "codi": Case(_codi()),
     "codi bare": Case(_codi(projection=False, distance="l2", scale="none", include_last_step=True)),
     "codi lora": Case(_codi(projection_norm=False, projection_width=20, distance="l1"), lora=True),
+    "icot_si": Case({"name": "icot_si", "remove_all_beyond": 4, "smoothing": 0.5}),
+    "icot_si right": Case(
+        {
+            "name": "icot_si",
+            "remove_all_beyond": 9,
+            "remove_from": 6,
+            "side": "right",
+            "keep_position": True,
+            "pretrain_epochs": 1,
+        }
+    ),
+    "icot_si lora": Case({"name": "icot_si", "remove_all_beyond": 2, "keep_position": True, "smoothing": None}, lora=True),
+    "pause": Case(_pause()),
+    "pause steps": Case(_pause(pauses=2, steps=True)),
+    "pause rows": Case(_pause(pauses=3, trains="pauses"), rows=True),
+    "pause lora": Case(_pause(), lora=True),
+    "sim_cot pause": Case(_sim_cot(inner=_pause(pauses=4))),
     "sim_cot codi": Case(_sim_cot(inner=_codi(latents_per_step=2))),
     "sim_cot codi lora": Case(_sim_cot(inner=_codi(latents=2, trailing=True), normalisation="group"), lora=True),
     "softcot": Case(_softcot(), frozen=True),
@@ -125,6 +147,9 @@ def make(name: str, family: str, seed: int = 0) -> Any:
         # New rows start alike. Apart, no two tokens have equal logits, and greedy choices are not left to rounding.
         for weight in {id(w): w for w in tables(method)}.values():
             weight[OLD_WORDS:].add_(torch.randn_like(weight[OLD_WORDS:]) * 0.2)
+        for key, value in method.named_parameters():
+            if "trainable_tokens_delta" in key:  # rows that train alone are kept apart from their table
+                value.add_(torch.randn_like(value) * 0.2)
     if case.lora:
         backbone.adapt(LoraSettings(r=4, alpha=8.0), tuple(range(OLD_WORDS, len(backbone.tokenizer))))
     with torch.no_grad():

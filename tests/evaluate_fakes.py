@@ -69,6 +69,7 @@ class FakeModel:
             text=text, tokens=(5, 6, 0), finished=True, latents=3, passes=6, positions=20, seconds=0.5, thoughts=None
         )
         answer.__dict__.update(fields)
+        answer.visible = len(answer.tokens) - answer.finished
         return answer
 
 

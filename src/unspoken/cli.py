@@ -176,9 +176,8 @@ def ask(
     for number, thought in enumerate(said.thoughts or (), start=1):
         typer.echo(f"thought {number}: {thought}")
     typer.echo(said.text)
-    visible = len(said.tokens) - said.finished
     end = " and eos" if said.finished else ""
-    typer.echo(f"({said.latents} latents, {visible} tokens{end}, {said.passes} forward passes)", err=True)
+    typer.echo(f"({said.latents} latents, {said.visible} tokens{end}, {said.passes} forward passes)", err=True)
 
 
 @app.command()

@@ -293,6 +293,13 @@ class Backbone(nn.Module):
             raise ConfigError(f"LoRA cannot be added: {str(error).splitlines()[0]}; check r, alpha and targets") from error
         object.__setattr__(self, "_peft", adapted)
 
+    def train_rows(self, tokens: tuple[int, ...]) -> None:
+        """Freeze the base model, all but the rows of some tokens in the embedding (and in a head tied to it)."""
+        from peft import TrainableTokensConfig, get_peft_model
+
+        config = TrainableTokensConfig(token_indices=list(tokens), task_type="CAUSAL_LM")
+        object.__setattr__(self, "_peft", get_peft_model(self.lm, config))
+
     def plain(self) -> PreTrainedModel:
         """The causal LM with any LoRA merged into a copy; the model itself where there is none."""
         if self._peft is None:

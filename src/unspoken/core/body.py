@@ -52,7 +52,7 @@ class Speech:
 
     Attributes:
         tokens: per row, the chosen token ids, eos included where it was reached.
-        finished_B: whether eos was reached.
+        finished_B: whether the last eos was reached.
         passes_B: passes in which the row fed something: its latency alone.
         positions_B: positions forwarded per row; what copies of a row share counts for the first of them.
     """
@@ -86,7 +86,9 @@ def check_context(backbone: Body, batch: Batch, spoken: int) -> None:
     """
     if backbone.context is None:
         return
-    lengths_B = batch.lengths_B if batch.branch is None else np.maximum(batch.lengths_B, batch.branch.lengths_B)
+    lengths_B = batch.lengths_B + batch.gap_B
+    if batch.branch is not None:
+        lengths_B = np.maximum(lengths_B, batch.branch.lengths_B + batch.branch.gap_B)
     longest = int(lengths_B.argmax())
     length = int(lengths_B[longest])
     # The last spoken token is never fed.

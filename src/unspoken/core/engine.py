@@ -113,6 +113,7 @@ class Loop:
         self.branch_watched: list[tuple[np.ndarray, Tensor]] = []
         self.thoughts_BKD: Tensor | None = None  # prompted ones
         self.speech = Speech.silent(B)
+        self.ends_B = batch.ends_B.copy()  # eos still to be spoken
         if not self.apart:
             self._fill()
 
@@ -164,10 +165,14 @@ class Loop:
                 f"{self.mask_bS.shape[1]} columns exceed the model's attention window of {self.backbone.window}, and the "
                 "rows of this batch are padded, which would shorten it; use batch_size=1 for texts this long"
             )
+        ids_bW = self.batch.position_ids(positions_bW, self.index_b)
         if branch is not None:
+            ids_bW = np.where(branch_bW, branch.position_ids(positions_bW, self.index_b), ids_bW)
             mask = self._device(visible(own_bW, branch_bW, positions_bW, shared_b))
-        else:
-            mask = None if self.mask_bS.all() else self._device(self.mask_bS).long()
+        elif self.mask_bS.all() and not self.batch.gap_B.any():
+            mask = None
+        else:  # transformers takes a jump in the position ids of unmasked rows for the border of a packed sequence
+            mask = self._device(self.mask_bS).long()
 
         watch_b = self.batch.watch_B[self.index_b] - self.cursor_b
         watch_b = np.where((watch_b >= 0) & (watch_b < take_b), watch_b, -1)
@@ -175,7 +180,7 @@ class Loop:
         if branch is not None:
             behind_b = np.where(branch.watch_B < shared_b, branch.watch_B, take_b + branch.watch_B - shared_b)
             branch_watch_b = np.where(branch.watch_B >= 0, behind_b, -1)
-        settings: Any = {"positions_BT": self._device(positions_bW), "mask": mask, "cache": self.cache}
+        settings: Any = {"positions_BT": self._device(ids_bW), "mask": mask, "cache": self.cache}
         if (watch_b >= 0).any() or (branch_watch_b >= 0).any():
             states = self.backbone.states(embeds_bWD, **settings)
             hidden_bWD = states[-1]
@@ -263,10 +268,11 @@ class Loop:
         for b, token in zip(now_N.tolist(), chosen_N.tolist(), strict=True):
             row = int(self.index_b[b])
             self.speech.tokens[row].append(token)
-            self.speech.finished_B[row] = token in self.eos
+            self.ends_B[row] -= token in self.eos
+            self.speech.finished_B[row] = self.ends_B[row] == 0
             if self.on_token is not None:
                 self.on_token(row % len(self.asked), token)
-            if token in self.eos or len(self.speech.tokens[row]) >= self.speaking.max_new_tokens:
+            if self.speech.finished_B[row] or len(self.speech.tokens[row]) >= self.speaking.max_new_tokens:
                 self.done_b[b] = True
             else:
                 self.length_b[b] += 1
@@ -291,6 +297,7 @@ class Loop:
         assert not self.watched, "a watched row is trained, and goes on as copies before anything of it is watched"
         self.cache.batch_select_indices(index)
         self.batch, self.speech = self.batch.tile(copies), self.speech.copied(copies)
+        self.ends_B = self.batch.ends_B.copy()
         self.embeds_bTD = self.given_BTD = self.given_BTD[index]
         self.last_bD = None if self.last_bD is None else self.last_bD[index]
         self.index_b = np.arange(len(rows_n))
@@ -468,6 +475,7 @@ def sample(
         for b, (i, c, s) in enumerate((i, c, s) for s in range(samples) for c in range(chains) for i in chosen):
             tokens = tuple(speech.tokens[b])
             spoken = tokens[:-1] if speech.finished_B[b] else tokens
+            passed = [token for token in spoken if token in backbone.eos_ids]
             answer = Answer(
                 text=backbone.decode(spoken),
                 tokens=tokens,
@@ -477,6 +485,7 @@ def sample(
                 positions=int(speech.positions_B[b]),
                 seconds=seconds,
                 thoughts=thoughts[b % len(thoughts)],
+                passed=len(passed),
                 chain=c,
                 sample=s,
                 assistant_positions=_assistant_positions(rows[i], c, s),

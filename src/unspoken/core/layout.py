@@ -38,6 +38,8 @@ class Row:
             both. Neither sees the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
         assistant: what another model reads to make this row's latents; the states at its own latent slots are taken.
+        gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
+        ends: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
         texts: token ids of further texts that a sentence encoder reads.
         trains: which part of the method learns from this row (`Stage.trains`); "" = all of it.
     """
@@ -54,6 +56,8 @@ class Row:
     branch: Row | None = None
     shared: int = 0
     assistant: Row | None = None
+    gap: tuple[int, int] = (0, 0)
+    ends: int = 1
     texts: tuple[tuple[int, ...], ...] = ()
     trains: str = ""
 
@@ -64,8 +68,8 @@ class Row:
 
     @property
     def longest(self) -> int:
-        """Length of the longer of row and branch: what must fit into the model's context."""
-        return max(len(self.ids), len(self.branch.ids) if self.branch is not None else 0)
+        """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
+        return max(len(self.ids) + self.gap[1], self.branch.longest if self.branch is not None else 0)
 
 
 @dataclass(kw_only=True)
@@ -82,6 +86,7 @@ class Batch:
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
         assistant: what the assistant model reads, as a batch of its own, or None where no row has such a thing.
+        gap_at_B, gap_B, ends_B: see `Row`.
         texts, trains: per row; see `Row`.
     """
 
@@ -97,6 +102,9 @@ class Batch:
     branch: Batch | None = None
     shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     assistant: Batch | None = None
+    gap_at_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    gap_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    ends_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     texts: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
     trains: list[str] = field(default_factory=list)
 
@@ -107,6 +115,11 @@ class Batch:
         """(rows_N, positions_N, labels_N) of the targets: the state at `positions_N` predicts `labels_N`."""
         rows, places = np.nonzero(self.labels_BT[:, 1:] != IGNORE)
         return rows, places, self.labels_BT[rows, places + 1]
+
+    def position_ids(self, places_bW: np.ndarray, index_b: np.ndarray) -> np.ndarray:
+        """The position ids of places in the given rows: the places themselves, and the row's gap from its place on."""
+        behind_bW = places_bW >= self.gap_at_B[index_b][:, None]
+        return places_bW + behind_bW * self.gap_B[index_b][:, None]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its ids on `device`."""
@@ -131,6 +144,9 @@ class Batch:
             branch=None if self.branch is None else self.branch.select(rows_N),
             shared_B=self.shared_B[rows_N],
             assistant=None if self.assistant is None else self.assistant.select(rows_N),
+            gap_at_B=self.gap_at_B[rows_N],
+            gap_B=self.gap_B[rows_N],
+            ends_B=self.ends_B[rows_N],
             texts=[self.texts[b] for b in rows_N],
             trains=[self.trains[b] for b in rows_N],
         )
@@ -167,6 +183,9 @@ def collate(rows: Sequence[Row]) -> Batch:
         branch=_branches(rows),
         shared_B=np.array([row.shared for row in rows], dtype=np.int64),
         assistant=collate([row.assistant or _EMPTY for row in rows]) if any(row.assistant for row in rows) else None,
+        gap_at_B=np.array([row.gap[0] for row in rows], dtype=np.int64),
+        gap_B=np.array([row.gap[1] for row in rows], dtype=np.int64),
+        ends_B=np.array([row.ends for row in rows], dtype=np.int64),
         texts=[row.texts for row in rows],
         trains=[row.trains for row in rows],
     )

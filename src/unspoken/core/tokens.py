@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +82,12 @@ def refuse_markers(ids: tuple[int, ...], markers: Markers, name: str) -> tuple[i
     Raises:
         DataError: a question or step spells a marker; a reader's text must not open or close the model's thoughts.
     """
-    if found := set(ids) & set(markers.ids):
-        text = {markers.bot: BOT, markers.eot: EOT, markers.latent: LATENT}[min(found)]
+    return refuse_tokens(ids, {markers.bot: BOT, markers.eot: EOT, markers.latent: LATENT}, name)
+
+
+def refuse_tokens(ids: tuple[int, ...], reserved: Mapping[int, str], name: str) -> tuple[int, ...]:
+    """The same for any tokens, given as id -> text."""
+    if found := set(ids) & set(reserved):
+        text = reserved[min(found)]
         raise DataError(f"{name or 'text'} contains the marker {text!r}, which is reserved for thoughts; remove it")
     return ids

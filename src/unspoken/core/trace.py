@@ -117,7 +117,7 @@ class Answer:
     Attributes:
         text: the spoken text, without the prompt and without eos.
         tokens: spoken token ids, eos included where it was reached.
-        finished: eos was reached before the limit.
+        finished: the eos that ends the answer was reached before the limit.
         latents: number of latents thought.
         passes: dependent forward passes this row took part in: the latency of the row alone.
         positions: positions forwarded for this row: prompt + latents + markers + spoken tokens - 1. What several answers
@@ -126,6 +126,7 @@ class Answer:
         thoughts: decoded steps, one per thought group, where the model can explain its latents and was asked to.
         chain, sample: which set of thoughts it was spoken from, and which of the answers from it; from 0.
         assistant_positions: positions that another model had to read for it.
+        passed: eos among `tokens` that did not end the answer (`Row.ends`).
     """
 
     text: str
@@ -139,3 +140,9 @@ class Answer:
     chain: int = 0
     sample: int = 0
     assistant_positions: int = 0
+    passed: int = 0
+
+    @property
+    def visible(self) -> int:
+        """Number of spoken tokens that are seen: those that are not eos."""
+        return len(self.tokens) - self.finished - self.passed

@@ -343,7 +343,7 @@ def evaluate(
                 flexible=bool(score.flexible),
                 extracted=score.extracted,
                 latents=int(answer.latents),
-                visible_tokens=len(answer.tokens) - bool(answer.finished),  # eos is not seen
+                visible_tokens=int(answer.visible),
                 passes=int(answer.passes),
                 positions=int(answer.positions),
                 finished=bool(answer.finished),

@@ -14,6 +14,8 @@ METHODS = {
     "cot": "unspoken.methods.cot:Cot",
     "coconut": "unspoken.methods.coconut:Coconut",
     "codi": "unspoken.methods.codi:Codi",
+    "icot_si": "unspoken.methods.icot_si:IcotSi",
+    "pause": "unspoken.methods.pause:Pause",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",
     "softcot": "unspoken.methods.softcot:SoftCot",
     "softcot_pp": "unspoken.methods.softcot_pp:SoftCotPp",

@@ -10,7 +10,8 @@ Trains: the projection and [INI]. Freezes: base model and assistant, as SoftCoT 
 Reference code: xuyige/SoftCoT fa7f537 (llm_model.py, train_softcotpp.py, evaluate_softcotpp.py). Its licence allows no
     reuse: this was written from the paper, from facts about the code, and from recorded tensors.
 Relations: made of `softcot`; with one set and no contrast it is that, with another slot token.
-Departures, besides SoftCoT's:
+Departures:
+    - SoftCoT's own; and:
     - [INI] really trains: gradient flows through the assistant from its slots on (released: the assistant runs without
       gradient, so that [INI] stays what it was); `initial_trains=False` is the released way.
     - The contrastive loss works at any batch size (released: an error from the second row on).

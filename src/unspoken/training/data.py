@@ -22,16 +22,20 @@ class Schedule:
         config: batch size, length, seed.
         curriculum: the method's.
         examples: number of training examples.
+        written: see `Curriculum.fit`.
 
     Raises:
         DataError: no examples.
     """
 
-    def __init__(self, config: TrainConfig, curriculum: Curriculum, examples: int) -> None:
+    def __init__(
+        self, config: TrainConfig, curriculum: Curriculum, examples: int, written: Callable[[], int] = lambda: 0
+    ) -> None:
         if examples == 0:
             raise DataError("the training split is empty; give at least one example")
-        self.config, self.curriculum, self.examples = config, curriculum, examples
+        self.config, self.examples = config, examples
         self.steps_per_epoch = math.ceil(examples / config.batch_size)
+        self.curriculum = curriculum.fit(self.steps_per_epoch, written)
         self.total = config.steps if config.steps is not None else math.ceil((config.epochs or 0) * self.steps_per_epoch)
 
     def stage(self, step: int) -> Stage:
@@ -46,8 +50,8 @@ class Schedule:
         """The last step, up to this one, at which the optimizer restarted; None if it has not."""
         # Phases begin at the first step at or after their boundary; look at boundaries, not at every step.
         starts = [math.ceil(b * self.steps_per_epoch - 1e-9) for b in self.curriculum.boundaries()]
-        past = [s for s in starts if 0 < s <= step and self.stage_starts(s) and self.stage(s).restart]
-        return max(past, default=None)
+        past = (s for s in reversed(starts) if 0 < s <= step and self.stage_starts(s) and self.stage(s).restart)
+        return next(past, None)
 
     def batches(self, epoch: int, length: Callable[[int, Stage], int]) -> list[list[int]]:
         """The batches of an epoch, in order. Rows of like length stand together; the order of batches is random.
@@ -76,6 +80,13 @@ class Schedule:
 def lay_out(method: Method, examples: Sequence[Example], index: int, stage: Stage, seed: int, epoch: int) -> Row:
     """The row of a training example; what is random in it depends on seed, epoch and example only."""
     return method.layout(examples[index], stage, Random(f"{seed}/row/{epoch}/{index}"))
+
+
+def written_tokens(method: Method, examples: Sequence[Example], stages: Sequence[Stage]) -> int:
+    """How many tokens the longest written row loses between the first and the last of some stages."""
+    first, last = stages[0], stages[-1]
+    lost = (len(method.layout(e, first, Random(0)).ids) - len(method.layout(e, last, Random(0)).ids) for e in examples)
+    return max(lost, default=0)
 
 
 def drop_long(

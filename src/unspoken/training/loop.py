@@ -37,7 +37,7 @@ from unspoken.model import Model
 from unspoken.tasks import Split, make_task
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig, learning_rate
-from unspoken.training.data import Schedule, check_lengths, check_prompts, drop_long, lay_out
+from unspoken.training.data import Schedule, check_lengths, check_prompts, drop_long, lay_out, written_tokens
 from unspoken.training.progress import Quiet, Reporter
 
 
@@ -47,8 +47,9 @@ def build_method(config: RunConfig) -> Method:
     Raises:
         ConfigError: LoRA on a base model that the method is told not to train.
     """
-    if config.backbone.lora is not None and getattr(config.method, "trains", "both") == "decoder":
-        raise ConfigError("backbone.lora trains the base model, method.trains=decoder does not; set one of them otherwise")
+    trains = getattr(config.method, "trains", "both")
+    if config.backbone.lora is not None and trains in ("decoder", "pauses"):
+        raise ConfigError(f"backbone.lora trains the base model, method.trains={trains} does not; set one of them otherwise")
     backbone = load_backbone(config.backbone)
     method = make_method(config.method, backbone)
     if config.backbone.lora is not None:
@@ -89,17 +90,18 @@ class Training:
         self.method: Any = build_method(config)
         self.method.to(self.accelerator.device).train()
         curriculum = self.method.curriculum()
-        all_stages = {curriculum.at(b) for b in (0.0, *curriculum.boundaries(), math.inf)}
-        stages = sorted(all_stages, key=lambda s: s.index)
+        stages = curriculum.extremes()
         self.examples, self.left_out = drop_long(self.method, self.examples, stages, self.t.max_positions)
-        self.schedule = Schedule(self.t, curriculum, len(self.examples))
+        self.schedule = Schedule(
+            self.t, curriculum, len(self.examples), lambda: written_tokens(self.method, self.examples, stages)
+        )
         check_lengths(self.method, self.examples, stages)
         check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
         if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
             warnings.warn(
                 f"training ends in stage {last.index} of the curriculum, before its last stage "
                 f"{self.schedule.curriculum.last.index}, which inference assumes and which begins after "
-                f"{self.schedule.curriculum.boundaries()[-1]:g} epochs; train longer, or lower epochs_per_stage",
+                f"{self.schedule.curriculum.boundaries()[-1]:g} epochs; train longer, or shorten the stages",
                 stacklevel=3,
             )
         if any(stage.trains for stage in stages):  # parameters wait while other parts of the method learn

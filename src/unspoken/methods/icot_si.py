@@ -1,0 +1,175 @@
+"""iCoT-SI: stepwise internalisation. The written chain loses one token after the other until only the answer is left.
+
+Paper: Deng, Choi and Shieber, "From Explicit CoT to Implicit CoT: Learning to Internalize CoT Step by Step",
+    arXiv 2405.14838, section 3.
+Idea: a model that can write the chain is trained on with its first token gone, then the first two, and so on, so that what
+    is no longer written must be worked out in the states of the question. No thoughts, no new parameters.
+    s(t) tokens are gone after t updates, a few more in some rows (smoothing), and the optimizer restarts with each token.
+Row:    question eos | chain without its first s(t) + o tokens | eos | #### answer eos
+        labels behind the first eos. o is geometric: P(o) = (1 - exp(-lambda)) exp(-lambda o); side="right": without its last
+Trains: the base model. Freezes: nothing (LoRA: all but the adapters).
+Reference code: da03/Internalize_CoT_Step_by_Step c2e3891 (src/train.py, data.py, model.py), MIT.
+Relations: removes tokens where `coconut` removes steps, and puts nothing in their place; `cot` is where it starts from.
+Departures:
+    - The schedule counts optimizer steps; the released one counts micro-batches, which differs where it accumulates.
+    - The optimizer restarts until the longest chain of the training data is gone, on either side (released: unless the
+      batch before had no chain left; with side="right" that test is always true, so that it never restarts again).
+    - No smoothing applies where the schedule is laid out to check lengths, but validation loss has it (released: not).
+    - Examples that are too long are left out (`train.max_positions`; released: every batch that holds one, as long as it
+      does), and the loop decays matrices only.
+    - Answers are decoded greedily, each until its own second eos (released: sampled, all until the last row is done), and
+      written as the data have them (released: without commas).
+    - The parts are encoded one by one. The released code finds them by counting eos ids in the whole text, which fails for
+      tokenizers that end every text with one, and for questions that hold one.
+    - `keep_position` shifts positions from the token before the hole on, as released; at inference nothing is shifted, since
+      nobody knows by how much. It works for every base model (released: GPT-2).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+from torch import nn
+
+from unspoken.core.backbone import Backbone
+from unspoken.core.config import STRICT
+from unspoken.core.curriculum import Curriculum, Removal, Stage
+from unspoken.core.engine import unroll
+from unspoken.core.example import Example
+from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.text import Template, question_ids
+from unspoken.core.trace import Trace
+from unspoken.errors import ConfigError
+from unspoken.methods.base import Counts, LossReport, answer_counts
+
+MOST_BY_CHANCE = 99
+"""Largest number of tokens that smoothing removes: the released distribution has 100 bins, the last with what is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IcotSiConfig:
+    """Settings of `IcotSi`; defaults are those of the published commands (README of the reference code)."""
+
+    __pydantic_config__ = STRICT
+
+    name: Literal["icot_si"] = "icot_si"
+    remove_per_epoch: float = 8.0  # tokens of the chain; Delta in the paper
+    remove_all_beyond: int | None = None  # once so many are scheduled, all go; GSM8K: 39; None: one by one to the end
+    remove_from: int = 0  # tokens that are gone from the start
+    pretrain_epochs: float = 0.0  # on the chain as it is at the start, before any token goes
+    smoothing: float | None = 4.0  # lambda; None: every row loses as many tokens as are scheduled
+    side: Literal["left", "right"] = "left"  # which end of the chain goes first
+    keep_position: bool = False  # what is left keeps the positions it had
+    restart_optimizer: bool = True  # whenever one more token goes
+    template: Template = field(
+        default_factory=lambda: Template(question=" {question} ", step="{step}", answer=" #### {answer} ")
+    )
+    separator: str = " "  # between steps
+    chain: str = " {chain} "  # around all of them
+
+    def __post_init__(self) -> None:
+        if not 0 < self.remove_per_epoch < math.inf:
+            raise ConfigError(f"remove_per_epoch must be positive and finite, got {self.remove_per_epoch}")
+        if self.remove_all_beyond is not None and self.remove_all_beyond < 1:
+            raise ConfigError(f"remove_all_beyond must be at least 1, got {self.remove_all_beyond}; null never removes all")
+        if self.remove_from < 0:
+            raise ConfigError(f"remove_from must be 0 or more, got {self.remove_from}")
+        if not 0 <= self.pretrain_epochs < math.inf:
+            raise ConfigError(f"pretrain_epochs must be 0 or more and finite, got {self.pretrain_epochs}")
+        if self.smoothing is not None and not 0 < self.smoothing < math.inf:
+            raise ConfigError(f"smoothing must be positive and finite, got {self.smoothing}; null is no smoothing")
+        if "{chain}" not in self.chain:
+            raise ConfigError(f"field 'chain' must contain {{chain}}, got {self.chain!r}")
+
+
+def by_chance(rate: float | None, dice: Random) -> int:
+    """How many further tokens a row loses: geometric, cut off at `MOST_BY_CHANCE`; 0 without a rate."""
+    if rate is None:
+        return 0
+    return min(int(-math.log1p(-dice.random()) / rate), MOST_BY_CHANCE)
+
+
+class IcotSi(nn.Module):
+    """Stepwise internalisation. See the module's card."""
+
+    Config = IcotSiConfig
+    group_size = 0
+    explains = False
+
+    def __init__(self, config: IcotSiConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+
+    @property
+    def inner(self) -> IcotSi:
+        """Itself: nothing is dropped at inference."""
+        return self
+
+    def curriculum(self) -> Curriculum:
+        """One token more at equal distances, until no chain that fits into the context has any left."""
+        c = self.config
+        return Removal(
+            per_epoch=c.remove_per_epoch,
+            longest=self.backbone.context or 2**15,
+            first=c.remove_from,
+            wait=c.pretrain_epochs,
+            beyond=c.remove_all_beyond,
+            smoothing=c.smoothing,
+            restart=c.restart_optimizer,
+        )
+
+    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+        """question eos | what is left of the chain | eos | answer eos, with labels behind the first eos."""
+        c = self.config
+        eos = self.backbone.tokenizer.eos_token_id
+        head = self.prompt(example.question, name=example.id).ids
+        steps = [c.template.step.replace("{step}", step) for step in example.steps]
+        chain = self.backbone.encode(c.chain.replace("{chain}", c.separator.join(steps)))
+        gone = len(chain) if stage.tokens is None else min(stage.tokens + by_chance(stage.smoothing, dice), len(chain))
+        kept = chain[gone:] if c.side == "left" else chain[: len(chain) - gone]
+        answer = self.backbone.encode(c.template.answer.replace("{answer}", example.answer))
+        text = (*kept, eos, *answer, eos)
+        hole = len(head) + (0 if c.side == "left" else len(kept))
+        return Row(
+            ids=(*head, *text),
+            labels=(IGNORE,) * len(head) + text,
+            start=len(head) + len(text),
+            latents=0,
+            name=example.id,
+            gap=(hole - 1, gone) if c.keep_position and gone else (0, 0),
+            ends=2,
+        )
+
+    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
+        """question eos; what follows has one eos behind the chain, or what is left of it, and one behind the answer.
+
+        Raises:
+            ConfigError: latents were asked for.
+        """
+        if latents:
+            raise ConfigError(f"method 'icot_si' thinks without latents: it takes 0 of them, got {latents}")
+        ids = (*question_ids(self.backbone, self.config.template, question), self.backbone.tokenizer.eos_token_id)
+        return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name, ends=2)
+
+    def source(self) -> None:
+        """No latents."""
+        return
+
+    def counts(self, batch: Batch) -> Counts:
+        """Labelled tokens."""
+        return {"answer": answer_counts(batch)}
+
+    def forward(self, batch: Batch, counts: Counts) -> LossReport:
+        """Token cross-entropy on what is written, mean over the labelled tokens that `counts` speaks of."""
+        trace = unroll(self.backbone, batch, self.source())
+        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+
+    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
+        """No latents, no words."""
+        return [() for _ in trace.counts_B]

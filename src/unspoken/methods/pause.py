@@ -1,0 +1,131 @@
+"""Pause tokens: the model is fed a few learned tokens behind the question before it must answer. Time, but no thoughts.
+
+Paper: Goyal et al., "Think before you speak: Training Language Models With Pause Tokens", arXiv 2310.02226 (finetuning with
+    pauses, without pretraining with them); as a baseline for latents: Hao et al., arXiv 2412.06769, section 4 and table 1.
+Idea: every pause is one more position in which each layer can work before the first token of the answer is chosen.
+    All of them hold the same learned vector, whatever the question, so nothing is passed on but through attention.
+    What the model says at the pauses is ignored, in training and at inference.
+Row:    question | pause x M | ### answer eos                    (as in Coconut's table 1)
+        question | pause x M | step 1 | ... | step N | ### answer eos        (steps=true)
+        labels behind the last pause, whose state predicts the first of them; pauses are never predicted
+Trains: the base model and the pause's row; or that row alone (`trains="pauses"`). Freezes: then, the base model.
+Reference code: none was released. facebookresearch/coconut 27273cb has no pause mode either; the row is from the papers.
+Relations: `cot` with `steps=false` is this without pauses. `coconut` with `thoughts="pause"` is the same token under
+    Coconut's curriculum and between its markers ("pause as thought"). `sim_cot` can wrap it, as a control: a decoder that
+    sees nothing but pauses sees the same for every question, and can learn no more than what steps have in common.
+Departures:
+    - No pretraining with pauses, which the paper finds to be where most of the gain comes from.
+    - The pause's row starts as that of "<<", as Coconut's markers do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+from torch import nn
+
+from unspoken.core.backbone import Backbone
+from unspoken.core.config import STRICT
+from unspoken.core.curriculum import Curriculum, Stage, single
+from unspoken.core.engine import unroll
+from unspoken.core.example import Example
+from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.text import Template, pieces, question_ids
+from unspoken.core.tokens import LATENT, add_tokens, refuse_tokens
+from unspoken.core.trace import Trace
+from unspoken.errors import ConfigError
+from unspoken.methods.base import Counts, LossReport, answer_counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PauseConfig:
+    """Settings of `Pause`."""
+
+    __pydantic_config__ = STRICT
+
+    name: Literal["pause"] = "pause"
+    pauses: int = 6  # M; as many as Coconut has latents on GSM8K (arXiv 2412.06769, section 4: 3 stages of 2)
+    steps: bool = False  # True: the chain is written behind the pauses; False: the answer at once
+    trains: Literal["all", "pauses"] = "all"  # pauses: their row alone
+    marker_init: str = "<<"  # the pause's row starts as this text's row
+    template: Template = field(default_factory=Template)
+
+    def __post_init__(self) -> None:
+        if self.pauses < 1:
+            raise ConfigError(f"pauses must be at least 1, got {self.pauses}; for none use 'cot'")
+
+
+class Pause(nn.Module):
+    """Pause tokens. See the module's card."""
+
+    Config = PauseConfig
+    group_size = 1
+    explains = False
+
+    def __init__(self, config: PauseConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        (self.pause,) = add_tokens(backbone, (LATENT,), config.marker_init)
+        if config.trains == "pauses":
+            backbone.train_rows((self.pause,))
+
+    @property
+    def inner(self) -> Pause:
+        """Itself: nothing is dropped at inference."""
+        return self
+
+    def curriculum(self) -> Curriculum:
+        """One stage: all pauses, and all steps or none."""
+        return single(Stage(removed=0 if self.config.steps else None, groups=self.config.pauses))
+
+    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+        """question | pauses | steps, where they are written | answer, with labels behind the pauses."""
+        parts = pieces(self.backbone, self.config.template, example)
+        written = parts.steps if stage.removed is not None else ()
+        text = (*sum(written, ()), *parts.answer)
+        refuse_tokens(text, {self.pause: LATENT}, example.id)
+        head = self.prompt(example.question, name=example.id)
+        return Row(
+            ids=(*head.ids, *text),
+            labels=(*head.labels, *text),
+            start=head.start,
+            latents=head.latents,
+            covers=len(example.steps) - len(written),
+            name=example.id,
+        )
+
+    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
+        """question | pauses; as many as in training, or `latents` of them.
+
+        Raises:
+            ConfigError: a negative number of pauses.
+            DataError: the question spells a pause.
+        """
+        pauses = self.config.pauses if latents is None else latents
+        if pauses < 0:
+            raise ConfigError(f"the number of pauses must be 0 or more, got {pauses}")
+        ids = refuse_tokens(question_ids(self.backbone, self.config.template, question), {self.pause: LATENT}, name)
+        row = (*ids, *((self.pause,) * pauses))
+        return Row(ids=row, labels=(IGNORE,) * len(row), start=len(ids), latents=pauses, name=name)
+
+    def source(self) -> None:
+        """Pauses are tokens of the prompt."""
+        return
+
+    def counts(self, batch: Batch) -> Counts:
+        """Labelled tokens."""
+        return {"answer": answer_counts(batch)}
+
+    def forward(self, batch: Batch, counts: Counts) -> LossReport:
+        """Token cross-entropy behind the pauses, mean over the labelled tokens that `counts` speaks of."""
+        trace = unroll(self.backbone, batch, self.source())
+        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+
+    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
+        """Pauses have no words."""
+        return [() for _ in trace.counts_B]
