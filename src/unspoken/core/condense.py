@@ -11,12 +11,13 @@ from collections.abc import Sequence
 _MARKED = re.compile(r"<<(.+?)>>")
 _EQUATION = re.compile(r"[(\d$£€.][\d\s.,$£€%()+\-*/×÷x^=]*=\s*[-$£€]?\s*\d[\d,]*(?:\.\d+)?%?")
 _WORD = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*")
-_FILLERS = frozenset(
-    "a an and are as at be because been being but by can could did do does each every for from had has have he her hers him "
-    "his how if in into is it its let may more must of on or our out per she should since so than that the their them then "
-    "there therefore these they this those thus to total was we were what when where which who will with would you your "
-    "first second next now also all both only just".split()
-)
+_FILLERS = """
+a an and are as at be because been being but by can could did do does each every for from had has have he her hers him
+his how if in into is it its let may more must of on or our out per she should since so than that the their them then
+there therefore these they this those thus to total was we were what when where which who will with would you your first
+second next now also all both only just
+"""
+_LIGHT = frozenset(_FILLERS.split())
 
 
 def condense(steps: Sequence[str], words: int = 10) -> str:
@@ -46,7 +47,7 @@ def _equations(step: str) -> list[str]:
 def _words(step: str, most: int) -> str:
     """The first words of a step that are no fillers; its first words where all are. Numbers come before words."""
     words = _WORD.findall(step)
-    telling = [word for word in words if word.lower() not in _FILLERS] or words
+    telling = [word for word in words if word.lower() not in _LIGHT] or words
     numbers = [i for i, word in enumerate(telling) if any(c.isdigit() for c in word)]
     rest = [i for i in range(len(telling)) if i not in numbers]
     return " ".join(telling[i] for i in sorted((numbers + rest)[:most]))

@@ -76,9 +76,7 @@ class SemCotConfig:
 
     def __post_init__(self) -> None:
         if self.inner.name != "semcot_generator":
-            raise ConfigError(
-                f"semcot needs 'semcot_generator' as 'inner', got {self.inner.name!r}; sim_cot wraps any method"
-            )
+            raise ConfigError(f"semcot needs 'semcot_generator' as 'inner', got {self.inner.name!r}; or try 'sim_cot'")
         if not 0 < self.align_weight < 1:
             raise ConfigError(
                 f"align_weight must be between 0 and 1, got {self.align_weight}; without alignment use 'semcot_generator'"
