@@ -1,6 +1,6 @@
 """Our SemCoT on the frozen inputs of `semcot_*`: built with the released attention and path, run and stepped once.
 
-The released code calls everything with one row; so do these helpers. Its prompts have no bos, and its targets no eos.
+The released code calls everything with one row; so do these helpers. Its targets have no eos.
 """
 
 from __future__ import annotations
@@ -42,20 +42,13 @@ def examples_of(case: parity.Case) -> list[Example]:
     ]
 
 
-def tokenizer_of(case: parity.Case) -> Any:
-    """Without a chat template: the released code uses none."""
-    tokenizer = case.tokenizer()
-    tokenizer.chat_template = None
-    return tokenizer
-
-
 def method_of(case: parity.Case) -> Any:
     """Our method with a case's settings, from the case's initial weights."""
     where = parity.folder()
     assert where is not None
     facts = case.facts
     teacher = {key.replace("state_teacher/", "state/base."): value for key, value in case.tensors.items()}
-    words = tokenizer_of(case)
+    words = case.tokenizer()
     backbone = Backbone(parity.Case(facts, teacher).lm("base.", facts["teacher_config"]), words)
     arch = {k: v for k, v in facts["student_config"].items() if k not in ("torch_dtype", "dtype", "architectures")}
     arch["vocab_size"] = len(words)  # <thought> is added
@@ -68,6 +61,7 @@ def method_of(case: parity.Case) -> Any:
                 "name": "semcot_generator",
                 "assistant": {"arch": arch, "tokenizer": str(where / "tokenizers" / facts["tokenizer"])},
                 "latents": facts["method_config"]["train_max_contemp_tokens"],
+                "plain": True,
                 "texts": {
                     "assistant": start + "{question}",
                     "base": start + "{question}{thoughts}" + end,
@@ -82,7 +76,6 @@ def method_of(case: parity.Case) -> Any:
         },
         backbone,
     )  # fmt: skip
-    method.inner.assistant.backbone.tokenizer.chat_template = None
     with torch.no_grad():
         named = official_parameters(method)
         for key, value in case.tensors.items():
@@ -111,13 +104,7 @@ def official_encoder(method: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def released_row(row: Row) -> Row:
-    """A row without bos in front and without a target behind its answer."""
-
-    def bare(one: Row) -> Row:
-        return dataclasses.replace(one, ids=one.ids[1:], labels=one.labels[1:], start=one.start - 1)
-
-    assert row.assistant is not None
-    row = bare(dataclasses.replace(row, assistant=bare(row.assistant)))
+    """A row without a target behind its answer."""
     return dataclasses.replace(row, labels=(*row.labels[:-1], IGNORE))
 
 

@@ -17,7 +17,7 @@ Departures:
     - The end of the answer is trained. The released targets have no eos, so that every answer runs to the limit.
     - As many latents in evaluation as in training, unless asked otherwise (released: 1 and 5; with 1, what was learned for
       the other four, and <thought> itself, has no influence).
-    - Prompts begin as the models expect: with bos, or in their chat template (released for Llama: neither).
+    - Prompts begin as the models expect: with bos, or in their chat template (released for Llama: neither; `plain=True`).
     - Rows of the generator's embedding other than that of <thought> stay as they are (released: weight decay shrinks them).
     - The last <thought>, whose state is read by nothing, is not forwarded.
     - Losses are means over a step, so that its size does not change them (released: sums over its rows).
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from unspoken.core.assistant import Assistant, Assisted
 from unspoken.core.backbone import Backbone, BackboneConfig
-from unspoken.core.chat import HOLE, Slots, around, encode, hold_id, refuse_special, render, slots_of
+from unspoken.core.chat import HOLE, Message, Slots, around, encode, hold_id, refuse_special, render, slots_of
 from unspoken.core.config import STRICT
 from unspoken.core.curriculum import Curriculum, Lesson, Phase, Stage, single
 from unspoken.core.engine import unroll
@@ -72,6 +72,7 @@ class SemCotGeneratorConfig:
     latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
     warmup: Lesson = field(default_factory=lambda: Lesson(epochs=7.0))  # of the projection alone, before both (cg_linear_*)
     texts: Annotated[SoftTexts, BeforeValidator(texts_of)] = field(default_factory=lambda: TEXTS["bare"])  # or a name
+    plain: bool = False  # prompts without bos and chat template, as released: `texts` say all
     slots: Slots | None = None  # what stands around the latents in the base model's prompt; None = nothing
     today: str = "2024-07-26"  # what chat templates are told
 
@@ -162,9 +163,12 @@ class SemCotGenerator(nn.Module):
         asked = c.texts.prompt(question, latents, self.slots.begin + HOLE + self.slots.end)
         chat = [("user", asked)]
         if latents == 0:
-            ids = encode(self.backbone, render(self.backbone, chat, prompt=True, today=self._today), first=True)
+            if c.plain:
+                ids = self.backbone.encode(asked)
+            else:
+                ids = encode(self.backbone, render(self.backbone, chat, prompt=True, today=self._today), first=True)
             return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name)
-        before, behind = around(self.backbone, chat, prompt=True, today=self._today)
+        before, behind = self._around(self.backbone, chat, prompt=True)
         ids = (*before, *((self._base_hold,) * latents), *behind)
         return Row(
             ids=ids,
@@ -175,12 +179,19 @@ class SemCotGenerator(nn.Module):
             assistant=self._assistant_row(question, latents, name),
         )
 
+    def _around(self, backbone: Backbone, chat: list[Message], *, prompt: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids before and behind the place of the thoughts."""
+        if not self.config.plain:
+            return around(backbone, chat, prompt=prompt, today=self._today)
+        before, behind = "".join(text for _, text in chat).split(HOLE)
+        return backbone.encode(before), backbone.encode(behind)
+
     def _assistant_row(self, question: str, latents: int, name: str) -> Row:
         """The question and <thought>; what is read begins at the question's last token."""
         other = self.assistant.backbone
         refuse_special(other, question, self.assistant.token_ids, name)
         asked, opening = self.config.texts.asked(question, latents)
-        before, _ = around(other, [("user", asked), ("assistant", opening + HOLE)], prompt=False, today=self._today)
+        before, _ = self._around(other, [("user", asked), ("assistant", opening + HOLE)], prompt=False)
         ids = (*before, *(self.assistant.token_ids * (latents - 1)))
         if other.context is not None and len(ids) > other.context:
             raise DataError(
