@@ -117,7 +117,7 @@ def test_a_wrong_base_is_refused_with_the_sizes(tmp_path):
         r"projection_layer\.weight is \[32, 24\], expected \[48, 24\]",
     ):
         import_checkpoint(files, str(tmp_path / "wide"), tmp_path / "run", assistant=str(fake.small))
-    with pytest.raises(CheckpointError, match=r"projection_layer\.weight is \[32, 24\], expected \[32, 40\]"):
+    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight is \[\d+, 24\], expected \[\d+, 40\]"):
         import_checkpoint(files, str(fake.base), tmp_path / "run", assistant=str(other.small))
     table = "model.embed_tokens.weight"
     with pytest.raises(

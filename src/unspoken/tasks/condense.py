@@ -2,8 +2,8 @@
 
     {"question": ..., "steps": [...], "answer": ..., "id": ..., "condensed_reasoning": ...}
 
-A row is appended as soon as its answer is there, so that a call which was cut off goes on where it stopped. What is empty,
-too long, or loses the answer is asked for again and then refused, never written: the encoder would learn from it.
+A row is appended as soon as its answer is there, so that a call which was cut off goes on where it stopped. What is empty
+or far too long is asked for again and then refused, never written: the encoder would learn from it.
 """
 
 from __future__ import annotations
