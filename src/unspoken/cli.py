@@ -56,6 +56,18 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int | None]:
+    """The seeds of an evaluation; None = as the run says."""
+    if text is None:
+        return [seed]
+    if seed is not None or out is not None:
+        raise ConfigError("--seeds goes without --seed and --out: there is one report per seed, named by it")
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(f"--seeds needs different numbers with commas between them, e.g. 41,42,43; got {text!r}")
+    return [int(part) for part in parts]
+
+
 def _report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
     """Where a report goes. Settings other than the run's own stand in its name: `compare` reads the plain one."""
     settings = "".join(f"-{name}-{value}" for name, value in changed.items())
@@ -109,6 +121,9 @@ def evaluate(
     latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
     explain: Annotated[bool, typer.Option(help="Decode the thoughts too, and score the steps.")] = False,
+    chains: Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")] = None,
+    samples: Annotated[int, typer.Option(help="Answers per set of thoughts; several answers vote.")] = 1,
+    seeds: Annotated[str | None, typer.Option(help="Evaluate once per seed, e.g. 41,42,43; one report each.")] = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
@@ -120,7 +135,7 @@ def evaluate(
     from rich.progress import Progress
 
     from unspoken.evaluation.evaluator import evaluate as score
-    from unspoken.evaluation.report import percent, table
+    from unspoken.evaluation.report import over_seeds, percent, table
     from unspoken.tasks.base import SPLITS
     from unspoken.training.checkpoint import load
 
@@ -129,23 +144,36 @@ def evaluate(
     chosen = _task_of(run, task, overrides or [])
     model = load(run, explain=explain)
     speaking = _given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    said = _seeds(seeds, seed, out)
     console = _console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        job = bar.add_task("questions", total=None)
-        report = score(
-            model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
-            progress=lambda done, total: bar.update(job, completed=done, total=total), **speaking,
-        )  # fmt: skip
-    target = out or _report_path(
-        run, chosen.name, split, _given(limit=limit, latents=latents, explain=explain or None, **speaking)
-    )
-    report.save(target)
-    console.print(table({run.name: report}))
+    reports = {}
+    for one in said:
+        settings = {**speaking, **_given(seed=one)}
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            job = bar.add_task("questions", total=None)
+            report = score(
+                model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
+                chains=model.chains if chains is None else chains, samples=samples,
+                progress=lambda done, total, job=job, bar=bar: bar.update(job, completed=done, total=total), **settings,
+            )  # fmt: skip
+        several = {"chains": chains, "samples": samples if samples > 1 else None}
+        target = out or _report_path(
+            run, chosen.name, split, _given(limit=limit, latents=latents, explain=explain or None, **several, **settings)
+        )
+        report.save(target)
+        reports[f"{run.name}, seed {one}" if len(said) > 1 else run.name] = report
+        written = f"report: {target}"
+        if len(said) > 1:
+            console.print(written, highlight=False, soft_wrap=True)
+    console.print(table(reports))
+    if len(said) > 1:
+        console.print(over_seeds(list(reports.values())), highlight=False)
+        return
     if (steps := report.step_accuracy) is not None:
         right = f"{percent(steps.correct_only.value)}%" if steps.correct_only.n else "there is none"
-        said = f"{percent(steps.overall.value)}%; where the answer is right, {right}"
-        console.print(f"decoded steps equal to the true step: {said}")
-    console.print(f"report: {target}", highlight=False, soft_wrap=True)
+        told = f"{percent(steps.overall.value)}%; where the answer is right, {right}"
+        console.print(f"decoded steps equal to the true step: {told}")
+    console.print(written, highlight=False, soft_wrap=True)
 
 
 @app.command()

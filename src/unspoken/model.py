@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unspoken.core.config import build, dump
-from unspoken.core.engine import generate, think
+from unspoken.core.engine import sample, think
 from unspoken.core.example import Example
-from unspoken.core.latents import edited
+from unspoken.core.latents import Prompted, edited
 from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Answer, Trace
 from unspoken.errors import ConfigError, DataError
@@ -50,13 +50,43 @@ class Model:
         on_token: Callable[[int, int], None] | None = None,
         **speaking: Any,
     ) -> list[Answer]:
-        """Think about questions and answer them, batched.
+        """Think about questions and answer each of them once, batched; the arguments are those of `sample`.
+
+        Returns:
+            One `Answer` per question, in order.
+        """
+        how: Any = {"latents": latents, "names": names, "batch_size": batch_size, "explain": explain, "edit": edit}
+        return [only for (only,) in self.sample(questions, on_token=on_token, **how, **speaking)]
+
+    @property
+    def chains(self) -> int:
+        """How many sets of thoughts it can think about one question."""
+        source = self.method.source()
+        return source.chains if isinstance(source, Prompted) else 1
+
+    def sample(
+        self,
+        questions: Sequence[str],
+        *,
+        chains: int = 1,
+        samples: int = 1,
+        latents: int | None = None,
+        names: Sequence[str] | None = None,
+        batch_size: int = 32,
+        explain: bool = False,
+        edit: Callable[..., Any] | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+        **speaking: Any,
+    ) -> list[tuple[Answer, ...]]:
+        """Think about questions and answer each of them `chains` x `samples` times, all of them in one batch.
 
         Args:
+            chains: sets of thoughts per question, the model's first ones.
+            samples: answers from each set.
             questions: plain texts.
             latents: how many latents to think; None = the model's own number.
             names: how errors name the questions; None = "question 0", ...
-            batch_size: questions per batch.
+            batch_size: answers per batch; all answers to a question are in one batch, be they more.
             explain: decode the latents into steps (`Answer.thoughts`).
             edit: passes every latent on its way in: (latents_ND, rows_N, index_N) -> latents_ND; rows count inside the
                 batch, so use one batch where they matter.
@@ -64,10 +94,11 @@ class Model:
             speaking: fields of `Speaking` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
-            One `Answer` per question, in order.
+            The answers to each question, in order: all from the first set of thoughts, then all from the next.
 
         Raises:
-            ConfigError: explanations were asked of a model without a decoder, or an unknown speaking field.
+            ConfigError: more sets of thoughts than the model has, several samples at temperature 0, explanations of a model
+                without a decoder, or an unknown speaking field.
             DataError: a question is not a string, does not fit, or spells a marker.
         """
         if explain and not self.explains:
@@ -79,6 +110,14 @@ class Model:
             raise ConfigError(
                 f"unknown speaking option {sorted(unknown)[0]!r}; known: {', '.join(Speaking.__dataclass_fields__)}"
             )
+        said = build(Speaking, {**dump(self.speaking), **speaking})
+        if samples < 1 or not 1 <= chains <= self.chains:
+            raise ConfigError(
+                f"samples must be at least 1 and chains in 1..{self.chains}, the sets of thoughts this model has; "
+                f"got samples={samples}, chains={chains}"
+            )
+        if samples > 1 and said.temperature == 0:
+            raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
         source = self.method.source()
         if edit is not None:
             if source is None:
@@ -86,12 +125,14 @@ class Model:
             source = edited(source, edit)
         was_training = self._eval()
         try:
-            return generate(
+            return sample(
                 self.method.backbone,
                 self._rows(questions, latents, names),
                 source,
-                build(Speaking, {**dump(self.speaking), **speaking}),
+                said,
                 batch_size=batch_size,
+                chains=chains,
+                samples=samples,
                 explain=self.method.explain if explain else None,
                 on_token=on_token,
             )

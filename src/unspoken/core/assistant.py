@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from unspoken.core.backbone import BackboneConfig, load_backbone
 from unspoken.core.engine import unroll
 from unspoken.core.layout import Batch
-from unspoken.core.state_cache import StateCache, config_hash, weights_hash
+from unspoken.core.prefix_cache import PrefixCache
+from unspoken.core.state_cache import StateCache, config_hash, version, weights_hash
 from unspoken.core.tokens import add_tokens
 
 
@@ -30,6 +31,7 @@ class Assistant(nn.Module):
         config: which one; with `lora` it trains.
         trains: it trains: all of it without `lora`, but of the embedding the rows of `tokens` only, and no head.
         cache: the folder that keeps the states of a frozen one; None = compute them every time.
+        prefix_gigabytes: memory for what a frozen one has read before its slots, where these hold vectors that train.
         tokens: texts of tokens that are added, and train where it does.
         like: a text; rows of added tokens start as the mean of its tokens' rows.
     """
@@ -40,6 +42,7 @@ class Assistant(nn.Module):
         *,
         trains: bool = False,
         cache: str | None = None,
+        prefix_gigabytes: float = 0.0,
         tokens: tuple[str, ...] = (),
         like: str = "\n",
     ) -> None:
@@ -54,6 +57,7 @@ class Assistant(nn.Module):
             self.backbone.adapt(config.lora, self.token_ids)
         else:
             _train_rows(self.backbone.lm, self.token_ids)
+        self._prefixes = PrefixCache(self.backbone.lm, prefix_gigabytes) if self.frozen and prefix_gigabytes else None
         self._folder = cache
         self._keeps = False
         self._hash: tuple[Any, str] | None = None
@@ -67,7 +71,7 @@ class Assistant(nn.Module):
     @property
     def hash(self) -> str:
         """Of its weights; taken again when they have changed."""
-        seen = tuple((p.data_ptr(), p._version) for p in self.backbone.lm.state_dict(keep_vars=True).values())
+        seen = version(self.backbone.lm)
         if self._hash is None or self._hash[0] != seen:
             self._hash = (seen, weights_hash(self.backbone.lm))
         return self._hash[1]
@@ -105,7 +109,8 @@ class Assistant(nn.Module):
             return zeros.flatten(0, 1)
         part = batch.select(rows_n)
         source = None if initial_KA is None else _Initial(initial_KA)
-        trace = unroll(self.backbone, part, source, chains=chains, frozen=self.frozen)
+        prefixes = self._prefixes if self._keeps else None
+        trace = unroll(self.backbone, part, source, chains=chains, frozen=self.frozen, prefixes=prefixes)
         place_nK = part.starts_B[:, None] + np.minimum(np.arange(K)[None, :], part.latents_B[:, None] - 1)
         rows_N = np.repeat(np.arange(chains * len(part)), K)
         states = trace.hidden_at(rows_N, np.tile(place_nK, (chains, 1)).reshape(-1)).view(chains, len(part), K, A)

@@ -32,8 +32,9 @@ from unspoken.core.body import Body, Speech, check_context
 from unspoken.core.branch import note_columns, place, visible
 from unspoken.core.latents import Prompted, Source
 from unspoken.core.layout import Batch, Row, collate
+from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.sampling import Chooser, Speaking
-from unspoken.core.trace import Answer, Cost, Trace, arrange
+from unspoken.core.trace import Answer, Cost, Trace, arrange, whole
 from unspoken.errors import DataError
 
 OnToken = Callable[[int, int], None]
@@ -56,6 +57,7 @@ class Loop:
         chains: go on with so many sets of prompted thoughts per row. Set c of row b is row c * B + b of trace and speech.
         samples: speak so many times per row (and set), from the same thoughts; sample s of row i is row s * rows + i.
         frozen: nothing before the first slot trains (prompted thoughts in a frozen model), so it needs no gradient.
+        prefixes: remembers what comes before the first slot from step to step, where it is frozen.
 
     Raises:
         DataError: a row and the tokens it may speak do not fit into the model's context.
@@ -75,13 +77,14 @@ class Loop:
         chains: int = 1,
         samples: int = 1,
         frozen: bool = False,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         B, T = batch.ids_BT.shape
         check_context(backbone, batch, speaking.max_new_tokens if speaking else 0)
         self.prompted = source if isinstance(source, Prompted) else None
         self.source = None if isinstance(source, Prompted) else source
         self.backbone, self.asked, self.batch, self.speaking = backbone, batch, batch, speaking
-        self.chains, self.samples, self.frozen = chains, samples, frozen
+        self.chains, self.samples, self.frozen, self.prefixes = chains, samples, frozen, prefixes
         # What comes before the first slot is read by itself where that saves something.
         self.apart = self.prompted is not None and (chains > 1 or frozen)
         streams = list(itertools.product(range(samples), range(chains), numbers if numbers is not None else range(B)))
@@ -100,6 +103,7 @@ class Loop:
         self.end_b = batch.starts_B + (batch.latents_B if self.source is not None else 0)
         self.done_b = np.zeros(B, dtype=bool)
         self.mask_bS = np.zeros((B, 0), dtype=bool)
+        self.recalled = 0  # columns that an earlier step has read
         self.columns_BT = np.full((B, T), -1, dtype=np.int64)
         self.branch_columns_BT = np.full(batch.branch.ids_BT.shape, -1, dtype=np.int64) if batch.branch else None
         # What the passes left behind.
@@ -119,12 +123,29 @@ class Loop:
 
     def run(self) -> tuple[Trace, Speech]:
         """Forward everything: read, think, read the rest, speak."""
+        self._recall()
         while not self.done_b.all():
             take_b = self._ready()
             with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.apart and self.frozen)):
                 self._pass(take_b)
             self._advance(take_b)
         return self._trace(), self.speech
+
+    def _recall(self) -> None:
+        """Take what stands before the first slot from an earlier step, instead of reading it."""
+        take_b, plain = self.start_b, self.batch.branch is None and not self.batch.gap_B.any() and self.speaking is None
+        if self.prefixes is None or not (
+            self.apart and self.frozen and plain and take_b.all() and self.batch.latents_B.all()
+        ):
+            return
+        if (known := self.prefixes.read(self.backbone, self.batch.ids_BT, take_b)) is None:
+            return
+        self.cache, forwarded = known
+        self.mask_bS, _, _ = place(take_b, np.zeros_like(take_b), self.cursor_b, take_b)
+        self.recalled = self.mask_bS.shape[1]
+        self.cost.passes += forwarded > 0
+        self.cost.positions += forwarded
+        self._advance(take_b)
 
     def _ready(self) -> np.ndarray:
         """Columns each row feeds in the next pass.
@@ -153,7 +174,7 @@ class Loop:
         embeds_bWD = self._inputs(take_b, own_bW, positions_bW)
 
         first_column = self.mask_bS.shape[1]
-        note_columns(self.columns_BT, self.index_b, own_bW, positions_bW, first_column)
+        note_columns(self.columns_BT, self.index_b, own_bW, positions_bW, first_column - self.recalled)
         if self.branch_columns_BT is not None and branch is not None:
             own_b, place_b = np.nonzero(own_bW & (positions_bW < shared_b[:, None]))
             self.branch_columns_BT[own_b, place_b] = place_b
@@ -364,7 +385,7 @@ class Loop:
             hidden_BSD=hidden_BSD,
             column_BT=self.columns_BT,
             cost=self.cost,
-            watched_LBD=self._all_watched(self.watched),
+            watched_LBD=whole(self.watched, B),
         )
         if batch.branch is not None and self.branch_columns_BT is not None:
             trace.branch = Trace(
@@ -375,18 +396,9 @@ class Loop:
                 hidden_BSD=hidden_BSD,
                 column_BT=self.branch_columns_BT,
                 cost=self.cost,
-                watched_LBD=self._all_watched(self.branch_watched),
+                watched_LBD=whole(self.branch_watched, B),
             )
         return trace
-
-    def _all_watched(self, kept: list[tuple[np.ndarray, Tensor]]) -> Tensor | None:
-        """The watched states of all rows, zero where a row watched nothing."""
-        if not kept:
-            return None
-        rows = np.concatenate([rows_N for rows_N, _ in kept])
-        states_LND = torch.cat([states for _, states in kept], dim=1)
-        zeros_LBD = states_LND.new_zeros(len(states_LND), len(self.batch), states_LND.shape[2])
-        return zeros_LBD.index_copy(1, self._device(rows), states_LND)
 
     def _device(self, array: np.ndarray) -> Tensor:
         """A host array on the backbone's device."""
@@ -399,7 +411,7 @@ def unroll(
     """Forward rows in which every token is given, with gradients; the trace keeps all hidden states (see `Loop`).
 
     Args:
-        how: `chains` and `frozen` of `Loop`.
+        how: `chains`, `frozen` and `prefixes` of `Loop`.
     """
     return Loop(backbone, batch, source, embeds_BTD=embeds_BTD, keep_hidden=True, **how).run()[0]
 
@@ -419,13 +431,6 @@ def generate(
         One answer per row, in the order of `rows`.
     """
     return [answer for (answer,) in sample(backbone, rows, source, speaking, **how)]
-
-
-def _assistant_positions(row: Row, chain: int, number: int) -> int:
-    """What an assistant reads for a sample of a set of thoughts: its prompt for the first, for later sets the slots."""
-    if row.assistant is None or number > 0:
-        return 0
-    return row.assistant.latents if chain else len(row.assistant.ids)
 
 
 @torch.inference_mode()
@@ -488,7 +493,7 @@ def sample(
                 passed=len(passed),
                 chain=c,
                 sample=s,
-                assistant_positions=_assistant_positions(rows[i], c, s),
+                assistant_positions=rows[i].assistant_positions(c, s),
             )
             answers.setdefault(i, []).append(answer)
     return [tuple(sorted(answers[i], key=lambda a: (a.chain, a.sample))) for i in range(len(rows))]

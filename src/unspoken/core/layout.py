@@ -71,6 +71,12 @@ class Row:
         """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
         return max(len(self.ids) + self.gap[1], self.branch.longest if self.branch is not None else 0)
 
+    def assistant_positions(self, chain: int, sample: int) -> int:
+        """What an assistant reads for a sample of a set of thoughts: its prompt for the first; for later sets the slots."""
+        if self.assistant is None or sample > 0:
+            return 0
+        return self.assistant.latents if chain else len(self.assistant.ids)
+
 
 @dataclass(kw_only=True)
 class Batch:

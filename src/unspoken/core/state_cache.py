@@ -41,6 +41,11 @@ def weights_hash(lm: Any) -> str:
     return digest.hexdigest()
 
 
+def version(lm: Any) -> Any:
+    """Something that differs once a weight has been changed in place or replaced; cheap."""
+    return tuple((p.data_ptr(), p._version) for p in lm.state_dict(keep_vars=True).values())
+
+
 def config_hash(lm: Any) -> str:
     """16 hex digits of a hash of everything in a model's config that may change its states."""
     config = {key: value for key, value in lm.config.to_dict().items() if key not in _VOLATILE}

@@ -38,7 +38,8 @@ class Trace:
         counts_B: latents per row.
         starts_B: position of each row's first latent inside the row.
         hidden_BSD: last-layer states of every forwarded column, where the loop was asked to keep them; else None.
-        column_BT: column of `hidden_BSD` at which position t of row b was forwarded, -1 where there is none.
+        column_BT: column of `hidden_BSD` at which position t of row b was forwarded, -1 where there is none: beyond the
+            row's end, and where what the position would give was known from an earlier step (`core/prefix_cache.py`).
         cost: passes and positions.
         watched_LBD: states of every layer at each row's watched position: the embeddings, then each layer's output, the
             last after the final norm; zero for rows that watch nothing; None where no row does.
@@ -59,6 +60,7 @@ class Trace:
         """Hidden states [N, D] at the given positions of the given rows."""
         assert self.hidden_BSD is not None, "the loop was not asked to keep hidden states"
         B, S, D = self.hidden_BSD.shape
+        assert (self.column_BT[rows_N, positions_N] >= 0).all(), "a state was asked for that was not made"
         flat = rows_N * S + self.column_BT[rows_N, positions_N]
         index = torch.from_numpy(flat).to(self.hidden_BSD.device)
         return self.hidden_BSD.reshape(B * S, D).index_select(0, index)
@@ -108,6 +110,16 @@ def arrange(parts: list[Tensor], places: list[tuple[np.ndarray, np.ndarray]], B:
     D = parts[0].shape[1]
     index = torch.from_numpy(place_BK.reshape(-1)).to(parts[0].device)
     return torch.cat([*parts, parts[0].new_zeros(1, D)]).index_select(0, index).view(B, K, D)
+
+
+def whole(parts: list[tuple[np.ndarray, Tensor]], B: int) -> Tensor | None:
+    """States [L, N, D] of some rows each, as [L, B, D], zero for a row that has none; None where no row has any."""
+    if not parts:
+        return None
+    states_LND = torch.cat([states for _, states in parts], dim=1)
+    rows_N = torch.from_numpy(np.concatenate([rows for rows, _ in parts])).to(states_LND.device)
+    zeros_LBD = states_LND.new_zeros(len(states_LND), B, states_LND.shape[2])
+    return zeros_LBD.index_copy(1, rows_N, states_LND)
 
 
 @dataclass(frozen=True, kw_only=True)

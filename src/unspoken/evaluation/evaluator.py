@@ -23,9 +23,11 @@ from unspoken.core.example import Example
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError, RunError
 from unspoken.evaluation.statistics import Rate, mean, rate
+from unspoken.evaluation.vote import Said, elect
 from unspoken.tasks.base import Split, Task
 
 if TYPE_CHECKING:  # reading a report must not load torch
+    from unspoken.core.trace import Answer
     from unspoken.model import Model
 
 FORMAT = 1
@@ -49,6 +51,8 @@ class Record:
         thoughts: decoded steps, one per thought group; None where they were not asked for.
         expected: what each thought group stands for (several steps joined by newlines, or None for no step), as the
             method aligns steps with groups; None = group k stands for step k.
+        said: every answer, where there were several. `text`, the scores and `finished` are then those of the answer that
+            the vote chose, `passes` those of the longest, and latents, tokens and positions those of all together.
     """
 
     id: str
@@ -66,6 +70,7 @@ class Record:
     finished: bool
     thoughts: tuple[str, ...] | None = None
     expected: tuple[str | None, ...] | None = None
+    said: tuple[Said, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +105,7 @@ class EvalReport:
         latents: how many latents were asked for; None = the model's own number.
         batch_size: questions per batch; `ms_per_question` depends on it.
         speaking: all settings of `Speaking` that were in force.
+        chains, samples: sets of thoughts per question, and answers from each; more than one answer means a vote.
         seconds: wall-clock time from the first question to the last answer, decoding of thoughts included.
         loop_seconds: the part of it spent thinking and speaking.
         model: path (None if not from a directory), method config, dtype, device.
@@ -121,6 +127,8 @@ class EvalReport:
     model: dict[str, Any]
     environment: dict[str, Any]
     records: tuple[Record, ...]
+    chains: int = 1
+    samples: int = 1
     format: int = FORMAT
 
     @property
@@ -132,6 +140,12 @@ class EvalReport:
     def accuracy(self) -> Rate:
         """Strict: the answer stands where the task's format says. `.value`, `.interval`, `.correct`, `.n`."""
         return rate(r.strict for r in self.records)
+
+    @property
+    def single(self) -> float | None:
+        """Where a vote chose: the share of right answers among all that were given, which depend on each other."""
+        said = [one for r in self.records for one in r.said or ()]
+        return mean(one.strict for one in said) if said else None
 
     @property
     def flexible(self) -> Rate:
@@ -215,6 +229,7 @@ class EvalReport:
             "correct": self.accuracy.correct,
             "accuracy": _plain(self.accuracy),
             "flexible": _plain(self.flexible),
+            "single": self.single,
             "finished": self.finished.value,
             "mean_latents": self.mean_latents,
             "mean_visible_tokens": self.mean_visible_tokens,
@@ -288,6 +303,8 @@ def evaluate(
     latents: int | None = None,
     batch_size: int = 32,
     explain: bool = False,
+    chains: int = 1,
+    samples: int = 1,
     progress: Callable[[int, int], None] | None = None,
     **speaking: Any,
 ) -> EvalReport:
@@ -299,13 +316,16 @@ def evaluate(
         split: which split.
         limit: how many examples, from the first on; None = all.
         latents: how many latents to think; None = the model's own number.
-        batch_size: questions per batch.
+        batch_size: questions per batch; where each is answered several times, answers per batch.
         explain: decode thoughts, and hold them against the true steps.
+        chains: sets of thoughts per question, for a method that has several (SoftCoT++).
+        samples: answers per set. Where a question gets several answers, they vote (`evaluation/vote.py`).
         progress: called with (questions answered, questions in all), once per batch and at the end.
         speaking: fields of `Speaking`: temperature, top_p, top_k, seed, max_new_tokens.
 
     Raises:
-        ConfigError: a limit below 1, an unknown speaking option, or explanations of a model that has none to give.
+        ConfigError: a limit below 1, an unknown speaking option, explanations of a model that has none to give, more sets
+            of thoughts than it has, or several samples that would all be the same.
         DataError: the split is empty, two examples share an id, or a question does not fit the model.
     """
     if limit is not None and limit < 1:
@@ -315,42 +335,21 @@ def evaluate(
     examples = task.examples(split)[:limit]
     ids = _ids(examples, split)
     # One call for all questions: their place in it seeds the sampling, and the engine sorts them by length.
-    more: dict[str, Any] = {} if progress is None else {"on_token": _counter(progress, len(ids), batch_size)}
+    at_once = max(batch_size // (chains * samples), 1)
+    more: dict[str, Any] = {} if progress is None else {"on_token": _counter(progress, len(ids), at_once)}
+    more |= {"latents": latents, "names": ids, "batch_size": batch_size, "explain": explain, **speaking}
+    questions = [example.question for example in examples]
     began = time.perf_counter()
-    answers = model.answer(
-        [example.question for example in examples],
-        latents=latents,
-        names=ids,
-        batch_size=batch_size,
-        explain=explain,
-        **more,
-        **speaking,
-    )
+    if chains * samples == 1:
+        answers = [(answer,) for answer in model.answer(questions, **more)]
+    else:
+        answers = model.sample(questions, chains=chains, samples=samples, **more)
     seconds = time.perf_counter() - began
     if progress is not None:
         progress(len(ids), len(ids))
-    records = []
-    for name, example, answer in zip(ids, examples, answers, strict=True):
-        score = task.score(example, answer.text)
-        records.append(
-            Record(
-                id=name,
-                question=example.question,
-                answer=example.answer,
-                steps=example.steps,
-                text=answer.text,
-                strict=bool(score.strict),
-                flexible=bool(score.flexible),
-                extracted=score.extracted,
-                latents=int(answer.latents),
-                visible_tokens=int(answer.visible),
-                passes=int(answer.passes),
-                positions=int(answer.positions),
-                finished=bool(answer.finished),
-                thoughts=None if answer.thoughts is None else tuple(answer.thoughts),
-                expected=None if answer.thoughts is None else model.expected(example, len(answer.thoughts)),
-            )
-        )
+    records = [
+        _record(name, example, task, model, given) for name, example, given in zip(ids, examples, answers, strict=True)
+    ]
     return EvalReport(
         task={"name": task.name, **dump(task.config)},
         split=split,
@@ -360,10 +359,38 @@ def evaluate(
         batch_size=batch_size,
         speaking={**(dump(getattr(model, "speaking", None)) or {}), **speaking},
         seconds=seconds,
-        loop_seconds=math.fsum(answer.seconds for answer in answers),
+        chains=chains,
+        samples=samples,
+        loop_seconds=math.fsum(answer.seconds for given in answers for answer in given),
         model=_model(model),
         environment=provenance(),
         records=tuple(records),
+    )
+
+
+def _record(name: str, example: Example, task: Task, model: Model, answers: Sequence[Answer]) -> Record:
+    """A problem and the answer to it: the only one, or the one that most agree on."""
+    scores = [task.score(example, answer.text) for answer in answers]
+    chosen = elect([score.extracted for score in scores])
+    answer, score = answers[chosen], scores[chosen]
+    several = len(answers) > 1
+    return Record(
+        id=name,
+        question=example.question,
+        answer=example.answer,
+        steps=example.steps,
+        text=answer.text,
+        strict=bool(score.strict),
+        flexible=bool(score.flexible),
+        extracted=score.extracted,
+        latents=sum(int(a.latents) for a in answers if not several or a.sample == 0),
+        visible_tokens=sum(int(a.visible) for a in answers),
+        passes=max(int(a.passes) for a in answers),
+        positions=sum(int(a.positions) for a in answers),
+        finished=bool(answer.finished),
+        thoughts=None if answer.thoughts is None else tuple(answer.thoughts),
+        expected=None if answer.thoughts is None else model.expected(example, len(answer.thoughts)),
+        said=tuple(map(Said.of, answers, scores)) if several else None,
     )
 
 

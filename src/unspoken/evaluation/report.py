@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import mean, stdev
 
 from rich import box
 from rich.markup import escape
@@ -85,10 +86,21 @@ def notes(reports: Reports) -> list[str]:
         lines.append(f"ms/question is wall-clock time under different conditions, so it cannot be compared: {each}.")
     else:
         lines.extend(f"ms/question: wall-clock time of the evaluation / n, {what}." for what in set(timing.values()))
+    for label, r in reports.items():
+        if (single := r.single) is not None:
+            many = f"{r.chains} x {r.samples}"
+            lines.append(f"{label}: a vote over {many} answers; of single answers {percent(single)}% are right.")
     explained = [f"{label} {r.loop_ms_per_question:.1f} ms" for label, r in reports.items() if r.explained]
     if explained:
         lines.append(f"{WITH_THOUGHTS} includes decoding the thoughts into words; without it: {', '.join(explained)}.")
     return lines
+
+
+def over_seeds(reports: Sequence[EvalReport]) -> str:
+    """Mean and standard deviation of the accuracy over evaluations of one model with several seeds."""
+    values = [report.accuracy.value for report in reports]
+    spread = f" ± {percent(stdev(values))}" if len(values) > 1 else ""
+    return f"accuracy over {len(values)} seeds: {percent(mean(values))}{spread} (mean ± sample standard deviation)"
 
 
 def table(reports: Reports) -> Table:

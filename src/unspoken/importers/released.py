@@ -150,8 +150,11 @@ def import_checkpoint(
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        build_method = _build if isinstance(found, Account) else _build_generator
-        method = build_method(data, found, ground, temporary / "parts", target)
+        parts = temporary / "parts"
+        if isinstance(found, Account):
+            method = _build(data, found, ground, parts, target)
+        else:
+            method = _build_generator(data, found, ground, parts, target)
         config = RunConfig(
             backbone=ground,
             method=method_config(method.config),

@@ -246,7 +246,7 @@ class SemCot(nn.Module):
             anchors, others = embedded[: len(rows)], embedded[len(rows) :]
             parts.append(pair_contrast_sum(anchors, others, own_N, self.config.temperature))
         last = (*self.encoder.head.parameters(), *self.encoder.body.parameters())  # learn in every stage of the encoder
-        return sum(parts) if parts else next(p for p in last if p.requires_grad).sum() * 0.0
+        return torch.stack(parts).sum() if parts else next(p for p in last if p.requires_grad).sum() * 0.0
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """SemCoT cannot read its own latents."""

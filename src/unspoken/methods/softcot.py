@@ -48,6 +48,7 @@ from unspoken.core.example import Example
 from unspoken.core.latents import Prompted
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.soft_text import TEXTS, SoftTexts, texts_of
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError, DataError
@@ -72,12 +73,15 @@ class SoftCotConfig:
     generation_header: bool = True  # the prompt ends with it
     today: str = "2024-07-26"  # what chat templates are told; the date that Llama 3.1's writes by itself
     cache: str | None = "~/.cache/unspoken/states"  # where a frozen assistant's states are kept; None = nowhere
+    prefix_gb: float = 1.0  # host memory for what a frozen model has read before the slots; 0 = read it at every step
 
     def __post_init__(self) -> None:
         if self.latents < 1:
             raise ConfigError(f"latents must be at least 1, got {self.latents}; for none use 'cot'")
         if self.latents_per_step < 1:
             raise ConfigError(f"latents_per_step must be at least 1, got {self.latents_per_step}")
+        if not self.prefix_gb >= 0:
+            raise ConfigError(f"prefix_gb must be 0 or more, got {self.prefix_gb}")
         try:
             date.fromisoformat(self.today)
         except ValueError:
@@ -97,7 +101,8 @@ class SoftCot(nn.Module):
         self.group_size = config.latents_per_step
         if not config.base_trains:
             backbone.freeze()
-        self.assistant = Assistant(config.assistant, cache=config.cache)
+        self.assistant = Assistant(config.assistant, cache=config.cache, prefix_gigabytes=config.prefix_gb)
+        self._prefixes = PrefixCache(backbone.lm, config.prefix_gb) if config.prefix_gb else None
         self.projection = nn.Linear(self.assistant.width, backbone.width)  # fp32, whatever the models' types are
         self.slots = slots_of(backbone, config.slots)
         self._base_hold = hold_id(backbone, self.slots)
@@ -200,13 +205,19 @@ class SoftCot(nn.Module):
         """The assistant, projected."""
         return Assisted(self.assistant, self.project)
 
+    def read(self, batch: Batch, source: Prompted, chains: int = 1) -> Trace:
+        """Forward training rows, each with so many sets of thoughts."""
+        # Only a run that trains comes back to a prompt.
+        prefixes = self._prefixes if self.training and self.frozen else None
+        return unroll(self.backbone, batch, source, chains=chains, frozen=self.frozen, prefixes=prefixes)
+
     def counts(self, batch: Batch) -> Counts:
         """Labelled tokens."""
         return {"answer": answer_counts(batch)}
 
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy behind the prompt, mean over the labelled tokens that `counts` speaks of."""
-        trace = unroll(self.backbone, batch, self.source(), frozen=self.frozen)
+        trace = self.read(batch, self.source())
         loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
         return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
 

@@ -41,7 +41,6 @@ from unspoken.core.assistant import Assistant, Assisted
 from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
 from unspoken.core.curriculum import Curriculum, Stage
-from unspoken.core.engine import unroll
 from unspoken.core.example import Example
 from unspoken.core.latents import Prompted
 from unspoken.core.layout import Batch, Row
@@ -135,7 +134,7 @@ class SoftCotPp(nn.Module):
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """SoftCoT's loss, mean over sets, and the contrast between a question's sets."""
         c = self.config
-        trace = unroll(self.backbone, batch, self.source(), chains=c.chains, frozen=self.soft.frozen)
+        trace = self.soft.read(batch, self.source(), c.chains)
         loss = labelled_cross_entropy_sum(trace, batch.tile(c.chains), self.backbone.logits)
         weight = 1 / c.chains**2 if c.contrast_weight is None else c.contrast_weight
         return LossReport(

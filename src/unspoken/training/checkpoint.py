@@ -377,7 +377,7 @@ class RunDir:
                 f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
             )
         data, ours = _needed(data, explain=not inner)
-        own = {ours(name) for name in own} - {None}
+        own = {new for name in own if (new := ours(name)) is not None}
         if not inner and (folder / _DECODER).is_dir():
             data["decoder"]["path"] = str(folder / _DECODER)
         if (folder / _ASSISTANT).is_dir():

@@ -105,7 +105,7 @@ class Training:
                 stacklevel=3,
             )
         if any(stage.trains for stage in stages):  # parameters wait while other parts of the method learn
-            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)  # pyright: ignore[reportAttributeAccessIssue]
         self.wrapped = self.accelerator.prepare_model(self.method) if self.accelerator.num_processes > 1 else self.method
         self.trained = {name: p for name, p in self.method.named_parameters() if p.requires_grad}
         self.fused = self.accelerator.device.type == "cuda"

@@ -1,0 +1,132 @@
+"""What SoftCoT's caches save: one training step with and without them, on a CPU, in one run.
+
+    python comparison/softcot-caches/run.py --base DIR [--tasks gsm8k gsm8k_aug] [--threads 1] [--steps 5]
+
+DIR holds a pretrained model (comparison/smollm2-gsm8k/get_model.py makes one). The assistant has its tokenizer and random
+weights: how long a step takes does not depend on them. The tasks' data is found as always (docs/tasks.md). The same rows
+go through three steps in turns:
+
+    caches     states from disk, the prompt up to the slots from memory
+    no caches  the assistant runs, and the prompt up to the slots is read, without gradient
+    plain      the assistant runs, and one pass with gradient reads everything, as the released code does
+
+and the gradients of the projection are held against each other. Writes table.json beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from unspoken.core.backbone import BackboneConfig, load_backbone
+from unspoken.core.engine import unroll
+from unspoken.core.layout import Batch, collate
+from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.provenance import provenance
+from unspoken.evaluation.evaluator import write_atomic
+from unspoken.methods import make_method
+from unspoken.tasks import make_task, task_config
+
+BATCH = 4  # README of xuyige/SoftCoT
+SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6,
+         "num_key_value_heads": 3, "max_position_embeddings": 2048, "tie_word_embeddings": True}  # fmt: skip
+
+
+def method_on(backbone: Any, base: str, latents: int, cache: str | None, prefix_gb: float) -> Any:
+    """SoftCoT with the same projection every time."""
+    torch.manual_seed(0)
+    method: Any = make_method(
+        {"name": "softcot", "assistant": {"arch": {"model_type": "llama", **SMALL}, "tokenizer": base}, "latents": latents,
+         "cache": cache, "prefix_gb": prefix_gb},
+        backbone,
+    )  # fmt: skip
+    return method.train()
+
+
+def plain(method: Any, batch: Batch) -> Any:
+    """Everything in one pass, and gradient through all of it."""
+    trace = unroll(method.backbone, batch, method.source())
+    return labelled_cross_entropy_sum(trace, batch, method.backbone.logits) / float(method.counts(batch)["answer"])
+
+
+def step(method: Any, batch: Batch, loss: Any) -> tuple[float, torch.Tensor]:
+    """Seconds of forward and backward, and the gradient."""
+    method.zero_grad(set_to_none=True)
+    began = time.perf_counter()
+    loss(method, batch).backward()
+    seconds = time.perf_counter() - began
+    return seconds, torch.cat([p.grad.flatten() for p in method.projection.parameters()])
+
+
+def measure(backbone: Any, base: str, task: str, latents: int, steps: int) -> dict[str, Any]:
+    """Medians over `steps` batches, each read once before it is timed."""
+    examples = make_task(task_config(task)).examples("train")[: steps * BATCH]
+    seconds: dict[str, list[float]] = {"caches": [], "no caches": [], "plain": []}
+    apart: dict[str, list[float]] = {"no caches": [], "plain": []}
+    with tempfile.TemporaryDirectory() as folder:
+        cached = method_on(backbone, base, latents, folder, 4.0)
+        bare = method_on(backbone, base, latents, None, 0.0)
+        assert torch.equal(cached.projection.weight, bare.projection.weight)
+        ways = {
+            "caches": (cached, lambda m, b: m(b, m.counts(b)).total),
+            "no caches": (bare, lambda m, b: m(b, m.counts(b)).total),
+            "plain": (bare, plain),
+        }
+        laid = [cached.layout(e, cached.curriculum().last, Random(0)) for e in examples]
+        batches = [collate(laid[i : i + BATCH]) for i in range(0, len(laid), BATCH)]
+        for batch in batches:  # the first epoch, in which the caches are filled
+            step(cached, batch, ways["caches"][1])
+        for batch in batches:
+            gradients = {}
+            for name, (method, loss) in ways.items():
+                taken, gradients[name] = step(method, batch, loss)
+                seconds[name].append(taken)
+            want = gradients["caches"]
+            for name in apart:
+                apart[name].append(float((gradients[name] - want).abs().max() / want.abs().max()))
+    before = statistics.mean(row.start for row in laid)
+    behind = statistics.mean(len(row.ids) - row.start for row in laid)
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    return {
+        "task": task,
+        "latents": latents,
+        "positions_before_slots": round(before, 1),
+        "positions_from_slots_on": round(behind, 1),
+        "assistant_positions": round(statistics.mean(len(row.assistant.ids) for row in laid if row.assistant), 1),
+        "seconds": {name: round(value, 4) for name, value in medians.items()},
+        "times_faster_than_no_caches": round(medians["no caches"] / medians["caches"], 2),
+        "times_faster_than_plain": round(medians["plain"] / medians["caches"], 2),
+        "largest_gradient_difference": {name: max(values) for name, values in apart.items()},
+    }
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--tasks", nargs="+", default=["gsm8k", "gsm8k_aug"])
+    parser.add_argument("--latents", type=int, nargs="+", default=[32, 4])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    backbone = load_backbone(BackboneConfig(path=args.base))
+    found = [measure(backbone, args.base, task, n, args.steps) for task in args.tasks for n in args.latents]
+    for row in found:
+        print(json.dumps(row))
+    weights = sum(p.numel() for p in backbone.lm.parameters())
+    about = {"base_weights": weights, "batch": BATCH, "steps": args.steps, "threads": args.threads, "assistant": SMALL}
+    table = {**about, "measured": found, "environment": provenance()}
+    write_atomic(Path(__file__).parent / "table.json", json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
