@@ -133,6 +133,25 @@ def test_a_step_of_twice_the_same_rows_has_the_same_loss():
     assert once == pytest.approx(twice, rel=1e-5)
 
 
+def test_what_the_frozen_model_has_read_is_kept_from_step_to_step():
+    """The same loss and gradients, fewer positions forwarded."""
+    seen = []
+    for prefix_gb in (0.0, 0.1):
+        torch.manual_seed(0)
+        method = generator(prefix_gb=prefix_gb, warmup={"epochs": 0}).train()
+        rows = [method.layout(example, method.curriculum().last, Random(0)) for example in EXAMPLES]
+        for _ in range(2):
+            method.zero_grad(set_to_none=True)
+            report = method(collate(rows), method.counts(collate(rows)))
+            report.total.backward()
+        seen.append((report, [p.grad for p in method.parameters() if p.grad is not None]))
+    (bare, a), (kept, b) = seen
+    assert kept.trace.cost.positions < bare.trace.cost.positions
+    torch.testing.assert_close(kept.total, bare.total, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(a, b, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
 def test_generator_errors():
     method = generator()
     with pytest.raises(DataError, match=r"q contains '<thought>', a special token of the model; remove it"):
@@ -145,6 +164,8 @@ def test_generator_errors():
         generator(latents=0)
     with pytest.raises(ConfigError, match=r"latents_per_step must be at least 1, got 0"):
         generator(latents_per_step=0)
+    with pytest.raises(ConfigError, match=r"prefix_gb must be 0 or more, got -1"):
+        generator(prefix_gb=-1)
     with pytest.raises(ConfigError, match=r"today must be a date as YYYY-MM-DD, got 'soon'"):
         generator(today="soon")
 

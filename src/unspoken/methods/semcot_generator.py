@@ -48,6 +48,7 @@ from unspoken.core.example import Example
 from unspoken.core.latents import Prompted
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.soft_text import TEXTS, SoftTexts, texts_of
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError, DataError
@@ -75,12 +76,15 @@ class SemCotGeneratorConfig:
     plain: bool = False  # prompts without bos and chat template, as released: `texts` say all
     slots: Slots | None = None  # what stands around the latents in the base model's prompt; None = nothing
     today: str = "2024-07-26"  # what chat templates are told
+    prefix_gb: float = 1.0  # host memory for what a frozen model has read before the slots; 0 = read it at every step
 
     def __post_init__(self) -> None:
         if self.latents < 1:
             raise ConfigError(f"latents must be at least 1, got {self.latents}; for none use 'cot' with steps=false")
         if self.latents_per_step < 1:
             raise ConfigError(f"latents_per_step must be at least 1, got {self.latents_per_step}")
+        if not self.prefix_gb >= 0:
+            raise ConfigError(f"prefix_gb must be 0 or more, got {self.prefix_gb}")
         try:
             date.fromisoformat(self.today)
         except ValueError:
@@ -102,6 +106,7 @@ class SemCotGenerator(nn.Module):
         self.assistant = Assistant(config.assistant, trains=True, tokens=(THOUGHT,))
         self.projection = nn.Linear(self.assistant.width, backbone.width)  # fp32, whatever the models' types are
         self.slots = slots_of(backbone, config.slots or Slots())
+        self._prefixes = PrefixCache(backbone.lm, config.prefix_gb) if config.prefix_gb else None
         self._base_hold = hold_id(backbone, self.slots)
         self._today = date.fromisoformat(config.today)
 
@@ -215,7 +220,9 @@ class SemCotGenerator(nn.Module):
 
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy of the answer, mean over the labelled tokens that `counts` speaks of."""
-        trace = unroll(self.backbone, batch, self.source(), frozen=self.frozen)
+        # Only a run that trains comes back to a prompt.
+        prefixes = self._prefixes if self.training and self.frozen else None
+        trace = unroll(self.backbone, batch, self.source(), frozen=self.frozen, prefixes=prefixes)
         loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
         return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
 
