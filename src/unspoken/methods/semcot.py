@@ -12,7 +12,8 @@ Trains: first the encoder's last layer, then all of it, then the projection, the
     with an optimizer of its own. Freezes: the base model, and the encoder once it has learned.
 Reference code: YinhanHe123/SemCoT 27ca2ef (models/semcot.py, training/train_semcot.py), MIT.
 Relations: wraps `semcot_generator`, which is its ablation without alignment and all that inference needs.
-Departures, besides the generator's:
+Departures:
+    - Those of `semcot_generator`.
     - The encoder's attention is causal, as its layers were trained, and masked, so that batches work. The released code
       hands a mask of ones to layers that add it: attention is bidirectional, and a batch of two is an error
       (`encoder.attention=bidirectional`).
