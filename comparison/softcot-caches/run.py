@@ -16,6 +16,7 @@ and the gradients of the projection are held against each other. Writes table.js
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
@@ -28,7 +29,7 @@ import torch
 
 from unspoken.core.backbone import BackboneConfig, load_backbone
 from unspoken.core.engine import unroll
-from unspoken.core.layout import Batch, collate
+from unspoken.core.layout import Batch, collate, windows_by_length
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.provenance import provenance
 from unspoken.evaluation.evaluator import write_atomic
@@ -81,7 +82,8 @@ def measure(backbone: Any, base: str, task: str, latents: int, steps: int) -> di
             "plain": (bare, plain),
         }
         laid = [cached.layout(e, cached.curriculum().last, Random(0)) for e in examples]
-        batches = [collate(laid[i : i + BATCH]) for i in range(0, len(laid), BATCH)]
+        numbers = windows_by_length([row.positions for row in laid], range(len(laid)), BATCH, 50)  # as training does
+        batches = [collate([laid[i] for i in batch]) for batch in numbers]
         for batch in batches:  # the first epoch, in which the caches are filled
             step(cached, batch, ways["caches"][1])
         for batch in batches:
@@ -119,9 +121,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     backbone = load_backbone(BackboneConfig(path=args.base))
-    found = [measure(backbone, args.base, task, n, args.steps) for task in args.tasks for n in args.latents]
-    for row in found:
-        print(json.dumps(row))
+    found = []
+    for task, latents in itertools.product(args.tasks, args.latents):
+        found.append(measure(backbone, args.base, task, latents, args.steps))
+        print(json.dumps(found[-1]), flush=True)
     weights = sum(p.numel() for p in backbone.lm.parameters())
     about = {"base_weights": weights, "batch": BATCH, "steps": args.steps, "threads": args.threads, "assistant": SMALL}
     table = {**about, "measured": found, "environment": provenance()}

@@ -143,5 +143,5 @@ def test_options_that_do_not_apply(tmp_path, more, message):
 def test_an_assistant_for_another_family(tmp_path):
     fake = Fake(tmp_path, "llama")
     state = {f"codi.{key}": value for key, value in fake.frozen.state_dict().items()}
-    with pytest.raises(ConfigError, match=r"assistant is a setting of SemCoT's generator, and .* is none"):
+    with pytest.raises(ConfigError, match=r"assistant is a setting of SoftCoT and SemCoT, and .* is neither"):
         fake.bring(tmp_path, state)

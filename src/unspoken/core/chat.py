@@ -7,10 +7,10 @@ template gets the messages as they are, one behind the other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
@@ -18,6 +18,8 @@ from unspoken.errors import ConfigError, DataError
 
 HOLE = "\ue000"
 """Stands in a message where thoughts go: a character of private use, which no tokenizer treats in a special way."""
+
+_NOW = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
 
 Message = tuple[str, str]
 """(role, text)."""
@@ -83,14 +85,29 @@ def render(backbone: Backbone, messages: Sequence[Message], *, prompt: bool, tod
     """
     if not has_template(backbone):
         return "".join(text for _, text in messages)
-    pinned: dict[str, Any] = {"date_string": today.strftime("%d %b %Y"), "strftime_now": today.strftime}
     return backbone.tokenizer.apply_chat_template(
         [{"role": role, "content": text} for role, text in messages],
+        chat_template=_on(today, backbone.tokenizer.get_chat_template()),
         tokenize=False,
         add_generation_prompt=prompt,
         enable_thinking=False,  # Qwen3: the reasoning is part of the answer here
-        **pinned,
+        date_string=today.strftime("%d %b %Y"),
     )
+
+
+def _on(today: date, template: str) -> str:
+    """A template that has the day in place of its calls of `strftime_now`, which transformers lets nobody replace.
+
+    Raises:
+        ConfigError: it calls it with something else than a text.
+    """
+    pinned = _NOW.sub(lambda call: repr(today.strftime(call["format"])), template)
+    if "strftime_now(" in pinned:
+        raise ConfigError(
+            "the chat template computes a date in a way that cannot be pinned (strftime_now of something else than a text "
+            "in quotes); give the model a tokenizer whose template writes no date"
+        )
+    return pinned
 
 
 def encode(backbone: Backbone, text: str, *, first: bool) -> tuple[int, ...]:

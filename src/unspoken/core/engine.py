@@ -84,8 +84,8 @@ class Loop:
         self.source = None if isinstance(source, Prompted) else source
         self.backbone, self.asked, self.batch, self.speaking = backbone, batch, batch, speaking
         self.chains, self.samples, self.frozen, self.prefixes = chains, samples, frozen, prefixes
-        # What comes before the first slot is read by itself where that saves something.
-        self.apart = self.prompted is not None and (chains > 1 or frozen)
+        # What comes before the first slot is read by itself where that saves something, and there is anything.
+        self.apart = self.prompted is not None and (chains > 1 or frozen) and bool(batch.starts_B.all())
         streams = list(itertools.product(range(samples), range(chains), numbers if numbers is not None else range(B)))
         self.chooser = Chooser(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
         self.eos = frozenset(backbone.eos_ids)
@@ -118,6 +118,7 @@ class Loop:
         self.speech = Speech.silent(B)
         self.ends_B = batch.ends_B.copy()  # eos still to be spoken
         if not self.apart:
+            self._copy(self.chains)
             self._fill()
 
     def run(self) -> tuple[Trace, Speech]:

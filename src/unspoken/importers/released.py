@@ -29,6 +29,7 @@ from unspoken.importers.families import DECODER, LM, PROJECT, PROJECTION
 from unspoken.importers.files import Weights, read_weights
 from unspoken.importers.generator import TITLE, Generator, account_generator, is_generator
 from unspoken.importers.lora import Merged
+from unspoken.importers.projection import ProjectionImport, import_projection, is_projection
 from unspoken.importers.rules import listed
 from unspoken.importers.settings import Choices, settings
 from unspoken.methods import make_method, method_config
@@ -85,10 +86,11 @@ def import_checkpoint(
     eos: str | None = None,
     decoder_base: str | None = None,
     assistant: str | None = None,
+    texts: str | None = None,
     dtype: str = "float32",
     task: str = "gsm8k_aug",
 ) -> Imported:
-    """Turn a released checkpoint of Coconut, CODI, SIM-CoT on either, or SemCoT's generator into a run directory.
+    """Turn a released checkpoint of Coconut, CODI, SIM-CoT on either, SoftCoT or SemCoT into a run directory.
 
     Args:
         path: a file or folder; see `importers.files`.
@@ -100,7 +102,9 @@ def import_checkpoint(
         alpha: of LoRA; None = 32, where the rank is the published 128.
         eos: the token that ends an answer; None = the base model's, which is then checked.
         decoder_base: the model that an auxiliary decoder was made from; None = `base`.
-        assistant: SemCoT: the small model that the generator was made from; its weights may be absent.
+        assistant: SoftCoT: the model whose states were projected, with its weights. SemCoT: the small model that the
+            generator was made from; its weights may be absent.
+        texts: SoftCoT: a name of `core.soft_text.TEXTS`, or a JSON file with fields of `SoftTexts`.
         dtype: of the weights in the run: float32 or bfloat16. LoRA is merged in fp32 in any case.
         task: what `unspoken eval` takes by default.
 
@@ -117,12 +121,29 @@ def import_checkpoint(
         raise RunError(f"{target} exists and is not empty; give a new directory")
     evaluated, ground = task_config(task), build(BackboneConfig, {"path": base, "dtype": dtype})
     weights = read_weights(path)
+    theirs = {"latents_per_step": latents_per_step, "max_stage": max_stage, "alpha": alpha, "decoder_base": decoder_base}
+    foreign = [name for name, value in theirs.items() if value is not None]
+    if is_projection(weights.tensors):
+        if foreign:
+            raise ConfigError(f"{foreign[0]} is no setting of SoftCoT; its own: assistant, latents, texts")
+        how = ProjectionImport(base=base, assistant=assistant, eos=eos, latents=latents, texts=texts, dtype=dtype, task=task)
+        family, mapped, made, notes = import_projection(weights, target, how)
+        return Imported(
+            path=target,
+            family=family,
+            mapped=mapped.keys,
+            dropped=mapped.dropped,
+            merged=None,
+            chosen=made.made,
+            notes=notes,
+        )
+    if texts is not None:
+        raise ConfigError(f"texts is a setting of SoftCoT, and {weights.path} is none of its projections")
     choices = Choices()
     found: Account | Generator
     if is_generator(weights.tensors):
-        theirs = {"latents_per_step": latents_per_step, "max_stage": max_stage, "alpha": alpha, "decoder_base": decoder_base}
-        if odd := [name for name, value in theirs.items() if value is not None]:
-            raise ConfigError(f"{odd[0]} is no setting of {TITLE}; its own: assistant, latents")
+        if foreign:
+            raise ConfigError(f"{foreign[0]} is no setting of {TITLE}; its own: assistant, latents")
         small = None if assistant is None else read_base(assistant, speaks=False)
         found = account_generator(weights, read_base(base, eos), small)
         data = found.settings(choices.choose("latents", latents, 5, "as trained; the released evaluation thinks 1"))
@@ -130,7 +151,7 @@ def import_checkpoint(
         family, merged, notes = TITLE, None, ()
     else:
         if assistant is not None:
-            raise ConfigError(f"assistant is a setting of {TITLE}, and {weights.path} is none")
+            raise ConfigError(f"assistant is a setting of SoftCoT and SemCoT, and {weights.path} is neither")
         explains = None if decoder_base is None else read_base(decoder_base, eos)
         found = account(weights, read_base(base, eos), explains, alpha, getattr(torch, ground.dtype))
         if found.merged is not None:
