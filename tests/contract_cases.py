@@ -76,6 +76,15 @@ def _softcot_pp(**more: Any) -> dict[str, Any]:
     return {"name": "softcot_pp", "softcot": _softcot(), "chains": 3, **more}
 
 
+def _generator(**more: Any) -> dict[str, Any]:
+    texts = {"assistant": "Q: {question}", "base": "{question}{thoughts}\n", "answer": "= {answer}"}
+    return {"name": "semcot_generator", "assistant": ANOTHER, "latents": 4, "texts": texts, **more}
+
+
+def _semcot(**more: Any) -> dict[str, Any]:
+    return {"name": "semcot", "inner": _generator(), "encoder": {"width": 20}, "condensed": "rule", **more}
+
+
 CASES = {
     "cot": Case({"name": "cot"}),
     "no-cot": Case({"name": "cot", "steps": False}),
@@ -129,6 +138,24 @@ CASES = {
     "softcot_pp lora": Case(_softcot_pp(softcot=_softcot(assistant=LORA), contrast_weight=1.0), lora=True),
     "sim_cot softcot_pp": Case(_sim_cot(inner=_softcot_pp(chains=2)), frozen=True),
     "sim_cot softcot": Case(_sim_cot(inner=_softcot(latents_per_step=2)), frozen=True),
+    "semcot_generator": Case(_generator(), frozen=True),
+    "semcot_generator lora": Case(_generator(assistant=LORA, warmup={"epochs": 0}), lora=True),
+    "semcot": Case(_semcot(), frozen=True),
+    "semcot released": Case(
+        _semcot(encoder={"first": 0, "width": 12, "attention": "bidirectional", "latents": "states"}, temperature=1.0),
+        frozen=True,
+    ),
+    "semcot bare": Case(
+        _semcot(
+            inner=_generator(latents=2, warmup={"epochs": 0}),
+            encoder={"width": None, "first": 0, "last": 0},
+            encoder_warmup={"epochs": 0},
+            encoder_training={"epochs": 0},
+        ),
+        frozen=True,
+    ),
+    "semcot lora": Case(_semcot(inner=_generator(assistant=LORA)), lora=True),
+    "sim_cot semcot": Case(_sim_cot(inner=_semcot(inner=_generator(latents_per_step=2))), frozen=True),
 }
 """A method joins the contract with a line here."""
 

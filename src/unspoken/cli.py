@@ -296,6 +296,40 @@ def learn_steps(
 
 
 @app.command()
+def condense(
+    task: Annotated[str, _argument("A task's name (see `list`).")],
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The name of its model.")],
+    out: Annotated[Path, typer.Option(help="The JSONL file; rows that are there already are kept.")],
+    overrides: TaskOverrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    words: Annotated[int, typer.Option(help="Words to ask for.", min=1)] = 10,
+    key: Annotated[str, typer.Option(help="The environment variable that holds the key.")] = "OPENAI_API_KEY",
+    workers: Annotated[int, typer.Option(help="Calls at the same time.", min=1)] = 4,
+) -> None:
+    """Let a language model condense a task's reasoning, for SemCoT's encoder. The same command goes on where it stopped."""
+    from rich.progress import Progress
+
+    from unspoken.core.config import dump, override
+    from unspoken.tasks import make_task, task_config
+    from unspoken.tasks.base import SPLITS
+    from unspoken.tasks.condense import Endpoint, condense_file
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    chosen = make_task(override(dump(task_config(task)), overrides or []))
+    examples = chosen.examples(split)  # pyright: ignore[reportArgumentType]
+    console = _console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task("rows", total=len(examples))
+        asked = condense_file(
+            Endpoint(url=url, model=model, key=key), examples, out, words=words, workers=workers,
+            progress=lambda done, total: bar.update(job, completed=done, total=total),
+        )  # fmt: skip
+    typer.echo(f"{len(examples)} rows in {out}, {asked} of them new; train on them with task files train={out}")
+
+
+@app.command()
 def export(
     run: Run,
     out: Annotated[Path, _argument("A new directory.")],
@@ -345,13 +379,13 @@ def import_(
     path: Annotated[Path, _argument("A released checkpoint: a file (.safetensors, .bin, checkpoint_25) or a folder.")],
     base: Annotated[str, typer.Option(help="The model it was trained from: a folder (weights may be absent) or hub id.")],
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
-    latents: Annotated[int | None, typer.Option(help="CODI: latents it thinks; default 6, as published.")] = None,
+    latents: Annotated[int | None, typer.Option(help="Latents of CODI (default 6) or SemCoT (5), as published.")] = None,
     latents_per_step: Annotated[int | None, typer.Option(help="Coconut: c; default 2, as published.")] = None,
     max_stage: Annotated[int | None, typer.Option(help="Coconut: K; default 3, with SIM-CoT 5, as published.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default 32 at rank 128, as published.")] = None,
     eos: Annotated[str | None, typer.Option(help="The token that ends an answer; default BASE's own, checked.")] = None,
     decoder_base: Annotated[str | None, typer.Option(help="What the auxiliary decoder was made from; default BASE.")] = None,
-    assistant: Annotated[str | None, typer.Option(help="SoftCoT: the model whose states were projected.")] = None,
+    assistant: Annotated[str | None, typer.Option(help="SoftCoT, SemCoT: the small model (docs/importing.md).")] = None,
     texts: Annotated[str | None, typer.Option(help="SoftCoT: prompts, by name or as a JSON file; default math.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the weights written: float32 or bfloat16.")] = "float32",
     task: Annotated[str, typer.Option(help="What `eval` takes by default.")] = "gsm8k_aug",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import backbones
@@ -182,3 +183,19 @@ def test_no_rows():
     assert generate(backbones.backbone(), [], None, GREEDY) == []
     with pytest.raises(DataError, match="cannot make a batch of no rows; give at least one example"):
         collate([])
+
+
+def test_time_is_taken_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch):
+    """Before the batch and behind it; the work of a GPU that is still under way counts."""
+    from unspoken.core import engine, trace
+
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: (time.sleep(0.05), done.append(str(device))))
+    began = time.perf_counter()
+    assert trace.clock(torch.device("cuda")) >= began + 0.05
+    assert done == ["cuda"]
+    asked = iter((10.0, 16.0))
+    monkeypatch.setattr(engine, "clock", lambda device: next(asked))
+    base = backbones.backbone()
+    rows = [Row(ids=(5, 6, 7), labels=(IGNORE,) * 3, start=3, latents=0)] * 3
+    assert [answer.seconds for answer in engine.generate(base, rows, None, Speaking(max_new_tokens=2))] == [2.0] * 3

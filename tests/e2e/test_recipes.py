@@ -35,6 +35,33 @@ def test_no_two_names_are_one_recipe():
 
 
 @pytest.mark.parametrize(
+    ("name", "stages", "align"),
+    [  # YinhanHe123/SemCoT 27ca2ef, utils/utils.py: BEST_PARAMS; per stage learning rate, weight decay, epochs
+        ("gsm8k", [(1e-3, 1e-2, 7), (1e-7, 1e-2, 1), (1e-3, 1e-3, 7), (1e-3, 1e-7, 2)], 0.25),
+        ("svamp", [(1e-2, 1e-3, 5), (1e-3, 1e-2, 1), (1e-3, 1e-2, 5), (1e-3, 1e-2, 2)], 0.25),
+        ("multiarith", [(1e-2, 1e-4, 7), (1e-3, 1e-5, 1), (1e-3, 1e-2, 5), (1e-7, 1e-5, 1)], 0.75),
+        ("commonsense_qa", [(1e-3, 1e-3, 5), (1e-3, 1e-7, 3), (1e-2, 1e-2, 5), (1e-3, 1e-3, 3)], 0.75),
+        ("coin_flip", [(1e-3, 1e-4, 5), (1e-3, 1e-2, 2), (1e-4, 1e-4, 5), (1e-3, 1e-7, 1)], 0.5),
+        ("gsm8k_mistral", [(1e-3, 1e-3, 5), (1e-5, 1e-5, 1), (1e-3, 1e-2, 1), (1e-5, 1e-5, 2)], 0.25),
+        ("svamp_mistral", [(1e-2, 1e-4, 1), (1e-7, 1e-7, 2), (1e-3, 1e-4, 1), (1e-5, 1e-5, 2)], 0.25),
+        ("multiarith_mistral", [(1e-4, 1e-2, 5), (1e-7, 1e-3, 2), (1e-4, 1e-2, 1), (1e-5, 1e-5, 2)], 0.25),
+        ("commonsense_qa_mistral", [(1e-4, 1e-4, 3), (1e-5, 1e-7, 2), (1e-3, 1e-3, 1), (1e-3, 1e-3, 3)], 0.25),
+        ("coin_flip_mistral", [(1e-4, 1e-2, 7), (1e-7, 1e-5, 3), (1e-3, 1e-4, 3), (1e-7, 1e-7, 2)], 0.5),
+        ("gsm8k_qwen", [(1e-4, 1e-3, 7), (1e-7, 1e-5, 3), (1e-4, 1e-3, 7), (1e-7, 1e-5, 3)], 0.25),  # main.py: defaults
+    ],
+)
+def test_semcot_has_the_published_settings(name, stages, align):
+    config = recipe(f"semcot/{name}")
+    method, train = config.method, config.train
+    lessons = (method.encoder_warmup, method.encoder_training, method.inner.warmup)
+    *early, last = stages
+    assert [(lesson.lr, lesson.weight_decay, lesson.epochs) for lesson in lessons] == early
+    assert (train.lr, train.weight_decay, train.epochs) == (*last[:2], sum(stage[2] for stage in stages))
+    assert (method.align_weight, method.inner.latents, train.batch_size, train.seed) == (align, 5, 4, 42)
+    assert config.task.subset == name.removesuffix("_mistral").removesuffix("_qwen")
+
+
+@pytest.mark.parametrize(
     ("name", "lr", "epochs", "batch", "distill", "most"),
     [  # notes of the scripts: zhenyi4/codi 4fd88d4, InternLM/SIM-CoT f3ae967
         ("gsm8k/codi", 3e-3, 40, 128, 1, None),

@@ -21,6 +21,7 @@ from unspoken.core.engine import unroll
 from unspoken.core.layout import Batch
 from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.state_cache import StateCache, config_hash, version, weights_hash
+from unspoken.core.tokens import add_tokens
 
 
 class Assistant(nn.Module):
@@ -28,22 +29,34 @@ class Assistant(nn.Module):
 
     Args:
         config: which one; with `lora` it trains.
-        trains: all of its weights train.
+        trains: it trains: all of it without `lora`, but of the embedding the rows of `tokens` only, and no head.
         cache: the folder that keeps the states of a frozen one; None = compute them every time.
         prefix_gigabytes: memory for what a frozen one has read before its slots, where these hold vectors that train.
+        tokens: texts of tokens that are added, and train where it does.
+        like: a text; rows of added tokens start as the mean of its tokens' rows.
     """
 
     def __init__(
-        self, config: BackboneConfig, *, trains: bool = False, cache: str | None = None, prefix_gigabytes: float = 0.0
+        self,
+        config: BackboneConfig,
+        *,
+        trains: bool = False,
+        cache: str | None = None,
+        prefix_gigabytes: float = 0.0,
+        tokens: tuple[str, ...] = (),
+        like: str = "\n",
     ) -> None:
         super().__init__()
         self.config = config
         self.backbone = load_backbone(config)
+        self.token_ids = add_tokens(self.backbone, tokens, like) if tokens else ()
         self.frozen = not trains and config.lora is None
         if self.frozen:
             self.backbone.freeze()
-        if config.lora is not None:
-            self.backbone.adapt(config.lora)
+        elif config.lora is not None:
+            self.backbone.adapt(config.lora, self.token_ids)
+        else:
+            _train_rows(self.backbone.lm, self.token_ids)
         self._prefixes = PrefixCache(self.backbone.lm, prefix_gigabytes) if self.frozen and prefix_gigabytes else None
         self._folder = cache
         self._keeps = False
@@ -132,6 +145,24 @@ class Assistant(nn.Module):
             assert states is not None
             out[i, : len(states)] = states.to(out.device)
         return out
+
+
+def _train_rows(lm: Any, rows: tuple[int, ...]) -> None:
+    """Of the embedding, only some rows train, and of an output head, which does not run, nothing."""
+    table = lm.get_input_embeddings().weight
+    for p in lm.get_output_embeddings().parameters():
+        if p is not table:
+            p.requires_grad_(False)
+    if not rows:
+        table.requires_grad_(False)
+        return
+
+    def only(gradient: Tensor) -> Tensor:
+        kept = torch.zeros_like(gradient)
+        kept[list(rows)] = gradient[list(rows)]
+        return kept
+
+    table.register_hook(only)
 
 
 class _Initial:

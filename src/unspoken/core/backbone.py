@@ -219,6 +219,22 @@ class Backbone(nn.Module):
         """`step`, with the states of every layer: embeddings, each layer's output, the last one after the final norm."""
         return self._body(embeds_BTD, positions_BT, mask, cache, output_hidden_states=True).hidden_states
 
+    def below(self, layer: int, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What enters a layer: the states [B, T, D] behind those below it, which are all that runs."""
+        found: list[Tensor] = []
+
+        def stop(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            found.append(given[0] if given else named["hidden_states"])
+            raise _Enough
+
+        handle = layer_list(self.lm)[layer].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            with contextlib.suppress(_Enough):
+                self._body(embeds_BTD, positions_BT, mask, None)
+        finally:
+            handle.remove()
+        return found[0]
+
     def _body(
         self, embeds_BTD: Tensor, positions_BT: Tensor, mask: Tensor | None, cache: DynamicCache | None, **more: Any
     ) -> Any:
@@ -311,6 +327,23 @@ class Backbone(nn.Module):
             self.tokenizer.save_pretrained(folder)
         except Exception as error:  # its writer raises bare exceptions, a full disk included
             raise OSError(str(error)) from error
+
+
+class _Enough(Exception):
+    """Ends a pass whose result is known."""
+
+
+def layer_list(lm: Any) -> nn.ModuleList:
+    """The layers of a model, in order.
+
+    Raises:
+        BackboneError: they are not one list.
+    """
+    depth = lm.config.get_text_config().num_hidden_layers
+    lists = (m for m in lm.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    if (found := next(lists, None)) is None:
+        raise BackboneError(f"{type(lm).__name__} has no list of {depth} layers, so that none can be run by itself")
+    return found
 
 
 def attention_window(lm: Any) -> int | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from unspoken.core.config import STRICT
 from unspoken.errors import ConfigError
 
 
@@ -22,6 +24,8 @@ class Stage:
         restart: the optimizer starts afresh when this stage begins.
         tokens: how many tokens of the written chain are gone, whichever step they belong to; None = all of them.
         smoothing: rate of a geometric number of further tokens that each row loses by chance; None = no more.
+        trains: which part of the method learns, by the method's own name; "" = all of it. Its rows say so too.
+        lr, weight_decay: instead of those of the run; None = those.
     """
 
     index: int = 0
@@ -30,6 +34,33 @@ class Stage:
     restart: bool = False
     tokens: int | None = 0
     smoothing: float | None = None
+    trains: str = ""
+    lr: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Settings of a part of training that is not the whole of it: how long, and how fast.
+
+    Attributes:
+        epochs: 0 = leave it out.
+        lr, weight_decay: instead of train.lr and train.weight_decay; None = those.
+    """
+
+    __pydantic_config__ = STRICT
+
+    epochs: float = 1.0
+    lr: float | None = None
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epochs) and self.epochs >= 0):
+            raise ConfigError(f"epochs must be 0 or more, got {self.epochs}")
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"lr must be positive, got {self.lr}")
+        if self.weight_decay is not None and not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ConfigError(f"weight_decay must be 0 or more, got {self.weight_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)

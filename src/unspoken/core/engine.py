@@ -19,7 +19,6 @@ K latents of the row with most, L layers + 1, N rows that think (or speak) in th
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +33,7 @@ from unspoken.core.latents import Prompted, Source
 from unspoken.core.layout import Batch, Row, collate
 from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.sampling import Chooser, Speaking
-from unspoken.core.trace import Answer, Cost, Trace, arrange, whole
+from unspoken.core.trace import Answer, Cost, Trace, arrange, clock, whole
 from unspoken.errors import DataError
 
 OnToken = Callable[[int, int], None]
@@ -468,14 +467,14 @@ def sample(
     size = max(batch_size // (chains * samples), 1)
     for first in range(0, len(order), size):
         chosen = order[first : first + size]
-        began = time.perf_counter()
+        began = clock(backbone.device)
         hook = None if on_token is None else (lambda b, t, c=chosen: on_token(c[b], t))
         batch = collate([rows[i] for i in chosen]).to(backbone.device)
         loop = Loop(
             backbone, batch, source, speaking=speaking, numbers=chosen, on_token=hook, chains=chains, samples=samples
         )
         trace, speech = loop.run()
-        seconds = (time.perf_counter() - began) / len(speech.tokens)
+        seconds = (clock(backbone.device) - began) / len(speech.tokens)
         sets = trace.first(chains * len(chosen))  # samples have the same thoughts
         thoughts = explain(sets) if explain is not None else [None] * len(sets.counts_B)
         for b, (i, c, s) in enumerate((i, c, s) for s in range(samples) for c in range(chains) for i in chosen):

@@ -42,6 +42,8 @@ class Row:
         gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
         ends: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
         marks: per position, what its label weighs and which step it belongs to; None = all weigh 1.
+        texts: token ids of further texts that a sentence encoder reads.
+        trains: which part of the method learns from this row (`Stage.trains`); "" = all of it.
     """
 
     ids: tuple[int, ...]
@@ -59,6 +61,8 @@ class Row:
     gap: tuple[int, int] = (0, 0)
     ends: int = 1
     marks: Marks | None = None
+    texts: tuple[tuple[int, ...], ...] = ()
+    trains: str = ""
 
     @property
     def positions(self) -> int:
@@ -93,6 +97,7 @@ class Batch:
         assistant: what the assistant model reads, as a batch of its own, or None where no row has such a thing.
         gap_at_B, gap_B, ends_B: see `Row`.
         marks: the rows' marks, or None where no row has any.
+        texts, trains: per row; see `Row`.
     """
 
     ids_BT: Tensor
@@ -111,6 +116,8 @@ class Batch:
     gap_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     ends_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     marks: BatchMarks | None = None
+    texts: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    trains: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -159,6 +166,8 @@ class Batch:
             gap_B=self.gap_B[rows_N],
             ends_B=self.ends_B[rows_N],
             marks=None if self.marks is None else self.marks.select(rows_N),
+            texts=[self.texts[b] for b in rows_N],
+            trains=[self.trains[b] for b in rows_N],
         )
 
     def tile(self, copies: int) -> Batch:
@@ -197,6 +206,8 @@ def collate(rows: Sequence[Row]) -> Batch:
         gap_B=np.array([row.gap[1] for row in rows], dtype=np.int64),
         ends_B=np.array([row.ends for row in rows], dtype=np.int64),
         marks=BatchMarks.of([row.marks for row in rows], T),
+        texts=[row.texts for row in rows],
+        trains=[row.trains for row in rows],
     )
 
 

@@ -1,6 +1,6 @@
 """Pure functions of tensors. A loss is a *sum* over targets; who calls divides by the true count of the whole batch.
 
-Shapes: N targets, B rows, C sets of thoughts, F entries of a set, D width, L layers + 1, V words.
+Shapes: N targets, M keys, B rows, C sets of thoughts, F entries of a set, E and D widths, L layers + 1, V words.
 """
 
 from __future__ import annotations
@@ -87,6 +87,22 @@ def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Ten
     scores_BCC = sets_BCF @ views_BCF.transpose(1, 2) / temperature
     own = torch.arange(scores_BCC.shape[1], device=scores_BCC.device).expand(len(scores_BCC), -1)
     return F.cross_entropy(scores_BCC.flatten(0, 1), own.flatten(), reduction="sum")
+
+
+def pair_contrast_sum(anchors_NE: Tensor, keys_ME: Tensor, own_N: Tensor, temperature: float) -> Tensor:
+    """Each anchor must be nearer to its own key than to the others; summed, in fp32 (SemCoT, InfoNCE).
+
+    Args:
+        own_N: the number of each anchor's key.
+        temperature: what cosines are divided by before the softmax.
+    """
+    scores_NM = F.normalize(anchors_NE.float(), dim=1) @ F.normalize(keys_ME.float(), dim=1).T / temperature
+    return F.cross_entropy(scores_NM, own_N, reduction="sum")
+
+
+def cosine_distance_sum(a_NE: Tensor, b_NE: Tensor) -> Tensor:
+    """1 - cosine of each pair, summed, in fp32."""
+    return (1 - F.cosine_similarity(a_NE.float(), b_NE.float(), dim=1)).sum()
 
 
 def layer_distance_sum(student_LBD: Tensor, teacher_LBD: Tensor, distance: Distance, scale: Scale) -> Tensor:

@@ -104,6 +104,11 @@ _KEY_WORDS = " It understands the problem by itself: key words that sum it up ar
 
 TEXTS: dict[str, SoftTexts] = {
     "plain": SoftTexts(),  # for models that were never taught to follow instructions
+    "bare": SoftTexts(  # question, thoughts, answer: nothing tells the model what the thoughts are (SemCoT)
+        assistant="Question: {question}",
+        base="Question: {question}{thoughts}\n",
+        answer="The answer is: {answer}",
+    ),
     "math": _MATH,
     "math/qwen": replace(_MATH, assistant=_ASSISTANT.replace("{more}", _KEY_WORDS)),
     "choice": _CHOICE,

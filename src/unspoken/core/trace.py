@@ -5,11 +5,19 @@ Shapes: B rows, T positions of the longest row, S columns forwarded, K latents o
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was asked to: a GPU's work is otherwise charged to who waits for it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @dataclass(kw_only=True)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.pytorch_utils import Conv1D
@@ -107,12 +108,13 @@ class Base:
         return config
 
 
-def read_base(path: str, eos: str | None = None) -> Base:
+def read_base(path: str, eos: str | None = None, *, speaks: bool = True) -> Base:
     """Config and tokenizer of a base model.
 
     Args:
         path: a Hugging Face folder (weights may be absent), hub id or "builtin:...".
         eos: the token that ends an answer; None = the tokenizer's own, which is then checked.
+        speaks: it answers; if not, what ends an answer does not matter.
 
     Raises:
         BackboneError: nothing usable at the path.
@@ -142,7 +144,9 @@ def read_base(path: str, eos: str | None = None) -> Base:
             f"the tokenizer of {path} has {len(tokenizer)} tokens, its config {config.get_text_config().vocab_size}; "
             "tokenizer and config are of different models: give one model as --base"
         )
-    if eos is None:
+    if not speaks:
+        pass
+    elif eos is None:
         _check_eos(path, tokenizer, generation)
     elif eos not in known:
         raise ConfigError(f"--eos {eos!r} is no token of {path}; {did_you_mean(eos, tokenizer.all_special_tokens)}")
@@ -182,6 +186,16 @@ def _check_eos(path: str, tokenizer: Any, generation: Any) -> None:
             f"checkpoints were trained from Instruct models, end with {_CHAT_END!r}, and would never stop; give the "
             f"Instruct model as --base, or --eos '{_BASE_END}' if this checkpoint was trained from the base model"
         )
+
+
+def write_lm(folder: Path, base: Base, rows: int, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """A Hugging Face folder of a base model's shape, with other weights."""
+    folder.mkdir(parents=True)
+    base.resized(rows).save_pretrained(folder)
+    base.generation.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    whole = {name: t.to(dtype).contiguous() for name, t in tensors.items()}
+    save_file(whole, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def add_markers(tokenizer: Any) -> None:

@@ -26,7 +26,7 @@ from unspoken.importers.rules import Mapped, Rule, listed
 LM, DECODER, PROJECTION, PROJECT = "lm.", "decoder.", "projection.", "project."
 
 _TIED = "the output head, equal to the input embedding to which this model ties it"
-_BUFFERS = (
+BUFFERS = (
     ("*.attn.bias", "a causal mask, which the model makes itself"),
     ("*.attn.masked_bias", "a constant, which the model makes itself"),
     ("*.rotary_emb.inv_freq", "rotary frequencies, which the model makes itself"),
@@ -116,7 +116,7 @@ def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: It
 
 def _lm_rules(prefix: str, target: str, model: Architecture, keys: set[str], lora: bool = False) -> list[Rule]:
     """Rules for a causal LM under a prefix."""
-    rules = [Rule(pattern=prefix + pattern, reason=reason) for pattern, reason in _BUFFERS]
+    rules = [Rule(pattern=prefix + pattern, reason=reason) for pattern, reason in BUFFERS]
     if model.tied and prefix + model.embedding not in keys and prefix + model.head in keys:
         rules.append(Rule(pattern=prefix + model.head, target=target + model.embedding))
     elif model.tied:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unspoken.core.backbone import BackboneConfig, load_backbone
@@ -25,14 +24,16 @@ from unspoken.core.provenance import provenance
 from unspoken.core.sampling import Speaking
 from unspoken.errors import ConfigError, RunError, TrainingError
 from unspoken.importers.account import Account, account
-from unspoken.importers.base import Base, add_markers, read_base
+from unspoken.importers.base import add_markers, read_base, write_lm
 from unspoken.importers.families import DECODER, LM, PROJECT, PROJECTION
 from unspoken.importers.files import Weights, read_weights
+from unspoken.importers.generator import TITLE, Generator, account_generator, is_generator
 from unspoken.importers.lora import Merged
 from unspoken.importers.projection import ProjectionImport, import_projection, is_projection
 from unspoken.importers.rules import listed
 from unspoken.importers.settings import Choices, settings
 from unspoken.methods import make_method, method_config
+from unspoken.methods.semcot_generator import THOUGHT
 from unspoken.tasks import task_config
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig, TrainConfig
@@ -89,18 +90,20 @@ def import_checkpoint(
     dtype: str = "float32",
     task: str = "gsm8k_aug",
 ) -> Imported:
-    """Turn a released checkpoint of Coconut, CODI, SIM-CoT on either, or SoftCoT into a run directory.
+    """Turn a released checkpoint of Coconut, CODI, SIM-CoT on either, SoftCoT or SemCoT into a run directory.
 
     Args:
         path: a file or folder; see `importers.files`.
-        base: the model it was trained from: a Hugging Face folder (weights may be absent), hub id or "builtin:...".
+        base: the model it was trained from: a Hugging Face folder (weights may be absent), hub id or "builtin:..."; for
+            SemCoT the frozen model, with its weights.
         out: the run directory to make.
-        latents: CODI: how many latents it thinks; None = 6, as in every released model.
+        latents: how many latents it thinks; None = 6 for CODI, as in every released model, and 5 for SemCoT, as trained.
         latents_per_step, max_stage: Coconut: c and K, which make c K latents; None = the published ones for GSM8K.
         alpha: of LoRA; None = 32, where the rank is the published 128.
         eos: the token that ends an answer; None = the base model's, which is then checked.
         decoder_base: the model that an auxiliary decoder was made from; None = `base`.
-        assistant: SoftCoT: the model whose states were projected, with its weights.
+        assistant: SoftCoT: the model whose states were projected, with its weights. SemCoT: the small model that the
+            generator was made from; its weights may be absent.
         texts: SoftCoT: a name of `core.soft_text.TEXTS`, or a JSON file with fields of `SoftTexts`.
         dtype: of the weights in the run: float32 or bfloat16. LoRA is merged in fp32 in any case.
         task: what `unspoken eval` takes by default.
@@ -118,10 +121,11 @@ def import_checkpoint(
         raise RunError(f"{target} exists and is not empty; give a new directory")
     evaluated, ground = task_config(task), build(BackboneConfig, {"path": base, "dtype": dtype})
     weights = read_weights(path)
+    theirs = {"latents_per_step": latents_per_step, "max_stage": max_stage, "alpha": alpha, "decoder_base": decoder_base}
+    foreign = [name for name, value in theirs.items() if value is not None]
     if is_projection(weights.tensors):
-        theirs = {"latents_per_step": latents_per_step, "max_stage": max_stage, "alpha": alpha, "decoder_base": decoder_base}
-        if odd := [name for name, value in theirs.items() if value is not None]:
-            raise ConfigError(f"{odd[0]} is no setting of SoftCoT; its own: assistant, latents, texts")
+        if foreign:
+            raise ConfigError(f"{foreign[0]} is no setting of SoftCoT; its own: assistant, latents, texts")
         how = ProjectionImport(base=base, assistant=assistant, eos=eos, latents=latents, texts=texts, dtype=dtype, task=task)
         family, mapped, made, notes = import_projection(weights, target, how)
         return Imported(
@@ -133,37 +137,55 @@ def import_checkpoint(
             chosen=made.made,
             notes=notes,
         )
-    if assistant is not None or texts is not None:
-        raise ConfigError(f"assistant and texts are settings of SoftCoT, and {weights.path} is none of its projections")
-    explains = None if decoder_base is None else read_base(decoder_base, eos)
-    found = account(weights, read_base(base, eos), explains, alpha, getattr(torch, ground.dtype))
+    if texts is not None:
+        raise ConfigError(f"texts is a setting of SoftCoT, and {weights.path} is none of its projections")
     choices = Choices()
-    if found.merged is not None:
-        choices.choose("alpha", alpha, found.merged.alpha, "the published one for this rank")
-    data = settings(found, choices, latents, latents_per_step, max_stage)
-    method_config(data)  # a number that cannot be is told before anything is written
+    found: Account | Generator
+    if is_generator(weights.tensors):
+        if foreign:
+            raise ConfigError(f"{foreign[0]} is no setting of {TITLE}; its own: assistant, latents")
+        small = None if assistant is None else read_base(assistant, speaks=False)
+        found = account_generator(weights, read_base(base, eos), small)
+        data = found.settings(choices.choose("latents", latents, 5, "as trained; the released evaluation thinks 1"))
+        method_config({**data, "assistant": {"path": assistant}})  # a number that cannot be is told before writing
+        family, merged, notes = TITLE, None, ()
+    else:
+        if assistant is not None:
+            raise ConfigError(f"assistant is a setting of SoftCoT and SemCoT, and {weights.path} is neither")
+        explains = None if decoder_base is None else read_base(decoder_base, eos)
+        found = account(weights, read_base(base, eos), explains, alpha, getattr(torch, ground.dtype))
+        if found.merged is not None:
+            choices.choose("alpha", alpha, found.merged.alpha, "the published one for this rank")
+        data = settings(found, choices, latents, latents_per_step, max_stage)
+        method_config(data)
+        family, merged, notes = found.family.title, found.merged, found.notes
     done = Imported(
         path=target,
-        family=found.family.title,
+        family=family,
         mapped=found.mapped.keys,
         dropped=found.mapped.dropped,
-        merged=found.merged,
+        merged=merged,
         chosen=choices.made,
-        notes=found.notes,
+        notes=notes,
     )
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        method = _build(data, found, ground, temporary / "parts", target)
+        parts = temporary / "parts"
+        if isinstance(found, Account):
+            method = _build(data, found, ground, parts, target)
+        else:
+            method = _build_generator(data, found, ground, parts, target)
         config = RunConfig(
             backbone=ground,
             method=method_config(method.config),
             task=evaluated,
             train=TrainConfig(steps=1, validate_limit=0),  # nothing was trained here, and nothing can go on
-            speaking=Speaking(max_new_tokens=256 if found.family.method == "codi" else 64),  # CODI test.py; Coconut run.py
+            speaking=Speaking(max_new_tokens=_longest(found)),
         )
         run = RunDir(temporary / "run")
-        run.create(config, {"imported": _record(done, weights, base, decoder_base, eos), "provenance": provenance()})
+        given = {"base": base, "decoder_base": decoder_base, "assistant": assistant, "eos": eos}
+        run.create(config, {"imported": _record(done, weights, given), "provenance": provenance()})
         run.save_model(method, step=0, score=None)
         if target.exists():
             target.rmdir()
@@ -179,14 +201,14 @@ def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: 
     """The method with the checkpoint's weights. It is built as any method is: from Hugging Face folders, made in `parts`."""
     kind, base = getattr(torch, ground.dtype), found.base
     if found.family.decoder:
-        _write_lm(parts / "decoder", found.decoder, found.decoder.rows, _part(found, DECODER), kind)
+        write_lm(parts / "decoder", found.decoder, found.decoder.rows, _part(found, DECODER), kind)
         data["decoder"]["path"] = str(parts / "decoder")
     lm = _part(found, LM)
     if found.family.method == "codi":
         lm = _move_markers(lm, found)
     if found.family.method != "cot":
         add_markers(base.tokenizer)
-    _write_lm(parts / "lm", base, lm[found.model.embedding].shape[0], lm, kind)
+    write_lm(parts / "lm", base, lm[found.model.embedding].shape[0], lm, kind)
     method: Any = make_method(data, load_backbone(replace(ground, path=str(parts / "lm"))))
     if found.projection:
         method.inner.projection.load_state_dict(_part(found, PROJECTION))
@@ -196,6 +218,27 @@ def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: 
         place = replace(method.config.decoder, path=str(target / "model" / "decoder"))
         method.config = replace(method.config, decoder=place)
     return method
+
+
+def _build_generator(data: dict[str, Any], found: Generator, ground: BackboneConfig, parts: Path, target: Path) -> Any:
+    """The same of SemCoT's generator; the frozen model is taken as it is."""
+    found.small.tokenizer.add_tokens([THOUGHT])
+    rows = found.small.words
+    write_lm(parts / "assistant", found.small, rows, found.lm(), getattr(torch, ground.dtype))
+    data["assistant"] = {"path": str(parts / "assistant"), "dtype": ground.dtype}
+    method: Any = make_method(data, load_backbone(ground))
+    method.projection.load_state_dict(found.projection())
+    # Where it will lie, so that run.json names a place that exists.
+    place = replace(method.config.assistant, path=str(target / "model" / "assistant"))
+    method.config = replace(method.config, assistant=place)
+    return method
+
+
+def _longest(found: Account | Generator) -> int:
+    """Tokens of the longest answer in the released evaluations."""
+    if isinstance(found, Generator):
+        return 30  # utils/utils.py
+    return 256 if found.family.method == "codi" else 64  # CODI test.py; Coconut run.py
 
 
 def _part(found: Account, prefix: str) -> dict[str, Tensor]:
@@ -218,24 +261,12 @@ def _move_markers(lm: dict[str, Tensor], found: Account) -> dict[str, Tensor]:
     return moved
 
 
-def _write_lm(folder: Path, base: Base, rows: int, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """A Hugging Face folder."""
-    folder.mkdir(parents=True)
-    base.resized(rows).save_pretrained(folder)
-    base.generation.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
-    whole = {name: t.to(dtype).contiguous() for name, t in tensors.items()}
-    save_file(whole, str(folder / "model.safetensors"), metadata={"format": "pt"})
-
-
-def _record(done: Imported, weights: Weights, base: str, decoder_base: str | None, eos: str | None) -> dict[str, Any]:
-    """The import as plain values, for run.json."""
+def _record(done: Imported, weights: Weights, given: Mapping[str, str | None]) -> dict[str, Any]:
+    """The import as plain values, for run.json, with what was given."""
     return {
         "family": done.family,
         "files": weights.sources(),
-        "base": base,
-        "decoder_base": decoder_base,
-        "eos": eos,
+        **given,
         "tensors": len(weights.tensors),
         "mapped": {target: list(keys) for target, keys in done.mapped.items()},
         "dropped": dict(done.dropped),

@@ -20,6 +20,8 @@ METHODS = {
     "softcot": "unspoken.methods.softcot:SoftCot",
     "softcot_pp": "unspoken.methods.softcot_pp:SoftCotPp",
     "step_weighted": "unspoken.methods.step_weighted:StepWeighted",
+    "semcot": "unspoken.methods.semcot:SemCot",
+    "semcot_generator": "unspoken.methods.semcot_generator:SemCotGenerator",
 }
 
 

@@ -23,7 +23,8 @@ from unspoken.core.text import Written
 from unspoken.core.trace import Trace
 
 Counts = dict[str, np.ndarray]
-"""Denominators of a batch's loss terms, known before any forward pass: term -> a scalar or a vector.
+"""Denominators of a batch's loss terms, known before any forward pass: term -> a scalar or a vector. Arrays of objects
+are what all rows of the step are held against (SemCoT: the condensed texts of the others).
 
 The training loop adds the counts of all micro-batches and processes that make up one optimizer step, so that a step does
 not depend on how its rows were split up.
@@ -108,9 +109,12 @@ class Method(Protocol):
 
 
 def add_counts(parts: Sequence[Mapping[str, np.ndarray]]) -> Counts:
-    """Counts of a whole from those of its parts; a shorter vector counts 0 where it has no entry."""
+    """Counts of a whole from those of its parts; a shorter vector counts 0 where it has no entry, objects are listed."""
     total: Counts = {}
     for term in parts[0]:
+        if parts[0][term].dtype == object:
+            total[term] = np.concatenate([part[term] for part in parts])
+            continue
         longest = max(parts, key=lambda part: part[term].size)[term]
         total[term] = np.zeros_like(longest)
         for part in parts:

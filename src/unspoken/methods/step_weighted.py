@@ -8,9 +8,9 @@ Row:    the inner method's, by default SFT-CoT's: question | step 1 ... step N |
         weight m on the labels of each step (mode "span"), or of a window around its first token (mode "window")
 Trains: what the inner method trains; nothing is added. Freezes: what the inner method freezes.
 Reference code: karpathy/nanochat 94c5895 (scripts/chat_simcot.py, nanochat/simcot_utils.py), MIT.
-Relations: wraps a method that writes steps: `cot`, or what a curriculum of `coconut` leaves in words. Inside `sim_cot` it
-    gives latents with an auxiliary decoder and a weighted text beside them: sim_cot(step_weighted(coconut)).
-    At inference there is only the inner method.
+Relations: wraps a method that writes steps: `cot`, `pause`, what a curriculum of `coconut` or `icot_si` leaves in words, or
+    the teacher of `codi`. Inside `sim_cot` it gives latents with an auxiliary decoder and a weighted text beside them:
+    sim_cot(step_weighted(coconut)). At inference there is only the inner method.
 Departures:
     - A step is found in the text and mapped to tokens by character offsets. The released code takes the number of a message
       part for a token position; these fall inside the question, so that no supervised token is ever weighted.

@@ -12,7 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from unspoken.core.backbone import BackboneConfig, LoraSettings
+from unspoken.core.curriculum import Lesson
 from unspoken.core.sampling import Speaking
+from unspoken.core.sentence_encoder import EncoderConfig
 from unspoken.core.soft_text import TEXTS
 from unspoken.core.step_decoder import StepDecoderConfig
 from unspoken.core.text import Template
@@ -21,6 +23,8 @@ from unspoken.methods.codi import CodiConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.icot_si import IcotSiConfig
 from unspoken.methods.pause import PauseConfig
+from unspoken.methods.semcot import SemCotConfig
+from unspoken.methods.semcot_generator import SemCotGeneratorConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.methods.softcot import SoftCotConfig
 from unspoken.methods.softcot_pp import SoftCotPpConfig
@@ -238,6 +242,53 @@ def sim_cot_softcot() -> RunConfig:
     base = softcot_no_cot()
     method = SimCotConfig(
         inner=base.method, decoder=StepDecoderConfig(kind="copy"), normalisation="token", max_step_tokens=16
+    )
+    return replace(base, method=method)
+
+
+def semcot() -> RunConfig:
+    """SemCoT: the shipped model frozen, a copy of it as generator. The encoder takes 15% of the run, a third of that for its
+    linear layer; the projection alone 5%."""
+
+    def lesson(share: float) -> Lesson:
+        return Lesson(epochs=_stage_epochs(_TRAIN, 1, share))
+
+    generator = SemCotGeneratorConfig(
+        assistant=BackboneConfig(path=START),
+        latents=STEPS,
+        warmup=lesson(0.05),
+        texts=TEXTS["plain"],  # as the start was trained
+    )
+    return RunConfig(
+        backbone=BackboneConfig(path=START),
+        method=SemCotConfig(
+            inner=generator,
+            encoder=EncoderConfig(first=1, last=2, width=96),
+            align_weight=0.25,
+            encoder_warmup=lesson(0.05),
+            encoder_training=lesson(0.1),
+            condensed="rule",
+        ),
+        task=_TASK,
+        train=_TRAIN,
+        speaking=_SPEAKING,
+    )
+
+
+def semcot_generator() -> RunConfig:
+    """SemCoT without encoder and alignment: what the alignment is worth."""
+    base = semcot()
+    return replace(base, method=base.method.inner)
+
+
+def sim_cot_semcot() -> RunConfig:
+    """SIM-CoT on SemCoT: each latent also explained by a copy of the base."""
+    base = semcot()
+    method = SimCotConfig(
+        inner=base.method,
+        decoder=StepDecoderConfig(kind="copy"),
+        normalisation="token",
+        max_step_tokens=16,
     )
     return replace(base, method=method)
 

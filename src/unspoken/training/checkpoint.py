@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unspoken.core.backbone import BUILTIN, BackboneConfig, builtin, load_backbone
-from unspoken.core.config import build, dump
+from unspoken.core.config import build, dump, lookup
 from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
-from unspoken.methods import make_method
+from unspoken.methods import METHODS, make_method
 from unspoken.methods.base import Method
 from unspoken.model import Model
 from unspoken.training.config import RunConfig
@@ -37,6 +37,9 @@ _DECODER = "decoder"
 
 _ASSISTANT = "assistant"
 """Folder inside `model/` for an assistant model that was trained, or has no other place; others are named with a hash."""
+
+_INSIDE = "method."
+"""What the tensors of a wrapped method begin with, in the method around it."""
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -166,6 +169,34 @@ def _check_assistant(method: Any, named: Any, folder: Path) -> None:
             f"{folder} was trained with other weights of the assistant {named['path']} than lie there now; restore them "
             f"(hash {named['weights'][:8]}, got {assistant.hash[:8]}), or train again"
         )
+
+
+def _needed(data: dict[str, Any], *, explain: bool) -> tuple[dict[str, Any], Callable[[str], str | None]]:
+    """A dumped method without the methods around another one that only training needs, as SemCoT's encoder is.
+
+    Args:
+        data: the method's config.
+        explain: keep those that can explain latents.
+
+    Returns:
+        The config of what is left, and what its tensors were called: old name -> new name, None = not there any more.
+    """
+    if "inner" not in data:
+        return data, lambda name: name
+    left, below = _needed(data["inner"], explain=explain)
+
+    def inside(name: str) -> str | None:
+        return below(name.removeprefix(_INSIDE)) if name.startswith(_INSIDE) else None
+
+    if not (explain and lookup(METHODS, data["name"], "method").explains):
+        return left, inside
+
+    def around(name: str) -> str | None:
+        if not name.startswith(_INSIDE):
+            return name
+        return None if (new := inside(name)) is None else _INSIDE + new
+
+    return {**data, "inner": left}, around
 
 
 class RunDir:
@@ -327,7 +358,7 @@ class RunDir:
         """Rebuild the trained method from model/.
 
         Args:
-            inner: only what inference needs; a SIM-CoT decoder is left out.
+            inner: only what answering needs; a SIM-CoT decoder is left out too. What only training needs always is.
 
         Raises:
             RunError: model/ is missing, truncated, or belongs to another run.
@@ -345,12 +376,9 @@ class RunDir:
             raise RunError(
                 f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
             )
-        prefix = ""
-        while inner and "inner" in data:  # a method may wrap one that wraps another
-            data, prefix = data["inner"], prefix + "method."
-        if prefix:
-            own = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
-        elif (folder / _DECODER).is_dir():
+        data, ours = _needed(data, explain=not inner)
+        own = {new for name in own if (new := ours(name)) is not None}
+        if not inner and (folder / _DECODER).is_dir():
             data["decoder"]["path"] = str(folder / _DECODER)
         if (folder / _ASSISTANT).is_dir():
             _with_assistant(data, folder / _ASSISTANT)
@@ -374,7 +402,7 @@ class RunDir:
             raise RunError(f"{folder} does not fit its method: tensors differ, e.g. {sorted(set(wanted) ^ own)[0]!r}")
         if wanted:
             found = load_tensors(folder / "method.safetensors")
-            found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+            found = {ours(name): tensor for name, tensor in found.items()}
             for name, tensor in wanted.items():
                 if name not in found or found[name].shape != tensor.shape:
                     got = tuple(found[name].shape) if name in found else "nothing"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
 from unspoken.core.backbone import load_backbone
@@ -106,6 +106,8 @@ class Training:
                 f"{self.schedule.curriculum.boundaries()[-1]:g} epochs; train longer, or shorten the stages",
                 stacklevel=3,
             )
+        if any(stage.trains for stage in stages):  # parameters wait while other parts of the method learn
+            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)  # pyright: ignore[reportAttributeAccessIssue]
         self.wrapped = self.accelerator.prepare_model(self.method) if self.accelerator.num_processes > 1 else self.method
         self.trained = {name: p for name, p in self.method.named_parameters() if p.requires_grad}
         self.fused = self.accelerator.device.type == "cuda"
@@ -126,7 +128,7 @@ class Training:
         tables = {id(m.weight) for m in self.method.modules() if isinstance(m, torch.nn.Embedding)}
         decays = [p for p in self.trained.values() if p.ndim > 1 and id(p) not in tables]
         rest = [p for p in self.trained.values() if p.ndim <= 1 or id(p) in tables]
-        groups = [{"params": decays, "weight_decay": self.t.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        groups = [{"params": decays, "decays": True}, {"params": rest, "decays": False}]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.t.lr, betas=self.t.betas, fused=self.fused)
 
     def _batch(self, step: int) -> list[int]:
@@ -158,8 +160,12 @@ class Training:
             if stage.restart:
                 self.optimizer = self._new_optimizer()
         lr = learning_rate(t, step, self.schedule.total, self.schedule.restarted(step))
+        if stage.lr is not None:
+            lr *= stage.lr / t.lr
+        decay = t.weight_decay if stage.weight_decay is None else stage.weight_decay
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+            group["weight_decay"] = decay if group["decays"] else 0.0
         indices = self._batch(step)
         epoch = step // self.schedule.steps_per_epoch
         rows = [lay_out(self.method, self.examples, i, stage, t.seed, epoch) for i in indices]

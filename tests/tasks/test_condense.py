@@ -1,0 +1,220 @@
+"""Condensed reasoning: by rule, and from an endpoint, held against a server in this process that says what a test wants."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unspoken.core.condense import condense
+from unspoken.core.example import Example
+from unspoken.errors import ConfigError, DataError
+from unspoken.tasks import make_task
+from unspoken.tasks.condense import Endpoint, condense_file
+
+EXAMPLES = [
+    Example(id=f"train-{i}", question=f"Ann has {i} pens and buys 2 more. How many?", steps=(f"<<{i}+2={i + 2}>>",),
+            answer=str(i + 2))
+    for i in range(6)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps", "words", "want"),
+    [
+        (("<<3+4=7>>", "<<7*2=14>>"), 10, "3+4=7; 7*2=14"),
+        (("He sold 48 / 2 = 24 clips in May.", "Altogether 48 + 24 = 72."), 10, "48/2=24; 48+24=72"),
+        (("It costs $1,200 - $150.50 = $1,049.50 now",), 10, "$1,200-$150.50=$1,049.50"),
+        (("The coin is heads up.", "Bob does not flip the coin."), 6, "coin heads up; Bob not flip"),
+        (("The bank is where you keep money, so a revolving door serves security there",), 4, "bank keep money revolving"),
+        (("Then there are 12 of them and also some 13", "<<12+13=25>>"), 2, "12 13; 12+13=25"),
+        (("and then", "so it is"), 10, "and then; so it is"),
+        (("  ", ""), 10, ""),
+        ((), 10, ""),
+        (("x = y, so nothing is counted",), 3, "x y nothing"),
+    ],
+)
+def test_condensed_by_rule(steps, words, want):
+    assert condense(steps, words) == want
+
+
+def test_every_step_keeps_a_word():
+    steps = [f"Alice{i} walks home" for i in range(5)]
+    assert condense(steps, 3) == "; ".join(f"Alice{i}" for i in range(5))
+
+
+class Server:
+    """Answers each call by `says(question, number of the call)`: a text, or an HTTP status with a body."""
+
+    def __init__(self, says: Callable[[str, int], str | tuple[int, str]]) -> None:
+        self.says, self.calls = says, []
+        lock = threading.Lock()
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    number = len(outer.calls)
+                    outer.calls.append({"path": self.path, "auth": self.headers.get("Authorization"), **body})
+                said = outer.says(body["messages"][0]["content"], number)
+                status, text = said if isinstance(said, tuple) else (200, outer.completion(said))
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    @staticmethod
+    def completion(text: str) -> str:
+        return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(url=f"http://127.0.0.1:{self.http.server_port}/v1", model="some-model", wait=0.0)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """serve(says) -> a running server."""
+    started: list[Server] = []
+
+    def start(says: Callable[[str, int], str | tuple[int, str]]) -> Server:
+        started.append(Server(says))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+def number_of(prompt: str) -> int:
+    """Which example a prompt is about."""
+    return int(prompt.split("Ann has ")[1].split()[0])
+
+
+def test_rows_in_order_that_the_task_files_reads(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret")
+    server = serve(lambda prompt, _: f" {number_of(prompt)}+2,\n thus {number_of(prompt) + 2}")
+    endpoint = Endpoint(url=server.endpoint.url + "/", model="some-model", key="SOME_KEY")
+    out = tmp_path / "deep" / "train.jsonl"
+    seen: list[tuple[int, int]] = []
+    assert condense_file(endpoint, EXAMPLES, out, words=7, workers=3, progress=lambda *n: seen.append(n)) == 6
+    assert seen == [(n, 6) for n in range(1, 7)]
+    call = server.calls[0]
+    assert (call["path"], call["auth"], call["model"], call["temperature"]) == (
+        "/v1/chat/completions", "Bearer secret", "some-model", 0.2,
+    )  # fmt: skip
+    assert "at most 7 words" in call["messages"][0]["content"]
+    assert "secret" not in out.read_text()
+    read = make_task({"name": "files", "train": str(out)}).examples("train")
+    assert [(e.question, e.steps, e.answer) for e in read] == [(e.question, e.steps, e.answer) for e in EXAMPLES]
+    assert [e.meta["condensed_reasoning"] for e in read] == [f"{i}+2, thus {i + 2}" for i in range(6)]
+
+
+def test_what_goes_wrong_for_a_while_is_tried_again(serve, tmp_path):
+    bad = [(503, "busy"), (429, "slow down"), (200, "no json"), (200, '{"choices": []}'), "  "]
+    server = serve(lambda prompt, n: bad[n] if n < len(bad) else "ok")
+    endpoint = Endpoint(url=server.endpoint.url, model="m", wait=0.0, tries=6)
+    assert condense_file(endpoint, EXAMPLES[:1], tmp_path / "out.jsonl", workers=1) == 1
+    assert len(server.calls) == 6
+    assert json.loads((tmp_path / "out.jsonl").read_text())["condensed_reasoning"] == "ok"
+    assert server.calls[0]["auth"] is None
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("", r"train-0: http://.* gave no usable answer in 5 tries; the last time its answer is empty"),
+        ("word " * 40, r"its answer has 40 words, where 10 were asked for: 'word word"),
+        ((500, "it\nbroke"), r"the last time it answered 500: it broke"),
+    ],
+)
+def test_what_stays_wrong_is_never_written(serve, tmp_path, said, message):
+    server = serve(lambda prompt, _: said)
+    with pytest.raises(DataError, match=message):
+        condense_file(server.endpoint, EXAMPLES, tmp_path / "out.jsonl", workers=1)
+    assert (tmp_path / "out.jsonl").read_text() == ""
+
+
+def test_a_refusal_is_not_tried_again(serve, tmp_path):
+    server = serve(lambda prompt, _: (401, "no such key"))
+    with pytest.raises(DataError, match=r"refuses the call with 401: no such key; is OPENAI_API_KEY set\?"):
+        condense_file(server.endpoint, EXAMPLES[:1], tmp_path / "out.jsonl")
+    assert len(server.calls) == 1
+
+
+def test_nobody_there(tmp_path, serve):
+    server = serve(lambda prompt, _: "ok")
+    endpoint = Endpoint(url=server.endpoint.url, model="m", wait=0.0, tries=2)
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(DataError, match=r"gave no usable answer in 2 tries; the last time it could not be reached"):
+        condense_file(endpoint, EXAMPLES[:1], tmp_path / "out.jsonl")
+
+
+def test_it_goes_on_where_it_stopped(serve, tmp_path):
+    out = tmp_path / "out.jsonl"
+    failing = serve(lambda prompt, _: (400, "no") if number_of(prompt) == 3 else "first")
+    with pytest.raises(DataError, match=r"train-3: .*refuses the call with 400"):
+        condense_file(failing.endpoint, EXAMPLES, out, workers=2)
+    assert len(out.read_text().splitlines()) == 3
+    with out.open("a") as file:
+        file.write('{"question": "half a r')
+    again = serve(lambda prompt, _: "second")
+    assert condense_file(again.endpoint, EXAMPLES, out) == 3
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [e.id for e in EXAMPLES]
+    assert [row["condensed_reasoning"] for row in rows] == ["first"] * 3 + ["second"] * 3
+    assert condense_file(again.endpoint, EXAMPLES, out) == 0
+    assert len(again.calls) == 3
+
+
+def test_other_data_are_not_mixed_in(serve, tmp_path):
+    out = tmp_path / "out.jsonl"
+    server = serve(lambda prompt, _: "ok")
+    condense_file(server.endpoint, EXAMPLES[:2], out)
+    with pytest.raises(DataError, match=r"out.jsonl:1: is of other data: not the question of 'train-2'; give another --out"):
+        condense_file(server.endpoint, EXAMPLES[2:], out)
+    with pytest.raises(DataError, match=r"has 2 rows, the data 1; it is of other data"):
+        condense_file(server.endpoint, EXAMPLES[:1], out)
+    (tmp_path / "rows.jsonl").write_text('{"question": "?"}\n')
+    with pytest.raises(DataError, match=r"rows.jsonl:1: is no row with 'condensed_reasoning'"):
+        condense_file(server.endpoint, EXAMPLES, tmp_path / "rows.jsonl")
+
+
+def test_a_row_without_reasoning_is_named(serve, tmp_path):
+    server = serve(lambda prompt, _: "ok")
+    with pytest.raises(DataError, match=r"bare has no reasoning to condense; drop the row"):
+        condense_file(server.endpoint, [Example(id="bare", question="?", answer="1")], tmp_path / "out.jsonl")
+
+
+def test_endpoints_that_cannot_be():
+    with pytest.raises(ConfigError, match=r"url must begin with http:// or https://, got 'localhost:8000'"):
+        Endpoint(url="localhost:8000", model="m")
+    with pytest.raises(ConfigError, match=r"tries and extra of at least 1"):
+        Endpoint(url="http://localhost", model="m", tries=0)
+
+
+def test_the_command(serve, tmp_path: Path, monkeypatch, capsys):
+    from unspoken.cli import main
+
+    server = serve(lambda prompt, _: "short")
+    out = tmp_path / "tiny.jsonl"
+    words = ["condense", "tiny", "train_size=3", "--url", server.endpoint.url, "--model", "m", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["unspoken", *words])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code
+    assert "3 rows in " in capsys.readouterr().out
+    assert len(out.read_text().splitlines()) == 3
