@@ -334,9 +334,14 @@ def export(
     run: Run,
     out: Annotated[Path, _argument("A new directory.")],
     format: Annotated[str, typer.Option(help="run: a run directory; hf: a folder for transformers alone.")] = "run",
+    prompt_embeds: Annotated[bool, typer.Option("--prompt-embeds", help="A folder for `serve`; no base model.")] = False,
 ) -> None:
     """Write what inference needs: the inner method's parameters, without auxiliary decoder and training state."""
-    if format == "run":
+    if prompt_embeds:
+        if format != "run":
+            raise ConfigError("--prompt-embeds is a format of its own; leave --format out")
+        from unspoken.training.prompt_export import export_prompt_embeds as write
+    elif format == "run":
         from unspoken.training.checkpoint import export as write
     elif format == "hf":
         from unspoken.training.hf_export import export_hf as write
@@ -344,6 +349,29 @@ def export(
         raise ConfigError(f"unknown format {format!r}; known: run, hf")
     write(run, out)
     typer.echo(str(out))
+
+
+@app.command()
+def serve(
+    folder: Annotated[Path, _argument("What `export --prompt-embeds` wrote.")],
+    engine: Annotated[str | None, typer.Option(help="Base URL of the engine, e.g. http://localhost:8000/v1.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8100,
+) -> None:
+    """Turn questions into prompt embeddings in front of a stock engine (vLLM --enable-prompt-embeds)."""
+    from unspoken.serve import Service
+    from unspoken.training.prompt_export import PromptEmbedder
+
+    embedder = PromptEmbedder.load(folder)
+    try:
+        service = Service(embedder, (host, port), engine=engine)
+    except OSError as error:
+        raise ConfigError(f"cannot listen at {host}:{port}: {error.strerror or error}; give another --port") from None
+    typer.echo(f"prompt embeddings for {embedder.model} at http://{host}:{service.server_port}", err=True)
+    try:
+        service.serve_forever()
+    except KeyboardInterrupt:
+        service.server_close()
 
 
 @app.command("import")

@@ -96,7 +96,7 @@ class PrefixCache:
                 mask=None if mask_nS.all() else torch.from_numpy(mask_nS).to(at).long(),
                 cache=cache,
             )
-        parts = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
+        parts: list[Any] = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
         if any(part is None or part.shape != parts[0].shape for part in parts):
             return None, int(own_nW.sum())
         whole = torch.stack(parts, dim=1)  # [n, 2L, H, W, E]

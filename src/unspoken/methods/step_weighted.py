@@ -38,7 +38,7 @@ from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
 from unspoken.core.curriculum import Curriculum, Stage
 from unspoken.core.example import Example
-from unspoken.core.latents import Source
+from unspoken.core.latents import Prompted, Source
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.marks import Marks
 from unspoken.core.spans import RULES, Span, check_rule, finder, result_of
@@ -213,7 +213,7 @@ class StepWeighted(nn.Module):
         """The inner method's."""
         return self.method.prompt(question, latents, name)
 
-    def source(self) -> Source | None:
+    def source(self) -> Source | Prompted | None:
         """The inner method's."""
         return self.method.source()
 
