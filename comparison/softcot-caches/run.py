@@ -1,6 +1,6 @@
 """What SoftCoT's caches save: one training step with and without them, on a CPU, in one run.
 
-    python comparison/softcot-caches/run.py --base DIR [--tasks gsm8k gsm8k_aug] [--threads 1] [--steps 5]
+    python comparison/softcot-caches/run.py --base DIR [--tasks gsm8k] [--shots 0 3] [--steps 5]
 
 DIR holds a pretrained model (comparison/smollm2-gsm8k/get_model.py makes one). The assistant has its tokenizer and random
 weights: how long a step takes does not depend on them. The tasks' data is found as always (docs/tasks.md). The same rows
@@ -21,6 +21,7 @@ import json
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,9 +30,11 @@ import torch
 
 from unspoken.core.backbone import BackboneConfig, load_backbone
 from unspoken.core.engine import unroll
+from unspoken.core.example import Example
 from unspoken.core.layout import Batch, collate, windows_by_length
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.provenance import provenance
+from unspoken.core.soft_text import TEXTS, SoftTexts
 from unspoken.evaluation.evaluator import write_atomic
 from unspoken.methods import make_method
 from unspoken.tasks import make_task, task_config
@@ -41,15 +44,19 @@ SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, 
          "num_key_value_heads": 3, "max_position_embeddings": 2048, "tie_word_embeddings": True}  # fmt: skip
 
 
-def method_on(backbone: Any, base: str, latents: int, cache: str | None, prefix_gb: float) -> Any:
+def method_on(backbone: Any, base: str, texts: SoftTexts, latents: int, cache: str | None, prefix_gb: float) -> Any:
     """SoftCoT with the same projection every time."""
     torch.manual_seed(0)
-    method: Any = make_method(
-        {"name": "softcot", "assistant": {"arch": {"model_type": "llama", **SMALL}, "tokenizer": base}, "latents": latents,
-         "cache": cache, "prefix_gb": prefix_gb},
-        backbone,
-    )  # fmt: skip
-    return method.train()
+    assistant = {"arch": {"model_type": "llama", **SMALL}, "tokenizer": base}
+    data = {"name": "softcot", "assistant": assistant, "latents": latents, "texts": texts}
+    return make_method({**data, "cache": cache, "prefix_gb": prefix_gb}, backbone).train()  # pyright: ignore
+
+
+def texts_with(examples: list[Example]) -> SoftTexts:
+    """The prompt for arithmetic, behind worked examples."""
+    texts = TEXTS["math"]
+    told = [f"Problem: {e.question}\n{texts.written(e, steps=True)}\n\n" for e in examples]
+    return replace(texts, base="".join(told) + texts.base)
 
 
 def plain(method: Any, batch: Batch) -> Any:
@@ -70,14 +77,15 @@ def step(method: Any, batch: Batch, loss: Any) -> tuple[float, torch.Tensor]:
     return seconds, torch.cat([p.grad.flatten() for p in method.projection.parameters()])
 
 
-def measure(backbone: Any, base: str, task: str, latents: int, steps: int) -> dict[str, Any]:
+def measure(backbone: Any, base: str, task: str, shots: int, latents: int, steps: int) -> dict[str, Any]:
     """Medians over `steps` batches, each read once before it is timed."""
-    examples = make_task(task_config(task)).examples("train")[: steps * BATCH]
+    examples = make_task(task_config(task)).examples("train")
+    texts, examples = texts_with(examples[-shots:] if shots else []), examples[: steps * BATCH]
     seconds: dict[str, list[float]] = {"caches": [], "no caches": [], "plain": []}
     apart: dict[str, list[float]] = {"no caches": [], "plain": []}
     with tempfile.TemporaryDirectory() as folder:
-        cached = method_on(backbone, base, latents, folder, 4.0)
-        bare = method_on(backbone, base, latents, None, 0.0)
+        cached = method_on(backbone, base, texts, latents, folder, 4.0)
+        bare = method_on(backbone, base, texts, latents, None, 0.0)
         assert torch.equal(cached.projection.weight, bare.projection.weight)
         ways = {
             "caches": (cached, lambda m, b: m(b, m.counts(b)).total),
@@ -102,6 +110,7 @@ def measure(backbone: Any, base: str, task: str, latents: int, steps: int) -> di
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     return {
         "task": task,
+        "worked_examples": shots,
         "latents": latents,
         "positions_before_slots": round(before, 1),
         "positions_from_slots_on": round(behind, 1),
@@ -117,7 +126,8 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", required=True)
-    parser.add_argument("--tasks", nargs="+", default=["gsm8k", "gsm8k_aug"])
+    parser.add_argument("--tasks", nargs="+", default=["gsm8k"])
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 3], help="worked examples in the base model's prompt")
     parser.add_argument("--latents", type=int, nargs="+", default=[32, 4])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5)
@@ -125,8 +135,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     backbone = load_backbone(BackboneConfig(path=args.base))
     found = []
-    for task, latents in itertools.product(args.tasks, args.latents):
-        found.append(measure(backbone, args.base, task, latents, args.steps))
+    for task, shots, latents in itertools.product(args.tasks, args.shots, args.latents):
+        found.append(measure(backbone, args.base, task, shots, latents, args.steps))
         print(json.dumps(found[-1]), flush=True)
     weights = sum(p.numel() for p in backbone.lm.parameters())
     about = {"base_weights": weights, "batch": BATCH, "steps": args.steps, "threads": args.threads, "assistant": SMALL}

@@ -43,6 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory):
             "name": "softcot", "assistant": {"path": str(folder / "assistant")}, "latents": 3, "texts": "plain",
             "cache": None, **more,
         }  # fmt: skip
+        if soft["name"] != "softcot":
+            del soft["cache"]
         method = {"name": "softcot_pp", "softcot": soft, "chains": 2} if wrap else soft
         config = RunConfig(
             backbone=BackboneConfig(path=str(folder / "base"), **(backbone or {})),

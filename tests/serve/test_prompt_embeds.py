@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import shutil
@@ -59,17 +60,29 @@ def test_the_request_has_the_recorded_form(exported: Path):
 
 def test_an_engine_says_what_the_run_says(run: Path, exported: Path):
     """The unmodified base model, fed the vectors, goes on greedily as unspoken does."""
+    assert PromptEmbedder.load(exported).chains == 2
+    _hold_against_an_engine(run, exported)
+
+
+def test_semcot_is_served_alike(made: Any, tmp_path: Path):
+    """Its generator is a small model that was trained, with a token of its own."""
+    run = made(wrap=False, name="semcot_generator")
+    export_prompt_embeds(run, tmp_path / "out")
+    _hold_against_an_engine(run, tmp_path / "out")
+
+
+def _hold_against_an_engine(run: Path, exported: Path) -> None:
     model: Any = unspoken.load(run)
     embedder = PromptEmbedder.load(exported)
-    assert embedder.chains == 2
     about = json.loads((exported / "prompt_embeds.json").read_text())
     assert about["unmodified"]
     engine = torch.nn.Module.eval(_lm(about["model"]))
     for latents in (None, 5, 0):
-        ours = model.sample([QUESTION], chains=2, latents=latents, max_new_tokens=6)[0]
-        body = embedder.request(QUESTION, chains=2, latents=latents)
+        ours = model.sample([QUESTION], chains=embedder.chains, latents=latents, max_new_tokens=6)[0]
+        body = embedder.request(QUESTION, chains=embedder.chains, latents=latents)
         assert body["max_tokens"] == 6
-        for answer, text in zip(ours, body["prompt_embeds"], strict=True):
+        texts = body["prompt_embeds"] if embedder.chains > 1 else [body["prompt_embeds"]]
+        for answer, text in zip(ours, texts, strict=True):
             embeds_LD = decode(text)
             out = engine.generate(
                 inputs_embeds=embeds_LD[None], attention_mask=torch.ones(1, len(embeds_LD)), do_sample=False,
@@ -246,4 +259,8 @@ def test_other_places_and_a_dead_engine(exported: Path, started: Any):
     status, answer = call(f"{url}/v1/completions", {"prompt": QUESTION})
     assert status == 502
     assert "--enable-prompt-embeds" in answer["error"]["message"]
-    assert call(f"{url}/v1/prompt_embeds", b" " * (1 << 21))[0] == 413
+    line = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    line.putrequest("POST", "/v1/prompt_embeds")
+    line.putheader("Content-Length", str(1 << 21))  # the service does not wait for it
+    line.endheaders()
+    assert line.getresponse().status == 413
