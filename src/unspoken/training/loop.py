@@ -128,7 +128,10 @@ class Training:
         tables = {id(m.weight) for m in self.method.modules() if isinstance(m, torch.nn.Embedding)}
         decays = [p for p in self.trained.values() if p.ndim > 1 and id(p) not in tables]
         rest = [p for p in self.trained.values() if p.ndim <= 1 or id(p) in tables]
-        groups = [{"params": decays, "decays": True}, {"params": rest, "decays": False}]
+        groups = [
+            {"params": decays, "decays": True, "weight_decay": self.t.weight_decay},
+            {"params": rest, "decays": False, "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.t.lr, betas=self.t.betas, fused=self.fused)
 
     def _batch(self, step: int) -> list[int]:
