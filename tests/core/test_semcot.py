@@ -133,7 +133,7 @@ def test_a_step_of_twice_the_same_rows_has_the_same_loss():
     assert once == pytest.approx(twice, rel=1e-5)
 
 
-def test_what_the_frozen_model_has_read_is_kept_from_step_to_step():
+def test_what_the_frozen_model_has_read_can_be_kept_from_step_to_step():
     """The same loss and gradients, fewer positions forwarded."""
     seen = []
     for prefix_gb in (0.0, 0.1):

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -50,3 +55,43 @@ def test_quickstart_goes_on_where_it_was(short, tmp_path):
     before = (tmp_path / "coconut" / "metrics.jsonl").read_text()
     quickstart(tmp_path, 0, console, problems=5)
     assert (tmp_path / "coconut" / "metrics.jsonl").read_text() == before
+
+
+PARENT = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from unspoken.recipes.quickstart import end_with_parent
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 600).result()
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """They would train on for minutes, unseen, beside the run that the user starts next."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)
+        parent.kill()
+        parent.wait()
+        deadline = time.monotonic() + 60
+        while alive(worker) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not alive(worker)
+
+
+def alive(pid: int) -> bool:
+    """A process is there, and is no zombie that nobody has waited for."""
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc").is_dir():
+        return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

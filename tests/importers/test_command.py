@@ -10,6 +10,8 @@ import pytest
 from released_fakes import coconut, codi, write
 
 from unspoken.cli import main
+from unspoken.errors import CheckpointError
+from unspoken.importers import import_checkpoint
 
 
 @pytest.fixture
@@ -68,3 +70,11 @@ def test_faults_are_one_line(command, tmp_path):
     code, out, err = command("import", tmp_path / "nothing", "--base", fake.base)
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_a_path_that_is_not_there_is_told_before_an_out_that_is(tmp_path):
+    """Somebody who gives a hub's name must not be sent to the default output folder, which has that name's end."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"zen-E/CODI-gpt2 does not exist; .*downloads nothing"):
+        import_checkpoint("zen-E/CODI-gpt2", "gpt2", tmp_path / "run")

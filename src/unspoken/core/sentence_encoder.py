@@ -183,8 +183,9 @@ class SentenceEncoder(nn.Module):
                 if self.body.config._attn_implementation == "eager":  # adds its mask
                     floor = torch.finfo(self.body.dtype).min
                     seen = torch.zeros(seen.shape, dtype=self.body.dtype, device=seen.device).masked_fill(~seen, floor)
-            fed["use_cache"] = False  # pyright: ignore[reportArgumentType]
-        states_NTH = self.body(attention_mask=seen, **fed).last_hidden_state.float()
+            states_NTH = _through(self.body, fed.pop("inputs_embeds"), attention_mask=seen, **fed).float()
+        else:
+            states_NTH = self.body(attention_mask=seen, **fed).last_hidden_state.float()
         return (states_NTH * mask_NT[:, :, None]).sum(dim=1) / mask_NT.sum(dim=1, keepdim=True)
 
     @contextlib.contextmanager
@@ -229,33 +230,62 @@ def _slice(backbone: Backbone, first: int, last: int) -> nn.Module:
     for mine, source in zip(layers, layer_list(lm)[first : last + 1], strict=True):
         mine.load_state_dict(source.state_dict())
     inside = {id(t) for t in layers.state_dict(keep_vars=True).values()}
-    # Words and positions are in the states already: the tables add nothing.
-    tables = {id(m.weight) for m in body.modules() if isinstance(m, nn.Embedding)}
     with torch.no_grad():
         for name, tensor in body.state_dict(keep_vars=True).items():
-            if id(tensor) in tables:
-                tensor.zero_().requires_grad_(False)
-            elif id(tensor) not in inside:
+            if id(tensor) not in inside and name in theirs and theirs[name].shape == tensor.shape:  # not the table of words
                 tensor.copy_(theirs[name])
     body.to(backbone.device).eval()
     _check_slice(backbone, body, first)
     return body
 
 
-@torch.no_grad()
+def _through(body: Any, states_NTH: Tensor, **fed: Any) -> Tensor:
+    """The last states of a body whose first layer is given states.
+
+    What a family does to embeddings before its first layer (adds positions, scales, normalises) has been done to them, or
+    is not to be done: it is passed by.
+    """
+
+    def enter(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if given:
+            return (states_NTH, *given[1:]), named
+        return given, {**named, "hidden_states": states_NTH}
+
+    handle = layer_list(body)[0].register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        return body(inputs_embeds=states_NTH, use_cache=False, **fed).last_hidden_state
+    finally:
+        handle.remove()
+
+
 def _check_slice(backbone: Backbone, body: Any, first: int) -> None:
-    """Hold the copied layers against the base model, all but the last of which the final norm stands behind."""
-    training = backbone.lm.training
+    """Hold what leaves each copied layer against the base model; what is passed by (tables) does not train."""
+    training, made = backbone.lm.training, []
     backbone.lm.eval()
     ids = torch.arange(1, 5, device=backbone.device)[None] % backbone.vocabulary
     positions = torch.arange(4, device=backbone.device)[None]
+    hooks = [
+        layer.register_forward_hook(lambda _, given, out: made.append(out[0] if isinstance(out, tuple) else out))
+        for layer in layer_list(body)
+    ]
     try:
-        want = backbone.states(backbone.embed(ids), positions_BT=positions)
-        entered = backbone.below(first, backbone.embed(ids), positions_BT=positions)
-        got = body(inputs_embeds=entered, position_ids=positions, use_cache=False, output_hidden_states=True).hidden_states
+        with torch.no_grad():
+            want = backbone.states(backbone.embed(ids), positions_BT=positions)
+            entered = backbone.below(first, backbone.embed(ids), positions_BT=positions)
+        with torch.enable_grad():
+            end = _through(body, entered.detach(), position_ids=positions)
+            layers = {id(p) for p in layer_list(body).parameters()}
+            around = [p for p in body.parameters() if id(p) not in layers]
+            gradients = torch.autograd.grad(end.sum(), around, allow_unused=True) if around else ()
     finally:
         backbone.lm.train(training)
-    pairs = [(entered, want[first]), *zip(got[:-1], want[first:], strict=False)]
+        for hook in hooks:
+            hook.remove()
+    for p, gradient in zip(around, gradients, strict=True):
+        p.requires_grad_(gradient is not None)
+    # The base model's last states stand behind its final norm, as ours do.
+    got = [*made[:-1], end] if first + len(made) == len(want) - 1 else made
+    pairs = zip(got, want[first + 1 :], strict=False)
     if not all(torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-3) for a, b in pairs):
         raise BackboneError(
             f"{type(backbone.lm).__name__}: its layers, run by themselves, do not give its own states, so they make no "

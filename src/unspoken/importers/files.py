@@ -68,7 +68,7 @@ def read_weights(path: str | Path) -> Weights:
         CheckpointError: nothing there, several things there, a missing or truncated file, or one that is not safe to read.
     """
     path = Path(path)
-    files, promised = _files_of(path)
+    files, promised = files_of(path)
     tensors: dict[str, Tensor] = {}
     owner: dict[str, Path] = {}
     for file in files:
@@ -87,7 +87,7 @@ def read_weights(path: str | Path) -> Weights:
     return Weights(path=path, tensors=tensors, files=tuple(files))
 
 
-def _files_of(path: Path) -> tuple[list[Path], dict[str, str]]:
+def files_of(path: Path) -> tuple[list[Path], dict[str, str]]:
     """The weight files that a path stands for, and what an index says about them (tensor -> file name)."""
     if path.is_dir():
         return _files_in(path)

@@ -26,7 +26,7 @@ from unspoken.errors import ConfigError, RunError, TrainingError
 from unspoken.importers.account import Account, account
 from unspoken.importers.base import add_markers, read_base, write_lm
 from unspoken.importers.families import DECODER, LM, PROJECT, PROJECTION
-from unspoken.importers.files import Weights, read_weights
+from unspoken.importers.files import Weights, files_of, read_weights
 from unspoken.importers.generator import TITLE, Generator, account_generator, is_generator
 from unspoken.importers.lora import Merged
 from unspoken.importers.projection import ProjectionImport, import_projection, is_projection
@@ -116,6 +116,7 @@ def import_checkpoint(
         ConfigError: an option that does not apply to this checkpoint.
         RunError: `out` exists and is not empty.
     """
+    files_of(Path(path))  # what is wrong with the command's first word is told first
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunError(f"{target} exists and is not empty; give a new directory")

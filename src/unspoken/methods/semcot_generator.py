@@ -76,7 +76,9 @@ class SemCotGeneratorConfig:
     plain: bool = False  # prompts without bos and chat template, as released: `texts` say all
     slots: Slots | None = None  # what stands around the latents in the base model's prompt; None = nothing
     today: str = "2024-07-26"  # what chat templates are told
-    prefix_gb: float = 1.0  # host memory for what a frozen model has read before the slots; 0 = read it at every step
+    # Host memory for what a frozen model has read before the slots; 0 = read it at every step. With it a resumed run goes on
+    # up to rounding only: what is kept was read in another batch.
+    prefix_gb: float = 0.0
 
     def __post_init__(self) -> None:
         if self.latents < 1:

@@ -9,10 +9,12 @@ there go on, or are only evaluated.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,7 @@ def _train_all(runs: Mapping[str, tuple[RunConfig, Path]], console: Console) -> 
             seen[label] = len(rows)
 
     # The longest first, so that no process is left alone at the end.
-    with bars, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with bars, ProcessPoolExecutor(jobs, get_context("spawn"), end_with_parent) as pool:
         waiting = [pool.submit(_train_one, config, path) for config, path in list(runs.values())[::-1]]
         while not all(job.done() for job in waiting):
             wait(waiting, timeout=0.5, return_when=FIRST_EXCEPTION)
@@ -126,6 +128,21 @@ def _train_all(runs: Mapping[str, tuple[RunConfig, Path]], console: Console) -> 
 def _cores() -> int:
     """Cores that this process may use: fewer than the machine has, in a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """Let this worker end when the process that started it is killed: it would go on training, for nobody, for minutes.
+
+    Nothing is lost: a run goes on from its last state.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait_for([parent.sentinel])
+        os._exit(1)  # from a thread, nothing gentler ends the process
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train_one(config: RunConfig, path: Path) -> None:
