@@ -1,9 +1,10 @@
 """The table in this folder: every method on `tiny`, problems of 4 operations, 3 seeds, 1,000 test problems each.
 Seed 0 is left out: the recipes were chosen on its problems.
 
-    python comparison/tiny/run.py [--seeds 1 2 3] [--out runs/comparison-tiny] [--jobs 2]
+    python comparison/tiny/run.py [--seeds 1 2 3] [--out runs/comparison-tiny] [--jobs 2] [--only-finished]
 
 Runs that are finished are only read, interrupted ones go on; one CPU thread per run, `--jobs` runs at a time.
+`--only-finished` starts nothing: the table then has a dash where there is no run.
 """
 
 from __future__ import annotations
@@ -18,8 +19,29 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-METHODS = ("no_cot", "pause", "icot_si", "coconut", "coconut_progressive", "sim_cot", "codi", "sim_cot_codi")
-EXPLAINED = {"sim_cot": "SIM-CoT on Coconut", "sim_cot_codi": "SIM-CoT on CODI"}
+METHODS = (
+    "step_weighted",
+    "no_cot",
+    "pause",
+    "icot_si",
+    "coconut",
+    "coconut_progressive",
+    "sim_cot",
+    "codi",
+    "sim_cot_codi",
+    "softcot",
+    "softcot_pp",
+    "softcot_no_cot",
+    "sim_cot_softcot",
+    "semcot",
+    "sim_cot_semcot",
+)
+EXPLAINED = {
+    "sim_cot": "SIM-CoT on Coconut",
+    "sim_cot_codi": "SIM-CoT on CODI",
+    "sim_cot_softcot": "SIM-CoT on SoftCoT",
+    "sim_cot_semcot": "SIM-CoT on SemCoT",
+}
 START = "builtin:tiny"
 
 
@@ -49,10 +71,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/comparison-tiny"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--only-finished", action="store_true")
     args = parser.parse_args()
     jobs = [(method, seed) for seed, method in itertools.product(args.seeds, args.methods)]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda job: one(*job, args.out), jobs))
+    if args.only_finished:
+        jobs = [(method, seed) for method, seed in jobs if (args.out / f"{method}-{seed}" / "eval-tiny-test.json").exists()]
+    else:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda job: one(*job, args.out), jobs))
 
     # Imported late: the jobs above are processes of their own and need no torch here.
     from unspoken.evaluation.evaluator import EvalReport, evaluate, write_atomic
@@ -66,28 +92,33 @@ def main() -> None:
     for seed in args.seeds:
         file = args.out / f"start-{seed}.json"
         if not file.exists():
-            task = make_task(RunDir(args.out / f"{args.methods[0]}-{seed}").config().task)
+            task = make_task(RunDir(args.out / f"{next(m for m, s in jobs if s == seed)}-{seed}").config().task)
             evaluate(start, task, "test", batch_size=100).save(file)
         reports["SFT-CoT (start)", seed] = EvalReport.from_json(file)
 
     lines = [
         "| method | "
         + " | ".join(f"seed {s}" for s in args.seeds)
-        + " | all seeds | latents | tokens | passes | ms/question |"
+        + " | all seeds | latents | tokens | passes | ms/question | training, min |"
     ]
-    lines.append("|" + " --- |" * (6 + len(args.seeds)))
+    lines.append("|" + " --- |" * (7 + len(args.seeds)))
     table = {}
-    for method in ("SFT-CoT (start)", *args.methods):
-        mine = [reports[method, seed] for seed in args.seeds]
+    done = [method for method in args.methods if any(method == m for m, _ in jobs)]
+    for method in ("SFT-CoT (start)", *done):
+        mine = [reports[method, seed] for seed in args.seeds if (method, seed) in reports]
         total = Rate(correct=sum(r.accuracy.correct for r in mine), n=sum(r.n for r in mine))
         ms = sum(r.loop_ms_per_question for r in mine) / len(mine)
-        row = [with_interval(r.accuracy) for r in mine] + [with_interval(total)]
+        cells = [reports.get((method, seed)) for seed in args.seeds]
+        row = [with_interval(r.accuracy) if r else "-" for r in cells] + [with_interval(total)]
+        minutes = [RunDir(args.out / f"{m}-{s}").metrics()[-1]["seconds"] / 60 for m, s in jobs if m == method]
+        trained = f"{sum(minutes) / len(minutes):.1f}" if minutes else "-"
         cost = [mine[0].mean_latents, mine[0].mean_visible_tokens, mine[0].mean_passes]
-        lines.append(f"| {method} | " + " | ".join([*row, *(f"{c:.1f}" for c in cost), f"{ms:.2f}"]) + " |")
+        lines.append(f"| {method} | " + " | ".join([*row, *(f"{c:.1f}" for c in cost), f"{ms:.2f}", trained]) + " |")
         table[method] = {"per_seed": [r.summary() for r in mine], "all_seeds": {"correct": total.correct, "n": total.n}}
+        table[method]["training_minutes"] = minutes
     lines.append("")
     for method, seed in jobs:
-        if method in EXPLAINED:
+        if method in EXPLAINED and (args.out / f"{method}-{seed}" / "thoughts.json").exists():
             told = EvalReport.from_json(args.out / f"{method}-{seed}" / "thoughts.json").step_accuracy
             assert told is not None
             lines.append(
@@ -97,11 +128,12 @@ def main() -> None:
             steps = table[method].setdefault("decoded_steps", {})
             steps[seed] = {"all": told.overall.value, "correct": told.correct_only.value}
     for seed in args.seeds:
-        pairs = compare({m: reports[m, seed] for m in args.methods}).to_json()
+        pairs = compare({m: reports[m, seed] for m in done if (m, seed) in reports}).to_json()
         table.setdefault("paired", {})[seed] = json.loads(pairs) if isinstance(pairs, str) else pairs
     lines += ["", "| method | passes of a training step | positions per training example |", "| --- | --- | --- |"]
-    for method in args.methods:
-        cost = [row for row in RunDir(args.out / f"{method}-{args.seeds[0]}").metrics() if "examples" in row]
+    for method in done:
+        first = next(seed for m, seed in jobs if m == method)
+        cost = [row for row in RunDir(args.out / f"{method}-{first}").metrics() if "examples" in row]
         if cost:
             positions = sum(row["tokens"] for row in cost) / sum(row["examples"] for row in cost)
             lines.append(f"| {method} | {max(row['passes'] for row in cost)} | {positions:.1f} |")
