@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from unspoken.core.example import Example
-from unspoken.evaluation.evaluator import EvalReport, Record
+from unspoken.evaluation.records import EvalReport, Record
 from unspoken.tasks.answers import score_number
 from unspoken.tasks.base import Score, fingerprint_examples
 

@@ -1,6 +1,6 @@
 """The table in this folder: every method on real models and real GSM8K rows, for a few optimizer steps on a CPU.
 
-    python comparison/smollm2-all/run.py --model DIR --data DIR [--steps 16] [--rows 8] [--limit 100] [--out runs/comparison-smollm2]
+    python comparison/smollm2-all/run.py --model DIR --data DIR [--steps 16] [--rows 8] [--limit 100] [--out runs/smollm2]
 
 Base: SmolLM2-135M-Instruct (`comparison/smollm2-gsm8k/get_model.py`). Assistant of SoftCoT and SemCoT: the model inside the
 package, of another family, tokenizer and width. Data: a folder with gsm8k/, gsm8k_aug/ and semcot/ (docs/tasks.md).
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--out", type=Path, default=Path("runs/comparison-smollm2"))
+    parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     args = parser.parse_args()
     for label in args.methods:
@@ -134,7 +134,7 @@ def main() -> None:
 
 def write(labels: list[str], out: Path) -> None:
     """Accuracy and cost of each run, what its training cost, and the loss in its first and last three steps."""
-    from unspoken.evaluation.evaluator import EvalReport, write_atomic
+    from unspoken.evaluation.records import EvalReport, write_atomic
     from unspoken.evaluation.report import with_interval
     from unspoken.training.checkpoint import RunDir
 

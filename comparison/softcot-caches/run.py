@@ -35,7 +35,7 @@ from unspoken.core.layout import Batch, collate, windows_by_length
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.provenance import provenance
 from unspoken.core.soft_text import TEXTS, SoftTexts
-from unspoken.evaluation.evaluator import write_atomic
+from unspoken.evaluation.records import write_atomic
 from unspoken.methods import make_method
 from unspoken.tasks import make_task, task_config
 

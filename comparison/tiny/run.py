@@ -81,7 +81,8 @@ def main() -> None:
             list(pool.map(lambda job: one(*job, args.out), jobs))
 
     # Imported late: the jobs above are processes of their own and need no torch here.
-    from unspoken.evaluation.evaluator import EvalReport, evaluate, write_atomic
+    from unspoken.evaluation.evaluator import evaluate
+    from unspoken.evaluation.records import EvalReport, write_atomic
     from unspoken.evaluation.report import compare, percent, with_interval
     from unspoken.evaluation.statistics import Rate
     from unspoken.tasks import make_task

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from unspoken.core.example import Example
     from unspoken.core.trace import Answer, Trace
     from unspoken.errors import UnspokenError
-    from unspoken.evaluation.evaluator import EvalReport, evaluate
+    from unspoken.evaluation.evaluator import evaluate
+    from unspoken.evaluation.records import EvalReport
     from unspoken.model import Model
     from unspoken.recipes import recipe
     from unspoken.tasks import make_task
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Answer": "unspoken.core.trace",
-    "EvalReport": "unspoken.evaluation.evaluator",
+    "EvalReport": "unspoken.evaluation.records",
     "Example": "unspoken.core.example",
     "Model": "unspoken.model",
     "RunConfig": "unspoken.training.config",

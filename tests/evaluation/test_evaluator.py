@@ -15,7 +15,8 @@ from evaluate_fakes import FakeModel, FakeTask, problem, record, report
 
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError, RunError
-from unspoken.evaluation.evaluator import EvalReport, evaluate, same_step, write_atomic
+from unspoken.evaluation.evaluator import evaluate
+from unspoken.evaluation.records import EvalReport, same_step, write_atomic
 from unspoken.evaluation.statistics import Rate, wilson
 
 

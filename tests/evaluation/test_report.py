@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unspoken.errors import DataError
-from unspoken.evaluation.evaluator import EvalReport
+from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.report import (
     compare,
     comparison_markdown,

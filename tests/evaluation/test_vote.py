@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from evaluate_fakes import FakeModel, FakeTask, report
 
-from unspoken.evaluation.evaluator import EvalReport, evaluate
+from unspoken.evaluation.evaluator import evaluate
+from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.report import notes, over_seeds
 from unspoken.evaluation.vote import elect
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from unspoken.errors import DataError
 from unspoken.evaluation.charts import Line, Point, bar, line_chart, scatter
-from unspoken.evaluation.evaluator import EvalReport, same_step, write_atomic
+from unspoken.evaluation.records import EvalReport, same_step, write_atomic
 from unspoken.evaluation.report import cells, compare, notes, p_value, percent, points
 from unspoken.evaluation.statistics import mean
 from unspoken.tasks.answers import equal, extract_strict

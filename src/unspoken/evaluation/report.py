@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from unspoken.errors import DataError
-from unspoken.evaluation.evaluator import EvalReport
+from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import Rate, mcnemar
 
 Reports = Mapping[str, EvalReport]

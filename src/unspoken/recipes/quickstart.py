@@ -22,8 +22,9 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from unspoken.evaluation.evaluator import EvalReport, evaluate, same_step
+from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.page import PageRun, thoughts_of, write_page
+from unspoken.evaluation.records import EvalReport, same_step
 from unspoken.evaluation.report import compare as pair
 from unspoken.evaluation.report import comparison_table, table
 from unspoken.recipes import tiny

@@ -13,7 +13,7 @@ from typing import Any
 
 import unspoken
 from unspoken.core.config import dump
-from unspoken.evaluation.evaluator import EvalReport
+from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.report import percent, to_markdown
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig

@@ -1,0 +1,53 @@
+"""What the commands share: the program, options that several take, and the console."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Language models that reason without writing the reasoning down: train, evaluate, ask, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def argument(text: str) -> Any:
+    """A positional argument with its help."""
+    return typer.Argument(help=text, show_default=False)
+
+
+Overrides = Annotated[list[str] | None, argument("Overrides, e.g. train.lr=1e-3 backbone.path=DIR.")]
+TaskOverrides = Annotated[list[str] | None, argument("Overrides of the task's fields, e.g. root=DIR.")]
+Run = Annotated[Path, argument("A run directory, or builtin:tiny.")]
+Temperature = Annotated[float | None, typer.Option(help="0 = greedy; default as in the run.")]
+TopP = Annotated[float | None, typer.Option(help="Nucleus sampling; 1 = off.")]
+TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 = all.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of sampling.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer; default as in the run.")]
+
+
+def new_console() -> Any:
+    """Where tables go."""
+    from rich.console import Console
+
+    return Console()
+
+
+def task_of(run: Path, task: str | None, overrides: list[str]) -> Any:
+    """The run's own task, or another one, with overrides of its fields."""
+    from unspoken.core.config import dump, override
+    from unspoken.tasks import make_task, task_config
+    from unspoken.training.checkpoint import RunDir
+
+    config = RunDir(run).config().task if task is None else task_config(task)
+    return make_task(override(dump(config), overrides))
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,122 @@
+"""Commands about problems: data, condense, learn-steps, list."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unspoken.cli.options import (
+    TaskOverrides,
+    app,
+    argument,
+    new_console,
+)
+from unspoken.errors import ConfigError, DataError
+
+
+@app.command()
+def data(
+    task: Annotated[str, argument("A task's name (see `list`).")],
+    overrides: TaskOverrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    n: Annotated[int, typer.Option("-n", help="How many to show.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Write the whole split as JSONL.")] = None,
+) -> None:
+    """Look at a task's problems, check a data file, or write a split as JSONL."""
+    from unspoken.core.config import dump, override
+    from unspoken.evaluation.records import write_atomic
+    from unspoken.tasks import make_task, task_config
+    from unspoken.tasks.base import SPLITS
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    chosen = make_task(override(dump(task_config(task)), overrides or []))
+    examples = chosen.examples(split)  # pyright: ignore[reportArgumentType]
+    rows = [{"question": e.question, "steps": list(e.steps), "answer": e.answer, "id": e.id} for e in examples]
+    if out is not None:
+        write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        typer.echo(f"{len(rows)} examples written to {out}")
+        return
+    for row in rows[:n]:
+        typer.echo(json.dumps(row, ensure_ascii=False))
+    if not examples:
+        raise DataError(f"the {split} split of {chosen.name} is empty")
+    lengths = sorted(len(e.steps) for e in examples)
+    typer.echo(
+        f"{len(rows)} examples, {lengths[0]} to {lengths[-1]} steps, fingerprint {chosen.fingerprint(split)}", err=True
+    )  # pyright: ignore[reportArgumentType]
+
+
+@app.command()
+def condense(
+    task: Annotated[str, argument("A task's name (see `list`).")],
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The name of its model.")],
+    out: Annotated[Path, typer.Option(help="The JSONL file; rows that are there already are kept.")],
+    overrides: TaskOverrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    words: Annotated[int, typer.Option(help="Words to ask for.", min=1)] = 10,
+    key: Annotated[str, typer.Option(help="The environment variable that holds the key.")] = "OPENAI_API_KEY",
+    workers: Annotated[int, typer.Option(help="Calls at the same time.", min=1)] = 4,
+) -> None:
+    """Let a language model condense a task's reasoning, for SemCoT's encoder. The same command goes on where it stopped."""
+    from rich.progress import Progress
+
+    from unspoken.core.config import dump, override
+    from unspoken.tasks import make_task, task_config
+    from unspoken.tasks.base import SPLITS
+    from unspoken.tasks.condense import Endpoint, condense_file
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    chosen = make_task(override(dump(task_config(task)), overrides or []))
+    examples = chosen.examples(split)  # pyright: ignore[reportArgumentType]
+    console = new_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task("rows", total=len(examples))
+        asked = condense_file(
+            Endpoint(url=url, model=model, key=key), examples, out, words=words, workers=workers,
+            progress=lambda done, total: bar.update(job, completed=done, total=total),
+        )  # fmt: skip
+    typer.echo(f"{len(examples)} rows in {out}, {asked} of them new; train on them with task files train={out}")
+
+
+@app.command("learn-steps")
+def learn_steps(
+    task: Annotated[str, argument("A task whose steps are known (see `list`).")],
+    overrides: TaskOverrides = None,
+    out: Annotated[Path, typer.Option(help="Where the rule goes: a JSON file.")] = Path("steps.json"),
+    limit: Annotated[int, typer.Option(help="Learn from the first N training problems.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which they are looked at.")] = 0,
+) -> None:
+    """Learn to find reasoning steps in text without marks. `learned:FILE` then is a rule, for tasks and step_weighted."""
+    from unspoken.core.config import dump, override
+    from unspoken.core.step_tagger import learn
+    from unspoken.tasks import make_task, task_config
+
+    examples = make_task(override(dump(task_config(task)), overrides or [])).examples("train")[:limit]
+    tagger, f1 = learn([example.steps for example in examples], seed=seed)
+    tagger.save(out)
+    measured = "" if f1 is None else f"; of every tenth, not learned from, it finds steps with F1 {f1:.3f} (both ends right)"
+    typer.echo(f"{out}: learned from {len(examples)} problems{measured}; use it as the rule learned:{out}")
+
+
+@app.command("list")
+def list_() -> None:
+    """Recipes, methods, tasks, a line each."""
+
+    from unspoken.core.config import lookup
+    from unspoken.methods import METHODS
+    from unspoken.recipes import RECIPES
+    from unspoken.tasks import TASKS
+
+    for kind, table in (("recipe", RECIPES), ("method", METHODS), ("task", TASKS)):
+        typer.echo(f"{kind}s:")
+        for name in table:
+            what = lookup(table, name, kind)
+            text = (sys.modules[what.__module__] if kind == "method" else what).__doc__ or ""
+            typer.echo(f"  {name:34} {text.strip().splitlines()[0]}")

@@ -1,0 +1,336 @@
+"""What an evaluation leaves behind: one record per problem, and every figure computed from the records.
+
+A number can so always be traced to the answers behind it, and two runs can be paired problem by problem.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from unspoken.core.config import STRICT, build, dump
+from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.statistics import Rate, mean, rate
+from unspoken.evaluation.vote import Said
+
+if TYPE_CHECKING:  # reading a report must not load torch
+    pass
+
+FORMAT = 1
+"""Version of the file that `EvalReport.save` writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One problem, what the model said to it, and what that cost.
+
+    Attributes:
+        id: the example's id, unique in the split.
+        question, answer, steps: the problem; answer and steps are the references.
+        text: what the model spoke.
+        strict, flexible, extracted: see `Score`.
+        latents: latents thought.
+        visible_tokens: tokens spoken, without eos.
+        passes: dependent forward passes: the latency of this question alone, in passes.
+        positions: positions forwarded.
+        finished: eos was reached before the limit.
+        thoughts: decoded steps, one per thought group; None where they were not asked for.
+        expected: what each thought group stands for (several steps joined by newlines, or None for no step), as the
+            method aligns steps with groups; None = group k stands for step k.
+        said: every answer, where there were several. `text`, the scores and `finished` are then those of the answer that
+            the vote chose, `passes` those of the longest, and latents, tokens and positions those of all together.
+    """
+
+    id: str
+    question: str
+    answer: str
+    steps: tuple[str, ...]
+    text: str
+    strict: bool
+    flexible: bool
+    extracted: str | None
+    latents: int
+    visible_tokens: int
+    passes: int
+    positions: int
+    finished: bool
+    thoughts: tuple[str, ...] | None = None
+    expected: tuple[str | None, ...] | None = None
+    said: tuple[Said, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepAccuracy:
+    """How often a thought group's words equal what it stands for, white space aside.
+
+    Only groups that stand for something count: one without a step is neither right nor wrong.
+    Steps of one problem depend on each other, so these rates have no interval.
+
+    Attributes:
+        overall: all pairs.
+        correct_only: pairs of problems whose answer is right by the strict rule.
+        by_index: `overall` per thought group, first group first.
+        by_index_correct_only: `correct_only` per thought group.
+    """
+
+    overall: Rate
+    correct_only: Rate
+    by_index: tuple[Rate, ...]
+    by_index_correct_only: tuple[Rate, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """An evaluation: the records, and where they come from. All figures are computed from the records.
+
+    Attributes:
+        task: the task's config as plain values, with its name.
+        split: which split.
+        fingerprint: of the whole split, also where `limit` took only a part.
+        limit: how many examples were asked for; None = all.
+        latents: how many latents were asked for; None = the model's own number.
+        batch_size: questions per batch; `ms_per_question` depends on it.
+        speaking: all settings of `Speaking` that were in force.
+        chains, samples: sets of thoughts per question, and answers from each; more than one answer means a vote.
+        seconds: wall-clock time from the first question to the last answer, decoding of thoughts included.
+        loop_seconds: the part of it spent thinking and speaking.
+        model: path (None if not from a directory), method config, dtype, device.
+        environment: what `provenance()` gives: versions, hardware, commit, time.
+        records: one per problem, in the order of the split.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    task: dict[str, Any]
+    split: str
+    fingerprint: str
+    limit: int | None
+    latents: int | None
+    batch_size: int
+    speaking: dict[str, Any]
+    seconds: float
+    loop_seconds: float
+    model: dict[str, Any]
+    environment: dict[str, Any]
+    records: tuple[Record, ...]
+    chains: int = 1
+    samples: int = 1
+    format: int = FORMAT
+
+    @property
+    def n(self) -> int:
+        """Number of problems."""
+        return len(self.records)
+
+    @property
+    def accuracy(self) -> Rate:
+        """Strict: the answer stands where the task's format says. `.value`, `.interval`, `.correct`, `.n`."""
+        return rate(r.strict for r in self.records)
+
+    @property
+    def single(self) -> float | None:
+        """Where a vote chose: the share of right answers among all that were given, which depend on each other."""
+        said = [one for r in self.records for one in r.said or ()]
+        return mean(one.strict for one in said) if said else None
+
+    @property
+    def flexible(self) -> Rate:
+        """The last answer-like thing in the text is right, whatever the format."""
+        return rate(r.flexible for r in self.records)
+
+    @property
+    def finished(self) -> Rate:
+        """Answers that reached eos before the limit."""
+        return rate(r.finished for r in self.records)
+
+    @property
+    def mean_latents(self) -> float:
+        """Latents per question."""
+        return mean(r.latents for r in self.records)
+
+    @property
+    def mean_visible_tokens(self) -> float:
+        """Spoken tokens per question."""
+        return mean(r.visible_tokens for r in self.records)
+
+    @property
+    def mean_passes(self) -> float:
+        """Forward passes per question: its latency alone."""
+        return mean(r.passes for r in self.records)
+
+    @property
+    def mean_positions(self) -> float:
+        """Forwarded positions per question."""
+        return mean(r.positions for r in self.records)
+
+    @property
+    def ms_per_question(self) -> float:
+        """Wall-clock milliseconds of the whole evaluation divided by n, at `batch_size`."""
+        return 1000 * self.seconds / self.n
+
+    @property
+    def loop_ms_per_question(self) -> float:
+        """The same without decoding thoughts into words and without laying out prompts."""
+        return 1000 * self.loop_seconds / self.n
+
+    @property
+    def explained(self) -> bool:
+        """Whether thoughts were decoded."""
+        return any(r.thoughts is not None for r in self.records)
+
+    @property
+    def by_steps(self) -> dict[int, Rate]:
+        """Strict accuracy per number of true steps, fewest first."""
+        counts = sorted({len(r.steps) for r in self.records})
+        return {count: rate(r.strict for r in self.records if len(r.steps) == count) for count in counts}
+
+    @property
+    def step_accuracy(self) -> StepAccuracy | None:
+        """How often decoded steps are the true ones; None where nothing was decoded or no problem has steps."""
+        every = [_matches(r) for r in self.records if r.thoughts is not None]
+        right = [_matches(r) for r in self.records if r.thoughts is not None and r.strict]
+        if not any(every):
+            return None
+        return StepAccuracy(
+            overall=rate(match for row in every for match in row),
+            correct_only=rate(match for row in right for match in row),
+            by_index=_by_index(every),
+            by_index_correct_only=_by_index(right),
+        )
+
+    @property
+    def hardware(self) -> str:
+        """What it ran on, in words."""
+        gpu = self.environment.get("gpu") or []
+        if str(self.model.get("device") or "").startswith("cuda") and gpu:
+            return gpu[0]
+        threads = self.environment.get("threads") or "?"
+        return f"{self.environment.get('cpu') or 'unknown CPU'}, {threads} thread{'' if threads == 1 else 's'}"
+
+    def summary(self) -> dict[str, Any]:
+        """Every figure, as plain JSON values; a figure that does not exist is None."""
+        steps = self.step_accuracy
+        return {
+            "n": self.n,
+            "correct": self.accuracy.correct,
+            "accuracy": _plain(self.accuracy),
+            "flexible": _plain(self.flexible),
+            "single": self.single,
+            "finished": self.finished.value,
+            "mean_latents": self.mean_latents,
+            "mean_visible_tokens": self.mean_visible_tokens,
+            "mean_passes": self.mean_passes,
+            "mean_positions": self.mean_positions,
+            "ms_per_question": self.ms_per_question,
+            "loop_ms_per_question": self.loop_ms_per_question,
+            "batch_size": self.batch_size,
+            "by_steps": {str(count): _plain(r) for count, r in self.by_steps.items()},
+            "step_accuracy": None
+            if steps is None
+            else {
+                "overall": _plain(steps.overall, interval=False),
+                "correct_only": _plain(steps.correct_only, interval=False),
+                "by_index": [_plain(r, interval=False) for r in steps.by_index],
+                "by_index_correct_only": [_plain(r, interval=False) for r in steps.by_index_correct_only],
+            },
+        }
+
+    def to_json(self) -> str:
+        """The report as JSON text: the summary for people, and what `from_json` reads, one record a line."""
+        head: dict[str, Any] = {"format": self.format, "summary": self.summary()}
+        head |= {
+            f.name: dump(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("format", "records")
+        }
+        # A setting that JSON has no form for (a path) must not cost a finished evaluation: it goes in as text.
+        opening = json.dumps(head, indent=2, default=str).removesuffix("\n}")
+        rows = ",\n".join("    " + json.dumps(dump(r)) for r in self.records)
+        return f'{opening},\n  "records": [\n{rows}\n  ]\n}}\n'
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file, all or nothing.
+
+        Raises:
+            RunError: the file cannot be written; one that was there before is unchanged.
+        """
+        write_atomic(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> EvalReport:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: no such file, not a report, or of another format.
+        """
+        try:
+            data = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise RunError(f"{path}: cannot read the report ({error.strerror}); give a file that `eval` wrote") from None
+        except ValueError as error:
+            raise RunError(f"{path}: not a report, or cut off: {error}; run the evaluation again") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            got = f"format {data.get('format')!r}" if isinstance(data, dict) else type(data).__name__
+            raise RunError(f"{path}: expected a report of format {FORMAT}, got {got}; run the evaluation again")
+        data.pop("summary", None)  # computed again: the records are what counts
+        try:
+            report = build(cls, data, where=f"{path}: ")
+        except ConfigError as error:
+            raise RunError(str(error)) from None
+        if not report.records:
+            raise RunError(f"{path}: the report has no records; run the evaluation again")
+        return report
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write a text file so that readers see the old one or the new one, never half of it.
+
+    Raises:
+        RunError: it cannot be written (disk full, no such place); nothing new is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(text.encode("utf-8", errors="replace"))  # a lone surrogate has no UTF-8
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(
+            f"could not write {path}: {error.strerror or error}; free disk space or choose another place, then run again "
+            "(nothing was left behind, and a file that was there before is unchanged)"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone already after the rename, or never made
+            temporary.unlink()
+
+
+def same_step(a: str, b: str) -> bool:
+    """Whether two steps are the same text, white space aside: tokenizers disagree about spaces around operators."""
+    return "".join(a.split()) == "".join(b.split())
+
+
+def _matches(record: Record) -> list[bool]:
+    """Each thought group that stands for something, against it."""
+    true = record.steps if record.expected is None else record.expected
+    pairs = zip(record.thoughts or (), true, strict=False)
+    return [same_step(said, step) for said, step in pairs if step is not None]
+
+
+def _by_index(rows: Iterable[Sequence[bool]]) -> tuple[Rate, ...]:
+    """Rates per position in the rows."""
+    listed = list(rows)
+    longest = max(map(len, listed), default=0)
+    return tuple(rate(row[k] for row in listed if k < len(row)) for k in range(longest))
+
+
+def _plain(value: Rate, *, interval: bool = True) -> dict[str, Any]:
+    """A rate as JSON values."""
+    plain: dict[str, Any] = {"correct": value.correct, "n": value.n, "value": value.value if value.n else None}
+    return {**plain, "interval": list(value.interval)} if interval else plain
