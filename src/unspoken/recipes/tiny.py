@@ -219,7 +219,9 @@ def softcot() -> RunConfig:
             texts=replace(TEXTS["plain"], base="{thoughts}{question}\n"),
         ),
         task=_TASK,
-        train=_TRAIN,
+        train=replace(
+            _TRAIN, steps=300, validate_every=100
+        ),  # the base writes its steps without fault: little is to be learned
         speaking=_SPEAKING,
     )
 
@@ -232,7 +234,7 @@ def softcot_pp() -> RunConfig:
 
 def softcot_no_cot() -> RunConfig:
     """SoftCoT's thoughts behind the question, and the answer at once: for this the base trains, with LoRA."""
-    base = softcot()
+    base = replace(softcot(), train=_TRAIN)
     method = replace(base.method, texts=TEXTS["plain"], steps=False)
     return replace(base, backbone=BackboneConfig(path=START, lora=LoraSettings(r=16, alpha=32.0)), method=method)
 
