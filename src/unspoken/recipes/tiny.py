@@ -219,9 +219,7 @@ def softcot() -> RunConfig:
             texts=replace(TEXTS["plain"], base="{thoughts}{question}\n"),
         ),
         task=_TASK,
-        train=replace(
-            _TRAIN, steps=300, validate_every=100
-        ),  # the base writes its steps without fault: little is to be learned
+        train=replace(_TRAIN, steps=300, validate_every=100),  # the base writes its steps faultlessly: little to learn
         speaking=_SPEAKING,
     )
 
