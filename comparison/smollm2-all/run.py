@@ -1,6 +1,6 @@
 """The table in this folder: every method on real models and real GSM8K rows, for a few optimizer steps on a CPU.
 
-    python comparison/smollm2-all/run.py --model DIR --data DIR [--steps 16] [--rows 8] [--limit 100] [--out runs/smollm2]
+    python comparison/smollm2-all/run.py --model DIR --data DIR [--steps 6] [--rows 8] [--limit 40] [--out runs/smollm2]
 
 Base: SmolLM2-135M-Instruct (`comparison/smollm2-gsm8k/get_model.py`). Assistant of SoftCoT and SemCoT: the model inside the
 package, of another family, tokenizer and width. Data: a folder with gsm8k/, gsm8k_aug/ and semcot/ (docs/tasks.md).
@@ -19,7 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SMALL = "ASSISTANT"  # replaced by `assistant`
-AUG_STAGES = 0.0015  # of an epoch of GSM8K-Aug: Coconut's last stage begins halfway through 16 steps of 8 rows
+STAGE = "STAGE"  # replaced by the share of an epoch in which five stages take half of the run (GSM8K-Aug)
+LESSON = "LESSON"  # replaced by the share of an epoch that one optimizer step is (SemCoT's rows)
 SOFT = [f"method.assistant.path={SMALL}", "method.assistant.dtype=float32", "method.latents=4", "backbone.dtype=float32"]
 METHODS: dict[str, tuple[str, list[str]]] = {
     "SFT-CoT": ("gsm8k/cot", []),
@@ -27,8 +28,8 @@ METHODS: dict[str, tuple[str, list[str]]] = {
     "No-CoT": ("gsm8k/no_cot", []),
     "pause tokens": ("gsm8k/pause", []),
     "iCoT-SI": ("gsm8k/icot_si", ["method.remove_per_epoch=8000", "train.lr=1e-4"]),
-    "Coconut": ("gsm8k/coconut", [f"method.epochs_per_stage={AUG_STAGES}"]),
-    "SIM-CoT on Coconut": ("gsm8k/sim_cot", [f"method.inner.epochs_per_stage={AUG_STAGES}"]),
+    "Coconut": ("gsm8k/coconut", [f"method.epochs_per_stage={STAGE}"]),
+    "SIM-CoT on Coconut": ("gsm8k/sim_cot", [f"method.inner.epochs_per_stage={STAGE}"]),
     "CODI": ("gsm8k/codi", ["train.lr=8e-4", "method.distill_weight=20"]),
     "SIM-CoT on CODI": ("gsm8k/sim_cot_codi", ["train.lr=8e-4", "method.inner.distill_weight=20"]),
     "SoftCoT": ("gsm8k/softcot_llama8b", [*SOFT, "train.lr=1e-3"]),
@@ -44,9 +45,9 @@ METHODS: dict[str, tuple[str, list[str]]] = {
         "semcot/gsm8k",
         [
             f"method.inner.assistant.path={SMALL}",
-            "method.inner.warmup.epochs=0.03",
-            "method.encoder_warmup.epochs=0.03",
-            "method.encoder_training.epochs=0.03",
+            f"method.inner.warmup.epochs={LESSON}",
+            f"method.encoder_warmup.epochs={LESSON}",
+            f"method.encoder_training.epochs={LESSON}",
         ],
     ),
 }
@@ -70,6 +71,14 @@ def assistant(out: Path) -> Path:
         (temporary / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
         temporary.rename(copy)
     return copy
+
+
+def fill(word: str, args: argparse.Namespace) -> str:
+    """An override with what it depends on: the assistant's place, and how long the run is."""
+    stage, lesson = args.steps * args.rows / 2 / 5 / args.aug_rows, args.rows / args.semcot_rows
+    for name, value in ((SMALL, str(assistant(args.out))), (STAGE, f"{stage:.6f}"), (LESSON, f"{lesson:.6f}")):
+        word = word.replace(name, value)
+    return word
 
 
 def one(label: str, args: argparse.Namespace) -> None:
@@ -96,7 +105,7 @@ def one(label: str, args: argparse.Namespace) -> None:
         "train.seed=0",
         f"speaking.max_new_tokens={args.tokens}",
         "speaking.temperature=0",
-        *(word.replace(SMALL, str(assistant(args.out))) for word in more),
+        *(fill(word, args) for word in more),
     ]
     subprocess.run([*unspoken, "train", recipe, *overrides, "--out", run], check=True, env=environment)
     if not (run / "eval.json").exists():
@@ -120,10 +129,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--limit", type=int, default=100)
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--aug-rows", type=int, default=16_704, help="rows of GSM8K-Aug's train file")
+    parser.add_argument("--semcot-rows", type=int, default=718, help="training rows of SemCoT's GSM8K subset")
+    parser.add_argument("--limit", type=int, default=40)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     args = parser.parse_args()
