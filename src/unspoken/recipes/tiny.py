@@ -247,8 +247,10 @@ def sim_cot_softcot() -> RunConfig:
 
 
 def semcot() -> RunConfig:
-    """SemCoT: the shipped model frozen, a copy of it as generator. The encoder takes 15% of the run, a third of that for its
-    linear layer; the projection alone 5%."""
+    """SemCoT: the shipped model frozen, a copy of it as generator.
+
+    The encoder takes 15% of the run, a third of that for its linear layer; the projection alone 5%.
+    """
 
     def lesson(share: float) -> Lesson:
         return Lesson(epochs=_stage_epochs(_TRAIN, 1, share))
