@@ -232,7 +232,10 @@ class RunDir:
         """
         file = self.path / "run.json"
         if not file.is_file():
-            raise RunError(f"{self.path} is no run directory: it has no run.json; give a folder that `unspoken train` wrote")
+            hint = "give a folder that `unspoken train` wrote"
+            if (self.path / "config.json").is_file():
+                hint = "it is a Hugging Face folder: load it with transformers, or train from it (backbone.path)"
+            raise RunError(f"{self.path} is no run directory: it has no run.json; {hint}")
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             if not {"id", "config"} <= set(data):
