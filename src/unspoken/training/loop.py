@@ -101,9 +101,10 @@ class Training:
         check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
         if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
             warnings.warn(
-                f"training ends in stage {last.index} of the curriculum; its last stage, {self.schedule.curriculum.last.index}, "
-                f"begins after {self.schedule.curriculum.boundaries()[-1]:g} epochs, and the model will be asked to think as in that "
-                "one; train longer, or shorten the stages, unless you mean to stop here",
+                f"training ends in stage {last.index} of the curriculum, before its last stage "
+                f"{self.schedule.curriculum.last.index}, which begins after "
+                f"{self.schedule.curriculum.boundaries()[-1]:g} epochs, and in which the model will be asked to think; "
+                "train longer, or shorten the stages, unless you mean to stop here",
                 stacklevel=3,
             )
         if any(stage.trains for stage in stages):  # parameters wait while other parts of the method learn
