@@ -95,3 +95,10 @@ def test_the_command_learns_from_a_task(tmp_path: Path) -> None:
     (tmp_path / "flat.jsonl").write_text(json.dumps(flat) + "\n")
     shown = CliRunner().invoke(app, ["data", "files", f"train={tmp_path}/flat.jsonl", f"steps=learned:{out}"])
     assert json.loads(shown.output.splitlines()[0])["steps"] == list(problems(1, 5)[0])
+
+
+def test_equations_without_words_teach_no_rule(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["learn-steps", "tiny", "train_size=20", "--out", str(tmp_path / "s.json")])
+    assert done.exit_code != 0
+    assert "equations without words" in str(done.exception)
+    assert not (tmp_path / "s.json").exists()

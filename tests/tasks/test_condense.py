@@ -216,5 +216,7 @@ def test_the_command(serve, tmp_path: Path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as done:
         main()
     assert not done.value.code
-    assert "3 rows in " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "3 rows in " in said.out
+    assert "warning: steps that are equations without words" in said.err
     assert len(out.read_text().splitlines()) == 3

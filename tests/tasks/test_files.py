@@ -338,3 +338,12 @@ def test_real_files_read_alike(shared_data: Path) -> None:
     prosqa = read_examples(shared_data / "prosqa" / "prosqa_test.json", split="test")
     assert len(prosqa) == 500
     assert "idx_to_symbol" in prosqa[0].meta
+
+
+def test_a_misspelt_field_of_the_reasoning_is_not_lost(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"question": "q?", "answer": "1", "stepz": ["a"]}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:1: field 'stepz' is not read; did you mean 'steps'"):
+        read_examples(file, split="train")
+    file.write_text('{"question": "q?", "answer": "1", "source": "web"}\n')
+    assert read_examples(file, split="train")[0].meta == {"source": "web"}

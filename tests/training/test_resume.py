@@ -135,6 +135,8 @@ def test_another_config_is_refused(make, tmp_path):
     train(make(steps=2), tmp_path / "run")
     with pytest.raises(RunError, match=r"another config \(train.lr\)"):
         train(make(steps=2, lr=1e-5), tmp_path / "run")
+    with pytest.raises(RunError, match=r"another config \(method 'sim_cot', not 'cot'\)"):
+        train(make({"name": "cot"}, steps=2), tmp_path / "run")
 
 
 def test_changed_data_are_noticed(make, files, tmp_path):

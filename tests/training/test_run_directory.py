@@ -11,10 +11,12 @@ import torch
 
 import unspoken
 from unspoken.core.backbone import LoraSettings
-from unspoken.errors import ConfigError, RunError, TrainingError
+from unspoken.core.config import build, dump
+from unspoken.errors import ConfigError, DataError, RunError, TrainingError
 from unspoken.methods.coconut import Coconut
 from unspoken.training import checkpoint
 from unspoken.training.checkpoint import RunDir, load_tensors, save_tensors
+from unspoken.training.config import RunConfig
 from unspoken.training.loop import Training, train
 from unspoken.training.progress import Quiet
 
@@ -250,3 +252,12 @@ def test_what_a_killed_process_left_is_swept_up(make, run):
     (left / "state.safetensors").write_bytes(b"half")
     train(make(), run)
     assert not left.exists()
+
+
+def test_a_decoder_without_steps_to_learn_from_is_refused(make, tmp_path):
+    rows = [{"question": f"What are {i} and 1?", "answer": str(i + 1)} for i in range(8)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"name": "files", "train": str(tmp_path / "train.jsonl"), "validation_fraction": 0.2}
+    config = build(RunConfig, {**dump(make()), "task": task})
+    with pytest.raises(DataError, match=r"none of \d training examples has steps"):
+        train(config, tmp_path / "run")

@@ -46,6 +46,8 @@ def data(
     if not examples:
         raise DataError(f"the {split} split of {chosen.name} is empty")
     lengths = sorted(len(e.steps) for e in examples)
+    if bare := lengths.count(0):
+        typer.echo(f"{bare} of {len(rows)} have no step", err=True)
     typer.echo(
         f"{len(rows)} examples, {lengths[0]} to {lengths[-1]} steps, fingerprint {chosen.fingerprint(split)}", err=True
     )  # pyright: ignore[reportArgumentType]
@@ -70,11 +72,15 @@ def condense(
     from unspoken.tasks import make_task, task_config
     from unspoken.tasks.base import SPLITS
     from unspoken.tasks.condense import Endpoint, condense_file
+    from unspoken.tasks.segment import bare
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     chosen = make_task(override(dump(task_config(task)), overrides or []))
     examples = chosen.examples(split)  # pyright: ignore[reportArgumentType]
+    if all(bare(step) for e in examples for step in e.steps) and not any("reasoning" in e.meta for e in examples):
+        told = "steps that are equations without words say little to be condensed; another rule keeps the words: steps=lines"
+        typer.echo(f"warning: {told}", err=True)
     console = new_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         job = bar.add_task("rows", total=len(examples))
@@ -97,11 +103,20 @@ def learn_steps(
     from unspoken.core.config import dump, override
     from unspoken.core.step_tagger import learn
     from unspoken.tasks import make_task, task_config
+    from unspoken.tasks.segment import bare
 
     examples = make_task(override(dump(task_config(task)), overrides or [])).examples("train")[:limit]
+    if all(bare(step) for example in examples for step in example.steps):
+        raise ConfigError(
+            f"the steps of {task} are equations without words, or there are none, so there is no text to learn from; choose "
+            "another rule, e.g. steps=sentences"
+        )
     tagger, f1 = learn([example.steps for example in examples], seed=seed)
     tagger.save(out)
-    measured = "" if f1 is None else f"; of every tenth, not learned from, it finds steps with F1 {f1:.3f} (both ends right)"
+    few = "; too few to measure how well it finds steps"
+    measured = (
+        few if f1 is None else f"; of every tenth, not learned from, it finds steps with F1 {f1:.3f} (both ends right)"
+    )
     typer.echo(f"{out}: learned from {len(examples)} problems{measured}; use it as the rule learned:{out}")
 
 

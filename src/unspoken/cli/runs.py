@@ -58,7 +58,7 @@ def import_(
     path: Annotated[Path, argument("A released checkpoint: a file (.safetensors, .bin, checkpoint_25) or a folder.")],
     base: Annotated[str, typer.Option(help="The model it was trained from: a folder (weights may be absent) or hub id.")],
     out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
-    latents: Annotated[int | None, typer.Option(help="Latents of CODI (default 6) or SemCoT (5), as published.")] = None,
+    latents: Annotated[int | None, typer.Option(help="Latents of CODI (default 6), SemCoT (5) or SoftCoT.")] = None,
     latents_per_step: Annotated[int | None, typer.Option(help="Coconut: c; default 2, as published.")] = None,
     max_stage: Annotated[int | None, typer.Option(help="Coconut: K; default 3, with SIM-CoT 5, as published.")] = None,
     alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default 32 at rank 128, as published.")] = None,

@@ -170,8 +170,8 @@ def require(mapped: Mapped, wanted: Mapping[str, tuple[int, ...]], where: str) -
         faults.append(f"{len(wrong)} of another shape: {listed(wrong)}")
     if faults:
         raise CheckpointError(
-            f"{where}: {'; '.join(faults)}; expected each tensor of the model and no other; check --base, or take another "
-            "copy of the file"
+            f"{where}: {'; '.join(faults)}; expected each tensor of the model and no other; check --base (and "
+            "--assistant), or take another copy of the file"
         )
 
 

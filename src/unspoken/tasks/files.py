@@ -9,6 +9,7 @@ row a line: `question||<<a+b=c>> <<..>> #### answer`.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -28,6 +29,7 @@ from unspoken.tasks.styles import Style, restyled
 
 Format = Literal["auto", "jsonl", "json", "txt"]
 Row = tuple[str, Any]  # where it stands ("data.jsonl:3"), and its value, unchecked
+_REASONING = ("steps", "cot", "reasoning")  # where a row may have it
 _HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can say this, no tokenizer can read it
 
 
@@ -176,7 +178,11 @@ def _example(row: Any, where: str, id: str, rule: Rule) -> tuple[Example, str]:
         answer = last.strip()
         if not answer:
             raise DataError(f"{where}: field 'answer' has nothing after '####'")
-    key = next((k for k in ("steps", "cot", "reasoning") if row.get(k) is not None), None)
+    key = next((k for k in _REASONING if row.get(k) is not None), None)
+    if key is None and not mark:
+        for name in row:  # "stepz" would pass for a row without reasoning
+            if name not in _REASONING and difflib.get_close_matches(str(name), _REASONING, n=1, cutoff=0.75):
+                raise DataError(f"{where}: field {name!r} is not read; {did_you_mean(str(name), _REASONING)}")
     if key == "steps":
         reasoning, value = "", row["steps"]
         if not isinstance(value, (list, tuple)) or not all(isinstance(step, str) for step in value):

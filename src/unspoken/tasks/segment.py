@@ -87,3 +87,8 @@ def drop_annotations(text: str) -> str:
     """
     bare = _ANNOTATION.sub("", text)
     return bare if bare.strip() else text
+
+
+def bare(step: str) -> bool:
+    """Whether a step is calculator annotations and nothing else."""
+    return not _ANNOTATION.sub("", step).strip()

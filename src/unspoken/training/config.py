@@ -123,3 +123,18 @@ def learning_rate(config: TrainConfig, step: int, total: int, restarted: int | N
     else:
         share = 1.0
     return config.lr * warm * (config.final_lr + (1 - config.final_lr) * share)
+
+
+def differences(old: Any, new: Any) -> str:
+    """What differs between two dumped configs, in words: another method, or the first few fields; "" where nothing does."""
+    found = _differences(old, new)
+    if "method.name" in found:
+        return f"method {old['method']['name']!r}, not {new['method']['name']!r}"
+    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Dotted names of the fields in which two dumped configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted({*a, *b}) for d in _differences(a.get(k), b.get(k), f"{path}.{k}" if path else k)]
+    return [] if a == b else [path]

@@ -105,6 +105,19 @@ def drop_long(
     return kept, len(examples) - len(kept)
 
 
+def check_steps(method: Method, examples: Sequence[Example]) -> None:
+    """Refuse data without a single step for a method whose decoder learns from steps.
+
+    Raises:
+        DataError: none of the examples has any.
+    """
+    if method.explains and examples and not any(example.steps for example in examples):
+        raise DataError(
+            f"none of {len(examples)} training examples has steps, so the auxiliary decoder has nothing to learn from; look "
+            "at them with `unspoken data`, and check the field of the reasoning and the rule that splits it (task.steps)"
+        )
+
+
 def check_lengths(method: Method, examples: Sequence[Example], stages: Sequence[Stage]) -> None:
     """Refuse examples that do not fit the model's context before training starts, not hours into it.
 

@@ -128,7 +128,7 @@ def thoughts_of(method: Method) -> Thoughts | None:
     name, source = method.config.name, method.source()
     template = getattr(method.config, "template", None)
     if not isinstance(template, Template):
-        raise _refusal(name, "it has no question template")
+        raise _refusal(name, "another model thinks for it; `export --prompt-embeds` writes what serves it")
     question = question_ids(method.backbone, template, PROBES[0])
     trained = method.prompt(PROBES[0])
     if not method.group_size:

@@ -38,8 +38,8 @@ from unspoken.methods.base import LossReport, Method, Picky, add_counts, layers
 from unspoken.model import Model
 from unspoken.tasks import Split, make_task
 from unspoken.training.checkpoint import RunDir
-from unspoken.training.config import RunConfig, learning_rate
-from unspoken.training.data import Schedule, check_lengths, check_prompts, drop_long, lay_out, written_tokens
+from unspoken.training.config import RunConfig, differences, learning_rate
+from unspoken.training.data import Schedule, check_lengths, check_prompts, check_steps, drop_long, lay_out, written_tokens
 from unspoken.training.progress import Quiet, Reporter
 
 
@@ -97,6 +97,7 @@ class Training:
         self.schedule = Schedule(
             self.t, curriculum, len(self.examples), lambda: written_tokens(self.method, self.examples, stages)
         )
+        check_steps(self.method, self.examples)
         check_lengths(self.method, self.examples, stages)
         check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
         if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
@@ -391,9 +392,9 @@ class Training:
             data = {split: self.task.fingerprint(split) for split in used}
             if self.run.exists:
                 old, new = dump(self.run.config()), dump(self.config)
-                if differ := _differences(old, new):
+                if told := differences(old, new):
                     raise RunError(
-                        f"{self.run.path} holds a run with another config ({', '.join(differ[:4])}); "
+                        f"{self.run.path} holds a run with another config ({told}); "
                         "give another --out, or the same settings to resume"
                     )
                 if self.run.read().get("data") != data:
@@ -464,13 +465,6 @@ def _memory(step: int, part: Any) -> Iterator[None]:
             f"out of memory at step {step + 1}, in a pass of {rows} rows of up to {T} positions; set train.micro_batch_size "
             f"below {rows}: gradients add up to the same step; or train.max_positions below {T}, to leave long examples out"
         ) from error
-
-
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
-    """Dotted names of the fields in which two dumped configs differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [d for k in sorted({*a, *b}) for d in _differences(a.get(k), b.get(k), f"{path}.{k}" if path else k)]
-    return [] if a == b else [path]
 
 
 def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) -> RunDir:
