@@ -19,6 +19,7 @@ from unspoken.core.sampling import Speaking
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, WHAT, ZERO, ControlsReport, to_markdown
 from unspoken.evaluation.controls import derangement, run_controls, stops
+from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.verdict import finding
 from unspoken.model import Model
 
@@ -197,6 +198,30 @@ def test_each_control_is_one_evaluation_of_the_first_problems():
 def test_batches_change_nothing():
     a, b = controls("carries", batch_size=1), controls("carries", batch_size=64)
     assert a.controls == b.controls
+
+
+def test_a_split_that_is_asked_in_parts(monkeypatch):
+    """Last part first: problems are known by their names."""
+    from unspoken.evaluation import controls as module
+
+    whole = controls("carries")
+
+    class Parts:
+        def __init__(self, model: Any) -> None:
+            self.model, self.method = model, model.method
+
+        def answer(self, questions: Sequence[str], *, names: Sequence[str], **how: Any) -> list[Any]:
+            said: dict[int, Any] = {}
+            for first in reversed(range(0, len(questions), 9)):
+                part = range(first, min(first + 9, len(questions)))
+                asked = self.model.answer([questions[i] for i in part], names=[names[i] for i in part], **how)
+                said |= dict(zip(part, asked, strict=True))
+            return [said[i] for i in range(len(questions))]
+
+    monkeypatch.setattr(module, "evaluate", lambda model, *given, **how: evaluate(Parts(model), *given, **how))  # type: ignore[arg-type]
+    parts = controls("carries")
+    assert parts.donors == whole.donors
+    assert parts.controls == whole.controls
 
 
 def test_the_file_holds_every_record(tmp_path):

@@ -89,9 +89,9 @@ def run_controls(
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "chains": chains, **speaking}
     tell = progress or (lambda name, done, total: None)
     tell("unmodified", 0, 1)
-    recorder = _Through(model)
+    recorder = Through(model)
     plain = evaluate(recorder, task, split, latents=latents, **how)  # pyright: ignore[reportArgumentType]
-    known = recorder.known()
+    known = recorder.known([record.id for record in plain.records])
     K = max(record.latents for record in plain.records) // chains
     left_out = _senseless(model, known, plain)
     wanted = [name for name in WHAT if (only is None or name in only) and name not in left_out]
@@ -112,7 +112,7 @@ def run_controls(
     controls = []
     for name, setting, intervention, count in jobs:
         tell(name, 1 + len(controls), 1 + len(jobs))
-        asked = model if intervention is None else _Through(model, recorder.places, edit_of([intervention], known))
+        asked = model if intervention is None else Through(model, recorder.places, edit_of([intervention], known))
         report = evaluate(asked, task, split, latents=count, **how)  # pyright: ignore[reportArgumentType]
         outcomes = tuple(Outcome.of(record) for record in report.records)
         controls.append(Control(name=name, setting=setting, outcomes=outcomes))
@@ -148,12 +148,12 @@ def _senseless(model: Model, known: Known, plain: EvalReport) -> dict[str, str]:
     return {}
 
 
-class _Through:
-    """A model whose latents pass an edit; where there is none, they are kept.
+class Through:
+    """A model to evaluate whose latents pass an edit; where there is none, they are kept.
 
     Args:
         model: the model; what is not said here is its own.
-        places: number of each problem by name, for an edit; the keeper gives the numbers.
+        places: number of each problem by name, for an edit; None = in the order in which they are asked.
         edit: knows problems by these numbers.
     """
 
@@ -191,9 +191,12 @@ class _Through:
 
         return {**how, "edit": edit}
 
-    def known(self) -> Known:
-        """What was kept."""
+    def known(self, names: Sequence[str]) -> Known:
+        """What was kept, the problems numbered as they are named here: a split may be asked in parts, in any order."""
         from unspoken.inspector.interventions import Known
 
-        total = len(self.places)
+        kept, total = self.kept, len(names)
+        by_name = {(chain, name): kept[chain, self.places[name]] for chain, _ in kept for name in names}
+        self.places = {name: number for number, name in enumerate(names)}
+        self.kept = {(chain, self.places[name]): latents for (chain, name), latents in by_name.items()}
         return Known.of({chain * total + place: latents for (chain, place), latents in self.kept.items()}, total)
