@@ -50,7 +50,7 @@ class Figure:
         distinct: different answers per problem.
         passes: dependent forward passes per problem, those of the longest trajectory: they run side by side.
         positions: positions forwarded per problem, by all of them.
-        gain: the vote against the first trajectory alone.
+        gain: the vote against the undisturbed greedy answer, which costs one trajectory.
     """
 
     n: int
@@ -98,7 +98,7 @@ class ScalingReport:
             distinct=mean(len({one.extracted for one in some if one.extracted is not None}) for some in said),
             passes=mean(max(one.passes for one in some) for some in said),
             positions=mean(sum(one.positions for one in some) for some in said),
-            gain=difference([some[0].strict for some in said], votes),
+            gain=difference([record.strict for record in self.plain.records], votes),
         )
 
     @property
@@ -107,11 +107,12 @@ class ScalingReport:
         first, last = self.curve[0], self.curve[-1]
         low, high = last.gain.interval
         found = "The vote helps" if low > 0 else "The vote harms" if high < 0 else "No gain from the vote was found"
+        cost = f"{last.positions:.0f} positions and {last.passes:.1f} passes per question, against {first.positions:.0f} and"
         return (
             f"{found}: of {last.n} trajectories it gets {with_interval(last.vote)}% right, {points(last.gain.value)} points "
-            f"against the first alone (95% interval {points(low)} to {points(high)}, McNemar p {p_value(last.gain.p)}). At "
-            f"least one is right in {with_interval(last.any)}%. Cost: {last.positions:.0f} positions and {last.passes:.1f} "
-            f"passes per question, against {first.positions:.0f} and {first.passes:.1f} with {first.n}."
+            f"against the one greedy answer (95% interval {points(low)} to {points(high)}, McNemar p "
+            f"{p_value(last.gain.p)}). At least one is right in {with_interval(last.any)}%. Cost: {cost} "
+            f"{first.passes:.1f} with {first.n}."
         )
 
     def summary(self) -> dict[str, Any]:
@@ -175,7 +176,7 @@ class ScalingReport:
         rows = []
         for f in self.curve:
             low, high = f.gain.interval
-            gain = f"{points(f.gain.value)} ({points(low)} to {points(high)})" if f.n > 1 else ""
+            gain = f"{points(f.gain.value)} ({points(low)} to {points(high)})" if f.n > 1 or self.by == "sampling" else ""
             cost = [f"{f.passes:.1f}", f"{f.positions:.1f}"]
             rows.append([str(f.n), with_interval(f.vote), gain, percent(f.any.value), f"{f.distinct:.2f}", *cost])
         return rows
@@ -186,8 +187,8 @@ class ScalingReport:
         r = self.report
         return (
             f"{r.task.get('name')}, {r.split} split, the first {r.n} problems, strict rule; trajectories by {self.by} "
-            f"{self.strength:g}. Greedy and undisturbed: {with_interval(self.plain.accuracy)}%. Gain: the vote against the "
-            "first trajectory, paired, 95% interval. Any: at least one is right. Passes: of the longest; positions: of all."
+            f"{self.strength:g}. Greedy and undisturbed: {with_interval(self.plain.accuracy)}%. Gain: the vote against "
+            "that, paired, 95% interval. Any: at least one is right. Passes: of the longest; positions: of all."
         )
 
     def to_markdown(self) -> str:

@@ -71,14 +71,15 @@ def _main(report: ControlsReport) -> str:
     if found == "nothing to lose":
         return "Nothing can be concluded: no problem is answered rightly, so no control could take anything away."
     fall = percent(max(-effect.interval[0], 0.0))
+    same = f"{percent(report.same(control).value)}% of the answers stay the same, right or wrong"
     if found == "undecided":
         return (
             f"Undecided. With another problem's latents accuracy changes by {_points(effect)}: no effect, but only a "
-            f"fall of more than {fall} points is excluded. More problems are needed.{_mean(report, effect)}"
+            f"fall of more than {fall} points is excluded; {same}. More problems are needed.{_mean(report, effect)}"
         )
     return (
         f"No effect of what the latents say was found: with another problem's latents accuracy changes by "
-        f"{_points(effect)}, and a fall of more than {fall} points is excluded.{_mean(report, effect)}"
+        f"{_points(effect)}, and a fall of more than {fall} points is excluded; {same}.{_mean(report, effect)}"
     )
 
 
