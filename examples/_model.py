@@ -11,10 +11,10 @@ import sys
 import unspoken
 from unspoken.methods import make_method
 
-QUESTIONS = [
-    "Ann has 7 figs. She finds 5. She doubles her figs. She gives 4 away. How many figs has Ann?",
-    "Bob has 3 pens. He buys 8. He loses 2. He triples his pens. How many pens has Bob?",
-    "Eve has 9 keys. She gives 6 away. She finds 4. She doubles her keys. How many keys has Eve?",
+QUESTIONS = [  # of the kind that `tiny` asks
+    "Max has 4 eggs. He doubles his eggs. He buys 4. He sells full elevens. He triples his eggs. How many eggs has Max?",
+    "Tom has 13 cards. He donates 5. He doubles his cards. He sells full elevens. He gets 1. How many cards has Tom?",
+    "Sam has 19 cups. He sells full tens. He doubles his cups. He wins 4. He sells full dozens. How many cups has Sam?",
 ]
 
 
