@@ -118,6 +118,7 @@ def one(label: str, args: argparse.Namespace) -> None:
             str(args.limit),
             "--batch-size",
             "50",
+            "--no-controls",
             "--out",
             run / "eval.json",
         ]

@@ -55,11 +55,10 @@ def one(method: str, seed: int, out: Path) -> Path:
     subprocess.run([*unspoken, "train", f"tiny/{method}", *overrides, "--out", run], check=True, env=environment)
     told = run / "thoughts.json"
     if not report.exists():
-        subprocess.run(
-            [*unspoken, "eval", run, "--batch-size", "100"], check=True, env=environment, stdout=subprocess.DEVNULL
-        )
+        command = [*unspoken, "eval", run, "--batch-size", "100", "--no-controls"]  # controls.py does those
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     if method in EXPLAINED and not told.exists():
-        command = [*unspoken, "eval", run, "--batch-size", "100", "--explain", "--out", told]
+        command = [*unspoken, "eval", run, "--batch-size", "100", "--explain", "--no-controls", "--out", told]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     return report
 

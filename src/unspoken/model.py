@@ -8,7 +8,7 @@ from typing import Any
 from unspoken.core.config import build, dump
 from unspoken.core.engine import sample, think
 from unspoken.core.example import Example
-from unspoken.core.latents import Prompted, edited
+from unspoken.core.latents import Edit, Prompted, Slots
 from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Answer, Trace
 from unspoken.errors import ConfigError, DataError
@@ -46,8 +46,9 @@ class Model:
         names: Sequence[str] | None = None,
         batch_size: int = 32,
         explain: bool = False,
-        edit: Callable[..., Any] | None = None,
+        edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
+        on_trace: Callable[[Trace, list[int]], None] | None = None,
         **speaking: Any,
     ) -> list[Answer]:
         """Think about questions and answer each of them once, batched; the arguments are those of `sample`.
@@ -56,7 +57,7 @@ class Model:
             One `Answer` per question, in order.
         """
         how: Any = {"latents": latents, "names": names, "batch_size": batch_size, "explain": explain, "edit": edit}
-        return [only for (only,) in self.sample(questions, on_token=on_token, **how, **speaking)]
+        return [only for (only,) in self.sample(questions, on_token=on_token, on_trace=on_trace, **how, **speaking)]
 
     @property
     def chains(self) -> int:
@@ -74,23 +75,28 @@ class Model:
         names: Sequence[str] | None = None,
         batch_size: int = 32,
         explain: bool = False,
-        edit: Callable[..., Any] | None = None,
+        edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
+        on_trace: Callable[[Trace, list[int]], None] | None = None,
         **speaking: Any,
     ) -> list[tuple[Answer, ...]]:
         """Think about questions and answer each of them `chains` x `samples` times, all of them in one batch.
 
         Args:
-            chains: sets of thoughts per question, the model's first ones.
+            chains: sets of thoughts per question, the model's first ones; with `edit`, which may tell them apart, any
+                number: where the model has fewer, they start over from its first.
             samples: answers from each set.
             questions: plain texts.
             latents: how many latents to think; None = the model's own number.
             names: how errors name the questions; None = "question 0", ...
             batch_size: answers per batch; all answers to a question are in one batch, be they more.
             explain: decode the latents into steps (`Answer.thoughts`).
-            edit: passes every latent on its way in: (latents_ND, rows_N, index_N) -> latents_ND; rows count inside the
-                batch, so use one batch where they matter.
+            edit: passes every latent on its way in: (latents_ND, rows_N, index_N) -> latents_ND. Set c of question i has
+                the number c * len(questions) + i in `rows_N`, whatever batch it is in; `index_N` counts the latents of a
+                row from 0.
             on_token: called with (question number, token id) as tokens are chosen.
+            on_trace: called once per batch with its trace, whose latents are those that were fed, and the numbers of its
+                questions; set c of the b-th of them is row c * (how many they are) + b.
             speaking: fields of `Speaking` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
@@ -111,7 +117,7 @@ class Model:
                 f"unknown speaking option {sorted(unknown)[0]!r}; known: {', '.join(Speaking.__dataclass_fields__)}"
             )
         said = build(Speaking, {**dump(self.speaking), **speaking})
-        if samples < 1 or not 1 <= chains <= self.chains:
+        if samples < 1 or chains < 1 or (chains > self.chains and edit is None):
             raise ConfigError(
                 f"samples must be at least 1 and chains in 1..{self.chains}, the sets of thoughts this model has; "
                 f"got samples={samples}, chains={chains}"
@@ -120,9 +126,9 @@ class Model:
             raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
         source = self.method.source()
         if edit is not None:
-            if source is None:
+            if not self.method.group_size:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
-            source = edited(source, edit)
+            source = source or Slots(self.method.backbone.embed)
         was_training = self._eval()
         try:
             return sample(
@@ -134,7 +140,9 @@ class Model:
                 chains=chains,
                 samples=samples,
                 explain=self.method.explain if explain else None,
+                edit=edit,
                 on_token=on_token,
+                on_trace=on_trace,
             )
         finally:
             self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from unspoken.cli.controls import LIMIT, after_eval
 from unspoken.cli.options import (
     MaxNewTokens,
     Run,
@@ -64,6 +65,10 @@ def evaluate(
     seed: Seed = None,
     max_new_tokens: MaxNewTokens = None,
     out: Annotated[Path | None, typer.Option(help="Report file; default RUN/eval-TASK-SPLIT.json.")] = None,
+    controls: Annotated[
+        bool | None, typer.Option(help="Do the latents matter? Default: asked where there are some.")
+    ] = None,
+    controls_limit: Annotated[int, typer.Option(help="Problems per control (see `controls`).")] = LIMIT,
 ) -> None:
     """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report."""
     from rich.progress import Progress
@@ -108,6 +113,8 @@ def evaluate(
         told = f"{percent(steps.overall.value)}%; where the answer is right, {right}"
         console.print(f"decoded steps equal to the true step: {told}")
     console.print(written, highlight=False, soft_wrap=True)
+    how = {"limit": limit, "batch_size": batch_size, "latents": latents, "chains": chains, **speaking}
+    after_eval(model, chosen, split, target, console, controls, controls_limit, **how)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from unspoken.core.layout import Batch
+from unspoken.core.trace import Answer
 from unspoken.errors import DataError
 
 
@@ -75,6 +76,25 @@ class Speech:
             finished_B=np.tile(self.finished_B, copies),
             passes_B=np.tile(self.passes_B, copies),
             positions_B=np.concatenate([self.positions_B, np.zeros((copies - 1) * len(self.tokens), dtype=np.int64)]),
+        )
+
+    def answer(self, b: int, backbone: Any, **fields: Any) -> Answer:
+        """What row b said, in words.
+
+        Args:
+            backbone: the one that spoke.
+            fields: those of `Answer` that are not known here.
+        """
+        tokens = tuple(self.tokens[b])
+        spoken = tokens[:-1] if self.finished_B[b] else tokens
+        return Answer(
+            text=backbone.decode(spoken),
+            tokens=tokens,
+            finished=bool(self.finished_B[b]),
+            passes=int(self.passes_B[b]),
+            positions=int(self.positions_B[b]),
+            passed=sum(token in backbone.eos_ids for token in spoken),
+            **fields,
         )
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from unspoken.core.backbone import Backbone
 from unspoken.core.body import Body, Speech, check_context
 from unspoken.core.branch import note_columns, place, visible
-from unspoken.core.latents import Prompted, Source
+from unspoken.core.latents import Edit, Prompted, Source, edited
 from unspoken.core.layout import Batch, Row, collate
 from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.sampling import Chooser, Speaking
@@ -53,7 +53,8 @@ class Loop:
         embeds_BTD: what to feed at the given positions instead of the tokens' embeddings: prompted thoughts.
         keep_hidden: keep the states of all columns in the trace (training needs them, inference does not).
         on_token: called with (row of `batch`, token id) as tokens are chosen, whichever copy of the row chooses.
-        chains: go on with so many sets of prompted thoughts per row. Set c of row b is row c * B + b of trace and speech.
+        chains: go on with so many sets of thoughts per row. Set c of row b is row c * B + b of trace and speech. Recurrent
+            ones differ only where the source tells the sets apart (`core/latents.py:Edited`).
         samples: speak so many times per row (and set), from the same thoughts; sample s of row i is row s * rows + i.
         frozen: nothing before the first slot trains (prompted thoughts in a frozen model), so it needs no gradient.
         prefixes: remembers what comes before the first slot from step to step, where it is frozen.
@@ -85,7 +86,7 @@ class Loop:
         self.backbone, self.asked, self.batch, self.speaking = backbone, batch, batch, speaking
         self.chains, self.samples, self.frozen, self.prefixes = chains, samples, frozen, prefixes
         # What comes before the first slot is read by itself where that saves something, and there is anything.
-        self.apart = self.prompted is not None and (chains > 1 or frozen) and bool(batch.starts_B.all())
+        self.apart = (chains > 1 or (self.prompted is not None and frozen)) and bool(batch.starts_B.all())
         streams = list(itertools.product(range(samples), range(chains), numbers if numbers is not None else range(B)))
         self.chooser = Chooser(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
         self.eos = frozenset(backbone.eos_ids)
@@ -444,7 +445,9 @@ def sample(
     chains: int = 1,
     samples: int = 1,
     explain: Callable[[Trace], list[tuple[str, ...]]] | None = None,
+    edit: Edit | None = None,
     on_token: OnToken | None = None,
+    on_trace: Callable[[Trace, list[int]], None] | None = None,
 ) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts, longest first in batches of like length.
 
@@ -457,7 +460,10 @@ def sample(
         chains: sets of thoughts per row.
         samples: answers per set of thoughts.
         explain: decodes a trace into steps per row; its words go into `Answer.thoughts`.
+        edit: passes every latent on its way in (`core/latents.py:Edit`); set c of `rows[i]` has the number c x rows + i.
         on_token: called with (place in `rows`, token id).
+        on_trace: called once per batch with its trace and the place in `rows` of each of its rows; set c of the b-th of
+            them is row c x (how many they are) + b of the trace.
 
     Returns:
         Per row, in their order, its chains x samples answers: all samples of the first set, then of the next.
@@ -470,30 +476,20 @@ def sample(
         began = clock(backbone.device)
         hook = None if on_token is None else (lambda b, t, c=chosen: on_token(c[b], t))
         batch = collate([rows[i] for i in chosen]).to(backbone.device)
+        thinker = source if edit is None or source is None else edited(source, edit, chosen, len(rows))
         loop = Loop(
-            backbone, batch, source, speaking=speaking, numbers=chosen, on_token=hook, chains=chains, samples=samples
+            backbone, batch, thinker, speaking=speaking, numbers=chosen, on_token=hook, chains=chains, samples=samples
         )
         trace, speech = loop.run()
         seconds = (clock(backbone.device) - began) / len(speech.tokens)
         sets = trace.first(chains * len(chosen))  # samples have the same thoughts
+        if on_trace is not None:
+            on_trace(sets, chosen)
         thoughts = explain(sets) if explain is not None else [None] * len(sets.counts_B)
         for b, (i, c, s) in enumerate((i, c, s) for s in range(samples) for c in range(chains) for i in chosen):
-            tokens = tuple(speech.tokens[b])
-            spoken = tokens[:-1] if speech.finished_B[b] else tokens
-            passed = [token for token in spoken if token in backbone.eos_ids]
-            answer = Answer(
-                text=backbone.decode(spoken),
-                tokens=tokens,
-                finished=bool(speech.finished_B[b]),
-                latents=int(loop.batch.latents_B[b]),
-                passes=int(speech.passes_B[b]),
-                positions=int(speech.positions_B[b]),
-                seconds=seconds,
-                thoughts=thoughts[b % len(thoughts)],
-                passed=len(passed),
-                chain=c,
-                sample=s,
-                assistant_positions=rows[i].assistant_positions(c, s),
-            )
+            answer = speech.answer(
+                b, backbone, latents=int(loop.batch.latents_B[b]), seconds=seconds, thoughts=thoughts[b % len(thoughts)],
+                chain=c, sample=s, assistant_positions=rows[i].assistant_positions(c, s),
+            )  # fmt: skip
             answers.setdefault(i, []).append(answer)
     return [tuple(sorted(answers[i], key=lambda a: (a.chain, a.sample))) for i in range(len(rows))]

@@ -8,7 +8,7 @@ Shapes: B rows, N rows that think now (or latents to edit), K latents of the row
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -72,7 +72,11 @@ class Recurrence:
 
 
 Edit = Callable[[Tensor, np.ndarray, np.ndarray], Tensor]
-"""(latents_ND, rows_N, index_N) -> latents_ND."""
+"""(latents_ND, rows_N, index_N) -> latents_ND.
+
+`rows_N` says whose latents they are: set c of question i of the call has the number c x questions + i, whatever batch it
+is in. `index_N` is the number of the latent inside its row, from 0.
+"""
 
 
 class Edited:
@@ -80,12 +84,14 @@ class Edited:
 
     Args:
         inner: where the latents come from.
-        edit: (latents_ND, rows_N, index_N) -> latents_ND.
+        edit: see `Edit`.
+        numbers: the number of each row of the batch in the call; None = its place in the batch.
+        total: how many questions the call has; None = as many as the batch.
     """
 
-    def __init__(self, inner: Source, edit: Edit) -> None:
+    def __init__(self, inner: Source, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None) -> None:
         self.inner = inner
-        self.edit = edit
+        self.edit = _numbered(edit, numbers, total)
 
     def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
         """See `Source.next`."""
@@ -95,14 +101,13 @@ class Edited:
 class EditedPrompt:
     """`Edited` for prompted thoughts: the function gets all latents in one call.
 
-    Args:
-        inner: where the latents come from.
-        edit: (latents_ND, rows_N, index_N) -> latents_ND; set c of row b has the number c * B + b.
+    More sets may be asked for than the inner source has: they start over from its first, and the function may tell them
+    apart.
     """
 
-    def __init__(self, inner: Prompted, edit: Edit) -> None:
+    def __init__(self, inner: Prompted, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None) -> None:
         self.inner = inner
-        self.edit = edit
+        self.edit = _numbered(edit, numbers, total)
 
     @property
     def chains(self) -> int:
@@ -111,7 +116,9 @@ class EditedPrompt:
 
     def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
         """See `Prompted.vectors`."""
-        vectors_BKD = self.inner.vectors(batch, chains)
+        vectors_BKD = self.inner.vectors(batch, min(chains, self.inner.chains))
+        rounds = -(-chains * len(batch) // max(len(vectors_BKD), 1))
+        vectors_BKD = vectors_BKD.repeat(rounds, 1, 1)[: chains * len(batch)]
         B, K, D = vectors_BKD.shape
         rows_N, index_N = np.nonzero(np.arange(K)[None, :] < np.tile(batch.latents_B, chains)[:, None])
         if not len(rows_N):
@@ -122,6 +129,41 @@ class EditedPrompt:
         return flat_ND.index_copy(0, flat_N, edited_ND).view(B, K, D)
 
 
-def edited(source: Source | Prompted, edit: Edit) -> Source | Prompted:
-    """The same source with a function in the way of its latents."""
-    return EditedPrompt(source, edit) if isinstance(source, Prompted) else Edited(source, edit)
+class Slots:
+    """The embeddings of the tokens that stand in the slots (pause tokens), as prompted thoughts: so they can be edited.
+
+    Args:
+        embed: token ids -> embeddings.
+    """
+
+    chains = 1
+
+    def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
+        self.embed = embed
+
+    def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
+        """See `Prompted.vectors`."""
+        place_BK = batch.starts_B[:, None] + np.arange(int(batch.latents_B.max()))[None, :]
+        place_BK = np.minimum(place_BK, batch.ids_BT.shape[1] - 1)
+        return self.embed(batch.ids_BT.gather(1, torch.from_numpy(place_BK).to(batch.ids_BT.device)))
+
+
+def edited(
+    source: Source | Prompted, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None
+) -> Source | Prompted:
+    """The same source with a function in the way of its latents; see `Edited`."""
+    kind = EditedPrompt if isinstance(source, Prompted) else Edited
+    return kind(source, edit, numbers, total)  # pyright: ignore[reportArgumentType]
+
+
+def _numbered(edit: Edit, numbers: Sequence[int] | None, total: int | None) -> Edit:
+    """A function that is told the numbers of a call, for rows that are counted inside a batch."""
+    if numbers is None:
+        return edit
+    number_B, whole = np.asarray(numbers), len(numbers) if total is None else total
+
+    def told(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        chain_N, row_N = np.divmod(rows_N, len(number_B))
+        return edit(latents_ND, chain_N * whole + number_B[row_N], index_N)
+
+    return told

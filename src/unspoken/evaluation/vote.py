@@ -26,6 +26,7 @@ class Said:
         strict, flexible, extracted: see `Score`.
         visible_tokens: tokens spoken, without eos.
         finished: eos was reached before the limit.
+        passes, positions: see `Answer`: what several answers share counts for the first of them.
     """
 
     chain: int
@@ -36,6 +37,8 @@ class Said:
     extracted: str | None
     visible_tokens: int
     finished: bool
+    passes: int = 0
+    positions: int = 0
 
     @classmethod
     def of(cls, answer: Answer, score: Score) -> Said:
@@ -49,6 +52,8 @@ class Said:
             extracted=score.extracted,
             visible_tokens=int(answer.visible),
             finished=bool(answer.finished),
+            passes=int(answer.passes),
+            positions=int(answer.positions),
         )
 
 

@@ -1,0 +1,144 @@
+"""The command `controls`, which `eval` runs too: does it matter what the latents say?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unspoken.cli.options import (
+    MaxNewTokens,
+    Run,
+    Seed,
+    TaskOverrides,
+    Temperature,
+    TopK,
+    TopP,
+    app,
+    given,
+    new_console,
+    task_of,
+)
+from unspoken.errors import ConfigError
+
+LIMIT = 200
+"""Problems per control; `evaluation/controls.py:LIMIT` says why. Stands here so that `--help` loads nothing."""
+
+
+def report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
+    """Where the report goes: beside that of `eval`, settings other than the default in its name."""
+    settings = "".join(f"-{name}-{value}" for name, value in changed.items())
+    return run / f"controls-{task}-{split}{settings}.json"
+
+
+def control(model: Any, task: Any, split: str, out: Path, console: Any, **how: Any) -> Any:
+    """Run controls, write their report, and say what they found.
+
+    Args:
+        how: arguments of `run_controls`.
+    """
+    from rich.progress import Progress
+
+    from unspoken.evaluation.control_report import table
+    from unspoken.evaluation.controls import run_controls
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task("controls", total=None)
+        report = run_controls(
+            model, task, split,  # pyright: ignore[reportArgumentType]
+            progress=lambda name, done, total: bar.update(job, description=f"controls: {name}", completed=done, total=total),
+            **how,
+        )  # fmt: skip
+    report.save(out)
+    console.print(table(report))
+    console.print(report.verdict, highlight=False)
+    console.print(f"controls: {out}", highlight=False, soft_wrap=True)
+    return report
+
+
+def after_eval(
+    model: Any, task: Any, split: str, report: Path, console: Any, wanted: bool | None, most: int, **how: Any
+) -> None:
+    """What `eval` does about controls: it runs them where there are latents, unless they are not wanted.
+
+    Args:
+        report: where the evaluation went; that of the controls goes beside it.
+        wanted: None = where there are latents.
+        most: problems per control.
+        how: limit, batch size, latents, chains and speaking of the evaluation; what is None was not given.
+    """
+    if most < 1:
+        raise ConfigError(f"--controls-limit must be at least 1, got {most}; --no-controls leaves them out")
+    how = given(**how)
+    if wanted is False or (wanted is None and (not model.method.group_size or how.get("latents") == 0)):
+        return
+    how["limit"] = min(most, how.get("limit", most))
+    target = report.with_name(f"controls-{report.name.removeprefix('eval-')}")
+    first = f"controls: the first {how['limit']} problems again, with tampered latents (--no-controls leaves this out)"
+    console.print(first, highlight=False, soft_wrap=True)
+    control(model, task, split, target, console, **how)
+
+
+@app.command("controls")
+def controls(
+    run: Run,
+    overrides: TaskOverrides = None,
+    task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[int, typer.Option(help="Only the first N problems; 0 = all.")] = LIMIT,
+    only: Annotated[
+        str | None, typer.Option(help="Some controls, e.g. 'shuffled,zero'; default all (docs/controls.md).")
+    ] = None,
+    noise: Annotated[str, typer.Option(help="Scales of the noise, in standard deviations of the latents.")] = "0.5,1,2",
+    control_seed: Annotated[int, typer.Option(help="Seed of the shuffling and of the noise.")] = 0,
+    latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
+    chains: Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")] = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    max_new_tokens: MaxNewTokens = None,
+    out: Annotated[Path | None, typer.Option(help="Report file; default RUN/controls-TASK-SPLIT.json.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write verdict and table as Markdown.")] = None,
+) -> None:
+    """Does it matter what the latents say? Answers problems with latents shuffled, averaged, zeroed, noisy, or fewer."""
+    from unspoken.evaluation.control_report import to_markdown
+    from unspoken.evaluation.records import write_atomic
+    from unspoken.tasks.base import SPLITS
+    from unspoken.training.checkpoint import load
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    if limit < 0:
+        raise ConfigError(f"--limit must be at least 1, or 0 for the whole split, got {limit}")
+    chosen = task_of(run, task, overrides or [])
+    model = load(run, explain=False)
+    speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    names = None if only is None else [name.strip() for name in only.split(",")]
+    changed = given(latents=latents, chains=chains, **speaking)
+    named = {
+        **changed,
+        **given(seed_of_controls=control_seed or None),
+        **({} if limit == LIMIT else {"limit": limit or "all"}),
+    }
+    target = out or report_path(run, chosen.name, split, named)
+    report = control(
+        model, chosen, split, target, new_console(), limit=limit or None, batch_size=batch_size, only=names,
+        noise=numbers(noise, "--noise"), **changed, **({"control_seed": control_seed} if control_seed else {}),
+    )  # fmt: skip
+    if markdown is not None:
+        write_atomic(markdown, to_markdown(report))
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers with commas between them.
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} needs numbers with commas between them, e.g. 0.5,1,2; got {text!r}") from None

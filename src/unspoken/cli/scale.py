@@ -1,0 +1,91 @@
+"""The command `scale`: several trajectories of thought per question, a vote, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unspoken.cli.controls import numbers
+from unspoken.cli.options import (
+    MaxNewTokens,
+    Run,
+    Seed,
+    TaskOverrides,
+    TopK,
+    TopP,
+    app,
+    given,
+    new_console,
+    task_of,
+)
+from unspoken.errors import ConfigError
+
+
+@app.command("scale")
+def scale(
+    run: Run,
+    overrides: TaskOverrides = None,
+    by: Annotated[str, typer.Option(help="noise or dropout (on latents), or sampling (of words).")] = "noise",
+    n: Annotated[str, typer.Option("-n", "--n", help="Numbers of trajectories.")] = "1,2,4,8",
+    strength: Annotated[
+        float | None, typer.Option(help="Of noise, in deviations (0.3); dropout's share (0.1); temperature (1).")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[int, typer.Option(help="Only the first N problems; 0 = all.")] = 200,
+    latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Answers per batch.")] = 256,
+    trajectory_seed: Annotated[int, typer.Option(help="Seed of noise and dropout.")] = 0,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    seed: Seed = None,
+    max_new_tokens: MaxNewTokens = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file, a .md and a .svg beside it; default in RUN.")] = None,
+) -> None:
+    """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve."""
+    from rich import box
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from unspoken.evaluation.scaling import scale as along
+    from unspoken.tasks.base import SPLITS
+    from unspoken.training.checkpoint import load
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    if limit < 0:
+        raise ConfigError(f"--limit must be at least 1, or 0 for the whole split, got {limit}")
+    counts = numbers(n, "--n")
+    if any(count != int(count) for count in counts):
+        raise ConfigError(f"--n needs whole numbers with commas between them, e.g. 1,2,4,8; got {n!r}")
+    if out is not None and out.suffix != ".json":
+        raise ConfigError(f"--out must end in .json (a .md and a .svg go beside it), got {str(out)!r}")
+    chosen = task_of(run, task, overrides or [])
+    model = load(run, explain=False)
+    console = new_console()
+    changed = given(latents=latents, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task("trajectories", total=None)
+        report = along(
+            model, chosen, split, by=by, counts=[int(count) for count in counts], strength=strength,  # pyright: ignore[reportArgumentType]
+            limit=limit or None, batch_size=batch_size, trajectory_seed=trajectory_seed,
+            progress=lambda done, total: bar.update(job, completed=done, total=total), **changed,
+        )  # fmt: skip
+    name = f"scale-{chosen.name}-{split}-{by}-{report.strength:g}"
+    settings = "".join(
+        f"-{key}-{value}" for key, value in {**changed, **({} if limit == 200 else {"limit": limit or "all"})}.items()
+    )
+    short = str(run).replace(":", "-")
+    place = Path(f"{short}-{name}{settings}.json") if str(run).startswith("builtin:") else run / f"{name}{settings}.json"
+    target = out or place
+    report.save(target)
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=report.note, caption_justify="left")
+    for heading in ("n", "vote % (95%)", "gain, points (95%)", "any %", "answers", "passes", "positions"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in report.cells():
+        shown.add_row(*row)
+    console.print(shown)
+    console.print(report.verdict, highlight=False)
+    console.print(f"report: {target} (and .md, .svg)", highlight=False, soft_wrap=True)
