@@ -238,8 +238,8 @@ class Backbone(nn.Module):
     def attention(self, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor | None:
         """What each position attends to: [L, B, H, T, T], rows of which sum to 1; layers without attention are left out.
 
-        For analysis: one pass without a cache, by the eager implementation, since no other makes the weights. The model's own
-        implementation is put back. None where a family hands out no weights.
+        For analysis: one pass without a cache, by the eager implementation, since no other makes the weights. The model's
+        own implementation is put back. None where a family hands out no weights.
         """
         kind = self.lm.config._attn_implementation
         try:

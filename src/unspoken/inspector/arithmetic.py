@@ -1,7 +1,7 @@
 """Steps as arithmetic: what a step's text says of numbers, operators and results, and what comes out if it is carried out.
 
-An equation is arithmetic on plain numbers, "=", and a number: `<<7+5=12>>`, "so 3 x 4 = 12 pens". Values are exact fractions:
-0.1*3 is 0.3. "%" between two numbers is the remainder, as in the task `tiny`.
+An equation is arithmetic on plain numbers, "=", and a number: `<<7+5=12>>`, "so 3 x 4 = 12 pens". Values are exact
+fractions: 0.1*3 is 0.3. "%" between two numbers is the remainder, as in the task `tiny`.
 """
 
 from __future__ import annotations

@@ -193,6 +193,7 @@ def inspect(
             "method": dump(method.config),
             "decoder": model.explains,
             "chains": model.chains,
+            "learned_tokens": method.inner.source() is None,
             "task": {"name": task.name, **dump(task.config)},
             "split": split,
             "fingerprint": task.fingerprint(split),
