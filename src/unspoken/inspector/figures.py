@@ -17,7 +17,7 @@ from unspoken.core.trace import Answer
 from unspoken.evaluation.records import same_step
 from unspoken.evaluation.statistics import mean, rate
 from unspoken.inspector.arithmetic import Chain, chain, same
-from unspoken.inspector.gather import Seen, stands_for
+from unspoken.inspector.gather import Seen, at_rest, stands_for
 from unspoken.inspector.stability import geometry, recovered, said_in, vocabulary_centre
 from unspoken.inspector.words import spelled, words_of
 from unspoken.model import Model
@@ -143,6 +143,11 @@ def _share(found: int, n: int) -> dict[str, Any]:
 @torch.inference_mode()
 def watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
     """The stability figures of some problems, without answers: what the monitor logs. None where there is no latent."""
+    with at_rest(model.method):
+        return _watch(model, examples, latents)
+
+
+def _watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
     method = model.method
     trace = model.think([example.question for example in examples], latents=latents)
     n_B = [min(latents, int(n)) for n in trace.counts_B]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -20,6 +21,17 @@ from unspoken.tasks.base import Task
 
 BATCH = 32
 """Questions per batch."""
+
+
+@contextlib.contextmanager
+def at_rest(method: Any) -> Iterator[None]:
+    """Without dropout, which would fall on everything that is looked at; put back as it was."""
+    training = method.training
+    method.eval()
+    try:
+        yield
+    finally:
+        method.train(training)
 
 
 def check_latents(method: Method, question: str, latents: int | None = None) -> None:
@@ -65,6 +77,13 @@ def gather(
     model: Model, task: Task, examples: Sequence[Example], latents: int | None, top: int = TOP, attention: bool = True
 ) -> list[Seen]:
     """Think about some problems, and answer them from the same thoughts."""
+    with at_rest(model.method):
+        return _gather(model, task, examples, latents, top, attention)
+
+
+def _gather(
+    model: Model, task: Task, examples: Sequence[Example], latents: int | None, top: int, attention: bool
+) -> list[Seen]:
     method = model.method
     questions = [example.question for example in examples]
     names = [example.id or f"problem {i}" for i, example in enumerate(examples)]
@@ -76,11 +95,7 @@ def gather(
     words = words_of(method.backbone, trace, top)
     shares: list[Paid | None] = [None] * len(rows)
     if attention:
-        module: Any = method
-        training = module.training
-        module.eval()  # dropout would fall on the weights
         shares = paid(method.backbone, rows, list(trace.latents_BKD), [answer.tokens for answer in answers])
-        module.train(training)
     found = []
     for b, (example, answer, row) in enumerate(zip(examples, answers, rows, strict=True)):
         score = task.score(example, answer.text)

@@ -45,8 +45,8 @@ def summary(seen: Inspection) -> str:
         said += f" The decoded steps are the true ones in {percent(steps['equal'])} of {steps['equal']['n']} cases."
     if (chaining := f.get("chaining")) and chaining["is_the_true_answer"]["n"]:
         said += (
-            f" Carried out one after the other they give the true answer in {percent(chaining['is_the_true_answer'])} of the "
-            f"problems, the model's own answer in {percent(chaining['is_the_said_answer'])}."
+            f" Carried out one after the other they give the true answer in {percent(chaining['is_the_true_answer'])} of "
+            f"the problems, the model's own answer in {percent(chaining['is_the_said_answer'])}."
         )
     if attention := f.get("attention"):
         said += f" The latents get {100 * attention['latents']:.1f}% of the answer's attention."
