@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unspoken.cli.options import Run, TaskOverrides, app, new_console, task_of
+from unspoken.cli.options import Overrides, Run, TaskOverrides, app, new_console, task_of
 from unspoken.errors import ConfigError
 
 
@@ -72,3 +72,23 @@ def inspect(
         console.print(f"collapsed: {collapsed}", highlight=False)
     for file in files:
         console.print(f"written: {file}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def probe(
+    run: Run,
+    overrides: Overrides = None,
+    task: Annotated[str | None, typer.Option(help="Problems with steps; default the run's own task.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default RUN-probe.")] = None,
+    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+) -> None:
+    """Train a step decoder on a frozen run, so that its latents can be read: `ask --show-thoughts`, `inspect`."""
+    from unspoken.inspector.probe import probe_config
+    from unspoken.training.loop import train
+    from unspoken.training.progress import Live
+
+    if out is None and str(run).startswith("builtin:"):
+        raise ConfigError("a model inside the package has no place for its probe; give --out")
+    config = probe_config(run, task, overrides or [])
+    done = train(config, out or run.with_name(f"{run.name}-probe"), None if quiet else Live(f"probe of {run.name}"))
+    typer.echo(str(done.path))
