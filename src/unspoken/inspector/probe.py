@@ -2,7 +2,8 @@
 
 The decoder is SIM-CoT's and learns as there, but nothing flows back: the run's latents stay what they are, bit for bit.
 What it cannot write is not in the latents in a form that such a decoder can learn to read; what it can write is there, but
-need not be used. The result is a run directory of `sim_cot` around the run's own method: it answers as the run does, and explains.
+need not be used. The result is a run directory of `sim_cot` around the run's own method: it answers as the run does, and
+explains.
 """
 
 from __future__ import annotations
