@@ -325,7 +325,6 @@ _STYLE = """
 .facts .num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 svg.map { max-width: 330px } svg.map.small { width: 96px; flex: none } svg .edge { fill: none; stroke: var(--line) }
 svg .cell { fill: var(--ink); font-size: 11px } svg .cell.strong { fill: var(--card) }
-article { content-visibility: auto; contain-intrinsic-size: auto 420px }
 .answer { margin: 0 0 .5rem } .thoughts { list-style: none; margin: 0; padding: 0 }
 .thoughts li { border-top: 1px solid var(--line); padding: .45rem 0 } .step { margin-bottom: .15rem }
 .thoughts .yes .said code { background: var(--good-back); color: var(--good) }

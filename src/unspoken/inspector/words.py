@@ -36,10 +36,9 @@ class Word:
 @torch.inference_mode()
 def nearest(backbone: Backbone, vectors_ND: Tensor, k: int = TOP) -> list[tuple[Word, ...]]:
     """The k likeliest words of each vector, the likeliest first."""
-    weight = backbone.lm.get_output_embeddings().weight
     found: list[tuple[Word, ...]] = []
     for part in vectors_ND.split(_ROWS):
-        logits_NV = backbone.logits(part.to(weight.dtype)).float()
+        logits_NV = backbone.logits(part.to(backbone.lm.dtype)).float()
         best = logits_NV.softmax(-1).topk(min(k, logits_NV.shape[1]), dim=-1)
         for ids, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True):
             found.append(tuple(Word(spelled(backbone, token), share) for token, share in zip(ids, shares, strict=True)))
