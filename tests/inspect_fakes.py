@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import backbones
 import torch
@@ -26,7 +26,7 @@ class Problems:
     """A task that has the contract's examples in every split."""
 
     name = "problems"
-    config: Any = {}
+    config: ClassVar[dict[str, Any]] = {}
 
     def examples(self, split: Split) -> list[Example]:
         """All of them."""

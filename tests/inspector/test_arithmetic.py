@@ -30,7 +30,9 @@ def test_equations(step: str, left: str, operands: tuple[str, ...], operators: t
     assert (found.left, found.operands, found.operators, found.result) == (left, operands, operators, result)
 
 
-@pytest.mark.parametrize("step", ["", "she then buys 4", "a = 3 = 3", "x + y = 3", "<<100*20%=20>>", "every lempus is a yumpus"])
+@pytest.mark.parametrize(
+    "step", ["", "she then buys 4", "a = 3 = 3", "x + y = 3", "<<100*20%=20>>", "every lempus is a yumpus"]
+)
 def test_what_is_no_equation(step: str) -> None:
     assert equations(step) == ()
 

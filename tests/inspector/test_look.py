@@ -89,9 +89,7 @@ def test_the_replayed_row_is_the_spoken_one(family: str, kind: str) -> None:
         assert tuple(chosen.tolist()) == answers[b].tokens
     kind_before = backbone.lm.config._attn_implementation
     together = paid(backbone, rows, list(trace.latents_BKD), [a.tokens for a in answers])
-    alone = [
-        paid(backbone, rows[b : b + 1], [trace.latents_BKD[b]], [answers[b].tokens])[0] for b in range(len(rows))
-    ]
+    alone = [paid(backbone, rows[b : b + 1], [trace.latents_BKD[b]], [answers[b].tokens])[0] for b in range(len(rows))]
     for one, other in zip(together, alone, strict=True):
         assert one is not None
         assert other is not None

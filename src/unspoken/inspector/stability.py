@@ -106,8 +106,11 @@ def collapse(now: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> str
             continue
         peak = max((row[name] for row in before if row.get(name) is not None), default=None)
         if value < FLOOR or (peak is not None and value < SHRUNK * peak):
-            was = f", {peak:.2f} at its highest" if peak is not None else ""
-            said.append(f"{what} have become alike: their distance is {value:.2f} of their length{was}")
+            fell = peak is not None and value < peak
+            was = f", {peak:.2f} at its highest" if fell else ""
+            said.append(
+                f"{what} {'have become' if fell else 'are'} alike: their distance is {value:.2f} of their length{was}"
+            )
     return "; ".join(said) or None
 
 
