@@ -235,6 +235,22 @@ class Backbone(nn.Module):
             handle.remove()
         return found[0]
 
+    def attention(self, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """What each position attends to: [L, B, H, T, T], rows of which sum to 1; layers without attention are left out.
+
+        For analysis: one pass without a cache, by the eager implementation, since no other makes the weights. The model's
+        own implementation is put back. None where a family hands out no weights.
+        """
+        kind = self.lm.config._attn_implementation
+        try:
+            self.lm.set_attn_implementation("eager")
+            with torch.inference_mode():
+                found = self._body(embeds_BTD, positions_BT, mask, None, output_attentions=True).attentions
+        finally:
+            self.lm.set_attn_implementation(kind)
+        weights = [layer for layer in found or () if layer is not None and layer.ndim == 4]
+        return torch.stack(weights) if weights else None
+
     def _body(
         self, embeds_BTD: Tensor, positions_BT: Tensor, mask: Tensor | None, cache: DynamicCache | None, **more: Any
     ) -> Any:

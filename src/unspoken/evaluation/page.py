@@ -77,13 +77,25 @@ def page(title: str, runs: Sequence[PageRun]) -> str:
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
         raise DataError(f"two runs on the page are called {twice!r}; give each its own label")
-    sections = [_results(runs), _figures(runs), _training(runs), _thoughts(runs), _sources(runs)]
+    sections = [_results(runs), _figures(runs), training(runs), _thoughts(runs), _sources(runs)]
+    return document(title, summary(runs), "".join(sections))
+
+
+def document(title: str, lead: str, body: str, style: str = "") -> str:
+    """A page with the house's style: nothing remote, no script.
+
+    Args:
+        title: heading and name of the page.
+        lead: a sentence or two below the heading.
+        body: HTML of the sections.
+        style: more CSS.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f'<header><h1>{escape(title)}</h1>\n<p class="lead">{escape(summary(runs))}</p></header>\n'
-        f"{''.join(sections)}</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
+        f'<header><h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p></header>\n'
+        f"{body}</main>\n</body>\n</html>\n"
     )
 
 
@@ -172,14 +184,14 @@ def _figures(runs: Sequence[PageRun]) -> str:
     figures = []
     if dots:
         chart = scatter(dots, x_label="forward passes per question", name="Accuracy against forward passes")
-        figures.append(_figure("Accuracy against forward passes", chart, "Whiskers: 95% interval. Up and left is better."))
+        figures.append(figure("Accuracy against forward passes", chart, "Whiskers: 95% interval. Up and left is better."))
     if lines:
         chart = line_chart(lines, x_label="true steps of the problem", percent=True, markers=True, name="Accuracy by steps")
-        figures.append(_figure("Accuracy by number of steps", chart, "Strict rule. Whiskers: 95% interval."))
+        figures.append(figure("Accuracy by number of steps", chart, "Strict rule. Whiskers: 95% interval."))
     return f'<section><div class="grid">{"".join(figures)}</div></section>\n' if figures else ""
 
 
-def _training(runs: Sequence[PageRun]) -> str:
+def training(runs: Sequence[PageRun]) -> str:
     """Validation accuracy and every loss term over optimizer steps, with the stages' boundaries."""
     rows = [_rows(run.metrics, "train") for run in runs]
     checks = [_rows(run.metrics, "validation") for run in runs]
@@ -196,7 +208,7 @@ def _training(runs: Sequence[PageRun]) -> str:
         chart = line_chart(
             lines, x_label="optimizer step", percent=True, stages=stages, markers=markers, name="Validation accuracy"
         )
-        figures.append(_figure("Validation accuracy", chart))
+        figures.append(figure("Validation accuracy", chart))
     panels: list[tuple[str, Callable[[Mapping[str, Any]], Any]]] = [
         (f"Loss term: {term}", lambda row, t=term: (row.get("terms") or {}).get(t)) for term in terms
     ]
@@ -205,7 +217,7 @@ def _training(runs: Sequence[PageRun]) -> str:
     for heading, read in panels:
         if lines := curves(rows, read):
             chart = line_chart(lines, x_label="optimizer step", stages=stages, log_y=_spans(lines), name=heading)
-            figures.append(_figure(heading + (", log scale" if _spans(lines) else ""), chart))
+            figures.append(figure(heading + (", log scale" if _spans(lines) else ""), chart))
     if not figures:
         return ""
     said = (
@@ -234,7 +246,7 @@ def _thoughts(runs: Sequence[PageRun]) -> str:
         parts.append(f'<h3>{_key(i)}{escape(run.label)}</h3>{said}<div class="problems">{problems}</div>')
     if not parts:
         return ""
-    legend = f"{_sign(True)} equals the true step (white space aside) · {_sign(False)} differs · – no partner"
+    legend = f"{mark(True)} equals the true step (white space aside) · {mark(False)} differs · – no partner"
     return f'<section><h2>Thoughts in words</h2><p class="note">{legend}</p>{"".join(parts)}</section>\n'
 
 
@@ -262,7 +274,7 @@ def _problem(item: Mapping[str, Any]) -> str:
 def _row(name: str, said: str | None, true: str | None, match: bool | None, *, last: bool = False) -> str:
     kind = "none" if match is None else "yes" if match else "no"
     decoded, reference = (f"<code>{escape(text)}</code>" if text else "–" for text in (said, true))
-    sign = "–" if match is None else _sign(match)
+    sign = "–" if match is None else mark(match)
     return (
         f'<tr class="{kind}{" last" if last else ""}"><th scope="row">{name}</th><td class="said">{decoded}</td>'
         f"<td>{reference}</td><td>{sign}</td></tr>"
@@ -334,7 +346,8 @@ def _reports(runs: Iterable[PageRun]) -> dict[str, EvalReport]:
     return {run.label: run.report for run in runs if run.report is not None}
 
 
-def _figure(heading: str, chart: str, said: str = "") -> str:
+def figure(heading: str, chart: str, said: str = "") -> str:
+    """A chart in its frame, with a heading and a note."""
     note = f"<p>{escape(said)}</p>" if said else ""
     return f"<figure><figcaption><h3>{escape(heading)}</h3>{note}</figcaption>{chart}</figure>"
 
@@ -344,7 +357,8 @@ def _key(run: int) -> str:
     return f'<span class="key c{run % 8}" aria-hidden="true"></span>'
 
 
-def _sign(match: bool) -> str:
+def mark(match: bool) -> str:
+    """Whether two things agree, by shape and by colour."""
     return '<span class="sign yes" title="match">✓</span>' if match else '<span class="sign no" title="differs">✗</span>'
 
 
@@ -352,7 +366,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --paper: #fcfcfa; --card: #fff; --ink: #1c1f23; --soft: #5f666e; --line: #dfe1dd;
   --good: #11744f; --bad: #b3261e; --good-back: #e6f4ec; --bad-back: #fceceb; --c0: #2a66cf; --c1: #b55200; --c2: #0a7a67;
   --c3: #ad2f78; --c4: #6a4bc3; --c5: #846300; --c6: #b3312b; --c7: #56616b;

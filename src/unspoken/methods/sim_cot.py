@@ -24,6 +24,8 @@ Departures:
     - The decoder's dropout is off in training, on CODI too, where the released code has it on (`decoder.dropout`).
     - All groups go through the decoder in one call (released: one call per group, one padded column more).
     - A row without latents (stage 0) has no auxiliary loss (released: division by zero).
+    - Where the decoder alone trains (`trains="decoder"`; a probe), the frozen method's dropout is off, and its last stage is
+      the only one (released, `only_expainable_llm`: both as in any training).
 
 Shapes: B rows, G thought groups, M groups with a target, C latents per group, D width.
 """
@@ -42,7 +44,7 @@ from torch import Tensor, nn
 
 from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Stage
+from unspoken.core.curriculum import Curriculum, Stage, single
 from unspoken.core.example import Example
 from unspoken.core.latents import Prompted, Source
 from unspoken.core.layout import Batch, Row
@@ -121,6 +123,13 @@ class SimCot(nn.Module):
         elif config.trains == "decoder":
             self.method.requires_grad_(False)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def train(self, mode: bool = True) -> SimCot:
+        """A frozen inner method never drops out: the decoder learns to read the latents that it will see."""
+        super().train(mode)
+        if self.config.trains == "decoder":
+            self.method.train(False)  # pyright: ignore[reportAttributeAccessIssue]
+        return self
+
     @property
     def backbone(self) -> Backbone:
         """The inner method's."""
@@ -132,8 +141,9 @@ class SimCot(nn.Module):
         return self.method.inner
 
     def curriculum(self) -> Curriculum:
-        """The inner method's."""
-        return self.method.curriculum()
+        """The inner method's; where that is frozen, its last stage alone: it stays at the end of its training."""
+        whole = self.method.curriculum()
+        return single(whole.last) if self.config.trains == "decoder" else whole
 
     def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
         """The inner method's row, with a target for every thought group."""

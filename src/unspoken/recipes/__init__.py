@@ -18,6 +18,7 @@ RECIPES = {
     "tiny/no_cot": "unspoken.recipes.tiny:no_cot",
     "tiny/coconut": "unspoken.recipes.tiny:coconut",
     "tiny/coconut_progressive": "unspoken.recipes.tiny:coconut_progressive",
+    "tiny/coconut_collapse": "unspoken.recipes.tiny:coconut_collapse",
     "tiny/pause_as_thought": "unspoken.recipes.tiny:pause_as_thought",
     "tiny/pause": "unspoken.recipes.tiny:pause",
     "tiny/icot_si": "unspoken.recipes.tiny:icot_si",

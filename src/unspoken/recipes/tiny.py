@@ -113,6 +113,19 @@ def coconut() -> RunConfig:
     )
 
 
+def coconut_collapse() -> RunConfig:
+    """Coconut driven to collapse, for the monitor: 24 latents at once, nothing but the answer to supervise them.
+
+    No curriculum, a learning rate that does not fall, 240 updates. docs/inspector.md shows what becomes of it.
+    """
+    base = coconut()
+    method = replace(base.method, curriculum="none", latents_per_step=6)
+    train = replace(
+        _TRAIN, steps=240, schedule="constant", validate_every=120, save_every=120, stability_limit=32, stability_every=20
+    )
+    return replace(base, method=method, train=train)
+
+
 def pause_as_thought() -> RunConfig:
     """Coconut's rows and curriculum with learned tokens in the slots: what the latents themselves are worth."""
     base = coconut()

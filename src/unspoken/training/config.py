@@ -44,6 +44,8 @@ class TrainConfig:
     validate_limit: int = 200  # validation examples; 0 = do not validate
     select_split: str = "validation"  # never "test": a score used to choose is no longer a test score
     select: Literal["accuracy", "loss", "last"] = "accuracy"  # which checkpoint of the last stage is kept as the model
+    stability_limit: int = 0  # validation problems whose latents are watched (docs/inspector.md); 0 = none
+    stability_every: int | None = None  # optimizer steps between two looks at them; None = at each validation
     save_every: int = 500  # optimizer steps between resumable states
     log_every: int = 10  # optimizer steps between metrics rows
     threads: int | None = None  # CPU threads; None = torch's choice
@@ -65,6 +67,7 @@ class TrainConfig:
             "log_every",
             "save_every",
             "validate_every",
+            "stability_every",
             "clip",
             "length_window",
             "threads",
@@ -73,7 +76,15 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} must be positive, got {value}")
-        for name in ("seed", "validate_limit", "warmup_steps", "restart_warmup_steps", "weight_decay", "final_lr"):
+        for name in (
+            "seed",
+            "validate_limit",
+            "stability_limit",
+            "warmup_steps",
+            "restart_warmup_steps",
+            "weight_decay",
+            "final_lr",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -99,6 +110,7 @@ class RunConfig:
     task: Annotated[Any, BeforeValidator(task_config)]
     train: TrainConfig
     speaking: Speaking = field(default_factory=Speaking)
+    start: str | None = None  # a run of the same (inner) method whose own parts this one begins with: its projection, ...
 
 
 def learning_rate(config: TrainConfig, step: int, total: int, restarted: int | None = None) -> float:

@@ -24,40 +24,22 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
-from unspoken.core.backbone import load_backbone
 from unspoken.core.config import dump
 from unspoken.core.curriculum import Stage
 from unspoken.core.layout import collate
 from unspoken.core.marks import Metrics, add_metrics
 from unspoken.core.provenance import provenance
-from unspoken.core.tokens import BOT, EOT, LATENT
 from unspoken.errors import ConfigError, RunError, TrainingError
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.methods import make_method
-from unspoken.methods.base import LossReport, Method, Picky, add_counts, layers
+from unspoken.inspector.monitor import Monitor
+from unspoken.methods.base import LossReport, Picky, add_counts, layers
 from unspoken.model import Model
 from unspoken.tasks import Split, make_task
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig, differences, learning_rate
 from unspoken.training.data import Schedule, check_lengths, check_prompts, check_steps, drop_long, lay_out, written_tokens
 from unspoken.training.progress import Quiet, Reporter
-
-
-def build_method(config: RunConfig) -> Method:
-    """The method of a config on its base model, LoRA included, as training starts from it.
-
-    Raises:
-        ConfigError: LoRA on a base model that the method is told not to train.
-    """
-    trains = getattr(config.method, "trains", "both")
-    if config.backbone.lora is not None and trains in ("decoder", "pauses"):
-        raise ConfigError(f"backbone.lora trains the base model, method.trains={trains} does not; set one of them otherwise")
-    backbone = load_backbone(config.backbone)
-    method = make_method(config.method, backbone)
-    if config.backbone.lora is not None:
-        known = backbone.tokenizer.get_vocab()
-        backbone.adapt(config.backbone.lora, tuple(known[name] for name in (BOT, EOT, LATENT) if name in known))
-    return method
+from unspoken.training.start import build_method
 
 
 class Training:
@@ -119,6 +101,8 @@ class Training:
         self.best: float | None = None  # score of the model kept, inside the current stage
         self.pending: list[dict[str, Any]] = []
         self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
+        watched = self.task.examples("validation")[: self.t.stability_limit] if self.t.stability_limit else []
+        self.monitor = Monitor(self.method, watched) if watched else None
         self.picky = [part for part in layers(self.method) if isinstance(part, Picky)]
         self._check_batches()
         set_seed(self.t.seed + 1_000_003 * (self.accelerator.process_index + 1))
@@ -306,6 +290,15 @@ class Training:
         self.best = broadcast_object_list([self.best])[0]
         self.accelerator.wait_for_everyone()
 
+    def _watch(self) -> None:
+        """Log how the latents of some validation problems stand to each other."""
+        self._flush()
+        if self.accelerator.is_main_process and self.monitor is not None:
+            stage = self.schedule.stage(max(self.step - 1, 0))
+            if (row := self.monitor.look(self.step, stage, self.run.metrics())) is not None:
+                self._record(row)
+        self.accelerator.wait_for_everyone()
+
     def _accuracy(self) -> float:
         model = Model(self.method, self.config.speaking)
         report = evaluate(model, self.task, "validation", limit=len(self.validation), batch_size=128)
@@ -417,6 +410,8 @@ class Training:
         self._begin()
         self._resume()
         every = self.t.validate_every or self.schedule.steps_per_epoch
+        if self.step == 0 and self.monitor is not None:
+            self._watch()
         while self.step < self.schedule.total:
             self._train_step()
             ends = self.step == self.schedule.total
@@ -424,6 +419,8 @@ class Training:
                 self._flush()
             if ends or self.step % every == 0:
                 self._validate()
+            if self.monitor is not None and (ends or self.step % (self.t.stability_every or every) == 0):
+                self._watch()
             if ends or self.step % self.t.save_every == 0:
                 self._save()
         if self.accelerator.is_main_process and "finished" not in self.run.read():

@@ -62,7 +62,9 @@ class Bars(AbstractContextManager[Any]):
         self.bar.stop()
 
     def row(self, label: str, row: dict[str, Any], total: int) -> None:
-        """Show a row of a run's metrics.jsonl; the run has `total` optimizer steps."""
+        """Show a row of a run's metrics.jsonl; the run has `total` optimizer steps. The monitor warns by itself."""
+        if row["kind"] == "stability":
+            return
         if row["kind"] == "validation":
             if row["accuracy"] is not None:
                 self.validated[label] = f" | validation {row['accuracy']:.3f}"

@@ -1,0 +1,94 @@
+"""Commands that look inside a run: inspect, probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unspoken.cli.options import Overrides, Run, TaskOverrides, app, new_console, task_of
+from unspoken.errors import ConfigError
+
+
+def _counts(text: str | None) -> list[int] | None:
+    """Numbers of latents to compare; "none" = no comparison."""
+    if text is None:
+        return None
+    if text == "none":
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise ConfigError(f"--counts needs numbers of latents with commas between them, e.g. 1,2,4, or none; got {text!r}")
+    return [int(part) for part in parts]
+
+
+@app.command()
+def inspect(
+    run: Run,
+    overrides: TaskOverrides = None,
+    task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    n: Annotated[int, typer.Option("-n", help="How many problems, from the first on.", min=1)] = 200,
+    latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
+    counts: Annotated[str | None, typer.Option(help="Numbers of latents to compare, e.g. 1,2,4; none = no such.")] = None,
+    plots: Annotated[bool, typer.Option("--plots", help="Also draw the charts as PNG files (needs matplotlib).")] = False,
+    out: Annotated[Path | None, typer.Option(help="A folder; default RUN/inspect-TASK-SPLIT.")] = None,
+) -> None:
+    """Look at the latents: decoded steps, nearest words, similarity, attention, stability. Writes a page and JSON."""
+    from rich.progress import Progress
+
+    from unspoken.inspector.look import inspect as look
+    from unspoken.inspector.page import summary, verdict
+    from unspoken.tasks.base import SPLITS
+    from unspoken.training.checkpoint import RunDir, load
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    numbers = _counts(counts)
+    if plots:
+        from unspoken.inspector.plots import check_matplotlib
+
+        check_matplotlib()
+    chosen = task_of(run, task, overrides or [])
+    model = load(run)
+    console = new_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task("problems", total=None)
+        seen = look(
+            model, chosen, split, limit=n, latents=latents, counts=numbers, metrics=RunDir(run).metrics(),  # pyright: ignore[reportArgumentType]
+            progress=lambda done, total: bar.update(job, completed=done, total=total),
+        )  # fmt: skip
+    name = f"inspect-{chosen.name}-{split}"
+    builtin = str(run).startswith("builtin:")
+    folder = out or (Path(f"{run.name.replace(':', '-')}-{name}") if builtin else run / name)
+    files = list(seen.save(folder))
+    if plots:
+        from unspoken.inspector.plots import draw
+
+        files += draw(seen, folder)
+    console.print(summary(seen), highlight=False)
+    if (collapsed := verdict(seen)) is not None:
+        console.print(f"collapsed: {collapsed}", highlight=False)
+    for file in files:
+        console.print(f"written: {file}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def probe(
+    run: Run,
+    overrides: Overrides = None,
+    task: Annotated[str | None, typer.Option(help="Problems with steps; default the run's own task.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default RUN-probe.")] = None,
+    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+) -> None:
+    """Train a step decoder on a frozen run, so that its latents can be read: `ask --show-thoughts`, `inspect`."""
+    from unspoken.inspector.probe import probe_config
+    from unspoken.training.loop import train
+    from unspoken.training.progress import Live
+
+    if out is None and str(run).startswith("builtin:"):
+        raise ConfigError("a model inside the package has no place for its probe; give --out")
+    config = probe_config(run, task, overrides or [])
+    done = train(config, out or run.with_name(f"{run.name}-probe"), None if quiet else Live(f"probe of {run.name}"))
+    typer.echo(str(done.path))

@@ -1,0 +1,147 @@
+"""Steps as arithmetic: what a step's text says of numbers, operators and results, and what comes out if it is carried out.
+
+An equation is arithmetic on plain numbers, "=", and a number: `<<7+5=12>>`, "so 3 x 4 = 12 pens". Values are exact
+fractions: 0.1*3 is 0.3. "%" between two numbers is the remainder, as in the task `tiny`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+from unspoken.tasks.answers import normalise
+
+_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-", "$": " "})
+_NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+_NUMBERS = re.compile(_NUMBER)
+_X = re.compile(r"(?<=[\d)])\s*x\s*(?=[\d(])")
+_EQUATION = re.compile(rf"(?P<left>[-+*/%().,\d\s]*?\d[\s)]*)=\s*(?P<result>-?\s*(?:{_NUMBER}))")
+_PLAIN = re.compile(r"[-+*/%().\d\s]{1,200}")
+
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.Mod: lambda a, b: a % b,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equation:
+    """`left = result` as it is written.
+
+    Attributes:
+        left: the arithmetic, without thousands commas and currency.
+        operands: its numbers in order, in one spelling each (`normalise`).
+        operators: its signs between operands, in order.
+        result: the number behind the "=", in one spelling.
+    """
+
+    left: str
+    operands: tuple[str, ...]
+    operators: tuple[str, ...]
+    result: str
+
+
+def _plain(text: str) -> str:
+    """One kind of sign, and no thousands commas."""
+    text = _X.sub("*", text.translate(_SIGNS))
+    return _NUMBERS.sub(lambda match: match[0].replace(",", ""), text)
+
+
+def equations(step: str) -> tuple[Equation, ...]:
+    """Every equation in a step's text, in order."""
+    found = []
+    for match in _EQUATION.finditer(_plain(step)):
+        left = match["left"].strip(" \n\t,.")
+        signs = re.findall(r"(?<=[\d)])\s*([-+*/%])", left)
+        operands = tuple(normalise(number) for number in _NUMBERS.findall(left))
+        if signs:  # "x = 3 = 3" has none
+            result = normalise(match["result"].replace(" ", ""))
+            found.append(Equation(left=left, operands=operands, operators=tuple(signs), result=result))
+    return tuple(found)
+
+
+def numbers(text: str) -> tuple[str, ...]:
+    """Every number in a text, in one spelling each."""
+    return tuple(normalise(number) for number in _NUMBERS.findall(_plain(text)))
+
+
+def work_out(left: str, known: Mapping[str, Fraction] | None = None) -> Fraction | None:
+    """The value of plain arithmetic; None where it is anything else, or divides by zero.
+
+    Args:
+        left: e.g. "(7+5)*2".
+        known: values that stand for numbers as they are written; see `chain`.
+    """
+    if not _PLAIN.fullmatch(left):
+        return None
+    # Python refuses "007", and "%" and "/" bind as they should.
+    source = re.sub(r"(?<![\d.])0+(?=\d)", "", left).strip()
+    try:
+        return _value(ast.parse(source, mode="eval").body, source, known or {})
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+
+
+def _value(node: ast.expr, source: str, known: Mapping[str, Fraction]) -> Fraction:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        text = ast.get_source_segment(source, node) or str(node.value)
+        return known.get(normalise(text), Fraction(Decimal(text)))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _value(node.operand, source, known)
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_value(node.left, source, known), _value(node.right, source, known))
+    raise ValueError(f"not plain arithmetic: {source}")
+
+
+def same(value: Fraction | None, text: str | None) -> bool:
+    """Whether a value is the number that a text is; a text may round to the decimal places that it has, cutting included."""
+    if value is None or text is None or not re.fullmatch(rf"-?(?:{_NUMBER})", text):
+        return False
+    places = len(text.partition(".")[2])
+    return abs(value - Fraction(Decimal(text.replace(",", "")))) < (
+        Fraction(1, 10**places) if places else Fraction(1, 10**9)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """What became of a problem's steps when they were carried out, first to last.
+
+    Attributes:
+        equations: how many there were.
+        holds: of them, how many are true as they are written.
+        linked: of those behind the first, how many use a result that an earlier one wrote.
+        value: what the last one gives, carried out from the beginning; None where there is none or it cannot be.
+    """
+
+    equations: int
+    holds: int
+    linked: int
+    value: Fraction | None
+
+
+def chain(steps: Sequence[str]) -> Chain:
+    """Carry out steps one after the other.
+
+    A number that an earlier step wrote as its result stands for what that step *gives*, right or not as it was written: one
+    wrong result does not stop the chain, and a result that is only written, not computed, does not pass.
+    """
+    known: dict[str, Fraction] = {}
+    count = holds = linked = 0
+    value: Fraction | None = None
+    for equation in (equation for step in steps for equation in equations(step)):
+        holds += same(work_out(equation.left), equation.result)
+        linked += count > 0 and any(operand in known for operand in equation.operands)
+        value = work_out(equation.left, known)
+        count += 1
+        if value is not None:
+            known[equation.result] = value
+    return Chain(equations=count, holds=holds, linked=linked, value=value)

@@ -1,0 +1,179 @@
+"""Figures over problems: where latents lie, what can be read from them, where attention goes, what chaining gives.
+
+docs/inspector.md says what each of them means and by which rule it is counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unspoken.core.example import Example
+from unspoken.core.trace import Answer
+from unspoken.evaluation.records import same_step
+from unspoken.evaluation.statistics import mean, rate
+from unspoken.inspector.arithmetic import Chain, chain, same
+from unspoken.inspector.gather import Seen, at_rest, stands_for
+from unspoken.inspector.stability import geometry, recovered, said_in, vocabulary_centre
+from unspoken.inspector.words import spelled, words_of
+from unspoken.model import Model
+from unspoken.tasks.answers import normalise
+
+
+def _carried_out(seen: Seen) -> Chain | None:
+    """The decoded steps carried out: those of the groups that stand for a step."""
+    if seen.decoded is None:
+        return None
+    return chain([said for said, stands in zip(seen.decoded, seen.expected, strict=True) if stands is not None])
+
+
+def chaining(seen: Seen) -> dict[str, Any] | None:
+    """Forward chaining of one problem, in plain values."""
+    done = _carried_out(seen)
+    if done is None:
+        return None
+    value = done.value
+    text = None if value is None else str(value.numerator) if value.denominator == 1 else f"{float(value):.6g}"
+    ends = chain([stands for stands in seen.expected if stands is not None]).value
+    said = None if seen.extracted is None else normalise(seen.extracted)
+    told: dict[str, Any] = {
+        "equations": done.equations,
+        "holds": done.holds,
+        "linked": done.linked,
+        "value": text,
+        "is_the_steps": None if ends is None else value == ends,
+        "is_the_said_answer": None,
+        "is_the_true_answer": None,
+    }
+    if seen.covers_last:  # otherwise the chain ends before the answer
+        told["is_the_said_answer"] = same(value, said)
+        told["is_the_true_answer"] = same(value, normalise(seen.example.answer))
+    return told
+
+
+def _pieces(model: Model) -> Callable[[str], frozenset[str]]:
+    """What a number consists of where words are read: its tokens' texts, without white space."""
+    backbone = model.method.backbone
+
+    def of(number: str) -> frozenset[str]:
+        return frozenset(text for token in backbone.encode(number) if (text := spelled(backbone, token).strip()))
+
+    return of
+
+
+def figures(model: Model, seen: Sequence[Seen]) -> dict[str, Any]:
+    """Figures over some problems; see docs/inspector.md."""
+    told = {
+        "accuracy": _rate([one.correct for one in seen]),
+        **_lie(model, [one.latents_KD[: one.fed] for one in seen]),
+        **_read(model, seen),
+    }
+    paid_ = [one.paid for one in seen if one.paid is not None]
+    if paid_:
+        most = max(len(share.latents) for share in paid_)
+        told["attention"] = {
+            "latents": mean(sum(share.latents) for share in paid_),
+            "by_latent": [mean(s.latents[k] for s in paid_ if k < len(s.latents)) for k in range(most)],
+            "before": mean(share.before for share in paid_),
+            "rest": mean(share.rest for share in paid_),
+            "a_latent": mean(mean(share.latents) for share in paid_ if share.latents),
+            "a_question_position": mean(share.before / share.positions for share in paid_ if share.positions),
+        }
+    chains = [told_ for one in seen if (told_ := chaining(one)) is not None]
+    if chains:
+        behind = sum(max(told_["equations"] - 1, 0) for told_ in chains)
+        told["chaining"] = {
+            "holds": _share(sum(t["holds"] for t in chains), sum(t["equations"] for t in chains)),
+            "linked": _share(sum(t["linked"] for t in chains), behind),
+            "is_the_steps": _rate([t["is_the_steps"] for t in chains if t["is_the_steps"] is not None]),
+            "is_the_said_answer": _rate([t["is_the_said_answer"] for t in chains if t["is_the_said_answer"] is not None]),
+            "is_the_true_answer": _rate([t["is_the_true_answer"] for t in chains if t["is_the_true_answer"] is not None]),
+        }
+    return told
+
+
+def _lie(model: Model, rows: Sequence[Tensor]) -> dict[str, Any]:
+    """Where latents lie, and how alike they are, number by number."""
+    lies = geometry(rows, vocabulary_centre(model.method.backbone))
+    most = max(map(len, rows), default=0)
+    whole = [torch.nn.functional.normalize(row, dim=-1) for row in rows if len(row) == most]
+    similar = torch.stack([row @ row.T for row in whole]).mean(dim=0).tolist() if whole and most else []
+    return {"geometry": None if lies is None else dataclasses.asdict(lies), "similarity": similar}
+
+
+def _read(model: Model, seen: Sequence[Seen]) -> dict[str, Any]:
+    """What nearest words and decoded steps give back of the true steps."""
+    c = model.method.group_size
+    steps = [one.example.steps for one in seen]
+    expected = [one.expected for one in seen]
+    words = [[frozenset(word.text.strip() for word in latent) for latent in one.words.read] for one in seen]
+    groups = [
+        [frozenset().union(*places[g * c : (g + 1) * c]) for g in range(len(stands))]
+        for places, stands in zip(words, expected, strict=True)
+    ]
+    told: dict[str, Any] = {"words": recovered(steps, expected, words, groups, _pieces(model)), "steps": None}
+    if all(one.decoded is not None for one in seen):
+        said = [[said_in(step) for step in one.decoded or ()] for one in seen]
+        told["steps"] = recovered(steps, expected, said, said, lambda number: {number})
+        matches = [
+            same_step(decoded, stands)
+            for one in seen
+            for decoded, stands in zip(one.decoded or (), one.expected, strict=True)
+            if stands is not None
+        ]
+        told["steps"]["equal"] = _share(sum(matches), len(matches))
+    return {"recovery": told}
+
+
+def _rate(hits: Sequence[bool]) -> dict[str, Any]:
+    one = rate(hits)
+    return {"found": one.correct, "n": one.n, "value": one.value if one.n else None,
+            "interval": list(one.interval) if one.n else None}  # fmt: skip
+
+
+def _share(found: int, n: int) -> dict[str, Any]:
+    """Steps of one problem depend on each other, so this has no interval."""
+    return {"found": found, "n": n, "value": found / n if n else None}
+
+
+@torch.inference_mode()
+def watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
+    """The stability figures of some problems, without answers: what the monitor logs. None where there is no latent."""
+    with at_rest(model.method):
+        return _watch(model, examples, latents)
+
+
+def _watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
+    method = model.method
+    trace = model.think([example.question for example in examples], latents=latents)
+    n_B = [min(latents, int(n)) for n in trace.counts_B]
+    lies = geometry([trace.latents_BKD[b, :n] for b, n in enumerate(n_B)], vocabulary_centre(method.backbone))
+    if lies is None:
+        return None
+    words = words_of(method.backbone, trace)
+    thoughts = model.explain(trace) if model.explains else None
+    seen = []
+    for b, example in enumerate(examples):
+        n = int(trace.counts_B[b])
+        expected, whole = stands_for(model, example, n // method.group_size)
+        silent = Answer(text="", tokens=(), finished=False, latents=n, passes=0, positions=0, seconds=0.0)
+        seen.append(
+            Seen(
+                example=example, answer=silent, correct=False, extracted=None, latents_KD=trace.latents_BKD[b, :n],
+                words=words[b], fed=n_B[b], decoded=None if thoughts is None else thoughts[b], expected=expected,
+                covers_last=whole, paid=None,
+            )
+        )  # fmt: skip
+    read = _read(model, seen)["recovery"]
+    told = {"words": _values(read["words"]["anywhere"])}
+    if read["steps"] is not None:
+        told["steps"] = _values(read["steps"]["anywhere"])
+    return {**dataclasses.asdict(lies), "recovery": told}
+
+
+def _values(kinds: Mapping[str, Any]) -> dict[str, float | None]:
+    return {kind: told["value"] for kind, told in kinds.items()}

@@ -1,0 +1,133 @@
+"""Think about problems and answer them, keeping everything that is said of latents later."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from torch import Tensor
+
+from unspoken.core.example import Example
+from unspoken.core.trace import Answer
+from unspoken.errors import ConfigError
+from unspoken.inspector.attention import Paid, paid
+from unspoken.inspector.words import TOP, RowWords, words_of
+from unspoken.methods.base import Method
+from unspoken.model import Model
+from unspoken.tasks.base import Task
+
+BATCH = 32
+"""Questions per batch."""
+
+
+@contextlib.contextmanager
+def at_rest(method: Any) -> Iterator[None]:
+    """Without dropout, which would fall on everything that is looked at; put back as it was."""
+    training = method.training
+    method.eval()
+    try:
+        yield
+    finally:
+        method.train(training)
+
+
+def check_latents(method: Method, question: str, latents: int | None = None) -> None:
+    """Refuse a method that has nothing to look at.
+
+    Raises:
+        ConfigError: it makes no latents.
+    """
+    if not method.group_size:
+        raise ConfigError(
+            f"{method.config.name!r} makes no latents while it answers, so there is nothing to inspect; take a run of a "
+            "method that thinks (see `unspoken list`), or `unspoken eval` for its answers"
+        )
+    if not method.prompt(question, latents).latents:
+        raise ConfigError("with 0 latents there is nothing to inspect; leave --latents out, or give at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A problem as it was seen: what everything else is made from.
+
+    Attributes:
+        latents_KD: its latents, in fp32; the first `fed` of them were fed.
+        decoded: its steps in the auxiliary decoder's words, one per thought group; None without a decoder.
+        expected, covers_last: see `stands_for`.
+        paid: the attention of its answer; None where nobody asked, or the family hands out no weights.
+    """
+
+    example: Example
+    answer: Answer
+    correct: bool
+    extracted: str | None
+    latents_KD: Tensor
+    words: RowWords
+    fed: int
+    decoded: tuple[str, ...] | None
+    expected: tuple[str | None, ...]
+    covers_last: bool
+    paid: Paid | None
+
+
+def gather(
+    model: Model, task: Task, examples: Sequence[Example], latents: int | None, top: int = TOP, attention: bool = True
+) -> list[Seen]:
+    """Think about some problems, and answer them from the same thoughts."""
+    with at_rest(model.method):
+        return _gather(model, task, examples, latents, top, attention)
+
+
+def _gather(
+    model: Model, task: Task, examples: Sequence[Example], latents: int | None, top: int, attention: bool
+) -> list[Seen]:
+    method = model.method
+    questions = [example.question for example in examples]
+    names = [example.id or f"problem {i}" for i, example in enumerate(examples)]
+    # Thinking twice costs a few passes, and leaves the engine without a second way to answer.
+    answers = model.answer(questions, latents=latents, names=names, batch_size=BATCH)
+    trace = model.think(questions, latents=latents)
+    rows = [method.prompt(q.strip(), model.latents if latents is None else latents) for q in questions]
+    thoughts = model.explain(trace) if model.explains else None
+    words = words_of(method.backbone, trace, top)
+    shares: list[Paid | None] = [None] * len(rows)
+    if attention:
+        shares = paid(method.backbone, rows, list(trace.latents_BKD), [answer.tokens for answer in answers])
+    found = []
+    for b, (example, answer, row) in enumerate(zip(examples, answers, rows, strict=True)):
+        score = task.score(example, answer.text)
+        n = int(trace.counts_B[b])
+        expected, whole = stands_for(model, example, n // method.group_size)
+        found.append(
+            Seen(
+                example=example,
+                answer=answer,
+                correct=bool(score.strict),
+                extracted=score.extracted,
+                latents_KD=trace.latents_BKD[b, :n].float(),
+                words=words[b],
+                fed=min(row.latents, n),
+                decoded=None if thoughts is None else thoughts[b],
+                expected=expected,
+                covers_last=whole,
+                paid=shares[b],
+            )
+        )
+    return found
+
+
+def stands_for(model: Model, example: Example, groups: int) -> tuple[tuple[str | None, ...], bool]:
+    """What each of so many thought groups of a problem stands for, and whether the last step is among it.
+
+    Where the method does not say, group k stands for step k, of those steps that its latents cover.
+    """
+    method = model.method
+    covers = method.layout(example, method.curriculum().last, Random(0)).covers
+    whole = 0 < covers >= len(example.steps)
+    if (told := model.expected(example, groups)) is not None:
+        return told, whole and any(told)
+    steps = example.steps[:covers]
+    return tuple(steps[k] if k < len(steps) else None for k in range(groups)), whole and groups >= covers

@@ -1,0 +1,280 @@
+"""Look at a model's latents: what each one says, where it lies, who attends to it, and what can be made of all of them.
+
+`inspect` gathers; `Inspection` holds what was seen, as plain values; inspector/page.py shows it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unspoken.core.config import dump
+from unspoken.core.example import Example
+from unspoken.core.provenance import provenance
+from unspoken.errors import ConfigError, DataError
+from unspoken.evaluation.records import same_step, write_atomic
+from unspoken.inspector.figures import chaining, figures
+from unspoken.inspector.gather import BATCH, Seen, check_latents, gather
+from unspoken.inspector.words import TOP, Word
+from unspoken.model import Model
+from unspoken.tasks.base import Split, Task
+
+FORMAT = 1
+"""Version of inspect.json."""
+
+_SWEEP, _SWEPT = 6, 50
+"""By default so many numbers of latents are compared, on so many problems."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """One latent of a problem.
+
+    Attributes:
+        number: from 1, as people count.
+        fed: whether the base model read it; CODI's last one only a step decoder reads.
+        norm: its length.
+        similarity: cosine to each latent of the problem, itself included.
+        nearest_state, nearest: words nearest to the state it was made from (None where there is none), and to itself.
+        attention: share of the answer's attention on it; None where it was not fed, or the family hands out no weights.
+        attention_by_layer: the same per layer, first layer first.
+    """
+
+    number: int
+    fed: bool
+    norm: float
+    similarity: tuple[float, ...]
+    nearest_state: tuple[Word, ...] | None
+    nearest: tuple[Word, ...]
+    attention: float | None
+    attention_by_layer: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thought:
+    """A thought group: the latents that stand for one step.
+
+    Attributes:
+        decoded: its step in the auxiliary decoder's words; None without a decoder.
+        expected: the step that it stands for; None where it stands for none.
+        matches: whether they are equal, white space aside; None where one is missing.
+    """
+
+    decoded: str | None
+    expected: str | None
+    matches: bool | None
+    latents: tuple[Latent, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One problem, what was thought, and what was said.
+
+    Attributes:
+        before, rest: the answer's attention on what stands before the first latent, and on what stands behind the last.
+        chain: what carrying out the decoded steps gives; None without a decoder.
+    """
+
+    id: str
+    question: str
+    steps: tuple[str, ...]
+    answer: str
+    said: str
+    extracted: str | None
+    correct: bool
+    thoughts: tuple[Thought, ...]
+    before: float | None
+    rest: float | None
+    chain: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was seen of a model on some problems.
+
+    Attributes:
+        head: run, method, task, split, data, environment.
+        figures: over all problems; see docs/inspector.md.
+        counts: the figures by number of latents.
+        history: the run's own rows of kind "stability", if its monitor was on.
+        metrics: the run's rows of kind "train" and "validation", for the curves.
+        problems: in the order of the split.
+    """
+
+    head: dict[str, Any]
+    figures: dict[str, Any]
+    counts: tuple[dict[str, Any], ...]
+    history: tuple[dict[str, Any], ...]
+    metrics: tuple[dict[str, Any], ...]
+    problems: tuple[Problem, ...]
+
+    def to_json(self) -> str:
+        """As JSON text, one problem a line; the curves stay in the run's own metrics.jsonl."""
+        head = {"format": FORMAT, **self.head, "figures": self.figures, "counts": self.counts, "history": self.history}
+        opening = json.dumps(_rounded(head), indent=1, default=str, ensure_ascii=False).removesuffix("\n}")
+        rows = ",\n".join("  " + json.dumps(_rounded(dataclasses.asdict(p)), ensure_ascii=False) for p in self.problems)
+        return f'{opening},\n "problems": [\n{rows}\n ]\n}}\n'
+
+    def save(self, folder: str | Path) -> tuple[Path, Path]:
+        """Write inspect.json and index.html, each all or nothing; returns their paths."""
+        from unspoken.inspector.page import page
+
+        data, shown = Path(folder) / "inspect.json", Path(folder) / "index.html"
+        write_atomic(data, self.to_json())
+        write_atomic(shown, page(self))
+        return data, shown
+
+
+def _rounded(value: Any) -> Any:
+    """Floats in five significant digits: nobody reads more, and the file is a third as long."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if value == value and abs(value) != float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def inspect(
+    model: Model,
+    task: Task,
+    split: Split = "test",
+    *,
+    limit: int | None = 200,
+    latents: int | None = None,
+    counts: Sequence[int] | None = None,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    top: int = TOP,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """Look at the latents of the first `limit` problems of a split.
+
+    Args:
+        model: what thinks; with a step decoder its thoughts are decoded too.
+        task: where problems come from and how an answer is scored.
+        split: which split.
+        limit: how many problems; None = all.
+        latents: how many latents to think; None = the model's own number.
+        counts: numbers of latents to compare on the first 50 problems; None = up to 6 of them up to the model's own number.
+        metrics: rows of the run's metrics.jsonl, for its curves.
+        top: nearest words per latent.
+        progress: called with (problems done, problems in all).
+
+    Raises:
+        ConfigError: the method makes no latents, or a number is out of range.
+        DataError: the split is empty.
+    """
+    if (limit is not None and limit < 1) or top < 1:
+        raise ConfigError(f"the numbers of problems and of words must be at least 1, got {limit} and {top}")
+    examples = task.examples(split)[:limit]
+    if not examples:
+        raise DataError(f"the {split} split has no examples, so there is nothing to inspect; choose another split or task")
+    method = model.method
+    check_latents(method, examples[0].question, latents)
+    problems: list[Problem] = []
+    seen: list[Seen] = []
+    for first in range(0, len(examples), BATCH):
+        part = examples[first : first + BATCH]
+        some = gather(model, task, part, latents, top)
+        seen.extend(some)
+        problems.extend(_problem(model, one) for one in some)
+        if progress is not None:
+            progress(len(problems), len(examples))
+    own = max(one.fed for one in seen)
+    swept = _numbers(counts, own, method.group_size)
+    return Inspection(
+        head={
+            "run": model.path,
+            "method": dump(method.config),
+            "decoder": model.explains,
+            "chains": model.chains,
+            "learned_tokens": method.inner.source() is None,
+            "task": {"name": task.name, **dump(task.config)},
+            "split": split,
+            "fingerprint": task.fingerprint(split),
+            "n": len(examples),
+            "latents": own,
+            "environment": provenance(),
+        },
+        figures=figures(model, seen),
+        counts=tuple(_counted(model, task, examples[:_SWEPT], n, top) for n in swept),
+        history=tuple(dict(row) for row in metrics if row.get("kind") == "stability"),
+        metrics=tuple(dict(row) for row in metrics if row.get("kind") in ("train", "validation")),
+        problems=tuple(problems),
+    )
+
+
+def _problem(model: Model, seen: Seen) -> Problem:
+    """A problem as the page and the file tell it."""
+    c = model.method.group_size
+    unit_KD = torch.nn.functional.normalize(seen.latents_KD, dim=-1)
+    cosine_KK = (unit_KD @ unit_KD.T).tolist()
+    norms = seen.latents_KD.norm(dim=-1).tolist()
+    share = seen.paid
+    every = []
+    for k, norm in enumerate(norms):
+        is_fed = k < seen.fed
+        every.append(
+            Latent(
+                number=k + 1,
+                fed=is_fed,
+                norm=norm,
+                similarity=tuple(cosine_KK[k]),
+                nearest_state=None if seen.words.state is None else seen.words.state[k],
+                nearest=seen.words.latent[k],
+                attention=share.latents[k] if share is not None and is_fed else None,
+                attention_by_layer=tuple(layer[k] for layer in share.layers) if share is not None and is_fed else None,
+            )
+        )
+    thoughts = []
+    for g, expected in enumerate(seen.expected):
+        decoded = None if seen.decoded is None else seen.decoded[g]
+        matches = None if decoded is None or expected is None else same_step(decoded, expected)
+        last = (g + 1) * c if g + 1 < len(seen.expected) else len(every)  # what is left over goes with the last group
+        thoughts.append(Thought(decoded=decoded, expected=expected, matches=matches, latents=tuple(every[g * c : last])))
+    if not thoughts:  # fewer latents than make a group
+        thoughts.append(Thought(decoded=None, expected=None, matches=None, latents=tuple(every)))
+    return Problem(
+        id=seen.example.id,
+        question=seen.example.question,
+        steps=seen.example.steps,
+        answer=seen.example.answer,
+        said=seen.answer.text,
+        extracted=seen.extracted,
+        correct=seen.correct,
+        thoughts=tuple(thoughts),
+        before=None if share is None else share.before,
+        rest=None if share is None else share.rest,
+        chain=chaining(seen),
+    )
+
+
+def _numbers(counts: Sequence[int] | None, own: int, group: int) -> list[int]:
+    """Numbers of latents to compare.
+
+    Raises:
+        ConfigError: one is below 1.
+    """
+    if counts is not None:
+        if bad := [n for n in counts if n < 1]:
+            raise ConfigError(f"numbers of latents to compare must be at least 1, got {bad[0]}")
+        return sorted(set(counts))
+    whole = max(own // group, 1)
+    some = {round(1 + (whole - 1) * i / (_SWEEP - 1)) for i in range(_SWEEP)}
+    return sorted({min(groups * group, own) for groups in some})
+
+
+def _counted(model: Model, task: Task, examples: Sequence[Example], latents: int, top: int) -> dict[str, Any]:
+    """The figures with another number of latents."""
+    seen = [
+        one
+        for first in range(0, len(examples), BATCH)
+        for one in gather(model, task, examples[first : first + BATCH], latents, top, attention=False)
+    ]
+    told = figures(model, seen)
+    return {"latents": latents, "n": len(seen), **{key: told[key] for key in ("accuracy", "geometry", "recovery")}}

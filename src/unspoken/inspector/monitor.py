@@ -1,0 +1,53 @@
+"""The monitor: stability figures of a run while it trains, and a warning when latents collapse.
+
+It thinks about a few validation problems in evaluation mode, draws nothing at random, and changes nothing of the run.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+from unspoken.core.curriculum import Stage
+from unspoken.core.example import Example
+from unspoken.inspector.figures import watch
+from unspoken.inspector.stability import collapse
+from unspoken.methods.base import Method
+from unspoken.model import Model
+
+
+class Monitor:
+    """Watches the latents of some problems.
+
+    Args:
+        method: what trains.
+        examples: the problems, at least one.
+    """
+
+    def __init__(self, method: Method, examples: Sequence[Example]) -> None:
+        self.method = method
+        self.examples = list(examples)
+
+    def look(self, step: int, stage: Stage, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """A row of metrics.jsonl of kind "stability"; None at a stage that thinks no latents.
+
+        Warns where a collapse begins: at a row that has one, behind a row that had none.
+
+        Args:
+            step: optimizer steps done.
+            stage: how many latents there are to think now.
+            rows: the run's metrics so far; those of this kind and of earlier steps are what a collapse is measured against.
+        """
+        latents = max(self.method.layout(example, stage, Random(0)).latents for example in self.examples)
+        if not latents or (figures := watch(Model(self.method), self.examples, latents)) is None:
+            return None
+        before = [row for row in rows if row.get("kind") == "stability" and row["step"] < step]
+        # Learned tokens are the same for every question by construction; and before training nothing has collapsed, though
+        # the states of random weights, or of an untouched model behind new markers, may well be alike.
+        exempt = self.method.inner.source() is None or step == 0
+        said = None if exempt else collapse(figures, before)
+        if said is not None and not (before and before[-1]["collapse"]):
+            warnings.warn(f"step {step}: the latents are collapsing: {said}; see docs/inspector.md", stacklevel=2)
+        return {"kind": "stability", "step": step, "stage": stage.index, **figures, "collapse": said}

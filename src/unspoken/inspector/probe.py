@@ -1,0 +1,67 @@
+"""A probe: a step decoder trained on the latents of a finished, frozen run, so that they can be read.
+
+The decoder is SIM-CoT's and learns as there, but nothing flows back: the run's latents stay what they are, bit for bit.
+What it cannot write is not in the latents in a form that such a decoder can learn to read; what it can write is there, but
+need not be used. The result is a run directory of `sim_cot` around the run's own method: it answers as the run does, and
+explains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unspoken.core.backbone import BackboneConfig
+from unspoken.core.config import build, dump, override
+from unspoken.errors import ConfigError
+from unspoken.inspector.gather import check_latents
+from unspoken.methods.base import Method
+from unspoken.training.checkpoint import RunDir
+from unspoken.training.config import RunConfig
+
+STEPS = 1000
+"""Optimizer steps by default: on `tiny` the decoder of a sound model is right long before."""
+
+
+def probe_config(run: str | Path, task: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a probe of a run; train it as any other.
+
+    The decoder starts as a copy of the run's base model. Batch size, learning rate and precision are the run's own; the rate
+    falls linearly to 0, and the decoder with the least validation loss is kept.
+
+    Args:
+        run: a finished run; if it has a decoder already, the probe leaves it out.
+        task: where problems with steps come from; None = the run's own task.
+        overrides: "a.b=value", e.g. "train.steps=500" or "method.decoder.kind=layers".
+
+    Raises:
+        ConfigError: the run's method makes no latents, or an override unfreezes it.
+    """
+    was = RunDir(run).config()
+    inner: Method = RunDir(run).load_method(inner=True)
+    check_latents(inner, "How many?")
+    train = replace(
+        was.train, epochs=None, steps=STEPS, schedule="linear", decay_start=0.0, final_lr=0.0, warmup_steps=50,
+        warmup_share=0.0, select="loss", validate_every=STEPS // 5, save_every=STEPS // 5, max_positions=None,
+        stability_limit=0,
+    )  # fmt: skip
+    method: dict[str, Any] = {
+        "name": "sim_cot",
+        "inner": dump(inner.config),
+        "trains": "decoder",
+        "normalisation": "token",
+    }
+    config = {
+        "backbone": dump(BackboneConfig(path=str(run), dtype=was.backbone.dtype, attention=was.backbone.attention)),
+        "method": method,
+        "task": dump(was.task) if task is None else {"name": task},
+        "train": dump(train),
+        "speaking": dump(was.speaking),
+        "start": str(run),
+    }
+    probe = build(RunConfig, override(config, overrides))
+    if getattr(probe.method, "trains", None) != "decoder" or probe.backbone.lora is not None:
+        raise ConfigError("a probe trains the decoder alone; leave method.trains and backbone.lora as they are")
+    return probe

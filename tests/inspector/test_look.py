@@ -1,0 +1,171 @@
+"""Looking at latents: for every method that has any, and against what the loop itself did."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import backbones
+import pytest
+import torch
+from contract_cases import CASES, EXAMPLES, shared
+from families import FAMILIES
+from families import model as family_model
+from inspect_fakes import Problems, model
+
+from unspoken.core.sampling import Speaking
+from unspoken.errors import ConfigError, DataError
+from unspoken.inspector.attention import paid, spoken_row
+from unspoken.inspector.look import inspect
+from unspoken.inspector.page import page
+from unspoken.inspector.words import nearest, words_of
+from unspoken.model import Model
+
+THINKING = [name for name in CASES if shared(name, "llama").group_size]
+SILENT = [name for name in CASES if name not in THINKING]
+
+
+@pytest.mark.parametrize("name", THINKING)
+def test_every_method_that_thinks(name: str) -> None:
+    it = Model(shared(name, "llama"), Speaking(max_new_tokens=5))
+    seen = inspect(it, Problems(), limit=3, counts=[1])
+    data = json.loads(seen.to_json())
+    assert len(data["problems"]) == 3
+    assert "".join(p["question"] for p in data["problems"]) == "".join(e.question for e in EXAMPLES[:3])
+    for problem in data["problems"]:
+        latents = [latent for thought in problem["thoughts"] for latent in thought["latents"]]
+        assert [latent["number"] for latent in latents] == list(range(1, len(latents) + 1))
+        for latent in latents:
+            assert latent["similarity"][latent["number"] - 1] == pytest.approx(1.0, abs=1e-4)
+            assert len(latent["nearest"]) == 8
+            assert (latent["attention"] is not None) == latent["fed"]
+        on = sum(latent["attention"] or 0 for latent in latents)
+        assert on + problem["before"] + problem["rest"] == pytest.approx(1.0, abs=1e-3)
+        decoded = [thought["decoded"] for thought in problem["thoughts"]]
+        assert all((words is not None) == it.explains for words in decoded)
+    assert data["figures"]["geometry"]["problems"] == 3
+    assert data["counts"][0]["latents"] == 1
+    assert page(seen).count("<article") == 3
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_methods_without_latents_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"makes no latents while it answers, so there is nothing to inspect; take a run"):
+        inspect(Model(shared(name, "llama")), Problems())
+
+
+def test_what_is_said_is_what_the_model_says() -> None:
+    """The same answers and the same decoded steps as `answer(explain=True)`."""
+    it = model()
+    seen = inspect(it, Problems(), counts=[])
+    answers = it.answer([e.question for e in EXAMPLES], explain=True)
+    assert [p.said for p in seen.problems] == [a.text for a in answers]
+    assert [tuple(t.decoded for t in p.thoughts) for p in seen.problems] == [a.thoughts for a in answers]
+    assert [t.expected for t in seen.problems[0].thoughts] == ["<<3+4=7>>", "<<7*2=14>>", None]
+    assert seen.problems[2].thoughts[2].expected == "<<35+8=43>>\n<<43*1=43>>"  # the last group takes the rest
+
+
+FAMILY_MODELS = [*((name, "family") for name in FAMILIES), *((name, "ours") for name in backbones.ARCHS)]
+
+
+@pytest.mark.parametrize(("family", "kind"), FAMILY_MODELS)
+def test_the_replayed_row_is_the_spoken_one(family: str, kind: str) -> None:
+    """Its attention is that of the answer only if its states are: each chosen token follows from the state before it."""
+    it = family_model(family) if kind == "family" else model(family=family)
+    method = it.method
+    method.eval()  # pyright: ignore[reportAttributeAccessIssue]
+    questions = [EXAMPLES[0].question, EXAMPLES[1].question]
+    answers = it.answer(questions, max_new_tokens=6)
+    trace = it.think(questions)
+    backbone = method.backbone
+    rows = [method.prompt(question) for question in questions]
+    for b, row in enumerate(rows):
+        whole = spoken_row(row, answers[b].tokens)
+        embeds = backbone.embed(torch.tensor([whole.ids]))
+        with torch.no_grad():
+            embeds[0, row.start : row.start + row.latents] = trace.latents_BKD[b, : row.latents]
+            hidden = backbone.step(embeds, positions_BT=torch.arange(len(whole.ids))[None])
+            chosen = backbone.logits(hidden)[0, len(row.ids) - 1 :].argmax(-1)
+        assert tuple(chosen.tolist()) == answers[b].tokens
+    kind_before = backbone.lm.config._attn_implementation
+    together = paid(backbone, rows, list(trace.latents_BKD), [a.tokens for a in answers])
+    alone = [paid(backbone, rows[b : b + 1], [trace.latents_BKD[b]], [answers[b].tokens])[0] for b in range(len(rows))]
+    for one, other in zip(together, alone, strict=True):
+        assert one is not None
+        assert other is not None
+        assert one.latents == pytest.approx(other.latents, abs=1e-5)  # the neighbour's padding gets none of it
+        assert all(share > 0 for share in one.latents)
+        assert one.before + sum(one.latents) + one.rest == pytest.approx(1.0, abs=1e-5)
+        by_layer = torch.tensor(one.layers)
+        assert torch.allclose(by_layer.mean(0), torch.tensor(one.latents), atol=1e-6)
+    assert backbone.lm.config._attn_implementation == kind_before
+
+
+def test_a_latent_that_nobody_can_miss_gets_the_attention() -> None:
+    """Keys that all look alike but one: the share on that one is what softmax gives it."""
+    it = model(family="gpt2")
+    backbone = it.method.backbone
+    weights = backbone.attention(torch.randn(1, 5, backbone.width), positions_BT=torch.arange(5)[None])
+    assert weights is not None
+    assert torch.allclose(weights.sum(-1), torch.ones(weights.shape[:-1]), atol=1e-5)
+    assert float(weights.triu(1).abs().max()) == 0.0
+
+
+def test_nearest_words_are_the_heads_choice() -> None:
+    it = model()
+    backbone = it.method.backbone
+    vectors = torch.randn(70, backbone.width)  # more than one call of the head
+    found = nearest(backbone, vectors, 3)
+    with torch.no_grad():
+        shares = backbone.logits(vectors).softmax(-1)
+    best = shares.argmax(-1).tolist()
+    assert [words[0].text for words in found] == [backbone.tokenizer.decode([token]) for token in best]
+    assert [words[0].probability for words in found] == pytest.approx(shares.max(-1).values.tolist(), rel=1e-5)
+    assert all(len(words) == 3 for words in found)
+
+
+def test_before_and_after_the_projection() -> None:
+    """CODI's states and latents say different things; Coconut's are one vector."""
+    codi, coconut = model({"name": "codi", "latents": 3}), model({"name": "coconut", "latents_per_step": 1})
+    (apart,) = words_of(codi.method.backbone, codi.think([EXAMPLES[0].question]))
+    assert apart.state is not None
+    assert apart.state != apart.latent
+    assert apart.read is apart.state
+    (one,) = words_of(coconut.method.backbone, coconut.think([EXAMPLES[0].question]))
+    assert one.state is one.latent
+
+
+def test_dropout_is_off_and_put_back() -> None:
+    it = model(family="gpt2", resid_pdrop=0.5)
+    method: Any = it.method
+    method.train()
+    first, second = (inspect(it, Problems(), counts=[]).problems for _ in range(2))
+    assert first == second
+    assert method.training
+
+
+def test_counts() -> None:
+    seen = inspect(model(), Problems(), counts=[3, 1, 1])
+    assert [told["latents"] for told in seen.counts] == [1, 3]
+    assert [told["latents"] for told in inspect(model(), Problems()).counts] == [1, 2, 3]
+    two = model({"name": "coconut", "latents_per_step": 2, "max_stage": 3})
+    assert [told["latents"] for told in inspect(two, Problems()).counts] == [2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"latents": 0}, "with 0 latents there is nothing to inspect"),
+        ({"limit": 0}, "must be at least 1, got 0"),
+        ({"counts": [2, 0]}, "numbers of latents to compare must be at least 1, got 0"),
+    ],
+)
+def test_what_is_refused(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        inspect(model(), Problems(), **how)
+
+
+def test_an_empty_split_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Problems, "examples", lambda self, split: [])
+    with pytest.raises(DataError, match="the validation split has no examples"):
+        inspect(model(), Problems(), "validation")

@@ -1,0 +1,65 @@
+"""Charts as files."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from inspect_fakes import Problems, model
+
+from unspoken.errors import ConfigError, RunError
+from unspoken.inspector.charts import heat_map
+from unspoken.inspector.look import inspect
+from unspoken.inspector.plots import check_matplotlib, draw
+
+METRICS = [
+    *({"kind": "train", "step": s, "stage": s // 5, "terms": {"answer": 2.0 / s, "explain": 1.0}} for s in range(1, 12)),
+    *(
+        {"kind": "stability", "step": s, "within": 1.0 - s / 20, "across": None, "collapse": "alike" if s > 5 else None,
+         "recovery": {"words": {"numbers": 0.5, "operators": None, "results": 0.1}}}
+        for s in (0, 5, 10)
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the extra plots is not installed")
+def test_files(tmp_path: Path) -> None:
+    seen = inspect(model(), Problems(), limit=2, counts=[], metrics=METRICS)
+    files = draw(seen, tmp_path / "new")
+    assert [file.name for file in files] == ["training.png", "stability.png", "similarity.png"]
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == sorted(file.name for file in files)
+    for file in files:
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert file.stat().st_size > 5_000
+    drawn = draw(seen, tmp_path, ".svg")[1].read_text(encoding="utf-8")
+    assert drawn.count("<!-- ") > 20
+    for word in ("latents of one question", "numbers", "collapse", "optimizer step"):
+        assert f"<!-- {word} -->" in drawn
+    assert "<!-- across questions -->" not in drawn  # there was nothing to draw of it
+    bare = inspect(model(), Problems(), limit=2, counts=[])
+    assert [file.name for file in draw(bare, tmp_path)] == ["similarity.png"]
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    seen = inspect(model(), Problems(), limit=2, counts=[])
+    with pytest.raises(RunError, match="could not write"):
+        draw(seen, tmp_path, ".nothing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"need matplotlib, which is not installed; pip install 'unspoken\[plots\]'"):
+        check_matplotlib()
+
+
+def test_a_heat_map_draws_every_cell_once() -> None:
+    small = heat_map([[1.0, -0.5], [float("nan"), 0.0]], name="a & b", small=True)
+    assert small.count("M") == 2  # 1 and -0.5; neither nan nor 0 has a colour
+    assert 'class="c1" fill="currentColor" opacity="0.5"' in small
+    assert 'aria-label="a &amp; b"' in small
+    large = heat_map([[1.0] * 3] * 3, name="n")
+    assert large.count(">1.00<") == 9
+    assert ">1.00<" not in heat_map([[1.0] * 9] * 9, name="n")
