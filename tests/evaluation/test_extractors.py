@@ -193,7 +193,9 @@ def test_kinds_of_answers(answer: str, kind: str):
 
 
 def test_a_rule_for_other_answers_is_refused():
-    with pytest.raises(ConfigError, match=r"'lm-eval:strict' reads answers of kind number, but .* of 'test-1' is 'B' \(letter\)"):
+    with pytest.raises(
+        ConfigError, match=r"'lm-eval:strict' reads answers of kind number, but .* of 'test-1' is 'B' \(letter\)"
+    ):
         judge("lm-eval:strict", asked("B"), "B")
     with pytest.raises(ConfigError, match="number or letter or verdict, but .*'Tom is a lempus' .*use strict or flexible"):
         judge("paper:softcot", asked("Tom is a lempus"), "B")
@@ -206,7 +208,9 @@ def test_an_unknown_name_is_refused():
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "math_verify", None)
-    with pytest.raises(ConfigError, match=r"needs the package math-verify, which is not installed; pip install 'unspoken\[math\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs the package math-verify, which is not installed; pip install 'unspoken\[math\]'"
+    ):
         extractor("math-verify")
 
 
@@ -238,7 +242,7 @@ def test_what_is_found_does_not_depend_on_the_reference(text: str, golds: list[s
 
 @given(number=NUMBERS, before=st.sampled_from(["", "So 3 + 4.\n", "x = 5,\n"]))
 def test_every_rule_reads_the_plain_form(number: int, before: str):
-    """"#### n" is right by every rule, but by SoftCoT's where n is negative; and another number is wrong by every rule."""
+    """ "#### n" is right by every rule, but by SoftCoT's where n is negative; and another number is wrong by every rule."""
     text = f"{before}#### {number}"
     for name in NAMES:
         assert judge(name, asked(str(number)), text).right is (name != "paper:softcot" or number >= 0)

@@ -35,7 +35,7 @@ def new_console() -> Any:
     """Where tables go."""
     from rich.console import Console
 
-    return Console()
+    return Console(emoji=False)  # "paper:coconut:" is a rule, not a picture
 
 
 def task_of(run: Path, task: str | None, overrides: list[str]) -> Any:

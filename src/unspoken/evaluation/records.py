@@ -103,6 +103,8 @@ class EvalReport:
         model: path (None if not from a directory), method config, dtype, device.
         environment: what `provenance()` gives: versions, hardware, commit, time.
         records: one per problem, in the order of the split.
+        extractor: the rule that `accuracy` counts by. Another than "strict" where the texts were scored again
+            (`evaluation/rescore.py`): `Record.strict` and `Record.extracted` are then what that rule says.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -121,6 +123,7 @@ class EvalReport:
     records: tuple[Record, ...]
     chains: int = 1
     samples: int = 1
+    extractor: str = "strict"
     format: int = FORMAT
 
     @property
@@ -130,7 +133,7 @@ class EvalReport:
 
     @property
     def accuracy(self) -> Rate:
-        """Strict: the answer stands where the task's format says. `.value`, `.interval`, `.correct`, `.n`."""
+        """Strict: the answer stands where the task's format says; or what `extractor` says. `.value`, `.interval`, ..."""
         return rate(r.strict for r in self.records)
 
     @property
@@ -178,6 +181,11 @@ class EvalReport:
     def loop_ms_per_question(self) -> float:
         """The same without decoding thoughts into words and without laying out prompts."""
         return 1000 * self.loop_seconds / self.n
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Spoken tokens per second of wall-clock time, all answers together, at `batch_size`."""
+        return sum(r.visible_tokens for r in self.records) / max(self.seconds, 1e-9)
 
     @property
     def explained(self) -> bool:
@@ -229,6 +237,7 @@ class EvalReport:
             "mean_positions": self.mean_positions,
             "ms_per_question": self.ms_per_question,
             "loop_ms_per_question": self.loop_ms_per_question,
+            "tokens_per_second": self.tokens_per_second,
             "batch_size": self.batch_size,
             "by_steps": {str(count): _plain(r) for count, r in self.by_steps.items()},
             "step_accuracy": None

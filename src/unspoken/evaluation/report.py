@@ -71,9 +71,9 @@ def cells(label: str, report: EvalReport) -> list[str]:
 
 def notes(reports: Reports) -> list[str]:
     """What a reader must know to read the table: rules, conditions, and what may not be compared."""
-    lines = [
-        "Accuracy: strict rule, per cent, with the 95% Wilson interval. Latents, tokens and passes: means per question.",
-    ]
+    rules = {label: f"{r.extractor} rule" for label, r in reports.items()}
+    rule = "; ".join(f"{k}: {v}" for k, v in rules.items()) if len(set(rules.values())) > 1 else next(iter(rules.values()))
+    lines = [f"Accuracy: {rule}, per cent, with the 95% Wilson interval. Latents, tokens and passes: means per question."]
     problems = {label: _problems(r) for label, r in reports.items()}
     if len(set(problems.values())) > 1:
         each = "; ".join(f"{label}: {what}" for label, what in problems.items())
