@@ -64,9 +64,8 @@ def rescore(
     for one in found:
         for record in (*one.only_own, *one.only_this)[:show]:
             side = f"right by {one.name}" if record.strict else f"right by {given.extractor}"
-            typer.echo(
-                f"{one.name}: {record.id}: {side} alone; answer {record.answer!r}, found {record.extracted!r} in {record.text!r:.160}"
-            )
+            found_in = f"answer {record.answer!r}, found {record.extracted!r} in {record.text!r:.160}"
+            typer.echo(f"{one.name}: {record.id}: {side} alone; {found_in}")
     for name, reason in left_out.items():
         typer.echo(f"left out: {name}: {reason}", err=True)
     if out is not None:

@@ -191,7 +191,7 @@ def _bare(text: str) -> str:
 
 def _math_verify() -> Any:
     try:
-        import math_verify
+        import math_verify  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError(
             "extractor 'math-verify' needs the package math-verify, which is not installed; pip install 'unspoken[math]'"

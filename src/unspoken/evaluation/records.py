@@ -12,15 +12,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from unspoken.core.config import STRICT, build, dump
 from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.several import within
 from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.evaluation.vote import Said
-
-if TYPE_CHECKING:  # reading a report must not load torch
-    pass
 
 FORMAT = 1
 """Version of the file that `EvalReport.save` writes."""
@@ -98,7 +96,8 @@ class EvalReport:
         batch_size: questions per batch; `ms_per_question` depends on it.
         speaking: all settings of `Speaking` that were in force.
         chains, samples: sets of thoughts per question, and answers from each; more than one answer means a vote.
-        seconds: wall-clock time from the first question to the last answer, decoding of thoughts included.
+        seconds: wall-clock time from the first question to the last answer, decoding of thoughts included; where batches
+            were kept (`evaluation/keep.py`), the sum of theirs over all sittings, divided by the processes that shared them.
         loop_seconds: the part of it spent thinking and speaking.
         model: path (None if not from a directory), method config, dtype, device.
         environment: what `provenance()` gives: versions, hardware, commit, time.
@@ -230,6 +229,7 @@ class EvalReport:
             "accuracy": _plain(self.accuracy),
             "flexible": _plain(self.flexible),
             "single": self.single,
+            "several": None if (several := within(self)) is None else several.plain(),
             "finished": self.finished.value,
             "mean_latents": self.mean_latents,
             "mean_visible_tokens": self.mean_visible_tokens,
