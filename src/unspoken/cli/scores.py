@@ -1,13 +1,14 @@
-"""Commands that read evaluations again: rescore."""
+"""Commands that read evaluations again: rescore, card, verify."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unspoken.cli.options import app, argument, new_console
+from unspoken.cli.options import Run, app, argument, new_console
 from unspoken.errors import ConfigError
 
 
@@ -73,3 +74,41 @@ def rescore(
         console.print(f"written: {out}", highlight=False, soft_wrap=True)
     for one in found if not names else ():
         typer.echo(f"  {one.name:17} {EXTRACTORS[one.name].says}")
+
+
+@app.command("card")
+def card_(
+    report: Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")],
+    out: Annotated[Path, typer.Option(help="The card: a JSON file.")],
+    n: Annotated[int, typer.Option("-n", help="How many of the answers it holds.")] = 64,
+) -> None:
+    """Make a card of a report: its score and a part of its answers, which `verify` holds a run to."""
+    from unspoken.evaluation.card import make_card
+    from unspoken.evaluation.records import EvalReport
+
+    made = make_card(EvalReport.from_json(report_file(report)), n)
+    made.save(out)
+    typer.echo(f"{out}: {len(made.records)} answers of {made.score.n}")
+
+
+@app.command()
+def verify(
+    run: Run,
+    card: Annotated[Path, typer.Option(help="What `card` or `eval --card` wrote.")],
+    batch_size: Annotated[int | None, typer.Option(help="Questions per batch; default as recorded.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Say whether a run still gives its recorded score, and what is different if not. Exit code 1: it does not."""
+    from unspoken.evaluation.card import Card
+    from unspoken.evaluation.card import verify as check
+    from unspoken.training.checkpoint import load
+
+    recorded = Card.from_json(card)
+    result = check(load(run, explain=False), recorded, batch_size)
+    if as_json:
+        typer.echo(json.dumps(result.plain(), indent=1, default=str))
+    else:
+        for line in result.lines():
+            typer.echo(line)
+    if not result.verified:
+        raise typer.Exit(1)

@@ -77,7 +77,7 @@ def evaluate(
         "speaking": {**(dump(getattr(model, "speaking", None)) or {}), **speaking},
         "chains": chains,
         "samples": samples,
-        "model": _model(model, weights=keep is not None),
+        "model": describe(model, weights=keep is not None),
         "environment": provenance(),
     }
     if keep is not None:
@@ -97,7 +97,7 @@ def evaluate(
     if progress is not None:
         progress(len(ids), len(ids))
     records = [
-        _record(name, example, task, model, given) for name, example, given in zip(ids, examples, answers, strict=True)
+        record_of(name, example, task, model, given) for name, example, given in zip(ids, examples, answers, strict=True)
     ]
     loop_seconds = math.fsum(answer.seconds for given in answers for answer in given)
     return EvalReport(**about, seconds=seconds, loop_seconds=loop_seconds, records=tuple(records))
@@ -125,7 +125,7 @@ def _in_turns(
         )  # fmt: skip
 
     def make(place: int, said: Sequence[Answer]) -> Record:
-        return _record(ids[place], examples[place], task, model, said)
+        return record_of(ids[place], examples[place], task, model, said)
 
     plan = model.batches(questions, size, latents=latents, names=ids)
     code = {name: about["environment"][name] for name in ("versions", "commit")}
@@ -135,7 +135,7 @@ def _in_turns(
     return in_turns(answer, make, plan, settings, keep, progress)
 
 
-def _record(name: str, example: Example, task: Task, model: Model, answers: Sequence[Answer]) -> Record:
+def record_of(name: str, example: Example, task: Task, model: Model, answers: Sequence[Answer]) -> Record:
     """A problem and the answer to it: the only one, or the one that most agree on."""
     scores = [task.score(example, answer.text) for answer in answers]
     chosen = elect([score.extracted for score in scores])
@@ -194,7 +194,7 @@ def _counter(progress: Callable[[int, int], None], total: int, batch_size: int) 
     return on_token
 
 
-def _model(model: Any, weights: bool) -> dict[str, Any]:
+def describe(model: Any, weights: bool) -> dict[str, Any]:
     """What is known about a model; anything with an `answer` may be evaluated, so nothing is taken for granted."""
     method = getattr(model, "method", None)
     backbone = getattr(method, "backbone", None)

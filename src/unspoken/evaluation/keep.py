@@ -145,11 +145,11 @@ def in_turns(
             progress(answered, total)
         began = perf_counter()
         given = answer(plan[number])
-        records = [make(place, said) for place, said in zip(plan[number], given, strict=True)]
+        made = [make(place, said) for place, said in zip(plan[number], given, strict=True)]
         append(
             {
                 "batch": number,
-                "records": [dump(record) for record in records],
+                "records": [dump(record) for record in made],
                 "seconds": (perf_counter() - began) / me.count,
                 "loop_seconds": sum(one.seconds for said in given for one in said) / me.count,
             }
