@@ -197,7 +197,7 @@ def test_a_rule_for_other_answers_is_refused():
         ConfigError, match=r"'lm-eval:strict' reads answers of kind number, but .* of 'test-1' is 'B' \(letter\)"
     ):
         judge("lm-eval:strict", asked("B"), "B")
-    with pytest.raises(ConfigError, match="number or letter or verdict, but .*'Tom is a lempus' .*use strict or flexible"):
+    with pytest.raises(ConfigError, match=r"number or letter or verdict, but .*'Tom is a lempus' .*use strict or flexible"):
         judge("paper:softcot", asked("Tom is a lempus"), "B")
 
 

@@ -114,8 +114,8 @@ def test_the_command(tmp_path: Path):
     assert EvalReport.from_json(out) == rescore(made_at(tmp_path), "paper:codi")
     with pytest.raises(ConfigError, match=r"give one --extractor, got 0"):
         CliRunner().invoke(app, ["rescore", str(out), "--out", "x.json"], catch_exceptions=False)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"has no reports; run `unspoken eval"):
-        (tmp_path / "empty").mkdir()
         CliRunner().invoke(app, ["rescore", str(tmp_path / "empty")], catch_exceptions=False)
 
 

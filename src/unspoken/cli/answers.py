@@ -206,31 +206,22 @@ def ask(
 def compare(
     runs: Annotated[list[Path], argument("Run directories (evaluated before) or report files.")],
     out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Also draw accuracy against forward passes: an .svg file.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="Score all answers by this rule (see `rescore`).")] = None,
 ) -> None:
-    """Put evaluations side by side: a table, and a paired test on the problems they share."""
-    from unspoken.evaluation.records import EvalReport, write_atomic
-    from unspoken.evaluation.report import compare as pair
-    from unspoken.evaluation.report import comparison_markdown, comparison_table, table, to_json, to_markdown
+    """Put evaluations side by side: runs times tasks, with a paired test on the problems that runs share."""
+    from unspoken.evaluation.grid import chart as draw
+    from unspoken.evaluation.grid import grid_json, grid_markdown, read, terminal
+    from unspoken.evaluation.records import write_atomic
+    from unspoken.evaluation.rescore import rescore
 
-    reports = {}
-    for path in runs:
-        files = sorted(path.glob("eval-*-test.json")) if path.is_dir() else [path]
-        if len(files) != 1:
-            there = files or (sorted(path.glob("eval-*.json")) if path.is_dir() else [])
-            found = f"{len(files) or 'no'} report{'' if len(files) == 1 else 's'} of a whole test split"
-            named = f" ({', '.join(f.name for f in there)})" if there else ""
-            raise ConfigError(f"{path} has {found}{named}; run `unspoken eval {path}`, or name one report file")
-        short = path.name if path.is_dir() else path.parent.name if path.stem.startswith("eval-") else path.stem
-        label = next(n for n in (short, str(path), *(f"{path} ({k})" for k in range(2, 99))) if n not in reports)
-        reports[label] = EvalReport.from_json(files[0])
+    grid = read(runs)
+    if extractor is not None:
+        grid = {task: {label: rescore(r, extractor) for label, r in row.items()} for task, row in grid.items()}
     console = new_console()
-    console.print(table(reports))
-    comparison = pair(reports) if len(reports) > 1 else None
-    if comparison is not None:
-        console.print(comparison_table(comparison))
-    if out is not None:
-        if out.suffix == ".json":
-            write_atomic(out, to_json(reports))
-        else:
-            write_atomic(out, to_markdown(reports) + ("\n" + comparison_markdown(comparison) if comparison else ""))
-        console.print(f"written: {out}", highlight=False)
+    for part in terminal(grid):
+        console.print(part, highlight=False)
+    for path, make in ((out, grid_json if out is not None and out.suffix == ".json" else grid_markdown), (chart, draw)):
+        if path is not None:
+            write_atomic(path, make(grid))
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
