@@ -9,6 +9,7 @@ from unspoken.core.config import build, dump
 from unspoken.core.engine import sample, think
 from unspoken.core.example import Example
 from unspoken.core.latents import Edit, Prompted, Slots
+from unspoken.core.layout import longest_first
 from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Answer, Trace
 from unspoken.errors import ConfigError, DataError
@@ -78,6 +79,7 @@ class Model:
         edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
         on_trace: Callable[[Trace, list[int]], None] | None = None,
+        numbers: Sequence[int] | None = None,
         **speaking: Any,
     ) -> list[tuple[Answer, ...]]:
         """Think about questions and answer each of them `chains` x `samples` times, all of them in one batch.
@@ -97,6 +99,8 @@ class Model:
             on_token: called with (question number, token id) as tokens are chosen.
             on_trace: called once per batch with its trace, whose latents are those that were fed, and the numbers of its
                 questions; set c of the b-th of them is row c * (how many they are) + b.
+            numbers: what the sampling of each question is seeded by; None = its place in `questions`. So a part of a split,
+                given its places in the split, is answered as in the whole.
             speaking: fields of `Speaking` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
@@ -143,9 +147,17 @@ class Model:
                 edit=edit,
                 on_token=on_token,
                 on_trace=on_trace,
+                numbers=numbers,
             )
         finally:
             self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def batches(
+        self, questions: Sequence[str], size: int, *, latents: int | None = None, names: Sequence[str] | None = None
+    ) -> list[list[int]]:
+        """The batches, as places in `questions`, into which `sample` puts them: like lengths together, longest first."""
+        order = longest_first(self._rows(questions, latents, names))
+        return [order[first : first + size] for first in range(0, len(order), size)]
 
     def think(self, questions: Sequence[str], *, latents: int | None = None) -> Trace:
         """The thoughts about questions, as one batch, without an answer.

@@ -9,9 +9,9 @@ from typing import Any
 from unspoken.cli.options import app
 from unspoken.errors import UnspokenError
 
-from unspoken.cli import runs, answers, controls, scale, inspect, problems  # isort: skip  (the order of --help)
+from unspoken.cli import runs, answers, scores, controls, scale, inspect, harness, problems  # isort: skip  (the order of --help)
 
-__all__ = ["answers", "app", "controls", "inspect", "main", "problems", "runs", "scale"]
+__all__ = ["answers", "app", "controls", "harness", "inspect", "main", "problems", "runs", "scale", "scores"]
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,21 +24,42 @@ from unspoken.cli.options import (
     argument,
     given,
     new_console,
+    rule_names,
     task_of,
 )
 from unspoken.errors import ConfigError
 
 
 def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int | None]:
-    """The seeds of an evaluation; None = as the run says."""
+    """The seeds of an evaluation; None = as the run says. One number is how many: 5 = 0, 1, 2, 3, 4."""
     if text is None:
         return [seed]
     if seed is not None or out is not None:
         raise ConfigError("--seeds goes without --seed and --out: there is one report per seed, named by it")
     parts = [part.strip() for part in text.split(",")]
+    if len(parts) == 1 and parts[0].isdigit() and int(parts[0]):
+        return list(range(int(parts[0])))
+    if len(parts) == 2 and not parts[-1]:  # "41," is the seed 41 alone
+        del parts[-1]
+    elif len(parts) == 1:
+        parts = [""]
     if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
-        raise ConfigError(f"--seeds needs different numbers with commas between them, e.g. 41,42,43; got {text!r}")
+        raise ConfigError(
+            f"--seeds needs how many, e.g. 5 for 0 to 4, or different numbers with commas, e.g. 41,42,43; got {text!r}"
+        )
     return [int(part) for part in parts]
+
+
+def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str], out: Path | None) -> list[Any]:
+    """The tasks of an evaluation; each takes all overrides."""
+    if tasks is None:
+        return [task_of(run, task, overrides)]
+    if task is not None or out is not None:
+        raise ConfigError("--tasks goes without --task and --out: there is one report per task, named by it")
+    names = [name.strip() for name in tasks.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"--tasks needs different names with commas between them, e.g. gsm8k,svamp; got {tasks!r}")
+    return [task_of(run, name, overrides) for name in names]
 
 
 def _report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
@@ -51,6 +74,7 @@ def evaluate(
     run: Run,
     overrides: TaskOverrides = None,
     task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Several, with commas: gsm8k,svamp; one report each.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     limit: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
     latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
@@ -58,7 +82,7 @@ def evaluate(
     explain: Annotated[bool, typer.Option(help="Decode the thoughts too, and score the steps.")] = False,
     chains: Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")] = None,
     samples: Annotated[int, typer.Option(help="Answers per set of thoughts; several answers vote.")] = 1,
-    seeds: Annotated[str | None, typer.Option(help="Evaluate once per seed, e.g. 41,42,43; one report each.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Once per seed: 5 (0 to 4) or 41,42,43; a report each.")] = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
@@ -69,52 +93,89 @@ def evaluate(
         bool | None, typer.Option(help="Do the latents matter? Default: asked where there are some.")
     ] = None,
     controls_limit: Annotated[int, typer.Option(help="Problems per control (see `controls`).")] = LIMIT,
+    extractors: Annotated[str | None, typer.Option(help="Also score by these rules (`rescore`): all, or names.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Also write a card, for `verify`.")] = None,
+    restart: Annotated[bool, typer.Option(help="Throw away what an interrupted evaluation left.")] = False,
 ) -> None:
-    """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report."""
+    """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report.
+
+    The same command goes on where an interrupted one stopped. Processes that torchrun starts share the problems.
+    """
     from rich.progress import Progress
 
+    from unspoken.evaluation.details import details
     from unspoken.evaluation.evaluator import evaluate as score
-    from unspoken.evaluation.report import over_seeds, percent, table
+    from unspoken.evaluation.keep import Keep
+    from unspoken.evaluation.processes import processes
+    from unspoken.evaluation.report import over_seeds, table
+    from unspoken.evaluation.several import over_seeds as together
     from unspoken.tasks.base import SPLITS
     from unspoken.training.checkpoint import load
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    chosen = task_of(run, task, overrides or [])
-    model = load(run, explain=explain)
+    every, said = _tasks(run, task, tasks, overrides or [], out), _seeds(seeds, seed, out)
+    rules = rule_names(extractors)
+    if card is not None and len(every) * len(said) > 1:
+        raise ConfigError("--card is of one report; give one task and one seed, or run `unspoken card` on each report")
+    me = processes()
+    model = load(run, explain=explain, device=me.device)
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    said = _seeds(seeds, seed, out)
-    console = new_console()
-    reports = {}
-    for one in said:
-        settings = {**speaking, **given(seed=one)}
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            job = bar.add_task("questions", total=None)
-            report = score(
-                model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
-                chains=model.chains if chains is None else chains, samples=samples,
-                progress=lambda done, total, job=job, bar=bar: bar.update(job, completed=done, total=total), **settings,
-            )  # fmt: skip
-        several = {"chains": chains, "samples": samples if samples > 1 else None}
-        target = out or _report_path(
-            run, chosen.name, split, given(limit=limit, latents=latents, explain=explain or None, **several, **settings)
-        )
-        report.save(target)
-        reports[f"{run.name}, seed {one}" if len(said) > 1 else run.name] = report
-        written = f"report: {target}"
+    console = new_console(quiet=not me.main)
+    if len(said) > 1 and speaking.get("temperature", model.speaking.temperature) == 0:
+        console.print("note: at temperature 0 nothing is drawn, so every seed gives the same answers; see --temperature")
+    for chosen in every:
+        reports = {}
+        for one in said:
+            settings = {**speaking, **given(seed=one)}
+            several = {"chains": chains, "samples": samples if samples > 1 else None}
+            named = given(limit=limit, latents=latents, explain=explain or None, **several, **settings)
+            target = out or _report_path(run, chosen.name, split, named)
+            keep = Keep(target, me, restart)
+            with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, _goes_on(keep):
+                job = bar.add_task("questions", total=None)
+                report = score(
+                    model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
+                    chains=model.chains if chains is None else chains, samples=samples, keep=keep,
+                    progress=lambda done, total, job=job, bar=bar: bar.update(job, completed=done, total=total), **settings,
+                )  # fmt: skip
+            if me.main:
+                report.save(target)
+            keep.forget()
+            reports[f"{run.name}, seed {one}" if len(said) > 1 else run.name] = report
+            if len(said) > 1:
+                console.print(f"report: {target}", highlight=False, soft_wrap=True)
+        console.print(table(reports))
         if len(said) > 1:
-            console.print(written, highlight=False, soft_wrap=True)
-    console.print(table(reports))
-    if len(said) > 1:
-        console.print(over_seeds(list(reports.values())), highlight=False)
-        return
-    if (steps := report.step_accuracy) is not None:
-        right = f"{percent(steps.correct_only.value)}%" if steps.correct_only.n else "there is none"
-        told = f"{percent(steps.overall.value)}%; where the answer is right, {right}"
-        console.print(f"decoded steps equal to the true step: {told}")
-    console.print(written, highlight=False, soft_wrap=True)
-    how = {"limit": limit, "batch_size": batch_size, "latents": latents, "chains": chains, **speaking}
-    after_eval(model, chosen, split, target, console, controls, controls_limit, **how)
+            console.print(over_seeds(list(reports.values())), highlight=False)
+            for line in together(list(reports.values())).lines():
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
+        for label, report in reports.items():
+            where = f"{label}: " if len(said) > 1 else ""
+            for line in details(report, rules):
+                console.print(where + line, highlight=False, soft_wrap=True, markup=False)
+        if len(said) == 1:
+            console.print(f"report: {target}", highlight=False, soft_wrap=True)
+            if me.main:
+                how = {"limit": limit, "batch_size": batch_size, "latents": latents, "chains": chains, **speaking}
+                after_eval(model, chosen, split, target, console, controls, controls_limit, **how)
+    if card is not None and me.main:
+        from unspoken.evaluation.card import make_card
+
+        make_card(report).save(card)
+        console.print(f"card: {card}", highlight=False, soft_wrap=True)
+    me.close()
+
+
+@contextlib.contextmanager
+def _goes_on(keep: Any) -> Iterator[None]:
+    """Where an evaluation is stopped, say that what is done is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if keep.processes.main:
+            typer.echo(f"interrupted; the same command goes on with what is kept beside {keep.report}", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -153,31 +214,22 @@ def ask(
 def compare(
     runs: Annotated[list[Path], argument("Run directories (evaluated before) or report files.")],
     out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Also draw accuracy against forward passes: an .svg file.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="Score all answers by this rule (see `rescore`).")] = None,
 ) -> None:
-    """Put evaluations side by side: a table, and a paired test on the problems they share."""
-    from unspoken.evaluation.records import EvalReport, write_atomic
-    from unspoken.evaluation.report import compare as pair
-    from unspoken.evaluation.report import comparison_markdown, comparison_table, table, to_json, to_markdown
+    """Put evaluations side by side: runs times tasks, with a paired test on the problems that runs share."""
+    from unspoken.evaluation.grid import chart as draw
+    from unspoken.evaluation.grid import grid_json, grid_markdown, read, terminal
+    from unspoken.evaluation.records import write_atomic
+    from unspoken.evaluation.rescore import rescore
 
-    reports = {}
-    for path in runs:
-        files = sorted(path.glob("eval-*-test.json")) if path.is_dir() else [path]
-        if len(files) != 1:
-            there = files or (sorted(path.glob("eval-*.json")) if path.is_dir() else [])
-            found = f"{len(files) or 'no'} report{'' if len(files) == 1 else 's'} of a whole test split"
-            named = f" ({', '.join(f.name for f in there)})" if there else ""
-            raise ConfigError(f"{path} has {found}{named}; run `unspoken eval {path}`, or name one report file")
-        short = path.name if path.is_dir() else path.parent.name if path.stem.startswith("eval-") else path.stem
-        label = next(n for n in (short, str(path), *(f"{path} ({k})" for k in range(2, 99))) if n not in reports)
-        reports[label] = EvalReport.from_json(files[0])
+    grid = read(runs)
+    if extractor is not None:
+        grid = {task: {label: rescore(r, extractor) for label, r in row.items()} for task, row in grid.items()}
     console = new_console()
-    console.print(table(reports))
-    comparison = pair(reports) if len(reports) > 1 else None
-    if comparison is not None:
-        console.print(comparison_table(comparison))
-    if out is not None:
-        if out.suffix == ".json":
-            write_atomic(out, to_json(reports))
-        else:
-            write_atomic(out, to_markdown(reports) + ("\n" + comparison_markdown(comparison) if comparison else ""))
-        console.print(f"written: {out}", highlight=False)
+    for part in terminal(grid):
+        console.print(part, highlight=False)
+    for path, make in ((out, grid_json if out is not None and out.suffix == ".json" else grid_markdown), (chart, draw)):
+        if path is not None:
+            write_atomic(path, make(grid))
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)

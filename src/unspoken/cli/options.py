@@ -31,11 +31,25 @@ Seed = Annotated[int | None, typer.Option(help="Seed of sampling.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer; default as in the run.")]
 
 
-def new_console() -> Any:
+def new_console(quiet: bool = False) -> Any:
     """Where tables go."""
     from rich.console import Console
 
-    return Console()
+    return Console(emoji=False, quiet=quiet)  # "paper:coconut:" is a rule, not a picture
+
+
+def rule_names(text: str | None) -> tuple[str, ...]:
+    """Names of extractors with commas between them, checked; "all" = those whose libraries are there; None = none."""
+    from unspoken.evaluation.extractors import EXTRACTORS, extractor
+
+    if text is None:
+        return ()
+    if text == "all":
+        return tuple(EXTRACTORS)
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        extractor(name)
+    return names
 
 
 def task_of(run: Path, task: str | None, overrides: list[str]) -> Any:

@@ -30,7 +30,7 @@ from unspoken.core.backbone import Backbone
 from unspoken.core.body import Body, Speech, check_context
 from unspoken.core.branch import note_columns, place, visible
 from unspoken.core.latents import Edit, Prompted, Source, edited
-from unspoken.core.layout import Batch, Row, collate
+from unspoken.core.layout import Batch, Row, collate, longest_first
 from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.sampling import Chooser, Speaking
 from unspoken.core.trace import Answer, Cost, Trace, arrange, clock, whole
@@ -426,11 +426,7 @@ def think(backbone: Backbone, rows: Sequence[Row], source: Source | Prompted | N
 def generate(
     backbone: Backbone, rows: Sequence[Row], source: Source | Prompted | None, speaking: Speaking, **how: Any
 ) -> list[Answer]:
-    """One answer per row; see `sample`, whose other arguments `how` are.
-
-    Returns:
-        One answer per row, in the order of `rows`.
-    """
+    """One answer per row, in the order of `rows`; see `sample`, whose other arguments `how` are."""
     return [answer for (answer,) in sample(backbone, rows, source, speaking, **how)]
 
 
@@ -444,6 +440,7 @@ def sample(
     batch_size: int = 32,
     chains: int = 1,
     samples: int = 1,
+    numbers: Sequence[int] | None = None,
     explain: Callable[[Trace], list[tuple[str, ...]]] | None = None,
     edit: Edit | None = None,
     on_token: OnToken | None = None,
@@ -454,11 +451,12 @@ def sample(
     Args:
         rows: prompts, as a method's `prompt` makes them.
         source: where latents come from.
-        speaking: how to speak. A row's sampling is seeded by its place in `rows`, its set of thoughts and the number of
-            the sample, whatever the batch.
+        speaking: how to speak. A row's sampling is seeded by its number, its set of thoughts and the number of the sample,
+            whatever the batch.
         batch_size: rows per batch, copies included; all copies of a row are in one batch, be they more.
         chains: sets of thoughts per row.
         samples: answers per set of thoughts.
+        numbers: a number per row; None = its place in `rows`.
         explain: decodes a trace into steps per row; its words go into `Answer.thoughts`.
         edit: passes every latent on its way in (`core/latents.py:Edit`); set c of `rows[i]` has the number c x rows + i.
         on_token: called with (place in `rows`, token id).
@@ -468,7 +466,7 @@ def sample(
     Returns:
         Per row, in their order, its chains x samples answers: all samples of the first set, then of the next.
     """
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].latents, len(rows[i].ids)), reverse=True)
+    order = longest_first(rows)
     answers: dict[int, list[Answer]] = {}
     size = max(batch_size // (chains * samples), 1)
     for first in range(0, len(order), size):
@@ -477,9 +475,8 @@ def sample(
         hook = None if on_token is None else (lambda b, t, c=chosen: on_token(c[b], t))
         batch = collate([rows[i] for i in chosen]).to(backbone.device)
         thinker = source if edit is None or source is None else edited(source, edit, chosen, len(rows))
-        loop = Loop(
-            backbone, batch, thinker, speaking=speaking, numbers=chosen, on_token=hook, chains=chains, samples=samples
-        )
+        who = chosen if numbers is None else [numbers[i] for i in chosen]
+        loop = Loop(backbone, batch, thinker, speaking=speaking, numbers=who, on_token=hook, chains=chains, samples=samples)
         trace, speech = loop.run()
         seconds = (clock(backbone.device) - began) / len(speech.tokens)
         sets = trace.first(chains * len(chosen))  # samples have the same thoughts

@@ -175,6 +175,11 @@ class Batch:
         return self if copies == 1 else self.select(np.tile(np.arange(len(self)), copies))
 
 
+def longest_first(rows: Sequence[Row]) -> list[int]:
+    """The order in which prompts are put into batches, so that rows of like length share one: most latents, then longest."""
+    return sorted(range(len(rows)), key=lambda i: (rows[i].latents, len(rows[i].ids)), reverse=True)
+
+
 def collate(rows: Sequence[Row]) -> Batch:
     """Rows -> Batch, right-padded.
 

@@ -14,14 +14,14 @@ from unspoken.core.config import dump
 from unspoken.core.example import Example
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError
+from unspoken.evaluation.keep import Keep, Kept, in_turns
+from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.vote import Said, elect
 from unspoken.tasks.base import Split, Task
 
 if TYPE_CHECKING:  # reading a report must not load torch
     from unspoken.core.trace import Answer
     from unspoken.model import Model
-
-from unspoken.evaluation.records import EvalReport, Record
 
 
 def evaluate(
@@ -36,6 +36,7 @@ def evaluate(
     chains: int = 1,
     samples: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    keep: Keep | None = None,
     **speaking: Any,
 ) -> EvalReport:
     """Put the first `limit` questions of a split to a model and score its answers.
@@ -51,6 +52,8 @@ def evaluate(
         chains: sets of thoughts per question, for a method that has several (SoftCoT++).
         samples: answers per set. Where a question gets several answers, they vote (`evaluation/vote.py`).
         progress: called with (questions answered, questions in all), once per batch and at the end.
+        keep: where finished batches are kept, so that an interrupted evaluation goes on and processes share it; the report
+            then also holds a hash of the weights. None = all in one go.
         speaking: fields of `Speaking`: temperature, top_p, top_k, seed, max_new_tokens.
 
     Raises:
@@ -64,6 +67,22 @@ def evaluate(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     examples = task.examples(split)[:limit]
     ids = _ids(examples, split)
+    about = {
+        "task": {"name": task.name, **dump(task.config)},
+        "split": split,
+        "fingerprint": task.fingerprint(split),
+        "limit": limit,
+        "latents": latents,
+        "batch_size": batch_size,
+        "speaking": {**(dump(getattr(model, "speaking", None)) or {}), **speaking},
+        "chains": chains,
+        "samples": samples,
+        "model": describe(model, weights=keep is not None),
+        "environment": provenance(),
+    }
+    if keep is not None:
+        kept = _in_turns(model, task, examples, ids, about, keep, explain, progress)
+        return EvalReport(**about, seconds=kept.seconds, loop_seconds=kept.loop_seconds, records=kept.records)
     # One call for all questions: their place in it seeds the sampling, and the engine sorts them by length.
     at_once = max(batch_size // (chains * samples), 1)
     more: dict[str, Any] = {} if progress is None else {"on_token": _counter(progress, len(ids), at_once)}
@@ -78,27 +97,45 @@ def evaluate(
     if progress is not None:
         progress(len(ids), len(ids))
     records = [
-        _record(name, example, task, model, given) for name, example, given in zip(ids, examples, answers, strict=True)
+        record_of(name, example, task, model, given) for name, example, given in zip(ids, examples, answers, strict=True)
     ]
-    return EvalReport(
-        task={"name": task.name, **dump(task.config)},
-        split=split,
-        fingerprint=task.fingerprint(split),
-        limit=limit,
-        latents=latents,
-        batch_size=batch_size,
-        speaking={**(dump(getattr(model, "speaking", None)) or {}), **speaking},
-        seconds=seconds,
-        chains=chains,
-        samples=samples,
-        loop_seconds=math.fsum(answer.seconds for given in answers for answer in given),
-        model=_model(model),
-        environment=provenance(),
-        records=tuple(records),
-    )
+    loop_seconds = math.fsum(answer.seconds for given in answers for answer in given)
+    return EvalReport(**about, seconds=seconds, loop_seconds=loop_seconds, records=tuple(records))
 
 
-def _record(name: str, example: Example, task: Task, model: Model, answers: Sequence[Answer]) -> Record:
+def _in_turns(
+    model: Model,
+    task: Task,
+    examples: Sequence[Example],
+    ids: Sequence[str],
+    about: dict[str, Any],
+    keep: Keep,
+    explain: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Kept:
+    """The same answers batch by batch, each kept as soon as it is there."""
+    questions = [example.question for example in examples]
+    chains, samples, latents = about["chains"], about["samples"], about["latents"]
+    size = max(about["batch_size"] // (chains * samples), 1)
+
+    def answer(places: Sequence[int]) -> list[tuple[Answer, ...]]:
+        return model.sample(
+            [questions[place] for place in places], chains=chains, samples=samples, latents=latents, explain=explain,
+            names=[ids[place] for place in places], numbers=places, batch_size=about["batch_size"], **about["speaking"],
+        )  # fmt: skip
+
+    def make(place: int, said: Sequence[Answer]) -> Record:
+        return record_of(ids[place], examples[place], task, model, said)
+
+    plan = model.batches(questions, size, latents=latents, names=ids)
+    code = {name: about["environment"][name] for name in ("versions", "commit")}
+    settings = {name: value for name, value in about.items() if name != "environment"} | {"explain": explain, **code}
+    device = str(about["model"]["device"]).partition(":")[0]  # each process has its own GPU
+    settings["model"] = {k: v for k, v in about["model"].items() if k != "path"} | {"device": device}
+    return in_turns(answer, make, plan, settings, keep, progress)
+
+
+def record_of(name: str, example: Example, task: Task, model: Model, answers: Sequence[Answer]) -> Record:
     """A problem and the answer to it: the only one, or the one that most agree on."""
     scores = [task.score(example, answer.text) for answer in answers]
     chosen = elect([score.extracted for score in scores])
@@ -157,15 +194,27 @@ def _counter(progress: Callable[[int, int], None], total: int, batch_size: int) 
     return on_token
 
 
-def _model(model: Any) -> dict[str, Any]:
+def describe(model: Any, weights: bool) -> dict[str, Any]:
     """What is known about a model; anything with an `answer` may be evaluated, so nothing is taken for granted."""
     method = getattr(model, "method", None)
     backbone = getattr(method, "backbone", None)
     weight = None if backbone is None else next(backbone.parameters(), None)
     path = getattr(model, "path", None)
+    known = {"weights": weights_of(model)} if weights else {}
     return {
+        **known,
         "path": None if path is None else str(path),
         "method": dump(getattr(method, "config", None)),
         "dtype": None if weight is None else str(weight.dtype).removeprefix("torch."),
         "device": None if weight is None else str(weight.device),
     }
+
+
+def weights_of(model: Any) -> str | None:
+    """A hash of the weights that answer: the same for a run and its export, whatever a wrapping method added to train."""
+    inner = getattr(getattr(model, "method", None), "inner", None)
+    if inner is None:
+        return None
+    from unspoken.core.state_cache import weights_hash
+
+    return weights_hash(inner)

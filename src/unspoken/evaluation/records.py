@@ -12,15 +12,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from unspoken.core.config import STRICT, build, dump
 from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.several import within
 from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.evaluation.vote import Said
-
-if TYPE_CHECKING:  # reading a report must not load torch
-    pass
 
 FORMAT = 1
 """Version of the file that `EvalReport.save` writes."""
@@ -98,11 +96,14 @@ class EvalReport:
         batch_size: questions per batch; `ms_per_question` depends on it.
         speaking: all settings of `Speaking` that were in force.
         chains, samples: sets of thoughts per question, and answers from each; more than one answer means a vote.
-        seconds: wall-clock time from the first question to the last answer, decoding of thoughts included.
+        seconds: wall-clock time from the first question to the last answer, decoding of thoughts included; where batches
+            were kept (`evaluation/keep.py`), the sum of theirs over all sittings, divided by the processes that shared them.
         loop_seconds: the part of it spent thinking and speaking.
         model: path (None if not from a directory), method config, dtype, device.
         environment: what `provenance()` gives: versions, hardware, commit, time.
         records: one per problem, in the order of the split.
+        extractor: the rule that `accuracy` counts by. Another than "strict" where the texts were scored again
+            (`evaluation/rescore.py`): `Record.strict` and `Record.extracted` are then what that rule says.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -121,6 +122,7 @@ class EvalReport:
     records: tuple[Record, ...]
     chains: int = 1
     samples: int = 1
+    extractor: str = "strict"
     format: int = FORMAT
 
     @property
@@ -130,7 +132,7 @@ class EvalReport:
 
     @property
     def accuracy(self) -> Rate:
-        """Strict: the answer stands where the task's format says. `.value`, `.interval`, `.correct`, `.n`."""
+        """Strict: the answer stands where the task's format says; or what `extractor` says. `.value`, `.interval`, ..."""
         return rate(r.strict for r in self.records)
 
     @property
@@ -180,6 +182,11 @@ class EvalReport:
         return 1000 * self.loop_seconds / self.n
 
     @property
+    def tokens_per_second(self) -> float:
+        """Spoken tokens per second of wall-clock time, all answers together, at `batch_size`."""
+        return sum(r.visible_tokens for r in self.records) / max(self.seconds, 1e-9)
+
+    @property
     def explained(self) -> bool:
         """Whether thoughts were decoded."""
         return any(r.thoughts is not None for r in self.records)
@@ -222,6 +229,7 @@ class EvalReport:
             "accuracy": _plain(self.accuracy),
             "flexible": _plain(self.flexible),
             "single": self.single,
+            "several": None if (several := within(self)) is None else several.plain(),
             "finished": self.finished.value,
             "mean_latents": self.mean_latents,
             "mean_visible_tokens": self.mean_visible_tokens,
@@ -229,6 +237,7 @@ class EvalReport:
             "mean_positions": self.mean_positions,
             "ms_per_question": self.ms_per_question,
             "loop_ms_per_question": self.loop_ms_per_question,
+            "tokens_per_second": self.tokens_per_second,
             "batch_size": self.batch_size,
             "by_steps": {str(count): _plain(r) for count, r in self.by_steps.items()},
             "step_accuracy": None

@@ -71,9 +71,9 @@ def cells(label: str, report: EvalReport) -> list[str]:
 
 def notes(reports: Reports) -> list[str]:
     """What a reader must know to read the table: rules, conditions, and what may not be compared."""
-    lines = [
-        "Accuracy: strict rule, per cent, with the 95% Wilson interval. Latents, tokens and passes: means per question.",
-    ]
+    rules = {label: f"{r.extractor} rule" for label, r in reports.items()}
+    rule = "; ".join(f"{k}: {v}" for k, v in rules.items()) if len(set(rules.values())) > 1 else next(iter(rules.values()))
+    lines = [f"Accuracy: {rule}, per cent, with the 95% Wilson interval. Latents, tokens and passes: means per question."]
     problems = {label: _problems(r) for label, r in reports.items()}
     if len(set(problems.values())) > 1:
         each = "; ".join(f"{label}: {what}" for label, what in problems.items())
@@ -105,13 +105,13 @@ def over_seeds(reports: Sequence[EvalReport]) -> str:
 
 def table(reports: Reports) -> Table:
     """The reports as a table for the terminal."""
-    result = _terminal_table(NARROW, text_columns=1, caption="\n".join(notes(reports)))
+    result = terminal_table(NARROW, text_columns=1, caption="\n".join(notes(reports)))
     for label, report in reports.items():
         result.add_row(*map(escape, cells(label, report)))
     return result
 
 
-def _terminal_table(headings: tuple[str, ...], text_columns: int, caption: str) -> Table:
+def terminal_table(headings: tuple[str, ...], text_columns: int, caption: str) -> Table:
     """A table in which no figure is broken over two lines; long labels are."""
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=escape(caption), caption_justify="left")
     for number, heading in enumerate(headings):
@@ -123,7 +123,7 @@ def _terminal_table(headings: tuple[str, ...], text_columns: int, caption: str) 
 def to_markdown(reports: Reports) -> str:
     """The table as Markdown, with its notes."""
     rows = [cells(label, report) for label, report in reports.items()]
-    return _markdown(list(HEADINGS), rows) + "\n" + "\n".join(f"{_cell(line)}  " for line in notes(reports)) + "\n"
+    return markdown(list(HEADINGS), rows) + "\n" + "\n".join(f"{_cell(line)}  " for line in notes(reports)) + "\n"
 
 
 def to_json(reports: Reports) -> str:
@@ -224,7 +224,7 @@ PAIR_COLUMNS = ("a", "b", "b - a, points", "only a right", "only b right", "McNe
 def comparison_table(comparison: Comparison) -> Table:
     """The comparison as a table for the terminal."""
     headings = ("a", "b", "b - a", "only a", "only b", "p", "intervals")
-    result = _terminal_table(headings, text_columns=2, caption=_pair_note(comparison))
+    result = terminal_table(headings, text_columns=2, caption=_pair_note(comparison))
     for pair in comparison.pairs:
         result.add_row(*map(escape, _pair_cells(pair)))
     return result
@@ -233,7 +233,7 @@ def comparison_table(comparison: Comparison) -> Table:
 def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as Markdown."""
     rows = [_pair_cells(pair) for pair in comparison.pairs]
-    return _markdown(list(PAIR_COLUMNS), rows, text_columns=2) + f"\n{_pair_note(comparison)}\n"
+    return markdown(list(PAIR_COLUMNS), rows, text_columns=2) + f"\n{_pair_note(comparison)}\n"
 
 
 def _pair_cells(pair: Pair) -> list[str]:
@@ -298,7 +298,8 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _markdown(head: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
+def markdown(head: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
+    """A Markdown table; all columns but the first ones are figures."""
     rule = ["---" if i < text_columns else "---:" for i in range(len(head))]
     lines = [head, rule, *([_cell(cell) for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,17 @@
+"""The command that hands over to lm-evaluation-harness: lm-eval."""
+
+from __future__ import annotations
+
+import typer
+
+from unspoken.cli.options import app
+
+_ALL = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command("lm-eval", context_settings=_ALL)
+def lm_eval(context: typer.Context) -> None:
+    """lm-evaluation-harness's own command line, with our model and tasks: --model unspoken --model_args path=RUN."""
+    from unspoken.evaluation.harness import main
+
+    main(context.args)

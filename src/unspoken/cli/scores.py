@@ -1,0 +1,114 @@
+"""Commands that read evaluations again: rescore, card, verify."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unspoken.cli.options import Run, app, argument, new_console
+from unspoken.errors import ConfigError
+
+
+def report_file(path: Path) -> Path:
+    """A report file, or the only one of a run directory.
+
+    Raises:
+        ConfigError: the run directory has none, or several.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("eval-*.json"))
+    if len(files) != 1:
+        there = f" ({', '.join(file.name for file in files)})" if files else ""
+        raise ConfigError(f"{path} has {len(files) or 'no'} reports{there}; run `unspoken eval {path}`, or name one file")
+    return files[0]
+
+
+@app.command()
+def rescore(
+    report: Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")],
+    extractor: Annotated[list[str] | None, typer.Option(help="A rule, several times if need be; default: all.")] = None,
+    show: Annotated[int, typer.Option("--list", help="Also show this many problems on which rules differ.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the report as scored by the one --extractor.")] = None,
+) -> None:
+    """Score stored answers again by other rules (the papers', lm-eval's, ...), without the model."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from unspoken.evaluation.extractors import EXTRACTORS
+    from unspoken.evaluation.records import EvalReport
+    from unspoken.evaluation.report import with_interval
+    from unspoken.evaluation.rescore import agreements
+    from unspoken.evaluation.rescore import rescore as again
+
+    names = tuple(extractor or ())
+    if out is not None and len(names) != 1:
+        raise ConfigError(f"--out writes the report as one rule scores it; give one --extractor, got {len(names)}")
+    given = EvalReport.from_json(report_file(report))
+    found, left_out = agreements(given, names or None)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    for number, heading in enumerate(("extractor", "accuracy % (95%)", "found", f"only {given.extractor}", "only this")):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for one in found:
+        counts = (one.extracted, len(one.only_own), len(one.only_this))
+        table.add_row(escape(one.name), with_interval(one.accuracy), *map(str, counts))
+    console = new_console()
+    console.print(table)
+    console.print(
+        f"{given.n} problems; found: texts in which the rule finds an answer; only ...: right by one of the two rules alone",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    for one in found:
+        for record in (*one.only_own, *one.only_this)[:show]:
+            side = f"right by {one.name}" if record.strict else f"right by {given.extractor}"
+            found_in = f"answer {record.answer!r}, found {record.extracted!r} in {record.text!r:.160}"
+            typer.echo(f"{one.name}: {record.id}: {side} alone; {found_in}")
+    for name, reason in left_out.items():
+        typer.echo(f"left out: {name}: {reason}", err=True)
+    if out is not None:
+        again(given, names[0]).save(out)
+        console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    for one in found if not names else ():
+        typer.echo(f"  {one.name:17} {EXTRACTORS[one.name].says}")
+
+
+@app.command("card")
+def card_(
+    report: Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")],
+    out: Annotated[Path, typer.Option(help="The card: a JSON file.")],
+    n: Annotated[int, typer.Option("-n", help="How many of the answers it holds.")] = 64,
+) -> None:
+    """Make a card of a report: its score and a part of its answers, which `verify` holds a run to."""
+    from unspoken.evaluation.card import make_card
+    from unspoken.evaluation.records import EvalReport
+
+    made = make_card(EvalReport.from_json(report_file(report)), n)
+    made.save(out)
+    typer.echo(f"{out}: {len(made.records)} answers of {made.score.n}")
+
+
+@app.command()
+def verify(
+    run: Run,
+    card: Annotated[Path, typer.Option(help="What `card` or `eval --card` wrote.")],
+    batch_size: Annotated[int | None, typer.Option(help="Questions per batch; default as recorded.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
+) -> None:
+    """Say whether a run still gives its recorded score, and what is different if not. Exit code 1: it does not."""
+    from unspoken.evaluation.card import Card
+    from unspoken.evaluation.card import verify as check
+    from unspoken.training.checkpoint import load
+
+    recorded = Card.from_json(card)
+    result = check(load(run, explain=False), recorded, batch_size)
+    if as_json:
+        typer.echo(json.dumps(result.plain(), indent=1, default=str))
+    else:
+        for line in result.lines():
+            typer.echo(line)
+    if not result.verified:
+        raise typer.Exit(1)

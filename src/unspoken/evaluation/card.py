@@ -1,0 +1,276 @@
+"""A card: what a checkpoint scored, and a part of its answers, so that anybody can see whether it still gives them.
+
+`make_card` takes problems evenly from a report, with all that answering them again needs: no data set is read. `verify` lets
+a model answer them and holds verdict against verdict; where they differ it says what is different about the weights, the
+settings and the machine, for the reason is most often there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from unspoken.core.config import STRICT, build, dump
+from unspoken.core.example import Example
+from unspoken.core.provenance import provenance
+from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.records import EvalReport, Record, write_atomic
+from unspoken.evaluation.report import with_interval
+from unspoken.evaluation.rescore import rescore
+from unspoken.evaluation.statistics import Rate, rate
+from unspoken.tasks import make_task
+
+if TYPE_CHECKING:
+    from unspoken.model import Model
+
+FORMAT = "unspoken card 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A recorded score and a part of the answers behind it.
+
+    Attributes:
+        score: of the whole evaluation: `correct` of `n`, by `extractor`.
+        task, split, fingerprint, limit, latents, batch_size, speaking, chains, samples, extractor, model, environment: as in
+            `EvalReport`; `model` without its path, with a hash of the weights where the report has one.
+        places: of the records, in the split: sampling is seeded by them.
+        records: without thoughts, and without the single answers where several voted.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    score: Rate
+    task: dict[str, Any]
+    split: str
+    fingerprint: str
+    limit: int | None
+    latents: int | None
+    batch_size: int
+    speaking: dict[str, Any]
+    chains: int
+    samples: int
+    extractor: str
+    model: dict[str, Any]
+    environment: dict[str, Any]
+    places: tuple[int, ...]
+    records: tuple[Record, ...]
+    format: str = FORMAT
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, one record a line, all or nothing.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        head = {f.name: dump(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("format", "records")}
+        opening = json.dumps({"format": self.format, **head}, indent=1, default=str).removesuffix("\n}")
+        rows = ",\n".join("  " + json.dumps(dump(record)) for record in self.records)
+        write_atomic(path, f'{opening},\n "records": [\n{rows}\n ]\n}}\n')
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Card:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: no such file, or not a card.
+        """
+        try:
+            data = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise RunError(f"{path}: cannot read the card ({error.strerror}); `unspoken card REPORT` makes one") from None
+        except ValueError as error:
+            raise RunError(f"{path}: not a card, or cut off: {error}; make it again with `unspoken card REPORT`") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            got = repr(data.get("format")) if isinstance(data, dict) else type(data).__name__
+            raise RunError(f"{path}: expected a file of format {FORMAT!r}, got {got}; `unspoken card REPORT` makes a card")
+        try:
+            card = build(cls, data, where=f"{path}: ")
+        except ConfigError as error:
+            raise RunError(str(error)) from None
+        if not card.records or len(card.records) != len(card.places):
+            raise RunError(f"{path}: {len(card.records)} records for {len(card.places)} places; make the card again")
+        return card
+
+
+def make_card(report: EvalReport, n: int = 64) -> Card:
+    """The card of a report.
+
+    Args:
+        report: an evaluation; with `keep`, as the command makes it, it knows the hash of the weights.
+        n: how many records the card takes, evenly over the split; all where there are fewer.
+
+    Raises:
+        ConfigError: n below 1.
+    """
+    if n < 1:
+        raise ConfigError(f"a card needs at least one record, got n={n}")
+    count = min(n, report.n)
+    places = tuple(i * report.n // count for i in range(count))
+    shared = [f.name for f in dataclasses.fields(Card) if f.name in EvalReport.__dataclass_fields__]
+    fields = {name: getattr(report, name) for name in shared if name not in ("model", "records", "format")}
+    return Card(
+        **fields,
+        score=report.accuracy,
+        model=_answering(report.model),
+        places=places,
+        records=tuple(replace(report.records[p], thoughts=None, expected=None, said=None) for p in places),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """A model against a card.
+
+    Attributes:
+        card: the card.
+        now: the records as the model answers today, in the card's order.
+        differences: what is different about weights, method and machine: name -> (recorded, now).
+    """
+
+    card: Card
+    now: tuple[Record, ...]
+    differences: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def recorded(self) -> Rate:
+        """The recorded score of these problems."""
+        return rate(record.strict for record in self.card.records)
+
+    @property
+    def score(self) -> Rate:
+        """Today's score of these problems."""
+        return rate(record.strict for record in self.now)
+
+    @property
+    def changed(self) -> tuple[tuple[Record, Record], ...]:
+        """(recorded, now) where the verdict is another."""
+        return tuple((old, new) for old, new in self._pairs if old.strict != new.strict)
+
+    @property
+    def reworded(self) -> tuple[tuple[Record, Record], ...]:
+        """(recorded, now) where the verdict is the same and the text is not."""
+        return tuple((old, new) for old, new in self._pairs if old.strict == new.strict and old.text != new.text)
+
+    @property
+    def costlier(self) -> tuple[tuple[Record, Record], ...]:
+        """(recorded, now) where the text is the same and latents, passes or positions are not."""
+
+        def cost(r: Record) -> tuple[int, ...]:
+            return r.latents, r.passes, r.positions
+
+        return tuple((old, new) for old, new in self._pairs if old.text == new.text and cost(old) != cost(new))
+
+    @property
+    def verified(self) -> bool:
+        """Every verdict is the recorded one."""
+        return not self.changed
+
+    @property
+    def _pairs(self) -> list[tuple[Record, Record]]:
+        return list(zip(self.card.records, self.now, strict=True))
+
+    def lines(self) -> list[str]:
+        """In words: the verdict first, then what differs."""
+        n, whole = len(self.now), self.card.score
+        told = f"of the whole evaluation {with_interval(whole)}% were right, {whole.correct} of {whole.n}"
+        if self.verified:
+            same = "word for word" if not self.reworded else f"{len(self.reworded)} of them in other words"
+            lines = [f"verified: {self.score.correct} of {n} right, as recorded, {same} ({told})"]
+        else:
+            lines = [
+                f"NOT verified: {self.score.correct} of {n} right, recorded {self.recorded.correct}; "
+                f"{len(self.changed)} verdicts changed ({told})"
+            ]
+            for old, new in self.changed:
+                was, now = ("right", "wrong") if old.strict else ("wrong", "right")
+                said = f"recorded {old.text!r:.80} ({was}), now {new.text!r:.80} ({now})"
+                lines.append(f"  {old.id}: answer {old.answer!r}: {said}")
+        if self.costlier:
+            old, new = self.costlier[0]
+            costs = f"{old.latents} latents, {old.passes} passes, {old.positions} positions"
+            later = f"{new.latents}, {new.passes}, {new.positions}"
+            lines.append(
+                f"{len(self.costlier)} of the same answers cost otherwise, e.g. {old.id}: recorded {costs}; now {later}"
+            )
+        for name, (was, now) in self.differences.items():
+            lines.append(f"differs: {name}: recorded {json.dumps(was, default=str)}, now {json.dumps(now, default=str)}")
+        if not self.differences:
+            lines.append("weights, method, versions and machine are those recorded")
+        return lines
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "verified": self.verified,
+            "recorded": dump(self.recorded),
+            "now": dump(self.score),
+            "changed": [[dump(old), dump(new)] for old, new in self.changed],
+            "reworded": [old.id for old, _ in self.reworded],
+            "differences": {name: list(pair) for name, pair in self.differences.items()},
+        }
+
+
+def verify(model: Model, card: Card, batch_size: int | None = None) -> Verification:
+    """Let a model answer a card's problems again.
+
+    Args:
+        model: what is to give the recorded score.
+        card: what was recorded.
+        batch_size: questions per batch; None = as recorded.
+
+    Raises:
+        RunError: this version does not know the card's task.
+        ConfigError: the model cannot be asked as the card asks (sets of thoughts, speaking).
+    """
+    from unspoken.evaluation.evaluator import describe, record_of
+
+    try:
+        task = make_task(dict(card.task))
+    except ConfigError as error:
+        raise RunError(
+            f"the card is of a task that cannot be made again: {error}; make a card of a new evaluation"
+        ) from None
+    examples = [Example(question=r.question, steps=r.steps, answer=r.answer, id=r.id) for r in card.records]
+    answers = model.sample(
+        [example.question for example in examples], chains=card.chains, samples=card.samples, latents=card.latents,
+        names=[example.id for example in examples], numbers=card.places, batch_size=batch_size or card.batch_size,
+        **card.speaking,
+    )  # fmt: skip
+    records = [record_of(e.id, e, task, model, given) for e, given in zip(examples, answers, strict=True)]
+    about = describe(model, weights=True)
+    report = EvalReport(
+        task=card.task, split=card.split, fingerprint=card.fingerprint, limit=card.limit, latents=card.latents,
+        batch_size=card.batch_size, speaking=card.speaking, seconds=0.0, loop_seconds=0.0, model=about,
+        environment=provenance(), records=tuple(records), chains=card.chains, samples=card.samples,
+    )  # fmt: skip
+    if card.extractor != "strict":
+        report = rescore(report, card.extractor, task.score)
+    differences = _differences(card.model, _answering(about), "model.")
+    if card.model.get("weights") is None:  # a report of an older version, or of the library: nothing to hold them against
+        differences.pop("model.weights", None)
+    past, present = ({k: v for k, v in e.items() if k != "time"} for e in (card.environment, report.environment))
+    return Verification(card=card, now=report.records, differences=differences | _differences(past, present, ""))
+
+
+def _answering(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of a model, without its place and without methods around the one that answers."""
+    method = model.get("method")
+    while isinstance(method, Mapping) and "inner" in method:
+        method = method["inner"]
+    return {name: value for name, value in model.items() if name != "path"} | {"method": method}
+
+
+def _differences(old: Any, new: Any, path: str) -> dict[str, tuple[Any, Any]]:
+    """Dotted names of what differs in two dicts of JSON values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in sorted({*old, *new}):
+            found |= _differences(old.get(name), new.get(name), f"{path}{name}.")
+        return found
+    same = json.dumps(old, default=str, sort_keys=True) == json.dumps(new, default=str, sort_keys=True)
+    return {} if same else {path.removesuffix("."): (old, new)}

@@ -1,0 +1,136 @@
+"""Score stored answers again, by any named rule, from the texts in a report: no model, no data set.
+
+A paper's figure and ours can so be had from the same outputs, and every problem on which two rules differ can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unspoken.core.example import Example
+from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.extractors import EXTRACTORS, Rule, extractor, judge
+from unspoken.evaluation.records import EvalReport, Record
+from unspoken.evaluation.statistics import Rate
+from unspoken.evaluation.vote import elect
+from unspoken.tasks import make_task
+
+
+def task_rule(task: Mapping[str, Any], where: str = "the report") -> Rule:
+    """The rule of the task that a report names; its data are not read.
+
+    Raises:
+        RunError: this version of unspoken does not know the task, or its settings.
+    """
+    try:
+        return make_task(dict(task)).score
+    except ConfigError as error:
+        raise RunError(f"{where} is of a task that cannot be made again: {error}; run the evaluation again") from None
+
+
+def rescore(report: EvalReport, name: str, rule: Rule | None = None) -> EvalReport:
+    """The same answers scored by another rule: accuracy, votes and all that is computed from them follow it.
+
+    `flexible` stays the task's second rule. Scoring by "strict" gives the report as `evaluate` made it.
+
+    Args:
+        report: what an evaluation left behind.
+        name: a key of `EXTRACTORS`.
+        rule: the task's own rule; None = that of the task which the report names.
+
+    Raises:
+        ConfigError: no such extractor, its library is missing, or it is not made for the answers of this task.
+        RunError: the task is unknown to this version.
+    """
+    extractor(name)
+    own = task_rule(report.task) if rule is None else rule
+    return replace(report, records=tuple(_again(r, name, own) for r in report.records), extractor=name)
+
+
+def _again(record: Record, name: str, rule: Rule) -> Record:
+    """One record by another rule. Where several answers vote, they vote on what this rule extracts."""
+    example = Example(question=record.question, steps=record.steps, answer=record.answer, id=record.id)
+    if record.said is None:
+        verdict = judge(name, example, record.text, rule)
+        return replace(
+            record,
+            strict=verdict.right,
+            flexible=bool(rule(example, record.text).flexible),
+            extracted=verdict.extracted,
+        )
+    said = []
+    for one in record.said:
+        verdict = judge(name, example, one.text, rule)
+        loose = bool(rule(example, one.text).flexible)
+        said.append(replace(one, strict=verdict.right, flexible=loose, extracted=verdict.extracted))
+    chosen = said[elect([one.extracted for one in said])]
+    # Thoughts are kept for the answer that had been chosen; those of another set of thoughts are not in the record.
+    known = next((one.chain for one in record.said if one.text == record.text), None) == chosen.chain
+    return replace(
+        record,
+        text=chosen.text,
+        strict=chosen.strict,
+        flexible=chosen.flexible,
+        extracted=chosen.extracted,
+        finished=chosen.finished,
+        thoughts=record.thoughts if known else None,
+        expected=record.expected if known else None,
+        said=tuple(said),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """A rule against the report's own.
+
+    Attributes:
+        name: the rule.
+        accuracy: by the rule.
+        extracted: problems in whose text it found anything.
+        only_this, only_own: problems that are right by one of the two rules alone, as records scored by this rule.
+    """
+
+    name: str
+    accuracy: Rate
+    extracted: int
+    only_this: tuple[Record, ...]
+    only_own: tuple[Record, ...]
+
+
+def agreements(report: EvalReport, names: tuple[str, ...] | None = None) -> tuple[list[Agreement], dict[str, str]]:
+    """How rules differ from the one that a report was scored by.
+
+    Args:
+        report: what an evaluation left behind.
+        names: which rules; None = all that are made for these answers and whose libraries are there.
+
+    Returns:
+        One agreement per rule, and why others were left out (name -> reason; empty where names were given).
+
+    Raises:
+        ConfigError: a named rule cannot be used.
+    """
+    rule = task_rule(report.task)
+    found: list[Agreement] = []
+    left_out: dict[str, str] = {}
+    for name in names or EXTRACTORS:
+        try:
+            again = rescore(report, name, rule)
+        except ConfigError as error:
+            if names:
+                raise
+            left_out[name] = str(error)
+            continue
+        pairs = list(zip(report.records, again.records, strict=True))
+        found.append(
+            Agreement(
+                name=name,
+                accuracy=again.accuracy,
+                extracted=sum(r.extracted is not None for r in again.records),
+                only_this=tuple(new for old, new in pairs if new.strict and not old.strict),
+                only_own=tuple(new for old, new in pairs if old.strict and not new.strict),
+            )
+        )
+    return found, left_out
