@@ -70,9 +70,9 @@ def _main(report: ControlsReport) -> str:
         )
     if found == "matter little":
         return (
-            f"What the latents say matters, but little: with another problem's latents accuracy changes by "
-            f"{_points(effect)}, McNemar p {p_value(effect.p)}; {same}. At least {percent(1 - LITTLE)}% of the accuracy does without their "
-            f"content.{_mean(report, effect)}"
+            "What the latents say matters, but little: with another problem's latents accuracy changes by "
+            f"{_points(effect)}, McNemar p {p_value(effect.p)}; {same}. At least {percent(1 - LITTLE)}% of the accuracy does "
+            f"without their content.{_mean(report, effect)}"
         )
     if found == "harm":
         return (
