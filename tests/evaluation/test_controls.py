@@ -28,6 +28,7 @@ K, D = 3, 4
 
 class Thinker:
     """Thinks its question's number, `K` times, and answers from the last latent ("carries"), from the question ("idle"),
+    but for every fiftieth ("mostly idle"),
     from whether there are latents at all ("room"), with nothing ("dumb"), or from the question where latents are strange
     ("harmed"). Speaks batch by batch, longest question first, as the engine does.
     """
@@ -82,6 +83,7 @@ class Thinker:
             "idle": own,
             "room": own if there else -1,
             "dumb": -1,
+            "mostly idle": round(float(latents_KD[-1].mean())) if there and own % 50 == 0 else own,
             "harmed": own if there and round(float(latents_KD[0, 0])) != own else -1,
         }[self.kind]
         return str(2 * number)
@@ -120,6 +122,7 @@ def test_latents_that_carry_the_answer():
     assert [c.setting for c in report.controls if c.name == STOP] == [0, 1, 2]
     assert "From 1 of 3 latents on no fall was found" in report.verdict
     assert "The mean latent agrees" in report.verdict
+    assert "and 40 of 40 right answers are lost" in report.verdict
     assert report.effect(shuffled).only_before == 40
 
 
@@ -144,6 +147,16 @@ def test_latents_that_only_give_room():
     assert finding(report) == "none found"
     assert "Without any latent accuracy changes by −100.0 points" in report.verdict
     assert "From 1 of 3 latents on no fall was found" in report.verdict
+
+
+def test_latents_that_do_little():
+    """A difference on which hardly any answer hangs does not pass for latents that carry the reasoning."""
+    report = controls("mostly idle", size=400)
+    assert finding(report) == "matter little"
+    assert (
+        "What the latents say matters, but little: with another problem's latents accuracy changes by −2.0" in report.verdict
+    )
+    assert "98.0% of the answers stay the same" in report.verdict
 
 
 def test_too_few_problems_to_exclude_anything():

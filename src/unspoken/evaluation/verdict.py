@@ -16,7 +16,10 @@ from unspoken.evaluation.report import p_value, percent, points, with_interval
 WIDE = 0.1
 """Where a fall of this size cannot be excluded, "no effect" is not said (ours)."""
 
-Finding = Literal["matter", "harm", "none found", "undecided", "alike", "nothing to lose", "not tested"]
+LITTLE = 0.1
+"""Where the interval allows no larger fall than this share of the unmodified accuracy, latents matter "little" (ours)."""
+
+Finding = Literal["matter", "matter little", "harm", "none found", "undecided", "alike", "nothing to lose", "not tested"]
 
 
 def finding(report: ControlsReport) -> Finding:
@@ -26,7 +29,7 @@ def finding(report: ControlsReport) -> Finding:
         return "alike" if SHUFFLED in report.left_out and report.plain.n > 1 else "not tested"
     low, high = report.effect(control).interval
     if high < 0:
-        return "matter"
+        return "matter little" if -low < LITTLE * report.plain.accuracy.value else "matter"
     if low > 0:
         return "harm"
     if not report.plain.accuracy.correct:
@@ -53,6 +56,7 @@ def _main(report: ControlsReport) -> str:
     if control is None:
         return "Nothing is concluded: the claim would rest on shuffled latents, which were not tried."
     effect = report.effect(control)
+    same = f"{percent(report.same(control).value)}% of the answers stay the same, right or wrong"
     if found == "matter":
         follows = report.follows
         told = ""
@@ -60,8 +64,15 @@ def _main(report: ControlsReport) -> str:
             told = f" Of the {follows.n} answers that could become the donor's own, {with_interval(follows)}% did."
         return (
             f"The latents matter. With another problem's latents in place, accuracy changes by {_points(effect)}, McNemar p "
-            f"{p_value(effect.p)}. The claim rests on this control: the vectors are the model's own, only their content is "
-            f"another problem's.{told}{_mean(report, effect)}"
+            f"{p_value(effect.p)}, and {effect.only_before} of {report.plain.accuracy.correct} right answers are lost. "
+            "The claim rests on this control: the vectors are the model's own, only their content is another problem's."
+            f"{told}{_mean(report, effect)}"
+        )
+    if found == "matter little":
+        return (
+            "What the latents say matters, but little: with another problem's latents accuracy changes by "
+            f"{_points(effect)}, McNemar p {p_value(effect.p)}; {same}. At least {percent(1 - LITTLE)}% of the accuracy does "
+            f"without their content.{_mean(report, effect)}"
         )
     if found == "harm":
         return (
@@ -71,7 +82,6 @@ def _main(report: ControlsReport) -> str:
     if found == "nothing to lose":
         return "Nothing can be concluded: no problem is answered rightly, so no control could take anything away."
     fall = percent(max(-effect.interval[0], 0.0))
-    same = f"{percent(report.same(control).value)}% of the answers stay the same, right or wrong"
     if found == "undecided":
         return (
             f"Undecided. With another problem's latents accuracy changes by {_points(effect)}: no effect, but only a "
