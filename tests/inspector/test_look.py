@@ -15,7 +15,7 @@ from inspect_fakes import Problems, model
 
 from unspoken.core.sampling import Speaking
 from unspoken.errors import ConfigError, DataError
-from unspoken.inspector.attention import paid, spoken_row
+from unspoken.inspector.attention import paid
 from unspoken.inspector.look import inspect
 from unspoken.inspector.page import page
 from unspoken.inspector.words import nearest, words_of
@@ -69,40 +69,47 @@ FAMILY_MODELS = [*((name, "family") for name in FAMILIES), *((name, "ours") for 
 
 
 @pytest.mark.parametrize(("family", "kind"), FAMILY_MODELS)
-def test_the_replayed_row_is_the_spoken_one(family: str, kind: str) -> None:
+def test_the_replayed_row_is_the_spoken_one(family: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its attention is that of the answer only if its states are: each chosen token follows from the state before it."""
     it = family_model(family) if kind == "family" else model(family=family)
-    method = it.method
-    method.eval()  # pyright: ignore[reportAttributeAccessIssue]
+    method: Any = it.method
+    method.eval()
     questions = [EXAMPLES[0].question, EXAMPLES[1].question]
     answers = it.answer(questions, max_new_tokens=6)
-    trace = it.think(questions)
-    backbone = method.backbone
+    trace, backbone = it.think(questions), method.backbone
     rows = [method.prompt(question) for question in questions]
-    for b, row in enumerate(rows):
-        whole = spoken_row(row, answers[b].tokens)
-        embeds = backbone.embed(torch.tensor([whole.ids]))
-        with torch.no_grad():
-            embeds[0, row.start : row.start + row.latents] = trace.latents_BKD[b, : row.latents]
-            hidden = backbone.step(embeds, positions_BT=torch.arange(len(whole.ids))[None])
-            chosen = backbone.logits(hidden)[0, len(row.ids) - 1 :].argmax(-1)
-        assert tuple(chosen.tolist()) == answers[b].tokens
-    kind_before = backbone.lm.config._attn_implementation
+    before = backbone.lm.config._attn_implementation
+    forwarded: list[tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]] = []
+    attention = backbone.attention
+
+    def noted(embeds: torch.Tensor, **how: torch.Tensor) -> torch.Tensor:
+        weights = attention(embeds, **how)
+        forwarded.append((embeds, how, weights))
+        return weights
+
+    monkeypatch.setattr(backbone, "attention", noted)
     together = paid(backbone, rows, list(trace.latents_BKD), [a.tokens for a in answers])
-    alone = [paid(backbone, rows[b : b + 1], [trace.latents_BKD[b]], [answers[b].tokens])[0] for b in range(len(rows))]
-    for one, other in zip(together, alone, strict=True):
+    places = [(number, b) for number, (embeds, _, _) in enumerate(forwarded) for b in range(len(embeds))]
+    for (number, b), row, answer, one in zip(places, rows, answers, together, strict=True):
+        embeds, how, weights = forwarded[number]
+        chose = slice(len(row.ids) - 1, len(row.ids) - 1 + len(answer.tokens))
+        with torch.no_grad():
+            chosen = backbone.logits(backbone.step(embeds, **how))[b, chose].argmax(-1)
+        assert tuple(chosen.tolist()) == answer.tokens
         assert one is not None
-        assert other is not None
-        assert one.latents == pytest.approx(other.latents, abs=1e-5)  # the neighbour's padding gets none of it
-        assert all(share > 0 for share in one.latents)
-        assert one.before + sum(one.latents) + one.rest == pytest.approx(1.0, abs=1e-5)
-        by_layer = torch.tensor(one.layers)
-        assert torch.allclose(by_layer.mean(0), torch.tensor(one.latents), atol=1e-6)
-    assert backbone.lm.config._attn_implementation == kind_before
+        shares = weights[:, b, :, chose].mean(dim=(0, 1, 2))
+        assert one.latents == pytest.approx(shares[row.start : row.start + row.latents].tolist(), abs=1e-6)
+        assert one.before == pytest.approx(float(shares[: row.start].sum()), abs=1e-6)
+        assert torch.allclose(torch.tensor(one.layers).mean(0), torch.tensor(one.latents), atol=1e-6)
+    for b, one in enumerate(together):
+        (alone,) = paid(backbone, rows[b : b + 1], [trace.latents_BKD[b]], [answers[b].tokens])
+        assert one is not None
+        assert alone is not None
+        assert one.latents == pytest.approx(alone.latents, abs=1e-5)  # the neighbour's padding gets none of it
+    assert backbone.lm.config._attn_implementation == before
 
 
-def test_a_latent_that_nobody_can_miss_gets_the_attention() -> None:
-    """Keys that all look alike but one: the share on that one is what softmax gives it."""
+def test_attention_is_causal_and_sums_to_one() -> None:
     it = model(family="gpt2")
     backbone = it.method.backbone
     weights = backbone.attention(torch.randn(1, 5, backbone.width), positions_BT=torch.arange(5)[None])

@@ -100,9 +100,14 @@ def test_a_decoder_is_read_too_and_stages_without_latents_are_left_out(make, tmp
 
 
 def test_it_changes_nothing(make, tmp_path: Path) -> None:
-    """Dropout is on in this run: a monitor that drew from the run's dice would show."""
-    train(make(), tmp_path / "without")
-    train(make(stability_limit=4, stability_every=1), tmp_path / "watched")
+    """Dropout is on in this run, in base model and decoder: a monitor that drew from the run's dice would show."""
+    drops = {
+        "name": "sim_cot",
+        "inner": COCONUT,
+        "decoder": {"kind": "layers", "dropout": True},
+    }
+    train(make(drops), tmp_path / "without")
+    train(make(drops, stability_limit=4, stability_every=1), tmp_path / "watched")
     a, b = weights(tmp_path / "without"), weights(tmp_path / "watched")
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
