@@ -82,9 +82,8 @@ def main() -> None:
         said = [one.said_by(name) for one in every]
         agree = rate(verdict.right == one.right for one, verdict in zip(every, said, strict=True))
         missed = sum(one.right and not verdict.right for one, verdict in zip(every, said, strict=True))
-        lines.append(
-            f"| `{name}` | {with_interval(agree)} | {agree.correct} of {agree.n} | {missed} | {agree.n - agree.correct - missed} |"
-        )
+        extra = agree.n - agree.correct - missed
+        lines.append(f"| `{name}` | {with_interval(agree)} | {agree.correct} of {agree.n} | {missed} | {extra} |")
         apart.append(f"## `{name}`: {agree.n - agree.correct}\n")
         for one, verdict in zip(every, said, strict=True):
             if verdict.right != one.right:

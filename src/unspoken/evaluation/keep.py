@@ -100,7 +100,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Kept:
-    """All records in the order of the split, and the time of their batches, divided by the processes that shared them."""
+    """All records in the order of the split, and the time of their batches, added up over processes and sittings."""
 
     records: tuple[Record, ...]
     seconds: float
@@ -150,8 +150,8 @@ def in_turns(
             {
                 "batch": number,
                 "records": [dump(record) for record in made],
-                "seconds": (perf_counter() - began) / me.count,
-                "loop_seconds": sum(one.seconds for said in given for one in said) / me.count,
+                "seconds": perf_counter() - began,
+                "loop_seconds": sum(one.seconds for said in given for one in said),
             }
         )
         answered += len(plan[number]) * me.count
