@@ -71,8 +71,8 @@ def _main(report: ControlsReport) -> str:
     if found == "matter little":
         return (
             "What the latents say matters, but little: with another problem's latents accuracy changes by "
-            f"{_points(effect)}, McNemar p {p_value(effect.p)}; {same}. At least {percent(1 - LITTLE)}% of the accuracy does "
-            f"without their content.{_mean(report, effect)}"
+            f"{_points(effect)}, McNemar p {p_value(effect.p)}; {same}. At least {percent(1 - LITTLE)}% of the accuracy "
+            f"does without their content.{_mean(report, effect)}"
         )
     if found == "harm":
         return (
