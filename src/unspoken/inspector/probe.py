@@ -44,7 +44,7 @@ def probe_config(run: str | Path, task: str | None = None, overrides: Sequence[s
     check_latents(inner, "How many?")
     train = replace(
         was.train, epochs=None, steps=STEPS, schedule="linear", decay_start=0.0, final_lr=0.0, warmup_steps=50,
-        warmup_share=0.0, select="loss", validate_every=STEPS // 5, save_every=STEPS // 5, max_positions=None,
+        warmup_share=0.0, select="loss", validate_every=STEPS // 5, save_every=STEPS // 5,
         stability_limit=0,
     )  # fmt: skip
     method: dict[str, Any] = {
