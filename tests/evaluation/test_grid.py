@@ -80,6 +80,7 @@ def test_the_command(runs: list[Path], tmp_path: Path):
     words = ["compare", *map(str, runs), "--extractor", "lm-eval:strict", "--out", str(files[2])]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "lm-eval:strict rule" in " ".join(done.output.split())
+    assert "lm-eval:strict, 20 problems paired by id" in " ".join(done.output.split())
     assert json.loads(files[2].read_text())["tiny"]["methods"]["b"]["correct"] == 0  # "### n" is not its mark
 
 
@@ -89,4 +90,7 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path):
         read([tmp_path / "none"])
     other = replace(read(runs)["tiny"]["b"], fingerprint="99")
     with pytest.raises(DataError, match="the task fingerprint differs"):
+        grid_markdown({"tiny": {"a": read(runs)["tiny"]["a[b]"], "b": other}})
+    other = replace(read(runs)["tiny"]["b"], extractor="flexible")
+    with pytest.raises(DataError, match=r"the extractor differs, 'strict' .* against 'flexible'"):
         grid_markdown({"tiny": {"a": read(runs)["tiny"]["a[b]"], "b": other}})

@@ -83,7 +83,8 @@ def test_interrupted_and_resumed_is_the_same_json(model: Any, task: Any, whole: 
     seen: list[int] = []
     report = evaluate(model, task, keep=keep, progress=lambda done, _: seen.append(done), **HOW)
     assert plain(report) == plain(whole)
-    assert seen[0] == min(4 * lines, LIMIT)  # what was kept is not answered again
+    assert seen[0] == min(4 * lines, LIMIT)
+    assert file.read_text().count('"batch": ') == 6  # what was kept is not answered again
     assert report.seconds > 0
     report.save(tmp_path / "r.json")
     keep.forget()

@@ -173,11 +173,13 @@ class Comparison:
         labels: the runs; the first is the baseline.
         n: problems, the same for all.
         pairs: every pair (a before b).
+        extractor: the rule by which all were scored.
     """
 
     labels: tuple[str, ...]
     n: int
     pairs: tuple[Pair, ...]
+    extractor: str = "strict"
 
     @property
     def against_first(self) -> tuple[Pair, ...]:
@@ -215,7 +217,7 @@ def compare(reports: Reports) -> Comparison:
             overlap=low_a <= high_b and low_b <= high_a,
         )
         pairs.append(pair)
-    return Comparison(labels=tuple(reports), n=baseline.n, pairs=tuple(pairs))
+    return Comparison(labels=tuple(reports), n=baseline.n, pairs=tuple(pairs), extractor=baseline.extractor)
 
 
 PAIR_COLUMNS = ("a", "b", "b - a, points", "only a right", "only b right", "McNemar p", "95% intervals")
@@ -251,8 +253,9 @@ def _pair_cells(pair: Pair) -> list[str]:
 def _pair_note(comparison: Comparison) -> str:
     count = len(comparison.pairs)
     many = f", not adjusted for the {count} pairs" if count > 1 else ""
+    rule = "Strict rule" if comparison.extractor == "strict" else comparison.extractor
     return (
-        f"Strict rule, {comparison.n} problems paired by id. p: McNemar's exact test, two-sided{many}. "
+        f"{rule}, {comparison.n} problems paired by id. p: McNemar's exact test, two-sided{many}. "
         "It compares these two runs; another training seed is another run."
     )
 
@@ -263,6 +266,7 @@ def _check_same(first: str, baseline: EvalReport, label: str, report: EvalReport
     for what, want, got in (
         ("split", baseline.split, report.split),
         ("task fingerprint", baseline.fingerprint, report.fingerprint),
+        ("extractor", baseline.extractor, report.extractor),
     ):
         if want != got:
             raise DataError(
