@@ -180,6 +180,7 @@ def test_an_impossible_place_is_an_error(tmp_path: Path) -> None:
     [
         (FakeTask(2), {"limit": 0}, ConfigError, "limit must be at least 1, or None for the whole split, got 0"),
         (FakeTask(2), {"batch_size": 0}, ConfigError, "batch_size must be at least 1, got 0"),
+        (FakeTask(2), {"samples": 0}, ConfigError, "chains and samples must be at least 1, got chains=1 and samples=0"),
         (FakeTask(2), {"split": "train"}, DataError, "the train split has no examples"),
         (FakeTask(examples=[problem(1), problem(1)]), {}, DataError, "two examples of the test split have the id 'test-1'"),
     ],

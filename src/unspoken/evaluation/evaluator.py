@@ -65,6 +65,8 @@ def evaluate(
         raise ConfigError(f"limit must be at least 1, or None for the whole split, got {limit}")
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    if chains < 1 or samples < 1:
+        raise ConfigError(f"chains and samples must be at least 1, got chains={chains} and samples={samples}")
     examples = task.examples(split)[:limit]
     ids = _ids(examples, split)
     about = {
