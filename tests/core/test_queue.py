@@ -1,0 +1,64 @@
+"""Continuous batching: what rows say does not depend on who sits beside them, and counts do not grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import backbones
+import numpy as np
+import pytest
+
+from unspoken.core import engine
+from unspoken.core.backbone import Backbone
+from unspoken.core.latents import Recurrence
+from unspoken.core.layout import IGNORE, Row
+from unspoken.core.queue import Queue, sample
+from unspoken.core.sampling import Speaking
+from unspoken.core.seats import Request
+
+GREEDY = Speaking(max_new_tokens=24)
+SAMPLED = Speaking(max_new_tokens=24, temperature=1.0, seed=3)
+
+
+def row(rng: np.random.Generator, length: int, latents: int, name: str = "", head: tuple[int, ...] = ()) -> Row:
+    """A prompt of random tokens: some, then latents, then an end."""
+    ids = (*head, *rng.integers(1, len(backbones.tokenizer()), length).tolist())
+    start = len(ids) if latents == 0 else int(rng.integers(len(head) + 1, len(ids)))
+    ids = (*ids[:start], *(0,) * latents, *ids[start:])
+    return Row(ids=ids, labels=(IGNORE,) * len(ids), start=start, latents=latents, name=name)
+
+
+def many_rows(count: int = 32, **more: Any) -> list[Row]:
+    """Mixed lengths, 0 to 13 latents."""
+    rng = np.random.default_rng(0)
+    return [row(rng, int(rng.integers(2, 60)), i % 14, f"row {i}", **more) for i in range(count)]
+
+
+def speaker(family: str) -> Backbone:
+    """A backbone whose answers have many lengths: one token in sixteen ends them."""
+    backbone = backbones.backbone(family)
+    backbone.lm.generation_config.eos_token_id = list(range(3, backbone.vocabulary, 16))
+    return backbone
+
+
+def ask(
+    backbone: Backbone, rows: list[Row], speaking: Speaking = GREEDY, source: Any = None, **how: Any
+) -> tuple[list[Any], Queue]:
+    """What a queue says to rows, in their order."""
+    queue = Queue(backbone, source or Recurrence(), **how)
+    numbers = queue.run([Request(row=r, speaking=speaking, number=i) for i, r in enumerate(rows)])
+    return [queue.done[n] for n in numbers], queue
+
+
+@pytest.mark.parametrize("family", backbones.ARCHS)
+@pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("slots", [1, 3, 32])
+def test_a_queue_says_what_batches_say(family: str, speaking: Speaking, slots: int):
+    """Token for token, with the same passes and positions for each row, however many slots there are."""
+    backbone, rows = speaker(family), many_rows()
+    want = engine.generate(backbone, rows, Recurrence(), speaking)
+    got = [one for (one,) in sample(backbone, rows, Recurrence(), speaking, batch_size=slots)]
+    assert [a.tokens for a in got] == [a.tokens for a in want]
+    keys = ("finished", "latents", "passes", "positions", "text", "passed")
+    assert [[getattr(a, k) for k in keys] for a in got] == [[getattr(a, k) for k in keys] for a in want]
+    assert len({len(a.tokens) for a in got}) > 3
