@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from unspoken.core.config import build, dump
-from unspoken.core.engine import sample, think
+from unspoken.core.engine import think
 from unspoken.core.example import Example
 from unspoken.core.latents import Prompted, edited
+from unspoken.core.queue import sample
 from unspoken.core.sampling import Speaking
+from unspoken.core.stopping import Judge, Stopping
 from unspoken.core.trace import Answer, Trace
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
@@ -32,6 +35,7 @@ class Model:
         self.path = path
         self.speaking = speaking or Speaking()
         self.latents = latents
+        self.stop_head: tuple[Any, Any] | None = None  # weight and bias, see `core/stopping.py`
 
     @property
     def explains(self) -> bool:
@@ -48,6 +52,8 @@ class Model:
         explain: bool = False,
         edit: Callable[..., Any] | None = None,
         on_token: Callable[[int, int], None] | None = None,
+        stop: Stopping | str | None = None,
+        expect: str = "",
         **speaking: Any,
     ) -> list[Answer]:
         """Think about questions and answer each of them once, batched; the arguments are those of `sample`.
@@ -56,6 +62,7 @@ class Model:
             One `Answer` per question, in order.
         """
         how: Any = {"latents": latents, "names": names, "batch_size": batch_size, "explain": explain, "edit": edit}
+        how |= {"stop": stop, "expect": expect}
         return [only for (only,) in self.sample(questions, on_token=on_token, **how, **speaking)]
 
     @property
@@ -76,9 +83,11 @@ class Model:
         explain: bool = False,
         edit: Callable[..., Any] | None = None,
         on_token: Callable[[int, int], None] | None = None,
+        stop: Stopping | str | None = None,
+        expect: str = "",
         **speaking: Any,
     ) -> list[tuple[Answer, ...]]:
-        """Think about questions and answer each of them `chains` x `samples` times, all of them in one batch.
+        """Think about questions and answer each of them `chains` x `samples` times.
 
         Args:
             chains: sets of thoughts per question, the model's first ones.
@@ -86,11 +95,13 @@ class Model:
             questions: plain texts.
             latents: how many latents to think; None = the model's own number.
             names: how errors name the questions; None = "question 0", ...
-            batch_size: answers per batch; all answers to a question are in one batch, be they more.
+            batch_size: answers at a time; all answers to a question are in one batch, be they more.
             explain: decode the latents into steps (`Answer.thoughts`).
             edit: passes every latent on its way in: (latents_ND, rows_N, index_N) -> latents_ND; rows count inside the
                 batch, so use one batch where they matter.
             on_token: called with (question number, token id) as tokens are chosen.
+            stop: when to think no further latent, e.g. "confidence:0.9"; None = never before the last.
+            expect: how answers are expected to begin, e.g. "### ". Changes no answer; where it is so, they come sooner.
             speaking: fields of `Speaking` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
@@ -123,6 +134,7 @@ class Model:
             if source is None:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
             source = edited(source, edit)
+        judge = None if stop is None else self._judge(stop)
         was_training = self._eval()
         try:
             return sample(
@@ -135,6 +147,8 @@ class Model:
                 samples=samples,
                 explain=self.method.explain if explain else None,
                 on_token=on_token,
+                judge=judge,
+                expected=self.method.backbone.encode(expect) if expect else (),
             )
         finally:
             self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]
@@ -165,6 +179,15 @@ class Model:
         """What each of so many thought groups of a problem stands for; None where the method does not say."""
         say = getattr(self.method, "expected", None)
         return None if say is None else say(example, groups)
+
+    def _judge(self, stop: Stopping | str) -> Judge:
+        """A stop rule as this model applies it: at the end of a thought group."""
+        rule = Stopping.parse(stop) if isinstance(stop, str) else stop
+        if self.method.source() is None or isinstance(self.method.source(), Prompted):
+            raise ConfigError(
+                "a stop rule needs a method that makes its latents one by one; this one has them in its prompt"
+            )
+        return Judge(replace(rule, every=rule.every * self.method.inner.group_size), self.stop_head)
 
     def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
         if isinstance(questions, str):

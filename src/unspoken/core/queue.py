@@ -47,7 +47,7 @@ class Queue:
         backbone: the base model.
         source: makes latents from states; None: the slots' own tokens are the thoughts.
         slots: how many requests at a time.
-        chunk: prompt positions per pass.
+        chunk: prompt positions per pass; four times as many while nobody thinks or speaks.
         judge: says when a row has thought enough; None = when it has filled its slots.
         keep: keep the latents of finished requests, for `trace`.
         on_token: called with (number of the request, token id).
@@ -197,7 +197,8 @@ class Queue:
 
     def _takes(self) -> dict[int, int]:
         """Columns each slot's row feeds in this pass: one who thinks or speaks all that is ready, prompts share a chunk."""
-        takes, budget = {}, self.chunk
+        # Prompts are cut so that nobody who thinks or speaks waits long for them.
+        takes, budget = {}, self.chunk if any(seat.passes for seat in self.seats) else 4 * self.chunk
         for seat in self.seats:
             row = seat.row
             seat.trial = ()

@@ -33,7 +33,7 @@ class Stopping:
     # fixed: number of latents; confidence and head: least probability; convergence: largest relative change of a latent
     threshold: float = 1.0
     least: int = 1  # latents thought before the rule is asked
-    every: int = 1  # stop at multiples only: a method's latents per step
+    every: int = 1  # stop at multiples only; of a method's thought groups, where `Model` applies it
 
     def __post_init__(self) -> None:
         if self.least < 1 or self.every < 1:
@@ -78,9 +78,7 @@ class Judge:
 
     def __init__(self, stopping: Stopping, head: tuple[Tensor, Tensor] | None = None) -> None:
         if stopping.rule == "head" and head is None:
-            raise ConfigError(
-                "stop rule 'head' needs a trained head, and this model has none; run `unspoken learn-stop RUN`"
-            )
+            raise ConfigError("stop rule 'head' needs a trained head, which this model lacks; run `unspoken learn-stop RUN`")
         self.stopping, self.head = stopping, head
 
     @property
