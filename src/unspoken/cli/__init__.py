@@ -9,9 +9,9 @@ from typing import Any
 from unspoken.cli.options import app
 from unspoken.errors import UnspokenError
 
-from unspoken.cli import runs, answers, problems  # isort: skip  (the order of --help)
+from unspoken.cli import runs, answers, problems, stopping, bench_inference  # isort: skip  (the order of --help)
 
-__all__ = ["answers", "app", "main", "problems", "runs"]
+__all__ = ["answers", "app", "bench_inference", "main", "problems", "runs", "stopping"]
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

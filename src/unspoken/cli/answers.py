@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from unspoken.cli.options import (
+    Dtype,
+    Expect,
     MaxNewTokens,
     Run,
     Seed,
+    Stop,
     TaskOverrides,
     Temperature,
     TopK,
@@ -40,7 +44,8 @@ def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int | N
 
 def _report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
     """Where a report goes. Settings other than the run's own stand in its name: `compare` reads the plain one."""
-    settings = "".join(f"-{name}-{value}" for name, value in changed.items())
+    plain = {name: re.sub(r"[^\w.]+", "-", str(value)) for name, value in changed.items() if name != "expect"}
+    settings = "".join(f"-{name}-{value}" for name, value in plain.items())
     name = f"eval-{task}-{split}{settings}.json"
     return Path(f"{run.name.replace(':', '-')}-{name}") if str(run).startswith("builtin:") else run / name
 
@@ -63,6 +68,9 @@ def evaluate(
     top_k: TopK = None,
     seed: Seed = None,
     max_new_tokens: MaxNewTokens = None,
+    stop: Stop = None,
+    expect: Expect = None,
+    dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="Report file; default RUN/eval-TASK-SPLIT.json.")] = None,
 ) -> None:
     """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report."""
@@ -76,8 +84,9 @@ def evaluate(
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     chosen = task_of(run, task, overrides or [])
-    model = load(run, explain=explain)
+    model = load(run, explain=explain, dtype=dtype)
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    speaking |= given(stop=stop, expect=expect)
     said = _seeds(seeds, seed, out)
     console = new_console()
     reports = {}
@@ -92,7 +101,10 @@ def evaluate(
             )  # fmt: skip
         several = {"chains": chains, "samples": samples if samples > 1 else None}
         target = out or _report_path(
-            run, chosen.name, split, given(limit=limit, latents=latents, explain=explain or None, **several, **settings)
+            run,
+            chosen.name,
+            split,
+            given(limit=limit, latents=latents, explain=explain or None, dtype=dtype, **several, **settings),
         )
         report.save(target)
         reports[f"{run.name}, seed {one}" if len(said) > 1 else run.name] = report
@@ -121,6 +133,9 @@ def ask(
     top_k: TopK = None,
     seed: Seed = None,
     max_new_tokens: MaxNewTokens = None,
+    stop: Stop = None,
+    expect: Expect = None,
+    dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Ask a trained model one question."""
@@ -129,8 +144,9 @@ def ask(
     from unspoken.training.checkpoint import load
 
     text = sys.stdin.read() if question == "-" else question
-    model = load(run, explain=show_thoughts)
+    model = load(run, explain=show_thoughts, dtype=dtype)
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    speaking |= given(stop=stop, expect=expect)
     said = model.answer([text], latents=latents, explain=show_thoughts, names=["the question"], **speaking)[0]
     if as_json:
         typer.echo(json.dumps(asdict(said), ensure_ascii=False))

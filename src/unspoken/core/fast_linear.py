@@ -12,6 +12,7 @@ Shapes: N rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -32,7 +33,9 @@ def quicken(lm: nn.Module, *, eight_bits: bool = False) -> int:
     Raises:
         ConfigError: 8 bits were asked for, and this build of PyTorch, or the model's place or type, does not have them.
     """
-    if eight_bits and "x86" not in torch.backends.quantized.supported_engines:
+    if eight_bits and (
+        "x86" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel")
+    ):
         raise ConfigError("dtype int8 needs PyTorch's x86 kernels, which this build does not have; use float32 or bfloat16")
     if not eight_bits and not torch.backends.mkldnn.is_available():
         return 0
@@ -52,9 +55,29 @@ def quicken(lm: nn.Module, *, eight_bits: bool = False) -> int:
     return found
 
 
-def _usual(layer: nn.Module, x: Tensor) -> bool:
+def use_dtype(method: Any, dtype: str | None) -> None:
+    """Make a trained method answer in a precision, as fast as its device allows; None = the precision it has.
+
+    Raises:
+        ConfigError: no such precision, or not here.
+    """
+    if dtype not in (None, "float32", "bfloat16", "int8"):
+        raise ConfigError(f"unknown dtype {dtype!r}; known: float32, bfloat16, int8")
+    if dtype is not None:
+        method.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    quicken(method.backbone.lm, eight_bits=dtype == "int8")
+
+
+def _usual(layer: Any, x: Tensor, few: int = 1) -> bool:
     """Whether a call goes the usual way."""
-    return torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    return (
+        torch.is_grad_enabled()
+        or x.device.type != "cpu"
+        or x.dtype != layer.weight.dtype
+        or x.numel() < few * x.shape[-1]
+        or x.numel() == 0
+        or torch.is_autocast_enabled("cpu")
+    )
 
 
 def _copy(layer: Any, eight_bits: bool, weight_OI: Tensor) -> Any:
@@ -77,7 +100,9 @@ def _rounded(weight_OI: Tensor, bias_O: Tensor | None) -> Any:
     # fbgemm adds pairs of products in 16 bits where the CPU has no VNNI; 7 bits of weight cannot overflow them.
     scale_O = weight_OI.abs().amax(dim=1).clamp(min=1e-8) / 63
     zero_O = torch.zeros_like(scale_O, dtype=torch.int64)
-    rounded = torch.quantize_per_channel(weight_OI, scale_O.double(), zero_O, 0, torch.qint8)
+    with warnings.catch_warnings():  # PyTorch moves these to another package; `quicken` asks whether they are still there
+        warnings.simplefilter("ignore", UserWarning)
+        rounded = torch.quantize_per_channel(weight_OI, scale_O.double(), zero_O, 0, torch.qint8)
     return torch.ops.quantized.linear_prepack(rounded, None if bias_O is None else bias_O.detach())
 
 

@@ -2,7 +2,7 @@
 
 A row that stops after k latents goes on exactly as if it had been given k slots: the rest of its prompt moves up. `fixed`
 stops after so many latents; `convergence` when a latent hardly differs from the one before it; `head` when a trained
-linear head says so (`training/stop_head.py`); `confidence` tries the rest of the prompt behind every latent and stops when
+linear head says so (`evaluation/stop_head.py`); `confidence` tries the rest of the prompt behind every latent and stops when
 the likeliest first token of the answer is likely enough. The first three cost nothing. A trial costs the positions of the
 rest of the prompt, in the same pass; where the row thinks on, its slot forgets them.
 
@@ -12,15 +12,21 @@ Shapes: N rows that are asked, D width, V words.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unspoken.core.config import STRICT
-from unspoken.errors import ConfigError
+from unspoken.errors import ConfigError, RunError
 
 Rule = Literal["fixed", "confidence", "convergence", "head"]
+
+STOP_HEAD = "stop_head.safetensors"
+"""The file in a run directory that holds a trained head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,28 @@ class Judge:
     def sure(self, logits_NV: Tensor) -> list[bool]:
         """Whether the likeliest token behind the rest of the prompt is likely enough."""
         return (logits_NV.float().softmax(dim=-1).amax(dim=-1) >= self.stopping.threshold).tolist()
+
+
+def save_head(path: Path, head: tuple[Tensor, Tensor]) -> None:
+    """Write a trained head: whole, or not at all."""
+    part = path.with_name(path.name + ".part")
+    save_file({"weight": head[0].contiguous(), "bias": head[1].contiguous()}, str(part))
+    part.replace(path)
+
+
+def read_head(path: Path) -> tuple[Tensor, Tensor] | None:
+    """What `save_head` wrote; None where there is no file.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        tensors = load_file(str(path))
+        return tensors["weight"], tensors["bias"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RunError(f"{path} is damaged ({error}); run `unspoken learn-stop` again, or delete it") from error
 
 
 def features(latent: Tensor) -> Tensor:
