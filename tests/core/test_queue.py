@@ -72,7 +72,8 @@ def test_a_queue_says_what_batches_say(family: str, speaking: Speaking, slots: i
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_family_answers_as_its_batches_do(family: str):
     """Covered by slots or not."""
-    backbone = families.model(family).method.backbone
+    wide = {"sliding_window": 512} if "sliding_window" in families.FAMILIES[family] else {}
+    backbone = families.model(family, **wide).method.backbone
     backbone.lm.eval()
     rows = many_rows(9)
     want = engine.generate(backbone, rows, Recurrence(), Speaking(max_new_tokens=6))

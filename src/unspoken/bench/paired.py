@@ -148,4 +148,4 @@ def machine(threads: int) -> dict[str, Any]:
     """Where figures come from."""
     from unspoken.core.provenance import provenance
 
-    return {"threads": threads, "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None, **provenance()}
+    return {"threads": threads, "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None, **provenance()}

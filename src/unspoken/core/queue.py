@@ -214,7 +214,8 @@ class Queue:
                 takes[seat.slot] = min(seat.given - seat.cursor, budget)
                 budget -= takes[seat.slot]
             else:
-                takes[seat.slot] = seat.known - seat.cursor
+                takes[seat.slot] = max(min(seat.known - seat.cursor, budget), 1)
+                budget = max(budget - takes[seat.slot] + 1, 0)
             if takes[seat.slot] and seat.cursor + takes[seat.slot] == seat.given:
                 seat.trial = seat.request.expected[: seat.request.speaking.max_new_tokens - 1]
                 takes[seat.slot] += len(seat.trial)
