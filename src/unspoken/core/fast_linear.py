@@ -118,6 +118,7 @@ def _eight(layer: Any, x: Tensor, weight_OI: Tensor) -> Tensor:
 
 class _FastLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
+        """See `nn.Linear`."""
         if _usual(self, input, _FEW_ROWS.get(input.dtype, 1)):
             return super().forward(input)
         return _pointwise(self, input, self.weight)
@@ -125,6 +126,7 @@ class _FastLinear(nn.Linear):
 
 class _FastConv1D(Conv1D):
     def forward(self, x: Tensor) -> Tensor:
+        """See `Conv1D`."""
         if _usual(self, x, _FEW_ROWS.get(x.dtype, 1)):
             return super().forward(x)
         return _pointwise(self, x, self.weight.t())
@@ -132,11 +134,13 @@ class _FastConv1D(Conv1D):
 
 class _Linear8(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
+        """See `nn.Linear`."""
         return super().forward(input) if _usual(self, input) else _eight(self, input, self.weight)
 
 
 class _Conv1D8(Conv1D):
     def forward(self, x: Tensor) -> Tensor:
+        """See `Conv1D`."""
         return super().forward(x) if _usual(self, x) else _eight(self, x, self.weight.t())
 
 
