@@ -35,6 +35,7 @@ class Model:
         self.path = path
         self.speaking = speaking or Speaking()
         self.latents = latents
+        self.dtype: str | None = None  # asked for at loading; None = the weights' own
         self.stop_head: tuple[Any, Any] | None = None  # weight and bias, see `core/stopping.py`
 
     @property

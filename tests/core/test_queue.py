@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import backbones
@@ -269,3 +270,47 @@ def test_stop_rules_that_make_no_sense(text: str, message: str):
 def test_a_rule_without_its_head():
     with pytest.raises(ConfigError, match="needs a trained head, which this model lacks; run `unspoken learn-stop RUN`"):
         Judge(Stopping.parse("head:0.5"))
+
+
+@pytest.mark.parametrize("rule", [None, "fixed:3", "confidence:0.12"])
+def test_a_latent_after_the_last_is_made_where_a_row_asks_for_it(rule: str | None):
+    """Also behind the one at which a row stops; a step decoder reads it."""
+    backbone = speaker("llama")
+    rows = [replace(r, trailing=True) for r in many_rows(14) if r.latents]
+    judge = None if rule is None else Judge(Stopping.parse(rule))
+    said, queue = ask(backbone, rows, slots=4, keep=True, judge=judge)
+    alone = [replace(shorter(r, r.latents - s.skipped), trailing=True) for r, s in zip(rows, said, strict=True)]
+    got, want = queue.trace(range(len(rows))), engine.think(backbone, alone, Recurrence())
+    assert got.counts_B.tolist() == want.counts_B.tolist() == [r.latents + 1 for r in alone]
+    torch.testing.assert_close(got.latents_BKD, want.latents_BKD, rtol=1e-4, atol=1e-4)
+
+
+def test_a_prompt_that_is_the_common_prefix_itself_is_read():
+    backbone, head = speaker("llama"), tuple(range(5, 45))
+    queue = Queue(backbone, None, slots=2)
+    queue.run([Request(row=r, speaking=GREEDY) for r in many_rows(4, head=head)])
+    bare = Row(ids=queue.prefix, labels=(IGNORE,) * len(queue.prefix), start=len(queue.prefix), latents=0)
+    (number,) = queue.run([Request(row=bare, speaking=GREEDY)])
+    assert tuple(queue.done[number].tokens) == engine.generate(backbone, [bare], None, GREEDY)[0].tokens
+
+
+def test_prompted_thoughts_are_made_for_many_at_once():
+    """Not once for every row that comes in."""
+    asked: list[int] = []
+
+    class Known:
+        chains = 1
+
+        def vectors(self, batch: Any, chains: int = 1) -> torch.Tensor:
+            asked.append(len(batch))
+            seeds = batch.ids_BT[:, :1].float()
+            return torch.sin(seeds[:, :, None] + torch.arange(13 * 32).view(1, 13, 32))
+
+    backbone, rows = speaker("llama"), [r for r in many_rows(24) if r.latents and r.start]
+    want = engine.generate(backbone, rows, Known(), GREEDY, batch_size=8)
+    asked.clear()
+    got = [one for (one,) in sample(backbone, rows, Known(), GREEDY, batch_size=8)]
+    assert [a.tokens for a in got] == [a.tokens for a in want]
+    assert [a.passes for a in got] == [a.passes for a in want]
+    assert sum(asked) == len(rows)
+    assert len(asked) <= len(rows) // 8 + 1

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class Queue:
         self._submitted = 0
         self._choosers: dict[Speaking, Chooser] = {}
         self._states_nD: Tensor | None = None
+        self._vectors: dict[int, Tensor] = {}  # prompted thoughts of those who wait
 
     @property
     def idle(self) -> bool:
@@ -122,8 +124,10 @@ class Queue:
         """One pass: free slots are filled, everyone ready is fed, those at the end of their text speak.
 
         Returns:
-            The numbers of requests that this pass finished; what they said is in `done`.
+            The numbers of requests that this pass finished; what they said is in `done`, until somebody takes it out.
         """
+        if self.idle:
+            return []
         self._admit()
         self._think([seat for seat in self.seats if seat.thinking])
         takes = self._takes()
@@ -143,18 +147,29 @@ class Queue:
         free = [slot for slot in range(self.slots.rows) if slot not in taken]
         new = [self._seat(slot, *self.waiting.popleft()) for slot in free[: len(self.waiting)]]
         if new and self.prompted is not None:
-            batch = collate([seat.row for seat in new]).to(self.backbone.device)
-            for seat, vectors_KD in zip(new, self.prompted.vectors(batch, 1), strict=True):
-                seat.vectors_KD = vectors_KD[: seat.row.latents]
+            self._prompt(new)
         self.seats.extend(new)
         if not new and 4 * (max(taken) + 1) >= 5 * len(taken) and max(taken) + 1 > len(taken):
             for seat, slot in zip([s for s in self.seats if s.slot >= len(taken)], free, strict=False):
                 self.slots.copy(seat.slot, slot, seat.cursor)
                 seat.slot = slot
 
+    def _prompt(self, new: Sequence[Seat]) -> None:
+        """Give new rows their prompted thoughts; made for many of the waiting at once: another model may read them."""
+        assert self.prompted is not None
+        if any(seat.place not in self._vectors for seat in new):
+            ahead = [(seat.place, seat.row) for seat in new]
+            ahead += [(place, request.row) for place, request in islice(self.waiting, self.slots.rows)]
+            ahead = [(place, row) for place, row in ahead if place not in self._vectors]
+            batch = collate([row for _, row in ahead]).to(self.backbone.device)
+            for (place, row), vectors_KD in zip(ahead, self.prompted.vectors(batch, 1), strict=True):
+                self._vectors[place] = vectors_KD[: row.latents]
+        for seat in new:
+            seat.vectors_KD = self._vectors.pop(seat.place)
+
     def _seat(self, slot: int, place: int, request: Request) -> Seat:
         row, key = request.row, replace(request.speaking, max_new_tokens=1)
-        if row.ids[: len(self.prefix)] != self.prefix:
+        if self.prefix and common_prefix([row], self.prefix) < len(self.prefix):
             self.prefix = ()  # the slot is overwritten from the start
         if key not in self._choosers:
             self._choosers[key] = Chooser(key, [])
@@ -255,7 +270,7 @@ class Queue:
         asked: list[tuple[Seat, list[int]]] = []  # with the columns of the state before its first token and of a trial
         for i, (seat, take, first) in enumerate(zip(seats, widths, firsts, strict=True)):
             was_last = seat.thinking and seat.cursor == seat.end - 1
-            if self.keep and was_last and seat.row.trailing:
+            if was_last:
                 self._trail(seat, hidden_ND[first : first + 1])
             seat.cursor += take
             seat.state_at = i
@@ -269,9 +284,11 @@ class Queue:
             self._speak(asked, hidden_ND)
 
     def _trail(self, seat: Seat, state_1D: Tensor) -> None:
-        """Make the latent after the last one, which is never fed, where a row asks for it."""
+        """Make the latent after the last one, which is never fed, where a row asks for it and somebody for the trace."""
+        if not (self.keep and seat.row.trailing):
+            return
         assert self.source is not None
-        made_1D = self.source.next(state_1D, np.array([seat.place]), np.array([seat.cursor + 1 - seat.row.start]))
+        made_1D = self.source.next(state_1D, np.array([seat.place]), np.array([seat.end - seat.row.start]))
         seat.latents.append(made_1D[0])
         seat.states.append(state_1D[0])
 
@@ -290,6 +307,8 @@ class Queue:
                     seat.cursor -= behind
                     continue
                 self._stop(seat, seat.cursor - behind - seat.row.start)
+                assert self._states_nD is not None
+                self._trail(seat, self._states_nD[seat.state_at][None])
             seat.cursor -= len(seat.trial)
             on.append((seat, at))
         while on:

@@ -95,11 +95,15 @@ class Seat:
         return [p + size * (p + self.skipped * (p >= self.end) >= at) for p in range(self.cursor, self.cursor + take)]
 
 
-def common_prefix(rows: Sequence[Row]) -> int:
-    """How many leading tokens all rows share, that stand before any latent or gap and leave each something to read."""
+def common_prefix(rows: Sequence[Row], first: Sequence[int] | None = None) -> int:
+    """How many leading tokens all rows share, that stand before any latent or gap and leave each something to read.
+
+    Args:
+        first: tokens that they must share with these too; None = with each other.
+    """
     limit = min(min(row.start, len(row.ids), row.gap[0] if row.gap[1] else len(row.ids)) for row in rows) - 1
-    first = rows[0].ids
-    for row in rows[1:]:
-        limit = min(limit, len(first))
-        limit = next((i for i in range(max(limit, 0)) if row.ids[i] != first[i]), limit)
-    return max(limit, 0)
+    first = rows[0].ids if first is None else first
+    limit = max(min(limit, len(first)), 0)
+    for row in rows:
+        limit = next((i for i in range(limit) if row.ids[i] != first[i]), limit)
+    return limit

@@ -166,6 +166,6 @@ def _model(model: Any) -> dict[str, Any]:
     return {
         "path": None if path is None else str(path),
         "method": dump(getattr(method, "config", None)),
-        "dtype": None if weight is None else str(weight.dtype).removeprefix("torch."),
+        "dtype": getattr(model, "dtype", None) or (None if weight is None else str(weight.dtype).removeprefix("torch.")),
         "device": None if weight is None else str(weight.device),
     }

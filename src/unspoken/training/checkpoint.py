@@ -436,6 +436,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Model(method.to(device).eval(), config.speaking, path=str(path))
     use_dtype(method, dtype)
+    model.dtype = dtype
     model.stop_head = read_head(run.path / STOP_HEAD)
     return model
 
