@@ -258,6 +258,7 @@ def test_what_only_batches_do_refuses_a_stop_rule():
         ("often", "a stop rule is written RULE:NUMBER with a rule of fixed, confidence, convergence, head"),
         ("confidence", "a stop rule is written RULE:NUMBER"),
         ("fixed:0.5", "stop rule 'fixed' needs a number of latents, at least 1, got 0.5"),
+        ("fixed:nan", "stop rule 'fixed' needs a number of latents, at least 1, got nan"),
         ("confidence:2", "stop rule 'confidence' needs a probability in 0..1, got 2"),
         ("convergence:-1", "stop rule 'convergence' needs a relative change of 0 or more, got -1"),
     ],

@@ -44,7 +44,7 @@ class Stopping:
     def __post_init__(self) -> None:
         if self.least < 1 or self.every < 1:
             raise ConfigError(f"a stop rule needs least and every of at least 1, got {self.least} and {self.every}")
-        if self.rule == "fixed" and (self.threshold < 1 or self.threshold != int(self.threshold)):
+        if self.rule == "fixed" and not (self.threshold >= 1 and float(self.threshold).is_integer()):
             raise ConfigError(f"stop rule 'fixed' needs a number of latents, at least 1, got {self.threshold:g}")
         if self.rule in ("confidence", "head") and not 0 <= self.threshold <= 1:
             raise ConfigError(f"stop rule {self.rule!r} needs a probability in 0..1, got {self.threshold:g}")
