@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from unspoken.core.config import build, dump
-from unspoken.core.engine import sample, think
+from unspoken.core.engine import think
 from unspoken.core.example import Example
-from unspoken.core.latents import Edit, Prompted, Slots
+from unspoken.core.latents import Edit, Prompted
+from unspoken.core.latents import Slots as SlotTokens
 from unspoken.core.layout import longest_first
+from unspoken.core.queue import sample
 from unspoken.core.sampling import Speaking
+from unspoken.core.stopping import Judge, Stopping
 from unspoken.core.trace import Answer, Trace
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
@@ -33,6 +37,8 @@ class Model:
         self.path = path
         self.speaking = speaking or Speaking()
         self.latents = latents
+        self.dtype: str | None = None  # asked for at loading; None = the weights' own
+        self.stop_head: tuple[Any, Any] | None = None  # weight and bias, see `core/stopping.py`
 
     @property
     def explains(self) -> bool:
@@ -50,6 +56,8 @@ class Model:
         edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
         on_trace: Callable[[Trace, list[int]], None] | None = None,
+        stop: Stopping | str | None = None,
+        expect: str = "",
         **speaking: Any,
     ) -> list[Answer]:
         """Think about questions and answer each of them once, batched; the arguments are those of `sample`.
@@ -58,6 +66,7 @@ class Model:
             One `Answer` per question, in order.
         """
         how: Any = {"latents": latents, "names": names, "batch_size": batch_size, "explain": explain, "edit": edit}
+        how |= {"stop": stop, "expect": expect}
         return [only for (only,) in self.sample(questions, on_token=on_token, on_trace=on_trace, **how, **speaking)]
 
     @property
@@ -80,9 +89,11 @@ class Model:
         on_token: Callable[[int, int], None] | None = None,
         on_trace: Callable[[Trace, list[int]], None] | None = None,
         numbers: Sequence[int] | None = None,
+        stop: Stopping | str | None = None,
+        expect: str = "",
         **speaking: Any,
     ) -> list[tuple[Answer, ...]]:
-        """Think about questions and answer each of them `chains` x `samples` times, all of them in one batch.
+        """Think about questions and answer each of them `chains` x `samples` times.
 
         Args:
             chains: sets of thoughts per question, the model's first ones; with `edit`, which may tell them apart, any
@@ -91,7 +102,7 @@ class Model:
             questions: plain texts.
             latents: how many latents to think; None = the model's own number.
             names: how errors name the questions; None = "question 0", ...
-            batch_size: answers per batch; all answers to a question are in one batch, be they more.
+            batch_size: answers at a time; all answers to a question are in one batch, be they more.
             explain: decode the latents into steps (`Answer.thoughts`).
             edit: passes every latent on its way in: (latents_ND, rows_N, index_N) -> latents_ND. Set c of question i has
                 the number c * len(questions) + i in `rows_N`, whatever batch it is in; `index_N` counts the latents of a
@@ -101,6 +112,8 @@ class Model:
                 questions; set c of the b-th of them is row c * (how many they are) + b.
             numbers: what the sampling of each question is seeded by; None = its place in `questions`. So a part of a split,
                 given its places in the split, is answered as in the whole.
+            stop: when to think no further latent, e.g. "confidence:0.9"; None = never before the last.
+            expect: how answers are expected to begin, e.g. "### ". Changes no answer; where it is so, they come sooner.
             speaking: fields of `Speaking` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
@@ -132,7 +145,8 @@ class Model:
         if edit is not None:
             if not self.method.group_size:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
-            source = source or Slots(self.method.backbone.embed)
+            source = source or SlotTokens(self.method.backbone.embed)
+        judge = None if stop is None else self._judge(stop)
         was_training = self._eval()
         try:
             return sample(
@@ -148,6 +162,8 @@ class Model:
                 on_token=on_token,
                 on_trace=on_trace,
                 numbers=numbers,
+                judge=judge,
+                expected=self.method.backbone.encode(expect) if expect else (),
             )
         finally:
             self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]
@@ -185,6 +201,15 @@ class Model:
         """What each of so many thought groups of a problem stands for; None where the method does not say."""
         say = getattr(self.method, "expected", None)
         return None if say is None else say(example, groups)
+
+    def _judge(self, stop: Stopping | str) -> Judge:
+        """A stop rule as this model applies it: at the end of a thought group."""
+        rule = Stopping.parse(stop) if isinstance(stop, str) else stop
+        if self.method.source() is None or isinstance(self.method.source(), Prompted):
+            raise ConfigError(
+                "a stop rule needs a method that makes its latents one by one; this one has them in its prompt"
+            )
+        return Judge(replace(rule, every=rule.every * self.method.inner.group_size), self.stop_head)
 
     def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
         if isinstance(questions, str):

@@ -9,9 +9,11 @@ from typing import Any
 from unspoken.cli.options import app
 from unspoken.errors import UnspokenError
 
-from unspoken.cli import runs, answers, scores, controls, scale, inspect, harness, problems  # isort: skip  (the order of --help)
+from unspoken.cli import runs, answers, scores, controls, scale, stopping  # isort: skip  (the order of --help)
+from unspoken.cli import inspect, harness, problems, bench_inference  # isort: skip
 
-__all__ = ["answers", "app", "controls", "harness", "inspect", "main", "problems", "runs", "scale", "scores"]
+__all__ = ["answers", "app", "bench_inference", "controls", "harness"]
+__all__ += ["inspect", "main", "problems", "runs", "scale", "scores", "stopping"]
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,12 @@ import typer
 
 from unspoken.cli.controls import LIMIT, after_eval
 from unspoken.cli.options import (
+    Dtype,
+    Expect,
     MaxNewTokens,
     Run,
     Seed,
+    Stop,
     TaskOverrides,
     Temperature,
     TopK,
@@ -64,7 +68,8 @@ def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str],
 
 def _report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
     """Where a report goes. Settings other than the run's own stand in its name: `compare` reads the plain one."""
-    settings = "".join(f"-{name}-{value}" for name, value in changed.items())
+    plain = {name: re.sub(r"[^\w.]+", "-", str(value)) for name, value in changed.items() if name != "expect"}
+    settings = "".join(f"-{name}-{value}" for name, value in plain.items())
     name = f"eval-{task}-{split}{settings}.json"
     return Path(f"{run.name.replace(':', '-')}-{name}") if str(run).startswith("builtin:") else run / name
 
@@ -88,6 +93,9 @@ def evaluate(
     top_k: TopK = None,
     seed: Seed = None,
     max_new_tokens: MaxNewTokens = None,
+    stop: Stop = None,
+    expect: Expect = None,
+    dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="Report file; default RUN/eval-TASK-SPLIT.json.")] = None,
     controls: Annotated[
         bool | None, typer.Option(help="Do the latents matter? Default: asked where there are some.")
@@ -119,8 +127,9 @@ def evaluate(
     if card is not None and len(every) * len(said) > 1:
         raise ConfigError("--card is of one report; give one task and one seed, or run `unspoken card` on each report")
     me = processes()
-    model = load(run, explain=explain, device=me.device)
+    model = load(run, explain=explain, device=me.device, dtype=dtype)
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    speaking |= given(stop=stop, expect=expect)
     console = new_console(quiet=not me.main)
     if len(said) > 1 and speaking.get("temperature", model.speaking.temperature) == 0:
         console.print("note: at temperature 0 nothing is drawn, so every seed gives the same answers; see --temperature")
@@ -129,7 +138,7 @@ def evaluate(
         for one in said:
             settings = {**speaking, **given(seed=one)}
             several = {"chains": chains, "samples": samples if samples > 1 else None}
-            named = given(limit=limit, latents=latents, explain=explain or None, **several, **settings)
+            named = given(limit=limit, latents=latents, explain=explain or None, dtype=dtype, **several, **settings)
             target = out or _report_path(run, chosen.name, split, named)
             keep = Keep(target, me, restart)
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, _goes_on(keep):
@@ -189,6 +198,9 @@ def ask(
     top_k: TopK = None,
     seed: Seed = None,
     max_new_tokens: MaxNewTokens = None,
+    stop: Stop = None,
+    expect: Expect = None,
+    dtype: Dtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Ask a trained model one question."""
@@ -197,8 +209,9 @@ def ask(
     from unspoken.training.checkpoint import load
 
     text = sys.stdin.read() if question == "-" else question
-    model = load(run, explain=show_thoughts)
+    model = load(run, explain=show_thoughts, dtype=dtype)
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    speaking |= given(stop=stop, expect=expect)
     said = model.answer([text], latents=latents, explain=show_thoughts, names=["the question"], **speaking)[0]
     if as_json:
         typer.echo(json.dumps(asdict(said), ensure_ascii=False))

@@ -30,6 +30,10 @@ TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 =
 Seed = Annotated[int | None, typer.Option(help="Seed of sampling.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer; default as in the run.")]
 
+Stop = Annotated[str | None, typer.Option(help="Stop thinking: confidence:0.9, convergence:0.05, head:0.5 or fixed:3.")]
+Expect = Annotated[str | None, typer.Option(help="How answers are expected to begin; changes none, saves passes.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 (CPU); default as trained.")]
+
 
 def new_console(quiet: bool = False) -> Any:
     """Where tables go."""

@@ -53,7 +53,14 @@ class Chooser:
 
     def __init__(self, speaking: Speaking, numbers: Sequence[int | tuple[int, ...]]) -> None:
         self.speaking = speaking
-        self.streams = [np.random.default_rng((speaking.seed, *_key(number))) for number in numbers]
+        self.streams: list[np.random.Generator] = []
+        for number in numbers:
+            self.add(number)
+
+    def add(self, number: int | tuple[int, ...]) -> int:
+        """Another row; returns its place among all."""
+        self.streams.append(np.random.default_rng((self.speaking.seed, *_key(number))))
+        return len(self.streams) - 1
 
     def choose(self, logits_NV: Tensor, rows_N: np.ndarray) -> Tensor:
         """Token ids [N] for the rows that speak now."""

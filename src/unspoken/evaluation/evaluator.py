@@ -179,10 +179,10 @@ def _ids(examples: Sequence[Example], split: str) -> list[str]:
 
 
 def _counter(progress: Callable[[int, int], None], total: int, batch_size: int) -> Callable[[int, int], None]:
-    """An `on_token` that reports finished batches.
+    """An `on_token` that reports how far the questions are, in steps of a batch.
 
-    Batches run one after the other and each of their rows speaks at least once, so the first word of question number
-    k * batch_size + 1, counted in the order of first words, says that k batches are done.
+    Each question speaks at least once, and at most a batch of them is under way: the first word of question number
+    k * batch_size + 1, counted in the order of first words, says that about k batches are done.
     """
     begun: set[int] = set()
     progress(0, total)
@@ -207,7 +207,7 @@ def describe(model: Any, weights: bool) -> dict[str, Any]:
         **known,
         "path": None if path is None else str(path),
         "method": dump(getattr(method, "config", None)),
-        "dtype": None if weight is None else str(weight.dtype).removeprefix("torch."),
+        "dtype": getattr(model, "dtype", None) or (None if weight is None else str(weight.dtype).removeprefix("torch.")),
         "device": None if weight is None else str(weight.device),
     }
 

@@ -26,6 +26,8 @@ from torch import Tensor
 
 from unspoken.core.backbone import BUILTIN, BackboneConfig, builtin, load_backbone
 from unspoken.core.config import build, dump, lookup
+from unspoken.core.fast_linear import use_dtype
+from unspoken.core.stopping import STOP_HEAD, read_head
 from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
 from unspoken.methods import METHODS, make_method
 from unspoken.methods.base import Method
@@ -415,23 +417,31 @@ class RunDir:
         return method
 
 
-def load(path: str | Path, *, device: str | torch.device | None = None, explain: bool = True) -> Model:
+def load(
+    path: str | Path, *, device: str | torch.device | None = None, explain: bool = True, dtype: str | None = None
+) -> Model:
     """A trained model, from its run directory.
 
     Args:
         path: what `unspoken train` or `export` wrote, or a model inside the package ("builtin:tiny").
         device: where to put it; None = a GPU if there is one, else the CPU.
         explain: also load an auxiliary decoder, if the run has one, so that thoughts can be decoded.
+        dtype: float32, bfloat16 or int8 (CPU only); None = as trained. Answers of the latter two are near, not equal.
 
     Raises:
         RunError: the folder is missing, truncated, or from another model.
+        ConfigError: no such dtype, or none that this machine can do.
     """
     run = RunDir(path)
     config = run.config()
     method: Any = run.load_method(inner=not explain)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Model(method.to(device).eval(), config.speaking, path=str(path))
+    model = Model(method.to(device).eval(), config.speaking, path=str(path))
+    use_dtype(method, dtype)
+    model.dtype = dtype
+    model.stop_head = read_head(run.path / STOP_HEAD)
+    return model
 
 
 def export(path: str | Path, out: str | Path) -> None:
