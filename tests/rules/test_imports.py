@@ -15,7 +15,7 @@ LAYERS = (
     ("core",),
     ("methods", "tasks", "model"),
     ("training", "evaluation", "importers", "inspector"),
-    ("recipes",),
+    ("recipes", "bench"),
     ("cli", "serve", "quickstart", "__main__", "__init__"),
 )
 """What stands in a layer may import from its own layer and from those before it."""
