@@ -238,15 +238,7 @@ class Backbone(nn.Module):
     def _body(
         self, embeds_BTD: Tensor, positions_BT: Tensor, mask: Tensor | None, cache: DynamicCache | None, **more: Any
     ) -> Any:
-        if mask is not None and mask.ndim == 4:
-            kind = self.lm.config._attn_implementation
-            if kind == "eager":  # adds its mask
-                floor = torch.finfo(embeds_BTD.dtype).min
-                mask = torch.zeros_like(mask, dtype=embeds_BTD.dtype).masked_fill(~mask, floor)
-            elif kind != "sdpa":
-                raise ConfigError(
-                    f"a row with a branch needs backbone.attention=sdpa or eager, got {kind!r}, whose mask is causal only"
-                )
+        mask = pairs_mask(self.lm, mask, embeds_BTD)
         return self.body(
             inputs_embeds=embeds_BTD,
             attention_mask=mask,
@@ -327,6 +319,56 @@ class Backbone(nn.Module):
             self.tokenizer.save_pretrained(folder)
         except Exception as error:  # its writer raises bare exceptions, a full disk included
             raise OSError(str(error)) from error
+
+
+def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | None:
+    """A mask as a model's attention takes it, made without looking at its values.
+
+    transformers asks a mask of columns whether all of them are real, and on a GPU every pass would wait for the answer. So
+    it gets the mask of pairs that it would make of it, where its layers take one.
+
+    Args:
+        lm: the model.
+        mask: see `Backbone.step`.
+        embeds_BTD: what the pass feeds.
+
+    Raises:
+        ConfigError: a mask of pairs, and an attention implementation that cannot take it.
+    """
+    kind = lm.config._attn_implementation
+    if mask is not None and mask.ndim == 2 and takes_pairs(lm):
+        T, S = embeds_BTD.shape[1], mask.shape[1]
+        causal_TS = torch.ones(T, S, dtype=torch.bool, device=mask.device).tril(S - T)
+        mask = mask.bool()[:, None, None, :] & causal_TS
+    if mask is None or mask.ndim == 2 or kind == "sdpa":
+        return mask
+    if kind != "eager":
+        raise ConfigError(
+            f"a row with a branch needs backbone.attention=sdpa or eager, got {kind!r}, whose mask is causal only"
+        )
+    floor = torch.finfo(embeds_BTD.dtype).min  # eager attention adds its mask
+    return torch.zeros_like(mask, dtype=embeds_BTD.dtype).masked_fill(~mask, floor)
+
+
+@torch.no_grad()
+def takes_pairs(lm: Any) -> bool:
+    """Whether a model's layers take one mask of pairs: tried once on two tokens, and noted on the model."""
+    if (known := getattr(lm, "_takes_pairs", None)) is None:
+        known = lm.config._attn_implementation == "sdpa" and attention_window(lm) is None
+        if known:
+            table = lm.get_input_embeddings().weight
+            embeds, sees = table[:2][None], torch.ones(1, 1, 2, 2, dtype=torch.bool, device=table.device).tril()
+            training = lm.training
+            lm.eval()
+            try:
+                masks = (None, sees)
+                plain, pairs = (lm.base_model(inputs_embeds=embeds, attention_mask=m).last_hidden_state for m in masks)
+                known = torch.allclose(plain.float(), pairs.float(), rtol=1e-2, atol=1e-3)
+            except Exception:  # families raise whatever their code comes across: ALiBi wants columns to count
+                known = False
+            lm.train(training)
+        lm._takes_pairs = known
+    return known
 
 
 class _Enough(Exception):

@@ -121,7 +121,7 @@ class _InPieces(torch.autograd.Function):
                 )
             total += loss
             found.append(hit_n)
-            if grad_ND is not None:
+            if grad_ND is not None and grad_nD is not None:
                 grad_ND[part] = grad_nD
         # Not saved as tensors are: one held twice would be copied when it becomes a parameter's gradient.
         ctx.made, ctx.kinds = (grad_ND, sums), [leaf.dtype for leaf in leaves]

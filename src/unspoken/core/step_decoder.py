@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from unspoken.core.backbone import Backbone, BackboneConfig, attention_window, head_logits, load_backbone
+from unspoken.core.backbone import Backbone, BackboneConfig, attention_window, head_logits, load_backbone, pairs_mask
 from unspoken.core.config import STRICT
 from unspoken.core.engine import Loop, unroll
 from unspoken.core.layout import IGNORE, Batch, Row, collate
 from unspoken.core.losses import cross_entropy_sum
 from unspoken.core.sampling import Speaking
-from unspoken.core.trace import Trace
+from unspoken.core.trace import Cost, Trace
 from unspoken.errors import ConfigError
 
 
@@ -79,6 +79,7 @@ class StepDecoder(nn.Module):
     def __init__(self, config: StepDecoderConfig, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
+        self.spent = Cost()  # by the last call of `read`
         self.lm: Any
         self._base: Backbone
         object.__setattr__(self, "_base", backbone)  # used, not owned: its parameters are not this module's
@@ -160,7 +161,7 @@ class StepDecoder(nn.Module):
         """Only the last layer's states: nobody watches a decoder's layers."""
         out = self.lm.base_model(
             inputs_embeds=embeds_BTD,
-            attention_mask=mask,
+            attention_mask=pairs_mask(self.lm, mask, embeds_BTD),
             position_ids=positions_BT + self.config.first_position,
             past_key_values=cache,
             use_cache=cache is not None,
@@ -200,7 +201,9 @@ class StepDecoder(nn.Module):
             Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
         ]
         batch = collate(rows).to(self.device)
-        return unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT)), batch
+        trace = unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT))
+        self.spent = trace.cost
+        return trace, batch
 
     @torch.inference_mode()
     def speak(self, latents_MCD: Tensor, max_tokens: int, batch_size: int = 256) -> list[list[int]]:

@@ -26,6 +26,7 @@ class TrainConfig:
     steps: int | None = None  # optimizer steps
     batch_size: int = 32  # rows per optimizer step, over all processes
     micro_batch_size: int | None = None  # rows per forward pass on one process; None = all of them
+    micro_batch_tokens: int | None = None  # positions per forward pass, padding included; puts rows of like length together
     lr: float = 1e-4
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
@@ -61,6 +62,7 @@ class TrainConfig:
             "steps",
             "batch_size",
             "micro_batch_size",
+            "micro_batch_tokens",
             "lr",
             "log_every",
             "save_every",

@@ -82,6 +82,25 @@ def lay_out(method: Method, examples: Sequence[Example], index: int, stage: Stag
     return method.layout(examples[index], stage, Random(f"{seed}/row/{epoch}/{index}"))
 
 
+def micro_batches(rows: Sequence[Row], size: int | None, tokens: int | None) -> list[list[Row]]:
+    """The rows of a step as they go through the model together.
+
+    Args:
+        size: at most so many rows; None = no limit.
+        tokens: at most so many positions, padding included, and rows of like length together, the longest first; a row that
+            is longer goes alone. None = no limit, and the order stays.
+    """
+    size = size or max(len(rows), 1)
+    if tokens is None:
+        return [list(rows[i : i + size]) for i in range(0, len(rows), size)]
+    parts: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row.positions, reverse=True):
+        if not parts or len(parts[-1]) >= min(size, max(tokens // max(parts[-1][0].positions, 1), 1)):
+            parts.append([])
+        parts[-1].append(row)
+    return parts
+
+
 def written_tokens(method: Method, examples: Sequence[Example], stages: Sequence[Stage]) -> int:
     """How many tokens the longest written row loses between the first and the last of some stages."""
     first, last = stages[0], stages[-1]

@@ -39,7 +39,15 @@ from unspoken.model import Model
 from unspoken.tasks import Split, make_task
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig, learning_rate
-from unspoken.training.data import Schedule, check_lengths, check_prompts, drop_long, lay_out, written_tokens
+from unspoken.training.data import (
+    Schedule,
+    check_lengths,
+    check_prompts,
+    drop_long,
+    lay_out,
+    micro_batches,
+    written_tokens,
+)
 from unspoken.training.progress import Quiet, Reporter
 
 
@@ -174,8 +182,7 @@ class Training:
         rows = [lay_out(self.method, self.examples, i, stage, t.seed, epoch) for i in indices]
         # Every process lays out the whole step: its counts are needed everywhere, and rows are cheap.
         mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        size = t.micro_batch_size or max(len(mine), 1)
-        parts = [collate(mine[i : i + size]) for i in range(0, len(mine), size)] or [collate(rows[:1])]
+        parts = [collate(part) for part in micro_batches(mine, t.micro_batch_size, t.micro_batch_tokens) or [rows[:1]]]
         counts = self.method.counts(collate(rows))
         terms: dict[str, Tensor] = {}
         metrics: list[Metrics] = []

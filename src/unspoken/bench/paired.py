@@ -1,0 +1,149 @@
+"""Measuring sides against each other in one process: alternating rounds, medians, counts, memory.
+
+A ratio is taken inside each round, so that a machine that slows down slows both sides; the median of the ratios counts.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unspoken.core.trace import Cost
+
+
+@dataclass(kw_only=True)
+class Taken:
+    """What one call of a side took.
+
+    Attributes:
+        seconds: wall-clock time.
+        cpu_seconds: processor time of all threads of this process.
+        memory: the most bytes it held beyond what was there before, from samples; None where that cannot be read.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    memory: int | None
+
+
+class _Peak:
+    """The most memory that is held inside a `with`, beyond what was held before: exact on a GPU, sampled on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.bytes = device, None
+
+    def __enter__(self) -> _Peak:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+            return self
+        self._before = self._most = _resident()
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._sample, daemon=True)
+        self._watch.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self._over.wait(0.02):
+            self._most = max(self._most, _resident())
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
+            return
+        self._over.set()
+        self._watch.join()
+        self.bytes = max(self._most, _resident()) - self._before if self._before else None
+
+
+def _resident() -> int:
+    """Bytes of memory this process holds; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def measure(call: Callable[[], Any], device: torch.device) -> Taken:
+    """One call."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
+    with _Peak(device) as peak:
+        cpu, began = time.process_time(), time.perf_counter()
+        call()
+        wait()
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    return Taken(seconds=seconds, cpu_seconds=cpu, memory=peak.bytes)
+
+
+def paired(sides: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int) -> dict[str, list[Taken]]:
+    """Every side once per round, after one warm-up, in an order that turns round from round to round."""
+    for call in sides.values():
+        call()
+    taken: dict[str, list[Taken]] = {name: [] for name in sides}
+    for number in range(rounds):
+        names = list(sides) if number % 2 == 0 else list(sides)[::-1]
+        for name in names:
+            taken[name].append(measure(sides[name], device))
+    return taken
+
+
+def summary(taken: Sequence[Taken]) -> dict[str, Any]:
+    """Medians, and every round."""
+    memory = [one.memory for one in taken if one.memory is not None]
+    return {
+        "seconds": statistics.median(one.seconds for one in taken),
+        "cpu_seconds": statistics.median(one.cpu_seconds for one in taken),
+        "peak_memory": max(memory) if memory else None,
+        "rounds": [asdict(one) for one in taken],
+    }
+
+
+def ratio(slow: Sequence[Taken], fast: Sequence[Taken], scale: float = 1.0) -> dict[str, Any]:
+    """How many times faster: the median over rounds, and the range, of wall-clock and processor time.
+
+    Args:
+        scale: how many times the work of `slow` that `fast` does.
+    """
+    found: dict[str, Any] = {}
+    for name in ("seconds", "cpu_seconds"):
+        each = [scale * getattr(s, name) / getattr(f, name) for s, f in zip(slow, fast, strict=True)]
+        found[name] = {"median": statistics.median(each), "low": min(each), "high": max(each)}
+    return found
+
+
+def counts(cost: Cost) -> dict[str, Any]:
+    """Passes, positions and the share of padding."""
+    return {
+        "passes": cost.passes,
+        "positions": cost.positions,
+        "padding_share": 1 - cost.positions / cost.slots if cost.slots else 0.0,
+    }
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large matrix product here: what utilisation is measured against."""
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.ones(size, size, device=device, dtype=dtype)
+    a @ a
+    best = min(measure(lambda: [a @ a for _ in range(5)], device).seconds for _ in range(3)) / 5
+    return 2 * size**3 / best
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where figures come from."""
+    from unspoken.core.provenance import provenance
+
+    return {"threads": threads, "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None, **provenance()}

@@ -1,0 +1,49 @@
+"""Models to measure: random weights of a well-known shape, or a model from a folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from unspoken.core.backbone import Backbone, BackboneConfig, load_backbone
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "gpt2-small": {"model_type": "gpt2", "vocab_size": 50257},
+    "smollm2-135m": {
+        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192, "tie_word_embeddings": True,
+    },
+    "llama-1b": {
+        "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "small-test": {
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+    },
+}  # fmt: skip
+"""Their published configurations; weights are random (seed 0), which changes no time."""
+
+
+def backbone_of(model: str, device: torch.device) -> Backbone:
+    """A shape by name, or a model from a folder, in float32 and without dropout."""
+    torch.manual_seed(0)
+    config = BackboneConfig(arch=SHAPES[model], tokenizer="builtin:tiny") if model in SHAPES else BackboneConfig(path=model)
+    backbone = load_backbone(config)
+    backbone.eval()
+    return backbone.to(device)
+
+
+def operations(backbone: Backbone) -> tuple[int, int]:
+    """Multiplications and additions per position: of the body's matrices, and of the head."""
+    head = backbone.lm.get_output_embeddings().weight
+    matrices = sum(
+        weight.numel()
+        for name, module in backbone.body.named_modules()
+        if (weight := getattr(module, "weight", None)) is not None
+        and weight.ndim == 2
+        and not isinstance(module, torch.nn.Embedding)
+    )
+    return 2 * matrices, 2 * head.numel()
