@@ -175,7 +175,8 @@ def _check(bench: Bench, words: int, width: int, exact: bool) -> dict[str, dict[
         bench.method.zero_grad(set_to_none=True)
         cost = Cost()
         with Watch(words, width) as watch:
-            loss = float(step(cost))
+            whole = step(cost)
+        loss = float(whole)
         kept[name] = _gradients(bench)
         waits = sum(watch.waits.values())
         seen = {"head_rows": watch.head_rows, "largest_logits": watch.most, "waits": waits}

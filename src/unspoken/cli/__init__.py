@@ -9,9 +9,9 @@ from typing import Any
 from unspoken.cli.options import app
 from unspoken.errors import UnspokenError
 
-from unspoken.cli import runs, answers, problems  # isort: skip  (the order of --help)
+from unspoken.cli import runs, answers, problems, bench  # isort: skip  (the order of --help)
 
-__all__ = ["answers", "app", "main", "problems", "runs"]
+__all__ = ["answers", "app", "bench", "main", "problems", "runs"]
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
