@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from unspoken.core.checkpointing import pass_cache, recomputing
 from unspoken.core.config import STRICT
 from unspoken.errors import BackboneError, ConfigError
 
@@ -90,6 +91,7 @@ class Backbone(nn.Module):
         self._peft: Any
         object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
         self.tokenizer = tokenizer
+        self.checkpointing = False  # in training, make activations again instead of keeping them
         self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._bounds: dict[str, np.ndarray] = {}
         if tokenizer.eos_token_id is None:
@@ -181,6 +183,8 @@ class Backbone(nn.Module):
 
     def new_cache(self) -> DynamicCache:
         """An empty key-value cache of the kind this model's layers need."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return pass_cache(self.lm)
         return DynamicCache(config=self.lm.config)
 
     def step(
@@ -239,14 +243,15 @@ class Backbone(nn.Module):
         self, embeds_BTD: Tensor, positions_BT: Tensor, mask: Tensor | None, cache: DynamicCache | None, **more: Any
     ) -> Any:
         mask = pairs_mask(self.lm, mask, embeds_BTD)
-        return self.body(
-            inputs_embeds=embeds_BTD,
-            attention_mask=mask,
-            position_ids=positions_BT,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **more,
-        )
+        with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
+            return self.body(
+                inputs_embeds=embeds_BTD,
+                attention_mask=mask,
+                position_ids=positions_BT,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **more,
+            )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States [..., D] -> logits [..., V]."""

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from unspoken.core.backbone import Backbone, BackboneConfig, attention_window, head_logits, load_backbone, pairs_mask
+from unspoken.core.backbone import (
+    Backbone,
+    BackboneConfig,
+    attention_window,
+    head_logits,
+    layer_list,
+    load_backbone,
+    pairs_mask,
+)
+from unspoken.core.checkpointing import pass_cache, recomputing
 from unspoken.core.config import STRICT
 from unspoken.core.engine import Loop, unroll
 from unspoken.core.layout import IGNORE, Batch, Row, collate
@@ -80,6 +89,7 @@ class StepDecoder(nn.Module):
         super().__init__()
         self.config = config
         self.spent = Cost()  # by the last call of `read`
+        self.checkpointing = False  # see `Backbone`
         self.lm: Any
         self._base: Backbone
         object.__setattr__(self, "_base", backbone)  # used, not owned: its parameters are not this module's
@@ -133,6 +143,8 @@ class StepDecoder(nn.Module):
 
     def new_cache(self) -> DynamicCache:
         """An empty cache."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return pass_cache(self.lm)
         return DynamicCache(config=self.lm.config)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -159,13 +171,14 @@ class StepDecoder(nn.Module):
         cache: DynamicCache | None = None,
     ) -> tuple[Tensor, ...]:
         """Only the last layer's states: nobody watches a decoder's layers."""
-        out = self.lm.base_model(
-            inputs_embeds=embeds_BTD,
-            attention_mask=pairs_mask(self.lm, mask, embeds_BTD),
-            position_ids=positions_BT + self.config.first_position,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
+            out = self.lm.base_model(
+                inputs_embeds=embeds_BTD,
+                attention_mask=pairs_mask(self.lm, mask, embeds_BTD),
+                position_ids=positions_BT + self.config.first_position,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return (out.last_hidden_state,)
 
     def _fed(self, latents_MCD: Tensor, ids_MT: Tensor) -> Tensor:

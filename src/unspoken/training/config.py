@@ -39,6 +39,7 @@ class TrainConfig:
     final_lr: float = 0.0  # where it ends, as a share of lr
     clip: float | None = 1.0  # largest gradient norm; None = no clipping
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer
+    activation_checkpointing: bool = False  # make activations again in the backward pass: less memory, about a third slower
     seed: int = 0
     length_window: int = 50  # batches whose rows are sorted by length together; 1 = keep the random order
     validate_every: int | None = None  # optimizer steps; None = once an epoch
