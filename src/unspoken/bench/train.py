@@ -19,7 +19,7 @@ from unspoken.bench.baselines import coconut_step, codi_step, sim_cot_step
 from unspoken.bench.shapes import backbone_of, operations
 from unspoken.bench.watch import Watch
 from unspoken.bench.workloads import Load, coconut_rows, codi_rows
-from unspoken.core.backbone import Backbone, LoraSettings
+from unspoken.core.backbone import Backbone, LoraSettings, fuse_activations
 from unspoken.core.layout import Batch, Row, collate
 from unspoken.core.trace import Cost
 from unspoken.errors import ConfigError
@@ -60,6 +60,7 @@ def ours(method: Any, parts: Sequence[Sequence[Row]], precision: str) -> Step:
     decoder = getattr(method, "decoder", None)
 
     def step(cost: Cost) -> Tensor:
+        fuse_activations(method)
         total = torch.zeros((), device=device)
         for part in parts:
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
@@ -87,6 +88,7 @@ def theirs(loss_of: Callable[[Any, Batch, Cost], Any], method: Any, rows: Sequen
     device = method.backbone.device
 
     def step(cost: Cost) -> Tensor:
+        fuse_activations(method, fused=False)  # the model as transformers has it
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             found = loss_of(method, collate(rows).to(device), cost)
         loss, *aside = found if isinstance(found, tuple) else (found,)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
@@ -99,6 +100,7 @@ class Backbone(nn.Module):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.lm.config.use_cache = True
+        fuse_activations(self.lm)
         self._check()
 
     @property
@@ -391,6 +393,19 @@ def layer_list(lm: Any) -> nn.ModuleList:
     if (found := next(lists, None)) is None:
         raise BackboneError(f"{type(lm).__name__} has no list of {depth} layers, so that none can be run by itself")
     return found
+
+
+def fuse_activations(lm: nn.Module, fused: bool = True) -> None:
+    """Run GPT-2's activation as one operator; transformers spells it out in seven, each of which keeps what it made.
+
+    Args:
+        fused: False puts the spelt-out one back.
+    """
+    mine, other = (nn.GELU, NewGELUActivation) if fused else (NewGELUActivation, nn.GELU)
+    for module in lm.modules():
+        for name, child in module.named_children():
+            if type(child) is other and getattr(child, "approximate", "tanh") == "tanh":
+                setattr(module, name, mine(approximate="tanh") if fused else mine())
 
 
 def attention_window(lm: Any) -> int | None:
