@@ -17,6 +17,7 @@ from unspoken.core.layout import IGNORE, Row, collate
 from unspoken.core.sampling import Speaking
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
+from unspoken.model import Model
 
 SAMPLED = Speaking(max_new_tokens=12, temperature=1.0, seed=3)
 
@@ -169,3 +170,21 @@ def test_what_cannot_be_made_in_parallel_says_so():
     assert isinstance(again, Jacobi)
     assert again.passes == 3
     assert isinstance(again.inner, Recurrence)
+
+
+def test_a_model_can_be_told_how_many_passes_to_think_in():
+    """As trained unless told; as many as latents is the same thought, fewer is another."""
+    method = method_of(METHODS["coconut"], "llama", None)
+    model, asked = Model(method), ["How many pens?", "Ann has 3 pens. How many?"]
+    want = model.think(asked)
+    model.parallel = 6
+    torch.testing.assert_close(model.think(asked).latents_BKD, want.latents_BKD, rtol=1e-4, atol=1e-4)
+    model.parallel = 2
+    few = model.think(asked)
+    assert few.cost.passes == 3 < want.cost.passes == 7
+    assert not torch.allclose(few.latents_BKD, want.latents_BKD, atol=1e-3)
+    assert model.answer(asked, max_new_tokens=3)[0].passes == 1 + 2 + 3 - 1
+    pause = Model(make_method({"name": "pause", "marker_init": "pens"}, backbones.backbone("llama")))
+    pause.parallel = 2
+    with pytest.raises(ConfigError, match="are known before"):
+        pause.answer(asked)

@@ -53,6 +53,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     limit: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
     latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Make the latents in so many parallel passes (PCCoT).")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
     explain: Annotated[bool, typer.Option(help="Decode the thoughts too, and score the steps.")] = False,
     chains: Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")] = None,
@@ -77,6 +78,7 @@ def evaluate(
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     chosen = task_of(run, task, overrides or [])
     model = load(run, explain=explain)
+    model.parallel = parallel
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
     said = _seeds(seeds, seed, out)
     console = new_console()
@@ -92,7 +94,10 @@ def evaluate(
             )  # fmt: skip
         several = {"chains": chains, "samples": samples if samples > 1 else None}
         target = out or _report_path(
-            run, chosen.name, split, given(limit=limit, latents=latents, explain=explain or None, **several, **settings)
+            run,
+            chosen.name,
+            split,
+            given(limit=limit, latents=latents, parallel=parallel, explain=explain or None, **several, **settings),
         )
         report.save(target)
         reports[f"{run.name}, seed {one}" if len(said) > 1 else run.name] = report
