@@ -100,8 +100,8 @@ class Backbone(nn.Module):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.lm.config.use_cache = True
-        fuse_activations(self.lm)
         self._check()
+        takes_pairs(self.lm)
 
     @property
     def body(self) -> nn.Module:
@@ -343,7 +343,7 @@ def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | Non
         ConfigError: a mask of pairs, and an attention implementation that cannot take it.
     """
     kind = lm.config._attn_implementation
-    if mask is not None and mask.ndim == 2 and takes_pairs(lm):
+    if mask is not None and mask.ndim == 2 and getattr(lm, "_takes_pairs", False):
         T, S = embeds_BTD.shape[1], mask.shape[1]
         causal_TS = torch.ones(T, S, dtype=torch.bool, device=mask.device).tril(S - T)
         mask = mask.bool()[:, None, None, :] & causal_TS

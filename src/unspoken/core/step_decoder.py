@@ -102,6 +102,7 @@ class StepDecoder(nn.Module):
             _check_vocabulary(backbone, other, str(config.path))
             self.lm = other.lm
         self.lm.requires_grad_(True)
+        takes_pairs(self.lm)
         table = self.lm.get_input_embeddings().weight
         if config.embeddings == "base" and self.lm.get_output_embeddings().weight is not table:
             table.requires_grad_(False)  # an untied table that nothing looks up would only drift by weight decay

@@ -24,7 +24,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
-from unspoken.core.backbone import load_backbone
+from unspoken.core.backbone import fuse_activations, load_backbone
 from unspoken.core.checkpointing import keep_less
 from unspoken.core.config import dump
 from unspoken.core.layout import collate
@@ -93,6 +93,8 @@ class Training:
         self.method: Any = build_method(config)
         self.method.to(self.accelerator.device).train()
         keep_less(self.method, self.t.activation_checkpointing)
+        if self.t.fused_activation:
+            fuse_activations(self.method)
         curriculum = self.method.curriculum()
         stages = curriculum.extremes()
         self.examples, self.left_out = rows_of.drop_long(self.method, self.examples, stages, self.t.max_positions)
