@@ -9,7 +9,7 @@ from typing import Any
 from unspoken.core.config import build, dump
 from unspoken.core.engine import think
 from unspoken.core.example import Example
-from unspoken.core.latents import Edit, Prompted
+from unspoken.core.latents import Edit, Prompted, Source, parallel
 from unspoken.core.latents import Slots as SlotTokens
 from unspoken.core.layout import longest_first
 from unspoken.core.queue import sample
@@ -28,7 +28,12 @@ class Model:
         speaking: how to speak where a call does not say.
         latents: how many latents to think where a call does not say; None = as many as training ended with.
         path: where it was loaded from, for reports.
+
+    Attributes:
+        parallel: make the latents in so many parallel passes (`core/latents.py:Jacobi`); None = as the method says.
     """
+
+    parallel: int | None = None
 
     def __init__(
         self, method: Method, speaking: Speaking | None = None, latents: int | None = None, path: str | None = None
@@ -141,7 +146,7 @@ class Model:
             )
         if samples > 1 and said.temperature == 0:
             raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
-        source = self.method.source()
+        source = self._source()
         if edit is not None:
             if not self.method.group_size:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
@@ -183,7 +188,7 @@ class Model:
         """
         was_training = self._eval()
         try:
-            return think(self.method.backbone, self._rows(questions, latents, None), self.method.source())
+            return think(self.method.backbone, self._rows(questions, latents, None), self._source())
         finally:
             self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -221,6 +226,10 @@ class Model:
                 raise DataError(f"{name} must be a text that is not empty, got {question!r:.60}")
             rows.append(self.method.prompt(question.strip(), self.latents if latents is None else latents, name))
         return rows
+
+    def _source(self) -> Source | Prompted | None:
+        """Where latents come from, and in how many passes."""
+        return parallel(self.method.source(), self.parallel)
 
     def _eval(self) -> bool:
         """Switch dropout off; returns whether it was on."""

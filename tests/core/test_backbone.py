@@ -10,8 +10,10 @@ import backbones
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+from transformers.activations import NewGELUActivation
 
 from unspoken.core.backbone import Backbone, BackboneConfig, LoraSettings, load_backbone, resolve
+from unspoken.core.lm import fuse_activations, pairs_mask
 from unspoken.core.tokens import add_markers
 from unspoken.errors import BackboneError, ConfigError
 
@@ -179,3 +181,31 @@ def test_freezing():
     backbone = backbones.backbone()
     backbone.freeze()
     assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_gpt2s_activation_is_one_operator_and_the_same_function():
+    fused, spelt = backbones.backbone("gpt2"), backbones.backbone("gpt2")
+    fuse_activations(fused.lm)
+    assert any(isinstance(m, NewGELUActivation) for m in spelt.modules())
+    assert not any(isinstance(m, NewGELUActivation) for m in fused.modules())
+    places, embeds = torch.arange(9)[None], fused.embed(torch.arange(9)[None])
+    torch.testing.assert_close(fused.step(embeds, positions_BT=places), spelt.step(embeds, positions_BT=places))
+    fuse_activations(fused.lm, fused=False)
+    assert any(isinstance(m, NewGELUActivation) for m in fused.modules())
+
+
+def test_a_mask_of_columns_becomes_the_mask_of_pairs_that_transformers_would_make():
+    """Also for a second pass, on a cache; a family that counts columns keeps them."""
+    backbone = backbones.backbone("llama")
+    embeds, places = backbone.embed(torch.arange(12).view(2, 6)), torch.arange(6).expand(2, -1)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+    pairs = pairs_mask(backbone.lm, mask, embeds[:, 4:])
+    assert pairs is not None
+    assert pairs.shape == (2, 1, 2, 6)
+    assert pairs[1, 0].tolist() == [[True] * 4 + [False] * 2] * 2
+    assert pairs[0, 0].tolist() == [[True] * 5 + [False], [True] * 6]
+    want = backbone.body(inputs_embeds=embeds, attention_mask=mask, position_ids=places).last_hidden_state
+    got = backbone.step(embeds, positions_BT=places, mask=mask)
+    torch.testing.assert_close(got[mask.bool()], want[mask.bool()])
+    backbone.lm._takes_pairs = False
+    assert pairs_mask(backbone.lm, mask, embeds) is mask

@@ -10,9 +10,9 @@ from unspoken.cli.options import app
 from unspoken.errors import UnspokenError
 
 from unspoken.cli import runs, answers, scores, controls, scale, stopping  # isort: skip  (the order of --help)
-from unspoken.cli import inspect, harness, problems, bench_inference  # isort: skip
+from unspoken.cli import inspect, harness, problems, bench, bench_inference  # isort: skip
 
-__all__ = ["answers", "app", "bench_inference", "controls", "harness"]
+__all__ = ["answers", "app", "bench", "bench_inference", "controls", "harness"]
 __all__ += ["inspect", "main", "problems", "runs", "scale", "scores", "stopping"]
 
 

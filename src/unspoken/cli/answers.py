@@ -83,6 +83,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     limit: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
     latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
+    parallel: Annotated[int | None, typer.Option(help="Make the latents in so many parallel passes (PCCoT).")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
     explain: Annotated[bool, typer.Option(help="Decode the thoughts too, and score the steps.")] = False,
     chains: Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")] = None,
@@ -128,6 +129,7 @@ def evaluate(
         raise ConfigError("--card is of one report; give one task and one seed, or run `unspoken card` on each report")
     me = processes()
     model = load(run, explain=explain, device=me.device, dtype=dtype)
+    model.parallel = parallel
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
     speaking |= given(stop=stop, expect=expect)
     console = new_console(quiet=not me.main)
@@ -138,7 +140,9 @@ def evaluate(
         for one in said:
             settings = {**speaking, **given(seed=one)}
             several = {"chains": chains, "samples": samples if samples > 1 else None}
-            named = given(limit=limit, latents=latents, explain=explain or None, dtype=dtype, **several, **settings)
+            named = given(
+                limit=limit, latents=latents, parallel=parallel, explain=explain or None, dtype=dtype, **several, **settings
+            )
             target = out or _report_path(run, chosen.name, split, named)
             keep = Keep(target, me, restart)
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, _goes_on(keep):

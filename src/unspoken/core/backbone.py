@@ -21,7 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from unspoken.core.checkpointing import pass_cache, recomputing
 from unspoken.core.config import STRICT
+from unspoken.core.lm import attention_window, layer_list, pairs_mask, takes_pairs
 from unspoken.errors import BackboneError, ConfigError
 
 BUILTIN = "builtin:"
@@ -90,6 +92,7 @@ class Backbone(nn.Module):
         self._peft: Any
         object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
         self.tokenizer = tokenizer
+        self.checkpointing = False  # in training, make activations again instead of keeping them
         self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._bounds: dict[str, np.ndarray] = {}
         if tokenizer.eos_token_id is None:
@@ -98,6 +101,7 @@ class Backbone(nn.Module):
             tokenizer.pad_token = tokenizer.eos_token
         self.lm.config.use_cache = True
         self._check()
+        takes_pairs(self.lm)
 
     @property
     def body(self) -> nn.Module:
@@ -181,6 +185,8 @@ class Backbone(nn.Module):
 
     def new_cache(self) -> DynamicCache:
         """An empty key-value cache of the kind this model's layers need."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return pass_cache(self.lm)
         return DynamicCache(config=self.lm.config)
 
     def step(
@@ -254,23 +260,16 @@ class Backbone(nn.Module):
     def _body(
         self, embeds_BTD: Tensor, positions_BT: Tensor, mask: Tensor | None, cache: DynamicCache | None, **more: Any
     ) -> Any:
-        if mask is not None and mask.ndim == 4:
-            kind = self.lm.config._attn_implementation
-            if kind == "eager":  # adds its mask
-                floor = torch.finfo(embeds_BTD.dtype).min
-                mask = torch.zeros_like(mask, dtype=embeds_BTD.dtype).masked_fill(~mask, floor)
-            elif kind != "sdpa":
-                raise ConfigError(
-                    f"a row with a branch needs backbone.attention=sdpa or eager, got {kind!r}, whose mask is causal only"
-                )
-        return self.body(
-            inputs_embeds=embeds_BTD,
-            attention_mask=mask,
-            position_ids=positions_BT,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **more,
-        )
+        mask = pairs_mask(self.lm, mask, embeds_BTD)
+        with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
+            return self.body(
+                inputs_embeds=embeds_BTD,
+                attention_mask=mask,
+                position_ids=positions_BT,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **more,
+            )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States [..., D] -> logits [..., V]."""
@@ -347,28 +346,6 @@ class Backbone(nn.Module):
 
 class _Enough(Exception):
     """Ends a pass whose result is known."""
-
-
-def layer_list(lm: Any) -> nn.ModuleList:
-    """The layers of a model, in order.
-
-    Raises:
-        BackboneError: they are not one list.
-    """
-    depth = lm.config.get_text_config().num_hidden_layers
-    lists = (m for m in lm.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
-    if (found := next(lists, None)) is None:
-        raise BackboneError(f"{type(lm).__name__} has no list of {depth} layers, so that none can be run by itself")
-    return found
-
-
-def attention_window(lm: Any) -> int | None:
-    """A model's sliding window, if a layer uses one."""
-    config = lm.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    slides = getattr(config, "use_sliding_window", True) and (kinds is None or any("sliding" in kind for kind in kinds))
-    return int(window) if window and slides else None
 
 
 def builtin(path: str) -> Path:

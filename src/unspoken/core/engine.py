@@ -4,10 +4,11 @@ Thinking and speaking differ only in what is fed back: a latent made from the la
 chosen token. Training runs the same loop with every token given and nothing to speak.
 
 How a batch is forwarded: in every pass each row feeds what it has ready: its prompt up to the first latent; then one
-latent; then the last latent together with all given text behind it; then one chosen token. A row that has less ready
-than another is padded on the right *inside the pass*, so the first latents line up by themselves, rows with 0, 6 or 13
-latents share a batch, and nothing is ever forwarded twice. Masks and position ids go with every pass. A row's branch
-(`Row.branch`: a teacher's sequence on the same question) rides along in the first pass and is invisible from then on.
+latent; then the last latent together with all given text behind it; then one chosen token (latents made in parallel go
+with the text behind them: `core/jacobi.py`). A row that has less ready than another is padded on the right *inside the
+pass*, so the first latents line up by themselves, rows with 0, 6 or 13 latents share a batch, and nothing is forwarded
+twice. Masks and position ids go with every pass. A row's branch (`Row.branch`: a teacher's sequence on the same question)
+rides along in the first pass and is invisible from then on.
 
 Prompted thoughts stand in the prompt like text: one pass reads it. What several continuations share is forwarded once:
 rows go on as copies, one per set of thoughts from the first slot on, one per sample from the first chosen token on.
@@ -29,7 +30,8 @@ from torch import Tensor
 from unspoken.core.backbone import Backbone
 from unspoken.core.body import Body, Speech, check_context
 from unspoken.core.branch import note_columns, place, visible
-from unspoken.core.latents import Edit, Prompted, Source, edited
+from unspoken.core.jacobi import fill
+from unspoken.core.latents import Edit, Jacobi, Prompted, Source, edited
 from unspoken.core.layout import Batch, Row, collate, longest_first
 from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.sampling import Chooser, Speaking
@@ -157,10 +159,11 @@ class Loop:
         left_b = self.length_b - self.cursor_b
         to_first_b = self.start_b - self.cursor_b
         thinks_b = self.end_b > self.start_b
+        in_turn_b = thinks_b & (self.cursor_b < self.end_b - 1) & (not isinstance(self.source, Jacobi))
         ready_b = np.where(
             (thinks_b | self.apart) & (to_first_b > 0),
             to_first_b,
-            np.where(thinks_b & (self.cursor_b < self.end_b - 1), 1, left_b),
+            np.where(in_turn_b, 1, left_b),
         )
         critical_b = (ready_b < left_b) | (self.speaking is not None)
         width = ready_b[critical_b].max() if critical_b.any() else ready_b.max()
@@ -213,8 +216,7 @@ class Loop:
 
         if self.keep_hidden:
             self.hidden.append(self._everyone(hidden_bWD))
-        rows_b = torch.arange(len(take_b), device=hidden_bWD.device)
-        self.last_bD = hidden_bWD[rows_b, self._device(np.maximum(take_b - 1, 0))]
+        self.last_bD = hidden_bWD[self._device(np.arange(len(take_b))), self._device(np.maximum(take_b - 1, 0))]
         self._trail(hidden_bWD, take_b)
         self.cost.passes += 1
         self.cost.positions += int((take_b + more_b).sum())
@@ -232,14 +234,13 @@ class Loop:
         embeds_bWD = table_bTD.gather(1, self._device(place_bW)[:, :, None].expand(-1, -1, table_bTD.shape[2]))
         thinks_b = (self.cursor_b >= self.start_b) & (self.cursor_b < self.end_b) & (take_b > 0)
         speaks_b = (self.cursor_b >= self.batch.lengths_B[self.index_b]) & (take_b > 0)
+        if isinstance(self.source, Jacobi) and thinks_b.any():
+            embeds_bWD, thinks_b = fill(self, self.source, thinks_b, embeds_bWD), thinks_b & False
         first_bD = embeds_bWD[:, 0]
-        if thinks_b.any():
-            assert self.last_bD is not None
-            now_N = np.flatnonzero(thinks_b)
+        if len(now_N := np.flatnonzero(thinks_b)) and self.last_bD is not None:
             latent_ND = self._latents(self.last_bD[self._device(now_N)], now_N, (self.cursor_b - self.start_b)[now_N])
             first_bD = first_bD.index_copy(0, self._device(now_N), latent_ND.to(first_bD.dtype))
-        if speaks_b.any():
-            assert self.spoken_bD is not None
+        if speaks_b.any() and self.spoken_bD is not None:
             first_bD = torch.where(self._device(speaks_b)[:, None], self.spoken_bD, first_bD)
         if thinks_b.any() or speaks_b.any():
             embeds_bWD = torch.cat([first_bD[:, None], embeds_bWD[:, 1:]], dim=1)
@@ -247,8 +248,7 @@ class Loop:
 
     def _latents(self, state_ND: Tensor, now_N: np.ndarray, number_N: np.ndarray) -> Tensor:
         """Ask the source for the latents of some rows, and keep them for the trace."""
-        assert self.source is not None
-        latent_ND = self.source.next(state_ND, self.index_b[now_N], number_N)
+        latent_ND = self.source.next(state_ND, self.index_b[now_N], number_N)  # pyright: ignore[reportOptionalMemberAccess]
         self.latents.append(latent_ND)
         self.states.append(state_ND)
         self.places.append((self.index_b[now_N], number_N))
@@ -256,10 +256,12 @@ class Loop:
 
     def _trail(self, hidden_bWD: Tensor, take_b: np.ndarray) -> None:
         """Make the latent after the last one, which is never fed, where a row asks for it."""
-        fed_last_b = (self.cursor_b == self.end_b - 1) & (self.end_b > self.start_b) & (take_b > 0)
+        last_b = self.end_b - 1 - self.cursor_b  # the column of the row's last latent in this pass
+        fed_last_b = (last_b >= 0) & (last_b < take_b) & (self.end_b > self.start_b)
         now_N = np.flatnonzero(fed_last_b & self.batch.trailing_B[self.index_b])
         if len(now_N):
-            self._latents(hidden_bWD[:, 0][self._device(now_N)], now_N, (self.end_b - self.start_b)[now_N])
+            last_ND = hidden_bWD[self._device(now_N), self._device(last_b[now_N])]
+            self._latents(last_ND, now_N, (self.end_b - self.start_b)[now_N])
 
     def _watch(self, states: Sequence[Tensor], column_b: np.ndarray, kept: list[tuple[np.ndarray, Tensor]]) -> None:
         """Keep the states of every layer at one column per row, where it is not -1."""
@@ -333,8 +335,7 @@ class Loop:
         thoughts_BKD = self.prompted.vectors(self.asked, self.chains)
         B, K, D = thoughts_BKD.shape
         slot_BK = np.arange(K)[None, :] < self.batch.latents_B[:, None]
-        rows_N, number_N = np.nonzero(slot_BK)
-        T = self.given_BTD.shape[1]
+        (rows_N, number_N), T = np.nonzero(slot_BK), self.given_BTD.shape[1]
         place_N = self._device(rows_N * T + self.batch.starts_B[rows_N] + number_N)
         latent_ND = thoughts_BKD.reshape(B * K, D).index_select(0, self._device(rows_N * K + number_N))
         given_ND = self.given_BTD.reshape(B * T, D).index_copy(0, place_N, latent_ND.to(self.given_BTD.dtype))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from unspoken.core.layout import Batch
+from unspoken.errors import ConfigError
 
 
 class Source(Protocol):
@@ -69,6 +70,51 @@ class Recurrence:
     def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
         """See `Source.next`."""
         return hidden_ND if self.transform is None else self.transform(hidden_ND)
+
+
+class Jacobi:
+    """A source whose latents are made all at once, in parallel passes, instead of one after the other (`core/jacobi.py`).
+
+    Args:
+        inner: what makes a latent from the state before its slot.
+        passes: T, passes in which the latents are fed; with 1, only the first is more than its slot's own token.
+
+    Raises:
+        ConfigError: no pass at all.
+    """
+
+    def __init__(self, inner: Source, passes: int) -> None:
+        if passes < 1:
+            raise ConfigError(f"parallel passes over the latents must be 1 or more, got {passes}; null makes them in turn")
+        self.inner = inner
+        self.passes = passes
+
+    def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        """See `Source.next`; asked once per pass for every latent but a row's first."""
+        return self.inner.next(hidden_ND, rows_N, index_N)
+
+
+def parallel(source: Source | Prompted | None, passes: int | None) -> Source | Prompted | None:
+    """The same source with its latents made in so many parallel passes; None leaves it as it is.
+
+    Raises:
+        ConfigError: its latents are not made one from the other.
+    """
+    if passes is None:
+        return source
+    if source is None or isinstance(source, Prompted):
+        raise ConfigError("parallel passes are for latents that are made one from the other; here all are known before")
+    return Jacobi(source.inner if isinstance(source, Jacobi) else source, passes)
+
+
+def check_parallel(passes: int | None, recurrent: bool = True) -> None:
+    """Refuse a method's setting of parallel passes that cannot be.
+
+    Raises:
+        ConfigError: no pass, or latents that are not made one from the other.
+    """
+    if passes is not None:
+        parallel(Recurrence() if recurrent else None, passes)
 
 
 Edit = Callable[[Tensor, np.ndarray, np.ndarray], Tensor]
@@ -152,6 +198,8 @@ def edited(
     source: Source | Prompted, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None
 ) -> Source | Prompted:
     """The same source with a function in the way of its latents; see `Edited`."""
+    if isinstance(source, Jacobi):
+        return Jacobi(Edited(source.inner, edit, numbers, total), source.passes)
     kind = EditedPrompt if isinstance(source, Prompted) else Edited
     return kind(source, edit, numbers, total)  # pyright: ignore[reportArgumentType]
 

@@ -5,7 +5,6 @@ Shapes: N targets, M keys, B rows, C sets of thoughts, F entries of a set, E and
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -13,19 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unspoken.core.chunked import Head, weighted_cross_entropy
 from unspoken.core.layout import Batch
 from unspoken.core.marks import Metrics, label_metrics
 from unspoken.core.trace import Trace
-
-Head = Callable[[Tensor], Tensor]
-"""States [..., D] -> logits [..., V]."""
 
 Distance = Literal["smooth_l1", "l1", "l2"]
 Scale = Literal["row", "batch", "none"]
 
 
 def cross_entropy_sum(hidden_ND: Tensor, labels_N: Tensor, head: Head, weights_N: Tensor | None = None) -> Tensor:
-    """Summed token cross-entropy, in fp32. The head runs only on the states given: those that have a target.
+    """Summed token cross-entropy, in fp32. The head runs only on the states given, those that have a target, in pieces.
 
     Args:
         hidden_ND: the state that predicts each target.
@@ -38,12 +35,7 @@ def cross_entropy_sum(hidden_ND: Tensor, labels_N: Tensor, head: Head, weights_N
     """
     if labels_N.numel() == 0:
         return hidden_ND.sum() * 0.0
-    return _weighted(head(hidden_ND), labels_N, weights_N)
-
-
-def _weighted(logits_NV: Tensor, labels_N: Tensor, weights_N: Tensor | None) -> Tensor:
-    losses_N = F.cross_entropy(logits_NV.float(), labels_N, reduction="none")
-    return losses_N.sum() if weights_N is None else (losses_N * weights_N).sum()
+    return weighted_cross_entropy(hidden_ND, labels_N, head, weights_N)[0]
 
 
 def labelled_cross_entropy_sum(trace: Trace, batch: Batch, head: Head) -> Tensor:
@@ -68,11 +60,11 @@ def labelled_loss(trace: Trace, batch: Batch, head: Head) -> tuple[Tensor, Metri
     if (marks := batch.marks) is None or not labels_N.size:
         return labelled_cross_entropy_sum(trace, batch, head), {}
     hidden_ND = trace.hidden_at(rows_N, places_N)
-    logits_NV, targets_N = head(hidden_ND), torch.from_numpy(labels_N).to(hidden_ND.device)
-    hits_N = logits_NV.detach().argmax(dim=1) == targets_N if marks.track else None
+    targets_N = torch.from_numpy(labels_N).to(hidden_ND.device)
+    loss, hits_N = weighted_cross_entropy(hidden_ND, targets_N, head, _factors(batch, hidden_ND), hits=marks.track)
     at = np.s_[rows_N, places_N + 1]
     metrics = label_metrics(hits_N, marks.weights_BT[at], marks.steps_BT[at], marks.results_BT[at])
-    return _weighted(logits_NV, targets_N, _factors(batch, hidden_ND)), metrics
+    return loss, metrics
 
 
 def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Tensor:

@@ -28,7 +28,7 @@ from unspoken.core.backbone import Backbone
 from unspoken.core.body import check_context
 from unspoken.core.engine import OnToken
 from unspoken.core.engine import sample as sample_batches
-from unspoken.core.latents import Edit, Prompted, Source
+from unspoken.core.latents import Edit, Jacobi, Prompted, Source
 from unspoken.core.layout import Row, collate
 from unspoken.core.sampling import Chooser, Speaking
 from unspoken.core.seats import Request, Seat, common_prefix
@@ -410,8 +410,8 @@ def sample(
 ) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts: `core/engine.py:sample`, continuously batched where that is covered.
 
-    Not covered are several answers to a question, edited or observed latents (`on_trace` sees a batch), and models whose
-    attention is of their own kind; they go through the engine's batches.
+    Not covered are several answers to a question, edited or observed latents (`on_trace` sees a batch), latents made in
+    parallel, and models whose attention is of their own kind; they go through the engine's batches.
 
     Args:
         judge: says when a row has thought enough.
@@ -421,7 +421,7 @@ def sample(
         ConfigError: a judge where only batches can serve.
     """
     columns = max((len(row.ids) for row in rows), default=0) + speaking.max_new_tokens
-    plain = chains * samples == 1 and edit is None and on_trace is None
+    plain = chains * samples == 1 and edit is None and on_trace is None and not isinstance(source, Jacobi)
     if not rows or not plain or not covered(backbone, columns):
         if judge is not None and rows:
             raise ConfigError(

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from unspoken.core.backbone import Backbone, layer_list
+from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
+from unspoken.core.lm import layer_list
 from unspoken.errors import BackboneError, ConfigError, DataError
 
 LAYERS = 5

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from unspoken.core.backbone import Backbone, BackboneConfig, attention_window, head_logits, load_backbone
+from unspoken.core.backbone import Backbone, BackboneConfig, head_logits, load_backbone
+from unspoken.core.checkpointing import pass_cache, recomputing
 from unspoken.core.config import STRICT
 from unspoken.core.engine import Loop, unroll
 from unspoken.core.layout import IGNORE, Batch, Row, collate
+from unspoken.core.lm import attention_window, layer_list, pairs_mask, takes_pairs
 from unspoken.core.losses import cross_entropy_sum
 from unspoken.core.sampling import Speaking
-from unspoken.core.trace import Trace
+from unspoken.core.trace import Cost, Trace
 from unspoken.errors import ConfigError
 
 
@@ -79,6 +81,8 @@ class StepDecoder(nn.Module):
     def __init__(self, config: StepDecoderConfig, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
+        self.spent = Cost()  # by the last call of `read`
+        self.checkpointing = False  # see `Backbone`
         self.lm: Any
         self._base: Backbone
         object.__setattr__(self, "_base", backbone)  # used, not owned: its parameters are not this module's
@@ -91,6 +95,7 @@ class StepDecoder(nn.Module):
             _check_vocabulary(backbone, other, str(config.path))
             self.lm = other.lm
         self.lm.requires_grad_(True)
+        takes_pairs(self.lm)
         table = self.lm.get_input_embeddings().weight
         if config.embeddings == "base" and self.lm.get_output_embeddings().weight is not table:
             table.requires_grad_(False)  # an untied table that nothing looks up would only drift by weight decay
@@ -132,6 +137,8 @@ class StepDecoder(nn.Module):
 
     def new_cache(self) -> DynamicCache:
         """An empty cache."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return pass_cache(self.lm)
         return DynamicCache(config=self.lm.config)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -158,13 +165,14 @@ class StepDecoder(nn.Module):
         cache: DynamicCache | None = None,
     ) -> tuple[Tensor, ...]:
         """Only the last layer's states: nobody watches a decoder's layers."""
-        out = self.lm.base_model(
-            inputs_embeds=embeds_BTD,
-            attention_mask=mask,
-            position_ids=positions_BT + self.config.first_position,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
+            out = self.lm.base_model(
+                inputs_embeds=embeds_BTD,
+                attention_mask=pairs_mask(self.lm, mask, embeds_BTD),
+                position_ids=positions_BT + self.config.first_position,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return (out.last_hidden_state,)
 
     def _fed(self, latents_MCD: Tensor, ids_MT: Tensor) -> Tensor:
@@ -200,7 +208,9 @@ class StepDecoder(nn.Module):
             Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
         ]
         batch = collate(rows).to(self.device)
-        return unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT)), batch
+        trace = unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT))
+        self.spent = trace.cost
+        return trace, batch
 
     @torch.inference_mode()
     def speak(self, latents_MCD: Tensor, max_tokens: int, batch_size: int = 256) -> list[list[int]]:

@@ -34,7 +34,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.curriculum import Curriculum, Stage, single, stagewise
 from unspoken.core.engine import unroll
 from unspoken.core.example import Example
-from unspoken.core.latents import Recurrence, Source
+from unspoken.core.latents import Prompted, Recurrence, Source, check_parallel, parallel
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.losses import labelled_loss
 from unspoken.core.text import Template, Written, pieces, question_ids, written
@@ -58,6 +58,7 @@ class CoconutConfig:
     pad_to_max: bool = True  # last stage: K groups for every problem; False: min(steps, K)
     curriculum: Literal["staged", "progressive", "none"] = "staged"
     thoughts: Literal["recurrent", "pause"] = "recurrent"  # pause: the slots hold a learned token
+    parallel: int | None = None  # passes in which all latents are made at once (core/jacobi.py); None = one after the other
     mixing: Literal["none", "uniform", "proportional"] = "none"  # also draw rows of other stages
     mixing_probability: float = 1.0  # chance that a row is drawn from the mixture
     restart_optimizer: bool = True  # when a stage begins
@@ -73,6 +74,7 @@ class CoconutConfig:
             raise ConfigError(f"first_stage must be in 0..max_stage + 1 = {self.max_stage + 1}, got {self.first_stage}")
         if not 0 <= self.mixing_probability <= 1:
             raise ConfigError(f"mixing_probability must be in [0, 1], got {self.mixing_probability}")
+        check_parallel(self.parallel, self.thoughts == "recurrent")
         if self.epochs_per_stage <= 0:
             raise ConfigError(f"epochs_per_stage must be positive, got {self.epochs_per_stage}")
 
@@ -162,9 +164,9 @@ class Coconut(nn.Module):
         row = (*ids, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
         return Row(ids=row, labels=(IGNORE,) * len(row), start=len(ids) + 1, latents=latents, name=name)
 
-    def source(self) -> Source | None:
+    def source(self) -> Source | Prompted | None:
         """The recurrence itself, without a projection; None for pause tokens, which stand in the prompt."""
-        return Recurrence() if self.config.thoughts == "recurrent" else None
+        return parallel(Recurrence() if self.config.thoughts == "recurrent" else None, self.config.parallel)
 
     def counts(self, batch: Batch) -> Counts:
         """Labelled tokens."""

@@ -44,7 +44,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.curriculum import Curriculum, Stage, single
 from unspoken.core.engine import unroll
 from unspoken.core.example import Example
-from unspoken.core.latents import Recurrence, Source
+from unspoken.core.latents import Prompted, Recurrence, Source, check_parallel, parallel
 from unspoken.core.layout import IGNORE, Batch, Row
 from unspoken.core.losses import Distance, Scale, labelled_loss, layer_distance_sum
 from unspoken.core.marks import add_metrics
@@ -66,6 +66,7 @@ class CodiConfig:
     latents: int = 6  # K; for every problem, in training and at inference
     latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
     trailing: bool = False  # make one more latent than is fed; the released SIM-CoT explains it too
+    parallel: int | None = None  # passes in which all latents are made at once (core/jacobi.py); None = one after the other
     projection: bool = True  # False: the state itself is fed back
     projection_width: int | None = None  # of its hidden layer; None = the model's width
     projection_dropout: float = 0.0
@@ -83,6 +84,7 @@ class CodiConfig:
     chain_end: str = ""  # behind the last step, where there is one
 
     def __post_init__(self) -> None:
+        check_parallel(self.parallel)
         if self.latents < 0:
             raise ConfigError(f"latents must be 0 or more, got {self.latents}")
         if self.latents_per_step < 1:
@@ -206,9 +208,9 @@ class Codi(nn.Module):
             trailing=self.config.trailing and latents > 0,
         )
 
-    def source(self) -> Source:
+    def source(self) -> Source | Prompted | None:
         """The recurrence through the projection."""
-        return Recurrence(self.projection)
+        return parallel(Recurrence(self.projection), self.config.parallel)
 
     def counts(self, batch: Batch) -> Counts:
         """Labelled tokens of student and teacher, and pairs of states to compare."""

@@ -26,6 +26,7 @@ class TrainConfig:
     steps: int | None = None  # optimizer steps
     batch_size: int = 32  # rows per optimizer step, over all processes
     micro_batch_size: int | None = None  # rows per forward pass on one process; None = all of them
+    micro_batch_tokens: int | None = None  # positions per forward pass, padding included; puts rows of like length together
     lr: float = 1e-4
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
@@ -38,6 +39,8 @@ class TrainConfig:
     final_lr: float = 0.0  # where it ends, as a share of lr
     clip: float | None = 1.0  # largest gradient norm; None = no clipping
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer
+    activation_checkpointing: bool = False  # make activations again in the backward pass: less memory, about a third slower
+    fused_activation: bool = False  # GPT-2's as one operator: faster, the same but for rounding, which a run magnifies
     seed: int = 0
     length_window: int = 50  # batches whose rows are sorted by length together; 1 = keep the random order
     validate_every: int | None = None  # optimizer steps; None = once an epoch
@@ -63,6 +66,7 @@ class TrainConfig:
             "steps",
             "batch_size",
             "micro_batch_size",
+            "micro_batch_tokens",
             "lr",
             "log_every",
             "save_every",

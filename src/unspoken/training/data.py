@@ -4,7 +4,9 @@ same batches."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from random import Random
 
 from unspoken.core.curriculum import Curriculum, Stage
@@ -53,8 +55,10 @@ class Schedule:
         past = (s for s in reversed(starts) if 0 < s <= step and self.stage_starts(s) and self.stage(s).restart)
         return next(past, None)
 
-    def batches(self, epoch: int, length: Callable[[int, Stage], int]) -> list[list[int]]:
+    def batches(self, epoch: int, length: Callable[[int, Stage], int]) -> Iterator[list[int]]:
         """The batches of an epoch, in order. Rows of like length stand together; the order of batches is random.
+
+        Lengths are asked for as far as batches are taken, so that a large epoch begins at once.
 
         Args:
             epoch: which epoch, from 0.
@@ -64,7 +68,6 @@ class Schedule:
         order = list(range(self.examples))
         dice.shuffle(order)
         size, window = self.config.batch_size, self.config.length_window
-        batches: list[list[int]] = []
         lengths: dict[int, int] = {}
         for first in range(0, len(order), size * window):
             part = order[first : first + size * window]
@@ -73,13 +76,79 @@ class Schedule:
                 lengths = {i: length(i, stage) for i in part}
             group = windows_by_length(lengths, part, size, window)  # pyright: ignore[reportArgumentType]
             dice.shuffle(group)
-            batches.extend(group)
-        return batches
+            yield from group
+
+
+class Feed:
+    """The rows of each step; while a step runs, a thread lays out those of the next.
+
+    Args:
+        method: lays rows out.
+        examples: what is trained on.
+        schedule: which examples make up which step, and its stage.
+        seed: of what is random in a row.
+    """
+
+    def __init__(self, method: Method, examples: Sequence[Example], schedule: Schedule, seed: int) -> None:
+        self.method, self.examples, self.schedule, self.seed = method, examples, schedule, seed
+        self._known: list[list[int]] = []  # batches of the epoch so far
+        self._more: tuple[int, Iterator[list[int]]] = (-1, iter(()))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
+        self._next: tuple[int, Future[list[Row]]] | None = None
+
+    def batch(self, step: int) -> list[int]:
+        """Example numbers of a step."""
+        epoch, place = divmod(step, self.schedule.steps_per_epoch)
+        if self._more[0] != epoch:
+
+            def length(index: int, stage: Stage) -> int:
+                return lay_out(self.method, self.examples, index, stage, self.seed, epoch).positions
+
+            self._known, self._more = [], (epoch, self.schedule.batches(epoch, length))
+        self._known.extend(islice(self._more[1], max(place + 1 - len(self._known), 0)))
+        return self._known[place]
+
+    def rows(self, step: int, stage: Stage | None = None) -> list[Row]:
+        """The rows of a step, as at its own stage or at another."""
+        stage, epoch = stage or self.schedule.stage(step), step // self.schedule.steps_per_epoch
+        return [lay_out(self.method, self.examples, i, stage, self.seed, epoch) for i in self.batch(step)]
+
+    def take(self, step: int) -> list[Row]:
+        """The same, perhaps made already; those of the step after it are begun."""
+        known, self._next = self._next, None
+        made = known[1].result() if known is not None and known[0] == step else self.rows(step)
+        if step + 1 < self.schedule.total:
+            self._next = (step + 1, self._thread.submit(self.rows, step + 1))
+        return made
+
+    def settle(self) -> None:
+        """Wait for the thread: a tokenizer must not be used by two at once."""
+        if self._next is not None:
+            self._next[1].exception()
 
 
 def lay_out(method: Method, examples: Sequence[Example], index: int, stage: Stage, seed: int, epoch: int) -> Row:
     """The row of a training example; what is random in it depends on seed, epoch and example only."""
     return method.layout(examples[index], stage, Random(f"{seed}/row/{epoch}/{index}"))
+
+
+def micro_batches(rows: Sequence[Row], size: int | None, tokens: int | None) -> list[list[Row]]:
+    """The rows of a step as they go through the model together.
+
+    Args:
+        size: at most so many rows; None = no limit.
+        tokens: at most so many positions, padding included, and rows of like length together, the longest first; a row that
+            is longer goes alone. None = no limit, and the order stays.
+    """
+    size = size or max(len(rows), 1)
+    if tokens is None:
+        return [list(rows[i : i + size]) for i in range(0, len(rows), size)]
+    parts: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row.positions, reverse=True):
+        if not parts or len(parts[-1]) >= min(size, max(tokens // max(parts[-1][0].positions, 1), 1)):
+            parts.append([])
+        parts[-1].append(row)
+    return parts
 
 
 def written_tokens(method: Method, examples: Sequence[Example], stages: Sequence[Stage]) -> int:

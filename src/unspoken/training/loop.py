@@ -24,9 +24,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object, set_seed
 from torch import Tensor
 
+from unspoken.core.checkpointing import keep_less
 from unspoken.core.config import dump
-from unspoken.core.curriculum import Stage
 from unspoken.core.layout import collate
+from unspoken.core.lm import fuse_activations
 from unspoken.core.marks import Metrics, add_metrics
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, RunError, TrainingError
@@ -35,9 +36,10 @@ from unspoken.inspector.monitor import Monitor
 from unspoken.methods.base import LossReport, Picky, add_counts, layers
 from unspoken.model import Model
 from unspoken.tasks import Split, make_task
+from unspoken.training import data as rows_of
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig, differences, learning_rate
-from unspoken.training.data import Schedule, check_lengths, check_prompts, check_steps, drop_long, lay_out, written_tokens
+from unspoken.training.data import Schedule
 from unspoken.training.progress import Quiet, Reporter
 from unspoken.training.start import build_method
 
@@ -73,15 +75,18 @@ class Training:
         set_seed(self.t.seed)  # decides random weights; dropout gets its own seed per process below
         self.method: Any = build_method(config)
         self.method.to(self.accelerator.device).train()
+        keep_less(self.method, self.t.activation_checkpointing)
+        if self.t.fused_activation:
+            fuse_activations(self.method)
         curriculum = self.method.curriculum()
         stages = curriculum.extremes()
-        self.examples, self.left_out = drop_long(self.method, self.examples, stages, self.t.max_positions)
+        self.examples, self.left_out = rows_of.drop_long(self.method, self.examples, stages, self.t.max_positions)
         self.schedule = Schedule(
-            self.t, curriculum, len(self.examples), lambda: written_tokens(self.method, self.examples, stages)
+            self.t, curriculum, len(self.examples), lambda: rows_of.written_tokens(self.method, self.examples, stages)
         )
-        check_steps(self.method, self.examples)
-        check_lengths(self.method, self.examples, stages)
-        check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
+        rows_of.check_steps(self.method, self.examples)
+        rows_of.check_lengths(self.method, self.examples, stages)
+        rows_of.check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
         if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
             warnings.warn(
                 f"training ends in stage {last.index} of the curriculum, before its last stage "
@@ -100,9 +105,9 @@ class Training:
         self.seconds = 0.0  # of training so far, over all sittings
         self.best: float | None = None  # score of the model kept, inside the current stage
         self.pending: list[dict[str, Any]] = []
-        self._epoch_batches: tuple[int, list[list[int]]] = (-1, [])
         watched = self.task.examples("validation")[: self.t.stability_limit] if self.t.stability_limit else []
         self.monitor = Monitor(self.method, watched) if watched else None
+        self.feed = rows_of.Feed(self.method, self.examples, self.schedule, self.t.seed)
         self.picky = [part for part in layers(self.method) if isinstance(part, Picky)]
         self._check_batches()
         set_seed(self.t.seed + 1_000_003 * (self.accelerator.process_index + 1))
@@ -120,22 +125,10 @@ class Training:
         ]
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.t.lr, betas=self.t.betas, fused=self.fused)
 
-    def _batch(self, step: int) -> list[int]:
-        """Example numbers of a step."""
-        epoch, place = divmod(step, self.schedule.steps_per_epoch)
-        if self._epoch_batches[0] != epoch:
-
-            def length(index: int, stage: Stage) -> int:
-                return lay_out(self.method, self.examples, index, stage, self.t.seed, epoch).positions
-
-            self._epoch_batches = (epoch, self.schedule.batches(epoch, length))
-        return self._epoch_batches[1][place]
-
     def _check_batches(self) -> None:
         """Let the method refuse a batch of the first epoch before there is a run directory."""
         for step in range(min(self.schedule.steps_per_epoch, self.schedule.total) if self.picky else 0):
-            stage = self.schedule.stage(0)  # the one that writes most
-            rows = [lay_out(self.method, self.examples, i, stage, self.t.seed, 0) for i in self._batch(step)]
+            rows = self.feed.rows(step, self.schedule.stage(0))  # the stage that writes most
             for part in self.picky:
                 part.check(rows)
 
@@ -155,13 +148,12 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
             group["weight_decay"] = decay if group["decays"] else 0.0
-        indices = self._batch(step)
-        epoch = step // self.schedule.steps_per_epoch
-        rows = [lay_out(self.method, self.examples, i, stage, t.seed, epoch) for i in indices]
-        # Every process lays out the whole step: its counts are needed everywhere, and rows are cheap.
+        rows = self.feed.take(step)
+        # Every process lays out the whole step: its counts are needed everywhere.
         mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        size = t.micro_batch_size or max(len(mine), 1)
-        parts = [collate(mine[i : i + size]) for i in range(0, len(mine), size)] or [collate(rows[:1])]
+        parts = [
+            collate(part) for part in rows_of.micro_batches(mine, t.micro_batch_size, t.micro_batch_tokens) or [rows[:1]]
+        ]
         counts = self.method.counts(collate(rows))
         terms: dict[str, Tensor] = {}
         metrics: list[Metrics] = []
@@ -181,6 +173,7 @@ class Training:
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), t.clip if t.clip is not None else math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.feed.settle()
         self.step += 1
         seconds = time.perf_counter() - began
         self.seconds += seconds

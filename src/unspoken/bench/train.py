@@ -1,0 +1,286 @@
+"""`unspoken bench train`: a whole optimizer step of Coconut, SIM-CoT and CODI, ours against the way of the released code.
+
+Both sides take the same rows, weights and optimizer in one process, and must agree in loss and gradients before anything is
+timed. A step is forward, backward, clipping and AdamW; the learning rate is 0, so that every round starts from the same
+weights. Dropout is off on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unspoken.bench import paired
+from unspoken.bench.baselines import coconut_step, codi_step, sim_cot_step
+from unspoken.bench.shapes import backbone_of, operations
+from unspoken.bench.watch import Watch
+from unspoken.bench.workloads import Load, coconut_rows, codi_rows
+from unspoken.core.backbone import Backbone, LoraSettings
+from unspoken.core.layout import Batch, Row, collate
+from unspoken.core.lm import fuse_activations
+from unspoken.core.trace import Cost
+from unspoken.errors import ConfigError
+from unspoken.methods import make_method
+from unspoken.methods.base import Counts
+from unspoken.training.data import micro_batches
+
+Step = Callable[[Cost], Tensor]
+"""Forward and backward of a step; adds up what it cost, and returns the loss."""
+
+WORKLOADS = ("coconut", "sim_cot", "coconut-32", "codi")
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """What is timed against what.
+
+    Attributes:
+        sides: by name; the first of each pair of names is ours.
+        pairs: (ours, theirs), both names of sides.
+        shares: (with, without): what the first costs beyond the second.
+        work: multiplications and additions that a step of a side cannot do without.
+        about: sizes, for the report.
+    """
+
+    method: Any
+    sides: dict[str, Step]
+    pairs: list[tuple[str, str]]
+    work: dict[str, float]
+    about: dict[str, Any]
+    shares: list[tuple[str, str]] = field(default_factory=list)
+
+
+def ours(method: Any, parts: Sequence[Sequence[Row]], precision: str) -> Step:
+    """A step as the training loop makes it: micro-batches, each loss divided by the counts of all."""
+    device = method.backbone.device
+    counts: Counts = method.counts(collate([row for part in parts for row in part]))
+    decoder = getattr(method, "decoder", None)
+
+    def step(cost: Cost) -> Tensor:
+        fuse_activations(method)
+        total = torch.zeros((), device=device)
+        for part in parts:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                report = method(collate(part).to(device), counts)
+            report.total.backward()
+            total += report.total.detach()
+            _add(cost, report.trace.cost)
+            if decoder is not None:
+                _add(cost, decoder.spent)
+        return total
+
+    return step
+
+
+def _add(cost: Cost, spent: Cost) -> None:
+    cost.passes, cost.positions, cost.slots = (
+        cost.passes + spent.passes,
+        cost.positions + spent.positions,
+        cost.slots + spent.slots,
+    )
+
+
+def theirs(loss_of: Callable[[Any, Batch, Cost], Any], method: Any, rows: Sequence[Row], precision: str) -> Step:
+    """The same in the released way, all rows in one batch."""
+    device = method.backbone.device
+
+    def step(cost: Cost) -> Tensor:
+        fuse_activations(method, fused=False)  # the model as transformers has it
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            found = loss_of(method, collate(rows).to(device), cost)
+        loss, *aside = found if isinstance(found, tuple) else (found,)
+        for spent in aside:
+            if isinstance(spent, Cost):
+                _add(cost, spent)
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+def _work(backbone: Backbone, positions: int, labels: int, frozen: bool = False) -> float:
+    """Forward once, backward twice (once where the weights are frozen); the head where there is a label."""
+    body, head = operations(backbone)
+    return (2 if frozen else 3) * float(body * positions + head * labels)
+
+
+def _coconut(model: str, device: torch.device, precision: str, load: Load, with_decoder: bool) -> Bench:
+    """Coconut, and SIM-CoT around it with a full copy of the model as decoder."""
+    inner = {"name": "coconut", "marker_init": "the"}
+    whole = {"name": "sim_cot", "inner": inner} if with_decoder else inner
+    method: Any = make_method(whole, backbone_of(model, device))
+    method.to(device).eval()
+    base = method.method if with_decoder else method
+    rows = coconut_rows(load, base.backbone.vocabulary - 3, base.group_size)
+    labels, positions = sum(i >= 0 for row in rows for i in row.labels), sum(row.positions for row in rows)
+    work = _work(base.backbone, positions, labels)
+    sides = {"coconut ours": ours(base, [rows], precision), "coconut released": theirs(coconut_step, base, rows, precision)}
+    bench = Bench(
+        method=method,
+        sides=sides,
+        pairs=[("coconut ours", "coconut released")],
+        work=dict.fromkeys(sides, work),
+        about={"rows": load.rows, "longest": load.length, "latents": load.latents, "labels": labels, "tokens": positions},
+    )
+    if with_decoder:
+        steps = [step for row in rows for step in row.targets]
+        more = _work(base.backbone, sum(map(len, steps)) + base.group_size * len(steps), sum(map(len, steps)))
+        bench.sides |= {"sim_cot ours": ours(method, [rows], precision)}
+        bench.sides |= {"sim_cot released": theirs(sim_cot_step, method, rows, precision)}
+        bench.pairs.append(("sim_cot ours", "sim_cot released"))
+        bench.shares.append(("sim_cot ours", "coconut ours"))
+        bench.work |= dict.fromkeys(("sim_cot ours", "sim_cot released"), work + more)
+    return bench
+
+
+def _codi(model: str, device: torch.device, precision: str, rows_per_step: int, budget: int) -> Bench:
+    """CODI with LoRA of rank 128, as published for GPT-2."""
+    backbone = backbone_of(model, device)
+    method: Any = make_method({"name": "codi", "latents": 6, "marker_init": "the"}, backbone)
+    backbone.adapt(LoraSettings(r=128, alpha=32.0), method.markers.ids)
+    method.to(device).eval()
+    rows = codi_rows(rows_per_step, 6, backbone.vocabulary - 3)
+    both = [one for row in rows for one in (row, row.branch) if one is not None]
+    labels, positions = sum(i >= 0 for one in both for i in one.labels), sum(row.positions for row in rows)
+    parts = micro_batches(rows, None, budget)
+    sides = {
+        "codi ours": ours(method, [rows], precision),
+        "codi ours, by length": ours(method, parts, precision),
+        "codi released": theirs(codi_step, method, rows, precision),
+    }
+    return Bench(
+        method=method,
+        sides=sides,
+        pairs=[("codi ours", "codi released"), ("codi ours, by length", "codi released")],
+        work=dict.fromkeys(sides, _work(backbone, positions, labels, frozen=True)),
+        about={"rows": len(rows), "latents": 6, "labels": labels, "tokens": positions, "micro_batches": len(parts)},
+    )
+
+
+def _gradients(bench: Bench) -> Tensor:
+    """Every gradient in one vector; the order is that of the parameters."""
+    return torch.cat([p.grad.flatten() for p in bench.method.parameters() if p.grad is not None])
+
+
+def _check(bench: Bench, words: int, width: int, exact: bool) -> dict[str, dict[str, Any]]:
+    """One step of every side: what it counts, and that both sides of a pair agree.
+
+    Raises:
+        AssertionError: they do not, so that a ratio would mean nothing.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    kept: dict[str, Tensor] = {}
+    for name, step in bench.sides.items():
+        bench.method.zero_grad(set_to_none=True)
+        cost = Cost()
+        with Watch(words, width) as watch:
+            whole = step(cost)
+        loss = float(whole)
+        kept[name] = _gradients(bench)
+        waits = sum(watch.waits.values())
+        seen = {"head_rows": watch.head_rows, "largest_logits": watch.most, "waits": waits}
+        found[name] = {"loss": loss, **paired.counts(cost), **seen}
+        for mine, other in bench.pairs:
+            if name != other:
+                continue
+            gap = float((kept[mine] - kept[other]).norm() / kept[other].norm())
+            apart = abs(found[mine]["loss"] - loss) / abs(loss)
+            found[mine] |= {"loss_difference": apart, "gradient_difference": gap}
+            if exact:
+                assert apart <= 1e-5, f"{mine} and {other} differ in loss by {apart:.2g} of it; a ratio would mean nothing"
+                assert gap <= 1e-3, f"{mine} and {other} differ in gradients by {gap:.2g}; a ratio would mean nothing"
+        if name in {other for _, other in bench.pairs}:
+            kept.pop(name)
+    bench.method.zero_grad(set_to_none=True)
+    return found
+
+
+def measure(
+    model: str = "gpt2-small",
+    what: Sequence[str] = WORKLOADS[:2],
+    *,
+    rounds: int = 5,
+    precision: str = "fp32",
+    device: str | None = None,
+    baseline: bool = True,
+    load: Load | None = None,
+    codi_batch: int = 32,
+    codi_budget: int = 1024,
+) -> dict[str, Any]:
+    """Measure some workloads.
+
+    Args:
+        model: a name of `bench.shapes.SHAPES`, or a folder.
+        what: names of `WORKLOADS`.
+        rounds: after one warm-up; medians and ranges are over them.
+        precision: "fp32" or "bf16" (autocast).
+        device: None = a GPU if there is one.
+        baseline: also run the released way.
+        load: rows of "coconut" and "sim_cot"; None = 8 rows of at most 134 positions.
+        codi_batch: rows of "codi".
+        codi_budget: positions of a micro-batch where CODI's rows are put together by length.
+
+    Returns:
+        Plain values, ready for JSON.
+
+    Raises:
+        ConfigError: an unknown workload or precision, or no round.
+    """
+    if unknown := [name for name in what if name not in WORKLOADS]:
+        raise ConfigError(f"unknown workload {unknown[0]!r}; known: {', '.join(WORKLOADS)}")
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"unknown precision {precision!r}; known: fp32, bf16")
+    if rounds < 1:
+        raise ConfigError(f"rounds must be 1 or more, got {rounds}")
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    rate = paired.matmul_rate(where, torch.bfloat16 if precision == "bf16" else torch.float32)
+    report: dict[str, Any] = {
+        "bench": "train", "model": model, "precision": precision, "device": str(where), "rounds": rounds,
+        "matmul_operations_per_second": rate, "machine": paired.machine(torch.get_num_threads()), "workloads": {},
+    }  # fmt: skip
+    for name in what:
+        torch.manual_seed(0)
+        if name == "codi":
+            bench = _codi(model, where, precision, codi_batch, codi_budget)
+        else:
+            wide = Load(rows=32, length=128, labels=48, spread=False)
+            bench = _coconut(model, where, precision, wide if name == "coconut-32" else load or Load(), name == "sim_cot")
+        if not baseline:
+            released = {other for _, other in bench.pairs}
+            bench.sides = {side: step for side, step in bench.sides.items() if side not in released}
+            bench.pairs = []
+        report["workloads"][name] = _measure(bench, where, rounds, rate, precision == "fp32")
+        del bench
+    return report
+
+
+def _measure(bench: Bench, device: torch.device, rounds: int, rate: float, exact: bool) -> dict[str, Any]:
+    backbone = bench.method.backbone
+    found = _check(bench, backbone.vocabulary, backbone.width, exact)
+    trained = [p for p in bench.method.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0, fused=device.type == "cuda")
+
+    def whole(step: Step) -> Callable[[], None]:
+        def run() -> None:
+            step(Cost())
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return run
+
+    taken = paired.paired({name: whole(step) for name, step in bench.sides.items()}, device, rounds)
+    for name, each in taken.items():
+        summary = paired.summary(each)
+        found[name] |= summary | {
+            "tokens_per_second": bench.about["tokens"] / summary["seconds"],
+            "utilisation": bench.work[name] / summary["seconds"] / rate,
+            "utilisation_of_cpu_time": bench.work[name] / max(summary["cpu_seconds"], 1e-9) / rate,
+        }
+    ratios = {f"{theirs} / {mine}": paired.ratio(taken[theirs], taken[mine]) for mine, theirs in bench.pairs}
+    ratios |= {f"{more} / {less}": paired.ratio(taken[more], taken[less]) for more, less in bench.shares}
+    return {"about": bench.about, "sides": found, "ratios": ratios}

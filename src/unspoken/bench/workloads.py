@@ -1,0 +1,87 @@
+"""Rows to measure training with: random tokens in the lengths of real problems, or in fixed ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unspoken.core.layout import IGNORE, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """A batch of training rows.
+
+    Attributes:
+        rows: rows per step.
+        length: positions of each row, latents and markers included; the longest one's where `spread`.
+        latents: latents per row.
+        labels: labelled tokens at the end of each row.
+        spread: rows are between three quarters of `length` and all of it, as in a batch of like lengths.
+        step_tokens: tokens of a step that a thought group stands for, eos included.
+    """
+
+    rows: int = 8
+    length: int = 134
+    latents: int = 6
+    labels: int = 50
+    spread: bool = True
+    step_tokens: int = 10
+
+
+def coconut_rows(load: Load, words: int, group: int, seed: int = 0) -> list[Row]:
+    """question | bot | latents | eot | text, with a target for every thought group."""
+    dice, rows = np.random.default_rng(seed), []
+    for b in range(load.rows):
+        length = int(dice.integers(load.length * 3 // 4, load.length + 1)) if load.spread and b else load.length
+        ids = tuple(dice.integers(1, words, length).tolist())
+        steps = [dice.integers(1, words, load.step_tokens + int(dice.integers(-2, 3))) for _ in range(load.latents // group)]
+        rows.append(
+            Row(
+                ids=ids,
+                labels=(IGNORE,) * (length - load.labels) + ids[length - load.labels :],
+                start=length - load.labels - 1 - load.latents,
+                latents=load.latents,
+                targets=tuple(tuple(step.tolist()) for step in steps),
+                name=f"row {b}",
+            )
+        )
+    return rows
+
+
+def codi_rows(count: int, latents: int, words: int, seed: int = 0) -> list[Row]:
+    """question | bot | latents | eot | answer, with the teacher's question | chain | answer beside it.
+
+    Lengths are drawn as GSM8K-Aug has them in GPT-2's tokens: questions of 56 on average, chains of 17, answers of 6.
+    """
+    dice, rows = np.random.default_rng(seed), []
+
+    def text(mean: float, sigma: float, least: int) -> tuple[int, ...]:
+        length = round(float(dice.lognormal(np.log(mean) - sigma**2 / 2, sigma)))
+        return tuple(dice.integers(1, words, max(length, least)).tolist())
+
+    for b in range(count):
+        question, chain, answer = text(56.4, 0.38, 12), text(16.9, 0.7, 4), text(6.1, 0.1, 5)
+        head = (*question, *dice.integers(1, words, latents + 2).tolist())  # markers, and slots that latents fill
+        ids, taught = (*head, *answer), (*question, *chain, *answer)
+        teacher = Row(
+            ids=taught,
+            labels=(IGNORE,) * len(question) + chain + answer,
+            start=len(taught),
+            latents=0,
+            watch=len(taught) - 3,
+        )
+        rows.append(
+            Row(
+                ids=ids,
+                labels=(IGNORE,) * len(head) + answer,
+                start=len(question) + 1,
+                latents=latents,
+                watch=len(ids) - 3,
+                branch=teacher,
+                shared=len(question),
+                name=f"row {b}",
+            )
+        )
+    return rows

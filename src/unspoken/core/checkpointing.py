@@ -1,0 +1,96 @@
+"""Activation checkpointing of passes that share a cache: a layer's activations are made again when its gradient is needed.
+
+A layer that writes into a cache cannot simply run twice: the second run would write again. Here a layer's run is a function
+of its input and of the keys and values of earlier passes, and gives its own keys and values beside its output; the cache
+only strings these together. What is kept for the backward pass is each layer's input and its own keys and values, per pass;
+the cache as a whole, which grows with every latent, is put together anew wherever it is needed, and is never kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class PassLayer(DynamicLayer):
+    """Keys and values of one layer, apart for each pass."""
+
+    def __init__(self, passes: tuple[tuple[Tensor, Tensor], ...] = ()) -> None:
+        super().__init__()
+        self.passes = passes
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Add a pass; all keys and values so far."""
+        self.passes = (*self.passes, (key_states, value_states))
+        keys, values = zip(*self.passes, strict=True)
+        return torch.cat(keys, dim=-2), torch.cat(values, dim=-2)
+
+    def get_seq_length(self) -> int:
+        """Columns so far."""
+        return sum(keys.shape[-2] for keys, _ in self.passes)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Some of the rows."""
+        self.passes = tuple((keys[indices], values[indices]) for keys, values in self.passes)
+
+
+def pass_cache(lm: Any) -> DynamicCache:
+    """An empty cache that keeps passes apart, where a layer sees all columns; others stay as they are."""
+    cache = DynamicCache(config=lm.config)
+    cache.layers = [PassLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+@contextlib.contextmanager
+def recomputing(layers: nn.ModuleList | None, cache: Any) -> Iterator[None]:
+    """Inside, the layers of a model keep nothing but their input, where the cache is of the kind above."""
+    if layers is None or not torch.is_grad_enabled():
+        yield
+        return
+    patched = [layer for layer, kept in zip(layers, cache.layers, strict=True) if isinstance(kept, PassLayer)]
+    for index, layer in enumerate(layers):
+        if layer in patched:
+            layer.forward = partial(_run, layer.forward, index)
+    try:
+        yield
+    finally:
+        for layer in patched:
+            del layer.forward  # the class's own is there again
+
+
+def _run(forward: Any, index: int, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A layer's pass, to be made again in the backward pass."""
+    cache = next(given for given in (*args, *kwargs.values()) if isinstance(given, DynamicCache))
+    kept: Any = cache.layers[index]
+    before, layers = kept.passes, list(cache.layers)
+
+    def run(hidden: Tensor) -> tuple[Any, Tensor, Tensor]:
+        mine = copy.copy(cache)
+        mine.layers = [*layers[:index], PassLayer(before), *layers[index + 1 :]]
+        named = {name: mine if given is cache else given for name, given in kwargs.items()}
+        out = forward(hidden, *(mine if given is cache else given for given in args), **named)
+        keys, values = mine.layers[index].passes[-1]
+        return out, keys, values
+
+    found: Any = checkpoint(run, hidden, use_reentrant=False)
+    out, keys, values = found
+    kept.passes = (*before, (keys, values))
+    return out
+
+
+def keep_less(module: nn.Module, checkpointing: bool) -> None:
+    """Switch activation checkpointing on or off in all models inside a method."""
+    parts: Any = module.modules()
+    for part in parts:
+        if hasattr(part, "checkpointing"):
+            part.checkpointing = checkpointing
