@@ -23,6 +23,7 @@ from unspoken.core.backbone import (
     layer_list,
     load_backbone,
     pairs_mask,
+    takes_pairs,
 )
 from unspoken.core.checkpointing import pass_cache, recomputing
 from unspoken.core.config import STRICT
