@@ -4,7 +4,8 @@ Seed 0 is left out: the recipes were chosen on its problems.
     python comparison/tiny/run.py [--seeds 1 2 3] [--out runs/comparison-tiny] [--jobs 2] [--only-finished]
 
 Runs that are finished are only read, interrupted ones go on; one CPU thread per run, `--jobs` runs at a time.
-`--only-finished` starts nothing: the table then has a dash where there is no run.
+`--only-finished` starts nothing: the table then has a dash where there is no run. Each run leaves a card in cards/;
+`--verify` holds the runs against them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ EXPLAINED = {
 START = "builtin:tiny"
 
 
+def card_of(method: str, seed: int) -> Path:
+    """What a run said, to hold it against: `unspoken verify RUN --card CARD`."""
+    return HERE / "cards" / f"{method}-{seed}.json"
+
+
 def one(method: str, seed: int, out: Path) -> Path:
     """Train and evaluate one run in a process of its own; returns its report."""
     run = out / f"{method}-{seed}"
@@ -54,8 +60,9 @@ def one(method: str, seed: int, out: Path) -> Path:
     overrides = [f"train.seed={seed}", f"task.seed={seed}", "train.threads=1"]
     subprocess.run([*unspoken, "train", f"tiny/{method}", *overrides, "--out", run], check=True, env=environment)
     told = run / "thoughts.json"
-    if not report.exists():
+    if not report.exists() or not card_of(method, seed).exists():
         command = [*unspoken, "eval", run, "--batch-size", "100", "--no-controls"]  # controls.py does those
+        command += ["--card", card_of(method, seed)]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     if method in EXPLAINED and not told.exists():
         command = [*unspoken, "eval", run, "--batch-size", "100", "--explain", "--no-controls", "--out", told]
@@ -71,8 +78,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--only-finished", action="store_true")
+    parser.add_argument(
+        "--verify", action="store_true", help="hold every finished run against its card, and do nothing else"
+    )
     args = parser.parse_args()
     jobs = [(method, seed) for seed, method in itertools.product(args.seeds, args.methods)]
+    if args.verify:
+        runs = [(args.out / f"{m}-{s}", card_of(m, s)) for m, s in jobs]
+        unspoken = [sys.executable, "-m", "unspoken", "verify"]
+        found = [(run, card) for run, card in runs if (run / "model").is_dir() and card.exists()]
+        failed = [run.name for run, card in found if subprocess.run([*unspoken, run, "--card", card]).returncode]
+        sys.exit(f"error: {', '.join(failed)} no longer say what they said" if failed else None)
     if args.only_finished:
         jobs = [(method, seed) for method, seed in jobs if (args.out / f"{method}-{seed}" / "eval-tiny-test.json").exists()]
     else:
