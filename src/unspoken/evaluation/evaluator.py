@@ -115,7 +115,11 @@ def _in_turns(
     explain: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Kept:
-    """The same answers batch by batch, each kept as soon as it is there."""
+    """The same answers a few batches at a time, each time kept as soon as they are there.
+
+    A few, since answers that end early make room for others only inside one call; the number depends on the problems and
+    the batch size alone, so that any number of processes divides the same turns among themselves.
+    """
     questions = [example.question for example in examples]
     chains, samples, latents = about["chains"], about["samples"], about["latents"]
     size = max(about["batch_size"] // (chains * samples), 1)
@@ -129,7 +133,8 @@ def _in_turns(
     def make(place: int, said: Sequence[Answer]) -> Record:
         return record_of(ids[place], examples[place], task, model, said)
 
-    plan = model.batches(questions, size, latents=latents, names=ids)
+    batches = min(max(len(questions) // (8 * size), 1), 8)
+    plan = model.batches(questions, size * batches, latents=latents, names=ids)
     code = {name: about["environment"][name] for name in ("versions", "commit")}
     settings = {name: value for name, value in about.items() if name != "environment"} | {"explain": explain, **code}
     device = str(about["model"]["device"]).partition(":")[0]  # each process has its own GPU
