@@ -97,8 +97,7 @@ def test_the_command_learns_from_a_task(tmp_path: Path) -> None:
     assert json.loads(shown.output.splitlines()[0])["steps"] == list(problems(1, 5)[0])
 
 
-def test_equations_without_words_teach_no_rule(tmp_path: Path) -> None:
+def test_equations_without_words_are_said_to_teach_little(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["learn-steps", "tiny", "train_size=20", "--out", str(tmp_path / "s.json")])
-    assert done.exit_code != 0
-    assert "equations without words" in str(done.exception)
-    assert not (tmp_path / "s.json").exists()
+    assert done.exit_code == 0
+    assert "warning: steps that are equations without words" in done.output

@@ -171,7 +171,11 @@ def evaluate(
             console.print(f"report: {target}", highlight=False, soft_wrap=True)
             if me.main:
                 how = {"limit": limit, "batch_size": batch_size, "latents": latents, "chains": chains, **speaking}
-                after_eval(model, chosen, split, target, console, controls, controls_limit, **how)
+                how.pop("expect", None)  # it changes no answer
+                wanted = (
+                    False if stop is not None and controls is None else controls
+                )  # with a stop rule no latent can be changed
+                after_eval(model, chosen, split, target, console, wanted, controls_limit, **how)
     if card is not None and me.main:
         from unspoken.evaluation.card import make_card
 

@@ -107,10 +107,8 @@ def learn_steps(
 
     examples = make_task(override(dump(task_config(task)), overrides or [])).examples("train")[:limit]
     if all(bare(step) for example in examples for step in example.steps):
-        raise ConfigError(
-            f"the steps of {task} are equations without words, or there are none, so there is no text to learn from; choose "
-            "another rule, e.g. steps=sentences"
-        )
+        told = "steps that are equations without words teach a rule for equations; for one that finds text: steps=sentences"
+        typer.echo(f"warning: {told}", err=True)
     tagger, f1 = learn([example.steps for example in examples], seed=seed)
     tagger.save(out)
     few = "; too few to measure how well it finds steps"
