@@ -44,6 +44,8 @@ EXPLAINED = {
     "sim_cot_semcot": "SIM-CoT on SemCoT",
 }
 START = "builtin:tiny"
+ASKED = {"step_weighted": ("min_steps=4", "max_steps=4", "train_size=20000")}
+"""What a method that learns from other problems (here: of 1 to 6 operations) is asked in place of its own."""
 
 
 def card_of(method: str, seed: int) -> Path:
@@ -61,7 +63,7 @@ def one(method: str, seed: int, out: Path) -> Path:
     subprocess.run([*unspoken, "train", f"tiny/{method}", *overrides, "--out", run], check=True, env=environment)
     told = run / "thoughts.json"
     if not report.exists() or not card_of(method, seed).exists():
-        command = [*unspoken, "eval", run, "--batch-size", "100", "--no-controls"]  # controls.py does those
+        command = [*unspoken, "eval", run, *ASKED.get(method, ()), "--batch-size", "100", "--no-controls"]  # see controls.py
         command += ["--card", card_of(method, seed)]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     if method in EXPLAINED and not told.exists():
@@ -144,7 +146,10 @@ def main() -> None:
             steps = table[method].setdefault("decoded_steps", {})
             steps[seed] = {"all": told.overall.value, "correct": told.correct_only.value}
     for seed in args.seeds:
-        pairs = compare({m: reports[m, seed] for m in done if (m, seed) in reports}).to_json()
+        there = {m: reports[m, seed] for m in done if (m, seed) in reports}
+        if len(there) < 2:
+            continue
+        pairs = compare(there).to_json()
         table.setdefault("paired", {})[seed] = json.loads(pairs) if isinstance(pairs, str) else pairs
     lines += ["", "| method | passes of a training step | positions per training example |", "| --- | --- | --- |"]
     for method in done:
