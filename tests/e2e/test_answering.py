@@ -161,3 +161,10 @@ def test_thoughts_in_the_prompt_cannot_stop():
         model.answer(["How many?"], stop="fixed:1")
     with pytest.raises((ConfigError, DataError), match="a stop head needs a method that makes its latents one by one"):
         learn_stop(model, make_task("tiny"), [])
+
+
+def test_eight_bits_go_through_the_queue(run: Path):
+    plain = said(run, "--dtype", "int8")
+    stopped = said(run, "--dtype", "int8", "--stop", "fixed:2")
+    assert {r["latents"] for r in plain} == {4}
+    assert {r["latents"] for r in stopped} == {2}

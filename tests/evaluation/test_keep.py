@@ -119,6 +119,42 @@ def test_other_settings_do_not_go_on(model: Any, task: Any, tmp_path: Path, chan
     assert again.n == changed.get("limit", LIMIT)
 
 
+def test_settings_that_were_refused_leave_nothing_in_the_way(model: Any, task: Any, tmp_path: Path):
+    keep = Keep(tmp_path / "eval.json")
+    with pytest.raises(ConfigError):
+        evaluate(model, task, keep=keep, **{**HOW, "samples": 3, "temperature": 0.0})
+    assert keep.files()
+    evaluate(model, task, keep=keep, **HOW)  # other settings, and nothing had been answered
+
+
+def test_the_command_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["eval", "builtin:tiny", "--limit", "18", "--batch-size", "2", "--no-controls"]
+    first = CliRunner().invoke(app, words)
+    assert first.exit_code == 0
+    assert "going on" not in first.output
+    seen: list[int] = []
+    append = Keep.open
+
+    def open_and_stop(self: Keep, settings: Any) -> Any:
+        write = append(self, settings)
+
+        def one(line: Any) -> None:
+            write(line)
+            seen.append(1)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+
+        return one
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Keep, "open", open_and_stop)
+        assert CliRunner().invoke(app, words).exit_code == 130
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0
+    assert "going on: 4 of 18 problems were answered before" in again.output
+
+
 def test_other_weights_do_not_go_on(task: Any, tmp_path: Path):
     changed = unspoken.load("builtin:tiny", device="cpu")
     keep = Keep(tmp_path / "r.json")

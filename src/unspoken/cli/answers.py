@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,7 +68,7 @@ def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str],
 
 def _report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
     """Where a report goes. Settings other than the run's own stand in its name: `compare` reads the plain one."""
-    plain = {name: re.sub(r"[^\w.]+", "-", str(value)) for name, value in changed.items() if name != "expect"}
+    plain = {name: re.sub(r"[^\w.]+", "-", str(value)) for name, value in changed.items()}
     settings = "".join(f"-{name}-{value}" for name, value in plain.items())
     name = f"eval-{task}-{split}{settings}.json"
     return Path(f"{run.name.replace(':', '-')}-{name}") if str(run).startswith("builtin:") else run / name
@@ -147,10 +147,11 @@ def evaluate(
             keep = Keep(target, me, restart)
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, _goes_on(keep):
                 job = bar.add_task("questions", total=None)
+                tell = _teller(bar, job, console)
                 report = score(
                     model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
                     chains=model.chains if chains is None else chains, samples=samples, keep=keep,
-                    progress=lambda done, total, job=job, bar=bar: bar.update(job, completed=done, total=total), **settings,
+                    progress=tell, **settings,
                 )  # fmt: skip
             if me.main:
                 report.save(target)
@@ -182,6 +183,19 @@ def evaluate(
         make_card(report).save(card)
         console.print(f"card: {card}", highlight=False, soft_wrap=True)
     me.close()
+
+
+def _teller(bar: Any, job: Any, console: Any) -> Callable[[int, int], None]:
+    """Moves a bar; says first how much an interrupted evaluation has left."""
+    calls: list[int] = []
+
+    def tell(done: int, total: int) -> None:
+        if not calls and done:
+            console.print(f"going on: {done} of {total} problems were answered before", highlight=False)
+        calls.append(done)
+        bar.update(job, completed=done, total=total)
+
+    return tell
 
 
 @contextlib.contextmanager

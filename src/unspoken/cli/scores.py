@@ -13,18 +13,20 @@ from unspoken.errors import ConfigError
 
 
 def report_file(path: Path) -> Path:
-    """A report file, or the only one of a run directory.
+    """A report file; of a run directory the one of a whole test split, or the only one.
 
     Raises:
-        ConfigError: the run directory has none, or several.
+        ConfigError: the run directory has none, or several that could be meant.
     """
     if not path.is_dir():
         return path
     files = sorted(path.glob("eval-*.json"))
-    if len(files) != 1:
-        there = f" ({', '.join(file.name for file in files)})" if files else ""
-        raise ConfigError(f"{path} has {len(files) or 'no'} reports{there}; run `unspoken eval {path}`, or name one file")
-    return files[0]
+    whole = [file for file in files if file.name.endswith("-test.json")]
+    if not files:
+        raise ConfigError(f"{path} has no reports; run `unspoken eval {path}`, or name a file")
+    if len(files) > 1 and len(whole) != 1:
+        raise ConfigError(f"{path} has {len(files)} reports ({', '.join(map(str, files))}); name one of them")
+    return whole[0] if whole else files[0]
 
 
 @app.command()

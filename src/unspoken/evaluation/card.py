@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unspoken.model import Model
 
 FORMAT = "unspoken card 1"
+SHOWN = 5  # changed answers that the text shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,10 +187,16 @@ class Verification:
                 f"NOT verified: {self.score.correct} of {n} right, recorded {self.recorded.correct}; "
                 f"{len(self.changed)} verdicts changed ({told})"
             ]
-            for old, new in self.changed:
+            if "model.weights" in self.differences:
+                lines.append(
+                    "the weights are not those of the card: it is of another model, or another state of this one"
+                )
+            for old, new in self.changed[:SHOWN]:
                 was, now = ("right", "wrong") if old.strict else ("wrong", "right")
                 said = f"recorded {old.text!r:.80} ({was}), now {new.text!r:.80} ({now})"
                 lines.append(f"  {old.id}: answer {old.answer!r}: {said}")
+            if len(self.changed) > SHOWN:
+                lines.append(f"  ... and {len(self.changed) - SHOWN} more (--json has all)")
         if self.costlier:
             old, new = self.costlier[0]
             costs = f"{old.latents} latents, {old.passes} passes, {old.positions} positions"

@@ -207,7 +207,9 @@ def describe(model: Any, weights: bool) -> dict[str, Any]:
     backbone = getattr(method, "backbone", None)
     weight = None if backbone is None else next(backbone.parameters(), None)
     path = getattr(model, "path", None)
-    known = {"weights": weights_of(model)} if weights else {}
+    known: dict[str, Any] = {"weights": weights_of(model)} if weights else {}
+    if getattr(model, "parallel", None) is not None:
+        known["parallel"] = model.parallel
     return {
         **known,
         "path": None if path is None else str(path),

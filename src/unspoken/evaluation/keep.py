@@ -65,6 +65,8 @@ class Keep:
             if not (whole := _whole_lines(file)):
                 continue
             head, *lines = whole
+            if not lines:  # nothing was answered, perhaps because the settings were refused
+                continue
             if differ := [name for name in settings if head.get(name) != settings[name]]:
                 raise RunError(
                     f"{file} holds part of an evaluation with other settings ({', '.join(differ)}); give the same settings "
@@ -93,7 +95,8 @@ class Keep:
                 os.truncate(file, data.rfind(b"\n") + 1)  # the rest of a line that a kill has cut off
         except OSError as error:
             raise RunError(f"could not write {file}: {error.strerror or error}; choose another place with --out") from error
-        if not file.exists() or not file.stat().st_size:
+        if not file.exists() or file.read_bytes().count(b"\n") < 2:  # no answers yet
+            file.unlink(missing_ok=True)
             append(settings)
         return append
 
