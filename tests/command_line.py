@@ -41,6 +41,12 @@ def unspoken(*words: str | Path, cwd: Path | None = None) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
+def said(*words: str | Path) -> tuple[int, str, str]:
+    """The same as exit code, standard output and standard error."""
+    done = unspoken(*words)
+    return done.returncode, done.stdout, done.stderr
+
+
 def refused(done: Done, *parts: str) -> None:
     """One line on standard error, exit code 2, and what it must say."""
     assert done.returncode == 2, done.stderr

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import said as command
 
 import unspoken
-from unspoken.cli import main
 from unspoken.core.stopping import STOP_HEAD, read_head
 from unspoken.errors import ConfigError, DataError, RunError
 from unspoken.evaluation.stop_head import learn_stop
@@ -20,20 +17,6 @@ from unspoken.tasks import make_task
 from unspoken.training.checkpoint import RunDir
 
 FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=40"]
-
-
-def command(*words: str | Path) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    out, err, argv, code = io.StringIO(), io.StringIO(), sys.argv, 0
-    sys.argv = ["unspoken", *map(str, words)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-    except SystemExit as done:
-        code = int(done.code or 0)
-    finally:
-        sys.argv = argv
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import said as unspoken
 
-from unspoken.cli import main
 from unspoken.evaluation.control_report import ControlsReport
 from unspoken.evaluation.scaling import ScalingReport
 
 START = "builtin:tiny"
 FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=4"]
-
-
-def unspoken(*words: str | Path) -> tuple[int, str, str]:
-    """Exit code, output and errors of a command."""
-    out, err, argv, code = io.StringIO(), io.StringIO(), sys.argv, 0
-    sys.argv = ["unspoken", *map(str, words)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
-    except SystemExit as done:
-        code = int(done.code or 0)
-    finally:
-        sys.argv = argv
-    return code, out.getvalue(), err.getvalue()
 
 
 def refused(done: tuple[int, str, str], message: str) -> None:
