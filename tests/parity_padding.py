@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -49,18 +50,32 @@ class AttendsPadding(Backbone):
     padding: Padding | None = None
 
     def step(
-        self, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None, cache: DynamicCache | None = None
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
     ) -> Tensor:
         """`Backbone.step` under the released mask."""
         mask = self._released(embeds_BTD, mask, cache)
-        return super().step(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache)
+        real = real if self.padding is None else None  # padding is seen, so it is forwarded
+        return super().step(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real)
 
     def states(
-        self, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None, cache: DynamicCache | None = None
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]:
         """`Backbone.states` under the released mask."""
         mask = self._released(embeds_BTD, mask, cache)
-        return super().states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache)
+        real = real if self.padding is None else None  # padding is seen, so it is forwarded
+        return super().states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real)
 
     def _released(self, embeds_BWD: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Tensor | None:
         """The released mask in place of the loop's. (The loop masks what pads a pass on the right, and branches.)"""

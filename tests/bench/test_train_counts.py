@@ -38,7 +38,7 @@ def test_coconut_forwards_every_position_once_in_a_pass_per_latent(report: dict[
     side = found["sides"]["coconut ours"]
     assert side["passes"] == 7
     assert side["positions"] == found["about"]["tokens"]
-    assert side["padding_share"] < 0.15
+    assert side["padding_share"] < 0.04  # packed where there is more
 
 
 def test_the_head_runs_where_there_is_a_label_and_once(report: dict[str, Any]):
@@ -62,9 +62,9 @@ def test_codi_forwards_its_teacher_with_the_question_that_both_share(report: dic
     assert found["sides"]["codi released"]["passes"] == 10
     assert found["sides"]["codi ours"]["positions"] == found["about"]["tokens"]
     assert found["sides"]["codi released"]["positions"] > 2 * found["about"]["tokens"]
-    cut = found["sides"]["codi ours, by length"]
-    assert cut["positions"] == found["about"]["tokens"]
-    assert cut["padding_share"] < min(0.15, found["sides"]["codi ours"]["padding_share"])
+    for side in ("codi ours", "codi ours, by length"):
+        assert found["sides"][side]["positions"] == found["about"]["tokens"]
+        assert found["sides"][side]["padding_share"] < 0.04
 
 
 def test_the_host_never_waits_for_the_device(report: dict[str, Any]):

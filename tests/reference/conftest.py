@@ -5,6 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import parity
+import pytest
+
+from unspoken.core import late_weights
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _as_large_models_train():
+    """The cases' matrices are small; their gradients are made the way that large ones' are (`core/late_weights.py`)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(late_weights, "LEAST", 1)
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

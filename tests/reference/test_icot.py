@@ -18,7 +18,7 @@ if parity.folder() is None:
     pytest.skip(parity.ABSENT, allow_module_level=True)
 
 CASES = parity.names("icot_")
-TRAJECTORY = 1e-3
+TRAJECTORY = 1e-5
 """Of what comes after the first step (parity/README.md, "Tolerance")."""
 
 every_case = pytest.mark.parametrize("name", CASES)
@@ -118,7 +118,10 @@ def test_the_whole_run(name: str):
     ends = {key.removeprefix(prefix): want for key, want in solved.case.tensors.items() if key.startswith(prefix)}
     assert ends
     for key, want in ends.items():
-        near("parameters after a run", float((solved.after[key] - want).norm() + want.norm()), float(want.norm()))
+        got = solved.after[key]
+        if key.endswith("c_attn.bias"):  # a key's bias has no gradient but rounding, which AdamW makes steps of
+            got, want = (torch.cat([bias[: len(bias) // 3], bias[-len(bias) // 3 :]]) for bias in (got, want))
+        near("parameters after a run", float((got - want).norm() + want.norm()), float(want.norm()))
 
 
 @every_case

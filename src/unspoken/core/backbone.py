@@ -21,9 +21,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Dynami
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from unspoken.core import packing
 from unspoken.core.checkpointing import pass_cache, recomputing
 from unspoken.core.config import STRICT
-from unspoken.core.lm import attention_window, layer_list, pairs_mask, takes_pairs
+from unspoken.core.lm import attention_window, layer_list
 from unspoken.errors import BackboneError, ConfigError
 
 BUILTIN = "builtin:"
@@ -101,7 +102,7 @@ class Backbone(nn.Module):
             tokenizer.pad_token = tokenizer.eos_token
         self.lm.config.use_cache = True
         self._check()
-        takes_pairs(self.lm)
+        packing.takes_packing(self.lm)
 
     @property
     def body(self) -> nn.Module:
@@ -196,6 +197,7 @@ class Backbone(nn.Module):
         positions_BT: Tensor,
         mask: Tensor | None = None,
         cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
     ) -> Tensor:
         """One forward pass of the body; the only place where the model runs.
 
@@ -205,6 +207,8 @@ class Backbone(nn.Module):
             mask: [B, S], 1 where a column so far, this pass included, is real; or bool [B, 1, T, S], which columns each
                 column of this pass sees; None = all of them, causally.
             cache: keys and values so far; extended in place.
+            real: host array [B, T], which columns of this pass are real: padding need not be forwarded then, and its
+                states are unspecified.
 
         Returns:
             hidden_BTD: states after the final norm.
@@ -212,7 +216,7 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: a mask of the second kind, and an attention implementation that cannot take it.
         """
-        return self._body(embeds_BTD, positions_BT, mask, cache).last_hidden_state
+        return self._body(embeds_BTD, positions_BT, mask, cache, real).last_hidden_state
 
     def states(
         self,
@@ -221,9 +225,10 @@ class Backbone(nn.Module):
         positions_BT: Tensor,
         mask: Tensor | None = None,
         cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]:
         """`step`, with the states of every layer: embeddings, each layer's output, the last one after the final norm."""
-        return self._body(embeds_BTD, positions_BT, mask, cache, output_hidden_states=True).hidden_states
+        return self._body(embeds_BTD, positions_BT, mask, cache, real, output_hidden_states=True).hidden_states
 
     def below(self, layer: int, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor:
         """What enters a layer: the states [B, T, D] behind those below it, which are all that runs."""
@@ -258,18 +263,16 @@ class Backbone(nn.Module):
         return torch.stack(weights) if weights else None
 
     def _body(
-        self, embeds_BTD: Tensor, positions_BT: Tensor, mask: Tensor | None, cache: DynamicCache | None, **more: Any
+        self,
+        embeds_BTD: Tensor,
+        positions_BT: Tensor,
+        mask: Tensor | None,
+        cache: DynamicCache | None,
+        real: np.ndarray | None = None,
+        **more: Any,
     ) -> Any:
-        mask = pairs_mask(self.lm, mask, embeds_BTD)
         with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
-            return self.body(
-                inputs_embeds=embeds_BTD,
-                attention_mask=mask,
-                position_ids=positions_BT,
-                past_key_values=cache,
-                use_cache=cache is not None,
-                **more,
-            )
+            return packing.forward(self.lm, embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real, **more)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States [..., D] -> logits [..., V]."""

@@ -18,6 +18,9 @@ from unspoken.errors import DataError
 class Body(Protocol):
     """A causal LM as the loop drives it. Shapes: B rows, T columns of a pass, D width."""
 
+    lm: Any
+    checkpointing: bool
+
     @property
     def device(self) -> torch.device: ...
     @property
@@ -36,6 +39,7 @@ class Body(Protocol):
         positions_BT: Tensor,
         mask: Tensor | None = None,
         cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
     ) -> Tensor: ...
     def states(
         self,
@@ -44,6 +48,7 @@ class Body(Protocol):
         positions_BT: Tensor,
         mask: Tensor | None = None,
         cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]: ...
 
 

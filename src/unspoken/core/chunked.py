@@ -108,13 +108,15 @@ class _InPieces(torch.autograd.Function):
         wants = ctx.needs_input_grad[0]
         grad_ND = torch.empty_like(hidden_ND) if wants else None
         # Sums over many pieces stay exact enough in fp32 where the head is kept in bf16.
-        sums = [torch.zeros_like(leaf, dtype=torch.float32) for leaf in leaves]
+        fresh = torch.empty_like if matrix else torch.zeros_like  # zeros as large as the head are not free
+        sums = [fresh(leaf, dtype=torch.float32) for leaf in leaves]
         total, found = hidden_ND.new_zeros((), dtype=torch.float32), []
         for part in _parts(len(hidden_ND), rows):
             state_nD, labels_n = hidden_ND[part].detach(), labels_N[part]
             weights_n = None if weights_N is None else weights_N[part].detach()
             if matrix:
-                loss, hit_n, grad_nD = _product(state_nD, labels_n, leaves[0], sums[0], weights_n, hits)
+                kept = (sums[0], float(part.start > 0))
+                loss, hit_n, grad_nD = _product(state_nD, labels_n, leaves[0], kept, weights_n, hits)
             else:
                 loss, hit_n, grad_nD = _through(
                     state_nD.requires_grad_(wants), labels_n, head, leaves, sums, weights_n, hits
@@ -143,9 +145,14 @@ class _InPieces(torch.autograd.Function):
 
 
 def _product(
-    state_nD: Tensor, labels_n: Tensor, matrix_VD: Tensor, sum_VD: Tensor, weights_n: Tensor | None, hits: bool
+    state_nD: Tensor,
+    labels_n: Tensor,
+    matrix_VD: Tensor,
+    kept: tuple[Tensor, float],
+    weights_n: Tensor | None,
+    hits: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """A piece of a head that is one matrix, whose gradient is added up in place."""
+    """A piece of a head that is one matrix; its gradient is added to `kept`'s tensor, times `kept`'s factor."""
     logits_nV = state_nD @ matrix_VD.detach().T
     hit_n = logits_nV.argmax(dim=1) == labels_n if hits else None
     grad_nV = torch.log_softmax(logits_nV, dim=1)
@@ -155,7 +162,8 @@ def _product(
     if weights_n is not None:
         grad_nV *= weights_n[:, None]
         losses_n = losses_n * weights_n
-    sum_VD.addmm_(grad_nV.T, state_nD)
+    sum_VD, before = kept
+    sum_VD.addmm_(grad_nV.T, state_nD, beta=before)
     return losses_n.sum(), hit_n, grad_nV @ matrix_VD.detach()
 
 

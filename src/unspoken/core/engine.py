@@ -31,8 +31,10 @@ from unspoken.core.backbone import Backbone
 from unspoken.core.body import Body, Speech, check_context
 from unspoken.core.branch import note_columns, place, visible
 from unspoken.core.jacobi import fill
+from unspoken.core.late_weights import late_weights
 from unspoken.core.latents import Edit, Jacobi, Prompted, Source, edited
 from unspoken.core.layout import Batch, Row, collate, longest_first
+from unspoken.core.packing import packs
 from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.sampling import Chooser, Speaking
 from unspoken.core.trace import Answer, Cost, Trace, arrange, clock, whole
@@ -127,11 +129,13 @@ class Loop:
     def run(self) -> tuple[Trace, Speech]:
         """Forward everything: read, think, read the rest, speak."""
         self._recall()
-        while not self.done_b.all():
-            take_b = self._ready()
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.apart and self.frozen)):
-                self._pass(take_b)
-            self._advance(take_b)
+        late = self.keep_hidden and not self.backbone.checkpointing
+        with late_weights(self.backbone.lm.base_model if late else None):
+            while not self.done_b.all():
+                take_b = self._ready()
+                with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.apart and self.frozen)):
+                    self._pass(take_b)
+                self._advance(take_b)
         return self._trace(), self.speech
 
     def _recall(self) -> None:
@@ -205,7 +209,8 @@ class Loop:
         if branch is not None:
             behind_b = np.where(branch.watch_B < shared_b, branch.watch_B, take_b + branch.watch_B - shared_b)
             branch_watch_b = np.where(branch.watch_B >= 0, behind_b, -1)
-        settings: Any = {"positions_BT": self._device(ids_bW), "mask": mask, "cache": self.cache}
+        real = own_bW | branch_bW if self.keep_hidden and not self.backbone.checkpointing else None
+        settings: Any = {"positions_BT": self._device(ids_bW), "mask": mask, "cache": self.cache, "real": real}
         if (watch_b >= 0).any() or (branch_watch_b >= 0).any():
             states = self.backbone.states(embeds_bWD, **settings)
             hidden_bWD = states[-1]
@@ -220,7 +225,7 @@ class Loop:
         self._trail(hidden_bWD, take_b)
         self.cost.passes += 1
         self.cost.positions += int((take_b + more_b).sum())
-        self.cost.slots += own_bW.size
+        self.cost.slots += int((take_b + more_b).sum()) if packs(self.backbone.lm, real) else own_bW.size
         self.speech.passes_B[self.index_b] += take_b > 0
         self.speech.positions_B[self.index_b] += take_b + more_b
 

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from unspoken.core import packing
 from unspoken.core.backbone import Backbone, BackboneConfig, head_logits, load_backbone
 from unspoken.core.checkpointing import pass_cache, recomputing
 from unspoken.core.config import STRICT
 from unspoken.core.engine import Loop, unroll
 from unspoken.core.layout import IGNORE, Batch, Row, collate
-from unspoken.core.lm import attention_window, layer_list, pairs_mask, takes_pairs
+from unspoken.core.lm import attention_window, layer_list
 from unspoken.core.losses import cross_entropy_sum
 from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Cost, Trace
@@ -95,7 +97,7 @@ class StepDecoder(nn.Module):
             _check_vocabulary(backbone, other, str(config.path))
             self.lm = other.lm
         self.lm.requires_grad_(True)
-        takes_pairs(self.lm)
+        packing.takes_packing(self.lm)
         table = self.lm.get_input_embeddings().weight
         if config.embeddings == "base" and self.lm.get_output_embeddings().weight is not table:
             table.requires_grad_(False)  # an untied table that nothing looks up would only drift by weight decay
@@ -152,9 +154,10 @@ class StepDecoder(nn.Module):
         positions_BT: Tensor,
         mask: Tensor | None = None,
         cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
     ) -> Tensor:
         """One pass; see `Backbone.step`."""
-        return self.states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache)[-1]
+        return self.states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real)[-1]
 
     def states(
         self,
@@ -163,15 +166,17 @@ class StepDecoder(nn.Module):
         positions_BT: Tensor,
         mask: Tensor | None = None,
         cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]:
         """Only the last layer's states: nobody watches a decoder's layers."""
         with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
-            out = self.lm.base_model(
-                inputs_embeds=embeds_BTD,
-                attention_mask=pairs_mask(self.lm, mask, embeds_BTD),
-                position_ids=positions_BT + self.config.first_position,
-                past_key_values=cache,
-                use_cache=cache is not None,
+            out = packing.forward(
+                self.lm,
+                embeds_BTD,
+                positions_BT=positions_BT + self.config.first_position,
+                mask=mask,
+                cache=cache,
+                real=real,
             )
         return (out.last_hidden_state,)
 
@@ -208,6 +213,7 @@ class StepDecoder(nn.Module):
             Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
         ]
         batch = collate(rows).to(self.device)
+        batch.lengths_B -= 1  # nothing follows the last token, so nobody asks for its state
         trace = unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT))
         self.spent = trace.cost
         return trace, batch

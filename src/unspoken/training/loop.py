@@ -99,7 +99,7 @@ class Training:
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)  # pyright: ignore[reportAttributeAccessIssue]
         self.wrapped = self.accelerator.prepare_model(self.method) if self.accelerator.num_processes > 1 else self.method
         self.trained = {name: p for name, p in self.method.named_parameters() if p.requires_grad}
-        self.fused = self.accelerator.device.type == "cuda"
+        self.fused = self.accelerator.device.type in ("cuda", "cpu")
         self.optimizer = self._new_optimizer()
         self.step = 0  # optimizer steps done
         self.seconds = 0.0  # of training so far, over all sittings

@@ -1,0 +1,140 @@
+"""Gradients of a model's matrices over many passes, made once: one product over all passes instead of one per pass.
+
+A latent is a pass of one column per row, and the gradient of a matrix from so few columns is as large as the matrix:
+written, read and added up in every pass, it costs more than the multiplications in it. So a pass only notes what went in
+and what gradient came back, and the product is taken when all passes have been differentiated. The sum is the same, its
+order is not.
+
+How: every pass gets, beside its input, a token: a scalar that stands for the matrix. autograd differentiates what made the
+token after everything that was given it, which is when all notes are there.
+
+Shapes: N columns of a pass, all rows', I and O width in and out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
+
+LEAST = 2**16
+"""Entries from which on a matrix is worth the trouble."""
+
+
+class _Notes:
+    """What the passes of one layer have left behind; a new backward pass begins anew."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.turned = isinstance(layer, Conv1D)  # its matrix is [I, O]
+        self.parts: list[tuple[Tensor, Tensor]] = []
+        self.task = -1
+        self.copies: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+
+    def matrix(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as autocast wants them, copied once for all passes."""
+        if dtype not in self.copies:
+            weight, bias = self.layer.weight, self.layer.bias
+            self.copies[dtype] = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+        return self.copies[dtype]
+
+    def note(self, input_NI: Tensor, grad_NO: Tensor) -> None:
+        """A pass has been differentiated."""
+        if (task := torch._C._current_graph_task_id()) != self.task:
+            self.task, self.parts = task, []  # what another backward pass left unused is none of this one's
+        self.parts.append((input_NI, grad_NO))
+
+
+class _Token(torch.autograd.Function):
+    """A scalar that stands for a layer's parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, notes: _Notes) -> Tensor:
+        """Its value means nothing."""
+        ctx.notes, ctx.kinds = notes, (weight.dtype, None if bias is None else bias.dtype)
+        return weight.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """All passes have noted what there is to note."""
+        notes, (weight_kind, bias_kind) = ctx.notes, ctx.kinds
+        parts, notes.parts = notes.parts, []
+        inputs, grads = zip(*parts, strict=True)
+        input_NI, grad_NO = (part[0] if len(part) == 1 else torch.cat(part) for part in (inputs, grads))
+        weight = bias = None
+        if ctx.needs_input_grad[0]:
+            weight = (input_NI.T @ grad_NO if notes.turned else grad_NO.T @ input_NI).to(weight_kind)
+        if bias_kind is not None and ctx.needs_input_grad[1]:
+            bias = grad_NO.sum(0, dtype=torch.float32).to(bias_kind)
+        return weight, bias, None
+
+
+class _Layer(torch.autograd.Function):
+    """A linear layer whose parameters are differentiated later."""
+
+    @staticmethod
+    def forward(ctx: Any, input_NI: Tensor, token: Tensor, notes: _Notes, dtype: torch.dtype) -> Tensor:
+        """Input @ matrix + bias, in `dtype`."""
+        ctx.notes, ctx.kinds = notes, (input_NI.dtype, token.dtype)
+        weight, bias = notes.matrix(dtype)
+        input_NI = input_NI.to(dtype)
+        ctx.save_for_backward(input_NI, weight)
+        if not notes.turned:
+            return F.linear(input_NI, weight, bias)
+        return input_NI @ weight if bias is None else torch.addmm(bias, input_NI, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradient of the input; the rest is noted."""
+        input_NI, weight = ctx.saved_tensors
+        ctx.notes.note(input_NI, grad_NO)
+        grad_NI = None
+        if ctx.needs_input_grad[0]:
+            grad_NI = (grad_NO @ (weight.T if ctx.notes.turned else weight)).to(ctx.kinds[0])
+        return grad_NI, grad_NO.new_zeros((), dtype=ctx.kinds[1]), None, None
+
+
+def _forward(known: dict[int, tuple[_Notes, Tensor]], layer: Any, given: Tensor) -> Tensor:
+    """What a layer does inside `late_weights`."""
+    if not torch.is_grad_enabled():
+        return type(layer).forward(layer, given)
+    kind = given.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
+    if id(layer) not in known:
+        notes = _Notes(layer)  # it must not hold the token, whose graph holds it
+        known[id(layer)] = notes, _Token.apply(layer.weight, layer.bias, notes)  # pyright: ignore[reportArgumentType]
+    notes, token = known[id(layer)]
+    out: Any = _Layer.apply(given.reshape(-1, given.shape[-1]), token, notes, dtype)
+    return out.view(*given.shape[:-1], out.shape[-1])
+
+
+@contextlib.contextmanager
+def late_weights(model: nn.Module | None) -> Iterator[None]:
+    """Inside, the passes of a model share the gradient of each matrix that trains; None = as usual.
+
+    Small layers, and those of other classes than `nn.Linear` and `Conv1D`, do as they always do.
+    """
+    if model is None or not torch.is_grad_enabled():
+        yield
+        return
+    known: dict[int, tuple[_Notes, Tensor]] = {}
+    patched: list[Any] = []
+    for layer in model.modules():
+        plain = type(layer) in (nn.Linear, Conv1D) and "forward" not in vars(layer)
+        if plain and layer.weight.requires_grad and layer.weight.numel() >= LEAST:
+            layer.forward = partial(_forward, known, layer)
+            patched.append(layer)
+    try:
+        yield
+    finally:
+        for layer in patched:
+            del layer.forward  # the class's own is there again
