@@ -5,11 +5,13 @@ A ratio is taken inside each round, so that a machine that slows down slows both
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,16 +91,28 @@ def measure(call: Callable[[], Any], device: torch.device) -> Taken:
 
 
 def paired(
-    sides: Mapping[str, Callable[[], Any]], device: torch.device, rounds: int, warm: bool = True
+    sides: Mapping[str, Callable[[], Any]],
+    device: torch.device,
+    rounds: int,
+    warm: bool = True,
+    around: Callable[[str], AbstractContextManager[Any]] | None = None,
 ) -> dict[str, list[Taken]]:
-    """Every side once per round, after one warm-up, in an order that turns round from round to round."""
+    """Every side once per round, after one warm-up, in an order that turns round from round to round.
+
+    Args:
+        around: what a side runs in, by its name; it then makes a step that is not timed before each that is, so that memory
+            is as in a run of its own.
+    """
     for call in sides.values() if warm else ():
         call()
     taken: dict[str, list[Taken]] = {name: [] for name in sides}
     for number in range(rounds):
         names = list(sides) if number % 2 == 0 else list(sides)[::-1]
         for name in names:
-            taken[name].append(measure(sides[name], device))
+            with contextlib.nullcontext() if around is None else around(name):
+                if around is not None:
+                    sides[name]()
+                taken[name].append(measure(sides[name], device))
     return taken
 
 

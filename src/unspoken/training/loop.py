@@ -37,6 +37,7 @@ from unspoken.methods.base import LossReport, Picky, add_counts, layers
 from unspoken.model import Model
 from unspoken.tasks import Split, make_task
 from unspoken.training import data as rows_of
+from unspoken.training.allocator import keeping_freed
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig, differences, learning_rate
 from unspoken.training.data import Schedule
@@ -474,4 +475,6 @@ def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) 
     """
     reporter = reporter or Quiet()
     with reporter:
-        return Training(config, out, reporter).go()
+        training = Training(config, out, reporter)
+        with keeping_freed(training.accelerator.device.type):
+            return training.go()
