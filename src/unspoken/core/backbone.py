@@ -24,6 +24,7 @@ from transformers.utils import logging
 from unspoken.core import packing
 from unspoken.core.checkpointing import pass_cache, recomputing
 from unspoken.core.config import STRICT
+from unspoken.core.encodings import Encodings
 from unspoken.core.lm import attention_window, layer_list
 from unspoken.errors import BackboneError, ConfigError
 
@@ -95,6 +96,7 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.checkpointing = False  # in training, make activations again instead of keeping them
         self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self.encodings: Encodings | None = None  # where a large corpus is kept instead
         self._bounds: dict[str, np.ndarray] = {}
         if tokenizer.eos_token_id is None:
             raise BackboneError("the tokenizer has no eos token; set tokenizer.eos_token so that answers can end")
@@ -147,11 +149,17 @@ class Backbone(nn.Module):
         Remembered: curricula lay the same problems out again in every epoch, and a tokenizer call costs 50 us.
         """
         key = (text, special)
-        if key not in self._encoded:
-            if len(self._encoded) > 2_000_000:
-                self._encoded.clear()
-            self._encoded[key] = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        return self._encoded[key]
+        if (known := self._encoded.get(key)) is not None:
+            return known
+        ids = None if self.encodings is None else self.encodings.find(text, special)
+        if ids is None:
+            ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+            if self.encodings is not None:
+                self.encodings.put(text, special, ids)
+        if len(self._encoded) >= (2_000_000 if self.encodings is None else 10_000):
+            self._encoded.clear()
+        self._encoded[key] = ids
+        return ids
 
     def character_ends(self, text: str) -> list[int]:
         """For each token of `encode(text)`, the number of characters of the text up to its end."""
@@ -173,6 +181,7 @@ class Backbone(nn.Module):
 
     def forget_encoded(self) -> None:
         """Drop remembered encodings: the tokenizer has changed."""
+        self.encodings = None
         self._encoded.clear()
         self._bounds.clear()
 

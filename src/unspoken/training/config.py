@@ -43,6 +43,7 @@ class TrainConfig:
     fused_activation: bool = False  # GPT-2's as one operator: faster, the same but for rounding, which a run magnifies
     seed: int = 0
     length_window: int = 50  # batches whose rows are sorted by length together; 1 = keep the random order
+    encodings: str | None = "~/.cache/unspoken/encodings"  # where token ids of a large corpus are kept; None = in memory
     validate_every: int | None = None  # optimizer steps; None = once an epoch
     validate_limit: int = 200  # validation examples; 0 = do not validate
     select_split: str = "validation"  # never "test": a score used to choose is no longer a test score

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from unspoken.core.checkpointing import keep_less
 from unspoken.core.config import dump
+from unspoken.core.encodings import Encodings
 from unspoken.core.layout import collate
 from unspoken.core.lm import fuse_activations
 from unspoken.core.marks import Metrics, add_metrics
@@ -76,6 +77,8 @@ class Training:
         set_seed(self.t.seed)  # decides random weights; dropout gets its own seed per process below
         self.method: Any = build_method(config)
         self.method.to(self.accelerator.device).train()
+        if self.t.encodings is not None and self.method.backbone.tokenizer.is_fast:
+            self.method.backbone.encodings = Encodings(self.t.encodings, self.method.backbone.tokenizer)
         keep_less(self.method, self.t.activation_checkpointing)
         if self.t.fused_activation:
             fuse_activations(self.method)
@@ -430,6 +433,9 @@ class Training:
             )
         if self.t.tracker:
             self.accelerator.end_training()
+        self.feed.settle()
+        if (encodings := self.method.backbone.encodings) is not None:
+            encodings.flush()
         return self.run
 
     def _odd(self) -> bool:

@@ -1,0 +1,165 @@
+"""Token ids of texts, made once and read through a memory map.
+
+    FOLDER/<hash of the tokenizer>/<random name>.ids     sorted hashes of texts, where each one's ids end, and all ids
+
+A corpus is laid out again in every epoch and by every process of a machine. Kept as Python objects its ids take a hundred
+times their four bytes; here they are read from files that processes share, a slice at a time. A file is written under a
+temporary name and renamed, and never changed; several processes may write beside each other.
+
+Shapes: n texts of a file, m ids of all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LEAST, MOST = 2**14, 2**18
+"""Texts of a file. Fewer are not worth one, and stay in memory; more do not wait."""
+
+_MAGIC = b"unspoken ids 1\n"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file, mapped."""
+
+    first_n: np.ndarray  # uint64, sorted: half of each text's hash
+    second_n: np.ndarray  # the other half
+    ends_n: np.ndarray  # int64
+    ids_m: np.ndarray  # int32
+
+    def find(self, first: int, second: int) -> np.ndarray | None:
+        """The ids of a text, by its hash."""
+        at = int(np.searchsorted(self.first_n, np.uint64(first)))
+        while at < len(self.first_n) and self.first_n[at] == first:
+            if self.second_n[at] == second:
+                return self.ids_m[self.ends_n[at - 1] if at else 0 : self.ends_n[at]]
+            at += 1
+        return None
+
+
+class Encodings:
+    """Token ids by text.
+
+    Args:
+        folder: where the files of all tokenizers lie; "~" is the user's home.
+        tokenizer: a fast tokenizer of transformers; ids of another one lie elsewhere and are never found.
+    """
+
+    def __init__(self, folder: str | Path, tokenizer: Any) -> None:
+        self.folder = Path(folder).expanduser() / tokenizer_hash(tokenizer)
+        self._parts: list[_Part] = []
+        self._read: set[str] = set()
+        self._waiting: dict[bytes, bytes] = {}
+        self._writes = True
+        self._look()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + sum(len(part.ends_n) for part in self._parts)
+
+    @property
+    def mapped(self) -> int:
+        """Texts whose ids lie in files."""
+        return len(self) - len(self._waiting)
+
+    def find(self, text: str, special: bool) -> tuple[int, ...] | None:
+        """The ids of a text; None where they are not known."""
+        digest = _digest(text, special)
+        if (waiting := self._waiting.get(digest)) is not None:
+            return tuple(np.frombuffer(waiting, dtype=np.int32).tolist())
+        first, second = struct.unpack("<QQ", digest)
+        for part in reversed(self._parts):  # the largest are the youngest
+            if (ids := part.find(first, second)) is not None:
+                return tuple(ids.tolist())
+        return None
+
+    def put(self, text: str, special: bool, ids: tuple[int, ...]) -> None:
+        """Keep the ids of a text. Where the folder cannot be written they stay in memory."""
+        self._waiting[_digest(text, special)] = np.array(ids, dtype=np.int32).tobytes()
+        if len(self._waiting) >= min(max(LEAST, self.mapped), MOST):  # few files, however large the corpus is
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits, where it is enough for a file, and open what other processes have written."""
+        if len(self._waiting) < LEAST or not self._writes:
+            return
+        try:
+            _write(self.folder, self._waiting)
+        except OSError:
+            self._writes = False
+            return
+        self._waiting = {}
+        self._look()
+
+    def _look(self) -> None:
+        """Map files that were not there before. One that is damaged is as good as absent."""
+        for path in sorted(self.folder.glob("*.ids")):
+            if path.name in self._read:
+                continue
+            self._read.add(path.name)
+            try:
+                self._parts.append(_open(path))
+            except (OSError, ValueError, KeyError):
+                continue
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """32 hex digits of a hash of all that a fast tokenizer does to a text."""
+    return hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode(), digest_size=16).hexdigest()
+
+
+def _digest(text: str, special: bool) -> bytes:
+    kind = b"special" if special else b""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, person=kind).digest()
+
+
+def _write(folder: Path, waiting: dict[bytes, bytes]) -> None:
+    """Ids of texts as one file."""
+    pairs = sorted((struct.unpack("<QQ", digest), ids) for digest, ids in waiting.items())
+    columns = {
+        "first": np.array([first for (first, _), _ in pairs], dtype="<u8"),
+        "second": np.array([second for (_, second), _ in pairs], dtype="<u8"),
+        "ends": np.cumsum([len(ids) // 4 for _, ids in pairs], dtype="<i8"),
+        "ids": np.frombuffer(b"".join(ids for _, ids in pairs), dtype="<i4"),
+    }
+    header = json.dumps({name: len(column) for name, column in columns.items()}).encode() + b"\n"
+    header = header.rjust(-(-(len(header) + len(_MAGIC)) // 8) * 8 - len(_MAGIC))  # columns begin at a multiple of 8
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder / f"{uuid.uuid4().hex}.ids"
+    part = name.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            file.write(_MAGIC + header)
+            for column in columns.values():
+                file.write(column.tobytes())
+        part.replace(name)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> _Part:
+    """Map a file.
+
+    Raises:
+        ValueError: it is none of ours, or cut off.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError("not a file of ids")
+        sizes, at = json.loads(file.readline()), file.tell()
+    columns = []
+    for name, kind in (("first", "<u8"), ("second", "<u8"), ("ends", "<i8"), ("ids", "<i4")):
+        column = np.memmap(path, dtype=kind, mode="r", offset=at, shape=(int(sizes[name]),))
+        columns.append(column.view(np.ndarray))  # slices of a memmap are slow to make
+        at += column.nbytes
+    if len({len(column) for column in columns[:3]}) != 1 or int(columns[2][-1]) != len(columns[3]):
+        raise ValueError("its columns do not fit each other")
+    return _Part(*columns)
