@@ -28,11 +28,12 @@ from unspoken.core.backbone import Backbone
 from unspoken.core.body import check_context
 from unspoken.core.engine import OnToken
 from unspoken.core.engine import sample as sample_batches
+from unspoken.core.graphs import slots_of
 from unspoken.core.latents import Edit, Jacobi, Prompted, Source
 from unspoken.core.layout import Row, collate
 from unspoken.core.sampling import Chooser, Speaking
 from unspoken.core.seats import Request, Seat, common_prefix
-from unspoken.core.slots import Segment, Slots, covered
+from unspoken.core.slots import Segment, covered
 from unspoken.core.stopping import Judge
 from unspoken.core.trace import Answer, Cost, Trace, clock
 from unspoken.errors import ConfigError
@@ -52,6 +53,7 @@ class Queue:
         judge: says when a row has thought enough; None = when it has filled its slots.
         keep: keep the latents of finished requests, for `trace`.
         on_token: called with (number of the request, token id).
+        graphs: record passes in which everybody thinks or speaks as CUDA graphs; None = on a GPU.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class Queue:
         judge: Judge | None = None,
         keep: bool = False,
         on_token: OnToken | None = None,
+        graphs: bool | None = None,
     ) -> None:
         self.backbone, self.chunk, self.judge, self.keep, self.on_token = backbone, chunk, judge, keep, on_token
         self.prompted = source if isinstance(source, Prompted) else None
         self.source = None if isinstance(source, Prompted) else source
-        self.slots = Slots(slots, 64)
+        self.slots = slots_of(backbone, slots, 64, graphs, self)
         self.waiting: deque[tuple[int, Request]] = deque()
         self.seats: list[Seat] = []
         self.done: dict[int, Seat] = {}
@@ -111,7 +114,7 @@ class Queue:
         rows = [request.row for _, request in self.waiting]
         if self.seats or len(rows) < 2 or self.prefix or (length := common_prefix(rows)) < SHORTEST_PREFIX:
             return
-        self.slots.reserve(length)
+        self.slots.reserve(length + 1)
         at = self.backbone.device
         embeds_ND = self.backbone.embed(torch.tensor(rows[0].ids[:length], device=at))
         self.slots.forward(self.backbone, embeds_ND, torch.arange(length, device=at), [Segment(0, 0, length)])
@@ -258,7 +261,8 @@ class Queue:
         embeds_ND = self.backbone.embed(self._device(ids))
         if places:
             embeds_ND = embeds_ND.index_copy(0, self._device(places), torch.cat(vectors).to(embeds_ND.dtype))
-        self.slots.reserve(max(seat.cursor + take for seat, take in zip(seats, widths, strict=True)))
+        fed = dict(zip((seat.slot for seat in seats), widths, strict=True))
+        self.slots.reserve(max(seat.cursor + fed.get(seat.slot, 0) for seat in self.seats) + 1)  # the last stays free
         segments = [Segment(seat.slot, seat.cursor, take) for seat, take in zip(seats, widths, strict=True)]
         self._count(len(ids))
         return self.slots.forward(self.backbone, embeds_ND, self._device(positions), segments)

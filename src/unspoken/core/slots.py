@@ -56,7 +56,7 @@ class Segment:
 
 
 @dataclass
-class _Group:
+class Group:
     """Segments that attend in one call: as wide as each other, in slots `first` to `last`.
 
     Attributes:
@@ -89,7 +89,8 @@ class Slots(Cache):
         self.keys: list[Tensor] = []  # per layer [R, G, S, E]
         self.values: list[Tensor] = []
         self._places: tuple[Tensor, Tensor] | None = None  # slot and column of each packed column
-        self._groups: list[_Group] = []
+        self._groups: list[Group] = []
+        self.steady: Any = None  # passes that are made at fixed addresses (core/graphs.py)
 
     @property
     def nbytes(self) -> int:
@@ -103,8 +104,10 @@ class Slots(Cache):
             positions_N: position ids.
             segments: those of one column first, each kind in the order of its slots.
         """
+        if self.steady is not None and (made := self.steady.forward(embeds_ND, positions_N, segments)) is not None:
+            return made
         self._plan(segments, embeds_ND)
-        with _attention(backbone.lm.config, self):
+        with attention(backbone.lm.config, self):
             return backbone.step(embeds_ND[None], positions_BT=positions_N[None], cache=self)[0]  # pyright: ignore[reportArgumentType]
 
     def reserve(self, columns: int) -> None:
@@ -112,6 +115,9 @@ class Slots(Cache):
         if columns <= self.columns:
             return
         more = -(-max(columns, self.columns * 5 // 4) // 32) * 32
+        if self.steady is not None:
+            self.steady.forget()
+            more = 1 << (max(columns, 2 * self.columns) - 1).bit_length()  # seldom: what was recorded is lost
         for kept in (self.keys, self.values):
             for layer, old in enumerate(kept):
                 kept[layer] = old.new_zeros(*old.shape[:2], more, old.shape[3])
@@ -122,6 +128,10 @@ class Slots(Cache):
         """Put the first columns of one slot into others."""
         for tensor in (*self.keys, *self.values):
             tensor[targets, :, :columns] = tensor[source, :, :columns].clone()
+
+    def plan(self, places: tuple[Tensor, Tensor], groups: list[Group]) -> None:
+        """Where the columns of the next pass go (slot and column of each), and what they see."""
+        self._places, self._groups = places, groups
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by a layer with its new keys and values [1, G, N, E]: they go to their places."""
@@ -143,7 +153,7 @@ class Slots(Cache):
         found = [self._attend(layer, query_NHE[slice(*group.at)], scaling, group) for group in self._groups]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _attend(self, layer: int, query_NHE: Tensor, scaling: float | None, group: _Group) -> Tensor:
+    def _attend(self, layer: int, query_NHE: Tensor, scaling: float | None, group: Group) -> Tensor:
         n, W, (H, E) = group.last - group.first, group.width, query_NHE.shape[1:]
         if group.place_n is not None:
             everyone = query_NHE.new_zeros(n, H, E)
@@ -187,11 +197,11 @@ class Slots(Cache):
             self._groups.append(self._several(segments[i:j], at, like))
             at, i = self._groups[-1].at[1], j
 
-    def _ones(self, segments: Sequence[Segment], like: Tensor) -> _Group:
+    def _ones(self, segments: Sequence[Segment], like: Tensor) -> Group:
         """Rows that feed one column each. Slots between theirs attend in vain, which costs less than a copy."""
         first, last = segments[0].slot, segments[-1].slot + 1
         columns = max(s.start for s in segments) + 1
-        group = _Group(first=first, last=last, width=1, at=(0, len(segments)), columns=columns)
+        group = Group(first=first, last=last, width=1, at=(0, len(segments)), columns=columns)
         if last - first > len(segments):
             group.place_n = torch.tensor([s.slot - first for s in segments], device=like.device)
         if any(s.start + 1 < columns for s in segments):
@@ -203,11 +213,11 @@ class Slots(Cache):
         return group
 
     @staticmethod
-    def _several(segments: Sequence[Segment], at: int, like: Tensor) -> _Group:
+    def _several(segments: Sequence[Segment], at: int, like: Tensor) -> Group:
         """Rows in neighbouring slots that feed the same positions."""
         first, width = segments[0], segments[0].width
         columns = first.start + width
-        group = _Group(
+        group = Group(
             first=first.slot,
             last=first.slot + len(segments),
             width=width,
@@ -225,7 +235,7 @@ def _added(hidden: Tensor, like: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _attention(config: Any, slots: Slots) -> Iterator[None]:
+def attention(config: Any, slots: Slots) -> Iterator[None]:
     """transformers calls our attention inside."""
     was, token = config._attn_implementation, _CURRENT.set(slots)
     config._attn_implementation = _NAME

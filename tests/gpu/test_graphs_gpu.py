@@ -1,0 +1,56 @@
+"""CUDA graphs of steady passes. Skipped without a CUDA device."""
+
+from __future__ import annotations
+
+import backbones
+import numpy as np
+import pytest
+import torch
+
+from unspoken.bench import generate
+from unspoken.core.latents import Recurrence
+from unspoken.core.layout import IGNORE, Row
+from unspoken.core.queue import Queue
+from unspoken.core.sampling import Speaking
+from unspoken.core.seats import Request
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
+
+
+def answers(backbone, rows, graphs: bool, slots: int):
+    queue = Queue(backbone, Recurrence(), slots=slots, graphs=graphs)
+    requests = [Request(row=row, speaking=Speaking(max_new_tokens=24), number=i) for i, row in enumerate(rows)]
+    return [queue.done[n].tokens for n in queue.run(requests)], queue
+
+
+@pytest.mark.parametrize("slots", [1, 5, 16])
+@pytest.mark.parametrize("family", backbones.ARCHS)
+def test_a_recorded_pass_says_what_usual_ones_say(family, slots):
+    rng, backbone = np.random.default_rng(0), backbones.backbone(family).cuda()
+    rows = []
+    for k in range(20):
+        text = rng.integers(1, 300, int(rng.integers(3, 60))).tolist()
+        ids = (*text[:-1], *(0,) * (k % 7), text[-1])
+        rows.append(Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(text) - 1, latents=k % 7))
+    want, _ = answers(backbone, rows, False, slots)
+    for _ in range(2):  # recorded, then taken over by the next queue
+        got, queue = answers(backbone, rows, True, slots)
+        assert got == want
+        assert queue.slots.steady.made > 0
+        assert not queue.slots.steady._fails
+        assert any(one.graph is not None for one in queue.slots.steady._passes.values())
+        del queue
+
+
+def test_one_launch_instead_of_hundreds():
+    """Latent passes are not launch-bound: most kernels of a question come out of a graph."""
+    backbone = generate.backbone_of("smollm2-135m", torch.device("cuda"))
+    rows = generate.questions(1, 40, 6, 1000)
+    launches = {}
+    for graphs in (False, True):
+        for _ in range(2):
+            answers(backbone, rows, graphs, 1)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            answers(backbone, rows, graphs, 1)
+        launches[graphs] = sum(e.count for e in seen.key_averages() if e.key in ("cudaLaunchKernel", "cuLaunchKernel"))
+    assert launches[True] * 3 < launches[False]
