@@ -111,7 +111,7 @@ def _work(backbone: Backbone, positions: int, labels: int, frozen: bool = False)
     return (2 if frozen else 3) * float(body * positions + head * labels)
 
 
-def _coconut(model: str, device: torch.device, precision: str, load: Load, with_decoder: bool) -> Bench:
+def coconut_bench(model: str, device: torch.device, precision: str, load: Load, with_decoder: bool) -> Bench:
     """Coconut, and SIM-CoT around it with a full copy of the model as decoder."""
     inner = {"name": "coconut", "marker_init": "the"}
     whole = {"name": "sim_cot", "inner": inner} if with_decoder else inner
@@ -251,7 +251,8 @@ def measure(
             bench = _codi(model, where, precision, codi_batch, codi_budget)
         else:
             wide = Load(rows=32, length=128, labels=48, spread=False)
-            bench = _coconut(model, where, precision, wide if name == "coconut-32" else load or Load(), name == "sim_cot")
+            rows = wide if name == "coconut-32" else load or Load()
+            bench = coconut_bench(model, where, precision, rows, with_decoder=name == "sim_cot")
         if not baseline:
             released = {other for _, other in bench.pairs}
             bench.sides = {side: step for side, step in bench.sides.items() if side not in released}
