@@ -3,11 +3,16 @@
 What is kept for the backward pass is the gradient itself, made piece by piece while the logits of a piece are there: one
 vector per target, and one tensor per parameter of the head. So the memory is that of the states and of the head, whatever
 vocabulary x targets is, and the head runs once forwards and once backwards, as if it had been one piece.
+
+On a GPU Liger's kernel does the same, where liger-kernel is installed (the extra `gpu`), the head is one matrix, and targets
+are not weighted.
+
 Shapes: N targets, n targets of a piece, D width, V words.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,6 +52,10 @@ def weighted_cross_entropy(
     # An empty batch costs nothing, and tells the vocabulary and which parameters stand behind the head.
     with torch.enable_grad():
         probe = head(hidden_ND[:0].detach().requires_grad_())
+    leaves = [leaf for leaf in _leaves(probe) if leaf.requires_grad] if torch.is_grad_enabled() else []
+    kernel = _liger(hidden_ND.device.type)
+    if kernel is not None and weights_N is None and not hits and len(leaves) == 1 and _product_alone(probe):
+        return kernel(leaves[0], hidden_ND, labels_N), None
     most = max((PIECE if piece is None else piece) // probe.shape[-1], 1)
     rows = -(-len(hidden_ND) // -(-len(hidden_ND) // most))  # as few pieces as can be, of like size
     if not torch.is_grad_enabled() or len(hidden_ND) <= most:
@@ -56,10 +65,35 @@ def weighted_cross_entropy(
             losses.append(loss)
             found.append(hit_n)
         return sum(losses[1:], start=losses[0]), torch.cat(found) if hits else None
-    leaves = [leaf for leaf in _leaves(probe) if leaf.requires_grad]
     settings = (weights_N, hits, rows, _matrix(probe, leaves))
     loss, hits_N = _InPieces.apply(hidden_ND, labels_N, head, *settings, *leaves)  # pyright: ignore[reportGeneralTypeIssues]
     return loss, hits_N
+
+
+@functools.cache
+def _liger(device_type: str) -> Any:
+    """Liger's fused head and cross-entropy, called with matrix, states and labels; None where it is not to be had."""
+    if device_type != "cuda":
+        return None
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        return None
+    return LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
+
+
+def _product_alone(output: Tensor) -> bool:
+    """The graph is a product with a matrix, in whatever precision, and nothing else."""
+    ahead, products = [output.grad_fn], 0
+    while ahead:
+        node: Any = ahead.pop()
+        if node is None or hasattr(node, "variable"):
+            continue
+        if node.name() not in ("MmBackward0", "TBackward0", "ToCopyBackward0"):
+            return False
+        products += node.name() == "MmBackward0"
+        ahead.extend(before for before, _ in node.next_functions)
+    return products == 1
 
 
 def _parts(count: int, rows: int) -> Iterator[slice]:
