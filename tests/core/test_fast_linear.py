@@ -82,8 +82,10 @@ def test_eight_bits_are_near(kind: str):
 def test_a_copy_is_used(monkeypatch: pytest.MonkeyPatch):
     """Made once, not in every call."""
     made: list[tuple[int, ...]] = []
-    lay_out = fast_linear._laid_out
-    monkeypatch.setattr(fast_linear, "_laid_out", lambda weight: (made.append(tuple(weight.shape)), lay_out(weight))[1])
+    lay_out = fast_linear.laid_out
+    monkeypatch.setattr(
+        fast_linear, "laid_out", lambda weight, rows: (made.append(tuple(weight.shape)), lay_out(weight, rows))[1]
+    )
     _, fast = pair("linear")
     with torch.inference_mode():
         for _ in range(3):

@@ -85,9 +85,11 @@ def explicit(backbone: Backbone, rows: Sequence[Row], tokens: int) -> tuple[Tens
     return out[:, ids.shape[1] :], Cost(passes=tokens, positions=positions, slots=positions)
 
 
-def ours(backbone: Backbone, rows: Sequence[Row], answer: int, slots: int) -> tuple[list[list[int]], Cost]:
-    """The engine, so many rows at a time."""
-    queue = Queue(backbone, Recurrence(), slots=slots)
+def ours(
+    backbone: Backbone, rows: Sequence[Row], answer: int, slots: int, graphs: bool | None = None
+) -> tuple[list[list[int]], Cost]:
+    """The engine, so many rows at a time; see `Queue` for `graphs`."""
+    queue = Queue(backbone, Recurrence(), slots=slots, graphs=graphs)
     numbers = queue.run([Request(row=row, speaking=Speaking(max_new_tokens=answer)) for row in rows])
     return [queue.done[number].tokens for number in numbers], queue.cost
 
@@ -148,6 +150,10 @@ def run(
             name = f"ours, {size}" if kind == "float32" else f"ours {kind}, {size}"
             sides[name] = lambda size=size, kind=kind: ours(models[kind], rows[:size], answer, size)
             costs[name] = (ours(models[kind], rows[:size], answer, size)[1], size)
+            if at.type == "cuda":  # what is gained by recording passes
+                name = name.replace("ours", "ours, no graphs", 1)
+                sides[name] = lambda size=size, kind=kind: ours(models[kind], rows[:size], answer, size, graphs=False)
+                costs[name] = (ours(models[kind], rows[:size], answer, size, graphs=False)[1], size)
     say(f"measuring {len(sides)} sides, {rounds} rounds")
     taken = paired.paired(sides, at, rounds)
     body, head = operations(base)

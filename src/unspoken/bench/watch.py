@@ -48,6 +48,6 @@ class Watch(TorchDispatchMode):
             if self.width in tensor.shape[:-1]:
                 continue  # a head's matrix, or its gradient
             self.most = max(self.most, tensor.numel())
-            if name in ("mm", "addmm", "bmm", "linear"):
+            if name in ("mm", "addmm", "bmm", "linear", "_linear_pointwise"):
                 self.head_rows += tensor.numel() // self.words
         return out

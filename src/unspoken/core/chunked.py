@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from unspoken.core.fast_linear import has_layout, product
+
 Head = Callable[[Tensor], Tensor]
 """States [..., D] -> logits [..., V]."""
 
@@ -187,7 +189,8 @@ def _product(
     hits: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """A piece of a head that is one matrix; its gradient is added to `kept`'s tensor, times `kept`'s factor."""
-    logits_nV = state_nD @ matrix_VD.detach().T
+    fast = has_layout(matrix_VD) and state_nD.dtype == matrix_VD.dtype
+    logits_nV = product(state_nD, matrix_VD.detach()) if fast else state_nD @ matrix_VD.detach().T
     hit_n = logits_nV.argmax(dim=1) == labels_n if hits else None
     grad_nV = torch.log_softmax(logits_nV, dim=1)
     del logits_nV

@@ -130,7 +130,7 @@ class Loop:
         """Forward everything: read, think, read the rest, speak."""
         self._recall()
         late = self.keep_hidden and not self.backbone.checkpointing
-        with late_weights(self.backbone.lm.base_model if late else None):
+        with late_weights(self.backbone.lm.base_model if late else None, int(self.batch.lengths_B.sum())):
             while not self.done_b.all():
                 take_b = self._ready()
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.apart and self.frozen)):

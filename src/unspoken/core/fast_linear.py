@@ -68,6 +68,22 @@ def use_dtype(method: Any, dtype: str | None) -> None:
     quicken(method.backbone.lm, eight_bits=dtype == "int8")
 
 
+def has_layout(weight: Tensor) -> bool:
+    """Whether oneDNN's products can be had for a matrix, outside autocast."""
+    plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return plain and not torch.is_autocast_enabled("cpu")
+
+
+def laid_out(weight_OI: Tensor, rows: int) -> Tensor:
+    """A copy of a matrix in oneDNN's layout, for `product` with about so many rows at a time."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), rows)
+
+
+def product(input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """Input x matrix transposed + bias by oneDNN, without gradients; the matrix laid out or not (see `has_layout`)."""
+    return torch.ops.mkldnn._linear_pointwise(input_NI, weight_OI, bias_O, "none", [], "")
+
+
 def _usual(layer: Any, x: Tensor, few: int = 1) -> bool:
     """Whether a call goes the usual way."""
     return (
@@ -86,13 +102,9 @@ def _copy(layer: Any, eight_bits: bool, weight_OI: Tensor) -> Any:
     known = _COPIES.get(layer)
     if known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():
-            known = (state, _rounded(weight_OI, layer.bias) if eight_bits else _laid_out(weight_OI))
+            known = (state, _rounded(weight_OI, layer.bias) if eight_bits else laid_out(weight_OI, 32))
         _COPIES[layer] = known
     return known[1]
-
-
-def _laid_out(weight_OI: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), 32)
 
 
 def _rounded(weight_OI: Tensor, bias_O: Tensor | None) -> Any:
@@ -108,7 +120,7 @@ def _rounded(weight_OI: Tensor, bias_O: Tensor | None) -> Any:
 
 def _pointwise(layer: Any, x: Tensor, weight_OI: Tensor) -> Tensor:
     flat_NI = x.reshape(-1, x.shape[-1])
-    out_NO = torch.ops.mkldnn._linear_pointwise(flat_NI, _copy(layer, False, weight_OI), layer.bias, "none", [], "")
+    out_NO = product(flat_NI, _copy(layer, False, weight_OI), layer.bias)
     return out_NO.view(*x.shape[:-1], -1)
 
 

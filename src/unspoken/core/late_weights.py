@@ -5,6 +5,9 @@ written, read and added up in every pass, it costs more than the multiplications
 and what gradient came back, and the product is taken when all passes have been differentiated. The sum is the same, its
 order is not.
 
+On a CPU the passes also share a copy of each matrix in oneDNN's layout, forwards and backwards (`core/fast_linear.py`),
+where they have columns enough to pay for it.
+
 How: every pass gets, beside its input, a token: a scalar that stands for the matrix. autograd differentiates what made the
 token after everything that was given it, which is when all notes are there.
 
@@ -24,19 +27,25 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from unspoken.core.fast_linear import has_layout, laid_out, product
+
 LEAST = 2**16
 """Entries from which on a matrix is worth the trouble."""
+
+MANY = 512
+"""Columns of all passes from which on its layout is."""
 
 
 class _Notes:
     """What the passes of one layer have left behind; a new backward pass begins anew."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
+    def __init__(self, layer: nn.Module, columns: int) -> None:
+        self.layer, self.columns = layer, columns
         self.turned = isinstance(layer, Conv1D)  # its matrix is [I, O]
         self.parts: list[tuple[Tensor, Tensor]] = []
         self.task = -1
         self.copies: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+        self.layouts: dict[bool, Tensor] = {}  # of the matrix for the way forwards (True) and back
 
     def matrix(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as autocast wants them, copied once for all passes."""
@@ -44,6 +53,17 @@ class _Notes:
             weight, bias = self.layer.weight, self.layer.bias
             self.copies[dtype] = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
         return self.copies[dtype]
+
+    def product(self, input_Nx: Tensor, weight: Tensor, bias: Tensor | None, forwards: bool) -> Tensor:
+        """Input x matrix + bias on the way forwards, gradient x matrix transposed on the way back."""
+        straight = forwards != self.turned  # the matrix stands as [out, in] of this way
+        if self.columns >= MANY and has_layout(weight):
+            if forwards not in self.layouts:
+                self.layouts[forwards] = laid_out(weight if straight else weight.T, min(self.columns, MANY))
+            return product(input_Nx.contiguous(), self.layouts[forwards], bias)
+        if bias is not None and not straight:
+            return torch.addmm(bias, input_Nx, weight)
+        return F.linear(input_Nx, weight if straight else weight.T, bias)
 
     def note(self, input_NI: Tensor, grad_NO: Tensor) -> None:
         """A pass has been differentiated."""
@@ -67,13 +87,14 @@ class _Token(torch.autograd.Function):
         """All passes have noted what there is to note."""
         notes, (weight_kind, bias_kind) = ctx.notes, ctx.kinds
         parts, notes.parts = notes.parts, []
+        notes.layouts.clear()
         inputs, grads = zip(*parts, strict=True)
         input_NI, grad_NO = (part[0] if len(part) == 1 else torch.cat(part) for part in (inputs, grads))
         weight = bias = None
         if ctx.needs_input_grad[0]:
             weight = (input_NI.T @ grad_NO if notes.turned else grad_NO.T @ input_NI).to(weight_kind)
         if bias_kind is not None and ctx.needs_input_grad[1]:
-            bias = grad_NO.sum(0, dtype=torch.float32).to(bias_kind)
+            bias = grad_NO.sum(0, dtype=torch.promote_types(grad_NO.dtype, torch.float32)).to(bias_kind)
         return weight, bias, None
 
 
@@ -87,9 +108,7 @@ class _Layer(torch.autograd.Function):
         weight, bias = notes.matrix(dtype)
         input_NI = input_NI.to(dtype)
         ctx.save_for_backward(input_NI, weight)
-        if not notes.turned:
-            return F.linear(input_NI, weight, bias)
-        return input_NI @ weight if bias is None else torch.addmm(bias, input_NI, weight)
+        return notes.product(input_NI, weight, bias, forwards=True)
 
     @staticmethod
     @once_differentiable
@@ -99,42 +118,58 @@ class _Layer(torch.autograd.Function):
         ctx.notes.note(input_NI, grad_NO)
         grad_NI = None
         if ctx.needs_input_grad[0]:
-            grad_NI = (grad_NO @ (weight.T if ctx.notes.turned else weight)).to(ctx.kinds[0])
+            grad_NI = ctx.notes.product(grad_NO, weight, None, forwards=False).to(ctx.kinds[0])
         return grad_NI, grad_NO.new_zeros((), dtype=ctx.kinds[1]), None, None
 
 
-def _forward(known: dict[int, tuple[_Notes, Tensor]], layer: Any, given: Tensor) -> Tensor:
-    """What a layer does inside `late_weights`."""
-    if not torch.is_grad_enabled():
-        return type(layer).forward(layer, given)
-    kind = given.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
-    if id(layer) not in known:
-        notes = _Notes(layer)  # it must not hold the token, whose graph holds it
-        known[id(layer)] = notes, _Token.apply(layer.weight, layer.bias, notes)  # pyright: ignore[reportArgumentType]
-    notes, token = known[id(layer)]
-    out: Any = _Layer.apply(given.reshape(-1, given.shape[-1]), token, notes, dtype)
-    return out.view(*given.shape[:-1], out.shape[-1])
+class _Passes:
+    """The layers of a model inside `late_weights`, and the columns that all passes together will have."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.known: dict[int, tuple[_Notes, Tensor]] = {}
+
+    def forward(self, layer: Any, given: Tensor) -> Tensor:
+        """What a layer does."""
+        if not torch.is_grad_enabled():
+            return type(layer).forward(layer, given)
+        kind = given.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
+        if id(layer) not in self.known:
+            notes = _Notes(layer, self.columns)  # it must not hold the token, whose graph holds it
+            self.known[id(layer)] = notes, _Token.apply(layer.weight, layer.bias, notes)  # pyright: ignore[reportArgumentType]
+        notes, token = self.known[id(layer)]
+        out: Any = _Layer.apply(given.reshape(-1, given.shape[-1]), token, notes, dtype)
+        return out.view(*given.shape[:-1], out.shape[-1])
+
+    def end(self) -> None:
+        """No pass follows: layouts of the way forwards are not needed any more."""
+        for notes, _ in self.known.values():
+            notes.layouts.clear()
 
 
 @contextlib.contextmanager
-def late_weights(model: nn.Module | None) -> Iterator[None]:
+def late_weights(model: nn.Module | None, columns: int = 0) -> Iterator[None]:
     """Inside, the passes of a model share the gradient of each matrix that trains; None = as usual.
 
     Small layers, and those of other classes than `nn.Linear` and `Conv1D`, do as they always do.
+
+    Args:
+        columns: about how many columns all passes will have.
     """
     if model is None or not torch.is_grad_enabled():
         yield
         return
-    known: dict[int, tuple[_Notes, Tensor]] = {}
+    passes = _Passes(columns)
     patched: list[Any] = []
     for layer in model.modules():
         plain = type(layer) in (nn.Linear, Conv1D) and "forward" not in vars(layer)
         if plain and layer.weight.requires_grad and layer.weight.numel() >= LEAST:
-            layer.forward = partial(_forward, known, layer)
+            layer.forward = partial(passes.forward, layer)
             patched.append(layer)
     try:
         yield
     finally:
+        passes.end()
         for layer in patched:
             del layer.forward  # the class's own is there again
