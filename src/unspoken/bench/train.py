@@ -28,7 +28,7 @@ from unspoken.core.trace import Cost
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
 from unspoken.methods.base import Counts
-from unspoken.training.allocator import keeping_freed
+from unspoken.training.allocator import give_back, keeping_freed
 from unspoken.training.data import micro_batches
 
 Step = Callable[[Cost], Tensor]
@@ -282,6 +282,7 @@ def _measure(bench: Bench, device: torch.device, rounds: int, rate: float, exact
         return run
 
     def around(name: str) -> Any:
+        give_back()  # what the side before has left
         return keeping_freed(device.type) if "ours" in name else contextlib.nullcontext()
 
     sides = {name: whole(name, step) for name, step in bench.sides.items()}

@@ -41,6 +41,12 @@ def keeping_freed(device_type: str) -> Iterator[bool]:
         libc.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Hand memory that is free now back to the system, where the C library can."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None
