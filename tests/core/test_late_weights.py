@@ -130,6 +130,15 @@ def test_layouts_change_nothing_but_rounding(family: str, monkeypatch: pytest.Mo
         torch.testing.assert_close(found[1][1][key], grad, rtol=1e-4, atol=1e-5 * max(1.0, float(grad.abs().max())), msg=key)
 
 
+def test_large_passes_are_multiplied_by_themselves(monkeypatch: pytest.MonkeyPatch):
+    method = method_of("coconut", "gpt2")
+    want = both(method, monkeypatch)[1][1]
+    monkeypatch.setattr(late_weights, "ALONE", 20)  # the first pass and the last; the latents' stay together
+    got = both(method, monkeypatch)[1][1]
+    for key, grad in want.items():
+        torch.testing.assert_close(got[key], grad, rtol=1e-4, atol=1e-5 * max(1.0, float(grad.abs().max())), msg=key)
+
+
 def test_another_backward_pass_does_not_count_what_it_did_not_see():
     """The embeddings' gradient alone is asked for first, then everything; then once more, which adds it again."""
     method = method_of("coconut", "llama")

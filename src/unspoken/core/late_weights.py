@@ -32,6 +32,9 @@ from unspoken.core.fast_linear import has_layout, laid_out, product
 LEAST = 2**16
 """Entries from which on a matrix is worth the trouble."""
 
+ALONE = 1024
+"""Columns of a pass from which on copying them costs more than adding up another product."""
+
 MANY = 512
 """Columns of all passes from which on its layout is."""
 
@@ -88,14 +91,24 @@ class _Token(torch.autograd.Function):
         notes, (weight_kind, bias_kind) = ctx.notes, ctx.kinds
         parts, notes.parts = notes.parts, []
         notes.layouts.clear()
-        inputs, grads = zip(*parts, strict=True)
-        input_NI, grad_NO = (part[0] if len(part) == 1 else torch.cat(part) for part in (inputs, grads))
         weight = bias = None
-        if ctx.needs_input_grad[0]:
-            weight = (input_NI.T @ grad_NO if notes.turned else grad_NO.T @ input_NI).to(weight_kind)
-        if bias_kind is not None and ctx.needs_input_grad[1]:
-            bias = grad_NO.sum(0, dtype=torch.promote_types(grad_NO.dtype, torch.float32)).to(bias_kind)
-        return weight, bias, None
+        for input_NI, grad_NO in _joined(parts):
+            left, right = (input_NI.T, grad_NO) if notes.turned else (grad_NO.T, input_NI)
+            if ctx.needs_input_grad[0]:
+                weight = left @ right if weight is None else weight.addmm_(left, right)
+            if bias_kind is not None and ctx.needs_input_grad[1]:
+                more = grad_NO.sum(0, dtype=torch.promote_types(grad_NO.dtype, torch.float32))
+                bias = more if bias is None else bias + more
+        return None if weight is None else weight.to(weight_kind), None if bias is None else bias.to(bias_kind), None
+
+
+def _joined(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Passes of few columns put together; one of many is worth a product of its own, and not worth a copy."""
+    many = [part for part in parts if len(part[0]) >= ALONE]
+    few = [part for part in parts if len(part[0]) < ALONE]
+    if len(few) > 1:
+        few = [(torch.cat([part[0] for part in few]), torch.cat([part[1] for part in few]))]
+    return many + few
 
 
 class _Layer(torch.autograd.Function):
