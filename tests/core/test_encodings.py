@@ -73,6 +73,35 @@ def test_another_process_finds_them(tmp_path: Path):
     assert one.find("two 7", False) == (7, 7)
 
 
+def test_processes_that_see_the_same_texts_do_not_write_them_twice(tmp_path: Path):
+    kept = [Encodings(tmp_path, backbones.tokenizer()) for _ in range(4)]
+    for i in range(600):
+        for one in kept:
+            if one.find(f"text {i}", False) is None:
+                one.put(f"text {i}", False, (i,))
+    for one in kept:
+        one.flush()
+    again = Encodings(tmp_path, backbones.tokenizer())
+    assert again.mapped <= 600
+    silent = Encodings(tmp_path / "other", backbones.tokenizer(), writes=False)
+    for i in range(600):
+        silent.put(f"text {i}", False, (i,))
+    assert not silent.folder.exists()
+    assert silent.find("text 5", False) == (5,)
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch):
+    def nobody(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    kept = Encodings("~/ids", backbones.tokenizer())
+    for i in range(250):
+        kept.put(f"text {i}", False, (i,))
+    assert kept.find("text 3", False) == (3,)
+    assert kept.mapped == 0
+
+
 @pytest.mark.parametrize("harm", ["cut", "other", "header"])
 def test_a_damaged_file_is_as_good_as_absent(harm: str, tmp_path: Path):
     filled(tmp_path)

@@ -99,6 +99,42 @@ def test_weights_changed_in_place_count():
     assert said(got) == said(want)
 
 
+def test_a_recording_that_fails_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    """As where there is no CUDA device at all: the passes go on the usual way."""
+    backbone, rows = speaker("llama"), many_rows(6)
+    want, _ = ask(backbone, rows, slots=3)
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("not while a stream is capturing")
+
+    put_back = []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "usual")
+    monkeypatch.setattr(torch.cuda, "set_stream", put_back.append)
+    monkeypatch.setattr(torch.cuda, "Stream", refuse)
+    queue = Queue(backbone, Recurrence(), slots=3, graphs=True)
+    queue.slots.steady._record = True
+    numbers = queue.run([Request(row=row, speaking=GREEDY, number=i) for i, row in enumerate(rows)])
+    assert said([queue.done[n] for n in numbers]) == said(want)
+    assert queue.slots.steady.made == 0
+    assert put_back == ["usual"]
+
+
+def test_no_recorded_pass_under_autocast():
+    backbone, rows = speaker("llama"), many_rows(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, queue = ask(backbone, rows, slots=3, graphs=True)
+    assert queue.slots.steady.made == 0
+
+
+def test_slots_that_wait_can_be_let_go():
+    backbone = speaker("llama")
+    ask(backbone, many_rows(3), slots=3, graphs=True)
+    gc.collect()
+    assert graphs._SPARE[backbone]
+    graphs.release(backbone)
+    assert backbone not in graphs._SPARE
+
+
 def test_passes_are_made_the_usual_way_until_it_pays(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(graphs, "AFTER", 10**6)
     _, queue = ask(speaker("llama"), many_rows(3), slots=3, graphs=True)

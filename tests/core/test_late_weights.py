@@ -84,6 +84,39 @@ def test_under_autocast(family: str, monkeypatch: pytest.MonkeyPatch):
         assert float((grads[key] - grad).norm()) <= 0.05 * float(grad.norm()) + 1e-4, key
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_dropout_draws_the_same(lora: bool, monkeypatch: pytest.MonkeyPatch):
+    method = make_method(METHODS["coconut"], backbones.backbone("gpt2", resid_pdrop=0.1, attn_pdrop=0.1))
+    if lora:
+        method.backbone.adapt(LoraSettings(r=4, alpha=8.0, dropout=0.2))
+    method.train()
+    found = []
+    for least in (10**12, 1):
+        monkeypatch.setattr(late_weights, "LEAST", least)
+        method.zero_grad(set_to_none=True)
+        torch.manual_seed(3)
+        loss = loss_of(method).total
+        loss.backward()
+        found.append((float(loss.detach()), grads_of(method)))
+    (want, wanted), (got, grads) = found
+    assert got == pytest.approx(want, rel=1e-6)
+    for key, grad in wanted.items():
+        torch.testing.assert_close(grads[key], grad, rtol=1e-4, atol=1e-5 * max(1.0, float(grad.abs().max())), msg=key)
+
+
+def test_lora_under_autocast_and_a_frozen_bias(monkeypatch: pytest.MonkeyPatch):
+    (want, wanted), (got, grads) = both(method_of("coconut", "gpt2", lora=True), monkeypatch, bf16=True)
+    assert got == pytest.approx(want, rel=1e-3)
+    for key, grad in wanted.items():
+        assert float((grads[key] - grad).norm()) <= 0.05 * float(grad.norm()) + 1e-4, key
+    method = method_of("coconut", "gpt2")
+    for name, weight in method.named_parameters():
+        weight.requires_grad_(not name.endswith("c_fc.bias"))
+    (_, wanted), (_, grads) = both(method, monkeypatch)
+    assert grads.keys() == wanted.keys()
+    assert not any(key.endswith("c_fc.bias") for key in grads)
+
+
 class Products(TorchDispatchMode):
     """Counts products that come out in a given shape."""
 

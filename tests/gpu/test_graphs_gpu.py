@@ -42,6 +42,20 @@ def test_a_recorded_pass_says_what_usual_ones_say(family, slots):
         del queue
 
 
+def test_slots_that_grow_are_recorded_anew():
+    """Prompts short enough for the first slots, answers that outgrow them twice."""
+    backbone = backbones.backbone("llama").cuda()
+    rows = [Row(ids=(5, 6, 7), labels=(IGNORE,) * 3, start=1, latents=1, ends=10**9) for _ in range(3)]
+    told = []
+    for graphs in (False, True):
+        queue = Queue(backbone, Recurrence(), slots=3, graphs=graphs)
+        requests = [Request(row=row, speaking=Speaking(max_new_tokens=200), number=i) for i, row in enumerate(rows)]
+        told.append([queue.done[n].tokens for n in queue.run(requests)])
+    assert told[0] == told[1]
+    assert not queue.slots.steady._fails
+    assert queue.slots.columns > 128
+
+
 def test_one_launch_instead_of_hundreds():
     """Latent passes are not launch-bound: most kernels of a question come out of a graph."""
     backbone = generate.backbone_of("smollm2-135m", torch.device("cuda"))

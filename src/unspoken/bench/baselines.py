@@ -57,12 +57,12 @@ class _Passes:
         return states
 
 
-def _put(rows: list[Any], lead: list[int], width: int, fill: int) -> Tensor:
+def _put(rows: list[Any], lead: list[int], width: int, fill: int, at: torch.device) -> Tensor:
     """Rows side by side, each behind so many columns of padding."""
     table = np.full((len(rows), width), fill, dtype=np.int64)
     for b, (row, first) in enumerate(zip(rows, lead, strict=True)):
         table[b, first : first + len(row)] = row
-    return torch.from_numpy(table)
+    return torch.from_numpy(table).to(at)
 
 
 def _shifted_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
@@ -73,14 +73,14 @@ def _shifted_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
 
 def coconut_step(method: Any, batch: Batch, cost: Cost) -> tuple[Tensor, Tensor]:
     """Loss of a Coconut batch, and its latents [B, K, D]; every row has the same number of them."""
-    backbone = method.backbone
+    backbone, at = method.backbone, batch.ids_BT.device
     lengths, starts = batch.lengths_B.tolist(), batch.starts_B.tolist()
     lead = [max(starts) - start for start in starts]
     T, first = max(a + b for a, b in zip(lead, lengths, strict=True)), max(starts)
     ids = [batch.ids_BT[b, :n].tolist() for b, n in enumerate(lengths)]
     labels = [batch.labels_BT[b, :n].tolist() for b, n in enumerate(lengths)]
-    embeds_BTD = backbone.embed(_put(ids, lead, T, 0))
-    passes = _Passes(backbone, _put([[1] * n for n in lengths], lead, T, 0), cost)
+    embeds_BTD = backbone.embed(_put(ids, lead, T, 0, at))
+    passes = _Passes(backbone, _put([[1] * n for n in lengths], lead, T, 0, at), cost)
     latents = []
     hidden_BWD = passes.feed(embeds_BTD[:, :first])[-1]
     K = int(batch.latents_B[0])
@@ -92,7 +92,7 @@ def coconut_step(method: Any, batch: Batch, cost: Cost) -> tuple[Tensor, Tensor]
         latents.append(embeds_BTD[:, first + k])
         last = first + k + 1 if k < K - 1 else T
         hidden_BWD = passes.feed(embeds_BTD[:, first + k : last])[-1]
-    loss = _shifted_loss(torch.cat(passes.logits, dim=1), _put(labels, lead, T, IGNORE))
+    loss = _shifted_loss(torch.cat(passes.logits, dim=1), _put(labels, lead, T, IGNORE, at))
     return loss, torch.stack(latents, dim=1)
 
 
@@ -104,19 +104,19 @@ def sim_cot_step(method: Any, batch: Batch, cost: Cost) -> tuple[Tensor, Cost]:
 
 def _explain(method: Any, batch: Batch, latents_BKD: Tensor, cost: Cost) -> Tensor:
     """One decoder call per thought group."""
-    decoder, C = method.decoder, method.group_size
+    decoder, C, at = method.decoder, method.group_size, latents_BKD.device
     losses = []
     for group in range(latents_BKD.shape[1] // C):
         steps = [targets[group] for targets in batch.targets]
         if not any(steps):
             continue
         width, ahead = max(map(len, steps)) + 1, [C] * len(steps)  # one padded column more than is needed
-        ids_BT = _put(steps, ahead, C + width, 0)
-        mask_BT = _put([[1] * (C + len(step)) for step in steps], [0] * len(steps), C + width, 0)
+        ids_BT = _put(steps, ahead, C + width, 0, at)
+        mask_BT = _put([[1] * (C + len(step)) for step in steps], [0] * len(steps), C + width, 0, at)
         embeds = torch.cat([latents_BKD[:, group * C : group * C + C], decoder.embed(ids_BT[:, C:])], dim=1)
         passes = _Passes(decoder, mask_BT, cost)
         passes.feed(embeds)
-        labels_BT = _put(steps, ahead, C + width, IGNORE)
+        labels_BT = _put(steps, ahead, C + width, IGNORE, at)
         mean = _shifted_loss(passes.logits[0], labels_BT)
         losses.append(mean * sum(map(len, steps)) / sum(bool(step) for step in steps))
     return torch.stack(losses).mean()
@@ -126,7 +126,7 @@ def codi_step(method: Any, batch: Batch, cost: Cost) -> Tensor:
     """Loss of a CODI batch; every row has the same number of latents."""
     backbone, branch, c = method.backbone, batch.branch, method.config
     assert branch is not None
-    rows = range(len(batch))
+    rows, at = range(len(batch)), batch.ids_BT.device
     starts, ends = batch.starts_B, batch.starts_B + batch.latents_B
     K, width = int(batch.latents_B[0]), int(batch.starts_B.max())
     heads = [batch.ids_BT[b, : starts[b]].tolist() for b in rows]
@@ -135,9 +135,9 @@ def codi_step(method: Any, batch: Batch, cost: Cost) -> Tensor:
     lead, long = [width - len(head) for head in heads], max(map(len, tails))
     mask_BT = torch.cat(
         [
-            _put([[1] * len(head) for head in heads], lead, width, 0),
-            torch.ones(len(batch), K, dtype=torch.long),
-            _put([[1] * len(tail) for tail in tails], [0] * len(tails), long, 0),
+            _put([[1] * len(head) for head in heads], lead, width, 0, at),
+            torch.ones(len(batch), K, dtype=torch.long, device=at),
+            _put([[1] * len(tail) for tail in tails], [0] * len(tails), long, 0, at),
         ],
         dim=1,
     )
@@ -147,24 +147,24 @@ def codi_step(method: Any, batch: Batch, cost: Cost) -> Tensor:
         return source.next(states[-1][:, -1], np.arange(len(batch)), np.zeros(len(batch), dtype=np.int64))[:, None]
 
     student = _Passes(backbone, mask_BT, cost)
-    states = student.feed(backbone.embed(_put(heads, lead, width, 0)))
+    states = student.feed(backbone.embed(_put(heads, lead, width, 0, at)))
     for _ in range(K):
         states = student.feed(latent(states))
-    states = student.feed(backbone.embed(_put(tails, [0] * len(tails), long, 0)))
-    answer = _shifted_loss(student.logits[-1], _put(tail_labels, [0] * len(tails), long, IGNORE))
-    at = torch.from_numpy(batch.watch_B - ends)
-    told_LBD = torch.stack([state[torch.arange(len(batch)), at] for state in states])
+    states = student.feed(backbone.embed(_put(tails, [0] * len(tails), long, 0, at)))
+    answer = _shifted_loss(student.logits[-1], _put(tail_labels, [0] * len(tails), long, IGNORE, at))
+    place_B = torch.from_numpy(batch.watch_B - ends)
+    told_LBD = torch.stack([state[torch.arange(len(batch)), place_B] for state in states])
 
     taught = [branch.ids_BT[b, : branch.lengths_B[b]].tolist() for b in rows]
     taught_labels = [branch.labels_BT[b, : branch.lengths_B[b]].tolist() for b in rows]
     none, most = [0] * len(taught), max(map(len, taught))
-    ids_BT, mask_BT = _put(taught, none, most, 0), _put([[1] * len(t) for t in taught], none, most, 0)
-    at = torch.from_numpy(branch.watch_B)
+    ids_BT, mask_BT = _put(taught, none, most, 0, at), _put([[1] * len(t) for t in taught], none, most, 0, at)
+    place_B = torch.from_numpy(branch.watch_B)
     with torch.no_grad():  # once for the states that are the target
         states = _Passes(backbone, mask_BT, cost).feed(backbone.embed(ids_BT))
-        target_LBD = torch.stack([state[torch.arange(len(batch)), at] for state in states])
+        target_LBD = torch.stack([state[torch.arange(len(batch)), place_B] for state in states])
     teacher = _Passes(backbone, mask_BT, cost)  # and once for its own loss
     teacher.feed(backbone.embed(ids_BT))
-    taught_loss = _shifted_loss(teacher.logits[0], _put(taught_labels, none, most, IGNORE))
+    taught_loss = _shifted_loss(teacher.logits[0], _put(taught_labels, none, most, IGNORE, at))
     distance = layer_distance_sum(told_LBD, target_LBD, c.distance, c.scale) / len(batch)
     return answer + c.distill_weight * distance + c.teacher_weight * taught_loss

@@ -20,7 +20,9 @@ def bench_train(
     model: Annotated[
         str, typer.Option(help="gpt2-small, smollm2-135m, llama-1b (random weights), or a folder.")
     ] = "gpt2-small",
-    what: Annotated[str, typer.Option(help="Workloads: coconut,sim_cot,coconut-32,codi.")] = "coconut,sim_cot",
+    what: Annotated[
+        str, typer.Option(help="Workloads: coconut,sim_cot,coconut-32,coconut-32-text,codi.")
+    ] = "coconut,sim_cot",
     rounds: Annotated[int, typer.Option(help="Rounds, after one warm-up.")] = 5,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 (autocast).")] = "fp32",
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default a GPU if there is one.")] = None,

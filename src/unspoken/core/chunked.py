@@ -78,7 +78,7 @@ def _liger(device_type: str) -> Any:
     if device_type != "cuda":
         return None
     try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     return LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)

@@ -52,14 +52,20 @@ class Encodings:
     Args:
         folder: where the files of all tokenizers lie; "~" is the user's home.
         tokenizer: a fast tokenizer of transformers; ids of another one lie elsewhere and are never found.
+        writes: write files; of the processes of a machine that see the same texts, one is enough.
     """
 
-    def __init__(self, folder: str | Path, tokenizer: Any) -> None:
-        self.folder = Path(folder).expanduser() / tokenizer_hash(tokenizer)
+    def __init__(self, folder: str | Path, tokenizer: Any, *, writes: bool = True) -> None:
+        folder = Path(folder)
+        try:
+            folder = folder.expanduser()
+        except RuntimeError:  # nobody's home: a container's user without a name
+            writes = False
+        self.folder = folder / tokenizer_hash(tokenizer)
         self._parts: list[_Part] = []
         self._read: set[str] = set()
         self._waiting: dict[bytes, bytes] = {}
-        self._writes = True
+        self._writes = writes
         self._look()
 
     def __len__(self) -> int:
@@ -75,11 +81,13 @@ class Encodings:
         digest = _digest(text, special)
         if (waiting := self._waiting.get(digest)) is not None:
             return tuple(np.frombuffer(waiting, dtype=np.int32).tolist())
+        return None if (ids := self._mapped(digest)) is None else tuple(ids.tolist())
+
+    def _mapped(self, digest: bytes) -> np.ndarray | None:
+        """What the files have."""
         first, second = struct.unpack("<QQ", digest)
-        for part in reversed(self._parts):  # the largest are the youngest
-            if (ids := part.find(first, second)) is not None:
-                return tuple(ids.tolist())
-        return None
+        found = (part.find(first, second) for part in reversed(self._parts))  # the largest are the youngest
+        return next((ids for ids in found if ids is not None), None)
 
     def put(self, text: str, special: bool, ids: tuple[int, ...]) -> None:
         """Keep the ids of a text. Where the folder cannot be written they stay in memory."""
@@ -89,6 +97,10 @@ class Encodings:
 
     def flush(self) -> None:
         """Write what waits, where it is enough for a file, and open what other processes have written."""
+        if len(self._waiting) < LEAST:
+            return
+        self._look()
+        self._waiting = {digest: ids for digest, ids in self._waiting.items() if self._mapped(digest) is None}
         if len(self._waiting) < LEAST or not self._writes:
             return
         try:

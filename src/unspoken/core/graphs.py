@@ -64,12 +64,15 @@ class Steady:
         """The slots have moved."""
         self._passes.clear()
         self._asked.clear()
+        self._pool = None  # a pool whose graphs are gone cannot be used again
 
     def forward(self, embeds_ND: Tensor, positions_N: Tensor, segments: Sequence[Segment]) -> Tensor | None:
         """Feed one column for each of some slots: the states [N, D]. None: not now, make the pass the usual way."""
         slots = self._slots
         if self._fails or not slots.keys or any(segment.width > 1 for segment in segments):
             return None
+        if torch.is_autocast_enabled(embeds_ND.device.type):
+            return None  # its copies of the weights are gone when it ends
         need = max(segment.start for segment in segments) + 1
         kind = min(slots.columns, 1 << max(need - 1, 63).bit_length()), embeds_ND.dtype
         self._asked[kind] += 1
@@ -80,8 +83,8 @@ class Steady:
         one = self._passes[kind]
         rows = torch.tensor([(s.slot, s.start) for s in segments]).to(embeds_ND.device, non_blocking=True)
         slots_N, starts_N = rows[:, 0], rows[:, 1]
-        one.embeds_RD.index_copy_(0, slots_N, embeds_ND)
-        one.positions_R.index_copy_(0, slots_N, positions_N)
+        one.embeds_RD.zero_().index_copy_(0, slots_N, embeds_ND)
+        one.positions_R.zero_().index_copy_(0, slots_N, positions_N)
         one.columns_R.fill_(slots.columns - 1).index_copy_(0, slots_N, starts_N)
         one.seen_R.fill_(1).index_copy_(0, slots_N, starts_N + 1)
         if not self._record:
@@ -89,7 +92,7 @@ class Steady:
         elif one.graph is None and not self._capture(one, kind[0]):
             return None
         else:
-            one.graph.replay()
+            one.graph.replay()  # pyright: ignore[reportOptionalMemberAccess]
         self.made += 1
         assert one.out_RD is not None
         return one.out_RD.index_select(0, slots_N)
@@ -122,21 +125,22 @@ class Steady:
             return self._backbone.step(one.embeds_RD[None], positions_BT=one.positions_R[None], cache=self._slots)[0]
 
     def _capture(self, one: _Pass, columns: int) -> bool:
-        """Record the pass; what it has computed by then is the pass itself. False: this model cannot be recorded."""
+        """Record the pass. False: this model cannot be recorded."""
+        usual = torch.cuda.current_stream()
         try:
             stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
+            stream.wait_stream(usual)
             with torch.cuda.stream(stream):  # libraries make their workspaces outside the graph
                 for _ in range(2):
                     self._run(one, columns)
-            torch.cuda.current_stream().wait_stream(stream)
+            usual.wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 one.out_RD = self._run(one, columns)
             self._pool = self._pool or graph.pool()
             one.graph = graph
-            graph.replay()
         except RuntimeError:  # something in the model waits for the host, or allocates where it must not
+            torch.cuda.set_stream(usual)  # an end that raises leaves the stream of the recording in place
             self._fails = True
             self.forget()
             return False
@@ -165,8 +169,12 @@ def slots_of(backbone: Backbone, rows: int, columns: int, graphs: bool | None, u
     return slots
 
 
+def release(backbone: Backbone) -> None:
+    """Let go of slots and recordings that wait for a next user: training needs the memory."""
+    _SPARE.pop(backbone, None)
+
+
 def _addresses(backbone: Backbone) -> Any:
     """What a recorded pass relies on: where the weights lie, and how the model runs."""
     tensors = (*backbone.lm.parameters(), *backbone.lm.buffers())
-    autocast = torch.is_autocast_enabled(backbone.device.type)
-    return backbone.lm.training, autocast, tuple(tensor.data_ptr() for tensor in tensors)
+    return backbone.lm.training, tuple(tensor.data_ptr() for tensor in tensors)

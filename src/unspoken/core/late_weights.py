@@ -33,7 +33,7 @@ LEAST = 2**16
 """Entries from which on a matrix is worth the trouble."""
 
 ALONE = 1024
-"""Columns of a pass from which on copying them costs more than adding up another product."""
+"""Columns of a pass from which on keeping and copying them costs more than adding up another product."""
 
 MANY = 512
 """Columns of all passes from which on its layout is."""
@@ -42,10 +42,12 @@ MANY = 512
 class _Notes:
     """What the passes of one layer have left behind; a new backward pass begins anew."""
 
-    def __init__(self, layer: nn.Module, columns: int) -> None:
+    def __init__(self, layer: Any, columns: int) -> None:
         self.layer, self.columns = layer, columns
         self.turned = isinstance(layer, Conv1D)  # its matrix is [I, O]
         self.parts: list[tuple[Tensor, Tensor]] = []
+        self.weight: Any = None  # gradients so far
+        self.bias: Tensor | None = None
         self.task = -1
         self.copies: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
         self.layouts: dict[bool, Tensor] = {}  # of the matrix for the way forwards (True) and back
@@ -68,11 +70,26 @@ class _Notes:
             return torch.addmm(bias, input_Nx, weight)
         return F.linear(input_Nx, weight if straight else weight.T, bias)
 
+    def begin(self, task: int) -> None:
+        """A new backward pass: what another one left unused is none of its own."""
+        self.task, self.parts, self.weight, self.bias = task, [], None, None
+
     def note(self, input_NI: Tensor, grad_NO: Tensor) -> None:
-        """A pass has been differentiated."""
+        """A pass has been differentiated. One of many columns is not kept: its product costs no more now."""
         if (task := torch._C._current_graph_task_id()) != self.task:
-            self.task, self.parts = task, []  # what another backward pass left unused is none of this one's
-        self.parts.append((input_NI, grad_NO))
+            self.begin(task)
+        if len(input_NI) >= ALONE:
+            self.multiply(input_NI, grad_NO)
+        else:
+            self.parts.append((input_NI, grad_NO))
+
+    def multiply(self, input_NI: Tensor, grad_NO: Tensor) -> None:
+        """Add a product to the gradients."""
+        left, right = (input_NI.T, grad_NO) if self.turned else (grad_NO.T, input_NI)
+        self.weight = left @ right if self.weight is None else self.weight.addmm_(left, right)
+        if self.layer.bias is not None:
+            more = grad_NO.sum(0, dtype=torch.promote_types(grad_NO.dtype, torch.float32))
+            self.bias = more if self.bias is None else self.bias + more
 
 
 class _Token(torch.autograd.Function):
@@ -89,26 +106,14 @@ class _Token(torch.autograd.Function):
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """All passes have noted what there is to note."""
         notes, (weight_kind, bias_kind) = ctx.notes, ctx.kinds
-        parts, notes.parts = notes.parts, []
+        if notes.parts:
+            notes.multiply(*(torch.cat(part) for part in zip(*notes.parts, strict=True)))
+        weight, bias = notes.weight, notes.bias
+        notes.begin(-1)
         notes.layouts.clear()
-        weight = bias = None
-        for input_NI, grad_NO in _joined(parts):
-            left, right = (input_NI.T, grad_NO) if notes.turned else (grad_NO.T, input_NI)
-            if ctx.needs_input_grad[0]:
-                weight = left @ right if weight is None else weight.addmm_(left, right)
-            if bias_kind is not None and ctx.needs_input_grad[1]:
-                more = grad_NO.sum(0, dtype=torch.promote_types(grad_NO.dtype, torch.float32))
-                bias = more if bias is None else bias + more
-        return None if weight is None else weight.to(weight_kind), None if bias is None else bias.to(bias_kind), None
-
-
-def _joined(parts: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """Passes of few columns put together; one of many is worth a product of its own, and not worth a copy."""
-    many = [part for part in parts if len(part[0]) >= ALONE]
-    few = [part for part in parts if len(part[0]) < ALONE]
-    if len(few) > 1:
-        few = [(torch.cat([part[0] for part in few]), torch.cat([part[1] for part in few]))]
-    return many + few
+        if bias_kind is None or not ctx.needs_input_grad[1]:
+            bias = None
+        return weight.to(weight_kind), None if bias is None else bias.to(bias_kind), None
 
 
 class _Layer(torch.autograd.Function):
@@ -175,7 +180,8 @@ def late_weights(model: nn.Module | None, columns: int = 0) -> Iterator[None]:
         return
     passes = _Passes(columns)
     patched: list[Any] = []
-    for layer in model.modules():
+    layers: Any = model.modules()
+    for layer in layers:
         plain = type(layer) in (nn.Linear, Conv1D) and "forward" not in vars(layer)
         if plain and layer.weight.requires_grad and layer.weight.numel() >= LEAST:
             layer.forward = partial(passes.forward, layer)

@@ -27,6 +27,7 @@ from torch import Tensor
 from unspoken.core.checkpointing import keep_less
 from unspoken.core.config import dump
 from unspoken.core.encodings import Encodings
+from unspoken.core.graphs import release
 from unspoken.core.layout import collate
 from unspoken.core.lm import fuse_activations
 from unspoken.core.marks import Metrics, add_metrics
@@ -78,7 +79,9 @@ class Training:
         self.method: Any = build_method(config)
         self.method.to(self.accelerator.device).train()
         if self.t.encodings is not None and self.method.backbone.tokenizer.is_fast:
-            self.method.backbone.encodings = Encodings(self.t.encodings, self.method.backbone.tokenizer)
+            one = self.accelerator.is_local_main_process  # all processes see the same texts
+            kept = Encodings(self.t.encodings, self.method.backbone.tokenizer, writes=one)
+            self.method.backbone.encodings = kept
         keep_less(self.method, self.t.activation_checkpointing)
         if self.t.fused_activation:
             fuse_activations(self.method)
@@ -284,6 +287,7 @@ class Training:
             row = {"kind": "validation", "step": self.step, "stage": stage.index, "accuracy": accuracy, "loss": loss,
                    "kept": keep, "seconds": round(self.seconds, 3), **metrics}  # fmt: skip
             self._record(row)
+            release(self.method.backbone)
         self.best = broadcast_object_list([self.best])[0]
         self.accelerator.wait_for_everyone()
 
@@ -294,6 +298,7 @@ class Training:
             stage = self.schedule.stage(max(self.step - 1, 0))
             if (row := self.monitor.look(self.step, stage, self.run.metrics())) is not None:
                 self._record(row)
+            release(self.method.backbone)
         self.accelerator.wait_for_everyone()
 
     def _accuracy(self) -> float:
