@@ -284,8 +284,10 @@ def _measure(bench: Bench, device: torch.device, rounds: int, rate: float, exact
         return run
 
     def around(name: str) -> Any:
-        give_back()  # what the side before has left
-        return keeping_freed(device.type) if "ours" in name else contextlib.nullcontext()
+        if "ours" in name:
+            return keeping_freed(device.type)
+        give_back()  # the released way needs room
+        return contextlib.nullcontext()
 
     sides = {name: whole(name, step) for name, step in bench.sides.items()}
     taken = paired.paired(sides, device, rounds, warm=False, around=around)
