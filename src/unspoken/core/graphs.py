@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from unspoken.core.backbone import Backbone
-from unspoken.core.slots import Group, Segment, Slots, attention
+from unspoken.core.slots import Group, Segment, Slots
 
 AFTER = 4
 """Passes of a kind that are made the usual way before one is recorded, which takes as long as three of them."""
@@ -121,7 +121,7 @@ class Steady:
             mask=mask_RC[:, None, None],
         )
         self._slots.plan((one.slots_R, one.columns_R), [everyone])
-        with attention(self._backbone.lm.config, self._slots):
+        with self._slots.attention(self._backbone):
             return self._backbone.step(one.embeds_RD[None], positions_BT=one.positions_R[None], cache=self._slots)[0]
 
     def _capture(self, one: _Pass, columns: int) -> bool:

@@ -5,6 +5,9 @@ Shapes: B rows, T positions of this pass, S positions forwarded so far, D width.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -62,6 +65,18 @@ def takes_pairs(lm: Any) -> bool:
             lm.train(training)
         lm._takes_pairs = known
     return known
+
+
+@contextlib.contextmanager
+def attending(config: Any, name: str, current: ContextVar[Any], by: Any) -> Iterator[None]:
+    """Inside, transformers calls the attention registered as `name`, which finds in `current` whom it works for."""
+    was, token = config._attn_implementation, current.set(by)
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = was
+        current.reset(token)
 
 
 def layer_list(lm: Any) -> nn.ModuleList:

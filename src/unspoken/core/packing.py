@@ -12,9 +12,7 @@ Shapes: B rows, W columns of the pass, S columns so far, N real columns of the p
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from transformers import AttentionInterface, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from unspoken.core.lm import pairs_mask, takes_pairs
+from unspoken.core.lm import attending, pairs_mask, takes_pairs
 
 _NAME = "unspoken_packed"
 _CURRENT: contextvars.ContextVar[Packed] = contextvars.ContextVar("packed pass under way")
@@ -88,18 +86,6 @@ def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Tensor | 
 AttentionInterface.register(_NAME, _attend)
 
 
-@contextlib.contextmanager
-def _attention(config: Any, now: Packed) -> Iterator[None]:
-    """transformers calls our attention inside."""
-    was, token = config._attn_implementation, _CURRENT.set(now)
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = was
-        _CURRENT.reset(token)
-
-
 def forward(
     lm: Any, embeds_BWD: Tensor, *, positions_BT: Tensor, mask: Tensor | None, cache: Any, real: Any, **more: Any
 ) -> Any:
@@ -121,7 +107,7 @@ def forward(
             inputs_embeds=embeds_BWD, attention_mask=mask, position_ids=positions_BT, past_key_values=cache, **named
         )
     now = Packed(real, mask, cache)
-    with _attention(lm.config, now):
+    with attending(lm.config, _NAME, _CURRENT, now):
         out = lm.base_model(
             inputs_embeds=now.pack(embeds_BWD), position_ids=now.pack(positions_BT), past_key_values=now, **named
         )

@@ -15,9 +15,9 @@ n rows of a group, W columns of each of them.
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,6 +29,7 @@ from transformers import AttentionInterface, Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from unspoken.core.backbone import Backbone
+from unspoken.core.lm import attending
 
 _NAME = "unspoken_slots"
 _CURRENT: contextvars.ContextVar[Slots] = contextvars.ContextVar("slots of the pass under way")
@@ -107,7 +108,7 @@ class Slots(Cache):
         if self.steady is not None and (made := self.steady.forward(embeds_ND, positions_N, segments)) is not None:
             return made
         self._plan(segments, embeds_ND)
-        with attention(backbone.lm.config, self):
+        with self.attention(backbone):
             return backbone.step(embeds_ND[None], positions_BT=positions_N[None], cache=self)[0]  # pyright: ignore[reportArgumentType]
 
     def reserve(self, columns: int) -> None:
@@ -147,6 +148,10 @@ class Slots(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns have no common number; positions are always given."""
         return 0
+
+    def attention(self, backbone: Any) -> AbstractContextManager[None]:
+        """What a pass of a model runs in: its layers attend in these slots."""
+        return attending(backbone.lm.config, _NAME, _CURRENT, self)
 
     def attend(self, layer: int, query_NHE: Tensor, scaling: float | None) -> Tensor:
         """Attention of the packed columns, each to its own row's: [N, H, E]."""
@@ -232,18 +237,6 @@ class Slots(Cache):
 def _added(hidden: Tensor, like: Tensor) -> Tensor:
     """What to add to scores so that the columns for which `hidden` is true are not seen."""
     return torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -torch.inf).to(like.device)
-
-
-@contextlib.contextmanager
-def attention(config: Any, slots: Slots) -> Iterator[None]:
-    """transformers calls our attention inside."""
-    was, token = config._attn_implementation, _CURRENT.set(slots)
-    config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = was
-        _CURRENT.reset(token)
 
 
 def _attend(
