@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from evaluate_fakes import record, report
@@ -22,6 +23,7 @@ from unspoken.evaluation.report import (
     to_markdown,
 )
 from unspoken.evaluation.statistics import mcnemar
+from unspoken.evaluation.vote import Said
 
 FIRST = [True] * 9 + [False] * 11
 SECOND = [True] * 8 + [False] * 2 + [True] * 10
@@ -120,3 +122,24 @@ def test_compare_needs_two() -> None:
 def test_numbers_as_text() -> None:
     assert percent(float("nan")) == "–"
     assert [p_value(p) for p in (0.0, 0.0214, 0.5, 1.0)] == ["< 0.001", "= 0.021", "= 0.50", "= 1.00"]
+
+
+def test_answers_cut_at_the_limit_are_told():
+    """45 of 60 that were still being written: a figure of the report, and a line under every table."""
+    cut = report(FIRST, speaking={"max_new_tokens": 12})
+    cut = replace(cut, records=tuple(replace(r, finished=i % 4 == 0) for i, r in enumerate(cut.records)))
+    line = "15 of 20 answers reached max_new_tokens=12 without ending; raise --max-new-tokens"
+    assert (cut.cut_off, cut.answers) == (15, 20)
+    assert cut.summary()["cut_off"] == 15
+    assert line in to_markdown({"x": cut})
+    assert f"y: {line}" in to_markdown({"x": report(FIRST), "y": cut})
+    assert "without ending" not in to_markdown({"x": report(FIRST)})
+    assert line in " ".join(shown(table({"x": cut})).split())
+    voted = replace(cut.records[0], said=tuple(said(finished) for finished in (True, False, False)))
+    assert (report([True], records=(voted,)).cut_off, report([True], records=(voted,)).answers) == (2, 3)
+
+
+def said(finished: bool) -> Said:
+    return Said(
+        chain=0, sample=0, text="", strict=False, flexible=False, extracted=None, visible_tokens=1, finished=finished
+    )

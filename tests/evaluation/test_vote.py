@@ -10,7 +10,7 @@ from evaluate_fakes import FakeModel, FakeTask, report
 
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.report import notes, over_seeds
+from unspoken.evaluation.report import notes, over_sampling_seeds
 from unspoken.evaluation.vote import elect
 
 
@@ -69,7 +69,8 @@ def test_one_answer_is_no_vote():
     assert not any("vote" in note for note in notes({"x": made}))
 
 
-def test_over_seeds():
+def test_over_sampling_seeds():
     some = [report([True, True, False, False]), report([True, False, False, False])]
-    assert over_seeds(some) == "accuracy over 2 seeds: 37.5 ± 17.7 (mean ± sample standard deviation)"
-    assert over_seeds(some[:1]) == "accuracy over 1 seeds: 50.0 (mean ± sample standard deviation)"
+    end = "(mean ± sample standard deviation; nothing about other training seeds)"
+    assert over_sampling_seeds(some) == f"accuracy over 2 sampling seeds of this one model: 37.5 ± 17.7 {end}"
+    assert over_sampling_seeds(some[:1]) == f"accuracy over 1 sampling seeds of this one model: 50.0 {end}"

@@ -116,7 +116,7 @@ def evaluate(
     from unspoken.evaluation.evaluator import evaluate as score
     from unspoken.evaluation.keep import Keep
     from unspoken.evaluation.processes import processes
-    from unspoken.evaluation.report import over_seeds, table
+    from unspoken.evaluation.report import over_sampling_seeds, table
     from unspoken.evaluation.several import over_seeds as together
     from unspoken.tasks.base import SPLITS
     from unspoken.training.checkpoint import load
@@ -161,7 +161,7 @@ def evaluate(
                 console.print(f"report: {target}", highlight=False, soft_wrap=True)
         console.print(table(reports))
         if len(said) > 1:
-            console.print(over_seeds(list(reports.values())), highlight=False)
+            console.print(over_sampling_seeds(list(reports.values())), highlight=False, soft_wrap=True)
             for line in together(list(reports.values())).lines():
                 console.print(line, highlight=False, soft_wrap=True, markup=False)
         for label, report in reports.items():
@@ -228,6 +228,7 @@ def ask(
     """Ask a trained model one question."""
     from dataclasses import asdict
 
+    from unspoken.evaluation.report import cut_off
     from unspoken.training.checkpoint import load
 
     text = sys.stdin.read() if question == "-" else question
@@ -243,6 +244,8 @@ def ask(
     typer.echo(said.text)
     end = " and eos" if said.finished else ""
     typer.echo(f"({said.latents} latents, {said.visible} tokens{end}, {said.passes} forward passes)", err=True)
+    if not said.finished:
+        typer.echo(cut_off(1, 1, speaking.get("max_new_tokens", model.speaking.max_new_tokens)), err=True)
 
 
 @app.command()
@@ -251,20 +254,52 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).")] = None,
     chart: Annotated[Path | None, typer.Option(help="Also draw accuracy against forward passes: an .svg file.")] = None,
     extractor: Annotated[str | None, typer.Option(help="Score all answers by this rule (see `rescore`).")] = None,
+    group: Annotated[
+        bool, typer.Option("--group", help="One line per recipe: the mean over training seeds, with an interval over them.")
+    ] = False,
 ) -> None:
     """Put evaluations side by side: runs times tasks, with a paired test on the problems that runs share."""
     from unspoken.evaluation.grid import chart as draw
-    from unspoken.evaluation.grid import grid_json, grid_markdown, read, terminal
+    from unspoken.evaluation.grid import find, grid_json, grid_markdown, terminal
+    from unspoken.evaluation.groups import grouped, hint, trained
     from unspoken.evaluation.records import write_atomic
     from unspoken.evaluation.rescore import rescore
 
-    grid = read(runs)
+    found = find(runs)
     if extractor is not None:
-        grid = {task: {label: rescore(r, extractor) for label, r in row.items()} for task, row in grid.items()}
+        found = {task: {name: (rescore(r, extractor), at) for name, (r, at) in row.items()} for task, row in found.items()}
+    grid = {task: {label: report for label, (report, _) in row.items()} for task, row in found.items()}
+    how = {task: {label: trained(*one) for label, one in row.items()} for task, row in found.items()}
     console = new_console()
+    if group:
+        if chart is not None:
+            raise ConfigError("--chart draws runs, not groups of them; give --chart without --group")
+        _print_groups({task: grouped(row, how[task]) for task, row in grid.items()}, console, out)
+        return
     for part in terminal(grid):
         console.print(part, highlight=False)
+    for task, row in grid.items():
+        with contextlib.suppress(ConfigError):  # the same run twice: fine in a table of runs
+            for line in hint(grouped(row, how[task])):
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
     for path, make in ((out, grid_json if out is not None and out.suffix == ".json" else grid_markdown), (chart, draw)):
         if path is not None:
             write_atomic(path, make(grid))
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+def _print_groups(tasks: dict[str, Any], console: Any, out: Path | None) -> None:
+    """The tables of `compare --group`, printed and written."""
+    from rich.markup import escape
+
+    from unspoken.evaluation import groups
+    from unspoken.evaluation.records import write_atomic
+
+    for task, found in tasks.items():
+        console.print(escape(task))
+        for part in groups.terminal(found):
+            console.print(part, highlight=False)
+    if out is not None:
+        text = "\n".join(f"## {task}\n\n{groups.to_markdown(found)}" for task, found in tasks.items())
+        write_atomic(out, groups.to_json(tasks) if out.suffix == ".json" else text)
+        console.print(f"written: {out}", highlight=False, soft_wrap=True)

@@ -43,7 +43,7 @@ def rescore(
 
     from unspoken.evaluation.extractors import EXTRACTORS
     from unspoken.evaluation.records import EvalReport
-    from unspoken.evaluation.report import with_interval
+    from unspoken.evaluation.report import cut_notes, with_interval
     from unspoken.evaluation.rescore import agreements
     from unspoken.evaluation.rescore import rescore as again
 
@@ -64,6 +64,8 @@ def rescore(
         f"{given.n} problems; found: texts in which the rule finds an answer; only ...: right by one of the two rules alone",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+    for line in cut_notes({"": given}):
+        console.print(line, highlight=False, soft_wrap=True)
     for one in found:
         for record in (*one.only_own, *one.only_this)[:show]:
             side = f"right by {one.name}" if record.strict else f"right by {given.extractor}"

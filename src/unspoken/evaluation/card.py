@@ -188,9 +188,7 @@ class Verification:
                 f"{len(self.changed)} verdicts changed ({told})"
             ]
             if "model.weights" in self.differences:
-                lines.append(
-                    "the weights are not those of the card: it is of another model, or another state of this one"
-                )
+                lines.append("the weights are not those of the card: it is of another model, or another state of this one")
             for old, new in self.changed[:SHOWN]:
                 was, now = ("right", "wrong") if old.strict else ("wrong", "right")
                 said = f"recorded {old.text!r:.80} ({was}), now {new.text!r:.80} ({now})"

@@ -18,7 +18,7 @@ from unspoken.core.config import STRICT, build, dump
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.paired import Difference, difference
 from unspoken.evaluation.records import EvalReport, Record, write_atomic
-from unspoken.evaluation.report import p_value, percent, points, with_interval
+from unspoken.evaluation.report import cut_off, p_value, percent, points, with_interval
 from unspoken.evaluation.statistics import Rate, rate
 
 FORMAT = 1
@@ -83,6 +83,11 @@ class Control:
     def accuracy(self) -> Rate:
         """By the strict rule."""
         return rate(o.strict for o in self.outcomes)
+
+    @property
+    def cut_off(self) -> int:
+        """Problems whose answer was still being written when the limit of tokens came."""
+        return sum(not o.finished for o in self.outcomes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +159,7 @@ class ControlsReport:
                     "only_control_right": effect.only_after,
                     "mcnemar_p": effect.p,
                     "same_answer": self.same(control).value,
+                    "cut_off": control.cut_off,
                 }
             )
         follows = self.follows
@@ -161,7 +167,11 @@ class ControlsReport:
         return {
             "verdict": self.verdict,
             "n": self.plain.n,
-            "unmodified": {"value": accuracy.value, "interval": list(accuracy.interval)},
+            "unmodified": {
+                "value": accuracy.value,
+                "interval": list(accuracy.interval),
+                "cut_off": sum(not r.finished for r in self.plain.records),
+            },
             "controls": rows,
             "answers_that_follow_the_donor": None if follows is None else {"value": _value(follows), "n": follows.n},
             "left_out": self.left_out,
@@ -251,7 +261,17 @@ def notes(report: ControlsReport) -> list[str]:
         "Same: problems with the same answer, right or wrong.",
         "; ".join(f"{name}: {WHAT[name]}" for name in ran) + ".",
     ]
-    return lines + [f"Left out: {name} ({why})." for name, why in report.left_out.items()]
+    lines += [f"Left out: {name} ({why})." for name, why in report.left_out.items()]
+    return lines + _cut_notes(report)
+
+
+def _cut_notes(report: ControlsReport) -> list[str]:
+    """Whose answers were cut at the limit of tokens: the unmodified run first, then the controls in one line."""
+    limit, n = report.plain.speaking.get("max_new_tokens"), report.plain.n
+    own = cut_off(sum(not r.finished for r in report.plain.records), n, limit)
+    lines = [f"unmodified: {own}"] if own else []
+    others = "; ".join(f"{c.label} {c.cut_off}" for c in report.controls if c.cut_off)
+    return [*lines, f"Of {n} answers each reached the limit of tokens without ending: {others}."] if others else lines
 
 
 def table(report: ControlsReport) -> Table:

@@ -41,7 +41,17 @@ def read(paths: Sequence[Path]) -> dict[str, dict[str, EvalReport]]:
         ConfigError: a run directory has no reports of a whole test split.
         RunError: a file is no report.
     """
-    grid: dict[str, dict[str, EvalReport]] = {}
+    return {task: {label: report for label, (report, _) in row.items()} for task, row in find(paths).items()}
+
+
+def find(paths: Sequence[Path]) -> dict[str, dict[str, tuple[EvalReport, Path]]]:
+    """What `read` gives, each with the folder that it stands in.
+
+    Raises:
+        ConfigError: a run directory has no reports of a whole test split.
+        RunError: a file is no report.
+    """
+    grid: dict[str, dict[str, tuple[EvalReport, Path]]] = {}
     for path in paths:
         files = sorted(path.glob("eval-*-test.json")) if path.is_dir() else [path]
         if not files:
@@ -54,7 +64,8 @@ def read(paths: Sequence[Path]) -> dict[str, dict[str, EvalReport]]:
         for file in files:
             report = EvalReport.from_json(file)
             row = grid.setdefault(str(report.task.get("name") or "a task"), {})
-            row[next(n for n in (short, str(path), *(f"{path} ({k})" for k in range(2, 99))) if n not in row)] = report
+            label = next(n for n in (short, str(path), *(f"{path} ({k})" for k in range(2, 99))) if n not in row)
+            row[label] = report, file.parent
     return grid
 
 

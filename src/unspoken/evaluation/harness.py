@@ -10,6 +10,7 @@ command line is started by `unspoken lm-eval`, which registers this one first an
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -111,8 +112,14 @@ class UnspokenLM(LM):
                 [question_of(requests[place].args[0]) for place in places], numbers=places, latents=self.latents,
                 names=[f"request {place}" for place in places], batch_size=self.batch_size, **_speaking(options),
             )  # fmt: skip
+            cut = 0
             for place, (answer,) in zip(places, answers, strict=True):
                 said[place] = _cut(answer.text, options.get("until"))
+                cut += not answer.finished and said[place] == answer.text  # one that a stop word ends has ended
+            if cut:
+                logging.getLogger(__name__).warning(
+                    "%s of %s answers reached the limit of tokens without ending; raise max_gen_toks", cut, len(places)
+                )
         return said
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:

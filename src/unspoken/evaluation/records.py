@@ -152,6 +152,16 @@ class EvalReport:
         return rate(r.finished for r in self.records)
 
     @property
+    def answers(self) -> int:
+        """Answers in all: one per problem, or all that voted."""
+        return sum(1 if r.said is None else len(r.said) for r in self.records)
+
+    @property
+    def cut_off(self) -> int:
+        """Answers that were still being written when the limit of tokens came."""
+        return sum(not one.finished for r in self.records for one in r.said or (r,))
+
+    @property
     def mean_latents(self) -> float:
         """Latents per question."""
         return mean(r.latents for r in self.records)
@@ -231,6 +241,8 @@ class EvalReport:
             "single": self.single,
             "several": None if (several := within(self)) is None else several.plain(),
             "finished": self.finished.value,
+            "answers": self.answers,
+            "cut_off": self.cut_off,
             "mean_latents": self.mean_latents,
             "mean_visible_tokens": self.mean_visible_tokens,
             "mean_passes": self.mean_passes,

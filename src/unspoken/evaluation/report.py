@@ -15,7 +15,7 @@ from rich.table import Table
 
 from unspoken.errors import DataError
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.statistics import Rate, mcnemar
+from unspoken.evaluation.statistics import OverSeeds, Rate, mcnemar
 
 Reports = Mapping[str, EvalReport]
 """Label -> report. The first one is what the others are compared with."""
@@ -42,6 +42,19 @@ def with_interval(rate: Rate) -> str:
     """`43.2 (40.5–45.9)`: per cent with the 95% interval."""
     low, high = rate.interval
     return f"{percent(rate.value)} ({percent(low)}–{percent(high)})"
+
+
+def over_seeds_cell(over: OverSeeds) -> str:
+    """`46.2 (15.6–76.8)`: the mean over training seeds with its interval over them; the mean alone where there is none."""
+    if over.interval is None:
+        return percent(over.mean)
+    low, high = over.interval
+    return f"{percent(over.mean)} ({percent(low)}–{percent(high)})"
+
+
+def each_seed(over: OverSeeds) -> str:
+    """`46.9, 33.6, 58.2`: the accuracy of each training seed."""
+    return ", ".join(map(percent, over.values))
 
 
 def milliseconds(report: EvalReport) -> str:
@@ -73,7 +86,10 @@ def notes(reports: Reports) -> list[str]:
     """What a reader must know to read the table: rules, conditions, and what may not be compared."""
     rules = {label: f"{r.extractor} rule" for label, r in reports.items()}
     rule = "; ".join(f"{k}: {v}" for k, v in rules.items()) if len(set(rules.values())) > 1 else next(iter(rules.values()))
-    lines = [f"Accuracy: {rule}, per cent, with the 95% Wilson interval. Latents, tokens and passes: means per question."]
+    lines = [
+        f"Accuracy: {rule}, per cent, with the 95% Wilson interval: other problems, the same model (another training "
+        "seed is another model). Latents, tokens and passes: means per question."
+    ]
     problems = {label: _problems(r) for label, r in reports.items()}
     if len(set(problems.values())) > 1:
         each = "; ".join(f"{label}: {what}" for label, what in problems.items())
@@ -93,14 +109,36 @@ def notes(reports: Reports) -> list[str]:
     explained = [f"{label} {r.loop_ms_per_question:.1f} ms" for label, r in reports.items() if r.explained]
     if explained:
         lines.append(f"{WITH_THOUGHTS} includes decoding the thoughts into words; without it: {', '.join(explained)}.")
-    return lines
+    return lines + cut_notes(reports)
 
 
-def over_seeds(reports: Sequence[EvalReport]) -> str:
-    """Mean and standard deviation of the accuracy over evaluations of one model with several seeds."""
+def cut_notes(reports: Reports) -> list[str]:
+    """Which answers were cut at the limit: such a text may hold a number, but it is no answer."""
+    return [
+        (f"{label}: " if len(reports) > 1 else "") + told
+        for label, report in reports.items()
+        if (told := cut_off(report.cut_off, report.answers, report.speaking.get("max_new_tokens")))
+    ]
+
+
+def cut_off(cut: int, answers: int, limit: int | None) -> str:
+    """`45 of 60 answers reached max_new_tokens=12 without ending; raise --max-new-tokens`; nothing where all ended."""
+    if not cut:
+        return ""
+    at = "the limit of tokens" if limit is None else f"max_new_tokens={limit}"
+    if answers == 1:
+        return f"the answer reached {at} without ending; raise --max-new-tokens"
+    return f"{cut} of {answers} answers reached {at} without ending; raise --max-new-tokens"
+
+
+def over_sampling_seeds(reports: Sequence[EvalReport]) -> str:
+    """Mean and standard deviation of the accuracy over evaluations of one trained model with several sampling seeds."""
     values = [report.accuracy.value for report in reports]
     spread = f" ± {percent(stdev(values))}" if len(values) > 1 else ""
-    return f"accuracy over {len(values)} seeds: {percent(mean(values))}{spread} (mean ± sample standard deviation)"
+    return (
+        f"accuracy over {len(values)} sampling seeds of this one model: {percent(mean(values))}{spread} (mean ± sample "
+        "standard deviation; nothing about other training seeds)"
+    )
 
 
 def table(reports: Reports) -> Table:
@@ -271,7 +309,8 @@ def _check_same(first: str, baseline: EvalReport, label: str, report: EvalReport
         if want != got:
             raise DataError(
                 f"{first!r} and {label!r} cannot be paired: the {what} differs, {want!r} ({_name(baseline)}) against "
-                f"{got!r} ({_name(report)}); evaluate both on the same task"
+                f"{got!r} ({_name(report)}); evaluate both on the same task, or put runs of one recipe with several "
+                "training seeds together with --group"
             )
     want_ids, got_ids = {r.id for r in baseline.records}, {r.id for r in report.records}
     if want_ids != got_ids:

@@ -21,7 +21,7 @@ from unspoken.evaluation.controls import Through
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.paired import Difference, difference
 from unspoken.evaluation.records import EvalReport, Record, write_atomic
-from unspoken.evaluation.report import p_value, percent, points, with_interval
+from unspoken.evaluation.report import cut_off, p_value, percent, points, with_interval
 from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.evaluation.vote import Said, elect
 from unspoken.tasks.base import Split, Task
@@ -183,12 +183,14 @@ class ScalingReport:
 
     @property
     def note(self) -> str:
-        """What the table is about."""
+        """What the table is about, and whether answers were cut at the limit of tokens."""
         r = self.report
+        cut = cut_off(r.cut_off, r.answers, r.speaking.get("max_new_tokens"))
         return (
             f"{r.task.get('name')}, {r.split} split, the first {r.n} problems, strict rule; trajectories by {self.by} "
             f"{self.strength:g}. Greedy and undisturbed: {with_interval(self.plain.accuracy)}%. Gain: the vote against "
             "that, paired, 95% interval. Any: at least one is right. Passes: of the longest; positions: of all."
+            + (f" Trajectories: {cut}." if cut else "")
         )
 
     def to_markdown(self) -> str:

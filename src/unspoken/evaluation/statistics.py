@@ -2,6 +2,9 @@
 
 Accuracy is a proportion of a few hundred to a few thousand problems, so every rate carries its Wilson interval, and two
 runs over the same problems are compared pair by pair: two intervals that overlap do not show that the runs are equal.
+
+Wilson's interval is about one trained model and other problems. What a recipe gives is another question: its runs with
+several *training seeds* are so many observations, however many problems each was asked (`over_training_seeds`).
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, stdev
 
 from unspoken.errors import ConfigError, DataError
 
@@ -72,6 +75,104 @@ def rate(outcomes: Iterable[bool]) -> Rate:
     """Count outcomes."""
     listed = [bool(o) for o in outcomes]
     return Rate(correct=sum(listed), n=len(listed))
+
+
+def student_t(df: int, confidence: float = 0.95) -> float:
+    """The half-width, in standard errors, of a two-sided t interval: P(|T| <= t) = confidence with df degrees of freedom.
+
+    The distribution function is a finite sum for whole df (Abramowitz and Stegun 26.7.3, 26.7.4), inverted by bisection.
+
+    Raises:
+        ConfigError: df below 1, or confidence not between 0 and 1.
+    """
+    if df < 1 or not 0 < confidence < 1:
+        raise ConfigError(f"student_t needs df >= 1 and confidence between 0 and 1, got {df} and {confidence}")
+
+    def inside(angle: float) -> float:  # P(|T| <= sqrt(df) tan(angle))
+        term = math.cos(angle) if df % 2 else 1.0
+        total = 0.0
+        for k in range(1 + df % 2, df, 2):
+            total += term
+            term *= math.cos(angle) ** 2 * k / (k + 1)
+        total *= math.sin(angle)
+        return 2 / math.pi * (angle + total) if df % 2 else total
+
+    low, high = 0.0, math.pi / 2
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+    return math.sqrt(df) * math.tan(low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverSeeds:
+    """One recipe, trained with several seeds: each run is one observation of what the recipe gives.
+
+    Attributes:
+        rates: of the runs, seed by seed.
+    """
+
+    rates: tuple[Rate, ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The accuracy of each seed."""
+        return tuple(one.value for one in self.rates)
+
+    @property
+    def mean(self) -> float:
+        """Of the seeds; each counts the same, however many problems it was asked."""
+        return mean(self.values)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% t interval of the mean over training seeds, cut at 0 and 1.
+
+        None where the seeds cannot give one: there is only one, or all are equal, which says nothing about their spread.
+        """
+        count = len(self.values)
+        if count < 2 or len(set(self.values)) == 1:
+            return None
+        half = student_t(count - 1) * stdev(self.values) / math.sqrt(count)
+        return max(0.0, self.mean - half), min(1.0, self.mean + half)
+
+    @property
+    def within(self) -> tuple[tuple[float, float], ...]:
+        """Each seed's own 95% Wilson interval: about that one model on other problems, not about the recipe."""
+        return tuple(one.interval for one in self.rates)
+
+
+def over_training_seeds(rates: Iterable[Rate]) -> OverSeeds:
+    """The accuracy of a recipe over its training seeds.
+
+    Args:
+        rates: one per run, each trained with a seed of its own. Not the sampling seeds of one trained model.
+
+    Raises:
+        DataError: there is none, or one has no problems.
+    """
+    listed = tuple(rates)
+    if not listed or not all(one.n for one in listed):
+        raise DataError(f"a mean over training seeds needs runs that answered problems, got n = {[r.n for r in listed]}")
+    return OverSeeds(rates=listed)
+
+
+def difference_of_means(a: OverSeeds, b: OverSeeds) -> tuple[float, tuple[float, float] | None]:
+    """How much better recipe b is than a, mean minus mean, with Welch's 95% t interval over their training seeds.
+
+    The degrees of freedom (Welch 1947) are rounded down, which makes the interval wider. None where a side has one seed, or
+    where no seed differs from another.
+    """
+    value = b.mean - a.mean
+    sizes = [len(side.values) for side in (a, b)]
+    if min(sizes) < 2:
+        return value, None
+    errors = [stdev(side.values) ** 2 / size for side, size in zip((a, b), sizes, strict=True)]
+    if not sum(errors):
+        return value, None
+    parts = sum(error**2 / (size - 1) for error, size in zip(errors, sizes, strict=True))
+    df = max(1, math.floor(sum(errors) ** 2 / parts + 1e-9))
+    half = student_t(df) * math.sqrt(sum(errors))
+    return value, (max(-1.0, value - half), min(1.0, value + half))
 
 
 @dataclass(frozen=True, kw_only=True)
