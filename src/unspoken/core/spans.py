@@ -4,7 +4,7 @@ A rule is a name of `RULES`, "regex:PATTERN", or "learned:PATH" (a tagger that `
 
     markers     <<48/2=24>>, GSM8K's calculator annotations
     lines       each line that is not blank
-    sentences   sentences within lines
+    sentences   sentences within lines, in Latin and other scripts; none ends inside mathematics
     numbered    "Step 2: ...", "2. ...", "(2) ...", from the number to the next one
     equations   48/2 = 24 inside natural text
     latex       $x^2 = 4$, \\[ ... \\], align: mathematics that holds a relation, as in MATH
@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from unspoken.core.digits import plain_digits
 from unspoken.core.sentences import line_bounds, sentence_bounds, stripped
 from unspoken.errors import ConfigError, did_you_mean
 
@@ -37,14 +38,21 @@ Finder = Callable[[str], list[Span]]
 
 _MARKED = re.compile(r"<<(?!\s*>>).+?>>", re.DOTALL)
 _NUMBERED = re.compile(
-    r"^[ \t]*(?:[*#]{1,4}[ \t]*)?(?:step[ \t]+\d+\b|\(\d{1,3}\)(?=\s)|\d{1,3}[.)](?=\s))", re.IGNORECASE | re.MULTILINE
+    r"^[ \t]*(?:[*#]{1,4}[ \t]*)?(?:step[ \t]+\d+\b|[(（]\d{1,3}[)）](?=\s|[^\x00-\x7f])|\d{1,3}(?:[.)](?=\s)|[、．）])"
+    # "Step 1" in Chinese, Japanese, Korean and Hindi.
+    r"|(?:步骤|步驟|ステップ|手順|단계|चरण)[ \t]*\d+|第[ \t]*[\d一二三四五六七八九十]+[ \t]*步|\d+[ \t]*단계)",
+    re.IGNORECASE | re.MULTILINE,
 )
 # Possessive quantifiers: a long run of numbers without "=" must not be tried in every way.
-_NUMBER = r"[-+−]?[$€£¥]?(?:\d++(?:,\d{3})*+(?:\.\d++)?|\.\d++)%?"
+# \d is a digit of any script; the patterns read `plain_digits`, so that the signs of those scripts are plain as well.
+_NUMBER = r"[-+−]?[$€£¥₹]?(?:\d++(?:,\d{3})*+(?:\.\d++)?|\.\d++)%?"
 _OPERAND = rf"(?:\([ \t]*+)*+{_NUMBER}(?:[ \t]*+\))*+"
 _OPERATOR = r"[ \t]*+(?:\*\*|[-+−–*/^×·÷]|x(?![A-Za-z]))[ \t]*+"
 _SIDE = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})*+"
-_EQUATION = re.compile(rf"(?<![\w.]){_SIDE}(?:[ \t]*+[=≈][ \t]*+(?P<result>{_SIDE}))*+")
+# "x3+4=7" is no sum of 3 and 4, but "共3+4=7个" is: letters of alphabets in which names of variables are written count.
+_VARIABLE = r"A-Za-z\u00c0-\u02af\u0370-\u052f"
+_EQUATION = re.compile(rf"(?<![\d_.{_VARIABLE}]){_SIDE}(?:[ \t]*+[=≈][ \t]*+(?P<result>{_SIDE}))*+")
+_STARTS_NUMBER = re.compile(rf"[-+−]?[$€£¥₹]?\d[\d,]*(?:\.\d+)?%?(?=[^\x00-\x7f])(?![{_VARIABLE}])")
 _CALCULATES = re.compile(rf"{_OPERAND}{_OPERATOR}{_OPERAND}")
 _LATEX = re.compile(
     r"\[asy\].*?\[/asy\]"  # a drawing, which is no step
@@ -100,14 +108,19 @@ def check_rule(rule: str) -> str:
     return rule
 
 
+_AROUND_RESULT = frozenset(".,;:!?)]\"'>*。｡．，、；：！？）】」』।॥؟۔،؛")
+
+
 def result_of(text: str, start: int, end: int) -> tuple[int, int] | None:
     """Where a step says its result: the first word behind its last "=", without the stop that ends the sentence."""
-    at = text.rfind("=", start, end)
+    at = max(text.rfind(sign, start, end) for sign in "=＝")
     word = re.compile(r"\s*(?P<word>\S+)").match(text, at + 1, end) if at >= 0 else None
     if word is None:
         return None
     first, last = word.span("word")
-    while last > first and text[last - 1] in ".,;:!?)]\"'>*":
+    if (number := _STARTS_NUMBER.match(plain_digits(text[first:last]))) is not None:  # "=7个苹果。"
+        last = first + number.end()
+    while last > first and text[last - 1] in _AROUND_RESULT:
         last -= 1
     return (first, last) if last > first else None
 
@@ -144,6 +157,7 @@ def _numbered(text: str) -> list[Span]:
 
 
 def _equations(text: str) -> list[Span]:
+    text = plain_digits(text)
     # The pattern also takes expressions without "=" behind them, so that the text is gone through once. "5 = 5" is no step.
     found = [m for m in _EQUATION.finditer(text) if m["result"] is not None and _CALCULATES.search(m[0])]
     return [Span(start=m.start(), end=m.end(), result=m.span("result")) for m in found]
