@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,12 @@ def test_a_method_file_is_about_250_lines(path: Path):
 
 def test_two_levels_of_folders():
     assert all(len(path.relative_to(PACKAGE).parts) <= 2 for path in MODULES)
+
+
+def test_no_link_is_kept_in_the_repository():
+    """A link to a shared environment, once committed, replaces the environment itself where it is merged."""
+    root = PACKAGE.parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert not [line for line in listed.splitlines() if line.startswith("120000")]
