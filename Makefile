@@ -4,8 +4,9 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+DOCS := .venv-docs
 
-.PHONY: quickstart test check comparison clean
+.PHONY: quickstart test lint docs comparison clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; run: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -18,19 +19,29 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: $(VENV)/.installed
 	$(BIN)/unspoken quickstart
 
-# Lint and all tests, two at a time; offline once installed.
-test: $(VENV)/.installed
-	$(BIN)/ruff check src tests
+# Lint, formatting, types, then all tests, two at a time; offline once installed.
+test: lint
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# What a change must pass besides: formatting and types.
-check: test
-	$(BIN)/ruff format --check src tests
+# The whole repository: package, tests, benchmarks, comparisons, examples, and the Python in the pages.
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The site in site/, readable offline; a warning is an error. Its tools have an environment of their own, of 100 MB.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; run: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs mkdocs-material "mkdocstrings[python]"
+	@touch $@
 
 # The table in comparison/tiny: 15 methods, 3 seeds, some two hours on 2 free cores.
 comparison: $(VENV)/.installed
 	$(BIN)/python comparison/tiny/run.py
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS) site runs .pytest_cache .ruff_cache

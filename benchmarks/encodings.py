@@ -1,4 +1,4 @@
-"""What the token ids of a large corpus cost in memory, as Python objects and in files: a figure of docs/performance.md.
+"""What the token ids of a large corpus cost in memory, as Python objects and in files: a figure of docs/speed/training.md.
 
     python benchmarks/encodings.py --texts 400000
 

@@ -1,4 +1,4 @@
-"""Peak memory of a training step as the vocabulary and the labels grow: a figure of docs/performance.md.
+"""Peak memory of a training step as the vocabulary and the labels grow: a figure of docs/speed/training.md.
 
     python benchmarks/memory.py > memory.json
 

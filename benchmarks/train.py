@@ -1,4 +1,4 @@
-"""Optimizer steps against the way of the released code, as JSON: the figures of docs/performance.md, "Training".
+"""Optimizer steps against the way of the released code, as JSON: the figures of docs/speed/training.md, "Training".
 
     python benchmarks/train.py --threads 1 --rounds 5 --what sim_cot,codi > train.json
 

@@ -34,7 +34,8 @@ def measure(run: Path, limit: int) -> list[dict[str, Any]]:
     model.stop_head = (learned.weight_D, learned.bias)
     lines = []
     for stop in (None, *(f"{rule}:{number}" for rule, numbers in RULES.items() for number in numbers)):
-        report = evaluate(model, task, "test", limit=limit, **({} if stop is None else {"stop": stop}))
+        how: dict[str, Any] = {} if stop is None else {"stop": stop}
+        report = evaluate(model, task, "test", limit=limit, **how)
         accuracy, records = report.accuracy, report.records
         lines.append(
             {

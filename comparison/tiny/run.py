@@ -101,7 +101,7 @@ def main() -> None:
         jobs = [(method, seed) for method, seed in jobs if (args.out / f"{method}-{seed}" / "eval-tiny-test.json").exists()]
     else:
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(lambda job: one(*job, args.out), jobs))
+            list(pool.map(lambda job: one(job[0], job[1], args.out), jobs))
 
     table = gather(jobs, args)
     write_tables(table)

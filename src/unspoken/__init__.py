@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from unspoken.training.config import RunConfig
     from unspoken.training.loop import train
 
-__version__ = "0.1.0"
+    __version__: str
 
 _WHERE = {
     "Answer": "unspoken.core.trace",
@@ -66,6 +66,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # of the installed package, whose pyproject.toml is the one place that says it
+        import importlib.metadata
+
+        return importlib.metadata.version("unspoken")
     if name not in _WHERE:
         raise AttributeError(f"module 'unspoken' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)

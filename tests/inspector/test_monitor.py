@@ -52,7 +52,7 @@ def test_it_warns_when_latents_become_alike_and_once() -> None:
     assert [bool(row["collapse"]) for row in history] == [False, False, True, True, False, True]
     assert [len(one) for one in said] == [0, 0, 1, 0, 0, 1]
     assert said[2][0].startswith("step 20: the latents are collapsing: latents of one question have become alike")
-    assert "see docs/inspector.md" in said[2][0]
+    assert "see docs/guides/inspector.md" in said[2][0]
 
 
 def test_before_training_nothing_has_collapsed() -> None:

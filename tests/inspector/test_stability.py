@@ -1,4 +1,4 @@
-"""The stability figures: against numbers worked out by hand, and by the rules that docs/inspector.md states."""
+"""The stability figures: against numbers worked out by hand, and by the rules that docs/guides/inspector.md states."""
 
 from __future__ import annotations
 

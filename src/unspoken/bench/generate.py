@@ -120,7 +120,7 @@ def run(
         progress: called with what is being done.
 
     Returns:
-        Per side: median seconds, counts, memory, utilisation; and the ratios that `docs/performance-inference.md` quotes.
+        Per side: median seconds, counts, memory, utilisation; and the ratios that `docs/speed/answering.md` quotes.
 
     Raises:
         ConfigError: a length or a number of rounds below 1; or our tokens differ from those of the released way.

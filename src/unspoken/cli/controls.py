@@ -88,7 +88,7 @@ def controls(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     limit: Annotated[int, typer.Option(help="Only the first N problems; 0 = all.")] = LIMIT,
     only: Annotated[
-        str | None, typer.Option(help="Some controls, e.g. 'shuffled,zero'; default all (docs/controls.md).")
+        str | None, typer.Option(help="Some controls, e.g. 'shuffled,zero'; default all (docs/guides/controls.md).")
     ] = None,
     noise: Annotated[str, typer.Option(help="Scales of the noise, in standard deviations of the latents.")] = "0.5,1,2",
     control_seed: Annotated[int, typer.Option(help="Seed of the shuffling and of the noise.")] = 0,

@@ -1,7 +1,7 @@
 """Linear layers that answer faster on a CPU: weights laid out for its matrix kernels, or rounded to 8 bits.
 
 PyTorch's plain layers read their weights in a layout that costs up to twice the time when few rows are fed, which is what
-thinking and speaking do (docs/performance-inference.md has the figures). `quicken` swaps the class of a model's linear
+thinking and speaking do (docs/speed/answering.md has the figures). `quicken` swaps the class of a model's linear
 layers; a layer then keeps a second copy of its weights in the layout of oneDNN, made when it is first used without
 gradients, and made again when the weights have changed. With gradients, under autocast, for one to three rows of float32
 (which are faster as they are), and on other devices, the layer is what it was. `eight_bits` rounds the copy, per output

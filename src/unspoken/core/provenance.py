@@ -10,9 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import unspoken
-
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("unspoken", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy")
 """Libraries whose version can change a number."""
 
 
@@ -26,7 +24,7 @@ def provenance() -> dict[str, Any]:
     commit, changed = _checkout(Path(__file__).resolve().parents[1])
     threads, gpu = _torch()
     return {
-        "versions": {"unspoken": unspoken.__version__, **{name: _version(name) for name in PACKAGES}},
+        "versions": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": _cpu(),

@@ -233,4 +233,4 @@ EXTRACTORS: Mapping[str, Extractor] = {
         judge=_math, says="math-verify: the last expression or LaTeX, equal as mathematics", reads=("number", "text")
     ),
 }  # fmt: skip
-"""Name -> rule. `docs/evaluation.md` says where each comes from."""
+"""Name -> rule. `docs/guides/evaluation.md` says where each comes from."""

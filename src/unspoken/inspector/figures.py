@@ -1,6 +1,6 @@
 """Figures over problems: where latents lie, what can be read from them, where attention goes, what chaining gives.
 
-docs/inspector.md says what each of them means and by which rule it is counted.
+docs/guides/inspector.md says what each of them means and by which rule it is counted.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _pieces(model: Model) -> Callable[[str], frozenset[str]]:
 
 
 def figures(model: Model, seen: Sequence[Seen]) -> dict[str, Any]:
-    """Figures over some problems; see docs/inspector.md."""
+    """Figures over some problems; see docs/guides/inspector.md."""
     told = {
         "accuracy": _rate([one.correct for one in seen]),
         **_lie(model, [one.latents_KD[: one.fed] for one in seen]),

@@ -100,7 +100,7 @@ class Inspection:
 
     Attributes:
         head: run, method, task, split, data, environment.
-        figures: over all problems; see docs/inspector.md.
+        figures: over all problems; see docs/guides/inspector.md.
         counts: the figures by number of latents.
         history: the run's own rows of kind "stability", if its monitor was on.
         metrics: the run's rows of kind "train" and "validation", for the curves.

@@ -49,5 +49,5 @@ class Monitor:
         exempt = self.method.inner.source() is None or step == 0
         said = None if exempt else collapse(figures, before)
         if said is not None and not (before and before[-1]["collapse"]):
-            warnings.warn(f"step {step}: the latents are collapsing: {said}; see docs/inspector.md", stacklevel=2)
+            warnings.warn(f"step {step}: the latents are collapsing: {said}; see docs/guides/inspector.md", stacklevel=2)
         return {"kind": "stability", "step": step, "stage": stage.index, **figures, "collapse": said}

@@ -112,7 +112,7 @@ def _overall(seen: Inspection) -> str:
             ("… of another problem: chance", r["steps"]["chance"]),
         ]
     rows = tuple((name, *(percent(told[kind]) if told else "–" for kind in KINDS)) for name, told in sources)
-    note = "Of what the true steps say, the share that is found there. The rules: docs/inspector.md."
+    note = "Of what the true steps say, the share that is found there. The rules: docs/guides/inspector.md."
     parts.append(_table("What can be read from them", KINDS, rows, note))
     if chaining := f.get("chaining"):
         rows = (

@@ -1,7 +1,7 @@
 """How latents stand to each other, and what can be read from them: the stability figures of the SIM-CoT paper.
 
 Paper: Wei et al., arXiv 2509.20317, section 2 (Dist, DistVC, recovery of numbers, operators and results). The paper does
-not say by what rule something counts as recovered; ours are in `recovery`, and docs/inspector.md tells them in words.
+not say by what rule something counts as recovered; ours are in `recovery`, and docs/guides/inspector.md tells them in words.
 
 Shapes: B rows, K latents of the row with most, n latents of a row, D width.
 """

@@ -116,7 +116,7 @@ def coconut() -> RunConfig:
 def coconut_collapse() -> RunConfig:
     """Coconut driven to collapse, for the monitor: 24 latents at once, nothing but the answer to supervise them.
 
-    No curriculum, a learning rate that does not fall, 240 updates. docs/inspector.md shows what becomes of it.
+    No curriculum, a learning rate that does not fall, 240 updates. docs/guides/inspector.md shows what becomes of it.
     """
     base = coconut()
     method = replace(base.method, curriculum="none", latents_per_step=6)

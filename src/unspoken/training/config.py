@@ -48,7 +48,7 @@ class TrainConfig:
     validate_limit: int = 200  # validation examples; 0 = do not validate
     select_split: str = "validation"  # never "test": a score used to choose is no longer a test score
     select: Literal["accuracy", "loss", "last"] = "accuracy"  # which checkpoint of the last stage is kept as the model
-    stability_limit: int = 0  # validation problems whose latents are watched (docs/inspector.md); 0 = none
+    stability_limit: int = 0  # validation problems whose latents are watched (docs/guides/inspector.md); 0 = none
     stability_every: int | None = None  # optimizer steps between two looks at them; None = at each validation
     save_every: int = 500  # optimizer steps between resumable states
     log_every: int = 10  # optimizer steps between metrics rows
