@@ -67,9 +67,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":  # of the installed package, whose pyproject.toml is the one place that says it
-        import importlib.metadata
+        from importlib.metadata import version
 
-        return importlib.metadata.version("unspoken")
+        return version("unspoken")
     if name not in _WHERE:
         raise AttributeError(f"module 'unspoken' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)

@@ -61,11 +61,6 @@ def wide(page: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_lines_are_short(page: Path):
-    assert not wide(page), f"{name_of(page)}: lines of more than {WIDTH} characters: {wide(page)}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path):
     for number, line in prose(page):
         for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):

@@ -64,7 +64,7 @@ def import_(
     alpha: Annotated[float | None, typer.Option(help="LoRA's alpha; default 32 at rank 128, as published.")] = None,
     eos: Annotated[str | None, typer.Option(help="The token that ends an answer; default BASE's own, checked.")] = None,
     decoder_base: Annotated[str | None, typer.Option(help="What the auxiliary decoder was made from; default BASE.")] = None,
-    assistant: Annotated[str | None, typer.Option(help="SoftCoT, SemCoT: the small model (docs/guides/importing.md).")] = None,
+    assistant: Annotated[str | None, typer.Option(help="SoftCoT, SemCoT: small model; docs/guides/importing.md.")] = None,
     texts: Annotated[str | None, typer.Option(help="SoftCoT: prompts, by name or as a JSON file; default math.")] = None,
     dtype: Annotated[str, typer.Option(help="Of the weights written: float32 or bfloat16.")] = "float32",
     task: Annotated[str, typer.Option(help="What `eval` takes by default.")] = "gsm8k_aug",

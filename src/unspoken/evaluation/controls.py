@@ -1,7 +1,8 @@
 """Causal controls: does it matter what the latents say? Each control answers the same problems with tampered latents.
 
 An accuracy cannot tell latents that carry the reasoning from latents that do nothing: many models answer as well without
-them, or with another question's. What each control is, how the verdict is made and what it cannot say: docs/guides/controls.md.
+them, or with another question's. What each control is, how the verdict is made and what it cannot say:
+docs/guides/controls.md.
 
 Shapes: K latents per row, D width.
 """
