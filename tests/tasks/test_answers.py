@@ -231,6 +231,95 @@ def test_score_number(text: str, strict: bool, flexible: bool, extracted: str | 
     assert (score.strict, score.flexible, score.extracted) == (strict, flexible, extracted)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        # What stands behind the number explains it.
+        ("### 12 (since 3*4)", "12"),
+        ("The answer is: 20 (see step 3)", "20"),
+        ("answer: 20 (see step 3)", "20"),
+        ("**Answer:** 20 as step 3 says", "20"),
+        ("So the answer is 20, which is 4 * 5.", "20"),
+        ("### $1,200.50 (about 1200)", "1200.5"),
+        ("### (about 1200) $1,200.50", "1200.5"),
+        ("### 12 eggs in 2 boxes", "12"),
+        ("### 12 or 13", "12"),
+        ("### 10-12", "10"),
+        ("### 12 [3 x 4]", "12"),
+        ("### (12)", "12"),
+        ("### 12, because 3*4=12 and 12/3=4", "12"),
+        # Of a calculation it is what it comes to.
+        ("### = 12.", "12"),
+        ("### 3 * 4 = 12 eggs", "12"),
+        ("### $3 + $4 = $7 (for 2 days)", "7"),
+        ("### 12 = 3*4", "12"),
+        ("### x_1 = 12", "12"),
+        ("### - 3 eggs of 5", "-3"),
+        # Without a number there, the last one of the text.
+        ("so 12\n### twelve", "12"),
+        ("12 and then 13", "13"),
+        # A new line is another matter.
+        ("### 12 eggs\nThat took 5 steps", "12"),
+    ],
+)
+def test_the_number_behind_the_mark_is_the_answer(text: str, found: str) -> None:
+    assert score_number(example("999"), text).extracted == found
+    assert score_number(example(found), text).flexible
+    assert not score_number(example("4"), "### 12 (since 3*4)").flexible
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("\uff11\uff12", "12"),  # full-width
+        ("\uff11\uff0c\uff12\uff10\uff10", "1200"),
+        ("\uff11\uff0e\uff15", "1.5"),
+        ("\uff0d\uff13", "-3"),
+        ("\uff04\uff13", "3"),
+        ("\uff13\uff05", "3"),
+        ("12\u3002", "12"),
+        ("\u0661\u0662", "12"),  # Arabic-Indic
+        ("\u0661\u066c\u0662\u0660\u0660", "1200"),
+        ("\u0661\u0662\u066b\u0665", "12.5"),
+        ("\u06f1\u06f2", "12"),  # Persian
+        ("\u0967\u0968", "12"),  # Devanagari
+        ("\u0967,\u0966\u0966,\u0966\u0966\u0966", "100000"),
+        ("1,00,000", "100000"),
+        ("1\u202f500", "1500"),
+        ("1\u00a0500.5", "1500.5"),
+        ("\u22123", "-3"),
+        ("- 3", "-3"),
+        ("3 %", "3"),
+        ("5 \u20ac", "5"),
+        ("\u20b950", "50"),
+        ("1e-05", "0.00001"),  # as JSON writes it
+        ("1e-7", "0.0000001"),
+        ("1.5e-05", "0.000015"),
+        ("1e16", "10000000000000000"),
+        ("1e+16", "10000000000000000"),
+        ("-2.5e+20", "-250000000000000000000"),
+        ("\u00bd", "1/2"),
+        ("2\u00bd", "2 1/2"),
+    ],
+)
+def test_numbers_as_other_scripts_and_json_write_them(text: str, number: str) -> None:
+    assert equal(text, number)
+    assert equal(number, text)
+    assert normalise(text) == number
+    for mark in ("### ", "###", "The answer is: "):
+        score = score_number(example(number), f"1 + 1\n{mark}{text}")
+        assert (score.strict, score.flexible, score.extracted) == (True, True, number)
+        assert score_number(example(text), f"{mark}{number}").strict
+    if " " not in number:
+        assert extract_flexible(f"First 7, then it is = {text}") in (number, number.lstrip("0"))
+
+
+@pytest.mark.parametrize("text", ["12\u00b2", "\u00b9\u00b2", "1e2", "1e5", "\u2160", "\u5341\u4e8c", "1\uff0c2"])
+def test_what_is_no_number_stays_text(text: str) -> None:
+    assert not equal(text, "12")
+    assert not equal(text, "100000")
+
+
 def test_extracted_does_not_depend_on_the_reference() -> None:
     text = "#### 17\nno, 18"
     assert score_number(example("18"), text).extracted == score_number(example("17"), text).extracted

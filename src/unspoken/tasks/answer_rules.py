@@ -13,8 +13,9 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 
 from unspoken.core.example import Example
-from unspoken.tasks.answers import SPECIAL, extract_flexible, extract_strict, normalise
+from unspoken.tasks.answers import SPECIAL, extract_strict, normalise, numbers_in
 from unspoken.tasks.base import Score
+from unspoken.tasks.numerals import plain_numerals
 
 _MARKUP = re.compile(r"[*_`$]+|\\boxed|\\text(?:bf)?|[{}]")
 _EDGES = " \t.,;:!?\"'()[]“”‘’"
@@ -148,7 +149,8 @@ def score_digits(example: Example, text: str) -> Score:
 
     Strict: nothing but digits after the mark. Flexible: the last digits of the text that stand in a row.
     """
-    gold = read_digits(example.answer)
+    gold = read_digits(plain_numerals(example.answer))
+    text = plain_numerals(text)
     plain = SPECIAL.sub("\n", text)
     marked = extract_strict(text)
     exact = read_digits(marked) if marked is not None else None
@@ -185,16 +187,10 @@ def close(a: str | None, b: str) -> bool:
 
 def score_close(example: Example, text: str) -> Score:
     """Score a number with `TOLERANCE`. Strict: the number after the mark. Flexible: that, else the last number."""
-    plain = _plain_powers(text)
-    marked, last = extract_strict(plain), extract_flexible(plain)
-    strict = close(marked, example.answer)
-    found = marked if marked is not None and (_is_number(marked) or last is None) else last
+    read = numbers_in(_plain_powers(plain_numerals(text)))
+    strict = close(read.marked, example.answer)
     return Score(
         strict=strict,
-        flexible=strict or close(found, example.answer),
-        extracted=None if found is None else normalise(found),
+        flexible=strict or close(read.found, example.answer),
+        extracted=None if read.found is None else normalise(read.found),
     )
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", normalise(text)) is not None

@@ -1,75 +1,89 @@
 """Find an answer in text and compare it with the reference: pure functions, no model, no file.
 
-Two rules, as in lm-evaluation-harness. *Strict*: the answer stands after the last answer mark. *Flexible*: the last
-number of the text, wherever it stands. The paper's authors differ on this (Coconut compares strings after the last
-`#`, CODI takes the last number), so a report quotes both.
+Two rules, as in lm-evaluation-harness. *Strict*: the answer stands after the last answer mark, and nothing else does.
+*Flexible*: the first number behind that mark, or the last number of the text, wherever it stands.
+The papers' authors differ on this (Coconut compares strings after the last `#`, CODI takes the last number), so a report
+quotes both.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 
 from unspoken.core.example import Example
 from unspoken.tasks.base import Score
+from unspoken.tasks.numerals import first_number, last_number, plain_numerals, whole_number
 
 MARKS = ("####", "###", "The answer is:")
 """GSM8K's mark, Coconut's and CODI's. A mark inside a longer run of "#" is the same mark; of several, the last counts."""
 
 SPECIAL = re.compile(r"</?s>|<(?:eos|bos|pad)>|<(?:start|end)_of_turn>|<\|[^|<>\n]*\|>")
 """Special tokens that a decoder may leave in text. They end an answer, and digits in their names are no numbers."""
+_CLAIM = re.compile(r"\banswer\b\W{0,3}(?:\s*is\b|[:=])[\s:*$]*", re.IGNORECASE)
+"""What says that an answer follows, where a text has no mark: for the flexible rule alone."""
 _ANSWER_END = re.compile(rf"[\n\r]|{SPECIAL.pattern}")
-
-# U+2212 stands in GSM8K itself; models also write the dashes that look like it.
-_MINUS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
-
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
-_CURRENCY = r"\\?[$€£¥]"  # "\$" is how LaTeX writes it
-# "16-3" and "(4)-1" are subtractions: a sign counts only where no operand stands before it. ".5" counts as a number
-# only where the point cannot end a sentence.
-_FOUND = re.compile(
-    rf"(?P<sign>(?<![\w)\]%])[-+])?(?:{_CURRENCY})?(?P<sign2>(?<=[$€£¥])[-+])?"
-    rf"(?P<number>(?:{_DIGITS}|(?<![\w.])\.[0-9]+)(?:/[0-9]+(?:\.[0-9]+)?)*)"
-)
-_WHOLE = re.compile(rf"(?P<sign>[-+])?(?:{_CURRENCY})?(?P<sign2>[-+])?(?P<number>{_DIGITS}|\.[0-9]+)\.?(?: ?\\?%)?")
 
 
 def extract_strict(text: str, marks: Sequence[str] = MARKS) -> str | None:
     """What follows the last answer mark, up to the end of the line or a special token. None: nothing there."""
-    end = max((at + len(mark) for mark in marks if mark and (at := text.rfind(mark)) >= 0), default=None)
-    if end is None:
+    end = _marks_end(text, marks)
+    if end < 0:
         return None
     return _ANSWER_END.split(text[end:], maxsplit=1)[0].strip() or None
 
 
-def extract_flexible(text: str) -> str | None:
-    """The last number in the text, as digits: sign kept, "$", "%", thousands commas and a closing period dropped.
+def _marks_end(text: str, marks: Sequence[str] = MARKS) -> int:
+    """Where the last mark of a text ends; -1 where there is none."""
+    return max((at + len(mark) for mark in marks if mark and (at := text.rfind(mark)) >= 0), default=-1)
 
-    A fraction such as "3/4" is returned whole and as text, so that an unfinished "48/2" is not read as 2.
+
+def extract_flexible(text: str) -> str | None:
+    """The last number in the text, in digits of any script, as ASCII digits; see `numerals.last_number`."""
+    return last_number(plain_numerals(SPECIAL.sub(" ", text)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """The numbers of a text that may be its answer.
+
+    Attributes:
+        marked: what stands after the last mark, be it a number or not.
+        found: the answer: what stands after the mark if that is a number, else the first number behind the mark (or behind
+            the last "answer:" or "answer is" of any spelling), else the last number of the text, else `marked`.
+        last: the last number of the text; one that only explains the marked answer, on its line behind it, does not count.
     """
-    plain = SPECIAL.sub(" ", text).translate(_MINUS).replace("{,}", ",")
-    matches = list(_FOUND.finditer(plain))
-    if not matches:
-        return None
-    last = matches[-1]
-    minus = "-" in ((last["sign"] or "") + (last["sign2"] or ""))
-    return ("-" if minus else "") + last["number"].replace(",", "")
+
+    marked: str | None
+    found: str | None
+    last: str | None
+
+
+def numbers_in(text: str) -> Numbers:
+    """Read a text for its answer. Never looks at a reference, so that a vote over several texts may use it."""
+    marked = extract_strict(text)
+    claims = [match.end() for match in _CLAIM.finditer(text)]
+    for end in (_marks_end(text), claims[-1] if claims else -1):
+        said = _ANSWER_END.split(text[end:], maxsplit=1)[0] if end >= 0 else ""
+        first = first_number(plain_numerals(said.strip()))
+        if first is not None:
+            found = said.strip() if _decimal(said) is not None else first
+            return Numbers(marked=marked, found=found, last=extract_flexible(text[end + len(said) :]) or first)
+    last = extract_flexible(text)
+    return Numbers(marked=marked, found=last or marked, last=last)
 
 
 def _tidy(text: str) -> str:
-    """One kind of minus, of thousands comma and of white space, and no closing period."""
-    tidy = " ".join(text.translate(_MINUS).replace("{,}", ",").split())
-    return tidy.rstrip(" .") or tidy
+    """One way to write digits, minus, thousands and white space, and no closing stop."""
+    tidy = " ".join(plain_numerals(text).split())
+    return tidy.rstrip(" .\u3002\uff0e\uff61\u0964\u06d4") or tidy
 
 
 def _decimal(text: str) -> Decimal | None:
-    """The number that `text` is as a whole, or None. Exact for any length: Decimal does not round when it reads."""
-    match = _WHOLE.fullmatch(_tidy(text))
-    if match is None or (match["sign"] and match["sign2"]):
-        return None
-    sign = match["sign"] or match["sign2"] or ""
-    return Decimal(sign + match["number"].replace(",", ""))
+    """The number that `text` is as a whole, or None."""
+    return whole_number(_tidy(text))
 
 
 def normalise(answer: str) -> str:
@@ -99,17 +113,14 @@ def equal(a: str | None, b: str | None) -> bool:
 def score_number(example: Example, text: str) -> Score:
     """Score by the strict rule and by the flexible one (right by the strict rule, or its last number is right).
 
-    `extracted` never looks at the reference, so that a vote over several texts may use it: what stands after the mark
-    if that is a number, else the last number, else whatever stands after the mark.
+    `extracted` never looks at the reference, so that a vote over several texts may use it: see `Numbers.found`.
     """
-    marked, last = extract_strict(text), extract_flexible(text)
-    strict = equal(marked, example.answer)
-    is_number = marked is not None and _decimal(marked) is not None
-    found = marked if marked is not None and (is_number or last is None) else last
+    read = numbers_in(text)
+    strict = equal(read.marked, example.answer)
     return Score(
         strict=strict,
-        flexible=strict or equal(last, example.answer),
-        extracted=None if found is None else normalise(found),
+        flexible=strict or equal(read.found, example.answer) or equal(read.last, example.answer),
+        extracted=None if read.found is None else normalise(read.found),
     )
 
 

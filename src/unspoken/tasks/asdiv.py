@@ -29,6 +29,7 @@ from unspoken.tasks.files import Row, check_ranges, read_text, text_field
 from unspoken.tasks.source import Source, Splits, converted
 
 FOLDS = 5
+_BRACKETS = re.compile(r"\([^()]*\)")
 _UNIT = re.compile(r"\s*\((?P<unit>[^()]*[A-Za-z][^()]*)\)")  # not the brackets of "-(1/3)"
 
 
@@ -96,7 +97,8 @@ class AsDiv:
 
         Strict: what follows the last mark. Flexible: that, or the last number, or the last line from "answer is" on.
         """
-        marked, last = extract_strict(text), extract_flexible(text)
+        marked = extract_strict(text)
+        last = extract_flexible(_BRACKETS.sub(" ", text)) or extract_flexible(text)  # "9 (since 3*3)" does not say 3
         lines = [line.strip() for line in SPECIAL.sub("\n", text).split("\n") if line.strip()]
         said = [_without_unit(marked)] if marked is not None else []
         strict = any(_same(answer, example.answer) for answer in said)
