@@ -52,12 +52,17 @@ def anchors(page: Path) -> set[str]:
 
 
 def wide(page: Path) -> list[int]:
-    """Lines that are too wide. Tables and lines that are one link or one picture cannot be broken."""
+    """Lines that are too wide. Tables, indented code and lines that are one link or one picture cannot be broken."""
     return [
         number
         for number, line in prose(page)
-        if len(line) > WIDTH and not line.lstrip().startswith("|") and " " in line.strip()[:WIDTH]
+        if len(line) > WIDTH and not line.startswith("    ") and not line.lstrip().startswith("|") and " " in line.strip()
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_are_short(page: Path):
+    assert not wide(page), f"{name_of(page)}: lines of more than {WIDTH} characters: {wide(page)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
