@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 from pathlib import Path
@@ -83,6 +84,29 @@ def test_pages_named_in_code_exist():
     for path in tracked("*.py", "*.md", "*.html", "Makefile"):
         for found in re.findall(r"\bdocs/[\w./-]+\.(?:md|svg|png)\b", path.read_text(encoding="utf-8")):
             assert (ROOT / found).exists(), f"{name_of(path)} names {found}"
+
+
+HISTORY = ("LOG.md", "CHANGELOG.md", "docs/decisions/")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if not name_of(p).startswith(HISTORY)], ids=name_of)
+def test_modules_named_on_pages_exist(page: Path):
+    """A path such as `core/loop.py` on a page is a file of the package or the repository. Records of the past may name what is gone."""
+    for number, line in prose(page):
+        for found in re.findall(r"(?<![\w/.])((?:[\w.-]+/)+[\w-]+\.py)\b", line):
+            places = [ROOT / found, ROOT / "src" / "unspoken" / found, ROOT / "src" / found, page.parent / found]
+            assert any(place.exists() for place in places), f"{name_of(page)}:{number} names {found}"
+
+
+def test_the_api_reference_names_what_is_there():
+    """Every `::: unspoken.module.Name` can be imported; the site's own build would only say so where it is built."""
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        for path in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+            module, _, name = path.rpartition(".")
+            try:
+                importlib.import_module(path)
+            except ModuleNotFoundError:
+                assert hasattr(importlib.import_module(module), name), f"{name_of(page)} names {path}"
 
 
 def nav(entries: list) -> list[str]:
