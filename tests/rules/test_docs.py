@@ -91,7 +91,7 @@ HISTORY = ("LOG.md", "CHANGELOG.md", "docs/decisions/")
 
 @pytest.mark.parametrize("page", [p for p in PAGES if not name_of(p).startswith(HISTORY)], ids=name_of)
 def test_modules_named_on_pages_exist(page: Path):
-    """A path such as `core/loop.py` on a page is a file of the package or the repository. Records of the past may name what is gone."""
+    """A path to a module is that of a file of the package or the repository. Records of the past may name what is gone."""
     for number, line in prose(page):
         for found in re.findall(r"(?<![\w/.])((?:[\w.-]+/)+[\w-]+\.py)\b", line):
             places = [ROOT / found, ROOT / "src" / "unspoken" / found, ROOT / "src" / found, page.parent / found]
