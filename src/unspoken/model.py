@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from unspoken.core.config import build, dump
+from unspoken.core.config import build, check_whole, dump
 from unspoken.core.engine import think
 from unspoken.core.example import Example
 from unspoken.core.latents import Edit, Prompted, Source, parallel
@@ -19,9 +22,24 @@ from unspoken.core.trace import Answer, Trace
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
 
+_LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _lock_of(backbone: Any) -> threading.RLock:
+    """The lock of a base model, which several models may share. No attribute: a module with a lock cannot be copied."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(backbone, threading.RLock())
+
+
+MOST_ANSWERS = 10_000
+"""Answers to one question at most: all of them are in one batch."""
+
 
 class Model:
     """A method ready to answer questions.
+
+    Several threads may use it: they take turns, a whole call each. Questions in one call are what runs side by side.
 
     Args:
         method: any method; a wrapping one (SIM-CoT) answers as its inner one does, and can explain.
@@ -131,8 +149,11 @@ class Model:
         """
         if explain and not self.explains:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
+        check_whole(batch_size=batch_size, chains=chains, samples=samples, latents=latents)
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(expect, str):
+            raise ConfigError(f"expect must be a text, how answers are expected to begin; got {expect!r:.60}")
         unknown = set(speaking) - set(Speaking.__dataclass_fields__)
         if unknown:
             raise ConfigError(
@@ -144,6 +165,11 @@ class Model:
                 f"samples must be at least 1 and chains in 1..{self.chains}, the sets of thoughts this model has; "
                 f"got samples={samples}, chains={chains}"
             )
+        if samples * chains > MOST_ANSWERS:
+            raise ConfigError(
+                f"{samples * chains} answers to each question are more than fit in one batch; {MOST_ANSWERS} at most: ask "
+                "several times with other seeds"
+            )
         if samples > 1 and said.temperature == 0:
             raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
         source = self._source()
@@ -152,11 +178,13 @@ class Model:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
             source = source or SlotTokens(self.method.backbone.embed)
         judge = None if stop is None else self._judge(stop)
-        was_training = self._eval()
-        try:
+        with self._alone():
+            rows = self._rows(questions, latents, names)
+            if numbers is not None and len(numbers) != len(rows):
+                raise DataError(f"numbers must be one per question, got {len(numbers)} for {len(rows)} questions")
             return sample(
                 self.method.backbone,
-                self._rows(questions, latents, names),
+                rows,
                 source,
                 said,
                 batch_size=batch_size,
@@ -170,14 +198,13 @@ class Model:
                 judge=judge,
                 expected=self.method.backbone.encode(expect) if expect else (),
             )
-        finally:
-            self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]
 
     def batches(
         self, questions: Sequence[str], size: int, *, latents: int | None = None, names: Sequence[str] | None = None
     ) -> list[list[int]]:
         """The batches, as places in `questions`, into which `sample` puts them: like lengths together, longest first."""
-        order = longest_first(self._rows(questions, latents, names))
+        with _lock_of(self.method.backbone):
+            order = longest_first(self._rows(questions, latents, names))
         return [order[first : first + size] for first in range(0, len(order), size)]
 
     def think(self, questions: Sequence[str], *, latents: int | None = None) -> Trace:
@@ -186,11 +213,8 @@ class Model:
         Returns:
             A `Trace`: latents [B, K, D], the states they were made from, counts, cost.
         """
-        was_training = self._eval()
-        try:
+        with self._alone():
             return think(self.method.backbone, self._rows(questions, latents, None), self._source())
-        finally:
-            self.method.train(was_training)  # pyright: ignore[reportAttributeAccessIssue]
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """Decoded steps per row of a trace, one per thought group.
@@ -200,7 +224,8 @@ class Model:
         """
         if not self.explains:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
-        return self.method.explain(trace)
+        with _lock_of(self.method.backbone):
+            return self.method.explain(trace)
 
     def expected(self, example: Example, groups: int) -> tuple[str | None, ...] | None:
         """What each of so many thought groups of a problem stands for; None where the method does not say."""
@@ -219,11 +244,18 @@ class Model:
     def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
         if isinstance(questions, str):
             raise DataError("questions must be a list of texts, got one text; write [question]")
+        if not isinstance(questions, Sequence):
+            raise DataError(f"questions must be a list of texts, got {type(questions).__name__}; write list(questions)")
+        if names is not None and len(names) != len(questions):
+            raise DataError(f"names must be one per question, got {len(names)} for {len(questions)} questions")
+        check_whole(latents=latents)
         rows = []
         for i, question in enumerate(questions):
             name = names[i] if names is not None else f"question {i}"
             if not isinstance(question, str) or not question.strip():
                 raise DataError(f"{name} must be a text that is not empty, got {question!r:.60}")
+            if any("\ud800" <= letter <= "\udfff" for letter in question):
+                raise DataError(f"{name} holds half of a surrogate pair, which is not text: {question!r:.60}")
             rows.append(self.method.prompt(question.strip(), self.latents if latents is None else latents, name))
         return rows
 
@@ -231,9 +263,14 @@ class Model:
         """Where latents come from, and in how many passes."""
         return parallel(self.method.source(), self.parallel)
 
-    def _eval(self) -> bool:
-        """Switch dropout off; returns whether it was on."""
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, no other thread runs the base model, whose attention works for one pass at a time, and dropout is off."""
         module: Any = self.method
-        was_training = module.training
-        module.eval()
-        return was_training
+        with _lock_of(self.method.backbone):
+            was_training = module.training
+            module.eval()
+            try:
+                yield
+            finally:
+                module.train(was_training)

@@ -156,3 +156,13 @@ def test_did_you_mean():
 def test_one_tree_of_errors():
     assert issubclass(ConfigError, UnspokenError)
     assert UnspokenError.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "[" * 3000 + "]" * 3000, "[" * 200 + "]" * 200, '{"a":' * 300 + "1" + "}" * 300]
+)
+def test_a_value_that_nothing_can_hold(value: str):
+    with pytest.raises(ConfigError) as caught:
+        override({"a": 1}, [f"a={value}"])
+    assert "cannot be a value" in str(caught.value)
+    assert len(str(caught.value)) < 400

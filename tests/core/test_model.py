@@ -100,3 +100,31 @@ def test_dropout_is_off_while_answering_and_back_on_after():
 def test_examples_are_checked(fields: dict[str, Any], message: str):
     with pytest.raises(DataError, match=re.escape(message)):
         Example(**{"question": "q", "answer": "a", "id": "x", **fields})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"batch_size": "4"}, "batch_size must be a whole number, got '4' (str)"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number"),
+        ({"samples": None, "latents": "2"}, "latents must be a whole number"),
+        ({"samples": True}, "samples must be a whole number, got True (bool)"),
+        ({"latents": 1.5}, "latents must be a whole number"),
+        ({"names": ["one"]}, "names must be one per question, got 1 for 2"),
+        ({"numbers": [0, 1, 2]}, "numbers must be one per question, got 3 for 2"),
+        ({"expect": 3}, "expect must be a text"),
+        ({"samples": 10**6, "temperature": 1.0}, "1000000 answers to each question are more than fit"),
+        ({"temperature": "warm"}, "'temperature'"),
+        ({"max_new_tokens": 2.5}, "'max_new_tokens'"),
+        ({"questions": None}, "questions must be a list of texts, got NoneType"),
+        ({"questions": 7}, "questions must be a list of texts, got int"),
+        ({"questions": ["a", 7]}, "question 1 must be a text"),
+        ({"questions": ["fine", "half \ud83d pair"]}, "question 1 holds half of a surrogate pair"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(more: dict[str, Any], message: str):
+    """One line that names the argument, never a TypeError from somewhere inside."""
+    questions = more.pop("questions", QUESTIONS)
+    with pytest.raises((ConfigError, DataError)) as caught:
+        model().sample(questions, **{"samples": 1, **{k: v for k, v in more.items() if v is not None}})
+    assert message in str(caught.value)

@@ -69,3 +69,12 @@ def test_the_seed_matters_and_nothing_else_does():
     torch.manual_seed(6)
     np.random.seed(1)
     assert draws([1], [[0]], 30) == first
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-38, 1e-39, 1e-45, 1e-300, 5e-324])
+def test_a_temperature_near_zero_is_greedy(temperature: float):
+    """A quotient that overflows, or a temperature that no float32 holds, must not choose at random."""
+    logits = torch.tensor([[3.0, 50.0, -2.0, 49.0], [-1e4, -2e4, -9e3, -3e4], [1e30, 0.0, -1e30, 2e30]])
+    chooser = Chooser(Speaking(temperature=temperature), [0, 1, 2])
+    for _ in range(20):
+        assert chooser.choose(logits.clone(), np.arange(3)).tolist() == [1, 2, 3]

@@ -33,6 +33,8 @@ from unspoken.cli.options import (
 )
 from unspoken.errors import ConfigError
 
+MOST_SEEDS = 10_000
+
 
 def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int | None]:
     """The seeds of an evaluation; None = as the run says. One number is how many: 5 = 0, 1, 2, 3, 4."""
@@ -41,13 +43,20 @@ def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int | N
     if seed is not None or out is not None:
         raise ConfigError("--seeds goes without --seed and --out: there is one report per seed, named by it")
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) == 1 and parts[0].isdigit() and int(parts[0]):
+    if any(len(part) > 18 for part in parts):
+        raise ConfigError(f"--seeds needs numbers of at most 18 digits, got {text!r:.60}")
+    if len(parts) == 1 and parts[0].isdecimal() and int(parts[0]):
+        if int(parts[0]) > MOST_SEEDS:
+            raise ConfigError(
+                f"--seeds {parts[0]} asks for so many evaluations; {MOST_SEEDS} at most. The one seed {parts[0]} is "
+                f"--seeds {parts[0]},"
+            )
         return list(range(int(parts[0])))
     if len(parts) == 2 and not parts[-1]:  # "41," is the seed 41 alone
         del parts[-1]
     elif len(parts) == 1:
         parts = [""]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
         raise ConfigError(
             f"--seeds needs how many, e.g. 5 for 0 to 4, or different numbers with commas, e.g. 41,42,43; got {text!r}"
         )

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -139,8 +140,40 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
                 raise ConfigError(f"override {assignment!r}: no field {part!r} in {inside}; {did_you_mean(part, options)}")
             if depth < len(parents):
                 node = node[part]
-        try:
-            node[last] = json.loads(text)
-        except json.JSONDecodeError:
-            node[last] = text
+        node[last] = _value(assignment, text)
     return result
+
+
+def _value(assignment: str, text: str) -> Any:
+    """What an override sets: JSON where it parses as JSON, else the text."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    except (ValueError, RecursionError) as error:  # an int of more than 4,300 digits; brackets in brackets in ...
+        raise ConfigError(f"override {assignment[:60]!r}...: {len(text)} letters that cannot be a value ({error})") from None
+    if isinstance(value, (list, dict)) and _depth(value) > DEEPEST:
+        raise ConfigError(f"override {assignment[:60]!r}...: brackets more than {DEEPEST} deep cannot be a value")
+    return value
+
+
+DEEPEST = 50
+"""Levels of a value that an override may have; no config has ten."""
+
+
+def _depth(value: Any, levels: int = 0) -> int:
+    """Levels of lists and objects, counted to just above `DEEPEST`."""
+    if not isinstance(value, (list, dict)) or levels > DEEPEST:
+        return levels
+    return max((_depth(v, levels + 1) for v in (value.values() if isinstance(value, dict) else value)), default=levels + 1)
+
+
+def check_whole(**values: Any) -> None:
+    """Refuse arguments that are no whole numbers; None passes.
+
+    Raises:
+        ConfigError: names the first one that is something else.
+    """
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise ConfigError(f"{name} must be a whole number, got {value!r:.60} ({type(value).__name__})")

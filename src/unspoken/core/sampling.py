@@ -65,9 +65,12 @@ class Chooser:
     def choose(self, logits_NV: Tensor, rows_N: np.ndarray) -> Tensor:
         """Token ids [N] for the rows that speak now."""
         s = self.speaking
-        if s.temperature == 0:
+        if s.temperature < torch.finfo(torch.float32).tiny:  # a float32 cannot be divided by less: greedy, as in the limit
             return logits_NV.argmax(dim=-1)
-        ordered_NV, order_NV = (logits_NV.float() / s.temperature).sort(dim=-1, descending=True, stable=True)
+        logits_NV = logits_NV.float()
+        if s.temperature < 1e-6:  # a quotient must not overflow
+            logits_NV = logits_NV - logits_NV.amax(dim=-1, keepdim=True)
+        ordered_NV, order_NV = (logits_NV / s.temperature).sort(dim=-1, descending=True, stable=True)
         if s.top_k:
             ordered_NV[:, s.top_k :] = -torch.inf
         p_NV = ordered_NV.softmax(dim=-1)

@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unspoken.core.config import dump
+from unspoken.core.config import check_whole, dump
 from unspoken.core.example import Example
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError
 from unspoken.evaluation.keep import Keep, Kept, in_turns
 from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.vote import Said, elect
-from unspoken.tasks.base import Split, Task
+from unspoken.tasks.base import SPLITS, Split, Task
 
 if TYPE_CHECKING:  # reading a report must not load torch
     from unspoken.core.trace import Answer
@@ -61,6 +61,11 @@ def evaluate(
             of thoughts than it has, or several samples that would all be the same.
         DataError: the split is empty, two examples share an id, or a question does not fit the model.
     """
+    check_whole(limit=limit, latents=latents, batch_size=batch_size, chains=chains, samples=samples)
+    if not isinstance(task, Task):
+        raise ConfigError(f"task must be a task, e.g. unspoken.tasks.make_task('tiny'), got {task!r:.60}")
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r:.60}; known: {', '.join(SPLITS)}")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, or None for the whole split, got {limit}")
     if batch_size < 1:
