@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import unspoken
 from unspoken.cli import app
 from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation import claim
 from unspoken.evaluation.evaluator import evaluate, weights_of
 from unspoken.evaluation.keep import Keep
 from unspoken.evaluation.processes import Processes, processes
@@ -208,3 +209,71 @@ def test_two_processes_give_the_records_of_one(tmp_path: Path):
     assert timeless(reports[0]) == timeless(reports[1])
     assert len({record["id"] for record in reports[1]["records"]}) == LIMIT
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "two.json"]
+
+
+HELD = """
+import sys
+from pathlib import Path
+from unspoken.evaluation import claim
+claim.claim(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def eval_command(target: Path) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "unspoken",
+        "eval",
+        "builtin:tiny",
+        "--limit",
+        "4",
+        "--batch-size",
+        "2",
+        "--out",
+        target,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_second_evaluation_leaves_the_first_be(model: Any, task: Any, tmp_path: Path, whole: EvalReport, restart: bool):
+    """It is refused in one line, in another process and in this one, and what the first has kept is not touched."""
+    keep, met = Keep(tmp_path / "r.json"), []
+
+    def meanwhile(done: int, total: int) -> None:
+        if done and not met:
+            before = [file.read_bytes() for file in keep.files()]
+            met.append(eval_command(tmp_path / "r.json"))
+            with pytest.raises(RunError, match="another evaluation"):
+                evaluate(model, task, keep=Keep(tmp_path / "r.json", restart=restart), **HOW)
+            assert [file.read_bytes() for file in keep.files()] == before
+
+    report = evaluate(model, task, keep=keep, progress=meanwhile, **HOW)
+    assert report.records == whole.records
+    (second,) = met
+    assert second.returncode == 2
+    assert f"another evaluation (pid {os.getpid()}) is writing {tmp_path / 'r.json'}" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+    keep.forget()
+    assert list(tmp_path.iterdir()) == []
+    evaluate(model, task, keep=Keep(tmp_path / "r.json"), **HOW)  # the place is free again
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path):
+    """The system gives it back, whatever is left of its file; a living one keeps it."""
+    lock = Keep(tmp_path / "r.json").lock
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as held:
+        assert held.stdout is not None
+        assert held.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"pid {held.pid}"):
+            claim.claim(lock)
+        held.kill()
+    assert lock.exists()
+    claim.claim(lock)
+    claim.release(lock)
+    assert not lock.exists()

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluate_fakes import record, report
 from rich.console import Console
 from rich.table import Table
 
-from unspoken.errors import DataError
+from unspoken.errors import DataError, RunError
+from unspoken.evaluation.card import Card
+from unspoken.evaluation.control_report import ControlsReport
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.report import (
     compare,
@@ -22,6 +27,7 @@ from unspoken.evaluation.report import (
     to_json,
     to_markdown,
 )
+from unspoken.evaluation.scaling import ScalingReport
 from unspoken.evaluation.statistics import mcnemar
 from unspoken.evaluation.vote import Said
 
@@ -143,3 +149,81 @@ def said(finished: bool) -> Said:
     return Said(
         chain=0, sample=0, text="", strict=False, flexible=False, extracted=None, visible_tokens=1, finished=finished
     )
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    """A saved report's JSON, changed: `records__0__id` is a path."""
+    data = json.loads(report([True, False]).to_json())
+    for path, value in fields.items():
+        *parents, last = [int(p) if p.isdecimal() else p for p in path.split("__")]
+        node = data
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"records__1__id": "test-0"},  # counted twice
+        {"records": {}},
+        {"records": "none"},
+        {"records__0": None},
+        {"records__0__strict": "maybe"},
+        {"records__0__passes": -1},
+        {"records__0__visible_tokens": 10**400},
+        {"records__0__steps": 3},
+        {"records__0__said": 5},
+        {"task": []},
+        {"task": None},
+        {"model": "m"},
+        {"environment": [1]},
+        {"speaking": 3},
+        {"seconds": "soon"},
+        {"seconds": float("inf")},
+        {"seconds": float("nan")},
+        {"batch_size": 0},
+        {"batch_size": True},
+        {"samples": 0},
+        {"split": 7},
+        {"fingerprint": None},
+        {"format": 99},
+    ],
+    ids=str,
+)
+def test_a_changed_report_is_refused_in_a_line(tmp_path: Path, fields: dict[str, Any]):
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(changed(**fields)))
+    with pytest.raises(RunError) as caught:
+        EvalReport.from_json(file)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format":' * 5000, '{"format": ' + "9" * 5000 + "}", "null", "[]", '"x"', "\ud800"]
+)
+def test_what_is_no_report_is_refused_in_a_line(tmp_path: Path, text: str):
+    file = tmp_path / "r.json"
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    for cls in (EvalReport, Card, ControlsReport, ScalingReport):
+        with pytest.raises(RunError, match=re.escape(str(file))):
+            cls.from_json(file)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"environment": {"gpu": 5}, "model": {"device": "cuda:0"}},
+        {"task": {"name": ["x"]}},
+        {"model": {}},
+        {"environment": {}},
+    ],
+    ids=str,
+)
+def test_what_is_only_odd_is_shown(tmp_path: Path, fields: dict[str, Any]):
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(changed(**fields)))
+    made = EvalReport.from_json(file)
+    assert "| x |" in to_markdown({"x": made})
+    compare({"x": made, "y": made})

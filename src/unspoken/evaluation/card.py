@@ -84,7 +84,7 @@ class Card:
             data = json.loads(Path(path).read_bytes())
         except OSError as error:
             raise RunError(f"{path}: cannot read the card ({error.strerror}); `unspoken card REPORT` makes one") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}: not a card, or cut off: {error}; make it again with `unspoken card REPORT`") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             got = repr(data.get("format")) if isinstance(data, dict) else type(data).__name__
@@ -93,6 +93,8 @@ class Card:
             card = build(cls, data, where=f"{path}: ")
         except ConfigError as error:
             raise RunError(str(error)) from None
+        if len({record.id for record in card.records}) < len(card.records):
+            raise RunError(f"{path}: two records have the same id; make the card again")
         if not card.records or len(card.records) != len(card.places):
             raise RunError(f"{path}: {len(card.records)} records for {len(card.places)} places; make the card again")
         return card

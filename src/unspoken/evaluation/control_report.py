@@ -17,7 +17,7 @@ from rich.table import Table
 from unspoken.core.config import STRICT, build, dump
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.paired import Difference, difference
-from unspoken.evaluation.records import EvalReport, Record, write_atomic
+from unspoken.evaluation.records import EvalReport, Record, check_records, write_atomic
 from unspoken.evaluation.report import cut_off, p_value, percent, points, with_interval
 from unspoken.evaluation.statistics import Rate, rate
 
@@ -212,7 +212,7 @@ class ControlsReport:
             data = json.loads(Path(path).read_bytes())
         except OSError as error:
             raise RunError(f"{path}: cannot read it ({error.strerror}); give a file that `controls` wrote") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}: not a report, or cut off: {error}; run the controls again") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("plain"), dict):
             raise RunError(f"{path}: expected a report of controls of format {FORMAT}; give a file that `controls` wrote")
@@ -222,6 +222,7 @@ class ControlsReport:
             report = build(cls, data, where=f"{path}: ")
         except ConfigError as error:
             raise RunError(str(error)) from None
+        check_records(report.plain, path)
         ids = [record.id for record in report.plain.records]
         for control in report.controls:
             if [outcome.id for outcome in control.outcomes] != ids:

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from unspoken.core.config import dump
 from unspoken.errors import RunError
+from unspoken.evaluation import claim
 from unspoken.evaluation.processes import Processes
 from unspoken.evaluation.records import Record
 
@@ -49,10 +50,22 @@ class Keep:
 
     def forget(self) -> None:
         """Remove the files: the report holds everything."""
+        self._remove()
+        claim.release(self.lock)
+
+    @property
+    def lock(self) -> Path:
+        """What tells other evaluations that this process writes here."""
+        return self.report.with_name(f".{self.report.name}.lock-{self.processes.index}")
+
+    def _remove(self) -> None:
         self.processes.wait()  # nobody reads them any more
         if self.processes.main:
-            for file in self.files():
-                file.unlink(missing_ok=True)
+            try:
+                for file in self.files():
+                    file.unlink(missing_ok=True)
+            except OSError as error:
+                raise RunError(f"could not remove {error.filename}: {error.strerror}; remove it by hand") from error
 
     def done(self, settings: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
         """The finished batches by number. A line that a kill has cut off does not count.
@@ -93,10 +106,12 @@ class Keep:
             if file.exists():
                 data = file.read_bytes()
                 os.truncate(file, data.rfind(b"\n") + 1)  # the rest of a line that a kill has cut off
+            begun = file.exists() and file.read_bytes().count(b"\n") > 1
+            if not begun:
+                file.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"could not write {file}: {error.strerror or error}; choose another place with --out") from error
-        if not file.exists() or file.read_bytes().count(b"\n") < 2:  # no answers yet
-            file.unlink(missing_ok=True)
+        if not begun:  # no answers yet
             append(settings)
         return append
 
@@ -129,14 +144,32 @@ def in_turns(
         progress: called with (questions answered, questions in all): of all before this sitting, and of this process's own.
 
     Raises:
-        RunError: batches of another evaluation are there, or some are missing at the end.
+        RunError: batches of another evaluation are there, another one is writing here, or some are missing at the end.
     """
+    claim.claim(keep.lock)
+    try:
+        kept = _in_turns(answer, make, plan, settings, keep, progress)
+    except BaseException:
+        claim.release(keep.lock)
+        raise
+    claim.pause(keep.lock)
+    return kept
+
+
+def _in_turns(
+    answer: Callable[[Sequence[int]], list[tuple[Answer, ...]]],
+    make: Callable[[int, Sequence[Answer]], Record],
+    plan: Sequence[Sequence[int]],
+    settings: Mapping[str, Any],
+    keep: Keep,
+    progress: Callable[[int, int], None] | None,
+) -> Kept:
     from time import perf_counter
 
     me, total = keep.processes, sum(map(len, plan))
     settings = json.loads(json.dumps({"format": FORMAT, "plan": _digest(plan), **dump(dict(settings))}, default=str))
     if keep.restart:
-        keep.forget()
+        keep._remove()
     me.wait()
     done = keep.done(settings)
     mine = [number for number in range(len(plan)) if number not in done][me.index :: me.count]

@@ -224,9 +224,9 @@ class EvalReport:
     @property
     def hardware(self) -> str:
         """What it ran on, in words."""
-        gpu = self.environment.get("gpu") or []
-        if str(self.model.get("device") or "").startswith("cuda") and gpu:
-            return gpu[0]
+        gpu = self.environment.get("gpu")
+        if str(self.model.get("device") or "").startswith("cuda") and isinstance(gpu, list) and gpu:
+            return str(gpu[0])
         threads = self.environment.get("threads") or "?"
         return f"{self.environment.get('cpu') or 'unknown CPU'}, {threads} thread{'' if threads == 1 else 's'}"
 
@@ -292,7 +292,7 @@ class EvalReport:
             data = json.loads(Path(path).read_bytes())
         except OSError as error:
             raise RunError(f"{path}: cannot read the report ({error.strerror}); give a file that `eval` wrote") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}: not a report, or cut off: {error}; run the evaluation again") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             got = f"format {data.get('format')!r}" if isinstance(data, dict) else type(data).__name__
@@ -302,9 +302,35 @@ class EvalReport:
             report = build(cls, data, where=f"{path}: ")
         except ConfigError as error:
             raise RunError(str(error)) from None
-        if not report.records:
-            raise RunError(f"{path}: the report has no records; run the evaluation again")
+        check_records(report, path)
         return report
+
+
+def check_records(report: EvalReport, path: str | Path) -> None:
+    """Refuse a file whose types are right and whose values no evaluation gives.
+
+    Raises:
+        RunError: no records, an id that two of them have (it would count twice), a count or a time out of range.
+    """
+    if not report.records:
+        raise RunError(f"{path}: the report has no records; run the evaluation again")
+    seen: set[str] = set()
+    for record in report.records:
+        if record.id in seen:
+            raise RunError(f"{path}: two records have the id {record.id!r:.60}; ids are unique: run the evaluation again")
+        seen.add(record.id)
+        for one in (record, *(record.said or ())):
+            _check_range(path, f"record {record.id!r:.60}", one, "visible_tokens", "passes", "positions")
+        _check_range(path, f"record {record.id!r:.60}", record, "latents")
+    _check_range(path, "the report", report, "batch_size", "chains", "samples", least=1)
+    _check_range(path, "the report", report, "seconds", "loop_seconds")
+
+
+def _check_range(path: str | Path, what: str, holder: Any, *names: str, least: int = 0) -> None:
+    for name in names:
+        value = getattr(holder, name)
+        if not least <= value < 2**53:  # what a float still counts; false for nan
+            raise RunError(f"{path}: {name} of {what} must be a number from {least} on, got {value!r:.40}; it was changed")
 
 
 def write_atomic(path: str | Path, text: str) -> None:

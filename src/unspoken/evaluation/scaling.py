@@ -20,7 +20,7 @@ from unspoken.evaluation.charts import Line, Point, line_chart
 from unspoken.evaluation.controls import Through
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.paired import Difference, difference
-from unspoken.evaluation.records import EvalReport, Record, write_atomic
+from unspoken.evaluation.records import EvalReport, Record, check_records, write_atomic
 from unspoken.evaluation.report import cut_off, p_value, percent, points, with_interval
 from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.evaluation.vote import Said, elect
@@ -160,16 +160,24 @@ class ScalingReport:
             data = json.loads(Path(path).read_bytes())
         except OSError as error:
             raise RunError(f"{path}: cannot read it ({error.strerror}); give a file that `scale` wrote") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RunError(f"{path}: not a report, or cut off: {error}; run it again") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("report"), dict):
+        parts = ("plain", "report")
+        if (
+            not isinstance(data, dict)
+            or data.get("format") != FORMAT
+            or not all(isinstance(data.get(p), dict) for p in parts)
+        ):
             raise RunError(f"{path}: expected a report of scaling of format {FORMAT}; give a file that `scale` wrote")
         for part in (data, data["plain"], data["report"]):
             part.pop("summary", None)  # computed again: the records are what counts
         try:
-            return build(cls, data, where=f"{path}: ")
+            report = build(cls, data, where=f"{path}: ")
         except ConfigError as error:
             raise RunError(str(error)) from None
+        check_records(report.plain, path)
+        check_records(report.report, path)
+        return report
 
     def cells(self) -> list[list[str]]:
         """The rows of the table."""
