@@ -14,7 +14,7 @@ from unspoken.core.branch import place, visible
 from unspoken.core.engine import unroll
 from unspoken.core.latents import Recurrence
 from unspoken.core.layout import IGNORE, Row, collate
-from unspoken.errors import BackboneError, ConfigError, DataError
+from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method
 
 OURS = ("gpt2", "llama", "qwen3")
@@ -126,13 +126,9 @@ def test_attention_that_is_causal_only_is_refused():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_codi_takes_a_family_or_refuses_it(family: str):
-    """Where a row beside its branch is not what it is alone, the method cannot be built: nothing is silently wrong."""
+def test_codi_takes_a_family(family: str):
+    """Where a row beside its branch is not what it is alone, they go apart: Bloom makes its bias from a flat mask."""
     body = model(family).method.backbone.eval()
-    if family == "bloom":  # its position bias is made from a flat mask
-        with pytest.raises(BackboneError, match="cannot forward a teacher's row beside its student's"):
-            make_method({"name": "codi"}, body)
-        return
     method = make_method({"name": "codi"}, body)
     batch = collate(ROWS)
     with torch.no_grad():
@@ -146,13 +142,6 @@ def test_codi_takes_a_family_or_refuses_it(family: str):
             assert alone.branch.watched_LBD is not None
             states = together.branch.watched_LBD[:, b], alone.branch.watched_LBD[:, 0]
             torch.testing.assert_close(*states, rtol=1e-3, atol=1e-3)
-
-
-def test_a_branch_beyond_the_attention_window_is_refused():
-    body = backbones.backbone("llama")
-    body.lm.config.sliding_window = 6
-    with pytest.raises(DataError, match="columns exceed the model's attention window of 6"):
-        unroll(body, collate([ROWS[0]]), Recurrence())
 
 
 def test_who_sees_whom():

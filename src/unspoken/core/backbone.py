@@ -22,10 +22,11 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from unspoken.core import packing
-from unspoken.core.checkpointing import pass_cache, recomputing
+from unspoken.core.checkpointing import recomputing
 from unspoken.core.config import STRICT
 from unspoken.core.encodings import Encodings
-from unspoken.core.lm import attention_window, layer_list
+from unspoken.core.lm import layer_list
+from unspoken.core.ways import columns_limit, new_cache, ways_of
 from unspoken.errors import BackboneError, ConfigError
 
 BUILTIN = "builtin:"
@@ -128,8 +129,8 @@ class Backbone(nn.Module):
 
     @property
     def window(self) -> int | None:
-        """The least number of columns that a layer attends to; None = all of them."""
-        return attention_window(self.lm)
+        """Up to how many columns a batch may be padded: a sliding window, or where angles change; None = any number."""
+        return columns_limit(self.lm)
 
     @property
     def device(self) -> torch.device:
@@ -193,11 +194,9 @@ class Backbone(nn.Module):
         """Token ids [...] -> input embeddings [..., D]."""
         return self.lm.get_input_embeddings()(ids)
 
-    def new_cache(self) -> DynamicCache:
-        """An empty key-value cache of the kind this model's layers need."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return pass_cache(self.lm)
-        return DynamicCache(config=self.lm.config)
+    def new_cache(self, columns: int = 0, branched: bool = False) -> Any:
+        """An empty cache of the kind this model needs; see `core/ways.py`."""
+        return new_cache(self.lm, columns, branched, checkpointing=self.checkpointing)
 
     def step(
         self,
@@ -309,6 +308,7 @@ class Backbone(nn.Module):
                 f"{type(self.lm).__name__}: head(body(x)) differs from the model's own logits by {gap:.3g}; "
                 "this family post-processes its logits in a way unspoken does not know; please report it"
             )
+        ways_of(self.lm)
 
     def freeze(self) -> None:
         """No weight of the base model trains."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from unspoken.core.layout import Batch
+from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Answer
 from unspoken.errors import DataError
 
@@ -30,7 +31,7 @@ class Body(Protocol):
     @property
     def eos_ids(self) -> tuple[int, ...]: ...
     def embed(self, ids: Tensor) -> Tensor: ...
-    def new_cache(self) -> DynamicCache: ...
+    def new_cache(self, columns: int = 0, branched: bool = False) -> Any: ...
     def logits(self, hidden: Tensor) -> Tensor: ...
     def step(
         self,
@@ -124,3 +125,13 @@ def check_context(backbone: Body, batch: Batch, spoken: int) -> None:
             f"{name} is too long: {length} positions{more}, the model's context is {backbone.context}; "
             "shorten the question, speak fewer tokens (max_new_tokens), or use a model with a longer context"
         )
+
+
+def columns_of(batch: Batch, speaking: Speaking | None) -> int:
+    """The most columns that the passes of a batch can have altogether, those included in which only some rows feed."""
+    behind_B = batch.lengths_B - batch.starts_B - batch.latents_B
+    texts = len(np.unique(batch.latents_B)) if speaking is not None else 1  # who thinks less reads on before the others
+    columns = int(batch.starts_B.max() + batch.latents_B.max() + texts * max(behind_B.max(), 0))
+    if batch.branch is not None:
+        columns += int((batch.branch.lengths_B - batch.shared_B).max())
+    return columns + (speaking.max_new_tokens if speaking is not None else 0)

@@ -54,7 +54,7 @@ def pass_cache(lm: Any) -> DynamicCache:
 @contextlib.contextmanager
 def recomputing(layers: nn.ModuleList | None, cache: Any) -> Iterator[None]:
     """Inside, the layers of a model keep nothing but their input, where the cache is of the kind above."""
-    if layers is None or not torch.is_grad_enabled():
+    if layers is None or not torch.is_grad_enabled() or not isinstance(cache, DynamicCache):
         yield
         return
     patched = [layer for layer, kept in zip(layers, cache.layers, strict=True) if isinstance(kept, PassLayer)]

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from unspoken.core.backbone import Backbone
-from unspoken.core.body import Body, Speech, check_context
+from unspoken.core.body import Body, Speech, check_context, columns_of
 from unspoken.core.branch import note_columns, place, visible
 from unspoken.core.jacobi import fill
 from unspoken.core.late_weights import late_weights
@@ -38,7 +38,7 @@ from unspoken.core.packing import packs
 from unspoken.core.prefix_cache import PrefixCache
 from unspoken.core.sampling import Chooser, Speaking
 from unspoken.core.trace import Answer, Cost, Trace, arrange, clock, whole
-from unspoken.errors import DataError
+from unspoken.core.unpadded import Unpadded
 
 OnToken = Callable[[int, int], None]
 """Called with (row, token id) as tokens are chosen: streaming."""
@@ -95,7 +95,7 @@ class Loop:
         self.chooser = Chooser(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
         self.eos = frozenset(backbone.eos_ids)
         self.keep_hidden, self.on_token = keep_hidden, on_token
-        self.cache = backbone.new_cache()
+        self.cache: Any = backbone.new_cache(columns_of(batch, speaking), batch.branch is not None)
         self.cost = Cost()
         self.embeds_bTD = backbone.embed(batch.ids_BT) if embeds_BTD is None else embeds_BTD
         self.given_BTD = self.embeds_bTD  # the same, of all rows, also after rows have left
@@ -188,15 +188,11 @@ class Loop:
             self.branch_columns_BT[own_b, place_b] = place_b
             note_columns(self.branch_columns_BT, self.index_b, branch_bW, positions_bW, first_column)
         self.mask_bS = np.concatenate([self.mask_bS, own_bW], axis=1)
-        if self.backbone.window is not None and self.mask_bS.shape[1] > self.backbone.window and not self.mask_bS.all():
-            # Attention counts columns, so padding would push real positions out of a row's window.
-            raise DataError(
-                f"{self.mask_bS.shape[1]} columns exceed the model's attention window of {self.backbone.window}, and the "
-                "rows of this batch are padded, which would shorten it; use batch_size=1 for texts this long"
-            )
         ids_bW = self.batch.position_ids(positions_bW, self.index_b)
         if branch is not None:
             ids_bW = np.where(branch_bW, branch.position_ids(positions_bW, self.index_b), ids_bW)
+        unpadded = isinstance(self.cache, Unpadded)
+        if branch is not None and not unpadded:
             mask = self._device(visible(own_bW, branch_bW, positions_bW, shared_b))
         elif self.mask_bS.all() and not self.batch.gap_B.any():
             mask = None
@@ -210,6 +206,9 @@ class Loop:
             behind_b = np.where(branch.watch_B < shared_b, branch.watch_B, take_b + branch.watch_B - shared_b)
             branch_watch_b = np.where(branch.watch_B >= 0, behind_b, -1)
         real = own_bW | branch_bW if self.keep_hidden and not self.backbone.checkpointing else None
+        if unpadded:
+            real, self.cache.final = own_bW, self.speaking is None and bool((take_b == self.length_b - self.cursor_b).all())
+            self.cache.branches = (own_bW, branch_bW, positions_bW, shared_b) if branch is not None else None
         settings: Any = {"positions_BT": self._device(ids_bW), "mask": mask, "cache": self.cache, "real": real}
         if (watch_b >= 0).any() or (branch_watch_b >= 0).any():
             states = self.backbone.states(embeds_bWD, **settings)
@@ -225,7 +224,8 @@ class Loop:
         self._trail(hidden_bWD, take_b)
         self.cost.passes += 1
         self.cost.positions += int((take_b + more_b).sum())
-        self.cost.slots += int((take_b + more_b).sum()) if packs(self.backbone.lm, real) else own_bW.size
+        packed = unpadded or packs(self.backbone.lm, real)
+        self.cost.slots += int((take_b + more_b).sum()) if packed else own_bW.size
         self.speech.passes_B[self.index_b] += take_b > 0
         self.speech.positions_B[self.index_b] += take_b + more_b
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from unspoken.core.latents import Jacobi
+from unspoken.core.unpadded import Unpadded
 
 if TYPE_CHECKING:
     from unspoken.core.engine import Loop
@@ -86,6 +87,7 @@ def _pass(loop: Loop, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.ndar
         positions_BT=loop._device(loop.batch.position_ids(np.where(real_bJ, place_bJ, 0), loop.index_b)),
         mask=None if whole else loop._device(mask_bS).long(),
         cache=fork(loop.cache),
+        real=real_bJ if isinstance(loop.cache, Unpadded) else None,
     )
     took_b = real_bJ.sum(axis=1)
     loop.cost.passes += 1
@@ -98,6 +100,8 @@ def _pass(loop: Loop, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.ndar
 
 def fork(cache: Any) -> Any:
     """A cache that goes on by itself: its tensors are the other's, into which no layer writes, growing makes new ones."""
+    if isinstance(cache, Unpadded):
+        return cache.fork()
     mine = copy.copy(cache)
     mine.layers = [copy.copy(layer) for layer in cache.layers]
     return mine

@@ -6,6 +6,7 @@ Shapes: B rows, T positions of this pass, S positions forwarded so far, D width.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
 from unspoken.errors import BackboneError, ConfigError
+
+_WINDOW = re.compile(r"(\w+_)?(?<!max_)window(_size)?|(attention|local)_chunk_size|local_attention(_size)?")
+_LOCAL = re.compile(r"slid|local|chunk|window|hybrid|recurrent")
 
 
 def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | None:
@@ -106,9 +110,28 @@ def fuse_activations(lm: nn.Module, fused: bool = True) -> None:
 
 
 def attention_window(lm: Any) -> int | None:
-    """A model's sliding window, if a layer uses one."""
+    """The least number of columns that a layer attends to, if that is not all; configs have many names for it."""
     config = lm.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    slides = getattr(config, "use_sliding_window", True) and (kinds is None or any("sliding" in kind for kind in kinds))
-    return int(window) if window and slides else None
+    kinds = [*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())]
+    slides = getattr(config, "use_sliding_window", True)
+    windows = [
+        value
+        for name, value in vars(config).items()
+        if _WINDOW.fullmatch(name) and type(value) is int and value > 0 and (slides or name != "sliding_window")
+    ]
+    local = not kinds or any(_LOCAL.search(kind) for kind in kinds)
+    return min(windows, default=None) if local else None
+
+
+def rope_switch(lm: Any) -> int | None:
+    """The number of positions from which on a model turns by other angles, however few it has read before; None = never."""
+    config = lm.config.get_text_config()
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [found, *(kind for kind in found.values() if isinstance(kind, dict))]  # some have one per kind of layer
+    original = getattr(config, "original_max_position_embeddings", None)
+    switches = [
+        kind.get("original_max_position_embeddings") or original or config.max_position_embeddings
+        for kind in kinds
+        if kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic")
+    ]
+    return min(switches, default=None)

@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unspoken.core.lm import attending, pairs_mask, takes_pairs
+from unspoken.core.unpadded import Unpadded
 
 _NAME = "unspoken_packed"
 _CURRENT: contextvars.ContextVar[Packed] = contextvars.ContextVar("packed pass under way")
@@ -100,6 +101,8 @@ def forward(
     Returns:
         transformers' output. States of padding are 0 in a packed pass, and unspecified in a padded one.
     """
+    if isinstance(cache, Unpadded):
+        return cache.forward(embeds_BWD, positions_BT, mask, real, **more)
     named: dict[str, Any] = {"use_cache": cache is not None, **more}
     if mask is None or not packs(lm, real):
         mask = pairs_mask(lm, mask, embeds_BWD)

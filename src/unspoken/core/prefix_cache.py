@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from unspoken.core.body import Body
 from unspoken.core.state_cache import version
+from unspoken.core.ways import Ways, ways_of
 
 Key = tuple[bytes, bool]
 """Token ids, and whether they were read under autocast."""
@@ -53,7 +54,7 @@ class PrefixCache:
             The cache, and the number of positions that had to be forwarded. None where this cannot be done: a layer keeps
             only a window, or something else than keys and values.
         """
-        if not self._fits or body.window is not None:
+        if not self._fits or body.window is not None or ways_of(body.lm) != Ways():
             return None
         if self._version != (now := version(self._lm)):
             self._kept.clear()

@@ -30,6 +30,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from unspoken.core.backbone import Backbone
 from unspoken.core.lm import attending
+from unspoken.core.ways import ways_of
 
 _NAME = "unspoken_slots"
 _CURRENT: contextvars.ContextVar[Slots] = contextvars.ContextVar("slots of the pass under way")
@@ -265,6 +266,8 @@ def covered(backbone: Any, columns: int) -> bool:
     A window of attention that no row outgrows changes nothing: a slot holds nothing but its row.
     """
     if not isinstance(backbone, Backbone) or (backbone.window is not None and columns > backbone.window):
+        return False
+    if ways_of(backbone.lm).answering != "padded":
         return False
     known, weight = _COVERED.setdefault(backbone, {}), backbone.lm.get_input_embeddings().weight
     kind = f"{backbone.lm.config._attn_implementation} {weight.dtype} {weight.device}"

@@ -18,14 +18,15 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from unspoken.core import packing
 from unspoken.core.backbone import Backbone, BackboneConfig, head_logits, load_backbone
-from unspoken.core.checkpointing import pass_cache, recomputing
+from unspoken.core.checkpointing import recomputing
 from unspoken.core.config import STRICT
 from unspoken.core.engine import Loop, unroll
 from unspoken.core.layout import IGNORE, Batch, Row, collate
-from unspoken.core.lm import attention_window, layer_list
+from unspoken.core.lm import layer_list
 from unspoken.core.losses import cross_entropy_sum
 from unspoken.core.sampling import Speaking
 from unspoken.core.trace import Cost, Trace
+from unspoken.core.ways import columns_limit, new_cache, ways_of
 from unspoken.errors import ConfigError
 
 
@@ -97,6 +98,7 @@ class StepDecoder(nn.Module):
             _check_vocabulary(backbone, other, str(config.path))
             self.lm = other.lm
         self.lm.requires_grad_(True)
+        ways_of(self.lm)
         packing.takes_packing(self.lm)
         table = self.lm.get_input_embeddings().weight
         if config.embeddings == "base" and self.lm.get_output_embeddings().weight is not table:
@@ -124,7 +126,7 @@ class StepDecoder(nn.Module):
     @property
     def window(self) -> int | None:
         """See `Backbone.window`."""
-        return attention_window(self.lm)
+        return columns_limit(self.lm)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -137,11 +139,9 @@ class StepDecoder(nn.Module):
             return self.lm.get_input_embeddings()(ids)
         return self.project(self._base.embed(ids))
 
-    def new_cache(self) -> DynamicCache:
-        """An empty cache."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return pass_cache(self.lm)
-        return DynamicCache(config=self.lm.config)
+    def new_cache(self, columns: int = 0, branched: bool = False) -> Any:
+        """See `Backbone.new_cache`."""
+        return new_cache(self.lm, columns, branched, checkpointing=self.checkpointing)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """States -> logits."""
