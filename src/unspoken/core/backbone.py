@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from unspoken.core import packing
 from unspoken.core.checkpointing import recomputing
+from unspoken.core.checks import readable
 from unspoken.core.config import STRICT
 from unspoken.core.encodings import Encodings
 from unspoken.core.lm import layer_list
@@ -97,6 +98,8 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.checkpointing = False  # in training, make activations again instead of keeping them
         self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self._encoded_size = 0
+        self.remembered = 1 << 30  # bytes of encoded texts that are kept; 0 = none
         self.encodings: Encodings | None = None  # where a large corpus is kept instead
         self._bounds: dict[str, np.ndarray] = {}
         if tokenizer.eos_token_id is None:
@@ -148,19 +151,32 @@ class Backbone(nn.Module):
         """Token ids of a text; `special` adds what the tokenizer puts around a prompt (bos).
 
         Remembered: curricula lay the same problems out again in every epoch, and a tokenizer call costs 50 us.
+
+        Raises:
+            DataError: the text has no UTF-8 form.
         """
         key = (text, special)
         if (known := self._encoded.get(key)) is not None:
             return known
         ids = None if self.encodings is None else self.encodings.find(text, special)
         if ids is None:
-            ids = tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+            ids = tuple(self.tokenizer(readable(text, f"the text {text!a:.60}"), add_special_tokens=special)["input_ids"])
             if self.encodings is not None:
                 self.encodings.put(text, special, ids)
-        if len(self._encoded) >= (2_000_000 if self.encodings is None else 10_000):
-            self._encoded.clear()
-        self._encoded[key] = ids
+        self._remember(key, ids)
         return ids
+
+    def _remember(self, key: tuple[str, bool], ids: tuple[int, ...]) -> None:
+        """Keep an encoding; all are thrown away where they would take more than `remembered`."""
+        most = self.remembered if self.encodings is None else min(self.remembered, 1 << 24)
+        size = 200 + len(key[0]) + 8 * len(ids)  # about what Python takes for them
+        if size > most // 64:  # one long text is not worth many short ones
+            return
+        if self._encoded_size + size > most:
+            self._encoded.clear()
+            self._encoded_size = 0
+        self._encoded[key] = ids
+        self._encoded_size += size
 
     def character_ends(self, text: str) -> list[int]:
         """For each token of `encode(text)`, the number of characters of the text up to its end."""
@@ -184,6 +200,7 @@ class Backbone(nn.Module):
         """Drop remembered encodings: the tokenizer has changed."""
         self.encodings = None
         self._encoded.clear()
+        self._encoded_size = 0
         self._bounds.clear()
 
     def decode(self, ids: tuple[int, ...] | list[int]) -> str:

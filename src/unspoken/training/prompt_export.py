@@ -27,11 +27,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from unspoken.core.checks import latents_asked, spoken, whole
 from unspoken.core.config import build, dump
 from unspoken.core.latents import Prompted
 from unspoken.core.layout import collate
 from unspoken.core.sampling import Speaking
-from unspoken.errors import ConfigError, DataError, RunError
+from unspoken.errors import ConfigError, RunError
 from unspoken.methods import make_method
 from unspoken.training.checkpoint import RunDir, load_tensors, own_state, save_tensors
 
@@ -113,6 +114,7 @@ class PromptEmbedder:
         for name, tensor in wanted.items():
             tensor.data.copy_(found[name])
         method.eval()  # pyright: ignore[reportAttributeAccessIssue]
+        method.assistant.backbone.remembered = 0  # pyright: ignore[reportAttributeAccessIssue]  # no question comes twice
         return cls(
             method=method,
             model=about["model"],
@@ -133,40 +135,69 @@ class PromptEmbedder:
             ConfigError: a number of latents or sets that cannot be.
             DataError: an empty question, or one that spells a special token.
         """
-        if not isinstance(question, str) or not question.strip():
-            raise DataError(f"the question must be a text that is not empty, got {question!r:.60}")
-        if not 1 <= chains <= self.chains:
-            raise ConfigError(f"chains must be in 1..{self.chains}, the sets of thoughts this model has; got {chains}")
-        row = self.method.prompt(question.strip(), latents, "the question")
+        question = spoken(question, "the question")
+        latents = latents_asked(latents, self.method.assistant.backbone.context)
+        chains = whole(chains, "chains", least=1, most=self.chains)
+        row = self.method.prompt(question, latents, "the question")
         given_LD = self.method.backbone.embed(torch.tensor(row.ids))
         if not row.latents:
             return [given_LD] * chains
         thoughts_CKD = self.method.source().vectors(collate([row]), chains)[:, : row.latents]
-        whole = []
+        made = []
         for thoughts_KD in thoughts_CKD:
-            whole.append(given_LD.clone())
-            whole[-1][row.start : row.start + row.latents] = thoughts_KD.to(given_LD.dtype)
-        return whole
+            made.append(given_LD.clone())
+            made[-1][row.start : row.start + row.latents] = thoughts_KD.to(given_LD.dtype)
+        return made
 
     def request(
         self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: Any
     ) -> dict[str, Any]:
-        """The body of a request to vLLM's completions API (`POST /v1/completions`).
+        """The body of one request to vLLM's completions API (`POST /v1/completions`).
+
+        With several sets of thoughts it holds the prompts of all of them, and the answers come in their order, `samples`
+        of each. An engine then draws the answers of every set with the same seed: see `requests`.
 
         Args:
             question: plain text.
             latents: how many; None = as trained.
-            chains: sets of thoughts; with several, the answers come in their order, `samples` of each.
+            chains: sets of thoughts.
             samples: answers per set.
             more: other fields of the API, which win over the run's.
 
         Raises:
-            ConfigError: fields that the embeddings take the place of.
+            ConfigError: fields that the embeddings take the place of, numbers out of range, or several answers that would
+                all be the same.
+            DataError: a question that is none.
         """
+        encoded = [encode(embeds_LD) for embeds_LD in self._embeds(question, latents, chains, more)]
+        return self._body(encoded[0] if len(encoded) == 1 else encoded, samples, more)
+
+    def requests(
+        self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: Any
+    ) -> list[dict[str, Any]]:
+        """The bodies of the requests that give every answer draws of its own: see `request`.
+
+        One where nothing is drawn or there is one set of thoughts. Else one for each set: vLLM draws the answers of a
+        request with seed, seed + 1, ..., so the seeds of sets lie `samples` apart.
+        """
+        body = self.request(question, latents=latents, chains=chains, samples=samples, **more)
+        if chains == 1 or body["temperature"] == 0:
+            return [body]
+        first = body["seed"]
+        return [
+            {**body, "prompt_embeds": one, **({} if first is None else {"seed": first + number * samples})}
+            for number, one in enumerate(body["prompt_embeds"])
+        ]
+
+    def _embeds(self, question: str, latents: int | None, chains: int, more: dict[str, Any]) -> list[Tensor]:
         if odd := {"prompt", "prompt_embeds"} & set(more):
             raise ConfigError(f"{sorted(odd)[0]!r} is what this makes; give the question, and other fields of the API only")
+        if "n" in more:
+            raise ConfigError("'n' is called 'samples' here: answers per set of thoughts")
+        return self.embeds(question, latents=latents, chains=chains)
+
+    def _body(self, embeds: str | list[str], samples: int, more: dict[str, Any]) -> dict[str, Any]:
         s = self.speaking
-        encoded = [encode(embeds_LD) for embeds_LD in self.embeds(question, latents=latents, chains=chains)]
         body: dict[str, Any] = {
             "model": self.model,
             "prompt": "",  # clients of the API refuse none
@@ -176,10 +207,13 @@ class PromptEmbedder:
             "top_k": s.top_k,  # 0: all, there as here
             "seed": s.seed,
             "stop_token_ids": list(self.eos_ids),
-            "n": samples,
-            "prompt_embeds": encoded[0] if chains == 1 else encoded,
+            "n": whole(samples, "samples", least=1),
+            "prompt_embeds": embeds,
         }
-        if s.temperature == 0:  # greedy: nothing is drawn
+        temperature = more.get("temperature", s.temperature)
+        if temperature == 0:  # greedy: nothing is drawn
+            if samples > 1:
+                raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
             for name in ("top_p", "top_k", "seed"):
                 del body[name]
         return {**body, **more}
@@ -273,7 +307,8 @@ The base model is served as it is; this folder turns a question into the vectors
 
     curl localhost:8100/v1/completions -H 'Content-Type: application/json' -d '{{"prompt": "..."}}'
 
-Any field of vLLM's completions API is passed on; `latents`, `chains` and `samples` are unspoken's. Without `--engine` the
-service only answers `POST /v1/prompt_embeds`, with the body to send to an engine. Whoever may send prompt embeddings to an
-engine can crash it: keep it behind this service.
+The fields of vLLM's completions API are passed on; `latents`, `chains` and `samples` (its `n`) are unspoken's. Without
+`--engine` the service only answers `POST /v1/prompt_embeds`, with the body to send to an engine; where answers are drawn
+from several sets of thoughts, with a list of bodies, one per set, each with a seed of its own. `--key VARIABLE` asks clients
+for a key. Whoever may send prompt embeddings to an engine can crash it: keep it behind this service.
 """

@@ -1,0 +1,147 @@
+"""Values from outside, checked before anything is done with them: numbers, texts, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from unspoken.errors import ConfigError, DataError
+
+DEEPEST = 64
+"""Levels of JSON. Nobody nests settings or requests deeper, and readers that recurse survive so many."""
+
+MOST_LATENTS = 1 << 20
+"""The most latents where a model does not say how many positions it takes."""
+
+_DIGITS = 400
+"""Of a whole number; a float holds at most 309 before its point."""
+
+
+def whole(value: Any, name: str, *, least: int = 0, most: int | None = None) -> int:
+    """A whole number in a range; true and false are none.
+
+    Raises:
+        ConfigError: something else.
+    """
+    if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "__index__")):
+        raise ConfigError(f"{name} must be a whole number, got {shown(value)}")
+    number = value.__index__()
+    if number < least or (most is not None and number > most):
+        wanted = f"at least {least}" if most is None else f"in {least}..{most}"
+        raise ConfigError(f"{name} must be {wanted}, got {shown(number)}")
+    return number
+
+
+def latents_asked(value: Any, context: int | None) -> int | None:
+    """A number of latents, checked before a row that holds so many is built; None stays None.
+
+    Args:
+        value: what was asked for.
+        context: the most positions of the model; None = it does not say.
+
+    Raises:
+        ConfigError: no whole number, a negative one, or more than the model has positions.
+    """
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+        raise ConfigError(f"the number of latents must be 0 or more, got {shown(value)}")
+    most = MOST_LATENTS if context is None else context
+    if isinstance(value, int) and value > most:
+        raise ConfigError(f"{shown(value)} latents do not fit into the model, which takes {most} positions; ask for fewer")
+    return whole(value, "the number of latents")
+
+
+def spoken(value: Any, name: str) -> str:
+    """A text that is not empty and that a tokenizer can read, without white space around it.
+
+    Raises:
+        DataError: something else.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{name} must be a text that is not empty, got {shown(value)}")
+    return readable(value, name).strip()
+
+
+def readable(text: str, name: str) -> str:
+    """A text that has a UTF-8 form; half of a surrogate pair has none, and tokenizers fail on it.
+
+    Raises:
+        DataError: it has none.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{name} is no valid text: it holds half of a surrogate pair, {text[error.start]!a}, as character "
+            f"{error.start + 1}; write the whole character, or remove it"
+        ) from None
+    return text
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A value as a message quotes it: short, on one line, whatever it is."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_DIGITS:
+        return "a number of more than 400 digits"
+    try:
+        text = ascii(value) if isinstance(value, str) and not _utf8(value) else repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def number_of(text: str) -> int | None:
+    """The number that a text of at most nine of the digits 0 to 9 writes; None for any other text.
+
+    `str.isdigit` takes superscripts and digits of other scripts too, of which `int` refuses some.
+    """
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) else None
+
+
+def parse_json(text: str) -> Any:
+    """JSON from outside.
+
+    Raises:
+        ValueError: it is none, holds a number that is none or is endless, or is nested too deeply; says what.
+    """
+    try:
+        value = json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_constant)
+    except RecursionError:
+        raise ValueError(f"nested more than {DEEPEST} levels deep") from None
+    level, depth = [value], 0
+    while level := [part for one in level for part in _parts(one)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+    return value
+
+
+def _parts(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _int(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    if len(text) > _DIGITS or not math.isfinite(value := float(text)):
+        raise ValueError(f"{text:.20} is beyond every number that a computer holds")
+    return value
+
+
+def _constant(text: str) -> float:
+    raise ValueError(f"{text} is no number in JSON")
