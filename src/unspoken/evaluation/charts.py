@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from unspoken.evaluation.markup import escape
 
 COLOURS = 8  # of the page's style; from the ninth run on they come again, dashed
 WIDTH, HEIGHT = 460, 268
@@ -214,7 +215,7 @@ def _bounds(ys: Sequence[float], percent: bool, log_y: bool) -> tuple[float, flo
     if log_y:
         return low / 1.15, high * 1.15
     low = 0.0 if percent or 0 <= low < 0.5 * high else low
-    if high <= low:
+    if high - low <= 1e-12 * max(abs(low), abs(high)) or high - low < 1e-100:  # as good as one value
         low, high = (0.0, 0.1) if percent or high == 0 else (low - abs(low) / 2, high + abs(high) / 2)
     step = _step(low, high)
     top = math.ceil(high / step - 1e-9) * step

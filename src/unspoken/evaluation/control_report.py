@@ -16,9 +16,10 @@ from rich.table import Table
 
 from unspoken.core.config import STRICT, build, dump
 from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.markup import cell
 from unspoken.evaluation.paired import Difference, difference
 from unspoken.evaluation.records import EvalReport, Record, check_records, write_atomic
-from unspoken.evaluation.report import cut_off, p_value, percent, points, with_interval
+from unspoken.evaluation.report import cut_off, markdown, p_value, percent, points, with_interval
 from unspoken.evaluation.statistics import Rate, rate
 
 FORMAT = 1
@@ -287,10 +288,9 @@ def table(report: ControlsReport) -> Table:
 
 def to_markdown(report: ControlsReport) -> str:
     """Verdict, table and notes as Markdown."""
-    rows = [list(HEADINGS), ["---", *["---:"] * (len(HEADINGS) - 1)], *cells(report)]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    told = markdown(list(HEADINGS), cells(report)).rstrip("\n")
     lost = "Lost, won: problems that only the unmodified run, or only the control, gets right."
-    return "\n".join([report.verdict, "", *lines, "", *(f"{line}  " for line in (*notes(report), lost))]) + "\n"
+    return "\n".join([cell(report.verdict), "", told, "", *(f"{cell(line)}  " for line in (*notes(report), lost))]) + "\n"
 
 
 def _said(extracted: str | None, text: str) -> str:

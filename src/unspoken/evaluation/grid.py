@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from unspoken.errors import ConfigError
 from unspoken.evaluation.charts import HEIGHT, WIDTH, Line, Point, scatter
+from unspoken.evaluation.markup import cell, escape
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.report import (
     Reports,
@@ -107,7 +107,7 @@ def grid_markdown(grid: Grid) -> str:
             + f"\nAccuracy: {rule} rule, per cent, with the 95% Wilson interval.\n"
         )
     for name, reports in grid.items():
-        text += f"\n## {name}\n\n" if len(grid) > 1 else ""
+        text += f"\n## {cell(name)}\n\n" if len(grid) > 1 else ""
         text += to_markdown(reports)
         text += "\n" + comparison_markdown(compare(reports)) if len(reports) > 1 else ""
     return text

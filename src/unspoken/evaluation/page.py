@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from unspoken.errors import DataError
 from unspoken.evaluation.charts import Line, Point, bar, line_chart, scatter
+from unspoken.evaluation.markup import escape, metric_rows, number, part
 from unspoken.evaluation.records import EvalReport, same_step, write_atomic
 from unspoken.evaluation.report import cells, compare, notes, p_value, percent, points
 from unspoken.evaluation.statistics import mean
@@ -134,7 +134,7 @@ def _results(runs: Sequence[PageRun]) -> str:
     if not reports:
         return ""
     head = ("accuracy", "", "flexible %", "latents", "visible tokens", "forward passes", "ms / question", "n")
-    rows = []
+    lines = []
     for i, run in enumerate(runs):
         if run.report is None:
             continue
@@ -142,15 +142,15 @@ def _results(runs: Sequence[PageRun]) -> str:
         value, _, interval = accuracy.partition(" ")
         low, high = run.report.accuracy.interval
         figures = "".join(f'<td class="num" data-label="{h}">{escape(c)}</td>' for h, c in zip(head[2:], rest, strict=True))
-        rows.append(
+        lines.append(
             f'<tr><th scope="row">{_key(i)}{escape(name)}</th>'
             f'<td class="bar">{bar(i, run.report.accuracy.value, low, high)}</td>'
-            f'<td class="num wide"><b>{value}%</b> <span class="soft">{interval}</span></td>{figures}</tr>'
+            f'<td class="num wide"><b>{escape(value)}%</b> <span class="soft">{escape(interval)}</span></td>{figures}</tr>'
         )
     headings = "".join(f'<th scope="col" class="{"num" if i else ""}">{h}</th>' for i, h in enumerate(head))
     return (
         '<section><h2>Results</h2><table class="results">'
-        f'<thead><tr><th scope="col">method</th>{headings}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f'<thead><tr><th scope="col">method</th>{headings}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
         f'{_tests(reports)}<p class="note">{"<br>".join(map(escape, notes(reports)))}</p></section>\n'
     )
 
@@ -193,12 +193,13 @@ def _figures(runs: Sequence[PageRun]) -> str:
 
 def training(runs: Sequence[PageRun]) -> str:
     """Validation accuracy and every loss term over optimizer steps, with the stages' boundaries."""
-    rows = [_rows(run.metrics, "train") for run in runs]
-    checks = [_rows(run.metrics, "validation") for run in runs]
-    stages = [(i, step, stage) for i, train in enumerate(rows) for step, stage in _boundaries(train)]
-    terms = list(dict.fromkeys(term for train in rows for row in train for term in row.get("terms") or {}))
+    trained = [metric_rows(run.metrics, "train") for run in runs]
+    checks = [metric_rows(run.metrics, "validation") for run in runs]
+    stages = [(i, step, stage) for i, train in enumerate(trained) for step, stage in _boundaries(train)]
+    found = [row["terms"] for train in trained for row in train if isinstance(row.get("terms"), dict)]
+    terms = list(dict.fromkeys(term for one in found for term in one))
 
-    def curves(source: list[list[Mapping[str, Any]]], read: Callable[[Mapping[str, Any]], Any]) -> list[Line]:
+    def curves(source: list[list[dict[str, Any]]], read: Callable[[Mapping[str, Any]], Any]) -> list[Line]:
         lines = [(i, run.label, downsample(_points(source[i], read))) for i, run in enumerate(runs)]
         return [Line(i, label, points) for i, label, points in lines if points]
 
@@ -210,12 +211,12 @@ def training(runs: Sequence[PageRun]) -> str:
         )
         figures.append(figure("Validation accuracy", chart))
     panels: list[tuple[str, Callable[[Mapping[str, Any]], Any]]] = [
-        (f"Loss term: {term}", lambda row, t=term: (row.get("terms") or {}).get(t)) for term in terms
+        (f"Loss term: {term}", lambda row, t=term: part(row, "terms", t)) for term in terms
     ]
     if len(terms) != 1:
         panels.insert(0, ("Loss, all terms", lambda row: row.get("loss")))
     for heading, read in panels:
-        if lines := curves(rows, read):
+        if lines := curves(trained, read):
             chart = line_chart(lines, x_label="optimizer step", stages=stages, log_y=_spans(lines), name=heading)
             figures.append(figure(heading + (", log scale" if _spans(lines) else ""), chart))
     if not figures:
@@ -253,21 +254,21 @@ def _thoughts(runs: Sequence[PageRun]) -> str:
 def _problem(item: Mapping[str, Any]) -> str:
     """One problem: decoded steps, true steps, answer."""
     thoughts, steps = list(item.get("thoughts") or ()), list(item.get("steps") or ())
-    rows = []
+    lines = []
     for k in range(max(len(thoughts), len(steps))):
-        said = thoughts[k] if k < len(thoughts) else None
-        true = steps[k] if k < len(steps) else None
+        said = str(thoughts[k]) if k < len(thoughts) else None
+        true = str(steps[k]) if k < len(steps) else None
         match = None if said is None or true is None else same_step(said, true)
-        rows.append(_row(str(k + 1), said, true, match))
+        lines.append(_row(str(k + 1), said, true, match))
     said, true = str(item.get("said") or ""), str(item.get("answer") or "")
     known = item.get("correct")
     right = bool(known) if known is not None else equal(said, true) or equal(extract_strict(said), true)
-    rows.append(_row("answer", said, true, right, last=True))
+    lines.append(_row("answer", said, true, right, last=True))
     return (
         f'<article><p class="question">{escape(str(item.get("question") or ""))}</p><table class="steps"><thead><tr>'
         '<th scope="col"><span class="hidden">step</span></th><th scope="col">decoded</th><th scope="col">true</th>'
         f'<th scope="col"><span class="hidden">match</span></th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></article>"
+        f"<tbody>{''.join(lines)}</tbody></table></article>"
     )
 
 
@@ -288,13 +289,12 @@ def _sources(runs: Sequence[PageRun]) -> str:
         if (report := run.report) is None:
             continue
         seen = report.environment
-        versions = seen.get("versions") or {}
         facts = [
             f"{report.task.get('name')} / {report.split}, fingerprint {report.fingerprint}",
             f"model {report.model.get('path') or 'in memory'}",
             report.hardware,
             str(report.model.get("dtype") or "unknown dtype"),
-            *(f"{name} {versions[name]}" for name in ("unspoken", "torch", "transformers") if versions.get(name)),
+            *(f"{name} {v}" for name in ("unspoken", "torch", "transformers") if (v := part(seen, "versions", name))),
             f"commit {str(seen['commit'])[:12]}{' + changes' if seen.get('changed') else ''}" if seen.get("commit") else "",
             "speaking " + ", ".join(f"{k} {v}" for k, v in report.speaking.items()) if report.speaking else "",
             str(seen.get("time") or ""),
@@ -312,16 +312,10 @@ def downsample(points: Sequence[tuple[float, float]], most: int = POINTS) -> tup
     return tuple(Point(group[-1][0], mean(y for _, y in group)) for group in groups)
 
 
-def _rows(metrics: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
-    """Rows of a kind by step, the last one of each."""
-    latest = {row["step"]: row for row in metrics if row.get("kind") == kind and "step" in row}
-    return [latest[step] for step in sorted(latest)]
-
-
 def _points(rows: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Any]) -> list[tuple[float, float]]:
     """(step, value) where there is a finite value."""
-    pairs = [(row["step"], read(row)) for row in rows]
-    return [(float(x), float(y)) for x, y in pairs if isinstance(y, (int, float)) and math.isfinite(y)]
+    pairs = [(row["step"], number(read(row))) for row in rows]
+    return [(float(x), float(y)) for x, y in pairs if y is not None]
 
 
 def _boundaries(rows: Iterable[Mapping[str, Any]]) -> list[tuple[float, str]]:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from unspoken.errors import DataError
+from unspoken.evaluation.markup import cell
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import OverSeeds, Rate, mcnemar
 
@@ -161,7 +162,7 @@ def terminal_table(headings: tuple[str, ...], text_columns: int, caption: str) -
 def to_markdown(reports: Reports) -> str:
     """The table as Markdown, with its notes."""
     rows = [cells(label, report) for label, report in reports.items()]
-    return markdown(list(HEADINGS), rows) + "\n" + "\n".join(f"{_cell(line)}  " for line in notes(reports)) + "\n"
+    return markdown(list(HEADINGS), rows) + "\n" + "\n".join(f"{cell(line)}  " for line in notes(reports)) + "\n"
 
 
 def to_json(reports: Reports) -> str:
@@ -273,7 +274,7 @@ def comparison_table(comparison: Comparison) -> Table:
 def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as Markdown."""
     rows = [_pair_cells(pair) for pair in comparison.pairs]
-    return markdown(list(PAIR_COLUMNS), rows, text_columns=2) + f"\n{_pair_note(comparison)}\n"
+    return markdown(list(PAIR_COLUMNS), rows, text_columns=2) + f"\n{cell(_pair_note(comparison))}\n"
 
 
 def _pair_cells(pair: Pair) -> list[str]:
@@ -336,13 +337,8 @@ def _conditions(report: EvalReport) -> str:
     return f"batch size {report.batch_size}, {report.hardware}, {report.model.get('dtype') or 'unknown dtype'}"
 
 
-def _cell(text: str) -> str:
-    """Text that cannot break out of a Markdown table cell."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def markdown(head: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
     """A Markdown table; all columns but the first ones are figures."""
     rule = ["---" if i < text_columns else "---:" for i in range(len(head))]
-    lines = [head, rule, *([_cell(cell) for cell in row] for row in rows)]
+    lines = [[cell(name) for name in head], rule, *([cell(value) for value in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -19,9 +19,10 @@ from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.charts import Line, Point, line_chart
 from unspoken.evaluation.controls import Through
 from unspoken.evaluation.evaluator import evaluate
+from unspoken.evaluation.markup import cell
 from unspoken.evaluation.paired import Difference, difference
 from unspoken.evaluation.records import EvalReport, Record, check_records, write_atomic
-from unspoken.evaluation.report import cut_off, p_value, percent, points, with_interval
+from unspoken.evaluation.report import cut_off, markdown, p_value, percent, points, with_interval
 from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.evaluation.vote import Said, elect
 from unspoken.tasks.base import Split, Task
@@ -203,8 +204,8 @@ class ScalingReport:
 
     def to_markdown(self) -> str:
         """Verdict, table and note."""
-        rows = [list(HEADINGS), ["---:"] * len(HEADINGS), *self.cells()]
-        return "\n".join([self.verdict, "", *(f"| {' | '.join(row)} |" for row in rows), "", self.note]) + "\n"
+        told = markdown(list(HEADINGS), self.cells(), text_columns=0)
+        return f"{cell(self.verdict)}\n\n{told}\n{cell(self.note)}\n"
 
     def to_svg(self) -> str:
         """Accuracy against positions forwarded, as a file of its own."""

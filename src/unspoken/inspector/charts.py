@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
+
+from unspoken.evaluation.markup import escape
 
 SIDE = 268  # of a large map
 _LABELS = 22  # room for the numbers beside it

@@ -203,8 +203,8 @@ def inspect(
         },
         figures=figures(model, seen),
         counts=tuple(_counted(model, task, examples[:_SWEPT], n, top) for n in swept),
-        history=tuple(dict(row) for row in metrics if row.get("kind") == "stability"),
-        metrics=tuple(dict(row) for row in metrics if row.get("kind") in ("train", "validation")),
+        history=tuple(dict(row) for row in metrics if isinstance(row, Mapping) and row.get("kind") == "stability"),
+        metrics=tuple(dict(row) for row in metrics if isinstance(row, Mapping) and row.get("kind") in ("train", "validation")),
         problems=tuple(problems),
     )
 

@@ -6,11 +6,11 @@ Everything on it stands in inspect.json too, with more words per latent. Problem
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from unspoken.evaluation.charts import Line, Point, line_chart
+from unspoken.evaluation.markup import escape, metric_rows, number, part
 from unspoken.evaluation.page import PageRun, document, figure, mark, training
 from unspoken.inspector.charts import heat_map
 from unspoken.inspector.look import Inspection, Latent, Problem, Thought
@@ -69,7 +69,7 @@ def _alarm(seen: Inspection) -> str:
     if seen.head.get("learned_tokens"):
         return '<p class="box">The thoughts of this method are learned tokens: the same for every question.</p>\n'
     said = verdict(seen)
-    first = next((row for row in seen.history if row.get("collapse")), None)
+    first = next((row for row in metric_rows(seen.history, "stability") if row.get("collapse")), None)
     if said is None and first is None:
         return ""
     parts = []
@@ -78,7 +78,7 @@ def _alarm(seen: Inspection) -> str:
     else:
         parts.append("<b>The latents had collapsed during training</b>, and have not at its end.")
     if first is not None:
-        parts.append(f"The monitor first warned at step {first['step']}: {escape(first['collapse'])}.")
+        parts.append(f"The monitor first warned at step {escape(first['step'])}: {escape(first['collapse'])}.")
     return f'<p class="box alarm" role="alert">{" ".join(parts)}</p>\n'
 
 
@@ -91,14 +91,14 @@ def _overall(seen: Inspection) -> str:
     f = seen.figures
     parts = []
     if (g := f["geometry"]) is not None:
-        rows = (
+        lines = (
             ("length of a latent", _number(g["norm"])),
             ("distance between two latents of a problem (Dist)", _number(g["distance"])),
             ("… divided by the length", _number(g["within"])),
             ("distance to the vocabulary's centre (DistVC)", _number(g["centre"])),
             ("distance between problems, latent by latent, divided by the length", _number(g["across"])),
         )
-        parts.append(_table("Where they lie", ("mean",), rows))
+        parts.append(_table("Where they lie", ("mean",), lines))
     r = f["recovery"]
     sources: list[tuple[str, Mapping[str, Any] | None]] = [
         ("nearest words of any latent", r["words"]["anywhere"]),
@@ -111,11 +111,11 @@ def _overall(seen: Inspection) -> str:
             ("… of the thought of that step", r["steps"]["in_place"]),
             ("… of another problem: chance", r["steps"]["chance"]),
         ]
-    rows = tuple((name, *(percent(told[kind]) if told else "–" for kind in KINDS)) for name, told in sources)
+    lines = tuple((name, *(percent(told[kind]) if told else "–" for kind in KINDS)) for name, told in sources)
     note = "Of what the true steps say, the share that is found there. The rules: docs/guides/inspector.md."
-    parts.append(_table("What can be read from them", KINDS, rows, note))
+    parts.append(_table("What can be read from them", KINDS, lines, note))
     if chaining := f.get("chaining"):
-        rows = (
+        lines = (
             ("equations that hold", percent(chaining["holds"])),
             ("… that use an earlier result", percent(chaining["linked"])),
             ("the chain gives what the true steps give", percent(chaining["is_the_steps"])),
@@ -123,7 +123,7 @@ def _overall(seen: Inspection) -> str:
             ("the chain gives the model's answer", percent(chaining["is_the_said_answer"])),
         )
         note = "" if chaining["is_the_true_answer"]["n"] else "The latents do not stand for the last step, so no chain ends."
-        parts.append(_table("Decoded steps carried out", ("share",), rows, note))
+        parts.append(_table("Decoded steps carried out", ("share",), lines, note))
     return f'<section><h2>All problems together</h2><div class="grid">{"".join(parts)}</div></section>\n'
 
 
@@ -153,20 +153,16 @@ def _charts(seen: Inspection) -> str:
         note = "Share of the answer's attention, mean over layers and heads. The level line: a position before the latents."
         figures.append(figure("Attention that the answer pays", chart, note))
     figures += _over(seen.counts, "latents", "number of latents", "by number of latents")
-    rows = list({row["step"]: row for row in seen.history}.values())
-    figures += _over(rows, "step", "optimizer step", "over training")
+    figures += _over(metric_rows(seen.history, "stability"), "step", "optimizer step", "over training")
     return f'<section><div class="grid">{"".join(figures)}</div></section>\n' if figures else ""
 
 
-def _curve(number: int, label: str, rows: Sequence[Mapping[str, Any]], x: str, path: Sequence[str]) -> list[Line]:
+def _curve(colour: int, label: str, rows: Sequence[Mapping[str, Any]], x: str, path: Sequence[str]) -> list[Line]:
     points = []
     for row in rows:
-        value: Any = row
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, (int, float)):
+        if (value := number(part(row, *path))) is not None:
             points.append(Point(float(row[x]), float(value)))
-    return [Line(number, label, tuple(points))] if points else []
+    return [Line(colour, label, tuple(points))] if points else []
 
 
 def _over(rows: Sequence[Mapping[str, Any]], x: str, x_label: str, heading: str) -> list[str]:
@@ -300,12 +296,11 @@ def _shown(text: str) -> str:
 def _sources(seen: Inspection) -> str:
     head = seen.head
     where = head["environment"]
-    versions = where.get("versions") or {}
     facts = [
         f"{head['task']['name']} / {head['split']}, fingerprint {head['fingerprint']}, the first {head['n']}",
         f"run {head['run'] or 'in memory'}",
         f"method {head['method']['name']}",
-        *(f"{name} {versions[name]}" for name in ("unspoken", "torch", "transformers") if versions.get(name)),
+        *(f"{name} {v}" for name in ("unspoken", "torch", "transformers") if (v := part(where, "versions", name))),
         str(where.get("time") or ""),
     ]
     rule = (

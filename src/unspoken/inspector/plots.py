@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.markup import metric_rows, number, part
 from unspoken.inspector.look import Inspection
 from unspoken.inspector.stability import KINDS
 
@@ -43,19 +44,21 @@ def draw(seen: Inspection, folder: str | Path, suffix: str = ".png") -> list[Pat
 
     folder = Path(folder)
     files = []
-    train = _rows(seen.metrics, "train")
-    terms = list(dict.fromkeys(term for row in train for term in row.get("terms") or {}))
+    train = metric_rows(seen.metrics, "train")
+    terms = list(dict.fromkeys(term for row in train if isinstance(row.get("terms"), dict) for term in row["terms"]))
     if train and terms:
         figure = Figure(figsize=(6.4, 2.6 * len(terms)), layout="constrained")
         for axes, term in zip(figure.subplots(len(terms), squeeze=False)[:, 0], terms, strict=True):
-            points = [(row["step"], row["terms"][term]) for row in train if term in row["terms"]]
+            points = [(row["step"], v) for row in train if (v := number(part(row, "terms", term))) is not None]
+            if not points:
+                continue
             axes.plot(*zip(*points, strict=True), linewidth=1.2)
             if all(value > 0 for _, value in points):
                 axes.set_yscale("log")
-            axes.set(ylabel=f"loss: {term}", xlabel="optimizer step")
+            axes.set(ylabel=_plain(f"loss: {term}"), xlabel="optimizer step")
             _stages(axes, train)
         files.append(_save(figure, folder / f"training{suffix}"))
-    history = _rows(seen.history, "stability")
+    history = metric_rows(seen.history, "stability")
     if len(history) > 1:
         figure = Figure(figsize=(6.4, 5.2), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
@@ -65,7 +68,7 @@ def draw(seen: Inspection, folder: str | Path, suffix: str = ".png") -> list[Pat
         for source, style in (("words", "-"), ("steps", "--")):
             for kind in KINDS:
                 said = kind if source == "words" else f"{kind}, decoded"
-                _line(below, history, said, lambda row, s=source, k=kind: (row["recovery"].get(s) or {}).get(k), style)
+                _line(below, history, said, lambda row, s=source, k=kind: part(row, "recovery", s, k), style)
         below.set(ylabel="recovered", xlabel="optimizer step", ylim=(0, 1.02))
         for axes in (above, below):
             axes.legend(fontsize=8)
@@ -84,14 +87,8 @@ def draw(seen: Inspection, folder: str | Path, suffix: str = ".png") -> list[Pat
     return files
 
 
-def _rows(metrics: Sequence[Mapping[str, Any]], kind: str) -> list[Mapping[str, Any]]:
-    """Rows of a kind by step, the last one of each: a resumed run has logged some twice."""
-    latest = {row["step"]: row for row in metrics if row.get("kind") == kind}
-    return [latest[step] for step in sorted(latest)]
-
-
 def _line(axes: Any, rows: Sequence[Mapping[str, Any]], label: str, read: Any, style: str = "-") -> None:
-    points = [(row["step"], value) for row in rows if (value := read(row)) is not None]
+    points = [(row["step"], value) for row in rows if (value := number(read(row))) is not None]
     if points:
         axes.plot(*zip(*points, strict=True), style, marker=".", linewidth=1.2, label=label)
 
@@ -102,8 +99,13 @@ def _stages(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if before is not None and row.get("stage") != before:
             axes.axvline(row["step"], color="0.6", linewidth=0.7, linestyle=":")
-            axes.annotate(f"{row['stage']}", (row["step"], 1.01), xycoords=("data", "axes fraction"), fontsize=7)
+            axes.annotate(_plain(row.get("stage")), (row["step"], 1.01), xycoords=("data", "axes fraction"), fontsize=7)
         before = row.get("stage")
+
+
+def _plain(text: Any) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return str(text).replace("$", r"\$")
 
 
 def _save(figure: Any, path: Path) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unspoken.evaluation.markup import number
 from unspoken.inspector.arithmetic import equations, numbers
 
 SHRUNK = 0.3
@@ -104,7 +105,7 @@ def collapse(now: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> str
     for name, what in (("within", "latents of one question"), ("across", "latents of different questions")):
         if (value := now.get(name)) is None:
             continue
-        peak = max((row[name] for row in before if row.get(name) is not None), default=None)
+        peak = max((v for row in before if (v := number(row.get(name))) is not None), default=None)
         if value < FLOOR or (peak is not None and value < SHRUNK * peak):
             fell = peak is not None and value < peak
             was = f", {peak:.2f} at its highest" if fell else ""
