@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from balance import parsed
 from evaluate_fakes import record, report
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,43 +19,6 @@ from unspoken.evaluation.charts import Line, Point, line_chart, scatter
 from unspoken.evaluation.page import POINTS, PageRun, downsample, page, summary, thoughts_of, write_page
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
-VOID = {"meta", "br"}
-
-
-class Balance(HTMLParser):
-    """Collects tags and text, and fails on a tag that closes what is not open."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.text: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def parsed(text: str) -> Balance:
-    parser = Balance()
-    parser.feed(text)
-    parser.close()
-    assert parser.open == []
-    return parser
 
 
 def metrics(rows: int = 1000, terms: tuple[str, ...] = ("answer", "explain")) -> list[dict[str, Any]]:

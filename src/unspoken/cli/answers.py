@@ -172,11 +172,11 @@ def evaluate(
         if len(said) > 1:
             console.print(over_sampling_seeds(list(reports.values())), highlight=False, soft_wrap=True)
             for line in together(list(reports.values())).lines():
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                console.print(line, highlight=False, soft_wrap=True)
         for label, report in reports.items():
             where = f"{label}: " if len(said) > 1 else ""
             for line in details(report, rules):
-                console.print(where + line, highlight=False, soft_wrap=True, markup=False)
+                console.print(where + line, highlight=False, soft_wrap=True)
         if len(said) == 1:
             console.print(f"report: {target}", highlight=False, soft_wrap=True)
             if me.main:
@@ -290,7 +290,7 @@ def compare(
     for task, row in grid.items():
         with contextlib.suppress(ConfigError):  # the same run twice: fine in a table of runs
             for line in hint(grouped(row, how[task])):
-                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                console.print(line, highlight=False, soft_wrap=True)
     for path, make in ((out, grid_json if out is not None and out.suffix == ".json" else grid_markdown), (chart, draw)):
         if path is not None:
             write_atomic(path, make(grid))
@@ -299,16 +299,15 @@ def compare(
 
 def _print_groups(tasks: dict[str, Any], console: Any, out: Path | None) -> None:
     """The tables of `compare --group`, printed and written."""
-    from rich.markup import escape
-
     from unspoken.evaluation import groups
+    from unspoken.evaluation.markup import cell
     from unspoken.evaluation.records import write_atomic
 
     for task, found in tasks.items():
-        console.print(escape(task))
+        console.print(task)
         for part in groups.terminal(found):
             console.print(part, highlight=False)
     if out is not None:
-        text = "\n".join(f"## {task}\n\n{groups.to_markdown(found)}" for task, found in tasks.items())
+        text = "\n".join(f"## {cell(task)}\n\n{groups.to_markdown(found)}" for task, found in tasks.items())
         write_atomic(out, groups.to_json(tasks) if out.suffix == ".json" else text)
         console.print(f"written: {out}", highlight=False, soft_wrap=True)

@@ -56,10 +56,11 @@ def bench_train(
 
 def _table(name: str, found: dict[str, Any]) -> Any:
     """One workload: a line per side."""
+    from rich.markup import escape
     from rich.table import Table
 
     about = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found["about"].items())
-    table = Table(title=f"{name}: {about}", title_justify="left")
+    table = Table(title=escape(f"{name}: {about}"), title_justify="left")
     heads = ("side", "passes", "positions", "padding", "head rows", "s", "CPU s", "peak MB", "tokens/s", "utilisation")
     for head in heads:
         table.add_column(head, justify="left" if head == "side" else "right")

@@ -39,7 +39,13 @@ def new_console(quiet: bool = False) -> Any:
     """Where tables go."""
     from rich.console import Console
 
-    return Console(emoji=False, quiet=quiet)  # "paper:coconut:" is a rule, not a picture
+    class Plain(Console):
+        """Prints text as it is: names, paths and questions may hold what rich takes for its own marks. Tables escape it."""
+
+        def print(self, *objects: Any, **how: Any) -> None:
+            super().print(*objects, **({"markup": False} if all(isinstance(o, str) for o in objects) else {}), **how)
+
+    return Plain(emoji=False, quiet=quiet)  # "paper:coconut:" is a rule, not a picture
 
 
 def rule_names(text: str | None) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ def scale(
 ) -> None:
     """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve."""
     from rich import box
+    from rich.markup import escape
     from rich.progress import Progress
     from rich.table import Table
 
@@ -81,7 +82,7 @@ def scale(
     place = Path(f"{short}-{name}{settings}.json") if str(run).startswith("builtin:") else run / f"{name}{settings}.json"
     target = out or place
     report.save(target)
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=report.note, caption_justify="left")
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=escape(report.note), caption_justify="left")
     for heading in ("n", "vote % (95%)", "gain, points (95%)", "any %", "answers", "passes", "positions"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in report.cells():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rich import box
+from rich.markup import escape as mark_up
 from rich.table import Table
 
 from unspoken.core.config import STRICT, build, dump
@@ -278,11 +279,13 @@ def _cut_notes(report: ControlsReport) -> list[str]:
 
 def table(report: ControlsReport) -> Table:
     """The controls as a table for the terminal."""
-    result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="\n".join(notes(report)), caption_justify="left")
+    result = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=mark_up("\n".join(notes(report))), caption_justify="left"
+    )
     for number, heading in enumerate(("control", "accuracy %", "points (95%)", "p", "same %")):
         result.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for label, accuracy, effect, _, _, p, same in cells(report):
-        result.add_row(label, accuracy, effect, p, same)
+        result.add_row(*map(mark_up, (label, accuracy, effect, p, same)))
     return result
 
 

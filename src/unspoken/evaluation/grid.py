@@ -90,7 +90,7 @@ def terminal(grid: Grid) -> list[Table | str]:
             whole.add_row(*map(mark_up, row))
         parts.append(whole)
     for name, reports in grid.items():
-        parts += [mark_up(name)] if len(grid) > 1 else []
+        parts += [name] if len(grid) > 1 else []
         parts.append(table(reports))
         if len(reports) > 1:
             parts.append(comparison_table(compare(reports)))

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from unspoken.core.config import dump
 from unspoken.errors import ConfigError
+from unspoken.evaluation.markup import cell
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.report import cut_notes, each_seed, markdown, over_seeds_cell, percent, points, terminal_table
 from unspoken.evaluation.statistics import OverSeeds, difference_of_means, mean, over_training_seeds
@@ -210,7 +211,7 @@ def terminal(groups: Sequence[Group]) -> list[Table | str]:
 
 def to_markdown(groups: Sequence[Group]) -> str:
     """The same as Markdown."""
-    text = markdown(list(HEADINGS), [cells(group) for group in groups]) + "\n" + "  \n".join(notes(groups)) + "\n"
+    text = markdown(list(HEADINGS), [cells(group) for group in groups]) + "\n" + "  \n".join(map(cell, notes(groups))) + "\n"
     return text + ("\n" + markdown(list(PAIR_HEADINGS), _pairs(groups), text_columns=2) if len(groups) > 1 else "")
 
 

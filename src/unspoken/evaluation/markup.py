@@ -20,14 +20,19 @@ HUGE = 1e100
 """No figure of ours is larger; beyond it a chart's arithmetic would overflow."""
 
 
+def printable(value: Any) -> str:
+    """A value as text that can be drawn and written."""
+    return _CONTROL.sub("\ufffd", str(value))
+
+
 def escape(value: Any) -> str:
     """A value as text of HTML or SVG, in an element or in a quoted attribute."""
-    return html.escape(_CONTROL.sub("\ufffd", str(value)))
+    return html.escape(printable(value))
 
 
 def cell(value: Any) -> str:
     """A value as text of Markdown, in a table or outside: one line, no cell's end, no HTML, no link."""
-    text = _CONTROL.sub("\ufffd", " ".join(str(value).split()))
+    text = printable(" ".join(str(value).split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN.sub(lambda sign: "\\" + sign[0], text)
 

@@ -6,7 +6,6 @@ Charts are SVG written here; they scale to a phone, and follow the reader's ligh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

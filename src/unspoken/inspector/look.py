@@ -203,10 +203,15 @@ def inspect(
         },
         figures=figures(model, seen),
         counts=tuple(_counted(model, task, examples[:_SWEPT], n, top) for n in swept),
-        history=tuple(dict(row) for row in metrics if isinstance(row, Mapping) and row.get("kind") == "stability"),
-        metrics=tuple(dict(row) for row in metrics if isinstance(row, Mapping) and row.get("kind") in ("train", "validation")),
+        history=_of_kind(metrics, "stability"),
+        metrics=_of_kind(metrics, "train", "validation"),
         problems=tuple(problems),
     )
+
+
+def _of_kind(metrics: Sequence[Any], *kinds: str) -> tuple[dict[str, Any], ...]:
+    """Rows of some kinds as they are; what is no row is left out."""
+    return tuple(dict(row) for row in metrics if isinstance(row, Mapping) and row.get("kind") in kinds)
 
 
 def _problem(model: Model, seen: Seen) -> Problem:

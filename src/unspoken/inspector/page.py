@@ -180,10 +180,10 @@ def _over(rows: Sequence[Mapping[str, Any]], x: str, x_label: str, heading: str)
         note = "Distance divided by length: between the latents of one question, and across questions."
         figures.append(figure(f"Distances {heading}", chart, note))
     lines = []
-    for number, (kind, source) in enumerate((kind, source) for source in ("words", "steps") for kind in KINDS):
+    for place, (kind, source) in enumerate((kind, source) for source in ("words", "steps") for kind in KINDS):
         path = ["recovery", source, kind] if flat else ["recovery", source, "anywhere", kind, "value"]
         label = kind if source == "words" else f"{kind}, decoded"
-        lines += _curve(number, label, rows, x, path)
+        lines += _curve(place, label, rows, x, path)
     if not flat:
         lines += _curve(7, "accuracy", rows, x, ["accuracy", "value"])
     if lines:

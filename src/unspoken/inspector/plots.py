@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.markup import metric_rows, number, part
+from unspoken.evaluation.markup import metric_rows, number, part, printable
 from unspoken.inspector.look import Inspection
 from unspoken.inspector.stability import KINDS
 
@@ -105,7 +105,7 @@ def _stages(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _plain(text: Any) -> str:
     """Text that matplotlib does not take for a formula."""
-    return str(text).replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
 
 
 def _save(figure: Any, path: Path) -> Path:

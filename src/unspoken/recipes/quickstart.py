@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.page import PageRun, thoughts_of, write_page
@@ -58,6 +57,7 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
     console.print(
         f"Start: {start}, an explicit-CoT model of this project. {len(runs)} methods train from it, in {out}/",
         highlight=False,
+        markup=False,
     )
     _train_all({label: (config, out / _folder(label)) for label, config in runs.items()}, console)
     task = make_task(next(iter(runs.values())).task)
@@ -90,10 +90,10 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
         ],
     )
     last = out / _folder(list(runs)[-1])
-    console.print(f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Page: {page}", highlight=False)
+    console.print(f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Page: {page}", markup=False, highlight=False)
     question = reports[START].records[0].question
     console.print("Ask it something:", highlight=False)
-    console.print(f'  unspoken ask {last} "{escape(question)}" --show-thoughts', highlight=False, soft_wrap=True)
+    console.print(f'  unspoken ask {last} "{question}" --show-thoughts', highlight=False, soft_wrap=True, markup=False)
     return reports
 
 
@@ -158,10 +158,10 @@ def _folder(label: str) -> str:
 def _print_thoughts(label: str, report: EvalReport, console: Console, limit: int = 3) -> None:
     """The first problems with their true steps and what each thought group says."""
     console.print(
-        f"\n[bold]What {label} thinks[/bold] (the first {limit} test problems; = the decoded step is the true step)"
+        f"\nWhat {label} thinks (the first {limit} test problems; = the decoded step is the true step)", style="bold"
     )
     for record in report.records[:limit]:
-        console.print(f"\n  {escape(record.question)}", highlight=False)
+        console.print(f"\n  {record.question}", markup=False, highlight=False)
         for number, true in enumerate(record.steps):
             said = record.thoughts[number] if record.thoughts and number < len(record.thoughts) else ""
             sign = "=" if same_step(true, said) else "≠"

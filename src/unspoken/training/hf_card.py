@@ -13,6 +13,7 @@ from typing import Any
 
 import unspoken
 from unspoken.core.config import dump
+from unspoken.evaluation.markup import cell
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.report import percent, to_markdown
 from unspoken.training.checkpoint import RunDir
@@ -34,7 +35,7 @@ def card(run: RunDir, thoughts: Mapping[str, Any] | None, question: str, chat: b
     config = run.config()
     parts = [
         _header(thoughts),
-        f"# {run.path.resolve().name}",
+        f"# {cell(run.path.resolve().name)}",
         _what(config, thoughts),
         _how(thoughts, question, chat),
         _whence(run, config),
@@ -134,7 +135,7 @@ def _whence(run: RunDir, config: RunConfig) -> str:
         ("trained with", ", ".join(f"{name} {version}" for name, version in made.items() if version) or "not recorded"),
         ("exported with", f"unspoken {unspoken.__version__}, transformers {importlib.metadata.version('transformers')}"),
     ]
-    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)])
     method = json.dumps(_public(dump(config.method)), indent=1, ensure_ascii=False)
     return f"## Where it comes from\n\n{table}\n\nMethod:\n\n```json\n{method}\n```"
 

@@ -42,10 +42,10 @@ class Bars(AbstractContextManager[Any]):
         self.seconds = seconds
         self.console = console or Console(stderr=True)
         self.bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -82,7 +82,7 @@ class Bars(AbstractContextManager[Any]):
             self.last[label] = now
             left = row["seconds"] / max(row["step"], 1) * (total - row["step"])
             line = f"{label}: {row['step']}/{total} {said} | {left:.0f} s left"
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 class Live(AbstractContextManager[Any]):
