@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 from unspoken.cli.options import app
 from unspoken.errors import UnspokenError
@@ -23,11 +25,50 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 
 def main() -> None:
-    """Entry point: an error that unspoken raises is one line on standard error, and its exit code."""
+    """Entry point: whatever is wrong with what was asked is one line on standard error, and exit code 2."""
+    _streams()
     warnings.showwarning = _warn
     try:
-        app()
+        code = app(standalone_mode=False)
     except UnspokenError as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr)
+        _fail(str(error), error.exit_code)
+    except OSError as error:  # a place that cannot be read or written, wherever it was met
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}; give another place, or make room for it")
+    except MemoryError:
+        _fail("not enough memory; ask for less at a time: a smaller batch, fewer latents, samples or problems")
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _misused(error)
+    else:
+        if isinstance(code, int) and code:  # an exit code that a command asked for, 130 where it was interrupted
+            sys.exit(code)
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _misused(error: Any) -> NoReturn:
+    """An option that does not exist, or a value of another type than it takes."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
         sys.exit(error.exit_code)
+    where = f"; see `{context.command_path} --help`" if context is not None else ""
+    _fail(f"{error.format_message().rstrip('.')}{where}", error.exit_code)
+
+
+def _streams() -> None:
+    """Standard streams that are closed lead nowhere, and what an encoding cannot write is written as its number.
+
+    A file opened later would take a closed stream's place, and get what is said there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -14,6 +14,7 @@ import typer
 
 from unspoken.cli.controls import LIMIT, after_eval
 from unspoken.cli.options import (
+    FILE,
     Dtype,
     Expect,
     MaxNewTokens,
@@ -106,13 +107,13 @@ def evaluate(
     stop: Stop = None,
     expect: Expect = None,
     dtype: Dtype = None,
-    out: Annotated[Path | None, typer.Option(help="Report file; default RUN/eval-TASK-SPLIT.json.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Report file; default RUN/eval-TASK-SPLIT.json.", **FILE)] = None,
     controls: Annotated[
         bool | None, typer.Option(help="Do the latents matter? Default: asked where there are some.")
     ] = None,
     controls_limit: Annotated[int, typer.Option(help="Problems per control (see `controls`).")] = LIMIT,
     extractors: Annotated[str | None, typer.Option(help="Also score by these rules (`rescore`): all, or names.")] = None,
-    card: Annotated[Path | None, typer.Option(help="Also write a card, for `verify`.")] = None,
+    card: Annotated[Path | None, typer.Option(help="Also write a card, for `verify`.", **FILE)] = None,
     restart: Annotated[bool, typer.Option(help="Throw away what an interrupted evaluation left.")] = False,
 ) -> None:
     """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report.
@@ -260,8 +261,8 @@ def ask(
 @app.command()
 def compare(
     runs: Annotated[list[Path], argument("Run directories (evaluated before) or report files.")],
-    out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).")] = None,
-    chart: Annotated[Path | None, typer.Option(help="Also draw accuracy against forward passes: an .svg file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).", **FILE)] = None,
+    chart: Annotated[Path | None, typer.Option(help="Also draw accuracy by forward passes: an .svg file.", **FILE)] = None,
     extractor: Annotated[str | None, typer.Option(help="Score all answers by this rule (see `rescore`).")] = None,
     group: Annotated[
         bool, typer.Option("--group", help="One line per recipe: the mean over training seeds, with an interval over them.")

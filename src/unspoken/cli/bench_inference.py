@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unspoken.cli.options import app, new_console
+from unspoken.cli.options import FILE, app, new_console, whole_numbers
 from unspoken.errors import ConfigError
 
 bench = next((group.typer_instance for group in app.registered_groups if group.name == "bench"), None)
@@ -22,7 +22,7 @@ Rounds = Annotated[int, typer.Option(help="How often each side is measured.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON on standard output.")]
-Out = Annotated[Path | None, typer.Option(help="Also write the JSON here.")]
+Out = Annotated[Path | None, typer.Option(help="Also write the JSON here.", **FILE)]
 
 
 @bench.command()
@@ -85,10 +85,10 @@ def serve_offline(
 
 
 def _numbers(option: str, text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise ConfigError(f"{option} needs numbers with commas between them, e.g. 1,8,32; got {text!r}")
-    return [int(part) for part in parts]
+    found = whole_numbers(text, option, "1,8,32", most=1 << 16)
+    if not all(found):
+        raise ConfigError(f"{option} needs numbers from 1 on, e.g. 1,8,32; got {text!r}")
+    return found
 
 
 def _threads(count: int | None) -> None:

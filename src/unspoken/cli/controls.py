@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from unspoken.cli.options import (
+    FILE,
     MaxNewTokens,
     Run,
     Seed,
@@ -100,8 +101,8 @@ def controls(
     top_k: TopK = None,
     seed: Seed = None,
     max_new_tokens: MaxNewTokens = None,
-    out: Annotated[Path | None, typer.Option(help="Report file; default RUN/controls-TASK-SPLIT.json.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write verdict and table as Markdown.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Report file; default RUN/controls-TASK-SPLIT.json.", **FILE)] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write verdict and table as Markdown.", **FILE)] = None,
 ) -> None:
     """Does it matter what the latents say? Answers problems with latents shuffled, averaged, zeroed, noisy, or fewer."""
     from unspoken.evaluation.control_report import to_markdown

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unspoken.cli.options import Overrides, Run, TaskOverrides, app, new_console, task_of
+from unspoken.cli.options import FOLDER, Overrides, Run, TaskOverrides, app, new_console, task_of, whole_numbers
 from unspoken.errors import ConfigError
 
 
@@ -17,10 +17,7 @@ def _counts(text: str | None) -> list[int] | None:
         return None
     if text == "none":
         return []
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise ConfigError(f"--counts needs numbers of latents with commas between them, e.g. 1,2,4, or none; got {text!r}")
-    return [int(part) for part in parts]
+    return whole_numbers(text, "--counts", "1,2,4, or none", most=1 << 20)
 
 
 @app.command()
@@ -33,7 +30,7 @@ def inspect(
     latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
     counts: Annotated[str | None, typer.Option(help="Numbers of latents to compare, e.g. 1,2,4; none = no such.")] = None,
     plots: Annotated[bool, typer.Option("--plots", help="Also draw the charts as PNG files (needs matplotlib).")] = False,
-    out: Annotated[Path | None, typer.Option(help="A folder; default RUN/inspect-TASK-SPLIT.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder; default RUN/inspect-TASK-SPLIT.", **FOLDER)] = None,
 ) -> None:
     """Look at the latents: decoded steps, nearest words, similarity, attention, stability. Writes a page and JSON."""
     from rich.progress import Progress
@@ -79,7 +76,7 @@ def probe(
     run: Run,
     overrides: Overrides = None,
     task: Annotated[str | None, typer.Option(help="Problems with steps; default the run's own task.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; default RUN-probe.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default RUN-probe.", **FOLDER)] = None,
     quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
 ) -> None:
     """Train a step decoder on a frozen run, so that its latents can be read: `ask --show-thoughts`, `inspect`."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from unspoken.core.checks import number_of, shown
+from unspoken.errors import ConfigError
 
 app = typer.Typer(
     help="Language models that reason without writing the reasoning down: train, evaluate, ask, compare.",
@@ -16,10 +20,54 @@ app = typer.Typer(
 )
 
 
-def argument(text: str) -> Any:
+def argument(text: str, **more: Any) -> Any:
     """A positional argument with its help."""
-    return typer.Argument(help=text, show_default=False)
+    return typer.Argument(help=text, show_default=False, **more)
 
+
+def out_file(text: str | Path) -> Path:
+    """Where a file goes: refused before anything is computed for it."""
+    path = _place(text)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the name of a file")
+    return path
+
+
+def out_folder(text: str | Path) -> Path:
+    """Where a folder goes."""
+    path = _place(text)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file; give the name of a folder")
+    return path
+
+
+def _place(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise ConfigError("a place to write to must have a name, got an empty text")
+    path = Path(text)
+    if long := [part for part in path.parts if len(os.fsencode(part)) > 240]:
+        raise ConfigError(f"the name {long[0][:20]}... is {len(os.fsencode(long[0]))} bytes long; give one of at most 240")
+    try:
+        path.exists()
+    except OSError as error:
+        raise ConfigError(f"cannot write to {path}: {error.strerror}; give another place") from None
+    return path
+
+
+def whole_numbers(text: str, option: str, example: str, *, most: int = 999_999_999) -> list[int]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        ConfigError: something else.
+    """
+    found = [number_of(part.strip()) for part in text.split(",")]
+    if any(number is None or number > most for number in found):
+        raise ConfigError(f"{option} needs whole numbers with commas between them, e.g. {example}; got {shown(text)}")
+    return [number for number in found if number is not None]
+
+
+FILE: Any = {"parser": out_file, "metavar": "FILE"}
+FOLDER: Any = {"parser": out_folder, "metavar": "FOLDER"}
 
 Overrides = Annotated[list[str] | None, argument("Overrides, e.g. train.lr=1e-3 backbone.path=DIR.")]
 TaskOverrides = Annotated[list[str] | None, argument("Overrides of the task's fields, e.g. root=DIR.")]

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from unspoken.cli.options import (
+    FILE,
     TaskOverrides,
     app,
     argument,
@@ -24,7 +25,7 @@ def data(
     overrides: TaskOverrides = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     n: Annotated[int, typer.Option("-n", help="How many to show.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Write the whole split as JSONL.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the whole split as JSONL.", **FILE)] = None,
 ) -> None:
     """Look at a task's problems, check a data file, or write a split as JSONL."""
     from unspoken.core.config import dump, override
@@ -58,7 +59,7 @@ def condense(
     task: Annotated[str, argument("A task's name (see `list`).")],
     url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, e.g. http://localhost:8000/v1.")],
     model: Annotated[str, typer.Option(help="The name of its model.")],
-    out: Annotated[Path, typer.Option(help="The JSONL file; rows that are there already are kept.")],
+    out: Annotated[Path, typer.Option(help="The JSONL file; rows that are there already are kept.", **FILE)],
     overrides: TaskOverrides = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     words: Annotated[int, typer.Option(help="Words to ask for.", min=1)] = 10,
@@ -95,7 +96,7 @@ def condense(
 def learn_steps(
     task: Annotated[str, argument("A task whose steps are known (see `list`).")],
     overrides: TaskOverrides = None,
-    out: Annotated[Path, typer.Option(help="Where the rule goes: a JSON file.")] = Path("steps.json"),
+    out: Annotated[Path, typer.Option(help="Where the rule goes: a JSON file.", **FILE)] = Path("steps.json"),
     limit: Annotated[int, typer.Option(help="Learn from the first N training problems.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the order in which they are looked at.")] = 0,
 ) -> None:

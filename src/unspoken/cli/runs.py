@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from unspoken.cli.options import (
+    FOLDER,
     Overrides,
     Run,
     app,
@@ -21,7 +22,7 @@ from unspoken.errors import ConfigError
 
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Where the runs and the page go.")] = Path("runs/quickstart"),
+    out: Annotated[Path, typer.Option(help="Where the runs and the page go.", **FOLDER)] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
 ) -> None:
     """Train No-CoT, Coconut and SIM-CoT on generated problems, compare them, and read the thoughts. Minutes on a laptop."""
@@ -34,7 +35,7 @@ def quickstart(
 def train(
     recipe: Annotated[str, argument("A recipe's name (see `list`) or a JSON file.")],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/RECIPE.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/RECIPE.", **FOLDER)] = None,
     quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
 ) -> None:
     """Train a recipe. The same command goes on where a killed run stopped."""
@@ -59,7 +60,7 @@ def train(
 def import_(
     path: Annotated[Path, argument("A released checkpoint: a file (.safetensors, .bin, checkpoint_25) or a folder.")],
     base: Annotated[str, typer.Option(help="The model it was trained from: a folder (weights may be absent) or hub id.")],
-    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.", **FOLDER)] = None,
     latents: Annotated[int | None, typer.Option(help="Latents of CODI (default 6), SemCoT (5) or SoftCoT.")] = None,
     latents_per_step: Annotated[int | None, typer.Option(help="Coconut: c; default 2, as published.")] = None,
     max_stage: Annotated[int | None, typer.Option(help="Coconut: K; default 3, with SIM-CoT 5, as published.")] = None,
@@ -87,7 +88,7 @@ def import_(
 @app.command()
 def export(
     run: Run,
-    out: Annotated[Path, argument("A new directory.")],
+    out: Annotated[Path, argument("A new directory.", **FOLDER)],
     format: Annotated[str, typer.Option(help="run: a run directory; hf: a folder for transformers alone.")] = "run",
     prompt_embeds: Annotated[bool, typer.Option("--prompt-embeds", help="A folder for `serve`; no base model.")] = False,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from unspoken.cli.controls import numbers
 from unspoken.cli.options import (
+    FILE,
     MaxNewTokens,
     Run,
     Seed,
@@ -42,7 +43,7 @@ def scale(
     top_k: TopK = None,
     seed: Seed = None,
     max_new_tokens: MaxNewTokens = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file, a .md and a .svg beside it; default in RUN.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file, a .md and a .svg beside it; default in RUN.", **FILE)] = None,
 ) -> None:
     """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve."""
     from rich import box

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unspoken.cli.options import Run, app, argument, new_console
+from unspoken.cli.options import FILE, Run, app, argument, new_console
 from unspoken.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ def rescore(
     report: Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")],
     extractor: Annotated[list[str] | None, typer.Option(help="A rule, several times if need be; default: all.")] = None,
     show: Annotated[int, typer.Option("--list", help="Also show this many problems on which rules differ.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the report as scored by the one --extractor.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the report as scored by the one --extractor.", **FILE)] = None,
 ) -> None:
     """Score stored answers again by other rules (the papers', lm-eval's, ...), without the model."""
     from rich import box
@@ -83,7 +83,7 @@ def rescore(
 @app.command("card")
 def card_(
     report: Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")],
-    out: Annotated[Path, typer.Option(help="The card: a JSON file.")],
+    out: Annotated[Path, typer.Option(help="The card: a JSON file.", **FILE)],
     n: Annotated[int, typer.Option("-n", help="How many of the answers it holds.")] = 64,
 ) -> None:
     """Make a card of a report: its score and a part of its answers, which `verify` holds a run to."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from unspoken.core.checks import number_of
 from unspoken.errors import ConfigError
 from unspoken.model import Model
 from unspoken.training.checkpoint import load
@@ -84,7 +85,7 @@ class UnspokenLM(LM):
         if (model is None) == (path is None):
             raise ConfigError("UnspokenLM needs a model or the path of a run: UnspokenLM(model), or --model_args path=RUN")
         size = 32 if batch_size is None or str(batch_size).startswith("auto") else batch_size
-        if not str(size).isdigit() or not int(size):
+        if not number_of(str(size)):
             raise ConfigError(f"batch_size must be a number above 0, or auto, got {batch_size!r}")
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             device = None  # what the harness passes on where nobody asked for a device

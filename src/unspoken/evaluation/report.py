@@ -155,7 +155,7 @@ def terminal_table(headings: tuple[str, ...], text_columns: int, caption: str) -
     result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=escape(caption), caption_justify="left")
     for number, heading in enumerate(headings):
         text = number < text_columns
-        result.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+        result.add_column(escape(heading), justify="left" if text else "right", overflow="fold", no_wrap=not text)
     return result
 
 
