@@ -11,7 +11,7 @@ from backbones import backbone
 from contract_cases import EXAMPLES, settings
 
 from unspoken.core.chat import FAMILIES, HOLE, Slots, around, encode, hold_id, refuse_special, render, slots_of
-from unspoken.core.config import build
+from unspoken.core.config import build, dump
 from unspoken.core.layout import IGNORE
 from unspoken.core.soft_text import TEXTS, SoftTexts, texts_of
 from unspoken.errors import ConfigError, DataError
@@ -94,12 +94,12 @@ def test_a_question_cannot_close_its_turn(question: str, message: str):
         refuse_special(backbone(), question, (), "row 3")
 
 
-def method_of(template: str | None = DATED, **more: Any) -> Any:
-    """SoftCoT between two models with chat templates."""
+def method_of(written: str | None = DATED, **more: Any) -> Any:
+    """SoftCoT between two models with chat writtens."""
     data = {**settings("softcot"), **more}
-    method: Any = make_method(data, chatty(template) if template else backbone())
-    if template:
-        method.assistant.backbone.tokenizer.chat_template = template
+    method: Any = make_method(data, chatty(written) if written else backbone())
+    if written:
+        method.assistant.backbone.tokenizer.chat_template = written
     return method
 
 
@@ -151,6 +151,36 @@ def test_another_day_is_a_setting():
     assert "31 Dec 1999" in text_of(method_of(today="1999-12-31").backbone, method_of(today="1999-12-31").prompt("?").ids)
     with pytest.raises(ConfigError, match="today must be a date as YYYY-MM-DD, got 'now'"):
         method_config({**settings("softcot"), "today": "now"})
+
+
+THINKING = DATED + "{%- if enable_thinking is defined and not enable_thinking %}{{- 'no' }}{%- endif %}{{- more or '' }}"
+"""As Qwen3's: it thinks unless it is told not to."""
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [(None, "[assistant] no"), ({"enable_thinking": True}, "[assistant] "), ({"more": "m"}, "[assistant] m")],
+)
+def test_what_a_template_is_told_is_a_setting(template: dict[str, Any] | None, end: str):
+    """Not to think is the default; the assistant's has settings of its own; both stand in run.json."""
+    method = method_of(THINKING, **({} if template is None else {"template": template}))
+    assert text_of(method.backbone, method.prompt("How?", latents=0).ids).endswith(end)
+    assert text_of(method.backbone, method.prompt("How?").ids).endswith(end)
+    assert dump(method.config)["template"] == ({"enable_thinking": False} if template is None else template)
+
+
+def test_what_the_assistants_template_is_told():
+    before = "{{- more or '-' }}" + DATED
+    method = method_of(before, assistant_template={"more": "x"})
+    assert text_of(method.assistant.backbone, method.prompt("How?").assistant.ids).startswith("xToday")
+    assert text_of(method.backbone, method.prompt("How?").ids).startswith("-Today")
+
+
+@pytest.mark.parametrize("name", ["tokenize", "chat_template", "date_string", "a b", ""])
+def test_variables_that_are_ours(name: str):
+    for field in ("template", "assistant_template"):
+        with pytest.raises(ConfigError, match=f"{field} holds variables of the chat template"):
+            method_config({**settings("softcot"), field: {name: True}})
 
 
 def test_texts_by_name_by_field_and_from_a_run():

@@ -8,9 +8,10 @@ template gets the messages as they are, one behind the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
@@ -69,12 +70,59 @@ def hold_id(backbone: Backbone, slots: Slots) -> int:
     return ids[0]
 
 
+def without_thinking() -> dict[str, Any]:
+    """What chat templates are told unless a run says otherwise. Qwen3: the reasoning is part of the answer here."""
+    return {"enable_thinking": False}
+
+
+_OURS = frozenset(
+    [
+        "conversation",
+        "messages",
+        "chat_template",
+        "tokenize",
+        "add_generation_prompt",
+        "continue_final_message",
+        "date_string",
+        "tools",
+        "documents",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    ]
+)
+
+
+def check_variables(variables: Mapping[str, Any], field: str) -> None:
+    """Refuse variables of a chat template that are no names, or that are set elsewhere.
+
+    Raises:
+        ConfigError: names the field and the variable.
+    """
+    for name in variables:
+        if not str(name).isidentifier() or name in _OURS:
+            raise ConfigError(
+                f"{field} holds variables of the chat template, e.g. enable_thinking; {name!r} is none that can be set"
+            )
+
+
 def has_template(backbone: Backbone) -> bool:
     """Whether the model's tokenizer says how a chat is written."""
     return getattr(backbone.tokenizer, "chat_template", None) is not None
 
 
-def render(backbone: Backbone, messages: Sequence[Message], *, prompt: bool, today: date) -> str:
+def render(
+    backbone: Backbone,
+    messages: Sequence[Message],
+    *,
+    prompt: bool,
+    today: date,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
     """A chat as text.
 
     Args:
@@ -82,6 +130,7 @@ def render(backbone: Backbone, messages: Sequence[Message], *, prompt: bool, tod
         prompt: end with the header behind which the model answers.
         today: the date that templates are told, however they ask for it. Left alone, some write the day on which they
             run, and a model's states would change overnight.
+        variables: what else the template is told; None = `without_thinking`.
     """
     if not has_template(backbone):
         return "".join(text for _, text in messages)
@@ -90,8 +139,8 @@ def render(backbone: Backbone, messages: Sequence[Message], *, prompt: bool, tod
         chat_template=_on(today, backbone.tokenizer.get_chat_template()),
         tokenize=False,
         add_generation_prompt=prompt,
-        enable_thinking=False,  # Qwen3: the reasoning is part of the answer here
         date_string=today.strftime("%d %b %Y"),
+        **(without_thinking() if variables is None else variables),
     )
 
 
@@ -116,14 +165,19 @@ def encode(backbone: Backbone, text: str, *, first: bool) -> tuple[int, ...]:
 
 
 def around(
-    backbone: Backbone, messages: Sequence[Message], *, prompt: bool, today: date
+    backbone: Backbone,
+    messages: Sequence[Message],
+    *,
+    prompt: bool,
+    today: date,
+    variables: Mapping[str, Any] | None = None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids of a chat before and behind its one `HOLE`.
 
     Raises:
         ConfigError: the template has lost the hole, or repeats it.
     """
-    before, *rest = render(backbone, messages, prompt=prompt, today=today).split(HOLE)
+    before, *rest = render(backbone, messages, prompt=prompt, today=today, variables=variables).split(HOLE)
     if len(rest) != 1:
         raise ConfigError(f"the chat template must write the place of the thoughts once, it does so {len(rest)} times")
     return encode(backbone, before, first=True), encode(backbone, rest[0], first=False)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from unspoken.core.checks import readable, shown
 from unspoken.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
@@ -46,7 +47,10 @@ def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> 
     if error["type"] in ("missing", "missing_argument"):
         return f"field {where!r} of {cls_name} is missing"
     message = error["msg"].removeprefix("Value error, ")
-    got = json.dumps(error["input"], default=repr)
+    try:
+        got = json.dumps(error["input"], default=repr)
+    except (TypeError, ValueError, RecursionError):  # no JSON: keys that are no text, a number of thousands of digits
+        got = shown(error["input"])
     return f"field {where!r} of {cls_name}: {message[:1].lower()}{message[1:]}, got {got:.80}"
 
 
@@ -149,7 +153,7 @@ def _value(assignment: str, text: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
-        return text
+        return readable(text, "the value of an override")
     except (ValueError, RecursionError) as error:  # an int of more than 4,300 digits; brackets in brackets in ...
         raise ConfigError(f"override {assignment[:60]!r}...: {len(text)} letters that cannot be a value ({error})") from None
     if isinstance(value, (list, dict)) and _depth(value) > DEEPEST:

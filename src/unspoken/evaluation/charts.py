@@ -119,7 +119,8 @@ class _Plot:
     """Scales from data to drawing, and the frame around them."""
 
     def __init__(self, x0: float, x1: float, y0: float, y1: float, *, percent: bool = False, log_y: bool = False) -> None:
-        self.x0, self.x1 = (x0, x1) if x1 > x0 else (x0 - 0.5, x0 + 0.5)
+        around = max(0.5, 1e-6 * abs(x0))  # large numbers swallow a half
+        self.x0, self.x1 = (x0, x1) if x1 - x0 > 1e-9 * max(abs(x0), abs(x1)) else (x0 - around, x1 + around)
         self.y0, self.y1, self.percent, self.log_y = y0, y1, percent, log_y
 
     def x(self, value: float) -> float:

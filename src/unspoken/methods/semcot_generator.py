@@ -31,7 +31,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date
 from random import Random
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -40,7 +40,19 @@ from torch import Tensor, nn
 
 from unspoken.core.assistant import Assistant, Assisted
 from unspoken.core.backbone import Backbone, BackboneConfig
-from unspoken.core.chat import HOLE, Message, Slots, around, encode, hold_id, refuse_special, render, slots_of
+from unspoken.core.chat import (
+    HOLE,
+    Message,
+    Slots,
+    around,
+    check_variables,
+    encode,
+    hold_id,
+    refuse_special,
+    render,
+    slots_of,
+    without_thinking,
+)
 from unspoken.core.config import STRICT
 from unspoken.core.curriculum import Curriculum, Lesson, Phase, Stage, single
 from unspoken.core.engine import unroll
@@ -76,11 +88,17 @@ class SemCotGeneratorConfig:
     plain: bool = False  # prompts without bos and chat template, as released: `texts` say all
     slots: Slots | None = None  # what stands around the latents in the base model's prompt; None = nothing
     today: str = "2024-07-26"  # what chat templates are told
+    template: dict[str, Any] = field(
+        default_factory=without_thinking
+    )  # what the base's chat template is told; Qwen3: thinking
+    assistant_template: dict[str, Any] = field(default_factory=without_thinking)  # the same for the assistant's
     # Host memory for what a frozen model has read before the slots; 0 = read it at every step. With it a resumed run goes on
     # up to rounding only: what is kept was read in another batch.
     prefix_gb: float = 0.0
 
     def __post_init__(self) -> None:
+        check_variables(self.template, "template")
+        check_variables(self.assistant_template, "assistant_template")
         if self.latents < 1:
             raise ConfigError(f"latents must be at least 1, got {self.latents}; for none use 'cot' with steps=false")
         if self.latents_per_step < 1:
@@ -173,7 +191,8 @@ class SemCotGenerator(nn.Module):
             if c.plain:
                 ids = self.backbone.encode(asked)
             else:
-                ids = encode(self.backbone, render(self.backbone, chat, prompt=True, today=self._today), first=True)
+                text = render(self.backbone, chat, prompt=True, today=self._today, variables=c.template)
+                ids = encode(self.backbone, text, first=True)
             return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name)
         before, behind = self._around(self.backbone, chat, prompt=True)
         ids = (*before, *((self._base_hold,) * latents), *behind)
@@ -189,7 +208,8 @@ class SemCotGenerator(nn.Module):
     def _around(self, backbone: Backbone, chat: list[Message], *, prompt: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids before and behind the place of the thoughts."""
         if not self.config.plain:
-            return around(backbone, chat, prompt=prompt, today=self._today)
+            told = self.config.template if backbone is self.backbone else self.config.assistant_template
+            return around(backbone, chat, prompt=prompt, today=self._today, variables=told)
         before, behind = "".join(text for _, text in chat).split(HOLE)
         return backbone.encode(before), backbone.encode(behind)
 

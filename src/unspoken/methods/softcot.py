@@ -33,7 +33,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date
 from random import Random
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator
@@ -41,7 +41,18 @@ from torch import Tensor, nn
 
 from unspoken.core.assistant import Assistant, Assisted
 from unspoken.core.backbone import Backbone, BackboneConfig
-from unspoken.core.chat import HOLE, Slots, around, encode, hold_id, refuse_special, render, slots_of
+from unspoken.core.chat import (
+    HOLE,
+    Slots,
+    around,
+    check_variables,
+    encode,
+    hold_id,
+    refuse_special,
+    render,
+    slots_of,
+    without_thinking,
+)
 from unspoken.core.config import STRICT
 from unspoken.core.curriculum import Curriculum, Stage, single
 from unspoken.core.engine import unroll
@@ -73,10 +84,16 @@ class SoftCotConfig:
     assistant_slots: Slots | None = None  # of the assistant; None = its family's; only `hold` is used
     generation_header: bool = True  # the prompt ends with it
     today: str = "2024-07-26"  # what chat templates are told; the date that Llama 3.1's writes by itself
+    template: dict[str, Any] = field(
+        default_factory=without_thinking
+    )  # what the base's chat template is told; Qwen3: thinking
+    assistant_template: dict[str, Any] = field(default_factory=without_thinking)  # the same for the assistant's
     cache: str | None = "~/.cache/unspoken/states"  # where a frozen assistant's states are kept; None = nowhere
     prefix_gb: float = 1.0  # host memory for what a frozen model has read before the slots; 0 = read it at every step
 
     def __post_init__(self) -> None:
+        check_variables(self.template, "template")
+        check_variables(self.assistant_template, "assistant_template")
         if self.latents < 1:
             raise ConfigError(f"latents must be at least 1, got {self.latents}; for none use 'cot'")
         if self.latents_per_step < 1:
@@ -134,7 +151,8 @@ class SoftCot(nn.Module):
     def _header(self, question: str) -> str:
         """What stands between the user's turn and the model's answer."""
         chat = [("user", question)]
-        bare, whole = (render(self.backbone, chat, prompt=prompt, today=self._today) for prompt in (False, True))
+        how: Any = {"today": self._today, "variables": self.config.template}
+        bare, whole = (render(self.backbone, chat, prompt=prompt, **how) for prompt in (False, True))
         return whole.removeprefix(bare)
 
     def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
@@ -167,11 +185,12 @@ class SoftCot(nn.Module):
         refuse_special(self.backbone, question, (self._base_hold,), name)
         asked = c.texts.prompt(question, latents, self.slots.begin + HOLE + self.slots.end)
         chat = [("user", asked)]
+        how: Any = {"prompt": c.generation_header, "today": self._today, "variables": c.template}
         if latents == 0:
-            text = render(self.backbone, chat, prompt=c.generation_header, today=self._today)
+            text = render(self.backbone, chat, **how)
             ids = encode(self.backbone, text, first=True)
             return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name)
-        before, behind = around(self.backbone, chat, prompt=c.generation_header, today=self._today)
+        before, behind = around(self.backbone, chat, **how)
         ids = (*before, *((self._base_hold,) * latents), *behind)
         return Row(
             ids=ids,
@@ -188,7 +207,7 @@ class SoftCot(nn.Module):
         refuse_special(other, question, (self.hold,), name)
         asked, opening = self.config.texts.asked(question, latents)
         chat = [("user", asked), ("assistant", opening + HOLE)]
-        before, _ = around(other, chat, prompt=False, today=self._today)
+        before, _ = around(other, chat, prompt=False, today=self._today, variables=self.config.assistant_template)
         ids = (*before, *((self.hold,) * latents))
         if other.context is not None and len(ids) > other.context:
             raise DataError(

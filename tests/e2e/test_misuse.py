@@ -1,0 +1,73 @@
+"""What the command line says to those who misuse it: one line, exit code 2, and nothing is computed first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import START, refused, unspoken
+
+from unspoken.cli.options import whole_numbers
+from unspoken.errors import ConfigError
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("eval", START, "--out", ""), "must have a name"),
+        (("eval", START, "--out", "."), "is a folder"),
+        (("eval", START, "--out", LONG), "300 bytes long"),
+        (("eval", START, "--card", ""), "must have a name"),
+        (("eval", START, "--seeds", "1000000000"), "--seeds 1000000000"),
+        (("eval", START, "--seeds", "\u00b2"), "--seeds needs"),
+        (("eval", START, "--seeds", "1,\u00b2"), "--seeds needs"),
+        (("eval", START, "--seeds", "9" * 5000), "--seeds needs"),
+        (("eval", START, "--limit", "x"), "--limit"),
+        (("eval", START, "--no-such-option"), "--no-such-option"),
+        (("eval",), "run"),
+        (("no-such-command",), "no-such-command"),
+        (("train", "tiny/coconut", "--out", ""), "must have a name"),
+        (("train", "tiny/coconut", "--out", LONG), "300 bytes long"),
+        (("train", "tiny/coconut", "--out", "/dev/null"), "is a file"),
+        (("train", "tiny/coconut", "train.steps=" + "9" * 5000), "steps"),
+        (("train", "tiny/coconut", "train.steps=" + "[" * 3000), "steps"),
+        (("train", "tiny/coconut", "train.lr=\ud800"), "surrogate"),
+        (("inspect", START, "--counts", "1,\u00b2"), "--counts needs"),
+        (("inspect", START, "--out", ""), "must have a name"),
+        (("export", START, ""), "must have a name"),
+        (("compare", START, "--out", ""), "must have a name"),
+        (("data", "tiny", "--out", ""), "must have a name"),
+        (("bench", "generate", "--batches", "\u00b2"), "--batches needs"),
+        (("serve", "/", "--port", "99999"), "no folder of"),
+    ],
+    ids=lambda value: " ".join(value)[:40].encode("ascii", "backslashreplace").decode() if isinstance(value, tuple) else "",
+)
+def test_one_line(words: tuple[str, ...], said: str, tmp_path: Path):
+    refused(unspoken(*words, cwd=tmp_path), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,,2", "-1", "1.0", "\u0663", "\u00b2", "1" * 10, "1e3", "0x1"])
+def test_numbers_that_are_none(text: str):
+    with pytest.raises(ConfigError, match="--n needs whole numbers"):
+        whole_numbers(text, "--n", "1,2")
+
+
+def command(script: str) -> subprocess.CompletedProcess[str]:
+    """A shell line in which $U is the command."""
+    env = {**os.environ, "U": f"{sys.executable} -m unspoken"}
+    return subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_who_reads_no_further_gets_no_traceback():
+    assert command("$U list | head -1").stderr == ""
+
+
+def test_a_closed_output():
+    done = command("$U list >&-")
+    assert (done.returncode, done.stderr) == (0, "")
