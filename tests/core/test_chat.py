@@ -95,7 +95,7 @@ def test_a_question_cannot_close_its_turn(question: str, message: str):
 
 
 def method_of(written: str | None = DATED, **more: Any) -> Any:
-    """SoftCoT between two models with chat writtens."""
+    """SoftCoT between two models with chat templates."""
     data = {**settings("softcot"), **more}
     method: Any = make_method(data, chatty(written) if written else backbone())
     if written:
