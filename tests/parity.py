@@ -35,14 +35,38 @@ def folder() -> Path | None:
     return next((place for place in (*places, BESIDE) if place.is_dir()), None)
 
 
+def recorded() -> bool:
+    """Whether the cases are the whole recorded set; another folder may hold any of them, or a single one."""
+    return folder() == BESIDE
+
+
+def tokenizers(name: str) -> Path:
+    """The folder of a tokenizer that a case names; a folder of cases without tokenizers takes the recorded ones."""
+    where = folder()
+    assert where is not None
+    there = where / "tokenizers" / name
+    return there if there.is_dir() else BESIDE / "tokenizers" / name
+
+
 ABSENT = f"no parity fixtures: neither UNSPOKEN_PARITY nor {BESIDE} is a folder (see docs/design.md)"
 """Why a reference test is skipped where `folder()` is None."""
 
 
-def names(prefix: str) -> list[str]:
-    """Cases whose directory starts with a prefix."""
+METHODS = ("coconut", "simcot_coconut", "codi", "simcot_codi", "icot_si", "softcot", "softcotpp", "semcot")
+"""Methods whose cases tests/reference runs, as case.json names them."""
+
+
+@functools.cache
+def cases() -> dict[str, str]:
+    """Every case -> its method."""
     where = folder()
-    return [] if where is None else sorted(p.parent.name for p in where.glob(f"{prefix}*/case.json"))
+    found = [] if where is None else sorted(where.glob("*/case.json"))
+    return {file.parent.name: json.loads(file.read_text(encoding="utf-8")).get("method", "none") for file in found}
+
+
+def names(*methods: str) -> list[str]:
+    """Cases of some methods, whatever their directories are called."""
+    return [name for name, method in cases().items() if method in methods]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +85,15 @@ class Case:
 
     def tokenizer(self) -> Any:
         """A fresh tokenizer, without the tokens that the method adds."""
-        where = folder()
-        assert where is not None
-        return AutoTokenizer.from_pretrained(where / "tokenizers" / self.facts["tokenizer"])
+        return AutoTokenizer.from_pretrained(tokenizers(self.facts["tokenizer"]))
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """The initial weights of one official submodule, aliases filled in, without its prefix."""
         state = {key.removeprefix("state/"): value for key, value in self.tensors.items() if key.startswith("state/")}
-        for alias in self.facts["state_aliases"]:
-            state[alias["key"]] = state[alias["same_storage_as"]]
+        for alias in self.facts.get("state_aliases", ()):
+            key, same = (str(alias[name]).removeprefix("state/") for name in ("key", "same_storage_as"))
+            if same in state:  # else it is of another of the case's modules
+                state[key] = state[same]
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
     def lm(self, prefix: str, config: dict[str, Any], words: int | None = None) -> PreTrainedModel:
@@ -86,7 +110,9 @@ class Case:
         lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config), dtype=torch.float32)
         missing, unexpected = lm.load_state_dict(state, strict=False)
         assert not unexpected
-        assert not [key for key in missing if not key.endswith((".attn.bias", ".attn.masked_bias"))]
+        # GPT-2's buffers hold no weights, and a tied head is stored once, as the embedding.
+        known = (".attn.bias", ".attn.masked_bias", *(["lm_head.weight"] if lm.config.tie_word_embeddings else []))
+        assert not [key for key in missing if not key.endswith(known)]
         lm.tie_weights()
         return lm.eval()
 

@@ -46,6 +46,19 @@ def supervised(case: parity.Case) -> bool:
     return case.facts.get("data_path") == "explain"
 
 
+FROZEN = {
+    "only_base_causallm": ("expainable_llm.",),
+    "only_expainable_llm": ("base_causallm.",),
+    "freeze_backbone": ("base_causallm.", "expainable_llm."),
+}
+"""SIM-CoT's `training_method` -> the modules that get no gradient; "full" trains both."""
+
+
+def training_method(case: parity.Case) -> str:
+    """Which modules the official run trained."""
+    return case.facts["method_config"].get("training_method") or "full"
+
+
 def latents_of(case: parity.Case) -> list[int]:
     """Latents per row of the official batch."""
     return (case.tensors["batch/input_ids"] == case.facts["special_ids"]["latent"]).sum(dim=1).tolist()
@@ -101,6 +114,12 @@ def official_parameters(method: Any) -> dict[str, torch.nn.Parameter]:
     return named
 
 
+def official_total(case: parity.Case, report: LossReport) -> Tensor:
+    """The loss that the official run steps on: without the answers' where only the decoder is trained."""
+    alone = training_method(case) == "only_expainable_llm" and "explain" in report.terms
+    return report.terms["explain"] if alone else report.total
+
+
 @functools.cache
 def solve(name: str) -> Solved:
     """Build, forward, differentiate, step once, and put the initial weights back."""
@@ -111,9 +130,14 @@ def solve(name: str) -> Solved:
     pairs = zip(case.examples, stages_of(case, method), strict=True)
     rows = [trained.layout(example, stage, Random(0)) for example, stage in pairs]
     batch = collate(rows)
-    report = trained(batch, trained.counts(batch))
-    report.total.backward()
     named = official_parameters(method)
+    for key, p in named.items():
+        if key.startswith(FROZEN.get(training_method(case), ())):
+            p.requires_grad_(False)
+    report = trained(batch, trained.counts(batch))
+    total = official_total(case, report)
+    if total.requires_grad:
+        total.backward()
     gradients = {key: None if p.grad is None else p.grad.clone() for key, p in named.items()}
 
     initial = {key: p.detach().clone() for key, p in named.items()}

@@ -44,8 +44,6 @@ def examples_of(case: parity.Case) -> list[Example]:
 
 def method_of(case: parity.Case) -> Any:
     """Our method with a case's settings, from the case's initial weights."""
-    where = parity.folder()
-    assert where is not None
     facts = case.facts
     teacher = {key.replace("state_teacher/", "state/base."): value for key, value in case.tensors.items()}
     words = case.tokenizer()
@@ -59,7 +57,7 @@ def method_of(case: parity.Case) -> Any:
             "name": "semcot",
             "inner": {
                 "name": "semcot_generator",
-                "assistant": {"arch": arch, "tokenizer": str(where / "tokenizers" / facts["tokenizer"])},
+                "assistant": {"arch": arch, "tokenizer": str(parity.tokenizers(facts["tokenizer"]))},
                 "latents": facts["method_config"]["train_max_contemp_tokens"],
                 "plain": True,
                 "texts": {

@@ -35,6 +35,12 @@ def latents_of(case: parity.Case) -> int:
     return case.facts["method_config"]["num_thought_tokens"]
 
 
+def slices_of(case: parity.Case) -> list[slice]:
+    """The rows of each of the official base model's calls in training: `batch_step` of them at a time."""
+    rows, step = len(case.facts["instances"]), case.facts["method_config"].get("batch_step") or 1
+    return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
+
+
 def chains_of(case: parity.Case) -> int:
     """C."""
     return case.facts["method_config"].get("num_scaling_times", 1)
@@ -92,14 +98,12 @@ def backbone_of(case: parity.Case) -> Backbone:
 
 def method_of(case: parity.Case, **more: Any) -> Any:
     """Our method with a case's settings (and others for SoftCoT), from the case's initial weights."""
-    where = parity.folder()
-    assert where is not None
     hold, begin, end = case.facts["method_config"]["special_tokens"]
     arch = {k: v for k, v in case.facts["assistant_config"].items() if k not in ("torch_dtype", "architectures")}
     slots = {"begin": begin, "hold": hold, "end": end}
     soft = {
         "name": "softcot",
-        "assistant": {"arch": arch, "tokenizer": str(where / "tokenizers" / case.facts["tokenizer"])},
+        "assistant": {"arch": arch, "tokenizer": str(parity.tokenizers(case.facts["tokenizer"]))},
         "latents": latents_of(case),
         "texts": texts_of(case),
         "slots": slots,
@@ -163,15 +167,16 @@ def one_by_one(solved_method: Any, rows: list[Row]) -> list[LossReport]:
 
 
 def chain_losses(case: parity.Case, method: Any, rows: list[Row], reports: list[LossReport]) -> Tensor:
-    """[C, B] cross-entropy of every set of every row, mean over its tokens."""
+    """[C, calls] cross-entropy of every set in every official call, mean over the tokens of the call's rows."""
     from unspoken.core.layout import collate
 
-    losses = []
+    sums, counts = [], []
     for row, report in zip(rows, reports, strict=True):
-        batch, count = collate([row]), sum(label != IGNORE for label in row.labels)
+        batch = collate([row])
         sets = [report.trace._rows(slice(c, c + 1)) for c in range(chains_of(case))]
-        losses.append(torch.stack([labelled_cross_entropy_sum(one, batch, method.backbone.logits) / count for one in sets]))
-    return torch.stack(losses, dim=1)
+        sums.append(torch.stack([labelled_cross_entropy_sum(one, batch, method.backbone.logits) for one in sets]))
+        counts.append(sum(label != IGNORE for label in row.labels))
+    return torch.stack([torch.stack(sums[call]).sum(dim=0) / sum(counts[call]) for call in slices_of(case)], dim=1)
 
 
 def contrast(case: parity.Case, reports: list[LossReport]) -> Tensor:
@@ -211,7 +216,8 @@ def solve(name: str) -> Solved:
     if several(case):
         reports = one_by_one(method, rows)
         per_chain = chain_losses(case, method, rows, reports)
-        terms = {"lm_sum": per_chain.mean(dim=1).sum(), "nce": torch.zeros(())}
+        # Divided by the rows, also where a call has several of them: with batch_step 2 it is half of the mean over calls.
+        terms = {"lm_sum": per_chain.sum() / len(rows), "nce": torch.zeros(())}
         if case.facts["losses"]["nce"]:
             terms["nce"] = contrast(case, reports) / (chains_of(case) * len(rows))
     else:

@@ -9,7 +9,15 @@ import numpy as np
 import parity
 import pytest
 import torch
-from parity_coconut import latents_of, left_padding, solve, stages_of, supervised
+from parity_coconut import (
+    latents_of,
+    left_padding,
+    official_total,
+    solve,
+    stages_of,
+    supervised,
+    training_method,
+)
 
 from unspoken.core.engine import generate
 from unspoken.core.sampling import Speaking
@@ -17,7 +25,7 @@ from unspoken.core.sampling import Speaking
 if parity.folder() is None:
     pytest.skip(parity.ABSENT, allow_module_level=True)
 
-CASES = parity.names("coconut_") + parity.names("simcot_coconut_")
+CASES = parity.names("coconut", "simcot_coconut")
 DECODED = [name for name in CASES if parity.load(name).facts.get("explanations")]
 EXPLAINED = [name for name in CASES if supervised(parity.load(name))]
 
@@ -27,6 +35,8 @@ explained_case = pytest.mark.parametrize("name", EXPLAINED)
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test."""
+    if not parity.recorded():
+        pytest.skip("another folder may hold cases of one kind only")
     assert CASES
     assert EXPLAINED
     assert DECODED
@@ -84,10 +94,11 @@ def test_losses(name: str):
     solved = solve(name)
     losses = solved.case.facts["losses"]
     report = solved.report
-    parity.same("losses", report.terms["answer"], torch.tensor(losses["ce"]))
+    if losses.get("ce") is not None and training_method(solved.case) != "only_expainable_llm":  # where it is not computed
+        parity.same("losses", report.terms["answer"], torch.tensor(losses["ce"]))
     assert ("explain" in report.terms) == supervised(solved.case)
     parity.same("losses", report.terms.get("explain", torch.tensor(0.0)), torch.tensor(losses.get("explain", 0.0)))
-    parity.same("losses", report.total, torch.tensor(losses["total"]))
+    parity.same("losses", official_total(solved.case, report), torch.tensor(losses["total"]))
 
 
 @every_case
@@ -102,7 +113,7 @@ def test_gradients(name: str):
         if got is not None:
             parity.same_gradient(key, got.norm().double(), torch.tensor(want).double())
     full = [key for key in solved.case.tensors if key.startswith("grad/")]
-    assert full
+    assert full or not any(norms.values())
     for key in full:
         got = solved.gradients[key.removeprefix("grad/")]
         assert got is not None
@@ -122,7 +133,7 @@ def marker_rows(name: str, prefix: str) -> list[tuple[str, list[int]]]:
             parameter = key.removeprefix(prefix)
             (ids,) = [ids for pattern, ids in case.facts["grad_rows_ids"].items() if re.search(pattern, parameter)]
             found.append((parameter, ids))
-    assert found
+    assert found or training_method(case) in ("only_expainable_llm", "freeze_backbone")
     return found
 
 
@@ -146,7 +157,7 @@ def test_one_optimizer_step(name: str):
         want = solved.case.tensors[f"after_step_rows/{parameter}"]
         parity.same("parameters after a step", solved.after[parameter][ids][sure], want[sure])
         compared += int(sure.sum())
-    assert compared > 100
+    assert compared > 100 or not any(solved.case.facts["grad_norm_per_parameter"].values())
 
 
 @every_case

@@ -22,7 +22,7 @@ if parity.folder() is None:
 
 def the_case(name: str) -> parity.Case:
     """A case by name, or a skip where another folder lacks it."""
-    if name not in parity.names(name):
+    if name not in parity.cases():
         pytest.skip(f"no case {name} in {parity.folder()}")
     return parity.load(name)
 

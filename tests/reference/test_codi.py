@@ -35,7 +35,7 @@ from unspoken.core.sampling import Speaking
 if parity.folder() is None:
     pytest.skip(parity.ABSENT, allow_module_level=True)
 
-CASES = parity.names("codi_") + parity.names("simcot_codi_")
+CASES = parity.names("codi", "simcot_codi")
 EXPLAINED = [name for name in CASES if is_explained(parity.load(name))]
 TRAINED = [name for name in CASES if has_gradients(parity.load(name))]
 ALONE = [name for name in CASES if not parity.load(name).facts["padding_attended"]]
@@ -47,6 +47,8 @@ trained_case = pytest.mark.parametrize("name", TRAINED)
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test; and both kinds of batches are there."""
+    if not parity.recorded():
+        pytest.skip("another folder may hold cases of one kind only")
     assert CASES
     assert set(ALONE) & set(EXPLAINED)
     assert set(CASES) - set(ALONE)

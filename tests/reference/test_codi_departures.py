@@ -41,14 +41,14 @@ from unspoken.methods import make_method
 if parity.folder() is None:
     pytest.skip(parity.ABSENT, allow_module_level=True)
 
-CASES = parity.names("codi_") + parity.names("simcot_codi_")
+CASES = parity.names("codi", "simcot_codi")
 PADDED = [name for name in CASES if parity.load(name).facts["padding_attended"]]
 ALONE = [name for name in CASES if name not in PADDED]
 
 
 def the_case(name: str) -> parity.Case:
     """A case by name, or a skip where another folder lacks it."""
-    if name not in parity.names(name):
+    if name not in parity.cases():
         pytest.skip(f"no case {name} in {parity.folder()}")
     return parity.load(name)
 
@@ -66,6 +66,8 @@ def off(got: torch.Tensor, want: torch.Tensor) -> float:
 
 def test_there_are_fixtures():
     """An empty list would pass every parametrised test."""
+    if not parity.recorded():
+        pytest.skip("another folder may hold cases of one kind only")
     assert [name for name in PADDED if is_explained(parity.load(name))]
     assert [name for name in PADDED if parity.load(name).facts["method_config"]["fix_attn_mask"]]
     assert ALONE

@@ -17,7 +17,7 @@ from unspoken.methods.icot_si import MOST_BY_CHANCE, by_chance
 if parity.folder() is None:
     pytest.skip(parity.ABSENT, allow_module_level=True)
 
-CASES = parity.names("icot_")
+CASES = parity.names("icot_si")
 TRAJECTORY = 1e-5
 """Of what comes after the first step (parity/README.md, "Tolerance")."""
 
@@ -26,6 +26,8 @@ every_case = pytest.mark.parametrize("name", CASES)
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test. Every setting with a choice is among the cases."""
+    if not parity.recorded():
+        pytest.skip("another folder may hold cases of one kind only")
     assert CASES
     settings = [settings_of(parity.load(name)) for name in CASES]
     assert {s["side"] for s in settings} == {"left", "right"}

@@ -14,13 +14,15 @@ from unspoken.core.sampling import Speaking
 if parity.folder() is None:
     pytest.skip(parity.ABSENT, allow_module_level=True)
 
-CASES = parity.names("semcot_")
+CASES = parity.names("semcot")
 
 every_case = pytest.mark.parametrize("name", CASES)
 
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test; the two phases of the generator are both there."""
+    if not parity.recorded():
+        pytest.skip("another folder may hold cases of one kind only")
     assert {parity.load(name).facts["method_config"]["phase"] for name in CASES} == {"linear", "full"}
 
 

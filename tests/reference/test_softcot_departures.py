@@ -69,6 +69,8 @@ def test_the_end_of_the_answer_is_trained():
 @pytest.mark.parametrize("name", ["softcot_llama_n2", "softcot_qwen_n3"])
 def test_what_the_released_rows_train(name: str):
     """Llama: not the end of the turn. Qwen: also the line end that closes the user's turn."""
+    if name not in parity.cases():
+        pytest.skip(f"the case {name} is not in this folder")
     case = parity.load(name)
     method = parity_softcot.method_of(case)
     ours = method.layout(parity_softcot.examples_of(case)[0], method.curriculum().last, Random(0))
