@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from unspoken.core.config import build, dump
+from unspoken.core.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import Task
-from unspoken.tasks.files import Files, FilesConfig, carve, read_examples
+from unspoken.tasks.files import Files, FilesConfig
+from unspoken.tasks.readers import read_rows
+from unspoken.tasks.rows import carve, examples_of
 
 Write = Callable[..., str]
 GOOD = {"question": "One and one?", "steps": ["<<1+1=2>>"], "answer": "2"}
@@ -37,6 +40,11 @@ def write(tmp_path: Path) -> Write:
 
 def task(**fields: Any) -> Files:
     return Files(build(FilesConfig, fields))
+
+
+def read_examples(path: Any, *, split: Any, steps: str = "markers", format: Any = "auto") -> list[Example]:
+    """The examples of one file, as the task reads them."""
+    return examples_of(read_rows(path, format, split), split=split, steps=steps, source=path)
 
 
 def questions(count: int) -> list[dict[str, Any]]:
@@ -145,7 +153,9 @@ def without(key: str) -> dict[str, Any]:
         (GOOD | {"steps": "<<1+1=2>>"}, r"field 'steps' must be a list of strings, got '<<1\+1=2>>'"),
         (GOOD | {"steps": ["a", 2]}, r"field 'steps' must be a list of strings, got \['a', 2\]"),
         (GOOD | {"steps": {"a": "b"}}, r"field 'steps' must be a list of strings"),
-        (without("steps") | {"cot": ["a"]}, r"field 'cot' must be a string, got list"),
+        (without("steps") | {"cot": ["a", 2]}, r"field 'cot' must be a string or a list of strings, got \['a', 2\]"),
+        (without("steps") | {"cot": {"a": "b"}}, r"field 'cot' must be a string or a list of strings"),
+        (GOOD | {"answer": float("inf")}, r"field 'answer' must be a string, got float \(inf\), which is no finite number"),
         (GOOD | {"question": "\ud800?"}, r"field 'question' holds half of a surrogate pair"),
         (GOOD | {"steps": ["\udfff"]}, r"field 'steps' holds half of a surrogate pair"),
         (["question", "answer"], r"a row must be an object with 'question' and 'answer', got list"),
@@ -188,9 +198,9 @@ def test_a_bad_file_is_named(write: Write, name: str, content: Any, message: str
     assert "\n" not in str(caught.value)
 
 
-def test_json_that_is_no_list(write: Write) -> None:
-    path = write("a.json", json.dumps({"data": [GOOD]}))
-    with pytest.raises(DataError, match=r"a\.json:1: must be a list of rows, got dict; .* format=jsonl"):
+def test_json_that_is_no_list_and_no_object(write: Write) -> None:
+    path = write("a.json", '"question"')
+    with pytest.raises(DataError, match=r"a\.json:1: must be a list of rows, got str; .* format=jsonl"):
         read_examples(path, split="train", format="json")
 
 
@@ -314,8 +324,9 @@ def test_carving_that_leaves_nothing_is_an_error(write: Write) -> None:
         ({"validation_fraction": 1.0}, r"field 'validation_fraction' must be at least 0 and below 1, got 1.0"),
         ({"validation": "a", "validation_fraction": 0.1}, r"set either 'validation' .* or 'validation_fraction'"),
         ({"steps": "words"}, r"field 'steps' of FilesConfig"),
-        ({"format": "csv"}, r"field 'format' of FilesConfig"),
-        ({"answer": "letter"}, r"field 'answer' of FilesConfig"),
+        ({"format": "xml"}, r"field 'format' of FilesConfig"),
+        ({"answer": "date"}, r"field 'answer' of FilesConfig"),
+        ({"fields": {"qestion": "q"}}, r"field 'fields': 'qestion' is nothing that is read; did you mean 'question'"),
     ],
 )
 def test_config_errors(fields: dict[str, Any], message: str) -> None:

@@ -13,8 +13,8 @@ import pytest
 from unspoken.core.config import build, dump
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import SPLITS, Task, make_task
-from unspoken.tasks.files import question_key
 from unspoken.tasks.gsm8k import Gsm8k, Gsm8kAug, Gsm8kAugConfig, Gsm8kConfig
+from unspoken.tasks.rows import question_key
 from unspoken.tasks.source import DATA_VARIABLE
 
 

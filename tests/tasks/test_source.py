@@ -17,8 +17,8 @@ from unspoken.core.config import build, dump, lookup
 from unspoken.core.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import SPLITS, TASKS, Task, make_task
-from unspoken.tasks.files import listed_rows, read_rows
 from unspoken.tasks.generated import take
+from unspoken.tasks.readers import listed_rows, read_rows
 from unspoken.tasks.source import DATA_VARIABLE, Source, Splits, converted
 
 FILES: Any = {"train": ("a.jsonl", "b*.jsonl"), "test": ("t.jsonl",)}

@@ -10,7 +10,7 @@ import pytest
 
 from unspoken.errors import DataError
 from unspoken.tasks import make_task
-from unspoken.tasks.styles import boxed
+from unspoken.tasks.traces import boxed
 
 MATH = {
     "problem": "Solve $x^2 = 4$ for $x > 0$.",

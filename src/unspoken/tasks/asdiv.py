@@ -25,7 +25,8 @@ from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.answers import SPECIAL, equal, extract_flexible, extract_strict, normalise
 from unspoken.tasks.base import SPLITS, Score, Split
 from unspoken.tasks.equations import equality_steps
-from unspoken.tasks.files import Row, check_ranges, read_text, text_field
+from unspoken.tasks.readers import read_text
+from unspoken.tasks.rows import Row, check_ranges, text_field
 from unspoken.tasks.source import Source, Splits, converted
 
 FOLDS = 5

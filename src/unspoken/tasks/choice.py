@@ -23,9 +23,9 @@ from unspoken.core.config import STRICT
 from unspoken.core.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import SPLITS, Score, Split
-from unspoken.tasks.files import carve, check_ranges, question_key, text_field
 from unspoken.tasks.letters import LETTERS, lettered, score_letter, with_options
 from unspoken.tasks.rationales import cot_source, read_cot
+from unspoken.tasks.rows import carve, check_ranges, question_key, text_field
 from unspoken.tasks.segment import Rule, split_steps
 from unspoken.tasks.source import Source, Splits
 

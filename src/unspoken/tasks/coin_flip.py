@@ -23,8 +23,9 @@ from unspoken.core.example import Example
 from unspoken.errors import ConfigError
 from unspoken.tasks.answer_rules import score_verdict
 from unspoken.tasks.base import Score, Split
-from unspoken.tasks.files import check_ranges, examples_of, listed_rows, question_key, text_field
 from unspoken.tasks.generated import check_sizes, take, words
+from unspoken.tasks.readers import listed_rows
+from unspoken.tasks.rows import check_ranges, examples_of, question_key, text_field
 from unspoken.tasks.source import Source, Splits, converted
 
 _NAMES = words(

@@ -22,8 +22,9 @@ from unspoken.core.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.answer_rules import date_text, read_dates, score_date
 from unspoken.tasks.base import Score, Split
-from unspoken.tasks.files import check_ranges, listed_rows, text_field
 from unspoken.tasks.letters import LETTERS, lettered, options_of, same_text, score_letter, with_options
+from unspoken.tasks.readers import listed_rows
+from unspoken.tasks.rows import check_ranges, text_field
 from unspoken.tasks.source import Source, Splits, converted
 
 _ONLY_TEST = "BIG-bench's files are for evaluation only"

@@ -8,7 +8,7 @@ from typing import Any
 
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import SPLITS, Split
-from unspoken.tasks.files import Row
+from unspoken.tasks.rows import Row
 
 _PATIENCE = 5_000  # a split holds a tenth of all problems at least, so this many draws in vain mean that few are left
 

@@ -24,7 +24,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.example import Example
 from unspoken.tasks.answers import score_number
 from unspoken.tasks.base import SPLITS, Score, Split
-from unspoken.tasks.files import carve, check_ranges, examples_of
+from unspoken.tasks.rows import carve, check_ranges, examples_of
 from unspoken.tasks.segment import Rule
 from unspoken.tasks.source import Source, Splits
 

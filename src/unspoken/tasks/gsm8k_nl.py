@@ -23,7 +23,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.example import Example
 from unspoken.tasks.answers import score_number
 from unspoken.tasks.base import Score, Split
-from unspoken.tasks.files import check_ranges, examples_of
+from unspoken.tasks.rows import check_ranges, examples_of
 from unspoken.tasks.source import Source, Splits
 
 

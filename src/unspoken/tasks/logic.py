@@ -25,11 +25,12 @@ from unspoken.errors import DataError
 from unspoken.tasks.answer_rules import bare, score_verdict
 from unspoken.tasks.answers import equal, extract_strict
 from unspoken.tasks.base import Score, Split
-from unspoken.tasks.files import check_ranges, examples_of, read_rows
 from unspoken.tasks.generated import check_sizes, take
 from unspoken.tasks.prontoqa_worlds import problems as prontoqa_problems
 from unspoken.tasks.prosqa_graphs import MAX_STEPS
 from unspoken.tasks.prosqa_graphs import problems as prosqa_problems
+from unspoken.tasks.readers import read_rows
+from unspoken.tasks.rows import check_ranges, examples_of
 from unspoken.tasks.source import Source, Splits
 
 Problems = Callable[[Split], Iterator[Mapping[str, Any]]]

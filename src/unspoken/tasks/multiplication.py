@@ -26,8 +26,9 @@ from unspoken.core.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.answer_rules import score_digits
 from unspoken.tasks.base import Score, Split
-from unspoken.tasks.files import Row, check_ranges, examples_of, read_rows
 from unspoken.tasks.generated import check_sizes, take
+from unspoken.tasks.readers import read_rows
+from unspoken.tasks.rows import Row, check_ranges, examples_of
 from unspoken.tasks.source import Source, Splits
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from unspoken.core.example import Example
 from unspoken.tasks.base import Split
-from unspoken.tasks.files import text_field
+from unspoken.tasks.rows import text_field
 from unspoken.tasks.segment import Rule, split_steps
 from unspoken.tasks.source import Source, converted
 

@@ -24,8 +24,8 @@ from unspoken.core.example import Example
 from unspoken.tasks.answer_rules import score_verdict
 from unspoken.tasks.answers import score_number
 from unspoken.tasks.base import SPLITS, Score, Split
-from unspoken.tasks.files import carve, check_ranges, text_field
 from unspoken.tasks.letters import score_letter
+from unspoken.tasks.rows import carve, check_ranges, text_field
 from unspoken.tasks.segment import Rule, drop_annotations, split_steps
 from unspoken.tasks.source import Source, Splits
 

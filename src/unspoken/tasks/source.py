@@ -16,15 +16,12 @@ from typing import Any
 from unspoken.core.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import SPLITS, Split, fingerprint_examples
-from unspoken.tasks.files import Row, check_split, examples_of, question_key, read_rows
+from unspoken.tasks.folders import folder_rows, hub_rows
+from unspoken.tasks.readers import read_rows
+from unspoken.tasks.rows import Row, check_split, converted_examples, question_key
 
 DATA_VARIABLE = "UNSPOKEN_DATA"
 
-_HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val"),
-    "test": ("test",),
-}
 _HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 Convert = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 """A row of the data set, and where it stands -> a row with `question`, `answer`, perhaps `steps`, and the rest."""
@@ -39,7 +36,8 @@ class Source:
         files: for each split the names (glob patterns) of its file, preferred first.
         root: the folder; None to look for a subfolder of UNSPOKEN_DATA.
         folders: the subfolders to look for, preferred first; None for one of the task's name.
-        hub: a data set on the hub, used when there is no folder; None to never ask the network.
+        hub: a data set on the hub, or a folder with a copy of one, used when there is no folder; None to never ask the
+            network.
         hub_config: its configuration, if it has several.
         hub_splits: what the hub calls each split, where it is not the usual name; a split made of several hub splits
             joins those that there are.
@@ -60,7 +58,8 @@ class Source:
         if self.root is not None:
             root = Path(self.root).expanduser()
             if not root.is_dir():
-                raise DataError(f"{root}: no such folder (root of task {self.task!r})")
+                problem = "is no folder; give the folder it is in" if root.exists() else "no such folder"
+                raise DataError(f"{root}: {problem} (root of task {self.task!r})")
             return root
         variable = os.environ.get(DATA_VARIABLE)
         places = [Path(variable).expanduser() / name for name in self.folders or (self.task,)] if variable else []
@@ -89,10 +88,23 @@ class Source:
 
     def rows(self, split: Split) -> tuple[Iterable[Row], str]:
         """The rows of a split from its file or the hub, and where they come from."""
-        if self.folder() is None:
+        folder = self.folder()
+        if folder is None:
             return self.hub_rows(split)
+        if self.hub is not None and self.find(split) is None:
+            return self._copied_rows(folder, split)
         path = self.path(split)
-        return read_rows(path), str(path)
+        return read_rows(path, split=split), str(path)
+
+    def _copied_rows(self, folder: Path, split: Split) -> tuple[Iterable[Row], str]:
+        """The rows of a folder that is a copy of the hub's data set, or was written by `save_to_disk`."""
+        try:
+            return folder_rows(folder, split, config=self.hub_config, called=self.hub_splits), str(folder)
+        except DataError as error:
+            names = " or ".join(self.files[split])
+            reason = str(error).removeprefix(f"{folder}: ")
+            copies = f"or a copy of the hub's {self.hub}, whose files are named after their split ({reason})"
+            raise DataError(f"{folder}: no {split} file for task {self.task!r}; expected {names}, {copies}") from None
 
     def examples(self, split: Split, convert: Convert, steps: Any = "lines") -> list[Example]:
         """The examples of a split, each row first brought into the form of `files` by `convert`."""
@@ -104,21 +116,12 @@ class Source:
         if self.hub is None:
             raise self.no_data("root and hub are not set" if self.files else "its hub is not set")
         try:
-            from datasets import load_dataset  # slow to import, and of no use with a folder
-
-            splits: Any = load_dataset(self.hub, self.hub_config)
-        except Exception as error:  # the hub's client raises dozens of kinds, from no network to no such name
-            reason = (str(error).strip().split("\n")[0] or "no message")[:200]
-            problem = f"hub {self.hub!r} could not be loaded ({type(error).__name__}: {reason})"
+            return hub_rows(self.hub, self.hub_config, split, self.hub_splits)
+        except ConnectionError as error:
+            problem = f"hub {self.hub!r} {error}"
             raise self.no_data(f"root is not set, and {problem}" if self.files else problem) from error
-        if self.hub_splits is not None:
-            names = [name for name in self.hub_splits.get(split, ()) if name in splits]
-        else:
-            names = [name for name in _HUB_SPLITS[split] if name in splits][:1]
-        if not names:
-            raise DataError(f"hub {self.hub!r} has no {split} split; it has: {', '.join(splits)}; {self._ways()}")
-        rows = ((f"{self.hub}/{name}: item {index}", row) for name in names for index, row in enumerate(splits[name]))
-        return rows, f"{self.hub}/{'+'.join(names)}"
+        except DataError as error:
+            raise DataError(f"{error}; {self._ways()}") from None
 
     def no_data(self, problem: str) -> DataError:
         """An error that says what was looked for and every way to give it."""
@@ -142,7 +145,7 @@ def converted(rows: Iterable[Row], convert: Convert, split: Split, where: str, s
                 raise DataError(f"{place}: a row must be an object, got {type(row).__name__}")
             yield place, convert(row, place)
 
-    return examples_of(each(), split=split, steps=steps, source=where)
+    return converted_examples(each(), split=split, steps=steps, source=where)
 
 
 @dataclass(kw_only=True)
@@ -157,6 +160,7 @@ class Splits:
         carved: train and validation are two sides of one cut, so they share nothing and need no comparing.
         key: what makes two questions the same.
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
+        raw: for each split read so far, all its rows, those dropped included.
     """
 
     config: Any
@@ -166,12 +170,20 @@ class Splits:
     carved: bool = False
     key: Callable[[Example], str] = lambda example: question_key(example.question)
     dropped: dict[Split, int] = field(default_factory=dict)
+    raw: dict[Split, list[Example]] = field(default_factory=dict)
     _cache: dict[Split, list[Example]] = field(default_factory=dict)
 
     def examples(self, split: Split) -> list[Example]:
         """The split without the rows that a held-out split has, cut to its limit. The list is the caller's own."""
         check_split(split)
-        return self._whole(split)[: getattr(self.config, f"limit_{split}", None)]
+        rows = self._whole(split)
+        if not rows and self.raw[split]:
+            others = " or ".join(other for other in _HELD_OUT[split] if other in self.there)
+            raise DataError(
+                f"task {self.config.name!r}: all {len(self.raw[split])} {split} rows are dropped, because {others} has "
+                f"their questions, and splits share none; give other {split} rows"
+            )
+        return rows[: getattr(self.config, f"limit_{split}", None)]
 
     def fingerprint(self, split: Split) -> str:
         """16 hex digits that change when an example of the split does."""
@@ -185,7 +197,7 @@ class Splits:
         if split not in self._cache:
             held_out = _HELD_OUT["validation" if self.carved and split == "train" else split]
             taken = {self.key(example) for other in held_out if other in self.there for example in self._whole(other)}
-            rows = self.read(split)
+            rows = self.raw[split] = self.read(split)
             kept = [example for example in rows if self.key(example) not in taken]
             self.dropped[split] = len(rows) - len(kept)
             self._cache[split] = kept

@@ -23,8 +23,9 @@ from unspoken.core.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.answer_rules import score_verdict
 from unspoken.tasks.base import SPLITS, Score, Split
-from unspoken.tasks.files import carve, check_ranges, listed_rows, text_field
 from unspoken.tasks.rationales import cot_source, read_cot
+from unspoken.tasks.readers import listed_rows
+from unspoken.tasks.rows import carve, check_ranges, text_field
 from unspoken.tasks.segment import Rule
 from unspoken.tasks.source import Source, Splits, converted
 

@@ -31,7 +31,8 @@ from unspoken.tasks.answer_rules import score_close
 from unspoken.tasks.answers import score_number
 from unspoken.tasks.base import SPLITS, Score, Split
 from unspoken.tasks.equations import infix_steps, plain_number, prefix_steps
-from unspoken.tasks.files import Row, carve, check_ranges, read_text, text_field
+from unspoken.tasks.readers import read_text
+from unspoken.tasks.rows import Row, carve, check_ranges, text_field
 from unspoken.tasks.source import Source, Splits, converted
 
 Shared = Literal["multiarith", "asdiv"]
