@@ -261,3 +261,21 @@ def test_a_decoder_without_steps_to_learn_from_is_refused(make, tmp_path):
     config = build(RunConfig, {**dump(make()), "task": task})
     with pytest.raises(DataError, match=r"none of \d training examples has steps"):
         train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("method", "warned"),
+    [({"name": "cot"}, True), ({"name": "cot", "steps": False}, False),
+     ({"name": "coconut", "epochs_per_stage": 1}, True),
+     ({"name": "codi"}, True), ({"name": "icot_si"}, True), ({"name": "pause"}, False), ({"name": "pause", "steps": True}, True)],
+)  # fmt: skip
+def test_a_method_that_needs_steps_warns_of_rows_without(make, tmp_path, method, warned, recwarn):
+    rows = [{"question": f"What are {i} and 1?", "answer": str(i + 1), "steps": ["so"] * (i < 2)} for i in range(8)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"name": "files", "train": str(tmp_path / "train.jsonl")}
+    base = dump(make())
+    config = build(RunConfig, {**base, "task": task, "method": method, "train": {**base["train"], "validate_limit": 0}})
+    Training(config, tmp_path / "run", Quiet())
+    told = [str(warning.message) for warning in recwarn if "have no step" in str(warning.message)]
+    assert bool(told) == warned
+    assert all(line.startswith("6 of 8 training rows have no step (first train-2)") for line in told)

@@ -129,6 +129,7 @@ def evaluate(
     from unspoken.evaluation.report import over_sampling_seeds, table
     from unspoken.evaluation.several import over_seeds as together
     from unspoken.tasks.base import SPLITS
+    from unspoken.tasks.remarks import remarks
     from unspoken.training.checkpoint import load
 
     if split not in SPLITS:
@@ -146,6 +147,8 @@ def evaluate(
     if len(said) > 1 and speaking.get("temperature", model.speaking.temperature) == 0:
         console.print("note: at temperature 0 nothing is drawn, so every seed gives the same answers; see --temperature")
     for chosen in every:
+        for line in remarks(chosen, split) if me.main else ():
+            typer.echo(f"warning: {line}", err=True)
         reports = {}
         for one in said:
             settings = {**speaking, **given(seed=one)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,11 +32,12 @@ def data(
     from unspoken.evaluation.records import write_atomic
     from unspoken.tasks import make_task, task_config
     from unspoken.tasks.base import SPLITS
+    from unspoken.tasks.remarks import remarks
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     chosen = make_task(override(dump(task_config(task)), overrides or []))
-    examples = chosen.examples(split)  # pyright: ignore[reportArgumentType]
+    examples = _examples(chosen, split)
     rows = [{"question": e.question, "steps": list(e.steps), "answer": e.answer, "id": e.id} for e in examples]
     if out is not None:
         write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -49,9 +50,23 @@ def data(
     lengths = sorted(len(e.steps) for e in examples)
     if bare := lengths.count(0):
         typer.echo(f"{bare} of {len(rows)} have no step", err=True)
+    for line in remarks(chosen, split, all_of_it=True):  # pyright: ignore[reportArgumentType]
+        typer.echo(line, err=True)
     typer.echo(
         f"{len(rows)} examples, {lengths[0]} to {lengths[-1]} steps, fingerprint {chosen.fingerprint(split)}", err=True
     )  # pyright: ignore[reportArgumentType]
+
+
+def _examples(task: Any, split: Any) -> list[Any]:
+    """A split; where none of its rows is left, what is known of those there were is said before the error."""
+    from unspoken.tasks.remarks import before_dropping, dropped, repeated
+
+    try:
+        return task.examples(split)
+    except DataError:
+        for line in dropped(task, split) + repeated(before_dropping(task, split, []), split):
+            typer.echo(line, err=True)
+        raise
 
 
 @app.command()

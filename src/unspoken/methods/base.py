@@ -157,6 +157,12 @@ class Picky(Protocol):
         ...
 
 
+def uses_steps(method: Any) -> bool:
+    """Whether a method, or one that it wraps, writes, removes or replaces the steps of its examples: its own word, or its
+    config's `steps`, where it has one."""
+    return any(getattr(layer, "uses_steps", getattr(layer.config, "steps", True)) for layer in layers(method))
+
+
 def layers(method: Any) -> Iterator[Any]:
     """A method and those that it wraps, outermost first."""
     while method is not None:

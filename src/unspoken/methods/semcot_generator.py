@@ -116,6 +116,7 @@ class SemCotGenerator(nn.Module):
 
     Config = SemCotGeneratorConfig
     explains = False
+    uses_steps = False  # it learns answers alone
 
     def __init__(self, config: SemCotGeneratorConfig, backbone: Backbone) -> None:
         super().__init__()

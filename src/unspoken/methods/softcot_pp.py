@@ -48,7 +48,7 @@ from unspoken.core.losses import info_nce_sum, labelled_cross_entropy_sum
 from unspoken.core.trace import Trace
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method, method_config
-from unspoken.methods.base import Counts, LossReport
+from unspoken.methods.base import Counts, LossReport, uses_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,7 @@ class SoftCotPp(nn.Module):
         super().__init__()
         self.config = config
         self.soft: Any = make_method(config.softcot, backbone)
+        self.uses_steps = uses_steps(self.soft)
         self.group_size = self.soft.group_size
         table = self.assistant.backbone.lm.get_input_embeddings().weight.detach().float()
         self.initial = nn.Embedding(config.chains, self.assistant.width)

@@ -220,7 +220,7 @@ def _kept(out: Path) -> list[dict[str, Any]]:
         temporary.write_bytes(whole)
         temporary.replace(out)
     rows = []
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
         try:
             row = json.loads(line)
         except ValueError as error:

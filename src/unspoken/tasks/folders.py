@@ -73,7 +73,7 @@ def hub_rows(
     """
     folder = Path(hub).expanduser()
     if folder.is_dir():
-        return folder_rows(folder, split, config=config, called=called), hub
+        return folder_rows(folder, split, config=config, called=called, named=True), hub
     try:
         from datasets import load_dataset  # slow to import, and of no use with a folder
 
@@ -97,7 +97,7 @@ def _names(split: Split, called: Mapping[Split, tuple[str, ...]] | None, there: 
 
 def folder_rows(
     folder: Path, split: Split, format: Format = "auto", *, config: str | None = None,
-    called: Mapping[Split, tuple[str, ...]] | None = None,
+    called: Mapping[Split, tuple[str, ...]] | None = None, named: bool = False,
 ) -> Iterable[Row]:  # fmt: skip
     """The rows of a split of a folder.
 
@@ -107,6 +107,7 @@ def folder_rows(
         format: of its files.
         config: a subfolder to take where there is one of this name.
         called: see `hub_rows`.
+        named: what names no split counts for none, rather than for each.
 
     Raises:
         DataError: no file for this split, or files of several kinds.
@@ -114,12 +115,14 @@ def folder_rows(
     if config is not None and (folder / config).is_dir():
         folder = folder / config
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return _saved_rows(folder, split, called)
-    files = split_files(folder, split, called)
+        return _saved_rows(folder, split, called, named)
+    files = split_files(folder, split, called, named)
     return (row for file in files for row in read_rows(file, format, split))
 
 
-def split_files(folder: Path, split: Split, called: Mapping[Split, tuple[str, ...]] | None = None) -> list[Path]:
+def split_files(
+    folder: Path, split: Split, called: Mapping[Split, tuple[str, ...]] | None = None, named: bool = False
+) -> list[Path]:
     """The files of a split in a folder, in order. Raises DataError, see `folder_rows`."""
     every = sorted((file for file in folder.rglob("*") if _has_rows(file, folder)), key=_natural)
     if not every:
@@ -128,7 +131,7 @@ def split_files(folder: Path, split: Split, called: Mapping[Split, tuple[str, ..
     words = called[split] if called is not None and split in called else SPLIT_NAMES[split]
     stated = {file: _split_word(file.relative_to(folder)) for file in every}
     mine = [file for file, word in stated.items() if word is not None and word in words]
-    if not mine and not any(stated.values()):
+    if not mine and not any(stated.values()) and not named:
         mine = every
     if not mine:
         some = ", ".join(str(file.relative_to(folder)) for file in every[:4]) + (", ..." if len(every) > 4 else "")
@@ -184,7 +187,7 @@ def _natural(file: Path) -> list[Any]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", str(file))]
 
 
-def _saved_rows(folder: Path, split: Split, called: Mapping[Split, tuple[str, ...]] | None) -> Iterable[Row]:
+def _saved_rows(folder: Path, split: Split, called: Mapping[Split, tuple[str, ...]] | None, named: bool) -> Iterable[Row]:
     from datasets import load_from_disk
 
     try:
@@ -192,6 +195,8 @@ def _saved_rows(folder: Path, split: Split, called: Mapping[Split, tuple[str, ..
     except Exception as error:  # what a damaged folder raises depends on what is missing
         reason = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
         raise DataError(f"{folder}: is no whole folder of save_to_disk ({reason}); save it again") from None
+    if not isinstance(saved, Mapping) and named:
+        raise DataError(f"{folder}: is one data set without splits; task 'files' reads it: train={folder}")
     if not isinstance(saved, Mapping):
         return ((f"{folder}: row {index}", row) for index, row in enumerate(saved))
     names = _names(split, called, saved)

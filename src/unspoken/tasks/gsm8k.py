@@ -102,6 +102,7 @@ class Gsm8k:
     """
 
     name: ClassVar[str] = "gsm8k"
+    answers: ClassVar[str] = "number"
     Config: ClassVar[type[Any]] = Gsm8kConfig
 
     def __init__(self, config: Gsm8kConfig) -> None:
@@ -137,6 +138,7 @@ class Gsm8kAug:
     """
 
     name: ClassVar[str] = "gsm8k_aug"
+    answers: ClassVar[str] = "number"
     Config: ClassVar[type[Any]] = Gsm8kAugConfig
 
     def __init__(self, config: Gsm8kAugConfig) -> None:

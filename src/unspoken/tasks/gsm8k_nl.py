@@ -62,6 +62,7 @@ class Gsm8kAugNl:
     """
 
     name: ClassVar[str] = "gsm8k_aug_nl"
+    answers: ClassVar[str] = "number"
     Config: ClassVar[type[Gsm8kAugNlConfig]] = Gsm8kAugNlConfig
 
     def __init__(self, config: Gsm8kAugNlConfig) -> None:

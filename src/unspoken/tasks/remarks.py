@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
-from unspoken.core.digits import plain_digits
 from unspoken.core.example import Example
-from unspoken.tasks.answers import equal, normalise
+from unspoken.tasks.answers import equal
 from unspoken.tasks.base import Split, Task
+from unspoken.tasks.numerals import plain_numerals, whole_number
 from unspoken.tasks.rows import REASONING, question_key, reasoning_field
 
 _LONG = 40  # characters of a text that may be reasoning nobody has read
@@ -37,7 +37,8 @@ def remarks(task: Task, split: Split, *, all_of_it: bool = False) -> list[str]:
     if own:
         told += unread(examples, split)
     if getattr(task, "answers", None) == "number":
-        told += no_numbers(examples, split) + other_ends(examples, split)
+        told += no_numbers(examples, split)
+        told += other_ends(examples, split) if own or all_of_it else []
     return told
 
 
@@ -127,18 +128,14 @@ def _gives(step: str, answer: str) -> bool:
     marked = _MARKED.fullmatch(step)
     if marked is not None and _decimal(marked["result"]) is not None:
         return equal(marked["result"], answer)
-    plain = plain_digits(step).replace("−", "-").replace("{,}", ",")
+    plain = plain_numerals(step)
     wanted = _decimal(answer)
     values = [value for text in _IN_TEXT.findall(plain) if (value := _decimal(text.rstrip(","))) is not None]
     return not values or any(abs(value) == abs(wanted or 0) for value in values)
 
 
 def _decimal(text: str) -> Decimal | None:
-    try:
-        value = Decimal(normalise(plain_digits(text)))
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() else None
+    return whole_number(" ".join(plain_numerals(text).split()).rstrip(" ."))
 
 
 def _is_long(value: Any) -> bool:

@@ -99,7 +99,7 @@ class Source:
     def _copied_rows(self, folder: Path, split: Split) -> tuple[Iterable[Row], str]:
         """The rows of a folder that is a copy of the hub's data set, or was written by `save_to_disk`."""
         try:
-            return folder_rows(folder, split, config=self.hub_config, called=self.hub_splits), str(folder)
+            return folder_rows(folder, split, config=self.hub_config, called=self.hub_splits, named=True), str(folder)
         except DataError as error:
             names = " or ".join(self.files[split])
             reason = str(error).removeprefix(f"{folder}: ")

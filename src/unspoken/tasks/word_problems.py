@@ -76,6 +76,7 @@ class Svamp:
     """
 
     name: ClassVar[str] = "svamp"
+    answers: ClassVar[str] = "number"
     Config: ClassVar[type[SvampConfig]] = SvampConfig
 
     def __init__(self, config: SvampConfig) -> None:
@@ -157,6 +158,7 @@ class MultiArith:
     """Problems of two operations and more (Roy and Roth 2015): a test set."""
 
     name: ClassVar[str] = "multiarith"
+    answers: ClassVar[str] = "number"
     Config: ClassVar[type[MultiArithConfig]] = MultiArithConfig
 
     def __init__(self, config: MultiArithConfig) -> None:

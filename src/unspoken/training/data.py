@@ -4,16 +4,21 @@ same batches."""
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from random import Random
 
+from accelerate import PartialState
+
 from unspoken.core.curriculum import Curriculum, Stage
 from unspoken.core.example import Example
 from unspoken.core.layout import Row, windows_by_length
 from unspoken.errors import ConfigError, DataError
-from unspoken.methods.base import Method
+from unspoken.methods.base import Method, uses_steps
+from unspoken.tasks.base import Task
+from unspoken.tasks.remarks import remarks, without_steps
 from unspoken.training.config import TrainConfig
 
 
@@ -172,6 +177,22 @@ def drop_long(
     if examples and not kept:
         raise ConfigError(f"train.max_positions={most} leaves none of {len(examples)} training examples; raise it")
     return kept, len(examples) - len(kept)
+
+
+def warn_of(task: Task, method: Method, examples: Sequence[Example], validates: bool) -> None:
+    """Warn of what is odd about the data: rows without steps for a method that needs them, answers of another kind, ...
+
+    Args:
+        task: what is trained on.
+        method: how.
+        examples: the training examples.
+        validates: the validation split is used too.
+    """
+    told = remarks(task, "train") + (remarks(task, "validation") if validates else [])
+    if uses_steps(method) and (bare := without_steps(examples)) is not None:
+        told.insert(0, bare)
+    for line in told if PartialState().is_main_process else ():
+        warnings.warn(line, stacklevel=4)
 
 
 def check_steps(method: Method, examples: Sequence[Example]) -> None:

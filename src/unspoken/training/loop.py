@@ -92,6 +92,7 @@ class Training:
             self.t, curriculum, len(self.examples), lambda: rows_of.written_tokens(self.method, self.examples, stages)
         )
         rows_of.check_steps(self.method, self.examples)
+        rows_of.warn_of(self.task, self.method, self.examples, validates=bool(self.validation))
         rows_of.check_lengths(self.method, self.examples, stages)
         rows_of.check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
         if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
