@@ -267,7 +267,8 @@ def test_a_decoder_without_steps_to_learn_from_is_refused(make, tmp_path):
     ("method", "warned"),
     [({"name": "cot"}, True), ({"name": "cot", "steps": False}, False),
      ({"name": "coconut", "epochs_per_stage": 1}, True),
-     ({"name": "codi"}, True), ({"name": "icot_si"}, True), ({"name": "pause"}, False), ({"name": "pause", "steps": True}, True)],
+     ({"name": "codi"}, True), ({"name": "icot_si"}, True),
+     ({"name": "pause"}, False), ({"name": "pause", "steps": True}, True)],
 )  # fmt: skip
 def test_a_method_that_needs_steps_warns_of_rows_without(make, tmp_path, method, warned, recwarn):
     rows = [{"question": f"What are {i} and 1?", "answer": str(i + 1), "steps": ["so"] * (i < 2)} for i in range(8)]
