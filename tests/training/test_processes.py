@@ -6,37 +6,107 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from backbones import ARCHS
 
 from unspoken.core.config import dump
+from unspoken.training.checkpoint import RunDir
 from unspoken.training.loop import train
+
+HURT = """
+import os, sys
+from unspoken.recipes import recipe
+from unspoken.training import loop, validation
+
+def hurt(old):
+    def new(self, *given):
+        if os.environ["RANK"] == "1":
+            raise ValueError("this disk is gone")
+        return old(self, *given)
+    return new
+
+place = getattr(loop, "Training") if sys.argv[3] != "_answers" else validation.Validation
+setattr(place, sys.argv[3], hurt(getattr(place, sys.argv[3])))
+loop.train(recipe(sys.argv[1]), sys.argv[2])
+"""
+
+
+def two(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Two processes of `python -m unspoken`, or of another script."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, words)]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **more}
+    return subprocess.run(command, check=False, timeout=300, env=env, capture_output=True, text=True)
+
+
+def rows(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for row in RunDir(run).metrics() if row["kind"] == kind]
+
+
+def as_one(make: Any, tmp_path: Path, **how: Any) -> None:
+    """Two processes: the losses, the validation and the kept model's step of one."""
+    config = make(**how)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(dump(config)))
+    train(config, tmp_path / "one")
+    done = two("-m", "unspoken", "train", recipe, "--out", tmp_path / "two", "--quiet")
+    assert done.returncode == 0, done.stderr
+    for kind in ("train", "validation"):
+        one, both = rows(tmp_path / "one", kind), rows(tmp_path / "two", kind)
+        assert len(one) == len(both) > 0
+        for a, b in zip(one, both, strict=True):
+            assert a["step"] == b["step"]
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+            for name in ("accuracy", "latents", "cut_off", "problems", "kept", "tokens", "stage"):
+                assert a.get(name) == b.get(name), name
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_run_of_one(make, tmp_path):
     # 24 examples, 5 rows a step: an odd row is left to one of the processes, and each goes through micro-batches of 2
-    # wide enough that the gradients of matrices are made once for all passes (core/late_weights.py)
+    # wide enough that the gradients of matrices are made once for all passes (core/late_weights.py); of 3 validation
+    # problems one process gets two
     arch = {**ARCHS["llama"], "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
     start = {"arch": arch, "tokenizer": make().backbone.tokenizer}
-    config = make(backbone=start, steps=6, batch_size=5, micro_batch_size=2)
-    recipe = tmp_path / "recipe.json"
-    recipe.write_text(json.dumps(dump(config)))
+    as_one(make, tmp_path, backbone=start, steps=6, batch_size=5, micro_batch_size=2, validate_limit=3, validate_every=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("around", [False, True])
+def test_parts_that_have_nothing_to_do_do_not_stop_two_processes(make, tmp_path, around):
+    """CODI without latents, the control: its projection gets no gradient. And one validation problem for two processes."""
+    start = {"arch": ARCHS["llama"], "tokenizer": make().backbone.tokenizer}
+    method: Any = {"name": "codi", "latents": 0, "marker_init": "pens"}
+    if around:  # a stage without latents
+        method = {"name": "sim_cot", "inner": {"name": "coconut", "first_stage": 0, "epochs_per_stage": 0.5, "max_stage": 1},
+                  "decoder": {"kind": "layers"}}  # fmt: skip
+    as_one(make, tmp_path, method=method, backbone=start, steps=5, validate_limit=1, validate_every=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["_answers", "_build"])
+def test_what_fails_on_one_process_ends_all_with_its_message(make, tmp_path, where):
+    (tmp_path / "recipe.json").write_text(json.dumps(dump(make(steps=4, validate_every=2))))
+    (tmp_path / "hurt.py").write_text(HURT)
+    done = two(tmp_path / "hurt.py", tmp_path / "recipe.json", tmp_path / "run", where)
+    assert done.returncode != 0
+    assert "process 1 has stopped: ValueError: this disk is gone" in done.stderr  # said by process 0
+
+
+@pytest.mark.slow
+def test_the_launchers_precision_does_not_count_and_that_is_said(make, tmp_path):
+    start = {"arch": ARCHS["llama"], "tokenizer": make().backbone.tokenizer}
+    config = make({"name": "cot"}, backbone=start, steps=3, validate_limit=0)
+    (tmp_path / "recipe.json").write_text(json.dumps(dump(config)))
     train(config, tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unspoken"]
-    subprocess.run(
-        [*command, "train", str(recipe), "--out", str(tmp_path / "two"), "--quiet"],
-        check=True,
-        timeout=300,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-    )
-    rows = {
-        name: [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    }
-    assert len(rows["one"]) == len(rows["two"])
-    for one, two in zip(rows["one"], rows["two"], strict=True):
-        assert one["step"] == two["step"]
-        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
-    assert rows["one"][0]["tokens"] == rows["two"][0]["tokens"]
+    words = ("-m", "unspoken", "train", tmp_path / "recipe.json", "--quiet", "--out", tmp_path / "two")
+    done = two(*words, ACCELERATE_MIXED_PRECISION="bf16")
+    assert done.returncode == 0, done.stderr
+    assert "warning: accelerate is set to mixed_precision=bf16, which does not count here" in done.stderr
+    for a, b in zip(rows(tmp_path / "one", "train"), rows(tmp_path / "two", "train"), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    done = two(*words[:-1], tmp_path / "three", ACCELERATE_USE_FSDP="true")
+    assert done.returncode != 0
+    assert "accelerate is set to FSDP" in done.stderr

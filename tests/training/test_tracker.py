@@ -10,7 +10,7 @@ import pytest
 from accelerate.tracking import GeneralTracker
 
 from unspoken.errors import ConfigError
-from unspoken.training import loop
+from unspoken.training import loop, ranks
 from unspoken.training.loop import train
 
 HEARD: list[tuple[int, dict[str, Any]]] = []
@@ -41,7 +41,7 @@ def test_unknown_tracker(make, tmp_path):
 def test_tracker_is_told_every_row(make, tmp_path, monkeypatch):
     HEARD.clear()
     monkeypatch.setattr(loop, "get_available_trackers", lambda: ["ear"])
-    monkeypatch.setattr(loop, "Accelerator", lambda log_with, project_dir: accelerate.Accelerator(log_with=Ear("run")))
+    monkeypatch.setattr(ranks, "Accelerator", lambda **_: accelerate.Accelerator(log_with=Ear("run")))
     train(make(steps=4, tracker="ear"), tmp_path / "run")
     assert [step for step, values in HEARD if "train/loss" in values] == [1, 2, 3, 4]
     assert any("validation/accuracy" in values for _, values in HEARD)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unspoken.cli.options import FOLDER, Overrides, Run, TaskOverrides, app, new_console, task_of, whole_numbers
+from unspoken.cli.options import FOLDER, Overrides, Run, TaskOverrides, app, new_console, run_training, task_of, whole_numbers
 from unspoken.errors import ConfigError
 
 
@@ -81,11 +81,8 @@ def probe(
 ) -> None:
     """Train a step decoder on a frozen run, so that its latents can be read: `ask --show-thoughts`, `inspect`."""
     from unspoken.inspector.probe import probe_config
-    from unspoken.training.loop import train
-    from unspoken.training.progress import Live
 
     if out is None and str(run).startswith("builtin:"):
         raise ConfigError("a model inside the package has no place for its probe; give --out")
     config = probe_config(run, task, overrides or [])
-    done = train(config, out or run.with_name(f"{run.name}-probe"), None if quiet else Live(f"probe of {run.name}"))
-    typer.echo(str(done.path))
+    run_training(config, out or run.with_name(f"{run.name}-probe"), f"probe of {run.name}", quiet)

@@ -120,6 +120,24 @@ def task_of(run: Path, task: str | None, overrides: list[str]) -> Any:
     return make_task(override(dump(config), overrides))
 
 
+def run_training(config: Any, out: Path, label: str, quiet: bool) -> None:
+    """Train, and print where the run is. Who stops it learns where the same command goes on, and what is lost."""
+    from unspoken.training.checkpoint import RunDir
+    from unspoken.training.loop import train
+    from unspoken.training.progress import Live
+
+    try:
+        done = train(config, out, None if quiet else Live(label))
+    except KeyboardInterrupt as stop:
+        kept = RunDir(out).latest_step()
+        whence = "from the start (no state had been saved: see train.save_every)" if kept is None else f"from step {kept}"
+        lost = getattr(stop, "step", 0) - (kept or 0)
+        steps = "" if lost <= 0 else f"; {lost} step{'s' if lost > 1 else ''} behind it {'are' if lost > 1 else 'is'} lost"
+        typer.echo(f"interrupted; the same command goes on {whence}{steps}", err=True)
+        raise typer.Exit(128 + getattr(stop, "number", 2)) from None
+    typer.echo(str(done.path))
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}

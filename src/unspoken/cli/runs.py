@@ -16,6 +16,7 @@ from unspoken.cli.options import (
     app,
     argument,
     new_console,
+    run_training,
 )
 from unspoken.errors import ConfigError
 
@@ -40,20 +41,9 @@ def train(
 ) -> None:
     """Train a recipe. The same command goes on where a killed run stopped."""
     from unspoken.recipes import recipe as load_recipe
-    from unspoken.training.checkpoint import RunDir
-    from unspoken.training.loop import train as run
-    from unspoken.training.progress import Live
 
     config = load_recipe(recipe, overrides or [])
-    target = out or Path("runs") / recipe.removesuffix(".json").replace("/", "-")
-    try:
-        done = run(config, target, None if quiet else Live(recipe))
-    except KeyboardInterrupt:
-        kept = RunDir(target).latest_step()
-        whence = "from the start (no state had been saved: see train.save_every)" if kept is None else f"from step {kept}"
-        typer.echo(f"interrupted; the same command goes on {whence}", err=True)
-        raise typer.Exit(130) from None
-    typer.echo(str(done.path))
+    run_training(config, out or Path("runs") / recipe.removesuffix(".json").replace("/", "-"), recipe, quiet)
 
 
 @app.command("import")

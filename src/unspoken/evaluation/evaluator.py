@@ -215,6 +215,8 @@ def describe(model: Any, weights: bool) -> dict[str, Any]:
     known: dict[str, Any] = {"weights": weights_of(model)} if weights else {}
     if getattr(model, "parallel", None) is not None:
         known["parallel"] = model.parallel
+    if getattr(model, "latents", None) is not None:
+        known["latents"] = model.latents  # not the method's own number: the model is of an earlier stage
     return {
         **known,
         "path": None if path is None else str(path),

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import Any
 
 from unspoken.core.curriculum import Stage
 from unspoken.core.example import Example
 from unspoken.inspector.figures import watch
 from unspoken.inspector.stability import collapse
-from unspoken.methods.base import Method
+from unspoken.methods.base import Method, latents_at
 from unspoken.model import Model
 
 
@@ -29,6 +28,7 @@ class Monitor:
     def __init__(self, method: Method, examples: Sequence[Example]) -> None:
         self.method = method
         self.examples = list(examples)
+        self.last = method.curriculum().last
 
     def look(self, step: int, stage: Stage, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """A row of metrics.jsonl of kind "stability"; None at a stage that thinks no latents.
@@ -40,7 +40,10 @@ class Monitor:
             stage: how many latents there are to think now.
             rows: the run's metrics so far; those of this kind and of earlier steps are what a collapse is measured against.
         """
-        latents = max(self.method.layout(example, stage, Random(0)).latents for example in self.examples)
+        question = self.examples[0].question
+        latents = latents_at(self.method, stage, self.last, question)
+        if latents is None:
+            latents = self.method.prompt(question).latents
         if not latents or (figures := watch(Model(self.method), self.examples, latents)) is None:
             return None
         before = [row for row in rows if row.get("kind") == "stability" and row["step"] < step]

@@ -8,6 +8,7 @@ explains.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,13 @@ def probe_config(run: str | Path, task: str | None = None, overrides: Sequence[s
     was = RunDir(run).config()
     inner: Method = RunDir(run).load_method(inner=True)
     check_latents(inner, "How many?")
+    stage = RunDir(run).stage() or {}
+    if stage.get("latents") is not None:
+        warnings.warn(
+            f"the model in {run} is of stage {stage['index']} of a curriculum that ends in stage {stage['last']}, with "
+            f"{stage['latents']} latents; the probe learns from as many as at the end, most of which it has never seen",
+            stacklevel=2,
+        )
     train = replace(
         was.train, epochs=None, steps=STEPS, schedule="linear", decay_start=0.0, final_lr=0.0, warmup_steps=50,
         warmup_share=0.0, select="loss", validate_every=STEPS // 5, save_every=STEPS // 5,

@@ -128,6 +128,21 @@ def answer_counts(batch: Batch) -> np.ndarray:
     return np.array(float(len(batch.label_places()[2])) if weights_N is None else weights_N.sum())
 
 
+def latents_at(method: Method, stage: Stage, last: Stage, question: str) -> int | None:
+    """How many latents a model thinks that has been trained up to a stage; None = as many as `prompt` gives by itself.
+
+    Asked for more, as at the end of training, it would meet latents that it has never seen.
+
+    Args:
+        last: the stage that the curriculum ends in, which `prompt` assumes.
+        question: any; its prompt says what the method's own number is.
+    """
+    if stage.groups is None or stage.groups == last.groups:
+        return None
+    latents = stage.groups * method.group_size
+    return None if latents == method.prompt(question).latents else latents
+
+
 @runtime_checkable
 class Writes(Protocol):
     """What a method has besides where it is trained on a written chain, all of it or what a curriculum leaves."""

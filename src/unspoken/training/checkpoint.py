@@ -4,6 +4,7 @@
     metrics.jsonl        one JSON object per logged step or validation
     model/               an ordinary Hugging Face folder (LoRA merged) + method.safetensors: what the method adds to it
     state/step-0000120/  what resuming needs: trained weights, optimizer, random states
+    models/step-40/      models kept on the way (`train.keep_every`), each a run directory of its own
 
 Only safetensors and JSON; nothing is unpickled. Everything is written under a temporary name and renamed.
 """
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from unspoken.methods import METHODS, make_method
 from unspoken.methods.base import Method
 from unspoken.model import Model
 from unspoken.training.config import RunConfig
+from unspoken.training.lock import LOCK
 
 _DECODER = "decoder"
 """Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
@@ -223,9 +226,17 @@ class RunDir:
         Raises:
             RunError: the folder holds something that is not a run.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise RunError(f"{self.path} exists and is no run directory; give another --out, or empty it")
+        self.check_free()
         write_json(self.path / "run.json", {"id": uuid.uuid4().hex, "config": dump(config), **about})
+
+    def check_free(self) -> None:
+        """See that a run can begin here.
+
+        Raises:
+            RunError: the folder holds something that is not a run.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
+            raise RunError(f"{self.path} exists and is no run directory; give another --out, or empty it")
 
     def read(self) -> dict[str, Any]:
         """run.json as a dict.
@@ -276,9 +287,10 @@ class RunDir:
                 rows.append(json.loads(line))
         return rows
 
-    def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that will be trained again."""
+    def forget_after(self, step: int, again: bool = False) -> None:
+        """Drop metrics of steps that will be trained again; and of that step itself, where it will be validated again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
+        rows = [row for row in rows if not again or row["step"] < step or row["kind"] == "train"]
 
         def write(temporary: Path) -> None:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -311,7 +323,7 @@ class RunDir:
 
     def sweep(self) -> None:
         """Remove what a killed process has left half-written."""
-        for left in (*self.path.glob(".*.tmp"), *self.path.glob("state/.*.tmp")):
+        for left in (*self.path.glob(".*.tmp"), *self.path.glob("state/.*.tmp"), *self.path.glob("models/.*.tmp")):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     def latest_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -330,8 +342,13 @@ class RunDir:
 
     # the model
 
-    def save_model(self, method: Method, step: int, score: float | None) -> None:
-        """Write model/: the base model as a Hugging Face folder, and what the method adds."""
+    def save_model(self, method: Method, step: int, score: float | None, stage: Mapping[str, Any] | None = None) -> None:
+        """Write model/: the base model as a Hugging Face folder, and what the method adds.
+
+        Args:
+            stage: what it was trained for, where that is not the end of training: "index" of its stage, that of the "last"
+                one, and how many "latents" it thinks then (None = as many as at the end).
+        """
         run_id = self.read()["id"]
 
         def write(temporary: Path) -> None:
@@ -356,9 +373,18 @@ class RunDir:
                 "own": sorted(extra),
             }
             about |= {"assistant": named} if named else {}
+            about |= {"stage": dict(stage)} if stage else {}
             (temporary / "unspoken.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
         _replace(self.path / "model", write)
+
+    def stage(self) -> dict[str, Any] | None:
+        """The stage of model/, as `save_model` was told; None where it says nothing."""
+        try:
+            stage = json.loads((self.path / "model" / "unspoken.json").read_text(encoding="utf-8")).get("stage")
+        except (OSError, ValueError, AttributeError):
+            return None  # `load_method` says what is wrong with it
+        return stage if isinstance(stage, dict) else None
 
     def load_method(self, *, inner: bool = False) -> Method:
         """Rebuild the trained method from model/.
@@ -438,13 +464,29 @@ def load(
     method: Any = run.load_method(inner=not explain)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Model(method.to(device).eval(), config.speaking, path=str(path))
+    model = Model(method.to(device).eval(), config.speaking, latents=own_latents(run), path=str(path))
     if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
         covered(method.backbone, 0)
     use_dtype(method, dtype)
     model.dtype = dtype
     model.stop_head = read_head(run.path / STOP_HEAD)
     return model
+
+
+def own_latents(run: RunDir) -> int | None:
+    """How many latents a run's model thinks unless told otherwise; None = as many as its method does at the end of training.
+
+    Warns where it was kept at a stage that thinks another number: asked for those of the end, which it has never seen, it
+    would be judged by what it was not trained for.
+    """
+    stage = run.stage() or {}
+    if (latents := stage.get("latents")) is not None:
+        warnings.warn(
+            f"the model in {run.path} is of stage {stage.get('index')} of a curriculum that ends in stage "
+            f"{stage.get('last')}: it thinks {latents} latents, as that stage does, where no other number is asked for",
+            stacklevel=3,
+        )
+    return latents
 
 
 def export(path: str | Path, out: str | Path) -> None:
@@ -463,7 +505,7 @@ def export(path: str | Path, out: str | Path) -> None:
     def write(temporary: Path) -> None:
         run = RunDir(temporary)
         run.create(config, {"exported_from": about["id"], "provenance": about.get("provenance")})
-        run.save_model(method, step=0, score=None)
+        run.save_model(method, step=0, score=None, stage=source.stage())
 
     if target.exists():
         target.rmdir()

@@ -51,6 +51,7 @@ class TrainConfig:
     stability_limit: int = 0  # validation problems whose latents are watched (docs/guides/inspector.md); 0 = none
     stability_every: int | None = None  # optimizer steps between two looks at them; None = at each validation
     save_every: int = 500  # optimizer steps between resumable states
+    keep_every: Literal["stages", "epochs"] | int | None = None  # models kept in RUN/models: each stage's, epoch's, N steps'
     log_every: int = 10  # optimizer steps between metrics rows
     threads: int | None = None  # CPU threads; None = torch's choice
     tracker: str | None = None  # an accelerate tracker: "tensorboard", "wandb", ...
@@ -77,9 +78,10 @@ class TrainConfig:
             "length_window",
             "threads",
             "max_positions",
+            "keep_every",
         ):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not isinstance(value, str) and value <= 0:
                 raise ConfigError(f"{name} must be positive, got {value}")
         for name in (
             "seed",
@@ -142,12 +144,44 @@ def learning_rate(config: TrainConfig, step: int, total: int, restarted: int | N
     return config.lr * warm * (config.final_lr + (1 - config.final_lr) * share)
 
 
-def differences(old: Any, new: Any) -> str:
-    """What differs between two dumped configs, in words: another method, or the first few fields; "" where nothing does."""
+_FREE = {
+    f"train.{name}"
+    for name in (
+        "validate_every", "validate_limit", "select", "stability_limit", "stability_every", "save_every", "keep_every",
+        "log_every", "threads", "tracker", "encodings", "micro_batch_size", "micro_batch_tokens", "activation_checkpointing",
+    )
+}  # fmt: skip
+"""Fields that do not say what is trained, but how it is watched, kept and fitted into memory. A resumed run may change them.
+
+`micro_batch_*` and `activation_checkpointing` are among them because running out of memory is what they are a remedy for:
+weights then are the same up to rounding, and with dropout up to what is dropped."""
+
+
+def changed_fields(old: Any, new: Any) -> tuple[list[str], list[str]]:
+    """Names of the fields in which two dumped configs differ: those that a resumed run may not change, and the rest."""
     found = _differences(old, new)
+    free = [name for name in found if name in _FREE or name.startswith("speaking.")]
+    return [name for name in found if name not in free], free
+
+
+def differences(old: Any, new: Any) -> str:
+    """What a resumed run may not change and differs, in words: another method, or the first few fields; "" where nothing."""
+    found, _ = changed_fields(old, new)
     if "method.name" in found:
         return f"method {old['method']['name']!r}, not {new['method']['name']!r}"
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+
+
+def changes_choice(name: str) -> bool:
+    """Whether a field decides how models are scored, so that scores before and after it changed do not compare."""
+    return name in ("train.select", "train.validate_limit") or name.startswith("speaking.")
+
+
+def field_of(data: Any, name: str) -> Any:
+    """The value of a dotted name in a dumped config."""
+    for part in name.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
 
 
 def _differences(a: Any, b: Any, path: str = "") -> list[str]:

@@ -195,6 +195,18 @@ def warn_of(task: Task, method: Method, examples: Sequence[Example], validates: 
         warnings.warn(line, stacklevel=4)
 
 
+def tell_early_end(schedule: Schedule) -> None:
+    """Warn where training ends before the last stage of the curriculum."""
+    if (last := schedule.stage(schedule.total - 1)) != schedule.curriculum.last:
+        warnings.warn(
+            f"training ends in stage {last.index} of the curriculum, before its last stage "
+            f"{schedule.curriculum.last.index}, which begins after {schedule.curriculum.boundaries()[-1]:g} epochs; the "
+            f"model will be asked to think as in stage {last.index}; train longer, or shorten the stages, unless you mean "
+            "to stop here",
+            stacklevel=6,
+        )
+
+
 def check_steps(method: Method, examples: Sequence[Example]) -> None:
     """Refuse data without a single step for a method whose decoder learns from steps.
 

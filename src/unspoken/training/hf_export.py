@@ -34,7 +34,7 @@ from unspoken.core.sampling import Speaking
 from unspoken.core.text import Template, question_ids
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods.base import Method
-from unspoken.training.checkpoint import RunDir, own_state, save_tensors
+from unspoken.training.checkpoint import RunDir, own_latents, own_state, save_tensors
 from unspoken.training.hf_card import card
 from unspoken.training.hf_generate import FORMAT, TENSORS, project
 
@@ -84,7 +84,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
     config = source.config()
     method: Any = source.load_method(inner=True).inner
     method.eval()
-    thoughts = thoughts_of(method)
+    thoughts = thoughts_of(method, own_latents(source))
     backbone, tokenizer = method.backbone, method.backbone.tokenizer
     # What the base model's own says (sampling, penalties, another chat) is not what this model was trained for.
     backbone.lm.generation_config = generation_config(backbone, config.speaking)
@@ -119,8 +119,11 @@ def export_hf(path: str | Path, out: str | Path) -> None:
             shutil.rmtree(temporary)
 
 
-def thoughts_of(method: Method) -> Thoughts | None:
+def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
     """How a method thinks, read off its prompts and its source; None if it has no thoughts and answers as any model does.
+
+    Args:
+        latents: how many, where the call of `generate` does not say; None = the method's own number.
 
     Raises:
         ConfigError: it does more than `generate.py` can do.
@@ -130,7 +133,7 @@ def thoughts_of(method: Method) -> Thoughts | None:
     if not isinstance(template, Template):
         raise _refusal(name, "another model thinks for it; `export --prompt-embeds` writes what serves it")
     question = question_ids(method.backbone, template, PROBES[0])
-    trained = method.prompt(PROBES[0])
+    trained = method.prompt(PROBES[0], latents)
     if not method.group_size:
         behind = trained.ids[len(question) :]
         for probe in PROBES:

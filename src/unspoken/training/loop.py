@@ -2,7 +2,8 @@
 
 One optimizer step is a function of (weights, optimizer, step number): the batch, its rows and what is random in them
 come from the seed and the step, so a run that was killed goes on exactly as if it had not been. Every loss term is
-divided by its count over the whole step, whatever the micro-batches and processes, so these do not change the result.
+divided by its count over the whole step, whatever the micro-batches and processes. So these do not change the result, up to
+the order of sums, where nothing drops out; where something does (GPT-2 as published), they decide what.
 """
 
 from __future__ import annotations
@@ -10,41 +11,46 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 
 from unspoken.core.checkpointing import keep_less
-from unspoken.core.config import dump
+from unspoken.core.curriculum import Stage
 from unspoken.core.encodings import Encodings
 from unspoken.core.graphs import release
 from unspoken.core.layout import collate
 from unspoken.core.lm import fuse_activations
 from unspoken.core.marks import Metrics, add_metrics
 from unspoken.core.provenance import provenance
-from unspoken.errors import ConfigError, RunError, TrainingError
-from unspoken.evaluation.evaluator import evaluate
+from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.monitor import Monitor
-from unspoken.methods.base import LossReport, Picky, add_counts, layers
-from unspoken.model import Model
+from unspoken.methods.base import LossReport, Picky, latents_at, layers
 from unspoken.tasks import Split, make_task
 from unspoken.training import data as rows_of
-from unspoken.training.allocator import keeping_freed
+from unspoken.training.allocator import explained_memory, keeping_freed
 from unspoken.training.checkpoint import RunDir
-from unspoken.training.config import RunConfig, differences, learning_rate
+from unspoken.training.config import RunConfig, learning_rate
 from unspoken.training.data import Schedule
+from unspoken.training.kept import forget_after, keep, keeps
+from unspoken.training.lock import Lock
 from unspoken.training.progress import Quiet, Reporter
+from unspoken.training.ranks import Ranks, new_accelerator
+from unspoken.training.resume import go_on, scored_otherwise
+from unspoken.training.signals import Interrupted, Signals
 from unspoken.training.start import build_method
+from unspoken.training.state import random_states, restore, restore_random, state_tensors
+from unspoken.training.steps import Told, add_sums, check_finite, packed, row_of, sums_of, unpacked
+from unspoken.training.validation import Validation, is_better, score_of
+
+_NOT_TRAINED = {"imported": "was made by `unspoken import`", "kept": "is a model that a run has kept"}
+"""Entries of run.json of a directory that no training can go on in, and what they say of it."""
 
 
 class Training:
@@ -54,10 +60,11 @@ class Training:
         config: the run's config.
         out: its directory; a run of the same config that is there goes on.
         reporter: told about every logged step.
+        signals: those that ask to stop; None = none are heard.
     """
 
-    def __init__(self, config: RunConfig, out: str | Path, reporter: Reporter) -> None:
-        self.config, self.t, self.reporter = config, config.train, reporter
+    def __init__(self, config: RunConfig, out: str | Path, reporter: Reporter, signals: Signals | None = None) -> None:
+        self.config, self.t, self.reporter, self.signals = config, config.train, reporter, signals or Signals()
         if self.t.threads is not None:
             torch.set_num_threads(self.t.threads)
         if self.t.tracker is not None and self.t.tracker not in (known := [str(t) for t in get_available_trackers()]):
@@ -65,60 +72,74 @@ class Training:
                 f"tracker {self.t.tracker!r} is not installed or unknown to accelerate; "
                 f"installed: {', '.join(known) or 'none'}; pip install it, or set train.tracker=null"
             )
-        self.accelerator = Accelerator(log_with=self.t.tracker, project_dir=str(out) if self.t.tracker else None)
+        self.accelerator = new_accelerator(self.t.precision, self.t.tracker, str(out))
+        self.ranks = Ranks(self.accelerator)
         self.run = RunDir(out)
-        if self.run.exists and "imported" in self.run.read():
-            raise RunError(
-                f"{out} was made by `unspoken import`: nothing was trained here that could go on; give another --out, and "
-                f"start from it with backbone.path={out}"
-            )
-        self.task = make_task(config.task)
-        self.examples = self.task.examples("train")
-        self.validation = self.task.examples("validation")[: self.t.validate_limit] if self.t.validate_limit else []
-        set_seed(self.t.seed)  # decides random weights; dropout gets its own seed per process below
-        self.method: Any = build_method(config)
-        self.method.to(self.accelerator.device).train()
-        if self.t.encodings is not None and self.method.backbone.tokenizer.is_fast:
-            one = self.accelerator.is_local_main_process  # all processes see the same texts
-            kept = Encodings(self.t.encodings, self.method.backbone.tokenizer, writes=one)
-            self.method.backbone.encodings = kept
-        keep_less(self.method, self.t.activation_checkpointing)
-        if self.t.fused_activation:
-            fuse_activations(self.method)
-        curriculum = self.method.curriculum()
-        stages = curriculum.extremes()
-        self.examples, self.left_out = rows_of.drop_long(self.method, self.examples, stages, self.t.max_positions)
-        self.schedule = Schedule(
-            self.t, curriculum, len(self.examples), lambda: rows_of.written_tokens(self.method, self.examples, stages)
-        )
-        rows_of.check_steps(self.method, self.examples)
-        rows_of.warn_of(self.task, self.method, self.examples, validates=bool(self.validation))
-        rows_of.check_lengths(self.method, self.examples, stages)
-        rows_of.check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
-        if (last := self.schedule.stage(self.schedule.total - 1)) != self.schedule.curriculum.last:
-            warnings.warn(
-                f"training ends in stage {last.index} of the curriculum, before its last stage "
-                f"{self.schedule.curriculum.last.index}, which begins after "
-                f"{self.schedule.curriculum.boundaries()[-1]:g} epochs, and in which the model will be asked to think; "
-                "train longer, or shorten the stages, unless you mean to stop here",
-                stacklevel=3,
-            )
-        if any(stage.trains for stage in stages):  # parameters wait while other parts of the method learn
+        self.lock = Lock(self.run.path)
+        self.ranks.gather(self._build)  # what fails on one process must not leave the others waiting for it
+        if self._waits():
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)  # pyright: ignore[reportAttributeAccessIssue]
-        self.wrapped = self.accelerator.prepare_model(self.method) if self.accelerator.num_processes > 1 else self.method
+        self.wrapped = self.accelerator.prepare_model(self.method) if self.ranks.count > 1 else self.method
         self.trained = {name: p for name, p in self.method.named_parameters() if p.requires_grad}
         self.fused = self.accelerator.device.type in ("cuda", "cpu")
         self.optimizer = self._new_optimizer()
         self.step = 0  # optimizer steps done
         self.seconds = 0.0  # of training so far, over all sittings
         self.best: float | None = None  # score of the model kept, inside the current stage
-        self.pending: list[dict[str, Any]] = []
+        self.due = False  # the newest state was saved before what comes behind its step: validation, ...
+        self.saved: int | None = None  # step of the newest state
+        self.stopping: int | None = None  # the signal that all processes have agreed to heed
+        self.pending: list[Told] = []
         watched = self.task.examples("validation")[: self.t.stability_limit] if self.t.stability_limit else []
         self.monitor = Monitor(self.method, watched) if watched else None
         self.feed = rows_of.Feed(self.method, self.examples, self.schedule, self.t.seed)
         self.picky = [part for part in layers(self.method) if isinstance(part, Picky)]
         self._check_batches()
-        set_seed(self.t.seed + 1_000_003 * (self.accelerator.process_index + 1))
+        set_seed(self.t.seed + 1_000_003 * (self.ranks.index + 1))
+
+    def _build(self) -> None:
+        """Everything that depends on this process alone: data, method, schedule; and what can be refused about them."""
+        config, t = self.config, self.t
+        if self.run.exists and (whence := next((name for name in _NOT_TRAINED if name in self.run.read()), None)):
+            raise RunError(
+                f"{self.run.path} {_NOT_TRAINED[whence]}: no training can go on here; give another --out, and "
+                f"start from it with backbone.path={self.run.path}"
+            )
+        if self.ranks.main:
+            self.lock.check()
+        self.task = make_task(config.task)
+        self.examples = self.task.examples("train")
+        self.validation = self.task.examples("validation")[: t.validate_limit] if t.validate_limit else []
+        set_seed(t.seed)  # decides random weights; dropout gets its own seed per process later
+        self.method: Any = build_method(config)
+        self.method.to(self.accelerator.device).train()
+        if t.encodings is not None and self.method.backbone.tokenizer.is_fast:
+            one = self.accelerator.is_local_main_process  # all processes see the same texts
+            kept = Encodings(t.encodings, self.method.backbone.tokenizer, writes=one)
+            self.method.backbone.encodings = kept
+        keep_less(self.method, t.activation_checkpointing)
+        if t.fused_activation:
+            fuse_activations(self.method)
+        curriculum = self.method.curriculum()
+        stages = curriculum.extremes()
+        self.examples, self.left_out = rows_of.drop_long(self.method, self.examples, stages, t.max_positions)
+        self.schedule = Schedule(
+            t, curriculum, len(self.examples), lambda: rows_of.written_tokens(self.method, self.examples, stages)
+        )
+        rows_of.check_steps(self.method, self.examples)
+        rows_of.warn_of(self.task, self.method, self.examples, validates=bool(self.validation))
+        rows_of.check_lengths(self.method, self.examples, stages)
+        rows_of.check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
+        rows_of.tell_early_end(self.schedule)
+        self.scorer = Validation(config, self.method, self.task, self.validation, self.ranks)
+
+    def _waits(self) -> bool:
+        """Whether some parameters get no gradient in some step: other parts of the method learn in it, or it has no latents
+        for what is beside the base model to make or read."""
+        stages = self.method.curriculum().extremes()
+        base = {id(p) for p in self.method.backbone.parameters()}
+        beside = any(p.requires_grad and id(p) not in base for p in self.method.parameters())
+        return any(stage.trains or (beside and stage.groups == 0) for stage in stages)
 
     # what a step is made of
 
@@ -158,7 +179,7 @@ class Training:
             group["weight_decay"] = decay if group["decays"] else 0.0
         rows = self.feed.take(step)
         # Every process lays out the whole step: its counts are needed everywhere.
-        mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        mine = self.ranks.share(rows)
         parts = [
             collate(part) for part in rows_of.micro_batches(mine, t.micro_batch_size, t.micro_batch_tokens) or [rows[:1]]
         ]
@@ -168,10 +189,13 @@ class Training:
         slots = passes = 0
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
-            with self.accelerator.no_sync(self.wrapped) if not last else contextlib.nullcontext(), _memory(step, part):
+            with (
+                self.accelerator.no_sync(self.wrapped) if not last else contextlib.nullcontext(),
+                explained_memory(step, part),
+            ):
                 report = self._loss(part, counts)
                 # DDP averages over processes; each already divides by the count of all.
-                loss = report.total * self.accelerator.num_processes * (1.0 if mine else 0.0)
+                loss = report.total * self.ranks.count * (1.0 if mine else 0.0)
                 loss.backward()
             slots += report.trace.cost.slots
             passes = max(passes, report.trace.cost.passes)
@@ -211,58 +235,38 @@ class Training:
     # what is said and kept
 
     def _flush(self) -> None:
-        """Write the pending steps as one metrics row, means over the steps; stop if a loss is not finite.
+        """Write the pending steps as one metrics row; stop if a loss is not finite.
 
         Raises:
             TrainingError: names the step and its examples.
         """
         if not self.pending:
             return
-        steps, self.pending = self.pending, []
-        sums = [{name: float(term) for name, term in s["terms"].items()} for s in steps]
-        if self.accelerator.num_processes > 1:
-            everyone = gather_object([sums])
-            sums = [{n: sum(process[i][n] for process in everyone) for n in sums[i]} for i in range(len(sums))]
-        for s, values in zip(steps, sums, strict=True):
-            bad = [name for name, value in values.items() if not math.isfinite(value)]
-            if bad or not math.isfinite(float(s["norm"])):
-                kept = self.run.latest_step()
-                raise TrainingError(
-                    f"loss is not finite at step {s['step']} ({', '.join(bad) or 'gradient norm'}), in the batch of "
-                    f"{', '.join(s['names'][:4])}{', ...' if len(s['names']) > 4 else ''}; "
-                    + (f"the last good state is step {kept}" if kept else "no state had been saved yet")
-                    + "".join(f"; {part.advice}" for part in self.picky if part.advice)
-                    + "; lower lr, set clip, or look at these examples"
-                )
-        terms = {name: sum(v[name] for v in sums) / len(sums) for name in sums[0]}
-        tokens, seconds = sum(s["tokens"] for s in steps), sum(s["seconds"] for s in steps)
-        row = {
-            "kind": "train",
-            "step": steps[-1]["step"],
-            "epoch": round(steps[-1]["step"] / self.schedule.steps_per_epoch, 4),
-            "stage": steps[-1]["stage"],
-            "lr": steps[-1]["lr"],
-            "loss": sum(terms.values()),
-            "terms": terms,
-            "grad_norm": sum(float(s["norm"]) for s in steps) / len(steps),
-            "examples": sum(len(s["names"]) for s in steps),
-            "passes": max(s["passes"] for s in steps),
-            "tokens": tokens,
-            "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
-            "padding": round(1 - tokens / max(sum(s["slots"] for s in steps), tokens), 4),
-            "seconds": round(self.seconds, 3),
-            **self._told([s["metrics"] for s in steps]),
-        }
-        self._record(row)
+        with self.signals.patiently():
+            steps, self.pending = self.pending, []
+            sums = self._checked(steps)
+            row = row_of(steps, sums, self.schedule, self.seconds)
+            self._record({**row, **self._told([s["metrics"] for s in steps])})
 
-    def _told(self, parts: list[Metrics], everywhere: bool = True) -> dict[str, Any]:
+    def _checked(self, steps: list[Told]) -> list[dict[str, float]]:
+        """The loss terms of some steps, which are finite. Several processes agree here whether a signal is heeded."""
+        everyone = self.ranks.gather(lambda: (sums_of(steps), self.signals.asked))
+        self.stopping = next((asked for _, asked in everyone if asked is not None), None)
+        sums = add_sums([sums for sums, _ in everyone])
+        check_finite(steps, sums, self.run.latest_step(), [part.advice for part in self.picky])
+        return sums
+
+    def _told(self, parts: list[Metrics]) -> dict[str, Any]:
         """The metrics of some steps, of all processes, as an entry of a metrics row; none where the method has none."""
-        mine = {name: metric.on_host() for name, metric in add_metrics(parts).items()}
-        whole = add_metrics(gather_object([mine])) if everywhere and self.accelerator.num_processes > 1 else mine
+        mine = self.ranks.gather(lambda: {name: metric.on_host() for name, metric in add_metrics(parts).items()})
+        whole = add_metrics(mine)
         return {"metrics": {name: metric.told() for name, metric in whole.items()}} if whole else {}
 
     def _record(self, row: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
+        self.ranks.gather(lambda: self._write(row))
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.ranks.main:
             self.run.log(row)
             self.reporter.row(row, self.schedule.total)
         if self.t.tracker:
@@ -271,75 +275,55 @@ class Training:
             flat |= {f"metrics/{k}": v for k, v in row.get("metrics", {}).items() if isinstance(v, float)}
             self.accelerator.log({f"{row['kind']}/{k}": v for k, v in flat.items()}, step=row["step"])
 
-    @torch.no_grad()
+    def _stage(self) -> tuple[Stage, int | None]:
+        """The stage of the last step, and how many latents a model of it thinks (None = the method's own number)."""
+        stage = self.schedule.stage(max(self.step - 1, 0))
+        return stage, latents_at(self.method, stage, self.schedule.curriculum.last, self.examples[0].question)
+
+    def _about_stage(self) -> dict[str, Any]:
+        """The same for `RunDir.save_model`."""
+        stage, latents = self._stage()
+        return {"index": stage.index, "last": self.schedule.curriculum.last.index, "latents": latents}
+
     def _validate(self) -> None:
         """Score the validation split; keep the model if it is the best of this stage."""
-        self._flush()
-        if self.accelerator.is_main_process:
-            accuracy, (loss, metrics) = (
-                (self._accuracy(), self._validation_loss()) if self.validation else (None, (None, {}))
-            )
-            stage = self.schedule.stage(max(self.step - 1, 0))
-            score = {"accuracy": accuracy, "loss": None if loss is None else -loss, "last": None}[self.t.select]
-            keep = score is None or self.best is None or score >= self.best
-            if keep:
-                self.run.save_model(self.method, self.step, score)
-                self.best = score
-            row = {"kind": "validation", "step": self.step, "stage": stage.index, "accuracy": accuracy, "loss": loss,
-                   "kept": keep, "seconds": round(self.seconds, 3), **metrics}  # fmt: skip
-            self._record(row)
-            release(self.method.backbone)
-        self.best = broadcast_object_list([self.best])[0]
-        self.accelerator.wait_for_everyone()
+        stage, latents = self._stage()
+        found = self.scorer.score(stage, latents)
+        score = score_of(found, self.t.select, self.step)
+        if keep := is_better(score, self.best):
+            self.best = score if score is not None and math.isfinite(score) else None
+            self.ranks.alone(lambda: self.run.save_model(self.method, self.step, self.best, self._about_stage()))
+        row = {"kind": "validation", "step": self.step, "stage": stage.index, **found, "kept": keep}
+        self._record({**row, "seconds": round(self.seconds, 3)})
+        release(self.method.backbone)
 
     def _watch(self) -> None:
         """Log how the latents of some validation problems stand to each other."""
-        self._flush()
-        if self.accelerator.is_main_process and self.monitor is not None:
-            stage = self.schedule.stage(max(self.step - 1, 0))
-            if (row := self.monitor.look(self.step, stage, self.run.metrics())) is not None:
-                self._record(row)
-            release(self.method.backbone)
-        self.accelerator.wait_for_everyone()
+        row = self.ranks.alone(self._look)
+        if self.ranks.main and row is not None:
+            self._write(row)
+        release(self.method.backbone)
 
-    def _accuracy(self) -> float:
-        model = Model(self.method, self.config.speaking)
-        report = evaluate(model, self.task, "validation", limit=len(self.validation), batch_size=128)
-        return report.accuracy.value
+    def _look(self) -> dict[str, Any] | None:
+        return None if self.monitor is None else self.monitor.look(self.step, self._stage()[0], self.run.metrics())
 
-    def _validation_loss(self) -> tuple[float, dict[str, Any]]:
-        """The whole loss on the validation split at the current stage, with the data's own dice; and its metrics. No token
-        goes by chance."""
-        stage = replace(self.schedule.stage(max(self.step - 1, 0)), smoothing=None)
-        rows = [self.method.layout(e, stage, Random(f"{self.t.seed}/validation/{e.id}")) for e in self.validation]
-        size = self.t.micro_batch_size or self.t.batch_size
-        parts = [collate(rows[i : i + size]) for i in range(0, len(rows), size)]
-        counts = add_counts([self.method.counts(part) for part in parts])
-        self.method.eval()
-        total, metrics = 0.0, []
-        for part in parts:
-            report = self.method(part.to(self.accelerator.device), counts)
-            total += float(report.total)
-            metrics.append(report.metrics)
-        self.method.train()
-        return total, self._told(metrics, everywhere=False)
+    def _save(self, due: bool = False) -> None:
+        """Write a state to resume from. It holds no step whose loss has not been looked at.
 
-    def _save(self) -> None:
-        """Write a state to resume from. It holds no step whose loss has not been looked at."""
-        self._flush()
-        random = {f"rng/{self.accelerator.process_index}/cpu": torch.get_rng_state()}
-        if self.accelerator.device.type == "cuda":
-            random[f"rng/{self.accelerator.process_index}/cuda"] = torch.cuda.get_rng_state()
-        if self.accelerator.num_processes > 1:
-            random = {k: v for part in gather_object([random]) for k, v in part.items()}
-        if self.accelerator.is_main_process:
-            tensors: dict[str, Tensor] = {f"weights/{name}": p.detach() for name, p in self.trained.items()}
-            for name, p in self.trained.items():
-                for key, value in self.optimizer.state.get(p, {}).items():
-                    tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
-            info = {"best": self.best, "seconds": self.seconds, "processes": self.accelerator.num_processes}
-            self.run.save_state(self.step, {**tensors, **random}, info)
-        self.accelerator.wait_for_everyone()
+        Args:
+            due: the step has not been validated yet, if it is to be.
+        """
+        with self.signals.patiently():
+            if self.pending:
+                self._checked(self.pending)
+            parts = self.ranks.gather(lambda: random_states(self.ranks.index, self.accelerator.device))
+            random = {k: v for part in parts for k, v in part.items()}
+            info = {"best": self.best, "seconds": self.seconds, "processes": self.ranks.count, "due": due}
+            info |= {"pending": packed(self.pending)} if self.pending else {}
+            self.ranks.alone(
+                lambda: self.run.save_state(self.step, {**state_tensors(self.trained, self.optimizer), **random}, info)
+            )
+            self.saved = self.step
 
     def _resume(self) -> None:
         """Go on from the newest state, if there is one.
@@ -347,96 +331,65 @@ class Training:
         Raises:
             RunError: the state does not fit the method.
         """
-        found = self.run.latest_state()
-        if found is None:
-            if self.accelerator.is_main_process:
-                self.run.forget_after(0)
+        if (found := self.run.latest_state()) is None:
             return
         tensors, info = found
-        if info["processes"] != self.accelerator.num_processes:
+        if info["processes"] != self.ranks.count:
             raise RunError(
                 f"the run in {self.run.path} was trained by {info['processes']} processes, not "
-                f"{self.accelerator.num_processes}; its random states fit that number only: start as many again"
+                f"{self.ranks.count}; its random states fit that number only: start as many again"
             )
-        weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
-        if set(weights) != set(self.trained):
-            odd = sorted(set(weights) ^ set(self.trained))[0]
-            raise RunError(f"the state in {self.run.path} does not fit the method: {odd!r} differs; was the code changed?")
-        with torch.no_grad():
-            for name, p in self.trained.items():
-                p.copy_(weights[name])
-        for name, p in self.trained.items():
-            prefix = f"optimizer/{name}/"
-            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            if state:
-                # A fused optimizer counts its steps on the device, the plain one on the host.
-                stays = () if self.fused else ("step",)
-                self.optimizer.state[p] = {k: v if k in stays else v.to(p.device) for k, v in state.items()}
-        me = f"rng/{self.accelerator.process_index}"
-        if f"{me}/cpu" in tensors:
-            torch.set_rng_state(tensors[f"{me}/cpu"])
-        if f"{me}/cuda" in tensors and self.accelerator.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors[f"{me}/cuda"])
-        self.step, self.best, self.seconds = info["step"], info["best"], info["seconds"]
-        if self.accelerator.is_main_process:
-            self.run.forget_after(self.step)
+        restore(tensors, self.trained, self.optimizer, self.fused, self.run.path)
+        restore_random(tensors, self.ranks.index, self.accelerator.device)
+        self.step, self.seconds, self.due = info["step"], info["seconds"], info.get("due", False)
+        self.pending = unpacked(info.get("pending", []), self.accelerator.device)
+        self.saved = self.step
+        # A score that was measured otherwise does not compare: the next one counts as the first.
+        self.best = None if scored_otherwise(self.run.read(), self.step) else info["best"]
 
     def _begin(self) -> None:
-        """Make the run directory, or check that the one there is of the same config."""
-        if self.accelerator.is_main_process:
-            used: list[Split] = ["train", "validation"] if self.validation else ["train"]
-            data = {split: self.task.fingerprint(split) for split in used}
-            if self.run.exists:
-                old, new = dump(self.run.config()), dump(self.config)
-                if told := differences(old, new):
-                    raise RunError(
-                        f"{self.run.path} holds a run with another config ({told}); "
-                        "give another --out, or the same settings to resume"
-                    )
-                if self.run.read().get("data") != data:
-                    raise RunError(
-                        f"the data of the run in {self.run.path} have changed since it began; "
-                        "restore them to resume, or give another --out"
-                    )
-                self.run.sweep()
-            else:
-                numbers = {"trained": sum(p.numel() for p in self.trained.values()),
-                           "all": sum(p.numel() for p in self.method.parameters())}  # fmt: skip
-                about = {"data": data, "parameters": numbers, "provenance": provenance()}
-                self.run.create(self.config, about | ({"left_out": self.left_out} if self.t.max_positions else {}))
-        self.accelerator.wait_for_everyone()
-        if self.t.tracker:
-            self.accelerator.init_trackers("unspoken", config={"run": str(self.run.path)})
+        """Make the run directory, or check that the run there may go on with this config."""
+        used: list[Split] = ["train", "validation"] if self.validation else ["train"]
+        data = {split: self.task.fingerprint(split) for split in used}
+        if self.run.exists:
+            go_on(self.run, self.config, data)
+            return
+        numbers = {"trained": sum(p.numel() for p in self.trained.values()),
+                   "all": sum(p.numel() for p in self.method.parameters())}  # fmt: skip
+        about = {"data": data, "parameters": numbers, "provenance": provenance()}
+        self.run.create(self.config, about | ({"left_out": self.left_out} if self.t.max_positions else {}))
+
+    def _forget(self) -> None:
+        """Drop what lies beyond the state that training goes on from."""
+        self.run.forget_after(self.step, again=self.due or self.step == 0)
+        forget_after(self.run, self.step)
+
+    def _open(self) -> None:
+        """Take the run directory."""
+        if not self.run.exists:
+            self.run.check_free()
+        self.lock.take()
+        self._begin()
 
     def go(self) -> RunDir:
-        """Train to the end."""
-        self._begin()
-        self._resume()
-        every = self.t.validate_every or self.schedule.steps_per_epoch
-        if self.step == 0 and self.monitor is not None:
-            self._watch()
-        while self.step < self.schedule.total:
-            self._train_step()
-            ends = self.step == self.schedule.total
-            if self.step % self.t.log_every == 0 or ends or self._odd():
-                self._flush()
-            if ends or self.step % every == 0:
-                self._validate()
-            if self.monitor is not None and (ends or self.step % (self.t.stability_every or every) == 0):
-                self._watch()
-            if ends or self.step % self.t.save_every == 0:
-                self._save()
-        if self.accelerator.is_main_process and "finished" not in self.run.read():
-            rows = [row for row in self.run.metrics() if row["kind"] == "train"]
-            self.run.update(
-                finished={
-                    "steps": self.step,
-                    "seconds": round(self.seconds, 1),
-                    "best": self.best,
-                    "passes": max(row["passes"] for row in rows),
-                    "positions_per_example": round(sum(r["tokens"] for r in rows) / sum(r["examples"] for r in rows), 2),
-                }
-            )
+        """Train to the end.
+
+        Raises:
+            Interrupted: a signal asked to stop; there is a state of the last step, if there could be one.
+        """
+        # Several processes can only stop where they agree, which is where they log.
+        calm = self.signals.patiently() if self.ranks.count > 1 else contextlib.nullcontext()
+        try:
+            with calm, self._tells_step():
+                self.ranks.alone(self._open)
+                self.ranks.gather(self._resume)
+                self.ranks.alone(self._forget)
+                if self.t.tracker:
+                    self.accelerator.init_trackers("unspoken", config={"run": str(self.run.path)})
+                self._steps()
+                self.ranks.alone(self._finish)
+        finally:
+            self.lock.release()
         if self.t.tracker:
             self.accelerator.end_training()
         self.feed.settle()
@@ -444,30 +397,82 @@ class Training:
             encodings.flush()
         return self.run
 
+    @contextlib.contextmanager
+    def _tells_step(self) -> Iterator[None]:
+        """How far training was is known to whoever hears that it was stopped."""
+        try:
+            yield
+        except Interrupted as stop:
+            stop.step = self.step
+            raise
+
+    def _steps(self) -> None:
+        if self.step == 0 and self.monitor is not None:
+            self._watch()
+        if self.due:
+            self._between()
+        while self.step < self.schedule.total:
+            with self.signals.patiently():
+                self._train_step()
+            self._between()
+
+    def _between(self) -> None:
+        """What comes behind a step: log, validate, look, keep, save, each when it is time."""
+        t, ends = self.t, self.step == self.schedule.total
+        every = t.validate_every or self.schedule.steps_per_epoch
+        validates = ends or self.step % every == 0
+        looks = self.monitor is not None and (ends or self.step % (t.stability_every or every) == 0)
+        keeps_model, saves = keeps(t, self.schedule, self.step), ends or self.step % t.save_every == 0
+        if self.step % t.log_every == 0 or validates or looks or keeps_model or saves or self._odd():
+            self._flush()
+        self._leave_if_asked(due=True)
+        try:
+            if validates:
+                self._validate()
+            if looks:
+                self._watch()
+            if keeps_model:
+                self.ranks.alone(lambda: keep(self.run, self.method, self.step, self._about_stage()))
+        except Interrupted as stop:  # nothing of this changes what is trained, so that a state can still be saved
+            self.stopping = stop.number
+            self._leave_if_asked(due=True)
+        if saves:
+            self._save()
+        self.due = False
+        self._leave_if_asked(due=False)
+
+    def _leave_if_asked(self, due: bool) -> None:
+        """Stop here, with a state, if a signal has asked for it.
+
+        Raises:
+            Interrupted: it has.
+        """
+        number = self.signals.asked if self.ranks.count == 1 and self.stopping is None else self.stopping
+        if number is None:
+            return
+        if self.saved != self.step:
+            self._save(due)
+        raise Interrupted(number, self.step)
+
+    def _finish(self) -> None:
+        if "finished" in self.run.read():
+            return
+        rows = [row for row in self.run.metrics() if row["kind"] == "train"]
+        self.run.update(
+            finished={
+                "steps": self.step,
+                "seconds": round(self.seconds, 1),
+                "best": self.best,
+                "passes": max(row["passes"] for row in rows),
+                "positions_per_example": round(sum(r["tokens"] for r in rows) / sum(r["examples"] for r in rows), 2),
+            }
+        )
+
     def _odd(self) -> bool:
         """On one CPU process it costs nothing to see at once that a loss has gone wrong."""
-        if self.accelerator.device.type != "cpu" or self.accelerator.num_processes > 1:
+        if self.accelerator.device.type != "cpu" or self.ranks.count > 1:
             return False
-        return not all(bool(torch.isfinite(term)) for term in self.pending[-1]["terms"].values())
-
-
-@contextlib.contextmanager
-def _memory(step: int, part: Any) -> Iterator[None]:
-    """Say what to do where a forward or backward pass does not fit.
-
-    Raises:
-        TrainingError: out of memory.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        rows, T = part.ids_BT.shape
-        raise TrainingError(
-            f"out of memory at step {step + 1}, in a pass of {rows} rows of up to {T} positions; set train.micro_batch_size "
-            f"below {rows}: gradients add up to the same step; or train.max_positions below {T}, to leave long examples out"
-        ) from error
+        return bool(self.pending) and not all(math.isfinite(float(term)) for term in self.pending[-1]["terms"].values())
 
 
 def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) -> RunDir:
@@ -484,9 +489,10 @@ def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) 
     Raises:
         RunError: `out` holds something else, or a run of another config.
         TrainingError: the loss is not finite, or the disk is full; the last saved state is kept.
+        Interrupted: a KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP. The step under way is finished and a state is saved.
     """
     reporter = reporter or Quiet()
-    with reporter:
-        training = Training(config, out, reporter)
+    with reporter, Signals() as signals:
+        training = Training(config, out, reporter, signals)
         with keeping_freed(training.accelerator.device.type):
             return training.go()

@@ -66,9 +66,8 @@ class Bars(AbstractContextManager[Any]):
         if row["kind"] == "stability":
             return
         if row["kind"] == "validation":
-            if row["accuracy"] is not None:
-                self.validated[label] = f" | validation {row['accuracy']:.3f}"
-            said = f"step {row['step']}{self.validated[label]}"
+            self.validated[label] = f" | validation {validated}" if (validated := _validated(row)) else ""
+            said = f"stage {row['stage']}{self.validated[label]}"
         else:
             terms = " ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
             rates = {name: value for name, value in row.get("metrics", {}).items() if isinstance(value, float)}
@@ -78,11 +77,23 @@ class Bars(AbstractContextManager[Any]):
             said = f"stage {row['stage']} | {terms} | {row['tokens_per_second']:,.0f} tok/s{self.validated[label]}"
         self.bar.update(self.tasks[label], completed=row["step"], total=total, said=said)
         now = time.monotonic()
-        if not self.console.is_terminal and (now - self.last[label] > self.seconds or row["step"] >= total):
+        told = row["kind"] == "validation" and bool(self.validated[label])  # rare, and what a reader waits for
+        if not self.console.is_terminal and (told or now - self.last[label] > self.seconds or row["step"] >= total):
             self.last[label] = now
             left = row["seconds"] / max(row["step"], 1) * (total - row["step"])
             line = f"{label}: {row['step']}/{total} {said} | {left:.0f} s left"
             self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _validated(row: dict[str, Any]) -> str:
+    """What a validation found, with what one has to know about the figure; "" where nothing was validated."""
+    figures = [] if row.get("accuracy") is None else [f"{row['accuracy']:.3f}"]
+    figures += [f"{name} is not finite" for name in row.get("not_finite", ())]
+    if row.get("latents") is not None:
+        figures.append(f"with {row['latents']} latents")
+    if row.get("cut_off"):
+        figures.append(f"{row['cut_off']} of {row['problems']} reached max_new_tokens")
+    return ", ".join(figures)
 
 
 class Live(AbstractContextManager[Any]):

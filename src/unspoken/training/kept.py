@@ -1,0 +1,57 @@
+"""Models that a run keeps on its way, `train.keep_every`: RUN/models/step-40 is a run directory of its own.
+
+Every command takes it like a run (eval, ask, inspect, ...), and so do `backbone.path` and `start` of another run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unspoken.methods.base import Method
+from unspoken.training.checkpoint import RunDir, _replace, write_json
+from unspoken.training.config import TrainConfig
+from unspoken.training.data import Schedule
+
+MODELS = "models"
+"""Folder of the kept models in a run directory."""
+
+
+def keeps(config: TrainConfig, schedule: Schedule, step: int) -> bool:
+    """Whether the model is kept after so many optimizer steps."""
+    every, ends = config.keep_every, step == schedule.total
+    if every is None:
+        return False
+    if every == "stages":
+        return ends or schedule.stage_starts(step)
+    if every == "epochs":
+        return ends or step % schedule.steps_per_epoch == 0
+    return step % every == 0
+
+
+def keep(run: RunDir, method: Method, step: int, stage: Mapping[str, Any]) -> None:
+    """Write the model of a step.
+
+    Args:
+        stage: see `RunDir.save_model`.
+
+    Raises:
+        TrainingError: the disk is full, or the place cannot be written.
+    """
+    about = {key: value for key, value in run.read().items() if key in ("id", "config", "data", "parameters", "provenance")}
+
+    def write(folder: Path) -> None:
+        write_json(folder / "run.json", {**about, "kept": {"step": step}})
+        RunDir(folder).save_model(method, step, None, stage)
+
+    _replace(run.path / MODELS / f"step-{step}", write)
+
+
+def forget_after(run: RunDir, step: int) -> None:
+    """Remove the models of steps that will be trained again."""
+    for folder in (run.path / MODELS).glob("step-*"):
+        number = folder.name.removeprefix("step-")
+        if number.isdecimal() and int(number) > step:
+            shutil.rmtree(folder, ignore_errors=True)

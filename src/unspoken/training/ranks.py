@@ -1,0 +1,114 @@
+"""The processes that train a run together. What fails on one of them ends all, with its message; none waits for ever."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
+
+from unspoken.errors import ConfigError, TrainingError, UnspokenError
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others: they may have longer answers to finish, or a large model to write."""
+
+_OTHERS = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""Ways of accelerate to split a model, by the flag in the environment that its launcher sets."""
+
+
+def new_accelerator(precision: str, tracker: str | None, out: str) -> Accelerator:
+    """The `Accelerator` of a run. What its own config file or launcher says about precision does not count; that is told.
+
+    Args:
+        precision: `train.precision`.
+        tracker: `train.tracker`.
+        out: the run directory.
+
+    Raises:
+        ConfigError: accelerate is set to split the model, or this Python process uses it with another precision already.
+    """
+    for flag, name in _OTHERS.items():
+        if parse_flag_from_env(flag):
+            raise ConfigError(
+                f"accelerate is set to {name}; unspoken trains a whole model on every process: set it to MULTI_GPU"
+            )
+    theirs = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if theirs not in ("no", {"fp32": "no"}.get(precision, precision)):
+        warnings.warn(
+            f"accelerate is set to mixed_precision={theirs}, which does not count here: train.precision={precision} does; "
+            f"set that if you want {theirs}",
+            stacklevel=3,
+        )
+    waiting = InitProcessGroupKwargs(timeout=_PATIENCE)
+    try:
+        return Accelerator(
+            mixed_precision="no", log_with=tracker, project_dir=out if tracker else None, kwargs_handlers=[waiting]
+        )
+    except ValueError as error:
+        raise ConfigError(f"accelerate cannot be used: {error}") from error
+
+
+class Ranks:
+    """This process among all.
+
+    Args:
+        accelerator: knows them.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.index, self.count = accelerator.process_index, accelerator.num_processes
+
+    @property
+    def main(self) -> bool:
+        """The one that writes."""
+        return self.index == 0
+
+    def share(self, items: list[T]) -> list[T]:
+        """This process's share."""
+        return items[self.index :: self.count]
+
+    def gather(self, work: Callable[[], T]) -> list[T]:
+        """Let every process do its work, in which it talks to no other; all get what all have made, in their order.
+
+        Raises:
+            TrainingError: another process has failed; says which and why. One that fails itself raises its own error.
+        """
+        if self.count == 1:
+            return [work()]
+        made: Any = None
+        failed: Exception | None = None
+        try:
+            made = work()
+        except Exception as error:  # whatever it is, the others must know
+            failed = error
+        everyone: list[Any] = gather_object([(made, None if failed is None else _words(failed))])
+        if failed is not None:
+            raise failed
+        for number, (_, words) in enumerate(everyone):
+            if words is not None:
+                raise TrainingError(f"process {number} has stopped: {words}")
+        return [made for made, _ in everyone]
+
+    def alone(self, work: Callable[[], T]) -> T | None:
+        """Let the main process do something while the others wait; they get None.
+
+        Raises:
+            TrainingError: see `gather`.
+        """
+        return self.gather(lambda: work() if self.main else None)[self.index]
+
+
+def _words(error: Exception) -> str:
+    """An error in one line."""
+    line = " ".join(str(error).split())
+    return line if isinstance(error, UnspokenError) else f"{type(error).__name__}: {line}"

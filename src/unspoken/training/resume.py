@@ -1,0 +1,56 @@
+"""A run that goes on: with the config that it began with, but for what changes nothing about what is trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from unspoken.core.config import dump
+from unspoken.errors import RunError
+from unspoken.training.checkpoint import RunDir
+from unspoken.training.config import RunConfig, changed_fields, changes_choice, differences, field_of
+
+HISTORY = "history"
+"""Entry of run.json: settings that were changed on the way. [{"step": 120, "changed": {"train.save_every": [500, 50]}}]"""
+
+
+def go_on(run: RunDir, config: RunConfig, data: Mapping[str, str]) -> None:
+    """Take over a run that is there, with what it may change of its settings; the change is written down in run.json.
+
+    Args:
+        config: what is asked for now.
+        data: fingerprints of the splits that are used.
+
+    Raises:
+        RunError: another training, or other data.
+    """
+    about = run.read()
+    old, new = dump(run.config()), dump(config)
+    if told := differences(old, new):
+        raise RunError(
+            f"{run.path} holds a run with another config ({told}); give another --out, or the same settings to resume"
+        )
+    known = about.get("data") or {}
+    if other := sorted(split for split in data if known.get(split, data[split]) != data[split]):
+        raise RunError(
+            f"the data of the run in {run.path} have changed since it began ({', '.join(other)}); "
+            "restore them to resume, or give another --out"
+        )
+    run.sweep()
+    _, changed = changed_fields(old, new)
+    if changed and "finished" in about:
+        warnings.warn(f"the run in {run.path} is finished: {', '.join(changed)} changes nothing any more", stacklevel=2)
+    elif changed:
+        entry = {
+            "step": run.latest_step() or 0,
+            "changed": {name: [field_of(old, name), field_of(new, name)] for name in changed},
+        }
+        run.update(config=new, data={**known, **data}, **{HISTORY: [*about.get(HISTORY, []), entry]})
+
+
+def scored_otherwise(about: Mapping[str, Any], step: int) -> bool:
+    """Whether the models of a run were scored in another way when its state of a step was saved."""
+    return any(
+        entry["step"] >= step and any(changes_choice(name) for name in entry["changed"]) for entry in about.get(HISTORY, [])
+    )

@@ -1,0 +1,67 @@
+"""What a state to resume from holds, as named tensors: trained weights, the optimizer's, and the random states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unspoken.errors import RunError
+
+
+def state_tensors(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and what the optimizer knows of each."""
+    tensors: dict[str, Tensor] = {f"weights/{name}": p.detach() for name, p in trained.items()}
+    for name, p in trained.items():
+        for key, value in optimizer.state.get(p, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def random_states(process: int, device: torch.device) -> dict[str, Tensor]:
+    """The random states of a process."""
+    random = {f"rng/{process}/cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        random[f"rng/{process}/cuda"] = torch.cuda.get_rng_state()
+    return random
+
+
+def restore(
+    tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor], optimizer: Any, fused: bool, where: object
+) -> None:
+    """Put weights and optimizer back.
+
+    Args:
+        tensors: what `state_tensors` gave.
+        trained: the parameters that train.
+        optimizer: theirs.
+        fused: a fused optimizer counts its steps on the device, the plain one on the host.
+        where: the run directory, for messages.
+
+    Raises:
+        RunError: the state is of other parameters.
+    """
+    weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+    if set(weights) != set(trained):
+        odd = sorted(set(weights) ^ set(trained))[0]
+        raise RunError(f"the state in {where} does not fit the method: {odd!r} differs; was the code changed?")
+    with torch.no_grad():
+        for name, p in trained.items():
+            p.copy_(weights[name])
+    for name, p in trained.items():
+        prefix = f"optimizer/{name}/"
+        state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if state:
+            stays = () if fused else ("step",)
+            optimizer.state[p] = {k: v if k in stays else v.to(p.device) for k, v in state.items()}
+
+
+def restore_random(tensors: Mapping[str, Tensor], process: int, device: torch.device) -> None:
+    """Put the random states of a process back."""
+    me = f"rng/{process}"
+    if f"{me}/cpu" in tensors:
+        torch.set_rng_state(tensors[f"{me}/cpu"])
+    if f"{me}/cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors[f"{me}/cuda"])
