@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from unspoken.cli.options import FOLDER, Overrides, Run, TaskOverrides, app, new_console, run_training, task_of, whole_numbers
+from unspoken.cli.options import (
+    FOLDER,
+    Overrides,
+    Run,
+    TaskOverrides,
+    app,
+    new_console,
+    run_training,
+    task_of,
+    whole_numbers,
+)
 from unspoken.errors import ConfigError
 
 
