@@ -21,6 +21,7 @@ from unspoken.inspector.gather import check_latents
 from unspoken.methods.base import Method
 from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig
+from unspoken.training.stage import stage_of
 
 STEPS = 1000
 """Optimizer steps by default: on `tiny` the decoder of a sound model is right long before."""
@@ -43,7 +44,7 @@ def probe_config(run: str | Path, task: str | None = None, overrides: Sequence[s
     was = RunDir(run).config()
     inner: Method = RunDir(run).load_method(inner=True)
     check_latents(inner, "How many?")
-    stage = RunDir(run).stage() or {}
+    stage = stage_of(RunDir(run).path) or {}
     if stage.get("latents") is not None:
         warnings.warn(
             f"the model in {run} is of stage {stage['index']} of a curriculum that ends in stage {stage['last']}, with "

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from unspoken.methods.base import Method
 from unspoken.model import Model
 from unspoken.training.config import RunConfig
 from unspoken.training.lock import LOCK
+from unspoken.training.stage import own_latents, stage_of
 
 _DECODER = "decoder"
 """Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
@@ -378,14 +378,6 @@ class RunDir:
 
         _replace(self.path / "model", write)
 
-    def stage(self) -> dict[str, Any] | None:
-        """The stage of model/, as `save_model` was told; None where it says nothing."""
-        try:
-            stage = json.loads((self.path / "model" / "unspoken.json").read_text(encoding="utf-8")).get("stage")
-        except (OSError, ValueError, AttributeError):
-            return None  # `load_method` says what is wrong with it
-        return stage if isinstance(stage, dict) else None
-
     def load_method(self, *, inner: bool = False) -> Method:
         """Rebuild the trained method from model/.
 
@@ -464,29 +456,13 @@ def load(
     method: Any = run.load_method(inner=not explain)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Model(method.to(device).eval(), config.speaking, latents=own_latents(run), path=str(path))
+    model = Model(method.to(device).eval(), config.speaking, latents=own_latents(run.path), path=str(path))
     if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
         covered(method.backbone, 0)
     use_dtype(method, dtype)
     model.dtype = dtype
     model.stop_head = read_head(run.path / STOP_HEAD)
     return model
-
-
-def own_latents(run: RunDir) -> int | None:
-    """How many latents a run's model thinks unless told otherwise; None = as many as its method does at the end of training.
-
-    Warns where it was kept at a stage that thinks another number: asked for those of the end, which it has never seen, it
-    would be judged by what it was not trained for.
-    """
-    stage = run.stage() or {}
-    if (latents := stage.get("latents")) is not None:
-        warnings.warn(
-            f"the model in {run.path} is of stage {stage.get('index')} of a curriculum that ends in stage "
-            f"{stage.get('last')}: it thinks {latents} latents, as that stage does, where no other number is asked for",
-            stacklevel=3,
-        )
-    return latents
 
 
 def export(path: str | Path, out: str | Path) -> None:
@@ -505,7 +481,7 @@ def export(path: str | Path, out: str | Path) -> None:
     def write(temporary: Path) -> None:
         run = RunDir(temporary)
         run.create(config, {"exported_from": about["id"], "provenance": about.get("provenance")})
-        run.save_model(method, step=0, score=None, stage=source.stage())
+        run.save_model(method, step=0, score=None, stage=stage_of(source.path))
 
     if target.exists():
         target.rmdir()

@@ -34,9 +34,10 @@ from unspoken.core.sampling import Speaking
 from unspoken.core.text import Template, question_ids
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods.base import Method
-from unspoken.training.checkpoint import RunDir, own_latents, own_state, save_tensors
+from unspoken.training.checkpoint import RunDir, own_state, save_tensors
 from unspoken.training.hf_card import card
 from unspoken.training.hf_generate import FORMAT, TENSORS, project
+from unspoken.training.stage import own_latents
 
 GENERATE = Path(__file__).with_name("hf_generate.py")
 """The code that goes into the folder."""
@@ -84,7 +85,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
     config = source.config()
     method: Any = source.load_method(inner=True).inner
     method.eval()
-    thoughts = thoughts_of(method, own_latents(source))
+    thoughts = thoughts_of(method, own_latents(source.path))
     backbone, tokenizer = method.backbone, method.backbone.tokenizer
     # What the base model's own says (sampling, penalties, another chat) is not what this model was trained for.
     backbone.lm.generation_config = generation_config(backbone, config.speaking)
