@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -11,6 +12,7 @@ from unspoken.core.config import build, lookup
 from unspoken.tasks import SPLITS, TASKS, make_task
 from unspoken.tasks.answers import MARKS
 from unspoken.tasks.source import DATA_VARIABLE
+from unspoken.tasks.styles import Style
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 ROWS = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
@@ -64,3 +66,24 @@ def test_row_counts(shared_data: Path, monkeypatch: pytest.MonkeyPatch, name: st
     assert counts == COMPLETE[name]
     for count in COMPLETE[name]:
         assert f"{count:,}" in TABLE[name][2]
+
+
+def _shown() -> list[dict[str, Any]]:
+    """The rows that the page shows in its own words, each with its style."""
+    block = PAGE.read_text().split("```jsonl\n")[1].split("```")[0]
+    return [json.loads(line) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("shown", _shown(), ids=lambda shown: shown["style"])
+def test_a_style_reads_the_row_that_the_page_shows(tmp_path: Path, shown: dict[str, Any]) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(shown["row"]) + "\n")
+    task = make_task({"name": "files", "train": str(tmp_path / "a.jsonl"), "style": shown["style"], "steps": "equations"})
+    (example,) = task.examples("train")
+    assert example.question.endswith("What is 3+4?")
+    assert (example.steps, example.answer) == (("3+4 = 7",), "7")
+
+
+def test_every_style_is_on_the_page() -> None:
+    text = PAGE.read_text()
+    assert {shown["style"] for shown in _shown()} | {"plain", "hotpotqa", "hotpotqa_closed"} == set(get_args(Style))
+    assert all(f"`{name}`" in text for name in ("rationale", "solution", "reasoning_content", "hotpotqa_closed"))
