@@ -17,7 +17,7 @@ from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.report import notes
-from unspoken.evaluation.rescore import agreements, rescore
+from unspoken.evaluation.rescore import agreements, mark_of, rescore, several_marks
 from unspoken.evaluation.statistics import Rate
 from unspoken.evaluation.vote import Said
 from unspoken.tasks.answers import score_number
@@ -140,3 +140,19 @@ def test_recorded_verdicts_of_gsm8k_s_authors(monkeypatch: pytest.MonkeyPatch):
     odd = [one for one in every if one.said_by("paper:softcot").right != one.right]
     assert all("-" in one.answer + one.text.splitlines()[-1] for one in odd)
     assert 0 < len(odd) < 20
+
+
+def test_texts_that_go_on_after_their_answer_are_told() -> None:
+    """First and last mark differ in one of three texts; `first` scores it by the first."""
+    texts = ("### 0", "### 2\nQ: And then?\n### 5", "### 4\n### 4")
+    long = report([True, False, True])
+    long = replace(long, records=tuple(replace(r, text=text) for r, text in zip(long.records, texts, strict=True)))
+    assert several_marks(long, score_number) == 1
+    assert [r.strict for r in rescore(long, "strict", score_number).records] == [True, False, True]
+    assert [r.strict for r in rescore(long, "first", score_number).records] == [True, True, True]
+
+
+def test_the_mark_is_that_of_the_template() -> None:
+    inner = {"name": "coconut", "template": {"answer": "#### {answer}"}}
+    for method, mark in ((inner, "####"), ({"name": "sim_cot", "inner": inner}, "####"), (None, None), ({"inner": 3}, None)):
+        assert mark_of(report([True], model={"method": method})) == mark

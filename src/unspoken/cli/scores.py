@@ -44,7 +44,7 @@ def rescore(
     from unspoken.evaluation.extractors import EXTRACTORS
     from unspoken.evaluation.records import EvalReport
     from unspoken.evaluation.report import cut_notes, with_interval
-    from unspoken.evaluation.rescore import agreements
+    from unspoken.evaluation.rescore import agreements, several_marks
     from unspoken.evaluation.rescore import rescore as again
 
     names = tuple(extractor or ())
@@ -64,6 +64,11 @@ def rescore(
         f"{given.n} problems; found: texts in which the rule finds an answer; only ...: right by one of the two rules alone",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+    if several := several_marks(given):
+        console.print(
+            f"in {several} of {given.answers} texts the first and the last answer mark are followed by other answers: the "
+            "model goes on after its answer; `first` scores the first one", highlight=False, soft_wrap=True,
+        )  # fmt: skip
     for line in cut_notes({"": given}):
         console.print(line, highlight=False, soft_wrap=True)
     for one in found:

@@ -20,6 +20,7 @@ from unspoken.core.example import Example
 from unspoken.errors import ConfigError, did_you_mean
 from unspoken.tasks.answers import SPECIAL, normalise, score_number
 from unspoken.tasks.base import Score
+from unspoken.tasks.math_answers import first_answer
 
 Kind = Literal["number", "letter", "verdict", "text"]
 """What a reference answer is."""
@@ -49,6 +50,7 @@ class Extractor:
     judge: Callable[[Example, str, Rule], Verdict]
     says: str
     reads: tuple[Kind, ...] | None = None
+    first: bool = False  # the text ends at its first answer
 
 
 def extractor(name: str) -> Extractor:
@@ -64,7 +66,7 @@ def extractor(name: str) -> Extractor:
     return EXTRACTORS[name]
 
 
-def judge(name: str, example: Example, text: str, rule: Rule = score_number) -> Verdict:
+def judge(name: str, example: Example, text: str, rule: Rule = score_number, mark: str | None = None) -> Verdict:
     """Judge a text by the extractor of a name.
 
     Args:
@@ -72,6 +74,7 @@ def judge(name: str, example: Example, text: str, rule: Rule = score_number) -> 
         example: its answer is the reference.
         text: what the model wrote, without the prompt.
         rule: the task's own rule, which `strict` and `flexible` are.
+        mark: the answer mark of the task's template, for "first"; None = any of `answers.MARKS`, or a box.
 
     Raises:
         ConfigError: no such extractor, a library is missing, or the rule is not made for this kind of answer.
@@ -83,7 +86,7 @@ def judge(name: str, example: Example, text: str, rule: Rule = score_number) -> 
             f"extractor {name!r} reads answers of kind {' or '.join(chosen.reads)}, but the reference answer{where} is "
             f"{example.answer!r:.40} ({kind}); use strict or flexible, which are the task's own rules"
         )
-    return chosen.judge(example, text, rule)
+    return chosen.judge(example, first_answer(text, mark) if chosen.first else text, rule)
 
 
 def kind_of(answer: str) -> Kind:
@@ -213,6 +216,9 @@ def _math(example: Example, text: str, rule: Rule) -> Verdict:
 EXTRACTORS: Mapping[str, Extractor] = {
     "strict": Extractor(judge=_strict, says="the task's rule: what stands after the last answer mark"),
     "flexible": Extractor(judge=_flexible, says="the task's rule: that, or the last number (letter, ...) of the text"),
+    "first": Extractor(
+        judge=_strict, says="the task's rule at the first answer mark: for models that go on after it", first=True
+    ),
     "paper:coconut": Extractor(judge=_coconut, says="Coconut, iCoT: text after the last '#', commas dropped, same string"),
     "paper:codi": Extractor(
         judge=_codi, says="CODI, SIM-CoT on it, SemCoT: commas dropped, last signed number, same float",

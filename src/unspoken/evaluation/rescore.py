@@ -16,6 +16,7 @@ from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.statistics import Rate
 from unspoken.evaluation.vote import elect
 from unspoken.tasks import make_task
+from unspoken.tasks.math_answers import first_answer
 
 
 def task_rule(task: Mapping[str, Any], where: str = "the report") -> Rule:
@@ -46,14 +47,38 @@ def rescore(report: EvalReport, name: str, rule: Rule | None = None) -> EvalRepo
     """
     extractor(name)
     own = task_rule(report.task) if rule is None else rule
-    return replace(report, records=tuple(_again(r, name, own) for r in report.records), extractor=name)
+    mark = mark_of(report)
+    return replace(report, records=tuple(_again(r, name, own, mark) for r in report.records), extractor=name)
 
 
-def _again(record: Record, name: str, rule: Rule) -> Record:
+def mark_of(report: EvalReport) -> str | None:
+    """The answer mark of the template that the report's model was trained with; None where it is not known, or none."""
+    method: Any = report.model.get("method")
+    while isinstance(method, Mapping) and isinstance(method.get("inner"), Mapping):
+        method = method["inner"]
+    template = method.get("template") if isinstance(method, Mapping) else None
+    answer = template.get("answer") if isinstance(template, Mapping) else None
+    return (answer.partition("{answer}")[0].strip() or None) if isinstance(answer, str) else None
+
+
+def several_marks(report: EvalReport, rule: Rule | None = None) -> int:
+    """Texts in which the first and the last answer mark are followed by other answers: the model went on after one."""
+    own = task_rule(report.task) if rule is None else rule
+    mark = mark_of(report)
+
+    def differs(record: Record, text: str) -> bool:
+        example = Example(question=record.question, steps=record.steps, answer=record.answer, id=record.id)
+        first = first_answer(text, mark)
+        return first != text and own(example, first).extracted != own(example, text).extracted
+
+    return sum(differs(r, one.text) for r in report.records for one in r.said or (r,))
+
+
+def _again(record: Record, name: str, rule: Rule, mark: str | None = None) -> Record:
     """One record by another rule. Where several answers vote, they vote on what this rule extracts."""
     example = Example(question=record.question, steps=record.steps, answer=record.answer, id=record.id)
     if record.said is None:
-        verdict = judge(name, example, record.text, rule)
+        verdict = judge(name, example, record.text, rule, mark)
         return replace(
             record,
             strict=verdict.right,
@@ -62,7 +87,7 @@ def _again(record: Record, name: str, rule: Rule) -> Record:
         )
     said = []
     for one in record.said:
-        verdict = judge(name, example, one.text, rule)
+        verdict = judge(name, example, one.text, rule, mark)
         loose = bool(rule(example, one.text).flexible)
         said.append(replace(one, strict=verdict.right, flexible=loose, extracted=verdict.extracted))
     chosen = said[elect([one.extracted for one in said])]

@@ -23,6 +23,7 @@ from unspoken.tasks.answers import score_number, score_text
 from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
 from unspoken.tasks.folders import has_splits, hub_id, source_rows
 from unspoken.tasks.letters import score_letter
+from unspoken.tasks.math_answers import score_math
 from unspoken.tasks.own_choices import ANSWERS, OPTIONS, choice_key, lettered_row, refuse_unshown
 from unspoken.tasks.readers import Format
 from unspoken.tasks.rows import REASONING, Row, carve, check_ranges, examples_of, question_key
@@ -127,8 +128,9 @@ class Files:
         return self._splits.raw.get(split, [])
 
     def score(self, example: Example, text: str) -> Score:
-        """Strict and flexible score, by the config's kind of answer."""
-        rules = {"number": score_number, "text": score_text, "letter": score_letter}
+        """Strict and flexible score, by the config's kind of answer; rows of MATH are LaTeX, of which a number is some."""
+        numbers = score_math if self.config.style == "math" else score_number
+        rules = {"number": numbers, "text": score_text, "letter": score_letter}
         return rules[self.config.answer](example, text)
 
     def fingerprint(self, split: Split) -> str:
