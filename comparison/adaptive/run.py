@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unspoken.core.files import write_text
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.evaluation.records import write_atomic
 from unspoken.evaluation.stop_head import learn_stop
 from unspoken.tasks import make_task
 from unspoken.training.checkpoint import RunDir, load
@@ -64,13 +64,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     asked = parser.parse_args()
     lines = [line for run in asked.runs for line in measure(run, asked.limit)]
-    write_atomic(asked.out / "table.json", json.dumps(lines, indent=1) + "\n")
+    write_text(asked.out / "table.json", json.dumps(lines, indent=1) + "\n")
     text = "| run | stop | accuracy, 95% | latents | passes | positions |\n| --- | --- | --- | --- | --- | --- |\n"
     for one in lines:
         interval = f"{100 * one['accuracy']:.1f} ({100 * one['low']:.1f}–{100 * one['high']:.1f})"
         costs = f"{one['latents']:.2f} | {one['passes']:.2f} | {one['positions']:.1f}"
         text += f"| {one['run']} | {one['stop']} | {interval} | {costs} |\n"
-    write_atomic(asked.out / "table.md", text)
+    write_text(asked.out / "table.md", text)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unspoken.core.example import Example
+from unspoken.core.files import write_text
 from unspoken.errors import ConfigError
 from unspoken.evaluation.extractors import EXTRACTORS, Verdict, extractor, judge
-from unspoken.evaluation.records import write_atomic
 from unspoken.evaluation.report import with_interval
 from unspoken.evaluation.statistics import rate
 
@@ -94,8 +94,8 @@ def main() -> None:
                 )
         apart += [""] if agree.n > agree.correct else []
     lines += ["", f"{len(every)} outputs of {len({one.model for one in every})} models.", ""]
-    write_atomic(HERE / "table.md", "\n".join(lines))
-    write_atomic(HERE / "disagreements.md", "\n".join(apart).rstrip() + "\n")
+    write_text(HERE / "table.md", "\n".join(lines))
+    write_text(HERE / "disagreements.md", "\n".join(apart).rstrip() + "\n")
     print("\n".join(lines))
 
 

@@ -146,7 +146,8 @@ def main() -> None:
 
 def write(labels: list[str], out: Path) -> None:
     """Accuracy and cost of each run, what its training cost, and the loss in its first and last three steps."""
-    from unspoken.evaluation.records import EvalReport, write_atomic
+    from unspoken.core.files import write_text
+    from unspoken.evaluation.records import EvalReport
     from unspoken.evaluation.report import with_interval
     from unspoken.training.checkpoint import RunDir
 
@@ -172,8 +173,8 @@ def write(labels: list[str], out: Path) -> None:
         table[label] |= {"losses": losses, "evaluation": report.summary()}
     n, hardware = report.n, report.hardware
     lines += ["", f"First {n} test problems of GSM8K, greedy, one run each, {hardware}.", ""]
-    write_atomic(HERE / "table.md", "\n".join(lines))
-    write_atomic(HERE / "table.json", json.dumps(table, indent=1) + "\n")
+    write_text(HERE / "table.md", "\n".join(lines))
+    write_text(HERE / "table.json", json.dumps(table, indent=1) + "\n")
     print("\n".join(lines))
 
 

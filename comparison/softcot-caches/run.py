@@ -31,11 +31,11 @@ import torch
 from unspoken.core.backbone import BackboneConfig, load_backbone
 from unspoken.core.engine import unroll
 from unspoken.core.example import Example
+from unspoken.core.files import write_text
 from unspoken.core.layout import Batch, collate, windows_by_length
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.provenance import provenance
 from unspoken.core.soft_text import TEXTS, SoftTexts
-from unspoken.evaluation.records import write_atomic
 from unspoken.methods import make_method
 from unspoken.tasks import make_task, task_config
 
@@ -141,7 +141,7 @@ def main() -> None:
     weights = sum(p.numel() for p in backbone.lm.parameters())
     about = {"base_weights": weights, "batch": BATCH, "steps": args.steps, "threads": args.threads, "assistant": SMALL}
     table = {**about, "measured": found, "environment": provenance()}
-    write_atomic(Path(__file__).parent / "table.json", json.dumps(table, indent=1) + "\n")
+    write_text(Path(__file__).parent / "table.json", json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

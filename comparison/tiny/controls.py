@@ -61,8 +61,9 @@ def main() -> None:
         print(one(run, args.limit), flush=True)
 
     # Imported late: the jobs above are processes of their own and need none of it here.
+    from unspoken.core.files import write_text
     from unspoken.evaluation.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, ZERO, ControlsReport
-    from unspoken.evaluation.records import EvalReport, write_atomic
+    from unspoken.evaluation.records import EvalReport
     from unspoken.evaluation.report import percent, points, with_interval
     from unspoken.evaluation.verdict import finding
 
@@ -102,8 +103,8 @@ def main() -> None:
     ]
     lines += [f"- **{name}**: {report.verdict}" for name, report in reports.items()]
     summary = {name: {**report.summary(), "environment": report.plain.environment} for name, report in reports.items()}
-    write_atomic(args.to / "controls.md", "\n".join(lines) + "\n")
-    write_atomic(args.to / "controls.json", json.dumps(summary, indent=1) + "\n")
+    write_text(args.to / "controls.md", "\n".join(lines) + "\n")
+    write_text(args.to / "controls.json", json.dumps(summary, indent=1) + "\n")
     print("\n".join(lines))
 
 

@@ -155,7 +155,7 @@ def gather(jobs: list[tuple[str, int]], args: argparse.Namespace) -> dict[str, A
 
 def write_tables(table: dict[str, Any]) -> None:
     """Write table.json, with means over training seeds, and what people read of it as table.md."""
-    from unspoken.evaluation.records import write_atomic
+    from unspoken.core.files import write_text
     from unspoken.evaluation.report import each_seed, over_seeds_cell, percent, with_interval
     from unspoken.evaluation.statistics import OverSeeds, Rate, over_training_seeds
 
@@ -194,8 +194,8 @@ def write_tables(table: dict[str, Any]) -> None:
         if cost := table[method].get("training"):
             lines.append(f"| {method} | {cost['passes']} | {cost['positions_per_example']:.1f} |")
     lines += ["", table["conditions"], ""]
-    write_atomic(HERE / "table.md", "\n".join(lines))
-    write_atomic(HERE / "table.json", json.dumps(table, indent=1) + "\n")
+    write_text(HERE / "table.md", "\n".join(lines))
+    write_text(HERE / "table.json", json.dumps(table, indent=1) + "\n")
     print("\n".join(lines))
 
 

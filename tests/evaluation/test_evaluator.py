@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from evaluate_fakes import FakeModel, FakeTask, problem, record, report
 
+from unspoken.core.files import write_text
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError, RunError
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.evaluation.records import EvalReport, same_step, write_atomic
+from unspoken.evaluation.records import EvalReport, same_step
 from unspoken.evaluation.statistics import Rate, wilson
 
 
@@ -172,7 +173,7 @@ def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pyte
 def test_an_impossible_place_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="could not write"):
-        write_atomic(tmp_path / "file" / "r.json", "text")
+        write_text(tmp_path / "file" / "r.json", "text")
 
 
 @pytest.mark.parametrize(

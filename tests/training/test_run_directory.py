@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import unspoken
+from unspoken.core import tensors
 from unspoken.core.backbone import LoraSettings
 from unspoken.core.config import build, dump
+from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import ConfigError, DataError, RunError, TrainingError
 from unspoken.methods.coconut import Coconut
 from unspoken.training import checkpoint
-from unspoken.training.checkpoint import RunDir, load_tensors, save_tensors
+from unspoken.training.checkpoint import RunDir
 from unspoken.training.config import RunConfig
 from unspoken.training.loop import Training, train
 from unspoken.training.progress import Quiet
@@ -108,7 +110,7 @@ def test_truncated_and_foreign_directories(run, make, tmp_path):
     shutil.rmtree(broken)
     shutil.copytree(run, broken)
     shutil.rmtree(broken / "model")
-    with pytest.raises(RunError, match="missing or truncated"):
+    with pytest.raises(RunError, match=r"unspoken\.json is missing: the run has not reached a validation yet"):
         unspoken.load(broken)
 
     other = train(make({"name": "cot"}, steps=2), tmp_path / "other").path
@@ -147,9 +149,9 @@ def test_nan_loss_stops_and_keeps_the_last_good_state(make, tmp_path, monkeypatc
     ):
         train(make(), tmp_path / "run")
     monkeypatch.setattr(Training, "_loss", loss)
-    tensors, info = RunDir(tmp_path / "run").latest_state()
+    state, info = RunDir(tmp_path / "run").latest_state()
     assert info["step"] == 8
-    assert all(t.isfinite().all() for n, t in tensors.items() if n.startswith("weights/"))
+    assert all(t.isfinite().all() for n, t in state.items() if n.startswith("weights/"))
     assert unspoken.load(tmp_path / "run").answer(QUESTIONS)
     train(make(), tmp_path / "run")  # and it goes on from there
 
@@ -163,7 +165,7 @@ def test_disk_full_while_saving_keeps_what_was_there(make, tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if what == "save_file":
-        monkeypatch.setattr(checkpoint, "save_file", full)
+        monkeypatch.setattr(tensors, "save_file", full)
     else:
         monkeypatch.setattr(checkpoint.Path, "replace", full)
     run = RunDir(path)
@@ -239,9 +241,13 @@ def test_export_leaves_nothing_behind_when_it_fails(run, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(RunDir, "save_model", full)
-    with pytest.raises(TrainingError, match="No space left"):
+    monkeypatch.setattr(checkpoint, "_write_model", full)
+    with pytest.raises(
+        RunError, match=r"cannot write .*out: No space left on device; .*free some space; export again"
+    ) as told:
         unspoken.export(run, tmp_path / "out")
+    assert "training" not in str(told.value)
+    assert ".tmp" not in str(told.value)
     assert not (tmp_path / "out").exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
 

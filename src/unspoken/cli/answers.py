@@ -272,10 +272,10 @@ def compare(
     ] = False,
 ) -> None:
     """Put evaluations side by side: runs times tasks, with a paired test on the problems that runs share."""
+    from unspoken.core.files import write_text
     from unspoken.evaluation.grid import chart as draw
     from unspoken.evaluation.grid import find, grid_json, grid_markdown, terminal
     from unspoken.evaluation.groups import grouped, hint, trained
-    from unspoken.evaluation.records import write_atomic
     from unspoken.evaluation.rescore import rescore
 
     found = find(runs)
@@ -297,15 +297,15 @@ def compare(
                 console.print(line, highlight=False, soft_wrap=True)
     for path, make in ((out, grid_json if out is not None and out.suffix == ".json" else grid_markdown), (chart, draw)):
         if path is not None:
-            write_atomic(path, make(grid))
+            write_text(path, make(grid))
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 def _print_groups(tasks: dict[str, Any], console: Any, out: Path | None) -> None:
     """The tables of `compare --group`, printed and written."""
+    from unspoken.core.files import write_text
     from unspoken.evaluation import groups
     from unspoken.evaluation.markup import cell
-    from unspoken.evaluation.records import write_atomic
 
     for task, found in tasks.items():
         console.print(task)
@@ -313,5 +313,5 @@ def _print_groups(tasks: dict[str, Any], console: Any, out: Path | None) -> None
             console.print(part, highlight=False)
     if out is not None:
         text = "\n".join(f"## {cell(task)}\n\n{groups.to_markdown(found)}" for task, found in tasks.items())
-        write_atomic(out, groups.to_json(tasks) if out.suffix == ".json" else text)
+        write_text(out, groups.to_json(tasks) if out.suffix == ".json" else text)
         console.print(f"written: {out}", highlight=False, soft_wrap=True)

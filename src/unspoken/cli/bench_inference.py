@@ -105,9 +105,9 @@ def _show(report: dict[str, Any], columns: Sequence[str], as_json: bool, out: Pa
     """A table, or all of it; and a file."""
     text = json.dumps(report, indent=1)
     if out is not None:
-        from unspoken.evaluation.records import write_atomic
+        from unspoken.core.files import write_text
 
-        write_atomic(out, text + "\n")
+        write_text(out, text + "\n")
     if as_json:
         typer.echo(text)
         return

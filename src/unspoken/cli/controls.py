@@ -105,8 +105,8 @@ def controls(
     markdown: Annotated[Path | None, typer.Option(help="Also write verdict and table as Markdown.", **FILE)] = None,
 ) -> None:
     """Does it matter what the latents say? Answers problems with latents shuffled, averaged, zeroed, noisy, or fewer."""
+    from unspoken.core.files import write_text
     from unspoken.evaluation.control_report import to_markdown
-    from unspoken.evaluation.records import write_atomic
     from unspoken.tasks.base import SPLITS
     from unspoken.training.checkpoint import load
 
@@ -130,7 +130,7 @@ def controls(
         noise=numbers(noise, "--noise"), **changed, **({"control_seed": control_seed} if control_seed else {}),
     )  # fmt: skip
     if markdown is not None:
-        write_atomic(markdown, to_markdown(report))
+        write_text(markdown, to_markdown(report))
 
 
 def numbers(text: str, option: str) -> list[float]:

@@ -29,7 +29,7 @@ def data(
 ) -> None:
     """Look at a task's problems, check a data file, or write a split as JSONL."""
     from unspoken.core.config import dump, override
-    from unspoken.evaluation.records import write_atomic
+    from unspoken.core.files import write_text
     from unspoken.tasks import make_task, task_config
     from unspoken.tasks.base import SPLITS
     from unspoken.tasks.remarks import remarks
@@ -40,7 +40,7 @@ def data(
     examples = _examples(chosen, split)
     rows = [{"question": e.question, "steps": list(e.steps), "answer": e.answer, "id": e.id} for e in examples]
     if out is not None:
-        write_atomic(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         typer.echo(f"{len(rows)} examples written to {out}")
         return
     for row in rows[:n]:

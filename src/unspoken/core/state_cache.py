@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 import weakref
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from unspoken.core.files import sweep, write_file
 from unspoken.errors import TrainingError
 
 _PART = 64 << 20
@@ -118,13 +118,7 @@ class StateCache:
         Raises:
             TrainingError: see `put`.
         """
-        try:
-            _write(self.folder, self._waiting)
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(
-                f"cannot write states into {self.folder}: {error}; free some space, name another folder in the method's "
-                "'cache', or set it to null to compute the states at every step"
-            ) from error
+        _write(self.folder, self._waiting)
         self._look()
 
 
@@ -132,17 +126,15 @@ def _write(folder: Path, waiting: dict[str, Tensor]) -> None:
     """Write states as one file, and forget them."""
     if not waiting:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, tuple[int, int]] = {}
     first = 0
     for key, tensor in waiting.items():
         index[key] = (first, len(tensor))
         first += len(tensor)
+    whole = {"states": torch.cat(list(waiting.values()))}
+    how = {"index": json.dumps(index)}
+    then = "or name another folder in the method's 'cache', or set it to null to compute the states at every step"
+    sweep(folder)
     path = folder / f"{uuid.uuid4().hex}.safetensors"
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        save_file({"states": torch.cat(list(waiting.values()))}, str(temporary), metadata={"index": json.dumps(index)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_file(path, lambda new: save_file(whole, str(new), metadata=how), error=TrainingError, then=then)
     waiting.clear()

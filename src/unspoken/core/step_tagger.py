@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from unspoken.core.files import write_text
 from unspoken.core.spans import Span, result_of
 from unspoken.errors import ConfigError, DataError
 
@@ -110,11 +111,7 @@ class StepTagger:
         """Write it as JSON; features that weigh nothing are left out."""
         kept = {f: self.weights_F3[i].round(6).tolist() for f, i in self.features.items() if self.weights_F3[i].any()}
         data = {"format": _FORMAT, "moves": self.moves_33.round(6).tolist(), "weights": kept}
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(data, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(target)
+        write_text(path, json.dumps(data, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 def fit(examples: Iterable[Known], *, passes: int = 5, seed: int = 0) -> StepTagger:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unspoken.core.config import STRICT
+from unspoken.core.files import write_file
 from unspoken.errors import ConfigError, RunError
 
 Rule = Literal["fixed", "confidence", "convergence", "head"]
@@ -114,9 +115,8 @@ class Judge:
 
 def save_head(path: Path, head: tuple[Tensor, Tensor]) -> None:
     """Write a trained head: whole, or not at all."""
-    part = path.with_name(path.name + ".part")
-    save_file({"weight": head[0].contiguous(), "bias": head[1].contiguous()}, str(part))
-    part.replace(path)
+    tensors = {"weight": head[0].contiguous(), "bias": head[1].contiguous()}
+    write_file(path, lambda new: save_file(tensors, str(new)))
 
 
 def read_head(path: Path) -> tuple[Tensor, Tensor] | None:

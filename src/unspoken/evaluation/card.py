@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unspoken.core.config import STRICT, build, dump
 from unspoken.core.example import Example
+from unspoken.core.files import lines_json, write_text
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.records import EvalReport, Record, write_atomic
+from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.report import with_interval
 from unspoken.evaluation.rescore import rescore
 from unspoken.evaluation.statistics import Rate, rate
@@ -69,9 +70,8 @@ class Card:
             RunError: the file cannot be written.
         """
         head = {f.name: dump(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("format", "records")}
-        opening = json.dumps({"format": self.format, **head}, indent=1, default=str).removesuffix("\n}")
-        rows = ",\n".join("  " + json.dumps(dump(record)) for record in self.records)
-        write_atomic(path, f'{opening},\n "records": [\n{rows}\n ]\n}}\n')
+        records = (dump(record) for record in self.records)
+        write_text(path, lines_json({"format": self.format, **head}, "records", records, indent=1))
 
     @classmethod
     def from_json(cls, path: str | Path) -> Card:
@@ -170,8 +170,8 @@ class Verification:
 
     @property
     def verified(self) -> bool:
-        """Every verdict is the recorded one."""
-        return not self.changed
+        """Every verdict is the recorded one, and so are the weights: chance may give others the same verdicts."""
+        return not self.changed and "model.weights" not in self.differences
 
     @property
     def _pairs(self) -> list[tuple[Record, Record]]:
@@ -269,7 +269,7 @@ def _answering(model: Mapping[str, Any]) -> dict[str, Any]:
     method = model.get("method")
     while isinstance(method, Mapping) and "inner" in method:
         method = method["inner"]
-    return {name: value for name, value in model.items() if name != "path"} | {"method": method}
+    return {name: value for name, value in model.items() if name not in ("path", "saved")} | {"method": method}
 
 
 def _differences(old: Any, new: Any, path: str) -> dict[str, tuple[Any, Any]]:

@@ -16,10 +16,11 @@ from rich.markup import escape as mark_up
 from rich.table import Table
 
 from unspoken.core.config import STRICT, build, dump
+from unspoken.core.files import write_text
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.markup import cell
 from unspoken.evaluation.paired import Difference, difference
-from unspoken.evaluation.records import EvalReport, Record, check_records, write_atomic
+from unspoken.evaluation.records import EvalReport, Record, check_records
 from unspoken.evaluation.report import cut_off, markdown, p_value, percent, points, with_interval
 from unspoken.evaluation.statistics import Rate, rate
 
@@ -201,7 +202,7 @@ class ControlsReport:
         Raises:
             RunError: the file cannot be written; one that was there before is unchanged.
         """
-        write_atomic(path, self.to_json())
+        write_text(path, self.to_json())
 
     @classmethod
     def from_json(cls, path: str | Path) -> ControlsReport:

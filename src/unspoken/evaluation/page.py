@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unspoken.core.files import write_text
 from unspoken.errors import DataError
 from unspoken.evaluation.charts import Line, Point, bar, line_chart, scatter
 from unspoken.evaluation.markup import escape, metric_rows, number, part
-from unspoken.evaluation.records import EvalReport, same_step, write_atomic
+from unspoken.evaluation.records import EvalReport, same_step
 from unspoken.evaluation.report import cells, compare, notes, p_value, percent, points
 from unspoken.evaluation.statistics import mean
 from unspoken.tasks.answers import equal, extract_strict
@@ -65,7 +66,7 @@ def write_page(path: str | Path, title: str, runs: Sequence[PageRun]) -> None:
         DataError: no runs, or two with one label.
         RunError: the file cannot be written.
     """
-    write_atomic(path, page(title, runs))
+    write_text(path, page(title, runs))
 
 
 def page(title: str, runs: Sequence[PageRun]) -> str:

@@ -5,16 +5,15 @@ A number can so always be traced to the answers behind it, and two runs can be p
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from unspoken.core.config import STRICT, build, dump
+from unspoken.core.files import lines_json, write_text
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.several import within
 from unspoken.evaluation.statistics import Rate, mean, rate
@@ -268,10 +267,7 @@ class EvalReport:
         head |= {
             f.name: dump(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("format", "records")
         }
-        # A setting that JSON has no form for (a path) must not cost a finished evaluation: it goes in as text.
-        opening = json.dumps(head, indent=2, default=str).removesuffix("\n}")
-        rows = ",\n".join("    " + json.dumps(dump(r)) for r in self.records)
-        return f'{opening},\n  "records": [\n{rows}\n  ]\n}}\n'
+        return lines_json(head, "records", (dump(r) for r in self.records))
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, all or nothing.
@@ -279,7 +275,7 @@ class EvalReport:
         Raises:
             RunError: the file cannot be written; one that was there before is unchanged.
         """
-        write_atomic(path, self.to_json())
+        write_text(path, self.to_json())
 
     @classmethod
     def from_json(cls, path: str | Path) -> EvalReport:
@@ -331,31 +327,6 @@ def _check_range(path: str | Path, what: str, holder: Any, *names: str, least: i
         value = getattr(holder, name)
         if not least <= value < 2**53:  # what a float still counts; false for nan
             raise RunError(f"{path}: {name} of {what} must be a number from {least} on, got {value!r:.40}; it was changed")
-
-
-def write_atomic(path: str | Path, text: str) -> None:
-    """Write a text file so that readers see the old one or the new one, never half of it.
-
-    Raises:
-        RunError: it cannot be written (disk full, no such place); nothing new is left behind.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(text.encode("utf-8", errors="replace"))  # a lone surrogate has no UTF-8
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(
-            f"could not write {path}: {error.strerror or error}; free disk space or choose another place, then run again "
-            "(nothing was left behind, and a file that was there before is unchanged)"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # gone already after the rename, or never made
-            temporary.unlink()
 
 
 def same_step(a: str, b: str) -> bool:

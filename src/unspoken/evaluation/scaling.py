@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unspoken.core.config import STRICT, build
+from unspoken.core.files import write_text
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.charts import Line, Point, line_chart
 from unspoken.evaluation.controls import Through
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.markup import cell
 from unspoken.evaluation.paired import Difference, difference
-from unspoken.evaluation.records import EvalReport, Record, check_records, write_atomic
+from unspoken.evaluation.records import EvalReport, Record, check_records
 from unspoken.evaluation.report import cut_off, markdown, p_value, percent, points, with_interval
 from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.evaluation.vote import Said, elect
@@ -146,9 +147,9 @@ class ScalingReport:
             RunError: a file cannot be written.
         """
         path = Path(path)
-        write_atomic(path, self.to_json())
-        write_atomic(path.with_suffix(".md"), self.to_markdown())
-        write_atomic(path.with_suffix(".svg"), self.to_svg())
+        write_text(path, self.to_json())
+        write_text(path.with_suffix(".md"), self.to_markdown())
+        write_text(path.with_suffix(".svg"), self.to_svg())
 
     @classmethod
     def from_json(cls, path: str | Path) -> ScalingReport:

@@ -11,29 +11,27 @@ or the prompts are in the file: the models have to be named, and the sizes must 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from unspoken.core.backbone import BackboneConfig, load_backbone, resolve
 from unspoken.core.config import build
+from unspoken.core.files import write_folder
 from unspoken.core.provenance import provenance
 from unspoken.core.sampling import Speaking
-from unspoken.errors import BackboneError, CheckpointError, ConfigError, RunError, TrainingError
+from unspoken.errors import BackboneError, CheckpointError, ConfigError
 from unspoken.importers.base import Base, read_base
 from unspoken.importers.files import Weights
 from unspoken.importers.rules import Mapped, Rule, rename, require
 from unspoken.importers.settings import Choices
 from unspoken.methods import make_method, method_config
 from unspoken.tasks import task_config
-from unspoken.training.checkpoint import RunDir
+from unspoken.training.checkpoint import write_run
 from unspoken.training.config import RunConfig, TrainConfig
 
 _KEYS = {"weight", "bias", "embedding"}
@@ -128,18 +126,8 @@ def import_projection(weights: Weights, target: Path, how: ProjectionImport) -> 
         "chosen": {name: {"value": value, "source": whence} for name, (value, whence) in choices.made.items()},
         "notes": list(notes),
     }
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        run = RunDir(temporary)
-        run.create(config, {"imported": record, "provenance": provenance()})
-        run.save_model(method, step=0, score=None)
-        if target.exists():
-            target.rmdir()
-        temporary.rename(target)
-    except (OSError, SafetensorError, TrainingError) as error:
-        raise RunError(f"cannot write {target}: {error}; free some space, or give another place") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    about = {"imported": record, "provenance": provenance()}
+    write_folder(target, lambda folder: write_run(folder, config, about, method), then="import again")
     return title, mapped, choices, notes
 
 

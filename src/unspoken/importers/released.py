@@ -7,7 +7,6 @@ of it, with the SHA-256 of every file.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from unspoken.core.backbone import BackboneConfig, load_backbone
 from unspoken.core.config import build, dump
+from unspoken.core.files import check_new, write_folder
 from unspoken.core.provenance import provenance
 from unspoken.core.sampling import Speaking
-from unspoken.errors import ConfigError, RunError, TrainingError
+from unspoken.errors import ConfigError
 from unspoken.importers.account import Account, account
 from unspoken.importers.base import add_markers, read_base, write_lm
 from unspoken.importers.families import DECODER, LM, PROJECT, PROJECTION
@@ -35,7 +34,7 @@ from unspoken.importers.settings import Choices, settings
 from unspoken.methods import make_method, method_config
 from unspoken.methods.semcot_generator import THOUGHT
 from unspoken.tasks import task_config
-from unspoken.training.checkpoint import RunDir
+from unspoken.training.checkpoint import write_run
 from unspoken.training.config import RunConfig, TrainConfig
 
 
@@ -118,8 +117,7 @@ def import_checkpoint(
     """
     files_of(Path(path))  # what is wrong with the command's first word is told first
     target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunError(f"{target} exists and is not empty; give a new directory")
+    check_new(target)
     evaluated, ground = task_config(task), build(BackboneConfig, {"path": base, "dtype": dtype})
     weights = read_weights(path)
     theirs = {"latents_per_step": latents_per_step, "max_stage": max_stage, "alpha": alpha, "decoder_base": decoder_base}
@@ -169,10 +167,9 @@ def import_checkpoint(
         chosen=choices.made,
         notes=notes,
     )
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        parts = temporary / "parts"
+
+    def write(folder: Path) -> None:
+        parts = folder.with_name(f"{folder.name}.parts")
         if isinstance(found, Account):
             method = _build(data, found, ground, parts, target)
         else:
@@ -184,17 +181,12 @@ def import_checkpoint(
             train=TrainConfig(steps=1, validate_limit=0),  # nothing was trained here, and nothing can go on
             speaking=Speaking(max_new_tokens=_longest(found)),
         )
-        run = RunDir(temporary / "run")
         given = {"base": base, "decoder_base": decoder_base, "assistant": assistant, "eos": eos}
-        run.create(config, {"imported": _record(done, weights, given), "provenance": provenance()})
-        run.save_model(method, step=0, score=None)
-        if target.exists():
-            target.rmdir()
-        run.path.rename(target)
-    except (OSError, SafetensorError, TrainingError) as error:
-        raise RunError(f"cannot write {target}: {error}; free some space, or give another place") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        about = {"imported": _record(done, weights, given), "provenance": provenance()}
+        write_run(folder, config, about, method)
+        shutil.rmtree(parts, ignore_errors=True)
+
+    write_folder(target, write, then="import again")
     return done
 
 

@@ -16,9 +16,10 @@ import torch
 
 from unspoken.core.config import dump
 from unspoken.core.example import Example
+from unspoken.core.files import write_text
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError
-from unspoken.evaluation.records import same_step, write_atomic
+from unspoken.evaluation.records import same_step
 from unspoken.inspector.figures import chaining, figures
 from unspoken.inspector.gather import BATCH, Seen, check_latents, gather
 from unspoken.inspector.words import TOP, Word
@@ -126,8 +127,8 @@ class Inspection:
         from unspoken.inspector.page import page
 
         data, shown = Path(folder) / "inspect.json", Path(folder) / "index.html"
-        write_atomic(data, self.to_json())
-        write_atomic(shown, page(self))
+        write_text(data, self.to_json())
+        write_text(shown, page(self))
         return data, shown
 
 

@@ -6,11 +6,11 @@ Training curves per loss term with stage boundaries, stability over training, si
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unspoken.core.files import write_file
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.markup import metric_rows, number, part, printable
 from unspoken.inspector.look import Inspection
@@ -114,13 +114,8 @@ def _save(figure: Any, path: Path) -> Path:
     Raises:
         RunError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, dpi=150)
-        temporary.replace(path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"could not write {path}: {error}; choose another place or format, then run again") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_file(path, lambda new: figure.savefig(new, dpi=150))
+    except ValueError as error:  # matplotlib knows no such format
+        raise RunError(f"cannot write {path}: {error}; choose another format, then run again") from error
     return path

@@ -22,6 +22,7 @@ from typing import Any
 
 from unspoken.core.config import STRICT
 from unspoken.core.example import Example
+from unspoken.core.files import write_file
 from unspoken.errors import ConfigError, DataError
 
 PROMPT = (
@@ -216,9 +217,7 @@ def _kept(out: Path) -> list[dict[str, Any]]:
     data = out.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:
-        temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(whole)
-        temporary.replace(out)
+        write_file(out, lambda new: new.write_bytes(whole))
     rows = []
     for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
         try:

@@ -6,12 +6,12 @@
     state/step-0000120/  what resuming needs: trained weights, optimizer, random states
     models/step-40/      models kept on the way (`train.keep_every`), each a run directory of its own
 
-Only safetensors and JSON; nothing is unpickled. Everything is written under a temporary name and renamed.
+Only safetensors and JSON; nothing is unpickled. Everything is written under a temporary name and renamed
+(`core/files.py`), and models and states are compared with their hashes when they are loaded (`training/seal.py`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -21,15 +21,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from unspoken.core.backbone import BUILTIN, BackboneConfig, builtin, load_backbone
 from unspoken.core.config import build, dump, lookup
 from unspoken.core.fast_linear import use_dtype
+from unspoken.core.files import (
+    check_new,
+    parse_json,
+    read_object,
+    reason,
+    recover,
+    sweep,
+    write_folder,
+    write_json,
+    write_text,
+)
 from unspoken.core.slots import covered
 from unspoken.core.stopping import STOP_HEAD, read_head
+from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
 from unspoken.methods import METHODS, make_method
 from unspoken.methods.base import Method
@@ -37,6 +48,7 @@ from unspoken.model import Model
 from unspoken.training.config import RunConfig
 from unspoken.training.lock import LOCK
 from unspoken.training.stage import own_latents, stage_of
+from unspoken.training.seal import SEAL, broken, sealed, state_info
 
 _DECODER = "decoder"
 """Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
@@ -48,82 +60,11 @@ _INSIDE = "method."
 """What the tensors of a wrapped method begin with, in the method around it."""
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically.
-
-    Raises:
-        TrainingError: the disk is full, or the place cannot be written.
-    """
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    _replace(path, write)
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file or folder under a temporary name beside `path`, then put it in place of `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.old")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        if temporary.is_dir() and path.exists():
-            # A folder cannot be replaced in one call; `_recover` puts the old one back if we are killed in between.
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        temporary.replace(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"cannot write {path}: {error}; what was there before is untouched; free some space and run the same command "
-            "again, training goes on from the last saved state"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            _recover(path)
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
-
-
-def _recover(path: Path) -> None:
-    """Finish a replacement that was interrupted between its two renames."""
-    old = path.with_name(f".{path.name}.old")
-    if old.exists() and not path.exists():
-        old.rename(path)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors; entries that share memory are written once, the others' names go into the metadata."""
-    owner: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
-    unique: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    for name, tensor in tensors.items():
-        key = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
-        if tensor.numel() and key in owner:
-            aliases[name] = owner[key]
-        else:
-            owner[key] = name
-            unique[name] = tensor.detach().contiguous().cpu()
-    save_file(unique, str(path), metadata={"aliases": json.dumps(aliases), "format": "pt"})
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """What `save_tensors` wrote.
-
-    Raises:
-        RunError: the file is missing or truncated.
-    """
-    try:
-        tensors = load_file(str(path))
-        with safe_open(str(path), framework="pt") as file:
-            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} is missing or truncated ({error}); take another checkpoint, or train again") from error
-    return {**tensors, **{name: tensors[owner] for name, owner in aliases.items()}}
+_TRAINING: Any = {
+    "error": TrainingError,
+    "then": "run the same command again, training goes on from the last saved state",
+}
+"""How a failed write is told while a run trains."""
 
 
 def own_state(method: Any) -> dict[str, Tensor]:
@@ -218,16 +159,17 @@ class RunDir:
     @property
     def exists(self) -> bool:
         """There is a run here."""
-        return (self.path / "run.json").is_file()
+        return os.path.isfile(self.path / "run.json")  # also where the name is too long, or the place cannot be seen
 
     def create(self, config: RunConfig, about: Mapping[str, Any]) -> None:
         """Start a run: write run.json.
 
         Raises:
             RunError: the folder holds something that is not a run.
+            TrainingError: it cannot be written.
         """
         self.check_free()
-        write_json(self.path / "run.json", {"id": uuid.uuid4().hex, "config": dump(config), **about})
+        write_json(self.path / "run.json", _begun(config, about), **_TRAINING)
 
     def check_free(self) -> None:
         """See that a run can begin here.
@@ -235,7 +177,12 @@ class RunDir:
         Raises:
             RunError: the folder holds something that is not a run.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
+        try:
+            taken = self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir()))
+        except OSError as error:
+            why, hint = reason(error)
+            raise RunError(f"{self.path!s:.200} cannot be a run directory: {why}; {hint}") from error
+        if taken:
             raise RunError(f"{self.path} exists and is no run directory; give another --out, or empty it")
 
     def read(self) -> dict[str, Any]:
@@ -245,26 +192,36 @@ class RunDir:
             RunError: there is none, or it is broken.
         """
         file = self.path / "run.json"
-        if not file.is_file():
+        try:
+            data = read_object(file)
+            for name, kind in (("id", str), ("config", dict)):
+                if not isinstance(data.get(name), kind):
+                    raise ValueError(f"{name!r} is missing or of another type")
+        except (FileNotFoundError, NotADirectoryError):
             hint = "give a folder that `unspoken train` wrote"
+            if not self.path.exists():
+                raise RunError(f"{self.path}: no such folder; {hint}") from None
+            if not self.path.is_dir():
+                raise RunError(f"{self.path} is no run directory but a file; {hint}") from None
             if (self.path / "config.json").is_file():
                 hint = "it is a Hugging Face folder: load it with transformers, or train from it (backbone.path)"
-            raise RunError(f"{self.path} is no run directory: it has no run.json; {hint}")
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            if not {"id", "config"} <= set(data):
-                raise ValueError("no id or config in it")
-        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.path} is no run directory: it has no run.json; {hint}") from None
+        except OSError as error:
+            raise RunError(f"{file!s:.200} cannot be read: {reason(error)[0]}; give another folder, or mend this") from error
+        except ValueError as error:
             raise RunError(f"{file} is truncated or broken ({error}); take another copy of the run") from error
         return data
 
     def config(self) -> RunConfig:
         """The run's config."""
-        return build(RunConfig, self.read()["config"], f"{self.path / 'run.json'}: ")
+        try:
+            return build(RunConfig, self.read()["config"], f"{self.path / 'run.json'}: ")
+        except RecursionError:
+            raise RunError(f"{self.path / 'run.json'} is broken (nested too deeply); take another copy of the run") from None
 
     def update(self, **more: Any) -> None:
         """Add fields to run.json."""
-        write_json(self.path / "run.json", {**self.read(), **more})
+        write_json(self.path / "run.json", {**self.read(), **more}, **_TRAINING)
 
     # metrics
 
@@ -275,46 +232,47 @@ class RunDir:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise TrainingError(
-                f"cannot write {self.path / 'metrics.jsonl'}: {error}; free some space and resume"
+                f"cannot write {self.path / 'metrics.jsonl'}: {reason(error)[0]}; {reason(error)[1]} and resume"
             ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl; a half-written last line is dropped."""
+        """All rows of metrics.jsonl. A line that is none, as a kill or a full disk leaves it, is dropped."""
         file = self.path / "metrics.jsonl"
-        rows = []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-        return rows
+        try:
+            lines = file.read_bytes().split(b"\n") if file.is_file() else []
+        except OSError as error:
+            raise RunError(f"{file} cannot be read: {reason(error)[0]}") from error
+        return [row for line in lines if (row := _row(line)) is not None]
 
     def forget_after(self, step: int, again: bool = False) -> None:
         """Drop metrics of steps that will be trained again; and of that step itself, where it will be validated again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         rows = [row for row in rows if not again or row["step"] < step or row["kind"] == "train"]
-
-        def write(temporary: Path) -> None:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-        _replace(self.path / "metrics.jsonl", write)
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows), **_TRAINING)
 
     # states to resume from
 
     def save_state(self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
         """Write a resumable state and drop the one before it."""
 
-        def write(temporary: Path) -> None:
-            temporary.mkdir()
-            save_tensors(temporary / "state.safetensors", tensors)
-            (temporary / "state.json").write_text(json.dumps({"step": step, **info}), encoding="utf-8")
+        def write(new: Path) -> None:
+            new.mkdir()
+            save_tensors(new / "state.safetensors", tensors)
+            (new / "state.json").write_text(json.dumps(sealed(new, {"step": step, **info})), encoding="utf-8")
 
         target = self.path / "state" / f"step-{step:08d}"
-        _replace(target, write)
+        write_folder(target, write, **_TRAINING)
+        self._keep_only(target)
+
+    def _keep_only(self, target: Path) -> None:
+        """Drop all other states."""
         for old in self._states():
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
 
     def _states(self) -> list[Path]:
-        return sorted((self.path / "state").glob("step-*"))
+        found = (self.path / "state").glob("step-*")
+        return sorted(folder for folder in found if folder.name.removeprefix("step-").isdecimal())
 
     def latest_step(self) -> int | None:
         """The step of the newest state, or None."""
@@ -322,22 +280,29 @@ class RunDir:
         return int(states[-1].name.removeprefix("step-")) if states else None
 
     def sweep(self) -> None:
-        """Remove what a killed process has left half-written."""
-        for left in (*self.path.glob(".*.tmp"), *self.path.glob("state/.*.tmp"), *self.path.glob("models/.*.tmp")):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        """Remove what killed processes have left half-written."""
+        for folder in (self.path, self.path / "state", self.path / "models"):
+            sweep(folder)
 
     def latest_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest state that is whole, or None.
+        """The newest state that is whole, or None. Older ones, which a kill has left, are removed.
 
         Raises:
             RunError: there are states, but all are broken.
         """
-        states = self._states()
+        states, faults = self._states(), []
         for folder in reversed(states):
-            with contextlib.suppress(RunError, OSError, ValueError):
-                return load_tensors(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+            try:
+                found = load_tensors(folder / "state.safetensors"), state_info(folder)
+            except RunError as error:
+                faults.append(str(error))
+                continue
+            self._keep_only(folder)
+            return found
         if states:
-            raise RunError(f"no state in {self.path / 'state'} is readable; delete the folder to train from the start")
+            raise RunError(
+                f"no state in {self.path / 'state'} is readable: {faults[0]}; delete the folder to train from the start"
+            )
         return None
 
     # the model
@@ -349,34 +314,8 @@ class RunDir:
             stage: what it was trained for, where that is not the end of training: "index" of its stage, that of the "last"
                 one, and how many "latents" it thinks then (None = as many as at the end).
         """
-        run_id = self.read()["id"]
-
-        def write(temporary: Path) -> None:
-            method.backbone.save(temporary)
-            extra = own_state(method)
-            if extra:
-                save_tensors(temporary / "method.safetensors", extra)
-            if (lm := _other_lm(method)) is not None:
-                lm.save_pretrained(temporary / _DECODER)
-                method.backbone.tokenizer.save_pretrained(temporary / _DECODER)
-            named = None
-            if (assistant := _assistant(method)) is not None:
-                if _is_elsewhere(assistant):
-                    named = {"path": assistant.config.path, "weights": assistant.hash}
-                else:
-                    assistant.backbone.save(temporary / _ASSISTANT)
-            about: dict[str, Any] = {
-                "run": run_id,
-                "step": step,
-                "score": score,
-                "method": dump(method.config),
-                "own": sorted(extra),
-            }
-            about |= {"assistant": named} if named else {}
-            about |= {"stage": dict(stage)} if stage else {}
-            (temporary / "unspoken.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-
-        _replace(self.path / "model", write)
+        run = self.read()["id"]
+        write_folder(self.path / "model", lambda new: _write_model(new, run, method, step, score, stage), **_TRAINING)
 
     def load_method(self, *, inner: bool = False) -> Method:
         """Rebuild the trained method from model/.
@@ -388,18 +327,14 @@ class RunDir:
             RunError: model/ is missing, truncated, or belongs to another run.
         """
         about, folder = self.read(), self.path / "model"
-        _recover(folder)
-        try:
-            model = json.loads((folder / "unspoken.json").read_text(encoding="utf-8"))
-            run, data, own = model["run"], model["method"], set(model["own"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{folder} is missing or truncated ({error}); the run may not have reached a validation yet"
-            ) from error
+        recover(folder)
+        model = self.model_info()
+        run, data, own = model["run"], model["method"], set(model["own"])
         if run != about["id"]:
             raise RunError(
                 f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
             )
+        unused = _DECODER if inner else None
         data, ours = _needed(data, explain=not inner)
         own = {new for name in own if (new := ours(name)) is not None}
         if not inner and (folder / _DECODER).is_dir():
@@ -413,8 +348,10 @@ class RunDir:
             words = len(backbone.tokenizer)
             method = make_method(data, backbone)
         except (BackboneError, ConfigError, SafetensorError, RuntimeError, OSError) as error:
+            changed = broken(folder, "unspoken.json", model, without=unused)
+            why = f"{changed}; " if changed else ""
             raise RunError(
-                f"{folder} cannot be loaded: {str(error).splitlines()[0]}; it is truncated or from another model"
+                f"{folder} cannot be loaded: {why}{str(error).splitlines()[0]}; it is truncated or from another model"
             ) from error
         if added := len(backbone.tokenizer) - words:
             raise RunError(
@@ -433,7 +370,50 @@ class RunDir:
                     raise RunError(f"{folder / 'method.safetensors'}: {name} should be {tuple(tensor.shape)}, got {got}")
                 tensor.data.copy_(found[name])
         _check_assistant(method, model.get("assistant"), folder)
+        self.check_model(without=unused)
         return method
+
+    def model_info(self) -> dict[str, Any]:
+        """What model/unspoken.json says of the model.
+
+        Raises:
+            RunError: there is none, or it is broken.
+        """
+        file = self.path / "model" / "unspoken.json"
+        try:
+            model = read_object(file)
+            for name, kind in (("run", str), ("method", dict), ("own", list)):
+                if not isinstance(model.get(name), kind):
+                    raise ValueError(f"{name!r} is missing or of another type")
+            if odd := [name for name in model["own"] if not isinstance(name, str)]:
+                raise ValueError(f"'own' holds {odd[0]!r}, which is no name")
+            if SEAL in model and not isinstance(model.get("files"), dict):
+                raise ValueError("'files' is missing or of another type")
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{file} is missing: the run has not reached a validation yet, or model/ is gone; train on, or restore it"
+            ) from error
+        except OSError as error:
+            raise RunError(f"{file} cannot be read: {reason(error)[0]}") from error
+        except ValueError as error:
+            raise RunError(f"{file} is damaged ({error}); restore it from a copy, or train again") from error
+        return model
+
+    def check_model(self, *, without: str | None = None) -> None:
+        """See that model/ is what was saved, by the hashes of its files; runs of older versions have none.
+
+        Args:
+            without: a folder in it that is not used.
+
+        Raises:
+            RunError: it is not; names the file.
+        """
+        folder = self.path / "model"
+        if (changed := broken(folder, "unspoken.json", self.model_info(), without=without)) is not None:
+            raise RunError(
+                f"{folder}: {changed}, so answers would be another model's; restore it from a copy, or train again; if it "
+                f'was changed on purpose, delete the entry "{SEAL}" of {folder / "unspoken.json"}'
+            )
 
 
 def load(
@@ -471,18 +451,56 @@ def export(path: str | Path, out: str | Path) -> None:
     Raises:
         RunError: `path` is no run, or `out` exists and is not empty.
     """
-    source, target = RunDir(path), Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunError(f"{target} exists and is not empty; give a new directory")
+    source = RunDir(path)
+    check_new(out)
     about = source.read()
     method = source.load_method(inner=True)
     config = build(RunConfig, {**about["config"], "method": dump(method.config)})
+    more = {"exported_from": about["id"], "provenance": about.get("provenance")}
+    write_folder(out, lambda new: write_run(new, config, more, method, stage_of(source.path)), then="export again")
 
-    def write(temporary: Path) -> None:
-        run = RunDir(temporary)
-        run.create(config, {"exported_from": about["id"], "provenance": about.get("provenance")})
-        run.save_model(method, step=0, score=None, stage=stage_of(source.path))
 
-    if target.exists():
-        target.rmdir()
-    _replace(target, write)
+def write_run(
+    folder: Path, config: RunConfig, about: Mapping[str, Any], method: Method, stage: Mapping[str, Any] | None = None
+) -> None:
+    """Make a run of a method that nobody trains on, inside a folder that is being written (`write_folder`)."""
+    begun = _begun(config, about)
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(begun, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_model(folder / "model", begun["id"], method, 0, None, stage)
+
+
+def _begun(config: RunConfig, about: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json of a new run."""
+    return {"id": uuid.uuid4().hex, "config": dump(config), **about}
+
+
+def _write_model(
+    folder: Path, run: str, method: Method, step: int, score: float | None, stage: Mapping[str, Any] | None
+) -> None:
+    """Fill model/."""
+    method.backbone.save(folder)
+    extra = own_state(method)
+    if extra:
+        save_tensors(folder / "method.safetensors", extra)
+    if (lm := _other_lm(method)) is not None:
+        lm.save_pretrained(folder / _DECODER)
+        method.backbone.tokenizer.save_pretrained(folder / _DECODER)
+    about: dict[str, Any] = {"run": run, "step": step, "score": score, "method": dump(method.config), "own": sorted(extra)}
+    if (assistant := _assistant(method)) is not None:
+        if _is_elsewhere(assistant):
+            about["assistant"] = {"path": assistant.config.path, "weights": assistant.hash}
+        else:
+            assistant.backbone.save(folder / _ASSISTANT)
+    about |= {"stage": dict(stage)} if stage else {}
+    (folder / "unspoken.json").write_text(json.dumps(sealed(folder, about), indent=1), encoding="utf-8")
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A row of metrics.jsonl, or None where the line is no such thing."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    fits = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str)
+    return row if fits else None

@@ -14,9 +14,7 @@ Greedy answers are unspoken's, token for token.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,17 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from unspoken.core.files import check_new, write_folder
 from unspoken.core.latents import Recurrence
 from unspoken.core.layout import Row
 from unspoken.core.sampling import Speaking
+from unspoken.core.tensors import save_tensors
 from unspoken.core.text import Template, question_ids
-from unspoken.errors import ConfigError, RunError
+from unspoken.errors import ConfigError
 from unspoken.methods.base import Method
-from unspoken.training.checkpoint import RunDir, own_state, save_tensors
+from unspoken.training.checkpoint import RunDir, own_state
 from unspoken.training.hf_card import card
 from unspoken.training.hf_generate import FORMAT, TENSORS, project
 from unspoken.training.stage import own_latents
@@ -79,9 +78,8 @@ def export_hf(path: str | Path, out: str | Path) -> None:
         RunError: `path` is no run, `out` exists and is not empty, or it cannot be written.
         ConfigError: the method does at inference what this format has no place for.
     """
-    source, target = RunDir(path), Path(out).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunError(f"{target} exists and is not empty; give a new directory")
+    source = RunDir(path)
+    check_new(out)
     config = source.config()
     method: Any = source.load_method(inner=True).inner
     method.eval()
@@ -94,7 +92,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
     text = card(source, thoughts.about if thoughts else None, method.config.template.question, bool(tokenizer.chat_template))
 
     def write(folder: Path) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir()
         backbone.save(folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
         if thoughts is None:
@@ -107,17 +105,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
         if thoughts.tensors:
             save_tensors(beside / "projection.safetensors", thoughts.tensors)
 
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        if target.exists():
-            target.rmdir()
-        temporary.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot write {target}: {error}; free some space and export again") from error
-    finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(temporary)
+    write_folder(out, write, then="export again")
 
 
 def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:

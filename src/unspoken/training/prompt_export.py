@@ -16,25 +16,24 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from unspoken.core.checks import latents_asked, spoken, whole
 from unspoken.core.config import build, dump
+from unspoken.core.files import check_new, write_folder
 from unspoken.core.latents import Prompted
 from unspoken.core.layout import collate
 from unspoken.core.sampling import Speaking
+from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods import make_method
-from unspoken.training.checkpoint import RunDir, load_tensors, own_state, save_tensors
+from unspoken.training.checkpoint import RunDir, own_state
 
 FORMAT = 1
 """Version of the folder."""
@@ -233,9 +232,7 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
         ConfigError: the run's thoughts are not all known before the first pass.
         RunError: `path` is no run, or `out` exists and is not empty.
     """
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise RunError(f"{target} exists and is not empty; give a new directory")
+    check_new(out)
     run = RunDir(path)
     config = run.config()
     method: Any = run.load_method(inner=True)
@@ -254,24 +251,19 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
         "speaking": dump(config.speaking),
         "eos_ids": list(method.backbone.eos_ids),
     }
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
         with torch.no_grad():
             table_VD = method.backbone.embed(torch.arange(method.backbone.vocabulary))
-        save_tensors(temporary / _TABLE, {"embeddings": table_VD.clone()})
-        save_tensors(temporary / _METHOD, own_state(method))
-        method.backbone.tokenizer.save_pretrained(temporary / "tokenizer")
-        method.assistant.backbone.save(temporary / "assistant")
-        (temporary / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(_readme(about["model"]), encoding="utf-8")
-        if target.exists():
-            target.rmdir()
-        temporary.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot write {target}: {error}; free some space, or give another place") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        save_tensors(folder / _TABLE, {"embeddings": table_VD.clone()})
+        save_tensors(folder / _METHOD, own_state(method))
+        method.backbone.tokenizer.save_pretrained(folder / "tokenizer")
+        method.assistant.backbone.save(folder / "assistant")
+        (folder / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_readme(about["model"]), encoding="utf-8")
+
+    write_folder(out, write, then="export again")
 
 
 def _trained(data: dict[str, Any]) -> bool:

@@ -1,0 +1,88 @@
+"""Whether what was saved is still what it was: hashes of files, kept beside them.
+
+    model/unspoken.json     "files": SHA-256 of every other file of the folder; "sha256": of unspoken.json without this entry
+    state/.../state.json    the same
+
+A disk that loses a page, a copy that was cut, or a hand that changed a weight give other answers without any error, so they
+are refused by name. Who changed something on purpose deletes the entry "sha256": nothing is then compared. Runs of versions
+that kept no hashes have none, and load as they did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unspoken.core.files import read_object, sha256
+from unspoken.errors import RunError
+
+SEAL = "sha256"
+"""The entry that says what all the others were."""
+
+
+def sealed(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said about a folder, with the hashes of all files that are in it by now."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    whole = {**about, "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files}}
+    return {**whole, SEAL: _of(whole)}
+
+
+def broken(folder: Path, name: str, about: Mapping[str, Any], *, without: str | None = None) -> str | None:
+    """What in a folder is no longer as it was saved, in words; None where all is, or where no hashes were kept.
+
+    Args:
+        folder: where it lies.
+        name: the file in it that `about` was read from.
+        about: what `sealed` gave.
+        without: a folder in it that is not used, so need not be read.
+    """
+    if SEAL not in about:
+        return None
+    if _of({key: value for key, value in about.items() if key != SEAL}) != about[SEAL]:
+        return f"{name} was changed since it was saved"
+    for file, hash in about["files"].items():
+        if without is not None and file.startswith(f"{without}/"):
+            continue
+        try:
+            if sha256(folder / file) != hash:
+                return f"{file} was changed since it was saved"
+        except FileNotFoundError:
+            return f"{file} is missing"
+        except OSError as error:
+            return f"{file} cannot be read ({error.strerror})"
+    return None
+
+
+def state_info(folder: Path) -> dict[str, Any]:
+    """state.json of a state, which belongs to its tensors.
+
+    Raises:
+        RunError: it is damaged, or of another state.
+    """
+    file, step = folder / "state.json", int(folder.name.removeprefix("step-"))
+    try:
+        info = read_object(file)
+        for name, kinds in (
+            ("step", int),
+            ("processes", int),
+            ("seconds", (int, float)),
+            ("best", (int, float, type(None))),
+        ):
+            if name not in info or not isinstance(info[name], kinds) or isinstance(info[name], bool):
+                raise ValueError(f"{name!r} is missing or of another type")
+        if info["step"] != step:
+            raise ValueError(f"step {info['step']} in the folder of step {step}")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} is damaged ({error})") from error
+    if (changed := broken(folder, file.name, info)) is not None:
+        raise RunError(f"{folder}: {changed}")
+    return info
+
+
+def _of(about: Mapping[str, Any]) -> str:
+    """Of plain values, whatever their order and white space."""
+    plain = json.loads(json.dumps(about))  # keys are texts, as they are when it is read back
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
