@@ -61,6 +61,7 @@ class Model:
         self.speaking = speaking or Speaking()
         self.latents = latents
         self.dtype: str | None = None  # asked for at loading; None = the weights' own
+        self.saved: str | None = None  # a hash of the files it was loaded from (`core/seal.py`)
         self.stop_head: tuple[Any, Any] | None = None  # weight and bias, see `core/stopping.py`
 
     @property

@@ -422,7 +422,11 @@ def test_card_says_what_the_run_knows_and_no_more(projected, tmp_path):
         assert part in card, part
     assert str(tmp_path) not in card
     file = run / "model" / "unspoken.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "score": None}))
+    about = {**json.loads(file.read_text()), "score": None}
+    file.write_text(json.dumps(about))
+    with pytest.raises(RunError, match=r"unspoken\.json was changed since it was saved"):
+        export_hf(run, tmp_path / "b")
+    file.write_text(json.dumps({name: value for name, value in about.items() if name != "sha256"}))  # on purpose
     export_hf(run, tmp_path / "b")
     assert "Scores" not in (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
     report = unspoken.evaluate(unspoken.load(run), unspoken.make_task("tiny"), "test", limit=5)

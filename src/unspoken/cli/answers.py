@@ -122,6 +122,7 @@ def evaluate(
     """
     from rich.progress import Progress
 
+    from unspoken.core.files import check_file
     from unspoken.evaluation.details import details
     from unspoken.evaluation.evaluator import evaluate as score
     from unspoken.evaluation.keep import Keep
@@ -138,6 +139,8 @@ def evaluate(
     rules = rule_names(extractors)
     if card is not None and len(every) * len(said) > 1:
         raise ConfigError("--card is of one report; give one task and one seed, or run `unspoken card` on each report")
+    if out is not None:
+        check_file(out)
     me = processes()
     model = load(run, explain=explain, device=me.device, dtype=dtype)
     model.parallel = parallel

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
@@ -27,6 +28,16 @@ from unspoken.core.checks import readable
 from unspoken.core.config import STRICT
 from unspoken.core.encodings import Encodings
 from unspoken.core.lm import layer_list
+from unspoken.core.pretrained import (
+    GIVE,
+    check_place,
+    check_tokenizer,
+    first_line,
+    load_lm,
+    load_tokenizer,
+    tokenizer_place,
+)
+from unspoken.core.seal import changed
 from unspoken.core.ways import columns_limit, new_cache, ways_of
 from unspoken.errors import BackboneError, ConfigError
 
@@ -319,6 +330,11 @@ class Backbone(nn.Module):
             ) from error
         finally:
             self.lm.train(training)
+        if not bool(want.isfinite().all()):
+            raise BackboneError(
+                f"{type(self.lm).__name__}: its own logits are not finite numbers; the weights are too large for their "
+                "type, or damaged: take another copy, or dtype float32"
+            )
         if not torch.allclose(got.float(), want.float(), rtol=1e-2, atol=1e-3):
             gap = (got.float() - want.float()).abs().max().item()
             raise BackboneError(
@@ -391,33 +407,43 @@ def builtin(path: str) -> Path:
 
 
 def resolve(path: str) -> str:
-    """A backbone path as transformers takes it: run directories and built-in models become their model folder."""
-    folder = builtin(path) if path.startswith(BUILTIN) else Path(path)
-    if (folder / "run.json").is_file():
+    """A backbone path as transformers takes it: run directories and built-in models become their model folder.
+
+    Raises:
+        BackboneError: a run that has no model yet, or one whose files were changed since they were saved.
+    """
+    folder = builtin(path) if path.startswith(BUILTIN) else Path(path).expanduser()
+    if os.path.isfile(folder / "run.json"):
+        if not (folder / "model").is_dir():
+            raise BackboneError(f"the run in {path} has no model yet: it has not reached a validation; train on, or wait")
+        if (fault := changed(folder / "model")) is not None:
+            raise BackboneError(f"{folder / 'model'}: {fault}; restore it from a copy, or give another model")
         return str(folder / "model")
-    return str(folder) if path.startswith(BUILTIN) else path
+    return str(folder) if path.startswith((BUILTIN, "~")) else path
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Build the causal LM and tokenizer of a config. Random weights come from torch's current seed.
 
+    A PEFT adapter is merged into its base model. No code that a model brings along is run.
+
     Raises:
         BackboneError: nothing usable at the path.
     """
     where = resolve(config.path) if config.path is not None else None
-    source = resolve(config.tokenizer) if config.tokenizer is not None else where
+    name = str(config.path or config.arch)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        if where is not None:
+            check_place(where)
+        source = resolve(config.tokenizer) if config.tokenizer is not None else tokenizer_place(where or "", resolve)
+        tokenizer = load_tokenizer(source, str(config.tokenizer or config.path))
         with _no_bars():
             lm = _causal_lm(config, where, tokenizer)
-    except BackboneError:
+        check_tokenizer(tokenizer, lm, source)
+    except (BackboneError, ConfigError):
         raise
     except Exception as error:  # transformers, tokenizers, safetensors and hub each raise their own kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BackboneError(
-            f"cannot load a model from {config.path or config.arch}: {first}; give a Hugging Face folder, "
-            "a hub id that this machine can reach, a run directory, or 'builtin:tiny'"
-        ) from error
+        raise BackboneError(f"cannot load a model from {name}: {first_line(error)}; {GIVE}") from error
     return Backbone(lm, tokenizer)
 
 
@@ -425,21 +451,14 @@ def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: Any) -> Any
     """Pretrained weights, or random ones of a shape."""
     dtype = getattr(torch, config.dtype)
     if where is not None:
-        settings: Any = {"dtype": dtype, "attn_implementation": config.attention, "output_loading_info": True}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(where, **settings)
-        lm, found = loaded
-        if missing := sorted(found["missing_keys"]):
-            raise BackboneError(
-                f"{config.path} lacks {len(missing)} of the model's weights (first: {missing[0]!r}), which would be random; "
-                "it is truncated, or its config.json belongs to another model"
-            )
-        return lm
+        return load_lm(where, dtype, config.attention, resolve)
     assert config.arch is not None
     rest = {k: v for k, v in config.arch.items() if k != "model_type"}
     # A family's default eos is a number of its own vocabulary; here it would be some ordinary token.
     mine = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{**mine, **rest})
-    return AutoModelForCausalLM.from_config(arch, dtype=dtype, attn_implementation=config.attention)
+    # Without it transformers would ask at the terminal whether a model's own code may run.
+    return AutoModelForCausalLM.from_config(arch, dtype=dtype, attn_implementation=config.attention, trust_remote_code=False)
 
 
 @contextlib.contextmanager

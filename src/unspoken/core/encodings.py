@@ -21,10 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from unspoken.core.files import sweep, write_file
+from unspoken.errors import RunError
+
 LEAST, MOST = 2**14, 2**18
 """Texts of a file. Fewer are not worth one, and stay in memory; more do not wait."""
 
-_MAGIC = b"unspoken ids 1\n"
+_MAGIC = b"unspoken ids 2\n"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Encodings:
             return
         try:
             _write(self.folder, self._waiting)
-        except OSError:
+        except RunError:  # the folder cannot be written: what waits stays in memory
             self._writes = False
             return
         self._waiting = {}
@@ -119,7 +122,7 @@ class Encodings:
             self._read.add(path.name)
             try:
                 self._parts.append(_open(path))
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError):
                 continue
 
 
@@ -142,36 +145,41 @@ def _write(folder: Path, waiting: dict[bytes, bytes]) -> None:
         "ends": np.cumsum([len(ids) // 4 for _, ids in pairs], dtype="<i8"),
         "ids": np.frombuffer(b"".join(ids for _, ids in pairs), dtype="<i4"),
     }
-    header = json.dumps({name: len(column) for name, column in columns.items()}).encode() + b"\n"
+    sizes = {name: len(column) for name, column in columns.items()}
+    sum_ = hashlib.blake2b(digest_size=16)
+    for column in columns.values():
+        sum_.update(column.tobytes())
+    header = json.dumps({**sizes, "blake2b": sum_.hexdigest()}).encode() + b"\n"
     header = header.rjust(-(-(len(header) + len(_MAGIC)) // 8) * 8 - len(_MAGIC))  # columns begin at a multiple of 8
-    folder.mkdir(parents=True, exist_ok=True)
-    name = folder / f"{uuid.uuid4().hex}.ids"
-    part = name.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
+
+    def write(new: Path) -> None:
+        with new.open("wb") as file:
             file.write(_MAGIC + header)
             for column in columns.values():
                 file.write(column.tobytes())
-        part.replace(name)
-    finally:
-        part.unlink(missing_ok=True)
+
+    sweep(folder)
+    write_file(folder / f"{uuid.uuid4().hex}.ids", write)
 
 
 def _open(path: Path) -> _Part:
     """Map a file.
 
     Raises:
-        ValueError: it is none of ours, or cut off.
+        ValueError: it is none of ours, cut off, or damaged.
     """
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError("not a file of ids")
         sizes, at = json.loads(file.readline()), file.tell()
-    columns = []
+    columns, seen = [], hashlib.blake2b(digest_size=16)
     for name, kind in (("first", "<u8"), ("second", "<u8"), ("ends", "<i8"), ("ids", "<i4")):
         column = np.memmap(path, dtype=kind, mode="r", offset=at, shape=(int(sizes[name]),))
         columns.append(column.view(np.ndarray))  # slices of a memmap are slow to make
         at += column.nbytes
+        seen.update(column)
     if len({len(column) for column in columns[:3]}) != 1 or int(columns[2][-1]) != len(columns[3]):
         raise ValueError("its columns do not fit each other")
+    if seen.hexdigest() != sizes["blake2b"]:
+        raise ValueError("its checksum differs")
     return _Part(*columns)

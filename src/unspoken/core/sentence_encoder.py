@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
 from unspoken.core.lm import layer_list
+from unspoken.core.pretrained import check_finite, check_place, first_line, load_tokenizer
 from unspoken.errors import BackboneError, ConfigError, DataError
 
 LAYERS = 5
@@ -225,7 +226,9 @@ def _slice(backbone: Backbone, first: int, last: int) -> nn.Module:
     text.num_hidden_layers, text.vocab_size, text.pad_token_id = last - first + 1, 1, None
     if getattr(text, "layer_types", None) is not None:
         text.layer_types = text.layer_types[first : last + 1]
-    body: Any = AutoModel.from_config(config, dtype=lm.dtype, attn_implementation=lm.config._attn_implementation)
+    body: Any = AutoModel.from_config(
+        config, trust_remote_code=False, dtype=lm.dtype, attn_implementation=lm.config._attn_implementation
+    )
     theirs = lm.base_model.state_dict()
     layers = layer_list(body)
     for mine, source in zip(layers, layer_list(lm)[first : last + 1], strict=True):
@@ -301,10 +304,13 @@ def _sentence_model(path: str) -> tuple[Any, Any]:
         BackboneError: nothing usable at the path.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        loaded: Any = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+        check_place(path)
+        tokenizer = load_tokenizer(path, path)
+        loaded: Any = AutoModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False)
+    except BackboneError:
+        raise
     except Exception as error:  # transformers, tokenizers and hub each raise their own kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise BackboneError(
             f"cannot load a sentence encoder from {path}: {first}; give a Hugging Face folder or a hub id"
         ) from error
@@ -314,4 +320,5 @@ def _sentence_model(path: str) -> tuple[Any, Any]:
         raise BackboneError(f"{path} lacks {len(missing)} of the encoder's weights (first: {missing[0]!r}); it is truncated")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
+    check_finite(model, path)
     return model, tokenizer

@@ -63,7 +63,7 @@ def _first_layers(backbone: Backbone, layers: int) -> nn.Module:
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = config.layer_types[:layers]
-    lm = AutoModelForCausalLM.from_config(config, dtype=backbone.lm.dtype)
+    lm = AutoModelForCausalLM.from_config(config, dtype=backbone.lm.dtype, trust_remote_code=False)
     state = backbone.plain().state_dict()
     lm.load_state_dict({key: value for key, value in state.items() if key in lm.state_dict()}, strict=False)
     lm.tie_weights()

@@ -217,6 +217,8 @@ def describe(model: Any, weights: bool) -> dict[str, Any]:
         known["parallel"] = model.parallel
     if getattr(model, "latents", None) is not None:
         known["latents"] = model.latents  # not the method's own number: the model is of an earlier stage
+    if getattr(model, "saved", None) is not None:
+        known["saved"] = model.saved
     return {
         **known,
         "path": None if path is None else str(path),

@@ -6,6 +6,7 @@ With one task it is what `evaluation/report.py` makes of it.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from rich.markup import escape as mark_up
 from rich.table import Table
 
+from unspoken.core.seal import changed, identity
 from unspoken.errors import ConfigError
 from unspoken.evaluation.charts import HEIGHT, WIDTH, Line, Point, scatter
 from unspoken.evaluation.markup import cell, escape
@@ -63,10 +65,20 @@ def find(paths: Sequence[Path]) -> dict[str, dict[str, tuple[EvalReport, Path]]]
         short = path.name if path.is_dir() else path.parent.name if path.stem.startswith("eval-") else path.stem
         for file in files:
             report = EvalReport.from_json(file)
+            if (fault := _stale(report, file.parent / "model")) is not None:
+                warnings.warn(f"{file} is no longer of the model beside it: {fault}; run the evaluation again", stacklevel=2)
             row = grid.setdefault(str(report.task.get("name") or "a task"), {})
             label = next(n for n in (short, str(path), *(f"{path} ({k})" for k in range(2, 99))) if n not in row)
             row[label] = report, file.parent
     return grid
+
+
+def _stale(report: EvalReport, model: Path) -> str | None:
+    """Why a report does not speak of the model that lies beside it, in words; None where nothing says so."""
+    saved, now = report.model.get("saved"), identity(model)
+    if saved is not None and now is not None and saved != now:
+        return "the model was saved again since"
+    return changed(model)
 
 
 def labels(grid: Grid) -> list[str]:

@@ -19,10 +19,11 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 from unspoken.core.backbone import resolve
+from unspoken.core.pretrained import first_line, load_tokenizer
 from unspoken.core.tokens import BOT, EOT, LATENT
 from unspoken.errors import BackboneError, CheckpointError, ConfigError, did_you_mean
 
@@ -86,7 +87,7 @@ class Base:
         """The tensors of the model, with another number of embedding rows if given."""
         config = self.resized(self.rows if rows is None else rows)
         with torch.device("meta"):
-            lm: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            lm: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         lm.tie_weights()
         names = {id(p): name for name, p in lm.named_parameters()}
         embedding, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
@@ -123,16 +124,15 @@ def read_base(path: str, eos: str | None = None, *, speaks: bool = True) -> Base
     """
     try:
         where = resolve(path)
-        tokenizer: Any = AutoTokenizer.from_pretrained(where)
-        config: Any = AutoConfig.from_pretrained(where)
+        tokenizer: Any = load_tokenizer(where, path)
+        config: Any = AutoConfig.from_pretrained(where, trust_remote_code=False)
         generation = _generation(where, config)
-    except ConfigError:
+    except (ConfigError, BackboneError):
         raise
     except Exception as error:  # transformers, tokenizers and hub each raise their own kinds
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(
-            f"cannot read config and tokenizer of the base model {path}: {first}; give the Hugging Face folder or hub id of "
-            "the model that the checkpoint was trained from"
+            f"cannot read config and tokenizer of the base model {path}: {first_line(error)}; give the Hugging Face "
+            "folder or hub id of the model that the checkpoint was trained from"
         ) from error
     known = tokenizer.get_vocab()
     if BOT in known:

@@ -11,7 +11,6 @@ is refused. Tensors stay on disk until they are used, where the format allows it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -25,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from unspoken.core.files import sha256
 from unspoken.errors import CheckpointError
 from unspoken.importers.rules import listed
 
@@ -55,9 +55,7 @@ class Weights:
         """Name, size and SHA-256 of every file, for the record."""
         found = []
         for path in self.files:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found.append({"name": path.name, "bytes": path.stat().st_size, "sha256": digest})
+            found.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)})
         return found
 
 
@@ -203,9 +201,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))  # the rest is advice to switch the check off
+        what = f" ({named[1]})" if named else ""
         raise CheckpointError(
-            f"{path} is no plain dictionary of tensors: reading it would run code that it brings along, so it is refused "
-            f"({str(error).strip().splitlines()[0]:.120}); ask its author for safetensors"
+            f"{path} is no plain dictionary of tensors: reading it would run code that it brings along{what}, so it is "
+            "refused; ask its author for safetensors"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -134,7 +134,7 @@ def import_projection(weights: Weights, target: Path, how: ProjectionImport) -> 
 def _width(path: str) -> int:
     """Of a model's embedding."""
     try:
-        return int(AutoConfig.from_pretrained(resolve(path)).get_text_config().hidden_size)
+        return int(AutoConfig.from_pretrained(resolve(path), trust_remote_code=False).get_text_config().hidden_size)
     except (OSError, ValueError, AttributeError) as error:
         raise BackboneError(f"cannot read the config of {path}: {str(error).splitlines()[0]}; check --assistant") from error
 

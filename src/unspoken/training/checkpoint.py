@@ -7,7 +7,7 @@
     models/step-40/      models kept on the way (`train.keep_every`), each a run directory of its own
 
 Only safetensors and JSON; nothing is unpickled. Everything is written under a temporary name and renamed
-(`core/files.py`), and models and states are compared with their hashes when they are loaded (`training/seal.py`).
+(`core/files.py`), and models and states are compared with their hashes when they are loaded (`core/seal.py`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from unspoken.core.files import (
     write_json,
     write_text,
 )
+from unspoken.core.seal import SEAL, broken, sealed, state_info
 from unspoken.core.slots import covered
 from unspoken.core.stopping import STOP_HEAD, read_head
 from unspoken.core.tensors import load_tensors, save_tensors
@@ -48,7 +49,6 @@ from unspoken.model import Model
 from unspoken.training.config import RunConfig
 from unspoken.training.lock import LOCK
 from unspoken.training.stage import own_latents, stage_of
-from unspoken.training.seal import SEAL, broken, sealed, state_info
 
 _DECODER = "decoder"
 """Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
@@ -337,7 +337,7 @@ class RunDir:
         unused = _DECODER if inner else None
         data, ours = _needed(data, explain=not inner)
         own = {new for name in own if (new := ours(name)) is not None}
-        if not inner and (folder / _DECODER).is_dir():
+        if not inner and isinstance(data.get("decoder"), dict) and (folder / _DECODER).is_dir():
             data["decoder"]["path"] = str(folder / _DECODER)
         if (folder / _ASSISTANT).is_dir():
             _with_assistant(data, folder / _ASSISTANT)
@@ -368,6 +368,8 @@ class RunDir:
                 if name not in found or found[name].shape != tensor.shape:
                     got = tuple(found[name].shape) if name in found else "nothing"
                     raise RunError(f"{folder / 'method.safetensors'}: {name} should be {tuple(tensor.shape)}, got {got}")
+                if not found[name].isfinite().all():
+                    raise RunError(f"{folder / 'method.safetensors'}: {name} holds nan or inf; take another copy of the run")
                 tensor.data.copy_(found[name])
         _check_assistant(method, model.get("assistant"), folder)
         self.check_model(without=unused)
@@ -385,6 +387,11 @@ class RunDir:
             for name, kind in (("run", str), ("method", dict), ("own", list)):
                 if not isinstance(model.get(name), kind):
                     raise ValueError(f"{name!r} is missing or of another type")
+            node: Any = model["method"]
+            while node is not None:  # a method, and those inside of it
+                if not isinstance(node, dict) or not isinstance(node.get("name"), str):
+                    raise ValueError("'method' holds what is no method's settings")
+                node = node.get("inner")
             if odd := [name for name in model["own"] if not isinstance(name, str)]:
                 raise ValueError(f"'own' holds {odd[0]!r}, which is no name")
             if SEAL in model and not isinstance(model.get("files"), dict):
@@ -441,6 +448,7 @@ def load(
         covered(method.backbone, 0)
     use_dtype(method, dtype)
     model.dtype = dtype
+    model.saved = run.model_info().get(SEAL)
     model.stop_head = read_head(run.path / STOP_HEAD)
     return model
 

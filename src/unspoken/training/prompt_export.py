@@ -100,7 +100,7 @@ class PromptEmbedder:
             if about.get("format") != FORMAT:
                 raise RunError(f"{folder}: expected prompt embeddings of format {FORMAT}, got {about.get('format')!r}")
             table = load_tensors(folder / _TABLE)["embeddings"]
-            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise RunError(
                 f"{folder} is no folder of `unspoken export --prompt-embeds`, or not a whole one: {error}; export again"

@@ -43,7 +43,8 @@ def broken(folder: Path, name: str, about: Mapping[str, Any], *, without: str | 
         return None
     if _of({key: value for key, value in about.items() if key != SEAL}) != about[SEAL]:
         return f"{name} was changed since it was saved"
-    for file, hash in about["files"].items():
+    files = about.get("files")
+    for file, hash in (files if isinstance(files, dict) else {}).items():
         if without is not None and file.startswith(f"{without}/"):
             continue
         try:
@@ -80,6 +81,26 @@ def state_info(folder: Path) -> dict[str, Any]:
     if (changed := broken(folder, file.name, info)) is not None:
         raise RunError(f"{folder}: {changed}")
     return info
+
+
+def changed(model: Path) -> str | None:
+    """What in a run's model/ is no longer as it was saved, in words; None where all is, or nothing is known."""
+    try:
+        about = read_object(model / "unspoken.json")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return f"unspoken.json is damaged ({error})"
+    return broken(model, "unspoken.json", about)
+
+
+def identity(model: Path) -> str | None:
+    """A hash of all that was saved into a run's model/; None where none was kept."""
+    try:
+        hash = read_object(model / "unspoken.json").get(SEAL)
+    except (OSError, ValueError):
+        return None
+    return hash if isinstance(hash, str) else None
 
 
 def _of(about: Mapping[str, Any]) -> str:
