@@ -173,7 +173,7 @@ BAD_RUNS = {
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BAD_RUNS.items() for text in texts])
 def test_json_of_a_run_that_is_none(run, name, text):
     (run / name).write_text(text.replace('"a"', json.dumps(RunDir(run).read()["id"])))
-    result = CliRunner().invoke(app, ["ask", str(run), "Ann has 2 pens."])
+    result = CliRunner().invoke(app, ["ask", str(run), "Ann has 2 pens.", "--show-thoughts"])
     assert isinstance(result.exception, RunError), result.exception
     assert name.split("/")[-1] in str(result.exception) or "model" in str(result.exception)
 

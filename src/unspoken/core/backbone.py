@@ -422,10 +422,14 @@ def resolve(path: str) -> str:
     return str(folder) if path.startswith((BUILTIN, "~")) else path
 
 
-def load_backbone(config: BackboneConfig) -> Backbone:
+def load_backbone(config: BackboneConfig, *, fits: bool = True) -> Backbone:
     """Build the causal LM and tokenizer of a config. Random weights come from torch's current seed.
 
     A PEFT adapter is merged into its base model. No code that a model brings along is run.
+
+    Args:
+        config: which model.
+        fits: every token must have a row in the embedding; a step decoder's tokenizer has the base model's markers, too.
 
     Raises:
         BackboneError: nothing usable at the path.
@@ -439,7 +443,8 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         tokenizer = load_tokenizer(source, str(config.tokenizer or config.path))
         with _no_bars():
             lm = _causal_lm(config, where, tokenizer)
-        check_tokenizer(tokenizer, lm, source)
+        if fits:
+            check_tokenizer(tokenizer, lm, source)
     except (BackboneError, ConfigError):
         raise
     except Exception as error:  # transformers, tokenizers, safetensors and hub each raise their own kinds

@@ -94,7 +94,7 @@ class StepDecoder(nn.Module):
         elif config.kind == "layers":
             self.lm = _first_layers(backbone, config.layers)
         else:
-            other = load_backbone(BackboneConfig(path=config.path))
+            other = load_backbone(BackboneConfig(path=config.path), fits=False)
             _check_vocabulary(backbone, other, str(config.path))
             self.lm = other.lm
         self.lm.requires_grad_(True)

@@ -329,7 +329,7 @@ class RunDir:
         about, folder = self.read(), self.path / "model"
         recover(folder)
         model = self.model_info()
-        run, data, own = model["run"], model["method"], set(model["own"])
+        run, data, own = model["run"], deepcopy(model["method"]), set(model["own"])
         if run != about["id"]:
             raise RunError(
                 f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
