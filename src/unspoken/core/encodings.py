@@ -177,7 +177,7 @@ def _open(path: Path) -> _Part:
         column = np.memmap(path, dtype=kind, mode="r", offset=at, shape=(int(sizes[name]),))
         columns.append(column.view(np.ndarray))  # slices of a memmap are slow to make
         at += column.nbytes
-        seen.update(column)
+        seen.update(column.data)
     if len({len(column) for column in columns[:3]}) != 1 or int(columns[2][-1]) != len(columns[3]):
         raise ValueError("its columns do not fit each other")
     if seen.hexdigest() != sizes["blake2b"]:
