@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unspoken.core.files import read_object, sha256
+from unspoken.core.files import read_object, reason, sha256
 from unspoken.errors import RunError
 
 SEAL = "sha256"
@@ -81,6 +81,37 @@ def state_info(folder: Path) -> dict[str, Any]:
     if (changed := broken(folder, file.name, info)) is not None:
         raise RunError(f"{folder}: {changed}")
     return info
+
+
+def model_info(file: Path) -> dict[str, Any]:
+    """What a run's model/unspoken.json says of the model.
+
+    Raises:
+        RunError: there is none, or it is broken.
+    """
+    try:
+        model = read_object(file)
+        for name, kind in (("run", str), ("method", dict), ("own", list)):
+            if not isinstance(model.get(name), kind):
+                raise ValueError(f"{name!r} is missing or of another type")
+        node: Any = model["method"]
+        while node is not None:  # a method, and those inside of it
+            if not isinstance(node, dict) or not isinstance(node.get("name"), str):
+                raise ValueError("'method' holds what is no method's settings")
+            node = node.get("inner")
+        if odd := [name for name in model["own"] if not isinstance(name, str)]:
+            raise ValueError(f"'own' holds {odd[0]!r}, which is no name")
+        if SEAL in model and not isinstance(model.get("files"), dict):
+            raise ValueError("'files' is missing or of another type")
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{file} is missing: the run has not reached a validation yet, or model/ is gone; train on, or restore it"
+        ) from error
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {reason(error)[0]}") from error
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error}); restore it from a copy, or train again") from error
+    return model
 
 
 def changed(model: Path) -> str | None:

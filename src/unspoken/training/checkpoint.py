@@ -39,7 +39,7 @@ from unspoken.core.files import (
     write_json,
     write_text,
 )
-from unspoken.core.seal import SEAL, broken, sealed, state_info
+from unspoken.core.seal import SEAL, broken, model_info, sealed, state_info
 from unspoken.core.slots import covered
 from unspoken.core.stopping import STOP_HEAD, read_head
 from unspoken.core.tensors import load_tensors, save_tensors
@@ -377,35 +377,8 @@ class RunDir:
         return method
 
     def model_info(self) -> dict[str, Any]:
-        """What model/unspoken.json says of the model.
-
-        Raises:
-            RunError: there is none, or it is broken.
-        """
-        file = self.path / "model" / "unspoken.json"
-        try:
-            model = read_object(file)
-            for name, kind in (("run", str), ("method", dict), ("own", list)):
-                if not isinstance(model.get(name), kind):
-                    raise ValueError(f"{name!r} is missing or of another type")
-            node: Any = model["method"]
-            while node is not None:  # a method, and those inside of it
-                if not isinstance(node, dict) or not isinstance(node.get("name"), str):
-                    raise ValueError("'method' holds what is no method's settings")
-                node = node.get("inner")
-            if odd := [name for name in model["own"] if not isinstance(name, str)]:
-                raise ValueError(f"'own' holds {odd[0]!r}, which is no name")
-            if SEAL in model and not isinstance(model.get("files"), dict):
-                raise ValueError("'files' is missing or of another type")
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{file} is missing: the run has not reached a validation yet, or model/ is gone; train on, or restore it"
-            ) from error
-        except OSError as error:
-            raise RunError(f"{file} cannot be read: {reason(error)[0]}") from error
-        except ValueError as error:
-            raise RunError(f"{file} is damaged ({error}); restore it from a copy, or train again") from error
-        return model
+        """See `core.seal.model_info`."""
+        return model_info(self.path / "model" / "unspoken.json")
 
     def check_model(self, *, without: str | None = None) -> None:
         """See that model/ is what was saved, by the hashes of its files; runs of older versions have none.
