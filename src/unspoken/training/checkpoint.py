@@ -61,7 +61,7 @@ _INSIDE = "method."
 """What the tensors of a wrapped method begin with, in the method around it."""
 
 
-_TRAINING: Any = {
+TRAINING: Any = {
     "error": TrainingError,
     "then": "run the same command again, training goes on from the last saved state",
 }
@@ -170,7 +170,7 @@ class RunDir:
             TrainingError: it cannot be written.
         """
         self.check_free()
-        write_json(self.path / "run.json", _begun(config, about), **_TRAINING)
+        write_json(self.path / "run.json", _begun(config, about), **TRAINING)
 
     def check_free(self) -> None:
         """See that a run can begin here.
@@ -222,7 +222,7 @@ class RunDir:
 
     def update(self, **more: Any) -> None:
         """Add fields to run.json."""
-        write_json(self.path / "run.json", {**self.read(), **more}, **_TRAINING)
+        write_json(self.path / "run.json", {**self.read(), **more}, **TRAINING)
 
     # metrics
 
@@ -249,7 +249,7 @@ class RunDir:
         """Drop metrics of steps that will be trained again; and of that step itself, where it will be validated again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         rows = [row for row in rows if not again or row["step"] < step or row["kind"] == "train"]
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows), **_TRAINING)
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows), **TRAINING)
 
     # states to resume from
 
@@ -262,7 +262,7 @@ class RunDir:
             (new / "state.json").write_text(json.dumps(sealed(new, {"step": step, **info})), encoding="utf-8")
 
         target = self.path / "state" / f"step-{step:08d}"
-        write_folder(target, write, **_TRAINING)
+        write_folder(target, write, **TRAINING)
         self._keep_only(target)
 
     def _keep_only(self, target: Path) -> None:
@@ -316,7 +316,7 @@ class RunDir:
                 one, and how many "latents" it thinks then (None = as many as at the end).
         """
         run = self.read()["id"]
-        write_folder(self.path / "model", lambda new: _write_model(new, run, method, step, score, stage), **_TRAINING)
+        write_folder(self.path / "model", lambda new: _write_model(new, run, method, step, score, stage), **TRAINING)
 
     def load_method(self, *, inner: bool = False) -> Method:
         """Rebuild the trained method from model/.

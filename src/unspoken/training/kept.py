@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unspoken.core.files import write_folder, write_json
 from unspoken.methods.base import Method
-from unspoken.training.checkpoint import RunDir, _replace, write_json
+from unspoken.training.checkpoint import TRAINING, RunDir
 from unspoken.training.config import TrainConfig
 from unspoken.training.data import Schedule
 
@@ -43,10 +44,10 @@ def keep(run: RunDir, method: Method, step: int, stage: Mapping[str, Any]) -> No
     about = {key: value for key, value in run.read().items() if key in ("id", "config", "data", "parameters", "provenance")}
 
     def write(folder: Path) -> None:
-        write_json(folder / "run.json", {**about, "kept": {"step": step}})
+        write_json(folder / "run.json", {**about, "kept": {"step": step}}, **TRAINING)
         RunDir(folder).save_model(method, step, None, stage)
 
-    _replace(run.path / MODELS / f"step-{step}", write)
+    write_folder(run.path / MODELS / f"step-{step}", write, **TRAINING)
 
 
 def forget_after(run: RunDir, step: int) -> None:
