@@ -165,3 +165,12 @@ def test_what_is_no_training_seed_is_not_grouped(tmp_path: Path):
     (two / "run.json").unlink()
     result = CliRunner().invoke(app, ["compare", str(one), str(two), "--group"])
     assert "a-2 stand alone" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("seeds", ["1000000000", "\u00b2", "9" * 5000, "1,\u00b2", "-1", "0", ""])
+def test_sampling_seeds_that_cannot_be(seeds: str):
+    """One line each, before anything is loaded: no list of a billion, no superscript taken for a digit."""
+    result = CliRunner().invoke(app, ["eval", "builtin:tiny", f"--seeds={seeds}"])
+    assert isinstance(result.exception, ConfigError)
+    assert "--seeds" in str(result.exception)
+    assert len(str(result.exception)) < 250

@@ -31,6 +31,8 @@ from unspoken.tasks.segment import Rule
 from unspoken.tasks.source import Splits
 from unspoken.tasks.styles import FIELDS, Style, advice, restyled
 
+_LATEX: tuple[Style, ...] = ("math", "openr1", "metamath")
+"""Styles whose answers are LaTeX."""
 _PLAIN = ("question", "answer", *REASONING, *OPTIONS, *ANSWERS)
 
 
@@ -129,7 +131,7 @@ class Files:
 
     def score(self, example: Example, text: str) -> Score:
         """Strict and flexible score, by the config's kind of answer; rows of MATH are LaTeX, of which a number is some."""
-        numbers = score_math if self.config.style == "math" else score_number
+        numbers = score_math if self.config.style in _LATEX else score_number
         rules = {"number": numbers, "text": score_text, "letter": score_letter}
         return rules[self.config.answer](example, text)
 
