@@ -37,7 +37,7 @@ def remarks(task: Task, split: Split, *, all_of_it: bool = False) -> list[str]:
     if own:
         told += unread(examples, split)
     if getattr(task, "answers", None) == "number":
-        told += no_numbers(examples, split)
+        told += no_numbers(examples, split, own)
         told += other_ends(examples, split) if own or all_of_it else []
     return told
 
@@ -75,14 +75,15 @@ def repeated(examples: Iterable[Example], split: Split, *, all_of_it: bool = Tru
     return [f"{rows} a question, with the same answer"] if again and all_of_it else []
 
 
-def no_numbers(examples: Sequence[Example], split: Split) -> list[str]:
-    """Reference answers that are no number, where answers are compared as numbers."""
+def no_numbers(examples: Sequence[Example], split: Split, own: bool = True) -> list[str]:
+    """Reference answers that are no number, where answers are compared as numbers; `own` rows may be of another kind."""
     bad = [example for example in examples if _decimal(example.answer) is None]
     if not bad:
         return []
     rows = f"the answer of {len(bad)} of {len(examples)} {split} rows is no number"
     first = f"first {bad[0].id}: {_short(bad[0].answer)}"
-    return [f"{rows} ({first}), and answers are compared as numbers; for words or letters: task.answer=text or letter"]
+    hint = "; for words or letters: task.answer=text or letter" if own else ""
+    return [f"{rows} ({first}), and answers are compared as numbers{hint}"]
 
 
 def other_ends(examples: Sequence[Example], split: Split) -> list[str]:
