@@ -73,6 +73,10 @@ def test_a_run_that_stopped_early_is_asked_with_the_latents_of_its_stage(make, t
     assert {r.latents for r in report.records} == {2}
     assert report.model["latents"] == 2
 
+    with pytest.warns(UserWarning, match="of stage 1"):
+        told = evaluate(unspoken.load(run), make_task(RunDir(run).config().task), "test", limit=1, explain=True).records[0]
+    assert told.expected == told.steps[:1]  # its one group stands for the first step, not for all of them
+
     unspoken.export(run, tmp_path / "exported")
     with pytest.warns(UserWarning, match="of stage 1"):
         assert unspoken.load(tmp_path / "exported").latents == 2

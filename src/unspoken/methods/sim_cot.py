@@ -166,8 +166,15 @@ class SimCot(nn.Module):
         return replace(row, targets=tuple(targets))
 
     def expected(self, example: Example, groups: int) -> tuple[str | None, ...]:
-        """What each of so many thought groups stands for at the end of training; None for a group without a step."""
-        covers = self.method.layout(example, self.curriculum().last, Random(0)).covers
+        """What each of so many thought groups stands for; None for a group without a step.
+
+        At the end of training; or, where that has another number of groups, at the stage that has this one.
+        """
+        curriculum = self.method.curriculum()
+        stage = curriculum.last
+        if stage.groups not in (None, groups):
+            stage = next((phase.stage for phase in curriculum.phases if phase.stage.groups == groups), stage)
+        covers = self.method.layout(example, stage, Random(0)).covers
         numbers_G = align(covers, groups, self.config.surplus, self.config.missing)
         return tuple("\n".join(example.steps[i].strip() for i in numbers) or None for numbers in numbers_G)
 
