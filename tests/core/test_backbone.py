@@ -116,7 +116,7 @@ def test_lora_merged_equals_adapted(family: str):
     trained = {name for name, p in backbone.lm.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_" in name or "trainable_tokens" in name for name in trained)
-    torch.testing.assert_close(logits(backbone, [5, 6, 7]), before)
+    torch.testing.assert_close(logits(backbone, [5, 6, 7])[..., : markers.bot], before[..., : markers.bot])
     with torch.no_grad():
         for name, p in backbone.lm.named_parameters():
             if name in trained:
@@ -209,3 +209,45 @@ def test_a_mask_of_columns_becomes_the_mask_of_pairs_that_transformers_would_mak
     torch.testing.assert_close(got[mask.bool()], want[mask.bool()])
     backbone.lm._takes_pairs = False
     assert pairs_mask(backbone.lm, mask, embeds) is mask
+
+
+@pytest.mark.parametrize("by", ["lora", "rows"])
+@pytest.mark.parametrize("family", ["llama", "phi"])  # phi's head has a bias
+def test_new_tokens_leave_a_frozen_head_its_probabilities(family: str, by: str, monkeypatch: pytest.MonkeyPatch):
+    """As copies of "<<" that never part from it they would take three quarters of its probability."""
+    monkeypatch.setitem(backbones.ARCHS, "phi", {**backbones.ARCHS["llama"], "model_type": "phi"})
+    backbone = backbones.backbone(family, tie_word_embeddings=False)
+    markers, (opens,) = add_markers(backbone, "<<"), backbone.encode("<<")
+    head = backbone.lm.get_output_embeddings()
+    if head.bias is not None:
+        torch.nn.init.normal_(head.bias)
+    assert torch.equal(head.weight[markers.bot], head.weight[opens])  # as released, where the head trains
+    others = head.weight.detach().clone()
+    if by == "lora":
+        backbone.adapt(LoraSettings(r=3), markers.ids)
+    else:
+        backbone.train_rows(markers.ids)
+    assert torch.equal(head.weight[: markers.bot], others[: markers.bot])
+    assert not head.weight.requires_grad
+    states = torch.cat([torch.randn(50, 32) * 5, 20 * head.weight[opens][None] / head.weight[opens].norm()])
+    with torch.no_grad():
+        chance = backbone.logits(states).softmax(dim=1)
+    assert float(chance[:, list(markers.ids)].max()) <= 1 / backbone.vocabulary
+    assert float(chance[-1, opens]) > 0.9
+
+
+def test_a_head_that_knows_its_tokens_stays():
+    """Rows that are no copies, as of a run that has trained its markers, are left as they are; a tied head trains."""
+    backbone = backbones.backbone("llama")
+    markers = add_markers(backbone)
+    head = backbone.lm.get_output_embeddings().weight
+    with torch.no_grad():
+        head[list(markers.ids)] += torch.randn(3, 32)
+    before = head.detach().clone()
+    backbone.adapt(LoraSettings(r=3), markers.ids)
+    assert torch.equal(head, before)
+    tied = backbones.backbone("qwen3")
+    markers = add_markers(tied)
+    before = tied.lm.get_input_embeddings().weight.detach().clone()
+    tied.adapt(LoraSettings(r=3), markers.ids)
+    assert torch.equal(tied.plain().get_input_embeddings().weight, before)

@@ -17,6 +17,7 @@ from unspoken.core.latents import Edited, Recurrence
 from unspoken.core.layout import IGNORE, Row, collate
 from unspoken.core.sampling import Speaking
 from unspoken.errors import DataError
+from unspoken.methods import make_method
 
 GREEDY = Speaking(max_new_tokens=24)
 SAMPLED = Speaking(max_new_tokens=24, temperature=1.0, seed=3)
@@ -199,3 +200,20 @@ def test_time_is_taken_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch):
     base = backbones.backbone()
     rows = [Row(ids=(5, 6, 7), labels=(IGNORE,) * 3, start=3, latents=0)] * 3
     assert [answer.seconds for answer in engine.generate(base, rows, None, Speaking(max_new_tokens=2))] == [2.0] * 3
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_holds_no_nan(attention: str):
+    """The token that pads has a row that is no number: rows of unlike length answer as alone, and learn."""
+    base = backbones.backbone("llama")
+    base.lm.set_attn_implementation(attention)
+    method: Any = make_method({"name": "coconut"}, base).eval()
+    questions = ["Ann has 3 figs.", "Ann has 18 figs. She doubles her figs, then eats 2. How many figs has Ann?"]
+    rows = [method.prompt(q) for q in questions]
+    assert not any(0 in row.ids for row in rows)
+    with torch.no_grad():
+        base.lm.get_input_embeddings().weight[0] = float("nan")
+    together = think(base, rows, method.source())
+    for i, row in enumerate(rows):
+        alone = think(base, [row], method.source()).latents_BKD[0]
+        torch.testing.assert_close(together.latents_BKD[i], alone, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import backbones
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from unspoken.core import fast_linear
-from unspoken.core.fast_linear import quicken, use_dtype
+from unspoken.core.fast_linear import look_again, quicken, use_dtype
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
 
@@ -108,3 +110,61 @@ def test_a_model_has_its_precision():
         ConfigError, match="needs linear layers in float32 on the CPU, and this model has none; use bfloat16"
     ):
         quicken(nn.Sequential(nn.Linear(4, 4)), eight_bits=True)
+
+
+@pytest.mark.parametrize("eight", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["fused", "data", "one weight", "swapped rows", "bias", "assigned", "replaced", "moved"])
+def test_no_write_goes_unseen(kind: str, eight: bool, how: str):
+    """PyTorch does not count all of them: fused optimizers, `.data`, memory that is given out again."""
+    slow, fast = pair(kind, eight_bits=eight)
+    layer: Any = fast[0]
+    x = torch.randn(8, 160)
+    with torch.inference_mode():
+        fast(x)
+    if how == "fused":
+        layer.weight.grad, layer.bias.grad = torch.randn_like(layer.weight), torch.randn_like(layer.bias)
+        torch.optim.AdamW(layer.parameters(), lr=0.05, fused=True).step()
+    elif how == "data":
+        layer.weight.data.mul_(0.5)
+    elif how == "one weight":  # seen where answers begin
+        layer.weight.data[7, 9] += 3.0
+    elif how == "swapped rows":
+        layer.weight.data[[5, 7]] = layer.weight.data[[7, 5]]
+    elif how == "bias":
+        layer.bias.data.add_(1.0)
+    elif how == "assigned":
+        layer.load_state_dict({key: value * 0.5 for key, value in layer.state_dict().items()}, assign=True)
+    elif how == "replaced":
+        layer.weight = nn.Parameter(layer.weight.detach() * 0.5)
+    else:  # there and back, into memory that may be the same
+        layer.to(torch.bfloat16).to(torch.float32)
+    slow.load_state_dict(fast.state_dict())
+    if eight:
+        quicken(slow, eight_bits=True)
+    look_again()
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(x), slow(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_answers_with_its_present_weights():
+    """Trained by a fused optimizer, or written through `.data`, between two calls of one loaded model."""
+    import unspoken
+
+    model, again = (unspoken.load("builtin:tiny", device="cpu") for _ in range(2))
+    questions = ["Ann has 18 figs. She doubles her figs. How many figs has Ann?"] * 8
+    first = model.answer(questions)
+    parameters: list[Any] = list(model.method.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer = torch.optim.AdamW(parameters, lr=0.05, fused=True)
+    for write in ("fused", "data"):
+        if write == "fused":
+            for p in parameters:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+        else:
+            parameters[3].data[5] += 1.0
+        again.method.load_state_dict(model.method.state_dict())  # pyright: ignore[reportAttributeAccessIssue]
+        want = again.think(questions).latents_BKD
+        assert torch.equal(model.think(questions).latents_BKD, want)
+        assert [a.tokens for a in model.answer(questions)] == [a.tokens for a in again.answer(questions)]
+    assert first[0].tokens != model.answer(questions)[0].tokens

@@ -21,6 +21,7 @@ from unspoken.core.seats import Request
 from unspoken.core.slots import covered
 from unspoken.core.stopping import Judge, Stopping
 from unspoken.errors import ConfigError
+from unspoken.methods import make_method
 
 
 @pytest.mark.parametrize("family", backbones.ARCHS)
@@ -282,3 +283,29 @@ def test_prompted_thoughts_are_made_for_many_at_once():
     assert [a.passes for a in got] == [a.passes for a in want]
     assert sum(asked) == len(rows)
     assert len(asked) <= len(rows) // 8 + 1
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("graphs", [None, True])
+def test_what_a_slot_held_is_gone(bad: str, graphs: bool | None):
+    """A request whose numbers overflowed leaves nothing behind: a masked NaN is one still, times a weight of 0."""
+    base = backbones.backbone("llama")
+    method: Any = make_method("cot", base).eval()
+    with torch.no_grad():
+        base.lm.get_input_embeddings().weight[base.encode("9")[0]] = float(bad)
+    ill = method.prompt("9 pens Ann has 3 pens and buys 4 more. She then doubles")
+    well = [method.prompt(text) for text in ("Ann has", "Ann has 3 pens and buys 4", "Bob has 2 figs. How many?")]
+    speaking = Speaking(max_new_tokens=8)
+    alone = Queue(base, None, slots=1)
+    want = [alone.done[n].tokens for n in alone.run([Request(row=row, speaking=speaking) for row in well])]
+    queue = Queue(base, None, slots=2, graphs=graphs)
+    queue.submit(Request(row=ill, speaking=Speaking(max_new_tokens=2)))
+    while not queue.idle:
+        queue.step()
+    several = [queue.submit(Request(row=row, speaking=speaking)) for row in well]
+    ills = queue.submit(Request(row=ill, speaking=Speaking(max_new_tokens=3)))  # beside and between them, too
+    several += [queue.submit(Request(row=row, speaking=speaking)) for row in well]
+    while not queue.idle:
+        queue.step()
+    assert ills in queue.done
+    assert [queue.done[n].tokens for n in several] == want * 2

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from unspoken.core.backbone import BackboneConfig, load_backbone
 from unspoken.core.engine import unroll
 from unspoken.core.layout import Batch
+from unspoken.core.precision import circumstances
 from unspoken.core.prefix_cache import PrefixCache
-from unspoken.core.state_cache import StateCache, config_hash, version, weights_hash
+from unspoken.core.state_cache import StateCache, Watch, config_hash, weights_hash
 from unspoken.core.tokens import add_tokens
 
 
@@ -60,7 +61,8 @@ class Assistant(nn.Module):
         self._prefixes = PrefixCache(self.backbone.lm, prefix_gigabytes) if self.frozen and prefix_gigabytes else None
         self._folder = cache
         self._keeps = False
-        self._hash: tuple[Any, str] | None = None
+        self._watch = Watch(self.backbone.lm)
+        self._hash = ""
         self._cache: StateCache | None = None
 
     @property
@@ -71,16 +73,17 @@ class Assistant(nn.Module):
     @property
     def hash(self) -> str:
         """Of its weights; taken again when they have changed."""
-        seen = version(self.backbone.lm)
-        if self._hash is None or self._hash[0] != seen:
-            self._hash = (seen, weights_hash(self.backbone.lm))
-        return self._hash[1]
+        if self._watch.changed():
+            self._hash = weights_hash(self.backbone.lm)
+        return self._hash
 
     def train(self, mode: bool = True) -> Assistant:
         """A frozen assistant never drops out, and keeps its states once training is under way."""
         super().train(mode and not self.frozen)
         self.training = mode
         self._keeps = self._keeps or (mode and self.frozen)
+        for part in (self._watch, *([self._prefixes] if self._prefixes else [])) if mode else ():
+            part.look_again()
         return self
 
     def states(self, batch: Batch, initial_KA: Tensor | None = None, chains: int = 1) -> Tensor:
@@ -126,7 +129,8 @@ class Assistant(nn.Module):
         model = f"{self.hash}-{config_hash(self.backbone.lm)}"
         if self._cache is None or self._cache.folder.name != model:
             self._cache = StateCache(str(self._folder), model)
-        keys = _keys(batch, None if initial_KA is None else initial_KA[:chains])
+        way = circumstances(self.backbone.lm, batch.ids_BT.device.type)
+        keys = _keys(batch, None if initial_KA is None else initial_KA[:chains], way)
         found = self._cache.find(keys)
         B, K = len(batch), int(batch.latents_B.max())
         absent_n = np.array([b for b in range(B) if any(states is None for states in found[b::B])], dtype=np.int64)
@@ -182,14 +186,14 @@ class _Initial:
         return one_by_one[:, None].expand(-1, int(batch.latents_B.max()), -1)
 
 
-def _keys(batch: Batch, initial_KA: Tensor | None) -> list[str]:
-    """What a row's states depend on besides the assistant: its tokens, its slots, what these hold."""
+def _keys(batch: Batch, initial_KA: Tensor | None, way: str) -> list[str]:
+    """What a row's states depend on besides the assistant: its tokens, its slots, what these hold, how it is run."""
     ids_BT = batch.ids_BT.cpu().numpy()
     held = [b""] if initial_KA is None else [row.tobytes() for row in initial_KA.detach().float().cpu().numpy()]
     keys = []
     for vector in held:
         for b, length in enumerate(batch.lengths_B):
-            place = f"{length} {batch.starts_B[b]} {batch.latents_B[b]} {ids_BT.dtype} "
+            place = f"{length} {batch.starts_B[b]} {batch.latents_B[b]} {ids_BT.dtype} {way} "
             digest = hashlib.blake2b(place.encode() + ids_BT[b, :length].tobytes() + vector, digest_size=16)
             keys.append(digest.hexdigest())
     return keys

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -27,7 +29,9 @@ from unspoken.core.checkpointing import recomputing
 from unspoken.core.checks import readable
 from unspoken.core.config import STRICT
 from unspoken.core.encodings import Encodings
-from unspoken.core.lm import layer_list
+from unspoken.core.fast_linear import look_again
+from unspoken.core.lm import layer_list, part_from_copies
+from unspoken.core.precision import adapter_parameters, is_low
 from unspoken.core.pretrained import (
     GIVE,
     check_place,
@@ -40,6 +44,9 @@ from unspoken.core.pretrained import (
 from unspoken.core.seal import changed
 from unspoken.core.ways import columns_limit, new_cache, ways_of
 from unspoken.errors import BackboneError, ConfigError
+
+ADAPTER = "adapter.safetensors"
+"""Beside a merged model, its adapter alone (`core/adapters.py`)."""
 
 BUILTIN = "builtin:"
 """Prefix of the models that ship inside the package, e.g. "builtin:tiny"."""
@@ -67,7 +74,7 @@ class BackboneConfig:
     arch: dict[str, Any] | None = None  # a transformers config ({"model_type": "llama", ...}) for random weights
     tokenizer: str | None = None  # hub id or folder; None = the one beside `path`
     lora: LoraSettings | None = None  # None = every weight trains
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of what does not train: what trains is kept in float32
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
     def __post_init__(self) -> None:
@@ -104,6 +111,7 @@ class Backbone(nn.Module):
     def __init__(self, lm: PreTrainedModel, tokenizer: Any) -> None:
         super().__init__()
         self.lm: Any = lm
+        self._settings: dict[str, Any] = {}  # how; see `adapt` and `train_rows`
         self._peft: Any
         object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
         self.tokenizer = tokenizer
@@ -224,6 +232,7 @@ class Backbone(nn.Module):
 
     def new_cache(self, columns: int = 0, branched: bool = False) -> Any:
         """An empty cache of the kind this model needs; see `core/ways.py`."""
+        look_again()
         return new_cache(self.lm, columns, branched, checkpointing=self.checkpointing)
 
     def step(
@@ -307,6 +316,9 @@ class Backbone(nn.Module):
         real: np.ndarray | None = None,
         **more: Any,
     ) -> Any:
+        if cache is None:
+            look_again()
+        embeds_BTD = embeds_BTD.to(self.lm.get_input_embeddings().weight.dtype)
         with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
             return packing.forward(self.lm, embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real, **more)
 
@@ -351,6 +363,7 @@ class Backbone(nn.Module):
         """Freeze the base model and add LoRA; the rows of `trained_tokens` in the embedding train in full."""
         from peft import LoraConfig, get_peft_model
 
+        part_from_copies(self.lm, trained_tokens)
         config = LoraConfig(
             r=lora.r,
             lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
@@ -365,24 +378,54 @@ class Backbone(nn.Module):
         except (ValueError, TypeError) as error:
             raise ConfigError(f"LoRA cannot be added: {str(error).splitlines()[0]}; check r, alpha and targets") from error
         object.__setattr__(self, "_peft", adapted)
+        self._settings = {"lora": asdict(lora), "tokens": list(trained_tokens)}
 
     def train_rows(self, tokens: tuple[int, ...]) -> None:
         """Freeze the base model, all but the rows of some tokens in the embedding (and in a head tied to it)."""
         from peft import TrainableTokensConfig, get_peft_model
 
+        part_from_copies(self.lm, tokens)
         config = TrainableTokensConfig(token_indices=list(tokens), task_type="CAUSAL_LM")
         object.__setattr__(self, "_peft", get_peft_model(self.lm, config))
+        self._settings = {"lora": None, "tokens": list(tokens)}
+
+    @property
+    def adapted(self) -> bool:
+        """It trains by LoRA, or by rows."""
+        return self._peft is not None
 
     def plain(self) -> PreTrainedModel:
-        """The causal LM with any LoRA merged into a copy; the model itself where there is none."""
+        """The causal LM with any LoRA merged into a copy; the model itself where there is none.
+
+        Where the base model is coarser than fp32 the copy is fp32, and in host memory: merged into bf16, small updates would
+        be rounded away.
+        """
         if self._peft is None:
             return self.lm
-        return copy.deepcopy(self._peft).merge_and_unload()
+        known: dict[int, Any] = {}  # copies that are there already
+        if is_low(self.lm.dtype):
+            known = {id(p): nn.Parameter(p.detach().cpu().float()) for p in self._peft.parameters()}
+            known |= {id(b): b.detach().cpu() for b in self._peft.buffers()}
+        return copy.deepcopy(self._peft, known).merge_and_unload()
+
+    def fold(self) -> None:
+        """Merge any LoRA into the model for good; one coarser than fp32 becomes fp32."""
+        if self._peft is not None:
+            device = self.device
+            self.lm = self.plain().to(device)  # pyright: ignore[reportArgumentType]
+            object.__setattr__(self, "_peft", None)
 
     def save(self, folder: Path) -> None:
-        """Write the plain model and its tokenizer as an ordinary Hugging Face folder (safetensors)."""
+        """Write the plain model and its tokenizer as an ordinary Hugging Face folder (safetensors).
+
+        An adapter of a base model coarser than fp32 is also written by itself (`core/adapters.py`).
+        """
         with _no_bars():
             self.plain().save_pretrained(folder)
+        if self._peft is not None and is_low(self.lm.dtype):
+            kept = {name: p.detach().cpu().contiguous() for name, p in adapter_parameters(self.lm).items()}
+            about = {**self._settings, "dtype": str(self.lm.dtype).removeprefix("torch.")}
+            save_file(kept, str(folder / ADAPTER), metadata={"about": json.dumps(about), "format": "pt"})
         try:
             self.tokenizer.save_pretrained(folder)
         except Exception as error:  # its writer raises bare exceptions, a full disk included

@@ -180,7 +180,8 @@ class Loop:
         more_b = branch.lengths_B - shared_b if branch is not None else np.zeros_like(take_b)
         own_bW, branch_bW, positions_bW = place(take_b, more_b, self.cursor_b, shared_b)
         embeds_bWD = self._inputs(take_b, own_bW, positions_bW)
-
+        if not (real_bW := own_bW | branch_bW).all():  # NaN shows through a mask: padding holds what its row holds anyway
+            embeds_bWD = torch.where(self._device(real_bW)[:, :, None], embeds_bWD, embeds_bWD[:, :1])
         first_column = self.mask_bS.shape[1]
         note_columns(self.columns_BT, self.index_b, own_bW, positions_bW, first_column - self.recalled)
         if self.branch_columns_BT is not None and branch is not None:
@@ -205,7 +206,7 @@ class Loop:
         if branch is not None:
             behind_b = np.where(branch.watch_B < shared_b, branch.watch_B, take_b + branch.watch_B - shared_b)
             branch_watch_b = np.where(branch.watch_B >= 0, behind_b, -1)
-        real = own_bW | branch_bW if self.keep_hidden and not self.backbone.checkpointing else None
+        real = real_bW if self.keep_hidden and not self.backbone.checkpointing else None
         if unpadded:
             real, self.cache.final = own_bW, self.speaking is None and bool((take_b == self.length_b - self.cursor_b).all())
             self.cache.branches = (own_bW, branch_bW, positions_bW, shared_b) if branch is not None else None

@@ -3,9 +3,10 @@
 PyTorch's plain layers read their weights in a layout that costs up to twice the time when few rows are fed, which is what
 thinking and speaking do (docs/speed/answering.md has the figures). `quicken` swaps the class of a model's linear
 layers; a layer then keeps a second copy of its weights in the layout of oneDNN, made when it is first used without
-gradients, and made again when the weights have changed. With gradients, under autocast, for one to three rows of float32
-(which are faster as they are), and on other devices, the layer is what it was. `eight_bits` rounds the copy, per output
-channel, and rounds what is fed to it, per call: answers are then near those of float32, not equal.
+gradients, and made again when the weights have changed. Not every write is counted (`core/weights.py`), so in every call a
+few weights are looked at, and all of them once per batch of answers (`look_again`). With gradients, under autocast, for one
+to three rows of float32 (which are faster as they are), and on other devices, the layer is what it was. `eight_bits` rounds
+the copy, per output channel, and rounds what is fed to it, per call: answers are then near those of float32, not equal.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -13,6 +14,8 @@ Shapes: N rows, I inputs, O outputs.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,11 +23,48 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from unspoken.core.weights import seal, version
 from unspoken.errors import ConfigError
 
 _FEW_ROWS = {torch.float32: 4, torch.bfloat16: 1}  # fewer are faster without a copy
 _SMALL = 2**14  # weights; below, a call costs more than its arithmetic
-_COPIES: WeakKeyDictionary[nn.Module, tuple[Any, Any]] = WeakKeyDictionary()  # layer -> (state of its weights, copy)
+_COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()
+_LOOKS = count(1)
+_look = 0  # number of the batch of answers under way
+
+
+@dataclass
+class _Copy:
+    """A layer's weights in the layout it uses.
+
+    Attributes:
+        made: what they were made of, see `version`.
+        spots: a few of the layer's weights, as they are now.
+        were: the same, as they were.
+        seal: of the weights they were made of.
+        look: in which batch of answers the seal was last held against the weights.
+    """
+
+    made: Any
+    spots: Tensor
+    were: Tensor
+    seal: list[int]
+    look: int
+    weights: Any
+
+    def holds(self, made: Any, tensors: list[Tensor]) -> bool:
+        """Whether the layer's weights are still the same."""
+        if self.made != made or not torch.equal(self.spots, self.were):
+            return False
+        if self.look != _look and self.seal == seal(tensors):
+            self.look = _look
+        return self.look == _look
+
+
+def look_again() -> None:
+    """Answers begin: before a copy is used again, its weights are looked at."""
+    global _look
+    _look = next(_LOOKS)
 
 
 def quicken(lm: nn.Module, *, eight_bits: bool = False) -> int:
@@ -64,6 +104,9 @@ def use_dtype(method: Any, dtype: str | None) -> None:
     if dtype not in (None, "float32", "bfloat16", "int8"):
         raise ConfigError(f"unknown dtype {dtype!r}; known: float32, bfloat16, int8")
     if dtype is not None:
+        for module in list(method.modules()):  # rounded by itself, an adapter would be another model's
+            if callable(fold := getattr(module, "fold", None)):
+                fold()
         method.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     quicken(method.backbone.lm, eight_bits=dtype == "int8")
 
@@ -98,13 +141,14 @@ def _usual(layer: Any, x: Tensor, few: int = 1) -> bool:
 
 def _copy(layer: Any, eight_bits: bool, weight_OI: Tensor) -> Any:
     """The layer's weights in the layout it uses, made anew when they have changed."""
-    state = (layer.weight.data_ptr(), layer.weight._version, eight_bits)
-    known = _COPIES.get(layer)
-    if known is None or known[0] != state:
+    tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    made, known = (eight_bits, version(tensors)), _COPIES.get(layer)
+    if known is None or not known.holds(made, tensors):
         with torch.inference_mode(False), torch.no_grad():
-            known = (state, _rounded(weight_OI, layer.bias) if eight_bits else laid_out(weight_OI, 32))
-        _COPIES[layer] = known
-    return known[1]
+            weights = _rounded(weight_OI, layer.bias) if eight_bits else laid_out(weight_OI, 32)
+            spots = layer.weight.detach()[:: max(len(layer.weight) // 4, 1), :: max(layer.weight.shape[1] // 4, 1)]
+            known = _COPIES[layer] = _Copy(made, spots, spots.clone(), seal(tensors), _look, weights)
+    return known.weights
 
 
 def _rounded(weight_OI: Tensor, bias_O: Tensor | None) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -107,6 +107,39 @@ def fuse_activations(lm: nn.Module, fused: bool = True) -> None:
         for name, child in module.named_children():
             if type(child) is other and getattr(child, "approximate", "tanh") == "tanh":
                 setattr(module, name, mine(approximate="tanh") if fused else mine())
+
+
+@torch.no_grad()
+def part_from_copies(lm: Any, tokens: Iterable[int]) -> None:
+    """Let tokens whose row in a head of its own is a copy of another token's start from the mean of all rows instead.
+
+    Where the head does not train, the copies would share the other token's probability for good. The logit of a mean row is
+    the mean logit, so by Jensen's inequality its probability is at most 1 / V, whatever the state.
+    """
+    head, tokens = lm.get_output_embeddings(), list(tokens)
+    weight, bias = head.weight, getattr(head, "bias", None)
+    if weight is lm.get_input_embeddings().weight:
+        return  # tied: its rows train with the embedding's
+    alike = ((weight[:, 0] == weight[t, 0]).nonzero()[:, 0] for t in tokens)
+    copies = [t for t, rows in zip(tokens, alike, strict=True) if (weight[rows] == weight[t]).all(dim=1).sum() > 1]
+    for table in (weight, bias) if copies else ():
+        if table is not None:
+            kind = torch.promote_types(table.dtype, torch.float32)
+            others = table.sum(dim=0, dtype=kind) - table[copies].sum(dim=0, dtype=kind)
+            table[copies] = (others / (len(table) - len(copies))).to(table.dtype)
+
+
+def token_parameters(model: nn.Module) -> set[int]:
+    """`id`s of the parameters that hold a vector per token (or position): tables, and what peft trains of one.
+
+    A batch does not contain most tokens, so their vectors must not be changed by what befalls all, as weight decay does.
+    """
+    found = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        for name in ("trainable_tokens_delta", "lora_embedding_A"):  # some rows; LoRA of a table, a column per token
+            if isinstance(kept := getattr(module, name, None), nn.ParameterDict):
+                found |= {id(p) for p in kept.values()}
+    return found
 
 
 def attention_window(lm: Any) -> int | None:

@@ -19,11 +19,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from unspoken.core.body import Body
-from unspoken.core.state_cache import version
+from unspoken.core.precision import circumstances
+from unspoken.core.state_cache import Watch
 from unspoken.core.ways import Ways, ways_of
 
-Key = tuple[bytes, bool]
-"""Token ids, and whether they were read under autocast."""
+Key = tuple[bytes, str]
+"""Token ids, and the circumstances they were read in (`core/precision.py`)."""
 
 
 class PrefixCache:
@@ -35,16 +36,19 @@ class PrefixCache:
     """
 
     def __init__(self, lm: Any, gigabytes: float) -> None:
-        self._lm = lm
+        self._lm, self._watch = lm, Watch(lm)
         self._limit = int(gigabytes * 1e9)
         self._bytes = 0
         self._kept: OrderedDict[Key, Tensor] = OrderedDict()
         self._head: tuple[Key, Tensor] | None = None  # what all prompts so far begin with
-        self._version: Any = None
         self._fits = True  # all layers keep keys and values of one shape
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def look_again(self) -> None:
+        """See `Watch`."""
+        self._watch.look_again()
 
     @torch.no_grad()
     def read(self, body: Body, ids_BT: Tensor, lengths_B: np.ndarray) -> tuple[DynamicCache, int] | None:
@@ -56,17 +60,17 @@ class PrefixCache:
         """
         if not self._fits or body.window is not None or ways_of(body.lm) != Ways():
             return None
-        if self._version != (now := version(self._lm)):
+        if self._watch.changed():
             self._kept.clear()
-            self._bytes, self._head, self._version = 0, None, now
+            self._bytes, self._head = 0, None
         ids = [row[:length] for row, length in zip(ids_BT.cpu().numpy(), lengths_B, strict=True)]
-        autocast = torch.is_autocast_enabled(ids_BT.device.type)
-        keys: list[Key] = [(row.tobytes(), autocast) for row in ids]
+        way = circumstances(self._lm, ids_BT.device.type)
+        keys: list[Key] = [(row.tobytes(), way) for row in ids]
         found = {key: self._kept[key] for key in keys if key in self._kept}
         absent = {key: row for key, row in zip(keys, ids, strict=True) if key not in found}
         forwarded = 0
         if absent:
-            made, forwarded = self._forward(body, list(absent.values()), autocast)
+            made, forwarded = self._forward(body, list(absent.values()), way)
             if made is None:
                 self._fits = False
                 return None
@@ -75,10 +79,10 @@ class PrefixCache:
             self._keep(key, found[key])
         return _assembled(body, [found[key] for key in keys]), forwarded
 
-    def _forward(self, body: Body, rows: list[np.ndarray], autocast: bool) -> tuple[list[Tensor] | None, int]:
+    def _forward(self, body: Body, rows: list[np.ndarray], way: str) -> tuple[list[Tensor] | None, int]:
         """Read rows behind what all prompts begin with; keys and values of each, and the positions this took."""
         alike, known = rows, None
-        if self._head is not None and self._head[0][1] == autocast:
+        if self._head is not None and self._head[0][1] == way:
             head = np.frombuffer(self._head[0][0], dtype=rows[0].dtype)
             alike = [head, *rows]
             known = self._head[1][..., : _common(alike), :]
@@ -86,7 +90,7 @@ class PrefixCache:
         own_nW = np.arange(max(map(len, rows)) - first)[None, :] < np.array([len(row) - first for row in rows])[:, None]
         cache = _assembled(body, [known] * len(rows)) if known is not None and first else body.new_cache()
         if own_nW.size:
-            ids_nW = np.zeros(own_nW.shape, dtype=np.int64)
+            ids_nW = np.full(own_nW.shape, rows[0][0], dtype=np.int64)  # padding: a token that is read anyway
             ids_nW[own_nW] = np.concatenate([row[first:] for row in rows])
             mask_nS = np.concatenate([np.ones((len(rows), first), dtype=bool), own_nW], axis=1)
             positions_nW = np.where(own_nW, first + np.arange(own_nW.shape[1])[None, :], 0)
@@ -103,7 +107,7 @@ class PrefixCache:
         whole = torch.stack(parts, dim=1)  # [n, 2L, H, W, E]
         made = [whole[n][..., : len(row), :].contiguous() for n, row in enumerate(rows)]
         common = _common(alike)
-        self._head = ((rows[0][:common].tobytes(), autocast), made[0][..., :common, :].clone())
+        self._head = ((rows[0][:common].tobytes(), way), made[0][..., :common, :].clone())
         return [kv.cpu() for kv in made], int(own_nW.sum())
 
     def _keep(self, key: Key, kv: Tensor) -> None:

@@ -28,6 +28,7 @@ from unspoken.core.backbone import Backbone
 from unspoken.core.body import check_context
 from unspoken.core.engine import OnToken
 from unspoken.core.engine import sample as sample_batches
+from unspoken.core.fast_linear import look_again
 from unspoken.core.graphs import slots_of
 from unspoken.core.latents import Edit, Jacobi, Prompted, Source
 from unspoken.core.layout import Row, collate
@@ -94,6 +95,8 @@ class Queue:
             DataError: it and what it may speak do not fit into the model's context.
         """
         check_context(self.backbone, collate([request.row]), request.speaking.max_new_tokens)
+        if self.idle:
+            look_again()
         self.waiting.append((self._submitted, request))
         self._submitted += 1
         return self._submitted - 1
@@ -154,6 +157,7 @@ class Queue:
         self.seats.extend(new)
         if not new and 4 * (max(taken) + 1) >= 5 * len(taken) and max(taken) + 1 > len(taken):
             for seat, slot in zip([s for s in self.seats if s.slot >= len(taken)], free, strict=False):
+                self.slots.clear(slot)
                 self.slots.copy(seat.slot, slot, seat.cursor)
                 seat.slot = slot
 
@@ -174,6 +178,7 @@ class Queue:
         row, key = request.row, replace(request.speaking, max_new_tokens=1)
         if self.prefix and common_prefix([row], self.prefix) < len(self.prefix):
             self.prefix = ()  # the slot is overwritten from the start
+        self.slots.clear(slot, len(self.prefix))
         if key not in self._choosers:
             self._choosers[key] = Chooser(key, [])
         return Seat(

@@ -135,6 +135,7 @@ class SentenceEncoder(nn.Module):
         ids_NT = np.zeros(mask_NT.shape, dtype=np.int64)
         for row, ids in zip(ids_NT, texts, strict=True):
             row[: len(ids)] = ids
+            row[len(ids) :] = ids[0] if ids else 0  # padding is a token that is read anyway: NaN shows through a mask
         device = self._base.device
         ids, mask = torch.from_numpy(ids_NT).to(device), torch.from_numpy(mask_NT).to(device)
         if self.config.kind == "model":
@@ -185,7 +186,8 @@ class SentenceEncoder(nn.Module):
                 if self.body.config._attn_implementation == "eager":  # adds its mask
                     floor = torch.finfo(self.body.dtype).min
                     seen = torch.zeros(seen.shape, dtype=self.body.dtype, device=seen.device).masked_fill(~seen, floor)
-            states_NTH = _through(self.body, fed.pop("inputs_embeds"), attention_mask=seen, **fed).float()
+            states = fed.pop("inputs_embeds").to(self.body.dtype)
+            states_NTH = _through(self.body, states, attention_mask=seen, **fed).float()
         else:
             states_NTH = self.body(attention_mask=seen, **fed).last_hidden_state.float()
         return (states_NTH * mask_NT[:, :, None]).sum(dim=1) / mask_NT.sum(dim=1, keepdim=True)

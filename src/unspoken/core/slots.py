@@ -3,8 +3,9 @@
 A pass is one packed sequence: the columns of all its rows, one row behind the other, so that every linear layer computes
 what is needed and nothing else. Only attention asks which column is whose. It is a function of ours that transformers
 calls for every layer (`AttentionInterface`): a slot holds the keys and values of one row, the value of position p in
-column p, and a row sees the columns up to its own. Memory is allocated once, not concatenated in every pass; a slot is
-taken over by the next row as it is, and what a row fed in vain is forgotten by moving its cursor back.
+column p, and a row sees the columns up to its own. Memory is allocated once, not concatenated in every pass; a slot is set
+to zero when the next row takes it, since an infinity or NaN would show through any mask. What a row fed in vain is
+forgotten by moving its cursor back.
 
 Families with standard attention are covered; `covered` finds out by comparing numbers, so that one with a bias, a cap or
 a window of its own goes through `core/engine.py` instead.
@@ -90,6 +91,7 @@ class Slots(Cache):
         self.rows, self.columns = rows, columns
         self.keys: list[Tensor] = []  # per layer [R, G, S, E]
         self.values: list[Tensor] = []
+        self._written = [0] * rows  # columns of each slot that have held something
         self._places: tuple[Tensor, Tensor] | None = None  # slot and column of each packed column
         self._groups: list[Group] = []
         self.steady: Any = None  # passes that are made at fixed addresses (core/graphs.py)
@@ -130,6 +132,17 @@ class Slots(Cache):
         """Put the first columns of one slot into others."""
         for tensor in (*self.keys, *self.values):
             tensor[targets, :, :columns] = tensor[source, :, :columns].clone()
+        for slot in range(self.rows)[targets] if isinstance(targets, slice) else (targets,):
+            self._written[slot] = max(self._written[slot], columns)
+
+    def clear(self, slot: int, first: int = 0) -> None:
+        """Forget what a slot holds from a column on: a masked NaN would still be one, times a weight of 0."""
+        # In a steady pass a slot that feeds nothing writes into its last column.
+        end = self.columns if self.steady is not None else self._written[slot]
+        if first < end:
+            for tensor in (*self.keys, *self.values):
+                tensor[slot, :, first:end] = 0
+        self._written[slot] = min(self._written[slot], first)
 
     def plan(self, places: tuple[Tensor, Tensor], groups: list[Group]) -> None:
         """Where the columns of the next pass go (slot and column of each), and what they see."""
@@ -191,6 +204,8 @@ class Slots(Cache):
         slots = torch.tensor([s.slot for s in segments for _ in range(s.width)], device=like.device)
         columns = torch.tensor([p for s in segments for p in range(s.start, s.start + s.width)], device=like.device)
         self._places = slots, columns
+        for s in segments:
+            self._written[s.slot] = max(self._written[s.slot], s.start + s.width)
         single = next((i for i, s in enumerate(segments) if s.width > 1), len(segments))
         self._groups = [self._ones(segments[:single], like)] if single else []
         at, i = single, single

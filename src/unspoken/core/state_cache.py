@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unspoken.core.files import sweep, write_file
+from unspoken.core.weights import seal, version
 from unspoken.errors import TrainingError
 
 _PART = 64 << 20
@@ -41,9 +42,32 @@ def weights_hash(lm: Any) -> str:
     return digest.hexdigest()
 
 
-def version(lm: Any) -> Any:
-    """Something that differs once a weight has been changed in place or replaced; cheap."""
-    return tuple((p.data_ptr(), p._version) for p in lm.state_dict(keep_vars=True).values())
+class Watch:
+    """Tells whether a model's weights have changed.
+
+    Args:
+        lm: the model. What is written past PyTorch's count (`core/weights.py`) is seen after the next `look_again`.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        self._lm = lm
+        self._version: Any = None
+        self._seal: list[int] | None = None
+        self._sure = False
+
+    def look_again(self) -> None:
+        """Take no count for granted: training goes on after somebody may have done anything to the model."""
+        self._sure = False
+
+    def changed(self) -> bool:
+        """Whether they are others than when this was asked before; yes at first."""
+        tensors = list(self._lm.state_dict(keep_vars=True).values())
+        now = version(tensors)
+        if now == self._version and self._sure:
+            return False
+        sealed, before = seal(tensors), self._seal
+        self._version, self._seal, self._sure = now, sealed, True
+        return sealed != before
 
 
 def config_hash(lm: Any) -> str:
@@ -57,7 +81,7 @@ class StateCache:
 
     Args:
         folder: where the files of all models lie; "~" is the user's home.
-        model: the name of this model's own folder in it: `weights_hash` and `config_hash`.
+        model: the name of this model's own folder in it: `weights_hash` and `config_hash`. How it is run is for the keys.
 
     What has been put and not yet written is written when the object goes, at the latest when the interpreter ends.
     """

@@ -137,7 +137,13 @@ class StepDecoder(nn.Module):
         """Token ids -> what the decoder is fed; the base's embeddings are projected as the latents are."""
         if self.config.embeddings == "own":
             return self.lm.get_input_embeddings()(ids)
-        return self.project(self._base.embed(ids))
+        return self._enter(self._base.embed(ids))
+
+    def _enter(self, vectors: Tensor) -> Tensor:
+        """Vectors of the base model's input space -> the decoder's, in its own type: the base's may be another."""
+        kind = self.lm.get_input_embeddings().weight.dtype
+        weight = next(self.project.parameters(), None)
+        return self.project(vectors.to(kind if weight is None else weight.dtype)).to(kind)
 
     def new_cache(self, columns: int = 0, branched: bool = False) -> Any:
         """See `Backbone.new_cache`."""
@@ -182,7 +188,7 @@ class StepDecoder(nn.Module):
 
     def _fed(self, latents_MCD: Tensor, ids_MT: Tensor) -> Tensor:
         """Input embeddings: the latents (projected), then tokens."""
-        latents = self.project(latents_MCD)
+        latents = self._enter(latents_MCD)
         return torch.cat([latents, self.embed(ids_MT[:, latents.shape[1] :]).to(latents.dtype)], dim=1)
 
     def loss(self, latents_MCD: Tensor, targets: Sequence[tuple[int, ...]], weights_M: Tensor) -> Tensor:
@@ -225,7 +231,7 @@ class StepDecoder(nn.Module):
         said: list[list[int]] = []
         for part in latents_MCD.split(batch_size):
             batch = collate([Row(ids=(0,) * C, labels=(IGNORE,) * C, start=C, latents=0) for _ in part]).to(self.device)
-            fed = self.project(part)
+            fed = self._enter(part)
             speech = Loop(self, batch, None, embeds_BTD=fed, speaking=Speaking(max_new_tokens=max_tokens)).run()[1]
             said.extend(speech.tokens)
         return said

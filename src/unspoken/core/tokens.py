@@ -35,7 +35,8 @@ def add_tokens(backbone: Backbone, names: tuple[str, ...], like: str) -> tuple[i
     Args:
         backbone: grown in place where its embedding has too few rows (never shrunk: some families keep spare rows).
         names: the tokens' texts. They are plain, not "special", tokens, as in the released code.
-        like: new rows of embedding and head start as the mean of the rows of this text's tokens.
+        like: new rows of embedding and head start as the mean of the rows of this text's tokens. Where a head of its own
+            will not train, `Backbone.adapt` lets its new rows start elsewhere.
 
     Returns:
         The ids, in the order of `names`.

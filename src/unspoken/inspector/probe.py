@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unspoken.core.backbone import BackboneConfig
+from unspoken.core.backbone import BackboneConfig, resolve
 from unspoken.core.config import build, dump, override
+from unspoken.core.precision import kept_dtype
 from unspoken.errors import ConfigError
 from unspoken.inspector.gather import check_latents
 from unspoken.methods.base import Method
@@ -63,7 +64,9 @@ def probe_config(run: str | Path, task: str | None = None, overrides: Sequence[s
         "normalisation": "token",
     }
     config = {
-        "backbone": dump(BackboneConfig(path=str(run), dtype=was.backbone.dtype, attention=was.backbone.attention)),
+        "backbone": dump(
+            BackboneConfig(path=str(run), dtype=kept_dtype(resolve(str(run))), attention=was.backbone.attention)
+        ),
         "method": method,
         "task": dump(was.task) if task is None else {"name": task},
         "train": dump(train),

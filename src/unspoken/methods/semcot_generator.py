@@ -140,6 +140,8 @@ class SemCotGenerator(nn.Module):
         """A frozen base model never drops out."""
         super().train(mode)
         self.backbone.train(mode and not self.frozen)
+        if mode and self._prefixes is not None:
+            self._prefixes.look_again()
         return self
 
     @property

@@ -3,6 +3,7 @@
     run.json             resolved config, run id, data hashes, versions, hardware; re-runs the run
     metrics.jsonl        one JSON object per logged step or validation
     model/               an ordinary Hugging Face folder (LoRA merged) + method.safetensors: what the method adds to it
+                         (+ adapter.safetensors, see core/adapters.py)
     state/step-0000120/  what resuming needs: trained weights, optimizer, random states
     models/step-40/      models kept on the way (`train.keep_every`), each a run directory of its own
 
@@ -25,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from unspoken.core.adapters import restore
 from unspoken.core.backbone import BUILTIN, BackboneConfig, builtin, load_backbone
 from unspoken.core.config import build, dump, lookup
 from unspoken.core.fast_linear import use_dtype
@@ -39,6 +41,7 @@ from unspoken.core.files import (
     write_json,
     write_text,
 )
+from unspoken.core.precision import kept_dtype
 from unspoken.core.seal import SEAL, broken, model_info, sealed, state_info
 from unspoken.core.slots import covered
 from unspoken.core.stopping import STOP_HEAD, read_head
@@ -100,7 +103,8 @@ def _with_assistant(data: dict[str, Any], folder: Path) -> None:
     """Put the folder of a saved assistant into a dumped method config, wherever in it an assistant is configured."""
     for key, value in data.items():
         if key == "assistant" and isinstance(value, dict):
-            data[key] = {k: v for k, v in value.items() if k in ("dtype", "attention")} | {"path": str(folder)}
+            kept = {"path": str(folder), "dtype": kept_dtype(folder)}  # what was trained is kept in fp32
+            data[key] = {k: v for k, v in value.items() if k == "attention"} | kept
         elif isinstance(value, dict):
             _with_assistant(value, folder)
 
@@ -344,10 +348,13 @@ class RunDir:
             _with_assistant(data, folder / _ASSISTANT)
         try:
             trained = about["config"].get("backbone", {})
-            settings = {k: trained[k] for k in ("dtype", "attention") if k in trained}
-            backbone = load_backbone(BackboneConfig(path=str(folder), **settings))
+            settings = {k: trained[k] for k in ("attention",) if k in trained}
+            backbone = load_backbone(BackboneConfig(path=str(folder), dtype=kept_dtype(folder), **settings))
             words = len(backbone.tokenizer)
             method = make_method(data, backbone)
+            restore(backbone, folder)
+            if (assistant := _assistant(method)) is not None:
+                restore(assistant.backbone, folder / _ASSISTANT)
         except (BackboneError, ConfigError, SafetensorError, RuntimeError, OSError) as error:
             changed = broken(folder, "unspoken.json", model, without=unused)
             why = f"{changed}; " if changed else ""
@@ -371,6 +378,8 @@ class RunDir:
                     raise RunError(f"{folder / 'method.safetensors'}: {name} should be {tuple(tensor.shape)}, got {got}")
                 if not found[name].isfinite().all():
                     raise RunError(f"{folder / 'method.safetensors'}: {name} holds nan or inf; take another copy of the run")
+                if tensor.is_floating_point():
+                    tensor.data = tensor.data.to(found[name].dtype)  # as it was kept, whatever the base model's type
                 tensor.data.copy_(found[name])
         _check_assistant(method, model.get("assistant"), folder)
         self.check_model(without=unused)

@@ -38,7 +38,7 @@ class TrainConfig:
     decay_start: float = 0.0  # share of training after which the schedule begins to fall
     final_lr: float = 0.0  # where it ends, as a share of lr
     clip: float | None = 1.0  # largest gradient norm; None = no clipping
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer; so with a bf16 base
     activation_checkpointing: bool = False  # make activations again in the backward pass: less memory, about a third slower
     fused_activation: bool = True  # GPT-2's as one operator instead of seven: faster, the same but for rounding
     seed: int = 0
@@ -118,6 +118,11 @@ class RunConfig:
     train: TrainConfig
     speaking: Speaking = field(default_factory=Speaking)
     start: str | None = None  # a run of the same (inner) method whose own parts this one begins with: its projection, ...
+
+    @property
+    def low(self) -> bool:
+        """Losses are computed in bf16; what trains is kept in fp32 in any case (`core/precision.py`)."""
+        return self.train.precision == "bf16" or self.backbone.dtype == "bfloat16"
 
 
 def learning_rate(config: TrainConfig, step: int, total: int, restarted: int | None = None) -> float:

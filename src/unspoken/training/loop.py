@@ -26,8 +26,9 @@ from unspoken.core.curriculum import Stage
 from unspoken.core.encodings import Encodings
 from unspoken.core.graphs import release
 from unspoken.core.layout import collate
-from unspoken.core.lm import fuse_activations
+from unspoken.core.lm import fuse_activations, token_parameters
 from unspoken.core.marks import Metrics, add_metrics
+from unspoken.core.precision import computing
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.monitor import Monitor
@@ -145,7 +146,7 @@ class Training:
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         # Only matrices decay. Embedding rows do not either: rows that a batch does not contain would shrink for nothing.
-        tables = {id(m.weight) for m in self.method.modules() if isinstance(m, torch.nn.Embedding)}
+        tables = token_parameters(self.method)
         decays = [p for p in self.trained.values() if p.ndim > 1 and id(p) not in tables]
         rest = [p for p in self.trained.values() if p.ndim <= 1 or id(p) in tables]
         groups = [
@@ -227,10 +228,8 @@ class Training:
 
     def _loss(self, part: Any, counts: Mapping[str, np.ndarray]) -> LossReport:
         device = self.accelerator.device
-        if self.t.precision == "bf16":
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                return self.wrapped(part.to(device), counts)
-        return self.wrapped(part.to(device), counts)
+        with computing(device.type, self.config.low):
+            return self.wrapped(part.to(device), counts)
 
     # what is said and kept
 

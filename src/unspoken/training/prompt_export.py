@@ -29,6 +29,7 @@ from unspoken.core.config import build, dump
 from unspoken.core.files import check_new, write_folder
 from unspoken.core.latents import Prompted
 from unspoken.core.layout import collate
+from unspoken.core.precision import kept_dtype
 from unspoken.core.sampling import Speaking
 from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import ConfigError, RunError
@@ -105,7 +106,7 @@ class PromptEmbedder:
             raise RunError(
                 f"{folder} is no folder of `unspoken export --prompt-embeds`, or not a whole one: {error}; export again"
             ) from error
-        data = _placed(about["method"], str(folder / "assistant"))
+        data = _placed(about["method"], str(folder / "assistant"), kept_dtype(folder / "assistant"))
         method = make_method(data, Embeddings(table, tokenizer))  # pyright: ignore[reportArgumentType]
         wanted, found = own_state(method), load_tensors(folder / _METHOD)
         if {name: t.shape for name, t in wanted.items()} != {name: t.shape for name, t in found.items()}:
@@ -278,14 +279,14 @@ def _bare(data: dict[str, Any]) -> dict[str, Any]:
     return {k: never[k] if k in never else _bare(v) if isinstance(v, dict) else v for k, v in data.items()}
 
 
-def _placed(data: dict[str, Any], folder: str) -> dict[str, Any]:
-    """The settings with the assistant in its place."""
+def _placed(data: dict[str, Any], folder: str, dtype: str) -> dict[str, Any]:
+    """The settings with the assistant in its place, in the type that it is kept in."""
     placed = {}
     for key, value in data.items():
         if key == "assistant" and isinstance(value, dict):
-            placed[key] = {"path": folder, "dtype": value.get("dtype", "float32")}
+            placed[key] = {"path": folder, "dtype": dtype}
         else:
-            placed[key] = _placed(value, folder) if isinstance(value, dict) and key != "texts" else value
+            placed[key] = _placed(value, folder, dtype) if isinstance(value, dict) and key != "texts" else value
     return placed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unspoken.core.backbone import load_backbone
+from unspoken.core.precision import train_in_float32
 from unspoken.core.tokens import BOT, EOT, LATENT
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods import make_method
@@ -30,6 +31,7 @@ def build_method(config: RunConfig) -> Method:
     if config.backbone.lora is not None:
         known = backbone.tokenizer.get_vocab()
         backbone.adapt(config.backbone.lora, tuple(known[name] for name in (BOT, EOT, LATENT) if name in known))
+    train_in_float32(method)  # pyright: ignore[reportArgumentType]
     return method
 
 

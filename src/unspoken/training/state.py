@@ -55,7 +55,9 @@ def restore(
         state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if state:
             stays = () if fused else ("step",)
-            optimizer.state[p] = {k: v if k in stays else v.to(p.device) for k, v in state.items()}
+            # Averages are of the weights' type, which was the base model's in states of earlier versions.
+            kinds = {k: v.dtype if k == "step" else p.dtype for k, v in state.items()}
+            optimizer.state[p] = {k: v if k in stays else v.to(p.device, kinds[k]) for k, v in state.items()}
 
 
 def restore_random(tensors: Mapping[str, Tensor], process: int, device: torch.device) -> None:

@@ -15,6 +15,7 @@ from unspoken.core.curriculum import Stage
 from unspoken.core.example import Example
 from unspoken.core.layout import collate
 from unspoken.core.marks import Metrics, add_metrics
+from unspoken.core.precision import computing
 from unspoken.evaluation.evaluator import record_of
 from unspoken.methods.base import add_counts
 from unspoken.model import Model
@@ -93,7 +94,8 @@ class Validation:
         self.method.eval()
         try:
             for part in self.ranks.share(parts):
-                report = self.method(part.to(device), counts)
+                with computing(device.type, self.config.low):
+                    report = self.method(part.to(device), counts)
                 total += float(report.total)
                 metrics.append(report.metrics)
         finally:

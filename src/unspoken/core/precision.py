@@ -1,0 +1,71 @@
+"""Which numbers a model is kept in, and which it computes with while it trains.
+
+What trains is kept in fp32, whatever the base model's type: near 1.0 bf16 has steps of 2^-8, and an update of 1e-5 that is
+added to it is rounded away, step after step. What does not train may stay in bf16, at half the memory. See
+docs/decisions/018-precision.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def is_low(dtype: torch.dtype) -> bool:
+    """Whether a type of floating-point numbers is coarser than fp32."""
+    return dtype.is_floating_point and dtype.itemsize < 4
+
+
+def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What peft has added to a model and trains instead of it, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    own: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            parts = (getattr(module, name, None) for name in module.adapter_layer_names)
+            own |= {id(p) for part in parts if isinstance(part, nn.Module) for p in part.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) in own}
+
+
+def train_in_float32(method: nn.Module) -> None:
+    """Make fp32 of all that trains, in place: a language model as a whole where it does not train by adapters alone."""
+    for lm in method.modules():
+        if isinstance(lm, PreTrainedModel) and any(is_low(p.dtype) for p in lm.parameters()):
+            adapters = {id(p) for p in adapter_parameters(lm).values()}
+            if any(p.requires_grad and id(p) not in adapters for p in lm.parameters()):
+                lm.float()
+    for p in method.parameters():
+        if p.requires_grad and is_low(p.dtype):
+            p.data = p.data.float()
+
+
+def kept_dtype(folder: str | Path) -> Literal["float32", "bfloat16"]:
+    """The type that a folder's weights are kept in: bfloat16 if all of them are; float32 where there are none to look at."""
+    kinds: set[str] = set()
+    for file in Path(folder).glob("model*.safetensors"):
+        with contextlib.suppress(OSError, SafetensorError), safe_open(str(file), framework="pt") as opened:
+            tensors: Any = opened
+            kinds |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+    return "bfloat16" if kinds == {"BF16"} else "float32"
+
+
+@contextlib.contextmanager
+def computing(device: str, low: bool) -> Iterator[None]:
+    """Inside, matrices are multiplied in bf16 where `low`, whatever their own type (autocast)."""
+    with torch.autocast(device, dtype=torch.bfloat16) if low else contextlib.nullcontext():
+        yield
+
+
+def circumstances(lm: nn.Module, device: str) -> str:
+    """Everything about the way a model runs now that changes its states, besides weights, config and input."""
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    attention = getattr(getattr(lm, "config", None), "_attn_implementation", None)
+    return f"{device} autocast={autocast} attention={attention} products={torch.get_float32_matmul_precision()}"

@@ -1,0 +1,56 @@
+"""Whether weights are still those that something was made of: a copy in another layout, a cache of states.
+
+PyTorch counts what is written into a tensor (`Tensor._version`), and a tensor that is replaced lies elsewhere. Fused
+optimizers write without counting; once this module is imported, their steps are counted too. What is written through `.data`
+is never counted, and memory that was freed is given out again: so what must not be wrong also takes a `seal`, now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+def version(tensors: Iterable[Tensor]) -> Any:
+    """Something that differs once a tensor has been replaced or written to, but for what the module's text says; cheap."""
+    return tuple((t.data_ptr(), t.dtype, t._version) for t in tensors)
+
+
+@torch.no_grad()
+def seal(tensors: Iterable[Tensor]) -> list[int]:
+    """Two numbers per tensor, of its bits and their order. Everything is read twice, on its device."""
+    sums: dict[torch.device, list[Tensor]] = {}
+    for t in tensors:
+        sums.setdefault(t.device, []).extend(_sums(t.detach()))
+    return [number for part in sums.values() for number in torch.stack(part).tolist()]
+
+
+def _sums(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of all rows and of all columns, each times a number of its own, modulo 2^64."""
+    bits = tensor.contiguous().view(-1).view(torch.uint8)
+    kind = next(k for k in (torch.int64, torch.int32, torch.int16, torch.uint8) if bits.numel() % k.itemsize == 0)
+    words = bits.view(kind)
+    rows = tensor.shape[0] if tensor.ndim > 1 and tensor.shape[0] and words.numel() % tensor.shape[0] == 0 else 1
+    table = words.view(rows, -1)
+    return _weighted(table.sum(dim=1, dtype=torch.int64)), _weighted(table.sum(dim=0, dtype=torch.int64))
+
+
+def _weighted(sums_n: Tensor) -> Tensor:
+    # Odd factors far apart: rows that change places, or go up and down by the same, do not cancel.
+    factors_n = torch.arange(len(sums_n), device=sums_n.device) * 0x1E3779B97F4A7C15 + 1
+    return (sums_n * (factors_n | 1)).sum()
+
+
+def _count(optimizer: Any, *_: Any) -> None:
+    """Count the step of a fused optimizer as what it is, a write."""
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            increment_version([p for p in group["params"] if p.grad is not None])
+
+
+register_optimizer_step_post_hook(_count)
