@@ -108,7 +108,7 @@ def test_the_kept_model_is_the_trained_one(make, base, tmp_path: Path, case: str
         model = unspoken.load(tmp_path / folder, device="cpu")
         if want is not None:
             torch.testing.assert_close(latents(model.method.inner), want, rtol=1e-5, atol=1e-5 * float(want.abs().max()))
-        said = unspoken.Model(trained, config.speaking).answer([QUESTION])[0].tokens
+        said = unspoken.Model(trained, config.speaking, model.latents).answer([QUESTION])[0].tokens
         assert model.answer([QUESTION])[0].tokens == said
 
 
