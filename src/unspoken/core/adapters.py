@@ -11,16 +11,40 @@ very numbers that were scored, and in their memory.
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
-from unspoken.core.backbone import ADAPTER, Backbone, LoraSettings
-from unspoken.core.precision import adapter_parameters
+from unspoken.core.precision import adapter_parameters, is_low
 from unspoken.errors import RunError
+
+if TYPE_CHECKING:
+    from unspoken.core.backbone import Backbone
+
+ADAPTER = "adapter.safetensors"
+"""Beside a merged model, its adapter alone."""
+
+
+def merged(adapted: Any) -> Any:
+    """A copy of what peft has adapted, merged; of a base coarser than fp32 in fp32 and in host memory."""
+    known: dict[int, Any] = {}  # copies that are there already
+    if any(is_low(p.dtype) for p in adapted.parameters()):
+        known = {id(p): nn.Parameter(p.detach().cpu().float()) for p in adapted.parameters()}
+        known |= {id(b): b.detach().cpu() for b in adapted.buffers()}
+    return copy.deepcopy(adapted, known).merge_and_unload()
+
+
+def keep(lm: Any, settings: dict[str, Any], folder: Path) -> None:
+    """Write the adapter of a model, and how it was made."""
+    kept = {name: p.detach().cpu().contiguous() for name, p in adapter_parameters(lm).items()}
+    about = {**settings, "dtype": str(lm.dtype).removeprefix("torch.")}
+    save_file(kept, str(folder / ADAPTER), metadata={"about": json.dumps(about), "format": "pt"})
 
 
 def restore(backbone: Backbone, folder: Path) -> None:
@@ -32,6 +56,8 @@ def restore(backbone: Backbone, folder: Path) -> None:
         RunError: the adapter is broken, or of another model.
     """
     from peft.tuners.lora import LoraLayer
+
+    from unspoken.core.backbone import LoraSettings
 
     file = folder / ADAPTER
     if not file.is_file():

@@ -8,8 +8,6 @@ Shapes: B rows, T positions of this pass, S positions forwarded so far, D width,
 from __future__ import annotations
 
 import contextlib
-import copy
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,20 +16,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from unspoken.core import packing
+from unspoken.core.adapters import keep, merged
 from unspoken.core.checkpointing import recomputing
 from unspoken.core.checks import readable
 from unspoken.core.config import STRICT
 from unspoken.core.encodings import Encodings
 from unspoken.core.fast_linear import look_again
 from unspoken.core.lm import layer_list, part_from_copies
-from unspoken.core.precision import adapter_parameters, is_low
+from unspoken.core.precision import is_low
 from unspoken.core.pretrained import (
     GIVE,
     check_place,
@@ -44,9 +42,6 @@ from unspoken.core.pretrained import (
 from unspoken.core.seal import changed
 from unspoken.core.ways import columns_limit, new_cache, ways_of
 from unspoken.errors import BackboneError, ConfigError
-
-ADAPTER = "adapter.safetensors"
-"""Beside a merged model, its adapter alone (`core/adapters.py`)."""
 
 BUILTIN = "builtin:"
 """Prefix of the models that ship inside the package, e.g. "builtin:tiny"."""
@@ -111,7 +106,6 @@ class Backbone(nn.Module):
     def __init__(self, lm: PreTrainedModel, tokenizer: Any) -> None:
         super().__init__()
         self.lm: Any = lm
-        self._settings: dict[str, Any] = {}  # how; see `adapt` and `train_rows`
         self._peft: Any
         object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
         self.tokenizer = tokenizer
@@ -395,37 +389,21 @@ class Backbone(nn.Module):
         return self._peft is not None
 
     def plain(self) -> PreTrainedModel:
-        """The causal LM with any LoRA merged into a copy; the model itself where there is none.
-
-        Where the base model is coarser than fp32 the copy is fp32, and in host memory: merged into bf16, small updates would
-        be rounded away.
-        """
-        if self._peft is None:
-            return self.lm
-        known: dict[int, Any] = {}  # copies that are there already
-        if is_low(self.lm.dtype):
-            known = {id(p): nn.Parameter(p.detach().cpu().float()) for p in self._peft.parameters()}
-            known |= {id(b): b.detach().cpu() for b in self._peft.buffers()}
-        return copy.deepcopy(self._peft, known).merge_and_unload()
+        """The causal LM with any LoRA merged into a copy (`adapters.merged`); the model itself where there is none."""
+        return self.lm if self._peft is None else merged(self._peft)
 
     def fold(self) -> None:
         """Merge any LoRA into the model for good; one coarser than fp32 becomes fp32."""
         if self._peft is not None:
-            device = self.device
-            self.lm = self.plain().to(device)  # pyright: ignore[reportArgumentType]
+            self.lm = self.plain().to(self.device)  # pyright: ignore[reportArgumentType]
             object.__setattr__(self, "_peft", None)
 
     def save(self, folder: Path) -> None:
-        """Write the plain model and its tokenizer as an ordinary Hugging Face folder (safetensors).
-
-        An adapter of a base model coarser than fp32 is also written by itself (`core/adapters.py`).
-        """
+        """Write the plain model and its tokenizer as an ordinary Hugging Face folder; see also `core/adapters.py`."""
         with _no_bars():
             self.plain().save_pretrained(folder)
         if self._peft is not None and is_low(self.lm.dtype):
-            kept = {name: p.detach().cpu().contiguous() for name, p in adapter_parameters(self.lm).items()}
-            about = {**self._settings, "dtype": str(self.lm.dtype).removeprefix("torch.")}
-            save_file(kept, str(folder / ADAPTER), metadata={"about": json.dumps(about), "format": "pt"})
+            keep(self.lm, self._settings, folder)
         try:
             self.tokenizer.save_pretrained(folder)
         except Exception as error:  # its writer raises bare exceptions, a full disk included
