@@ -196,6 +196,8 @@ def test_a_run_of_an_earlier_version(make, base, tmp_path: Path):
     kept = load_file(state)
     save_file({k: v.bfloat16() if v.dtype == torch.float32 and "step" not in k else v for k, v in kept.items()}, state,
               metadata=about)  # fmt: skip
+    info = json.loads((state.parent / "state.json").read_text())
+    (state.parent / "state.json").write_text(json.dumps({k: v for k, v in info.items() if k != SEAL}))
     training = Training(config, tmp_path / "run", Quiet())
     training._resume()
     training.step = 2  # two steps are left
