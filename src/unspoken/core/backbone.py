@@ -28,7 +28,7 @@ from unspoken.core.checks import readable
 from unspoken.core.config import STRICT
 from unspoken.core.encodings import Encodings
 from unspoken.core.fast_linear import look_again
-from unspoken.core.lm import layer_list, part_from_copies
+from unspoken.core.lm import layer_list, part_from_copies, with_attention
 from unspoken.core.precision import is_low
 from unspoken.core.pretrained import (
     GIVE,
@@ -70,7 +70,7 @@ class BackboneConfig:
     tokenizer: str | None = None  # hub id or folder; None = the one beside `path`
     lora: LoraSettings | None = None  # None = every weight trains
     dtype: Literal["float32", "bfloat16"] = "float32"  # of what does not train: what trains is kept in float32
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"  # eager where a family has no sdpa
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.arch is None):
@@ -484,7 +484,10 @@ def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: Any) -> Any
     mine = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{**mine, **rest})
     # Without it transformers would ask at the terminal whether a model's own code may run.
-    return AutoModelForCausalLM.from_config(arch, dtype=dtype, attn_implementation=config.attention, trust_remote_code=False)
+    how: Any = {"dtype": dtype, "trust_remote_code": False}
+    return with_attention(
+        lambda kind: AutoModelForCausalLM.from_config(arch, attn_implementation=kind, **how), config.attention
+    )
 
 
 @contextlib.contextmanager

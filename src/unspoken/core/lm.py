@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -168,3 +169,29 @@ def rope_switch(lm: Any) -> int | None:
         if kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic")
     ]
     return min(switches, default=None)
+
+
+def with_attention(make: Callable[[str], Any], kind: str) -> Any:
+    """A model by a kind of attention; by "eager" where its family has no "sdpa", which is the default and said once.
+
+    Args:
+        make: builds it, given the kind.
+
+    Raises:
+        ConfigError: the family, or this machine, has no attention of another kind that was asked for.
+    """
+    try:
+        return make(kind)
+    except (ValueError, ImportError) as error:
+        said = str(error).lower()
+        if "attention" not in said and "attn" not in said:
+            raise
+        if kind != "sdpa":
+            raise ConfigError(
+                f"backbone.attention={kind} is not to be had here: {str(error).strip().splitlines()[0]:.120}; "
+                "set backbone.attention=sdpa or eager"
+            ) from error
+        made = make("eager")
+        family = type(made[0] if isinstance(made, tuple) else made).__name__
+        warnings.warn(f"{family} has no sdpa attention; eager is used, which is slower", stacklevel=4)
+        return made

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unspoken.core.files import kind_of, read_object
+from unspoken.core.lm import with_attention
 from unspoken.errors import BackboneError
 
 _VOCABULARY = re.compile(
@@ -206,10 +207,10 @@ def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str],
         check_place(path)
     base = adapter_base(path)
     if base is None:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, attn_implementation=attention, output_loading_info=True, trust_remote_code=False
+        how: Any = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
+        lm, found = with_attention(
+            lambda kind: AutoModelForCausalLM.from_pretrained(path, attn_implementation=kind, **how), attention
         )
-        lm, found = loaded
         if missing := sorted(found["missing_keys"]):
             raise BackboneError(
                 f"{path} lacks {len(missing)} of the model's weights (first: {missing[0]!r}), which would be random; "
