@@ -24,7 +24,7 @@ EXAMPLES = [
     Example(question="9", steps=("9-2=7",), answer="7", id="c"),
 ]
 QUESTIONS = [example.question for example in EXAMPLES]
-METHODS = {"cot": {"name": "cot"}, "coconut": {"name": "coconut"}, "codi": {"name": "codi", "latents": 3}}
+METHODS = {"cot": {"name": "cot"}, "coconut": {"name": "coconut", "max_stage": 1}, "codi": {"name": "codi", "latents": 3}}
 
 _ROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 24}
 BEYOND: dict[str, dict[str, Any]] = {

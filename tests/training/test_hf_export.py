@@ -485,3 +485,26 @@ def backbone_lm(words: int) -> Any:
 def test_chat_template_takes_one_question(folder, messages):
     with pytest.raises(Exception, match="this model takes one question: a single user message with a text"):
         AutoTokenizer.from_pretrained(folder).apply_chat_template(messages)
+
+
+def test_a_family_whose_layers_keep_a_state_answers_without_padding(tmp_path: Path):
+    """LFM2's layers read padding, so rows go by themselves; what would be padded is refused."""
+    run = make_run(tmp_path / "run", coconut(), model_type="lfm2", layer_types=["conv", "full_attention"])
+    export_hf(run, tmp_path / "out")
+    model, it = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), unspoken.load(run, device="cpu")
+    bare = [question_ids(it.method.backbone, it.method.config.template, question.strip()) for question in QUESTIONS]
+    for ids, question in zip(bare, QUESTIONS, strict=True):
+        said = hf_generate.generate(torch.tensor([ids]), model=model)[0, len(ids) :].tolist()
+        assert tuple(said) == it.answer([question])[0].tokens
+    padded, mask = torch.tensor([[0, *bare[1]], [*bare[1], 5]]), torch.ones(2, len(bare[1]) + 1)
+    mask[0, 0] = 0
+    with pytest.raises(ValueError, match="padding would change the answers of this model; give questions of one length"):
+        hf_generate.generate(padded, attention_mask=mask, model=model)
+
+
+def test_a_family_that_begins_anew_between_passes_is_not_exported(tmp_path: Path):
+    more = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, "num_experts_per_tok": 1, "mamba_d_state": 8}
+    run = make_run(tmp_path / "run", coconut(), model_type="jamba", **more)
+    with pytest.raises(ConfigError, match="a JambaForCausalLM of transformers begins anew in passes of several tokens"):
+        export_hf(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,7 +1,7 @@
 """A Hugging Face causal LM behind few calls: embed, step, logits, cache, freeze, adapt. Nothing else touches the model.
 
-Any causal LM of transformers that takes `inputs_embeds` and a cache works; `Backbone` checks on construction that
-body + head give the model's own logits, so that a family with an unusual head is refused instead of silently wrong.
+Any causal LM of transformers that takes `inputs_embeds` works; `Backbone` checks on construction that body + head give
+the model's own logits, and how its rows may share a pass (`core/ways.py`), so that nothing is silently wrong.
 Shapes: B rows, T positions of this pass, S positions forwarded so far, D width, V words.
 """
 

@@ -31,6 +31,7 @@ from unspoken.core.layout import Row
 from unspoken.core.sampling import Speaking
 from unspoken.core.tensors import save_tensors
 from unspoken.core.text import Template, question_ids
+from unspoken.core.ways import ways_of
 from unspoken.errors import ConfigError
 from unspoken.methods.base import Method
 from unspoken.training.checkpoint import RunDir, own_state
@@ -85,6 +86,11 @@ def export_hf(path: str | Path, out: str | Path) -> None:
     method.eval()
     thoughts = thoughts_of(method, own_latents(source.path))
     backbone, tokenizer = method.backbone, method.backbone.tokenizer
+    if thoughts is not None:
+        family, way = type(backbone.lm).__name__, ways_of(backbone.lm).answering
+        if thoughts.about["thoughts"] == "recurrent" and way in ("stepwise", "replayed"):
+            raise _refusal(method.config.name, f"a {family} of transformers begins anew in passes of several tokens")
+        thoughts.about["padding"] = way == "padded"
     # What the base model's own says (sampling, penalties, another chat) is not what this model was trained for.
     backbone.lm.generation_config = generation_config(backbone, config.speaking)
     tokenizer.chat_template = chat_template(method)

@@ -76,6 +76,8 @@ def generate(
     """
     thinking = _thinking(model)
     ids_BP, mask_BP = _prompt(model, inputs, input_ids, attention_mask, thinking.reserved)
+    if not thinking.padding and not bool(mask_BP.all()):
+        raise ValueError("padding would change the answers of this model; give questions of one length, or one at a time")
     latents = _number(num_latents, thinking)
     say = _say(model, generation_config, settings, ids_BP.shape[1])
     _check_context(model, mask_BP, latents + len(thinking.before) + len(thinking.after), say["max_new_tokens"])
@@ -137,6 +139,7 @@ class _Thinking:
         self.latents: int = about["num_latents"]
         self.before, self.slot, self.after = about["before"], about["slot"], about["after"]
         self.ends: int = about["ends"]
+        self.padding: bool = about.get("padding", True)  # False: the layers keep a state, which padding would change
         self.reserved: dict[int, str] = {about["markers"][text]: text for text in about["reserved"]}
         self.layers: list[dict[str, Any]] = about["projection"]
         self.tensors = self._projection(model) if self.layers else {}
