@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -484,10 +485,8 @@ def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: Any) -> Any
     mine = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{**mine, **rest})
     # Without it transformers would ask at the terminal whether a model's own code may run.
-    how: Any = {"dtype": dtype, "trust_remote_code": False}
-    return with_attention(
-        lambda kind: AutoModelForCausalLM.from_config(arch, attn_implementation=kind, **how), config.attention
-    )
+    make = partial(AutoModelForCausalLM.from_config, arch, dtype=dtype, trust_remote_code=False)
+    return with_attention(make, config.attention)
 
 
 @contextlib.contextmanager

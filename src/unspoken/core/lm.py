@@ -171,17 +171,17 @@ def rope_switch(lm: Any) -> int | None:
     return min(switches, default=None)
 
 
-def with_attention(make: Callable[[str], Any], kind: str) -> Any:
+def with_attention(make: Callable[..., Any], kind: str) -> Any:
     """A model by a kind of attention; by "eager" where its family has no "sdpa", which is the default and said once.
 
     Args:
-        make: builds it, given the kind.
+        make: builds it, given `attn_implementation`.
 
     Raises:
         ConfigError: the family, or this machine, has no attention of another kind that was asked for.
     """
     try:
-        return make(kind)
+        return make(attn_implementation=kind)
     except (ValueError, ImportError) as error:
         said = str(error).lower()
         if "attention" not in said and "attn" not in said:
@@ -191,7 +191,7 @@ def with_attention(make: Callable[[str], Any], kind: str) -> Any:
                 f"backbone.attention={kind} is not to be had here: {str(error).strip().splitlines()[0]:.120}; "
                 "set backbone.attention=sdpa or eager"
             ) from error
-        made = make("eager")
+        made = make(attn_implementation="eager")
         family = type(made[0] if isinstance(made, tuple) else made).__name__
         warnings.warn(f"{family} has no sdpa attention; eager is used, which is slower", stacklevel=4)
         return made

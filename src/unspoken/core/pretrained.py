@@ -208,9 +208,7 @@ def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str],
     base = adapter_base(path)
     if base is None:
         how: Any = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
-        lm, found = with_attention(
-            lambda kind: AutoModelForCausalLM.from_pretrained(path, attn_implementation=kind, **how), attention
-        )
+        lm, found = with_attention(lambda **kind: AutoModelForCausalLM.from_pretrained(path, **kind, **how), attention)
         if missing := sorted(found["missing_keys"]):
             raise BackboneError(
                 f"{path} lacks {len(missing)} of the model's weights (first: {missing[0]!r}), which would be random; "
