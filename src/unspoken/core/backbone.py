@@ -1,6 +1,6 @@
 """A Hugging Face causal LM behind few calls: embed, step, logits, cache, freeze, adapt. Nothing else touches the model.
 
-`Backbone` checks on construction that body + head give the model's own logits, and how rows may share a pass (`core/ways.py`).
+`Backbone` checks on construction that body + head give its logits, and how rows may share a pass (`core/ways.py`).
 Shapes: B rows, T positions of this pass, S positions forwarded so far, D width, V words.
 """
 
@@ -343,7 +343,7 @@ class Backbone(nn.Module):
             )
         if not torch.allclose(got.float(), want.float(), rtol=1e-2, atol=1e-3):
             raise BackboneError(
-                f"{type(self.lm).__name__}: head(body(x)) differs from the model's own logits by {(got - want).abs().max():.3g}; "
+                f"{type(self.lm).__name__}: head(body(x)) differs from its own logits by {(got - want).abs().max():.3g}; "
                 "this family post-processes its logits in a way unspoken does not know; please report it"
             )
         ways_of(self.lm)
