@@ -343,8 +343,8 @@ class Backbone(nn.Module):
             )
         if not torch.allclose(got.float(), want.float(), rtol=1e-2, atol=1e-3):
             raise BackboneError(
-                f"{type(self.lm).__name__}: head(body(x)) differs from its own logits by {(got - want).abs().max():.3g}; "
-                "this family post-processes its logits in a way unspoken does not know; please report it"
+                f"{type(self.lm).__name__}: head(body(x)) differs from the model's own logits by "
+                f"{(got - want).abs().max():.3g}: it treats them in a way unspoken does not know; please report it"
             )
         ways_of(self.lm)
 
