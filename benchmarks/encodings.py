@@ -57,8 +57,9 @@ def resident() -> int:
 
 def measure(way: str, count: int, folder: str) -> None:
     """One way: seconds and bytes for the first reading and for the second."""
-    from unspoken.core.backbone import BackboneConfig, load_backbone
-    from unspoken.core.encodings import Encodings
+    from unspoken.core.fast.token_store import Encodings
+    from unspoken.core.lm.backbone import BackboneConfig
+    from unspoken.core.lm.loading import load_backbone
 
     backbone = load_backbone(BackboneConfig(path="builtin:tiny"))
     corpus = texts(count)

@@ -25,7 +25,7 @@ def measure(side: str, words: int, rows: int, layers: int) -> None:
 
     from unspoken.bench import shapes, train
     from unspoken.bench.workloads import Load
-    from unspoken.core.trace import Cost
+    from unspoken.core.loop.trace import Cost
 
     torch.set_num_threads(1)
     shapes.SHAPES["this"] = {"model_type": "gpt2", "vocab_size": words, "n_layer": layers}

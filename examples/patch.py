@@ -3,7 +3,7 @@
 # %% The model, and questions to ask
 from _model import QUESTIONS, model_from_command_line, show
 
-from unspoken.inspector.interventions import Patch, intervene
+from unspoken.causal.interventions import Patch, intervene
 
 model = model_from_command_line()
 how = {"explain": model.explains, "batch_size": 2}

@@ -4,7 +4,7 @@
 import torch
 from _model import QUESTIONS, model_from_command_line, show
 
-from unspoken.inspector.interventions import Replace, intervene, slot_vector
+from unspoken.causal.interventions import Replace, intervene, slot_vector
 
 model = model_from_command_line()
 how = {"explain": model.explains, "batch_size": 2}

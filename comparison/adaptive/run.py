@@ -13,11 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from unspoken.causal.stop_head import learn_stop
 from unspoken.core.files import write_text
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.evaluation.stop_head import learn_stop
+from unspoken.runs.directory import RunDir, load
 from unspoken.tasks import make_task
-from unspoken.training.checkpoint import RunDir, load
 
 RULES = {
     "fixed": (1, 2, 3),

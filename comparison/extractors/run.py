@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from unspoken.core.example import Example
 from unspoken.core.files import write_text
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
-from unspoken.evaluation.extractors import EXTRACTORS, Verdict, extractor, judge
-from unspoken.evaluation.report import with_interval
 from unspoken.evaluation.statistics import rate
+from unspoken.evaluation.tables import with_interval
+from unspoken.tasks.scoring.extractors import EXTRACTORS, Verdict, extractor, judge
 
 HERE = Path(__file__).parent
 LAST_LINE = re.compile(r"(?:^|\n)A: ?(?P<answer>[^\n]*)\s*\Z")

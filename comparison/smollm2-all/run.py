@@ -60,7 +60,7 @@ def folder(label: str) -> str:
 
 def assistant(out: Path) -> Path:
     """The model inside the package with a longer context: its tokenizer spells GSM8K's words out."""
-    from unspoken.training.checkpoint import builtin
+    from unspoken.runs.directory import builtin
 
     copy = out / "assistant"
     if not copy.exists():
@@ -148,8 +148,8 @@ def write(labels: list[str], out: Path) -> None:
     """Accuracy and cost of each run, what its training cost, and the loss in its first and last three steps."""
     from unspoken.core.files import write_text
     from unspoken.evaluation.records import EvalReport
-    from unspoken.evaluation.report import with_interval
-    from unspoken.training.checkpoint import RunDir
+    from unspoken.evaluation.tables import with_interval
+    from unspoken.runs.directory import RunDir
 
     lines = [
         "| method | accuracy % (95%) | latents | visible tokens | forward passes | train s | loss, first and last 3 steps |",

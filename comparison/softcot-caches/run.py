@@ -28,14 +28,15 @@ from typing import Any
 
 import torch
 
-from unspoken.core.backbone import BackboneConfig, load_backbone
-from unspoken.core.engine import unroll
-from unspoken.core.example import Example
 from unspoken.core.files import write_text
-from unspoken.core.layout import Batch, collate, windows_by_length
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import load_backbone
+from unspoken.core.loop.loop import unroll
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.provenance import provenance
-from unspoken.core.soft_text import TEXTS, SoftTexts
+from unspoken.core.rows.batch import Batch, collate, windows_by_length
+from unspoken.core.text.example import Example
+from unspoken.core.text.prompts import TEXTS, SoftTexts
 from unspoken.methods import make_method
 from unspoken.tasks import make_task, task_config
 

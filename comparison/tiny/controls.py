@@ -61,11 +61,11 @@ def main() -> None:
         print(one(run, args.limit), flush=True)
 
     # Imported late: the jobs above are processes of their own and need none of it here.
+    from unspoken.causal.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, ZERO, ControlsReport
+    from unspoken.causal.verdict import finding
     from unspoken.core.files import write_text
-    from unspoken.evaluation.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, ZERO, ControlsReport
     from unspoken.evaluation.records import EvalReport
-    from unspoken.evaluation.report import percent, points, with_interval
-    from unspoken.evaluation.verdict import finding
+    from unspoken.evaluation.tables import percent, points, with_interval
 
     reports = {run.name: ControlsReport.from_json(run / "controls.json") for run in found}
     columns = [

@@ -112,9 +112,9 @@ def gather(jobs: list[tuple[str, int]], args: argparse.Namespace) -> dict[str, A
     # Imported late: the jobs above are processes of their own and need no torch here.
     from unspoken.evaluation.evaluator import evaluate
     from unspoken.evaluation.records import EvalReport
-    from unspoken.evaluation.report import compare
+    from unspoken.evaluation.tables import compare
+    from unspoken.runs.directory import RunDir, load
     from unspoken.tasks import make_task
-    from unspoken.training.checkpoint import RunDir, load
 
     reports = {job: EvalReport.from_json(args.out / f"{job[0]}-{job[1]}" / "eval-tiny-test.json") for job in jobs}
     start = load(START)
@@ -156,8 +156,8 @@ def gather(jobs: list[tuple[str, int]], args: argparse.Namespace) -> dict[str, A
 def write_tables(table: dict[str, Any]) -> None:
     """Write table.json, with means over training seeds, and what people read of it as table.md."""
     from unspoken.core.files import write_text
-    from unspoken.evaluation.report import each_seed, over_seeds_cell, percent, with_interval
     from unspoken.evaluation.statistics import OverSeeds, Rate, over_training_seeds
+    from unspoken.evaluation.tables import each_seed, over_seeds_cell, percent, with_interval
 
     methods = [name for name, row in table.items() if isinstance(row, dict) and "per_seed" in row]
     every = sorted({seed for name in methods for seed in table[name]["training_seeds"]})

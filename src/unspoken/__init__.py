@@ -14,33 +14,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unspoken.core.config import build, dump
-    from unspoken.core.example import Example
-    from unspoken.core.trace import Answer, Trace
+    from unspoken.core.loop.trace import Answer, Trace
+    from unspoken.core.text.example import Example
     from unspoken.errors import UnspokenError
     from unspoken.evaluation.evaluator import evaluate
     from unspoken.evaluation.records import EvalReport
-    from unspoken.model import Model
     from unspoken.recipes import recipe
+    from unspoken.runs.config import RunConfig
+    from unspoken.runs.directory import export, load
+    from unspoken.runs.model import Model
     from unspoken.tasks import make_task
-    from unspoken.training.checkpoint import export, load
-    from unspoken.training.config import RunConfig
     from unspoken.training.loop import train
 
     __version__: str
 
 _WHERE = {
-    "Answer": "unspoken.core.trace",
+    "Answer": "unspoken.core.loop.trace",
     "EvalReport": "unspoken.evaluation.records",
-    "Example": "unspoken.core.example",
-    "Model": "unspoken.model",
-    "RunConfig": "unspoken.training.config",
-    "Trace": "unspoken.core.trace",
+    "Example": "unspoken.core.text.example",
+    "Model": "unspoken.runs.model",
+    "RunConfig": "unspoken.runs.config",
+    "Trace": "unspoken.core.loop.trace",
     "UnspokenError": "unspoken.errors",
     "build": "unspoken.core.config",
     "dump": "unspoken.core.config",
     "evaluate": "unspoken.evaluation.evaluator",
-    "export": "unspoken.training.checkpoint",
-    "load": "unspoken.training.checkpoint",
+    "export": "unspoken.runs.directory",
+    "load": "unspoken.runs.directory",
     "make_task": "unspoken.tasks",
     "recipe": "unspoken.recipes",
     "train": "unspoken.training.loop",

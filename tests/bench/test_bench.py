@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from unspoken.bench import generate, paired, serve_offline, shapes
 from unspoken.cli import app
-from unspoken.core.trace import Cost
+from unspoken.core.loop.trace import Cost
 from unspoken.errors import ConfigError
 
 SMALL = {"model": "small-test", "device": "cpu", "rounds": 1}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from unspoken.bench import train as bench
 from unspoken.bench.workloads import Load
 from unspoken.cli import app
-from unspoken.core import chunked
+from unspoken.core.fast import chunked_loss
 from unspoken.errors import ConfigError
 
 LOAD = Load(rows=4, length=60, labels=20)
@@ -79,7 +79,7 @@ def test_the_host_never_waits_for_the_device(report: dict[str, Any]):
 
 def test_logits_of_a_batch_never_exist(monkeypatch: pytest.MonkeyPatch):
     """With a limit far below tokens x vocabulary no tensor of logits, in any pass or its backward, is larger."""
-    monkeypatch.setattr(chunked, "PIECE", 5000)
+    monkeypatch.setattr(chunked_loss, "PIECE", 5000)
     found = bench.measure("small-test", ["sim_cot"], rounds=1, device="cpu", load=LOAD)["workloads"]["sim_cot"]["sides"]
     for name in ("coconut ours", "sim_cot ours"):
         assert 0 < found[name]["largest_logits"] <= 5000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from contract_cases import CASES, FAMILIES, MORE_CELLS, Case, shared
+from contract.cases import CASES, FAMILIES, MORE_CELLS, Case, shared
 
 MATRIX = [*((name, family) for name in CASES for family in FAMILIES), *MORE_CELLS]
 

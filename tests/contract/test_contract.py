@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract_cases import CASES, EXAMPLES, OLD_WORDS, Case, prompts, recurrent, settings, training_rows
+from contract.cases import CASES, EXAMPLES, OLD_WORDS, Case, prompts, recurrent, settings, training_rows
 from torch import Tensor
 
 from unspoken.core.config import dump
-from unspoken.core.engine import Loop, generate
-from unspoken.core.latents import Prompted, edited
-from unspoken.core.layout import IGNORE, Row, collate
-from unspoken.core.sampling import Speaking
-from unspoken.core.trace import Trace
+from unspoken.core.loop.edits import edited
+from unspoken.core.loop.generate import generate
+from unspoken.core.loop.loop import Loop
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.trace import Trace
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.row import IGNORE, Row
 from unspoken.methods import method_config
 from unspoken.methods.base import Method, add_counts
 

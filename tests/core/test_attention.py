@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from families import causal_lm
+from support.families import causal_lm
 
-from unspoken.core.backbone import BackboneConfig, load_backbone
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import load_backbone
 from unspoken.errors import ConfigError
 
 

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from unspoken.core.backbone import BackboneConfig, LoraSettings
 from unspoken.core.config import build, dump, lookup, override
-from unspoken.core.sampling import Speaking
-from unspoken.core.text import Template
+from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.text.template import Template
 from unspoken.errors import ConfigError, UnspokenError, did_you_mean
 from unspoken.methods import METHODS, make_method, method_config
 from unspoken.methods.coconut import CoconutConfig
@@ -92,7 +92,7 @@ def test_a_wrapped_method_is_checked_too(data: dict, message: str):
 
 
 def test_a_method_without_thoughts_cannot_be_wrapped():
-    import backbones
+    from support import backbones
 
     with pytest.raises(ConfigError, match="sim_cot needs a method with thoughts inside; 'cot' has none"):
         make_method({"name": "sim_cot", "inner": "cot"}, backbones.backbone())

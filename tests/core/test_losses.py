@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from unspoken.core.layout import IGNORE, Row, collate
+from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import cross_entropy_sum, labelled_cross_entropy_sum
-from unspoken.core.trace import Trace
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.row import IGNORE, Row
 
 torch.manual_seed(0)
 HEAD = torch.nn.Linear(6, 11)

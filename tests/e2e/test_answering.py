@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import said as command
+from support.command_line import said as command
 
 import unspoken
-from unspoken.core.stopping import STOP_HEAD, read_head
+from unspoken.causal.stop_head import learn_stop
+from unspoken.core.engine.stopping import STOP_HEAD, read_head
 from unspoken.errors import ConfigError, DataError, RunError
-from unspoken.evaluation.stop_head import learn_stop
+from unspoken.runs.directory import RunDir
 from unspoken.tasks import make_task
-from unspoken.training.checkpoint import RunDir
 
 FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=40"]
 

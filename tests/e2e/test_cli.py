@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from command_line import FAST, START, Done, refused, unspoken
+from support.command_line import FAST, START, Done, refused, unspoken
 
 from unspoken.methods import METHODS
 from unspoken.recipes import RECIPES

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import said as unspoken
+from support.command_line import said as unspoken
 
-from unspoken.evaluation.control_report import ControlsReport
-from unspoken.evaluation.scaling import ScalingReport
+from unspoken.causal.control_report import ControlsReport
+from unspoken.causal.scaling import ScalingReport
 
 START = "builtin:tiny"
 FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=4"]

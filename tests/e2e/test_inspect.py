@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from command_line import FAST, refused, unspoken
+from support.command_line import FAST, refused, unspoken
 
 
 @pytest.fixture(scope="module")

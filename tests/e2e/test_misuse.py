@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import START, refused, unspoken
+from support.command_line import START, refused, unspoken
 
 from unspoken.cli.options import whole_numbers
 from unspoken.errors import ConfigError

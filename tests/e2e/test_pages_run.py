@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from command_line import unspoken
+from support.command_line import unspoken
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/tutorial.md"]

@@ -13,11 +13,11 @@ from unspoken.methods.codi import CodiConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.recipes import RECIPES, recipe
 from unspoken.recipes.tiny import CHAIN_TOKENS
+from unspoken.runs.config import RunConfig
 from unspoken.tasks import make_task
-from unspoken.tasks.multiplication import problem
-from unspoken.training.config import RunConfig
-from unspoken.training.data import Schedule, written_tokens
+from unspoken.tasks.generated.multiplication import problem
 from unspoken.training.loop import build_method
+from unspoken.training.schedule import Schedule, written_tokens
 
 
 @pytest.mark.parametrize("name", RECIPES)

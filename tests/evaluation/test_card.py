@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluate_fakes import report
+from support.fakes.evaluation import report
 from typer.testing import CliRunner
 
 import unspoken
@@ -16,9 +16,9 @@ from unspoken.cli import app
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.card import Card, make_card, verify
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.evaluation.keep import Keep
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.rescore import rescore
+from unspoken.evaluation.resume import Keep
 from unspoken.tasks import make_task
 
 

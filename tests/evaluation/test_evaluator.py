@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluate_fakes import FakeModel, FakeTask, problem, record, report
+from support.fakes.evaluation import FakeModel, FakeTask, problem, record, report
 
 from unspoken.core.files import write_text
 from unspoken.core.provenance import provenance
@@ -204,7 +204,7 @@ def test_provenance_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reading_reports_loads_no_torch() -> None:
     code = (
-        "import sys, unspoken.evaluation.page, unspoken.evaluation.report, unspoken.core.provenance\n"
+        "import sys, unspoken.pages.runs, unspoken.evaluation.tables, unspoken.core.provenance\n"
         "sys.exit(', '.join(m for m in ('torch', 'transformers', 'matplotlib', 'pandas') if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluate_fakes import FakeModel, FakeTask, record, report
+from support.fakes.evaluation import FakeModel, FakeTask, record, report
 from typer.testing import CliRunner
 
 from unspoken.cli import app
-from unspoken.core.example import Example
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.report import notes
 from unspoken.evaluation.rescore import agreements, mark_of, rescore, several_marks
 from unspoken.evaluation.statistics import Rate
+from unspoken.evaluation.tables import notes
 from unspoken.evaluation.vote import Said
-from unspoken.tasks.answers import score_number
+from unspoken.tasks.scoring.answers import score_number
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT.parent / "shared" / "data" / "gsm8k" / "example_model_solutions.jsonl"

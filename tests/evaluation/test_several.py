@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluate_fakes import record, report
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakes.evaluation import record, report
 from typer.testing import CliRunner
 
 from unspoken.cli import app

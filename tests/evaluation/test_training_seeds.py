@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
-from evaluate_fakes import report
+from support.fakes.evaluation import report
 from typer.testing import CliRunner
 
 from unspoken.cli import app
 from unspoken.errors import ConfigError, DataError
 from unspoken.evaluation.card import Card
-from unspoken.evaluation.report import each_seed, over_seeds_cell
 from unspoken.evaluation.statistics import OverSeeds, Rate, difference_of_means, over_training_seeds, student_t
+from unspoken.evaluation.tables import each_seed, over_seeds_cell
 
 ROOT = Path(__file__).resolve().parents[2]
 

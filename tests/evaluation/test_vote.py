@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from evaluate_fakes import FakeModel, FakeTask, report
+from support.fakes.evaluation import FakeModel, FakeTask, report
 
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.report import notes, over_sampling_seeds
+from unspoken.evaluation.tables import notes, over_sampling_seeds
 from unspoken.evaluation.vote import elect
 
 

@@ -10,11 +10,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from backbones import backbone
+from support.backbones import backbone
 
 from unspoken import Example, Model, build
-from unspoken.core.layout import collate
-from unspoken.core.sampling import Speaking
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.batch import collate
 from unspoken.methods import make_method
 
 LESSON = Path(__file__).resolve().parents[2] / "examples" / "coconut_by_hand.py"

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import contract_cases as cases
 import pytest
 import torch
+from contract import cases as cases
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LESSONS = {"coconut_by_hand"}  # has a test file of its own
@@ -69,7 +69,7 @@ def test_without_a_run(name: str, monkeypatch: pytest.MonkeyPatch):
 def test_on_a_run(name: str, method: str, monkeypatch: pytest.MonkeyPatch):
     """One that explains its thoughts, and one whose thoughts stand in the prompt."""
     import unspoken
-    from unspoken.core.sampling import Speaking
+    from unspoken.core.loop.sampling import Speaking
 
     model = unspoken.Model(cases.shared(method, "llama"), Speaking(max_new_tokens=4))
     monkeypatch.setattr(unspoken, "load", lambda path: model, raising=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from random import Random
 
-import backbones
 import pytest
 import torch
+from support import backbones
 
-from unspoken.core.example import Example
-from unspoken.core.layout import collate
+from unspoken.core.rows.batch import collate
+from unspoken.core.text.example import Example
 from unspoken.methods import make_method
-from unspoken.model import Model
+from unspoken.runs.model import Model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import backbones
 import numpy as np
 import pytest
 import torch
+from support import backbones
 
 from unspoken.bench import generate
-from unspoken.core.latents import Recurrence
-from unspoken.core.layout import IGNORE, Row
-from unspoken.core.queue import Queue
-from unspoken.core.sampling import Speaking
-from unspoken.core.seats import Request
+from unspoken.core.engine.requests import Request
+from unspoken.core.engine.scheduler import Queue
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sources import Recurrence
+from unspoken.core.rows.row import IGNORE, Row
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 

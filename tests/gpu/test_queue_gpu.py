@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import backbones
 import numpy as np
 import pytest
 import torch
+from support import backbones
 
 from unspoken.bench import generate, serve_offline
-from unspoken.core import engine
-from unspoken.core.latents import Recurrence
-from unspoken.core.layout import IGNORE, Row
-from unspoken.core.queue import sample
-from unspoken.core.sampling import Speaking
-from unspoken.core.slots import covered
+from unspoken.core.engine.answering import sample
+from unspoken.core.engine.kv_slots import covered
+from unspoken.core.loop import generate as by_loop
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sources import Recurrence
+from unspoken.core.rows.row import IGNORE, Row
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
 
@@ -27,7 +27,7 @@ def test_a_queue_says_what_batches_say(family):
         ids = (*text[:-1], *(0,) * (k % 7), text[-1])
         rows.append(Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(text) - 1, latents=k % 7))
     assert covered(backbone, 100)
-    want = engine.generate(backbone, rows, Recurrence(), Speaking(max_new_tokens=12))
+    want = by_loop.generate(backbone, rows, Recurrence(), Speaking(max_new_tokens=12))
     for slots in (3, 24):
         got = [one for (one,) in sample(backbone, rows, Recurrence(), Speaking(max_new_tokens=12), batch_size=slots)]
         assert [a.tokens for a in got] == [a.tokens for a in want]

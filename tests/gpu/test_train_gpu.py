@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-import backbones
 import pytest
 import torch
-from contract_cases import training_rows
+from contract.cases import training_rows
+from support import backbones
 
 from unspoken.bench import train
 from unspoken.bench.workloads import Load
-from unspoken.core import chunked, late_weights, packing
-from unspoken.core.layout import collate
+from unspoken.core.fast import chunked_loss, packing, shared_gradients
+from unspoken.core.rows.batch import collate
 from unspoken.methods import make_method
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")]
@@ -42,10 +42,10 @@ def test_packed_passes_and_shared_gradients(name, family, precision, monkeypatch
     torch.backends.cuda.matmul.allow_tf32 = False
     method: Any = make_method(METHODS[name], backbones.backbone(family)).cuda().eval()
     monkeypatch.setattr(packing, "WORTH", 1.0)
-    monkeypatch.setattr(late_weights, "LEAST", 10**12)
+    monkeypatch.setattr(shared_gradients, "LEAST", 10**12)
     want, wanted = step(method, precision)
     monkeypatch.setattr(packing, "WORTH", 0.0)
-    monkeypatch.setattr(late_weights, "LEAST", 1)
+    monkeypatch.setattr(shared_gradients, "LEAST", 1)
     got, grads = step(method, precision)
     assert got == pytest.approx(want, rel=1e-5 if precision == "fp32" else 1e-2)
     assert float((grads - wanted).norm() / wanted.norm()) < (1e-4 if precision == "fp32" else 5e-2)
@@ -57,13 +57,13 @@ def test_ligers_kernel(dtype, monkeypatch):
     torch.manual_seed(0)
     head, labels = torch.nn.Linear(64, 5003, bias=False).cuda(), torch.randint(0, 5003, (300,)).cuda()
     states, found = torch.randn(300, 64, device="cuda"), []
-    kernel = chunked._liger("cuda")
+    kernel = chunked_loss._liger("cuda")
     for mine in (None, kernel):
-        monkeypatch.setattr(chunked, "_liger", lambda _, mine=mine: mine)
+        monkeypatch.setattr(chunked_loss, "_liger", lambda _, mine=mine: mine)
         given = states.clone().requires_grad_()
         head.zero_grad()
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss, _ = chunked.weighted_cross_entropy(given, labels, head, None, piece=100_000)
+            loss, _ = chunked_loss.weighted_cross_entropy(given, labels, head, None, piece=100_000)
         loss.backward()
         found.append((float(loss), given.grad, head.weight.grad.clone()))
     rough = 1e-4 if dtype == torch.float32 else 3e-2
@@ -74,7 +74,7 @@ def test_ligers_kernel(dtype, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_bench_runs_and_no_step_waits(precision, monkeypatch):
-    monkeypatch.setattr(chunked, "_liger", lambda _: None)  # its kernel looks at the labels and waits
+    monkeypatch.setattr(chunked_loss, "_liger", lambda _: None)  # its kernel looks at the labels and waits
     load = Load(rows=4, length=60, labels=20)
     report = train.measure("small-test", ["sim_cot", "codi"], rounds=1, precision=precision, load=load, codi_batch=8)
     for found in report["workloads"].values():

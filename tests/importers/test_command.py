@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from released_fakes import coconut, codi, write
+from support.fakes.released import coconut, codi, write
 
 from unspoken.cli import main
 from unspoken.errors import CheckpointError

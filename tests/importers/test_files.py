@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import torch
-from released_fakes import FORMS, write
 from safetensors.torch import save_file
+from support.fakes.released import FORMS, write
 
 from unspoken.errors import CheckpointError
 from unspoken.importers.files import read_weights

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from backbones import tokenizer
-from released_fakes import causal_lm, write, write_base
+from support.backbones import tokenizer
+from support.fakes.released import causal_lm, write, write_base
 from torch import Tensor, nn
 
 import unspoken
-from unspoken.core.engine import unroll
-from unspoken.core.layout import collate
+from unspoken.core.loop.loop import unroll
+from unspoken.core.rows.batch import collate
 from unspoken.errors import CheckpointError, ConfigError
 from unspoken.importers import import_checkpoint
 

@@ -11,31 +11,33 @@ import re
 from pathlib import Path
 from typing import Any
 
-import parity
 import pytest
 import torch
-from parity_coconut import official_parameters as coconut_parameters
-from parity_codi import in_official_order, our_ids, padding_of, rows_of
-from parity_codi import official_parameters as codi_parameters
-from parity_padding import AttendsPadding, attended, padded
-from released_fakes import FORMS, write
+from support.fakes.released import FORMS, write
+from support.parity import cases
+from support.parity.coconut import official_parameters as coconut_parameters
+from support.parity.codi import in_official_order, our_ids, padding_of, rows_of
+from support.parity.codi import official_parameters as codi_parameters
+from support.parity.padding import AttendsPadding, attended, padded
 from torch import Tensor
 from transformers import AutoConfig
 
 import unspoken
-from unspoken.core.engine import generate, unroll
-from unspoken.core.layout import Batch, Row, collate
-from unspoken.core.sampling import Speaking
-from unspoken.core.trace import Trace
+from unspoken.core.loop.generate import generate
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.trace import Trace
+from unspoken.core.rows.batch import Batch, collate
+from unspoken.core.rows.row import Row
 from unspoken.errors import CheckpointError
 from unspoken.importers import import_checkpoint
 from unspoken.importers.released import Imported
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
-COCONUT = parity.names("coconut", "simcot_coconut")
-CODI = parity.names("codi", "simcot_codi")
+COCONUT = cases.names("coconut", "simcot_coconut")
+CODI = cases.names("codi", "simcot_codi")
 CASES = COCONUT + CODI
 
 
@@ -43,7 +45,7 @@ CASES = COCONUT + CODI
 class Run:
     """A case, and the run directory that its state dict was imported to."""
 
-    case: parity.Case
+    case: cases.Case
     files: Path
     base: str
     options: dict[str, Any]
@@ -51,7 +53,7 @@ class Run:
     method: Any
 
 
-def write_base(folder: Path, case: parity.Case, config: dict[str, Any]) -> str:
+def write_base(folder: Path, case: cases.Case, config: dict[str, Any]) -> str:
     """Config, with the vocabulary before tokens were added, and tokenizer."""
     words = case.tokenizer()
     rest = {key: value for key, value in config.items() if key not in ("torch_dtype", "model_type", "vocab_size")}
@@ -60,14 +62,14 @@ def write_base(folder: Path, case: parity.Case, config: dict[str, Any]) -> str:
     return str(folder)
 
 
-def released(case: parity.Case) -> dict[str, Tensor]:
+def released(case: cases.Case) -> dict[str, Tensor]:
     """The official state dict, repeated entries under every name."""
     return {key: value.clone() for key, value in case.state("").items()}
 
 
 @pytest.fixture(scope="module", params=CASES)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    case, folder = parity.load(request.param), tmp_path_factory.mktemp("import")
+    case, folder = cases.load(request.param), tmp_path_factory.mktemp("import")
     official = case.facts["method_config"]
     base = write_base(folder / "base", case, case.facts["backbone_config"])
     options: dict[str, Any] = {}
@@ -93,7 +95,7 @@ def is_coconut(run: Run) -> bool:
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test."""
-    if not parity.recorded():
+    if not cases.recorded():
         pytest.skip("another folder may hold cases of one kind only")
     assert len(COCONUT) > 10
     assert len(CODI) > 10
@@ -123,7 +125,7 @@ def test_every_tensor_has_its_place(run: Run):
             assert torch.equal(value, want[key]), key
 
 
-def coconut_rows(case: parity.Case) -> list[Row]:
+def coconut_rows(case: cases.Case) -> list[Row]:
     """The rows of the official batch, without its padding."""
     tensors, rows = case.tensors, []
     for b, mask in enumerate(tensors["batch/attention_mask"].bool()):
@@ -153,7 +155,7 @@ def same_logits(run: Run, kind: str, trace: Trace, first_B: Tensor) -> None:
     with torch.no_grad():
         logits = run.method.backbone.logits(trace.hidden_at(rows_N, places_N))
     ids = torch.arange(logits.shape[1]) if is_coconut(run) else our_ids(run.case)
-    parity.same("logits of imports", logits[:, ids], run.case.tensors[f"logits/{kind}"])
+    cases.same("logits of imports", logits[:, ids], run.case.tensors[f"logits/{kind}"])
 
 
 def test_recorded_latents_and_logits(run: Run):
@@ -162,20 +164,20 @@ def test_recorded_latents_and_logits(run: Run):
         batch = collate(coconut_rows(case))
         with torch.no_grad():
             trace = unroll(method.backbone, batch, method.source())
-        parity.same("latents of imports", trace.latents_BKD, case.tensors["latents"])
+        cases.same("latents of imports", trace.latents_BKD, case.tensors["latents"])
         same_logits(run, "answer", trace, -case.tensors["batch/attention_mask"].argmax(dim=1))
         return
     batch, report = codi_forward(run)
     K = report.trace.latents_BKD.shape[1]
     assert case.facts["method_config"]["num_latent"] + hasattr(method, "decoder") == K
-    parity.same("latents of imports", report.trace.latents_BKD, case.tensors["latents"][:, :K])
+    cases.same("latents of imports", report.trace.latents_BKD, case.tensors["latents"][:, :K])
     same_logits(run, "answer", report.trace, torch.from_numpy(batch.starts_B + batch.latents_B))
     same_logits(run, "teacher", report.trace.branch, torch.zeros(len(batch), dtype=torch.int64))
     losses = case.facts["losses"]
     for term, name in (("answer", "ce"), ("teacher", "ref_ce"), ("explain", "explain")):
         assert (term in report.terms) == (name in losses)
         if name in losses:
-            parity.same("losses of imports", report.terms[term], torch.tensor(losses[name]))
+            cases.same("losses of imports", report.terms[term], torch.tensor(losses[name]))
 
 
 def test_recorded_logits_of_the_decoder(run: Run):
@@ -192,7 +194,7 @@ def test_recorded_logits_of_the_decoder(run: Run):
         with torch.no_grad():
             logits = method.decoder.logits(method.decoder.step(fed, positions_BT=positions, mask=mask))
         index = case.tensors[f"explain/{k}/logits_index"]
-        parity.same("decoder logits of imports", logits[index[:, 0], index[:, 1]], case.tensors[f"explain/{k}/logits"])
+        cases.same("decoder logits of imports", logits[index[:, 0], index[:, 1]], case.tensors[f"explain/{k}/logits"])
 
 
 def test_recorded_answers(run: Run):

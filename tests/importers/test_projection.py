@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from backbones import ARCHS, tokenizer
+from support.backbones import ARCHS, tokenizer
 
 import unspoken
-from unspoken.core.backbone import BackboneConfig, load_backbone
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import load_backbone
 from unspoken.errors import CheckpointError, ConfigError
 from unspoken.importers import import_checkpoint
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from released_fakes import FAMILIES, FORMS, Fake, coconut, codi, options, plain, write
+from support.fakes.released import FAMILIES, FORMS, Fake, coconut, codi, options, plain, write
 
 import unspoken
-from unspoken.core.engine import unroll
-from unspoken.core.layout import collate
+from unspoken.core.loop.loop import unroll
+from unspoken.core.rows.batch import collate
 from unspoken.errors import BackboneError, CheckpointError, ConfigError, RunError
 from unspoken.importers import import_checkpoint
 from unspoken.importers.files import read_weights
-from unspoken.training.checkpoint import RunDir
+from unspoken.runs.directory import RunDir
 
 QUESTION = "Ann has 3 pens and buys 4 more. How many pens?"
 

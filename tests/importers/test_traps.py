@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from backbones import tokenizer
-from evaluate_fakes import FakeTask
-from released_fakes import Fake, coconut, codi, write
 from safetensors.torch import save_file
+from support.backbones import tokenizer
+from support.fakes.evaluation import FakeTask
+from support.fakes.released import Fake, coconut, codi, write
 from tokenizers import AddedToken
 
 import unspoken
-from unspoken.core.example import Example
+from unspoken.core.text.example import Example
 from unspoken.errors import CheckpointError, ConfigError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.importers import import_checkpoint

@@ -1,5 +1,5 @@
 """Runs that train in a second."""
 
-from quick_runs import files, make
+from support.quick_runs import files, make
 
 __all__ = ["files", "make"]

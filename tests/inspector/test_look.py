@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import backbones
 import pytest
 import torch
-from contract_cases import CASES, EXAMPLES, shared
-from families import FAMILIES
-from families import model as family_model
-from inspect_fakes import Problems, model
+from contract.cases import CASES, EXAMPLES, shared
+from support import backbones
+from support.fakes.inspection import Problems, model
+from support.families import FAMILIES
+from support.families import model as family_model
 
-from unspoken.core.sampling import Speaking
+from unspoken.core.loop.sampling import Speaking
 from unspoken.errors import ConfigError, DataError
 from unspoken.inspector.attention import paid
 from unspoken.inspector.look import inspect
-from unspoken.inspector.page import page
 from unspoken.inspector.words import nearest, words_of
-from unspoken.model import Model
+from unspoken.pages.inspection import page
+from unspoken.runs.model import Model
 
 THINKING = [name for name in CASES if shared(name, "llama").group_size]
 SILENT = [name for name in CASES if name not in THINKING]

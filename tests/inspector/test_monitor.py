@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from contract_cases import EXAMPLES
-from inspect_fakes import collapsed, model
+from contract.cases import EXAMPLES
 from safetensors.torch import load_file
+from support.fakes.inspection import collapsed, model
 
 from unspoken.errors import ConfigError
 from unspoken.inspector.monitor import Monitor
-from unspoken.training.checkpoint import RunDir
+from unspoken.runs.directory import RunDir
 from unspoken.training.loop import Training, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*the latents are collapsing")  # random states are alike

@@ -6,12 +6,12 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from inspect_fakes import Problems, model
+from support.fakes.inspection import Problems, model
 
 from unspoken.errors import ConfigError, RunError
-from unspoken.inspector.charts import heat_map
 from unspoken.inspector.look import inspect
 from unspoken.inspector.plots import check_matplotlib, draw
+from unspoken.pages.inspection_charts import heat_map
 
 METRICS = [
     *({"kind": "train", "step": s, "stage": s // 5, "terms": {"answer": 2.0 / s, "explain": 1.0}} for s in range(1, 12)),

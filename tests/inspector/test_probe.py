@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from backbones import ARCHS
 from safetensors.torch import load_file
+from support.backbones import ARCHS
 
 import unspoken
-from unspoken.core.backbone import LoraSettings
+from unspoken.core.lm.backbone import LoraSettings
 from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.probe import probe_config
 from unspoken.methods import make_method
+from unspoken.runs.directory import RunDir
 from unspoken.tasks import make_task
-from unspoken.training.checkpoint import RunDir
 from unspoken.training.loop import train
 
 QUICK = ["train.steps=8", "train.validate_every=4", "train.save_every=4", "train.lr=0.003", "train.warmup_steps=0"]
@@ -78,7 +78,7 @@ def test_the_decoder_learns_from_the_last_stage_alone(make, tmp_path: Path) -> N
 
 
 def test_a_frozen_method_does_not_drop_out() -> None:
-    import backbones
+    from support import backbones
 
     frozen = {"name": "sim_cot", "inner": "coconut", "trains": "decoder", "decoder": {"dropout": True}}
     method: Any = make_method(frozen, backbones.backbone("gpt2", resid_pdrop=0.5))
@@ -123,8 +123,8 @@ def test_a_start_is_taken_over(make, tmp_path: Path) -> None:
     """Also without a probe: CODI goes on with the projection that it had."""
     from dataclasses import replace
 
-    from unspoken.core.backbone import BackboneConfig
-    from unspoken.training.start import build_method
+    from unspoken.core.lm.backbone import BackboneConfig
+    from unspoken.runs.start import build_method
 
     train(make(METHODS["codi"], steps=4), tmp_path / "codi")
     config = make(METHODS["codi"])

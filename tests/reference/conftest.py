@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import parity
 import pytest
+from support.parity import cases
 
-from unspoken.core import late_weights
+from unspoken.core.fast import shared_gradients
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _as_large_models_train():
-    """The cases' matrices are small; their gradients are made the way that large ones' are (`core/late_weights.py`)."""
+    """The cases' matrices are small; their gradients are made the way that large ones' are (`core/fast/shared_gradients.py`)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(late_weights, "LEAST", 1)
+        patch.setattr(shared_gradients, "LEAST", 1)
         yield
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the largest relative errors against the authors' code."""
-    if parity.WORST:
-        worst = ", ".join(f"{kind} {error:.1e}" for kind, error in sorted(parity.WORST.items()))
+    if cases.WORST:
+        worst = ", ".join(f"{kind} {error:.1e}" for kind, error in sorted(cases.WORST.items()))
         terminalreporter.write_line(f"parity, largest relative error (by norm): {worst}")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import parity
 import pytest
+from support.parity import cases
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
 
-@pytest.mark.parametrize(("name", "method"), sorted(parity.cases().items()))
+@pytest.mark.parametrize(("name", "method"), sorted(cases.cases().items()))
 def test_a_case_has_a_module_that_runs_it(name: str, method: str):
-    if method not in parity.METHODS:
-        pytest.skip(f"{name}: its method {method!r} is not in this package; known: {', '.join(parity.METHODS)}")
-    assert name in parity.names(method)
-    case = parity.load(name)
+    if method not in cases.METHODS:
+        pytest.skip(f"{name}: its method {method!r} is not in this package; known: {', '.join(cases.METHODS)}")
+    assert name in cases.names(method)
+    case = cases.load(name)
     assert case.facts["tokenizer"]
     assert case.tokenizer() is not None

@@ -6,28 +6,20 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import parity
 import pytest
 import torch
-from parity_coconut import (
-    latents_of,
-    left_padding,
-    official_total,
-    solve,
-    stages_of,
-    supervised,
-    training_method,
-)
+from support.parity import cases
+from support.parity.coconut import latents_of, left_padding, official_total, solve, stages_of, supervised, training_method
 
-from unspoken.core.engine import generate
-from unspoken.core.sampling import Speaking
+from unspoken.core.loop.generate import generate
+from unspoken.core.loop.sampling import Speaking
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
-CASES = parity.names("coconut", "simcot_coconut")
-DECODED = [name for name in CASES if parity.load(name).facts.get("explanations")]
-EXPLAINED = [name for name in CASES if supervised(parity.load(name))]
+CASES = cases.names("coconut", "simcot_coconut")
+DECODED = [name for name in CASES if cases.load(name).facts.get("explanations")]
+EXPLAINED = [name for name in CASES if supervised(cases.load(name))]
 
 every_case = pytest.mark.parametrize("name", CASES)
 explained_case = pytest.mark.parametrize("name", EXPLAINED)
@@ -35,7 +27,7 @@ explained_case = pytest.mark.parametrize("name", EXPLAINED)
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test."""
-    if not parity.recorded():
+    if not cases.recorded():
         pytest.skip("another folder may hold cases of one kind only")
     assert CASES
     assert EXPLAINED
@@ -71,7 +63,7 @@ def test_rows(name: str):
 @every_case
 def test_latents(name: str):
     solved = solve(name)
-    parity.same("latents", solved.report.trace.latents_BKD, solved.case.tensors["latents"])
+    cases.same("latents", solved.report.trace.latents_BKD, solved.case.tensors["latents"])
     place = solved.case.tensors["latents_position"]
     left = left_padding(solved.case).tolist()
     for b, row in enumerate(solved.rows):
@@ -85,7 +77,7 @@ def test_logits(name: str):
     rows_N = index[:, 0].numpy()
     places_N = (index[:, 1] - left_padding(solved.case)[index[:, 0]]).numpy()
     logits = solved.method.backbone.logits(solved.report.trace.hidden_at(rows_N, places_N))
-    parity.same("logits", logits, solved.case.tensors["logits/answer"])
+    cases.same("logits", logits, solved.case.tensors["logits/answer"])
 
 
 @every_case
@@ -95,10 +87,10 @@ def test_losses(name: str):
     losses = solved.case.facts["losses"]
     report = solved.report
     if losses.get("ce") is not None and training_method(solved.case) != "only_expainable_llm":  # where it is not computed
-        parity.same("losses", report.terms["answer"], torch.tensor(losses["ce"]))
+        cases.same("losses", report.terms["answer"], torch.tensor(losses["ce"]))
     assert ("explain" in report.terms) == supervised(solved.case)
-    parity.same("losses", report.terms.get("explain", torch.tensor(0.0)), torch.tensor(losses.get("explain", 0.0)))
-    parity.same("losses", official_total(solved.case, report), torch.tensor(losses["total"]))
+    cases.same("losses", report.terms.get("explain", torch.tensor(0.0)), torch.tensor(losses.get("explain", 0.0)))
+    cases.same("losses", official_total(solved.case, report), torch.tensor(losses["total"]))
 
 
 @every_case
@@ -111,17 +103,17 @@ def test_gradients(name: str):
         got = solved.gradients[key]
         assert (got is None) == (want is None), key
         if got is not None:
-            parity.same_gradient(key, got.norm().double(), torch.tensor(want).double())
+            cases.same_gradient(key, got.norm().double(), torch.tensor(want).double())
     full = [key for key in solved.case.tensors if key.startswith("grad/")]
     assert full or not any(norms.values())
     for key in full:
         got = solved.gradients[key.removeprefix("grad/")]
         assert got is not None
-        parity.same_gradient(key, got, solved.case.tensors[key])
+        cases.same_gradient(key, got, solved.case.tensors[key])
     for parameter, ids in marker_rows(name, "grad_rows/"):
         got = solved.gradients[parameter]
         assert got is not None
-        parity.same_gradient(parameter, got[ids], solved.case.tensors[f"grad_rows/{parameter}"])
+        cases.same_gradient(parameter, got[ids], solved.case.tensors[f"grad_rows/{parameter}"])
 
 
 def marker_rows(name: str, prefix: str) -> list[tuple[str, list[int]]]:
@@ -148,14 +140,14 @@ def test_one_optimizer_step(name: str):
         parameter = key.removeprefix("after_step/")
         gradient = solved.gradients[parameter]
         sure = torch.ones_like(want, dtype=torch.bool) if gradient is None else gradient.abs() > 1e-6
-        parity.same("parameters after a step", solved.after[parameter][sure], want[sure])
+        cases.same("parameters after a step", solved.after[parameter][sure], want[sure])
         compared += int(sure.sum())
     for parameter, ids in marker_rows(name, "after_step_rows/"):
         gradient = solved.gradients[parameter]
         assert gradient is not None
         sure = gradient[ids].abs() > 1e-6
         want = solved.case.tensors[f"after_step_rows/{parameter}"]
-        parity.same("parameters after a step", solved.after[parameter][ids][sure], want[sure])
+        cases.same("parameters after a step", solved.after[parameter][ids][sure], want[sure])
         compared += int(sure.sum())
     assert compared > 100 or not any(solved.case.facts["grad_norm_per_parameter"].values())
 
@@ -206,7 +198,7 @@ def test_passes(name: str):
 
 def thoughts(name: str) -> list[int]:
     """Numbers of the thoughts that the official run explained."""
-    return list(range(len(parity.load(name).facts["losses"]["explain_per_thought"])))
+    return list(range(len(cases.load(name).facts["losses"]["explain_per_thought"])))
 
 
 def group(name: str, k: int) -> torch.Tensor:
@@ -231,7 +223,7 @@ def test_step_targets(name: str):
         ours = torch.cat([group(name, k), solved.method.backbone.embed(batch.ids_BT[:, C:])], dim=1)
         # The released decoder also reads a step's last token, whose state predicts nothing; ours does not.
         for b, length in enumerate(batch.lengths_B + 1):
-            parity.same("decoder inputs", ours[b, :length], fed[b, :length])
+            cases.same("decoder inputs", ours[b, :length], fed[b, :length])
             assert solved.case.tensors[f"explain/{k}/position_ids"][b, :length].tolist() == list(range(1, length + 1))
             assert solved.case.tensors[f"explain/{k}/attention_mask"][b].tolist() == [1] * length + [0] * (
                 labels.shape[1] - length
@@ -247,10 +239,10 @@ def test_decoder_logits_and_loss_per_thought(name: str):
         index = solved.case.tensors[f"explain/{k}/logits_index"].numpy()
         trace, _ = decoder.read(group(name, k), targets)
         logits = decoder.logits(trace.hidden_at(index[:, 0], index[:, 1]))
-        parity.same("decoder logits", logits, solved.case.tensors[f"explain/{k}/logits"])
+        cases.same("decoder logits", logits, solved.case.tensors[f"explain/{k}/logits"])
         weights = torch.full((len(targets),), 1 / np.sum([len(step) > 0 for step in targets]))
         loss = decoder.loss(group(name, k), targets, weights)
-        parity.same("losses", loss, torch.tensor(solved.case.facts["losses"]["explain_per_thought"][k]))
+        cases.same("losses", loss, torch.tensor(solved.case.facts["losses"]["explain_per_thought"][k]))
 
 
 @pytest.mark.parametrize("name", DECODED)
@@ -272,7 +264,7 @@ def test_thoughts_in_words(name: str):
             assert text == solved.method.backbone.decode(theirs).strip()
 
 
-@pytest.mark.parametrize("name", [n for n in CASES if parity.load(n).facts["method_config"]["uniform_prob"]])
+@pytest.mark.parametrize("name", [n for n in CASES if cases.load(n).facts["method_config"]["uniform_prob"]])
 def test_stages_of_mixed_rows_are_inferred(name: str):
     """Where the official code draws the stage per row, the rows of the case are of more than one stage."""
     solved = solve(name)

@@ -5,29 +5,30 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-import parity
 import pytest
 import torch
-from parity_coconut import latents_of, method_of, stages_of
+from support.parity import cases
+from support.parity.coconut import latents_of, method_of, stages_of
 
-from unspoken.core.engine import Loop, generate
-from unspoken.core.example import Example
-from unspoken.core.layout import collate
-from unspoken.core.sampling import Speaking
+from unspoken.core.loop.generate import generate
+from unspoken.core.loop.loop import Loop
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.batch import collate
+from unspoken.core.text.example import Example
 from unspoken.methods import make_method
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
 
-def the_case(name: str) -> parity.Case:
+def the_case(name: str) -> cases.Case:
     """A case by name, or a skip where another folder lacks it."""
-    if name not in parity.cases():
-        pytest.skip(f"no case {name} in {parity.folder()}")
-    return parity.load(name)
+    if name not in cases.cases():
+        pytest.skip(f"no case {name} in {cases.folder()}")
+    return cases.load(name)
 
 
-def with_defaults(case: parity.Case) -> Any:
+def with_defaults(case: cases.Case) -> Any:
     """SIM-CoT on a case's backbone with our own settings, not the released ones."""
     released = method_of(case, case.backbone())
     method: Any = make_method({"name": "sim_cot", "inner": released.inner.config}, case.backbone())
@@ -35,7 +36,7 @@ def with_defaults(case: parity.Case) -> Any:
     return method
 
 
-def rows_of(case: parity.Case, method: Any) -> list[Any]:
+def rows_of(case: cases.Case, method: Any) -> list[Any]:
     """The case's rows at its stage."""
     return [
         method.layout(example, stage, Random(0))

@@ -1,7 +1,7 @@
 """CODI, and SIM-CoT on CODI, give the numbers of the authors' code (zhenyi4/codi 4fd88d4, InternLM/SIM-CoT f3ae967) on its
 own tiny models: rows, latents, compared states, logits, losses, gradients, one step, greedy text.
 
-Where the released code attends to padding, so does the backbone that ours runs on here (tests/parity_padding.py).
+Where the released code attends to padding, so does the backbone that ours runs on here (tests/support/parity/padding.py).
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import parity
 import pytest
 import torch
-from parity_codi import (
+from support.parity import cases
+from support.parity.codi import (
     base_prefix,
     explained_latents,
     has_gradients,
@@ -26,19 +26,20 @@ from parity_codi import (
     prompts_of,
     solve,
 )
-from parity_padding import attended, padded
+from support.parity.padding import attended, padded
 
-from unspoken.core.engine import Loop
-from unspoken.core.layout import IGNORE, collate
-from unspoken.core.sampling import Speaking
+from unspoken.core.loop.loop import Loop
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.row import IGNORE
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
-CASES = parity.names("codi", "simcot_codi")
-EXPLAINED = [name for name in CASES if is_explained(parity.load(name))]
-TRAINED = [name for name in CASES if has_gradients(parity.load(name))]
-ALONE = [name for name in CASES if not parity.load(name).facts["padding_attended"]]
+CASES = cases.names("codi", "simcot_codi")
+EXPLAINED = [name for name in CASES if is_explained(cases.load(name))]
+TRAINED = [name for name in CASES if has_gradients(cases.load(name))]
+ALONE = [name for name in CASES if not cases.load(name).facts["padding_attended"]]
 
 every_case = pytest.mark.parametrize("name", CASES)
 explained_case = pytest.mark.parametrize("name", EXPLAINED)
@@ -47,7 +48,7 @@ trained_case = pytest.mark.parametrize("name", TRAINED)
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test; and both kinds of batches are there."""
-    if not parity.recorded():
+    if not cases.recorded():
         pytest.skip("another folder may hold cases of one kind only")
     assert CASES
     assert set(ALONE) & set(EXPLAINED)
@@ -119,8 +120,8 @@ def test_latents(name: str):
     trace = solved.report.trace
     assert trace.states_BKD is not None
     assert trace.latents_BKD.shape[1] == solved.case.facts["method_config"]["num_latent"] + 1
-    parity.same("latents", trace.latents_BKD, solved.case.tensors["latents"])
-    parity.same("latents", trace.states_BKD, solved.case.tensors["latents_hidden"])
+    cases.same("latents", trace.latents_BKD, solved.case.tensors["latents"])
+    cases.same("latents", trace.states_BKD, solved.case.tensors["latents_hidden"])
 
 
 @every_case
@@ -134,7 +135,7 @@ def test_compared_states(name: str):
         assert watched is not None
         assert watched.shape == want.shape
         for got_BD, want_BD in zip(watched, want, strict=True):
-            parity.same("compared states", got_BD, want_BD)
+            cases.same("compared states", got_BD, want_BD)
 
 
 @every_case
@@ -147,7 +148,7 @@ def test_logits(name: str):
         if eot_B is not None:  # the student's columns are counted from eot
             places_N = places_N + eot_B[rows_N]
         logits = solved.method.backbone.logits(states.hidden_at(rows_N, places_N))
-        parity.same("logits", logits[:, our_ids(case)], case.tensors[f"logits/{kind}"])
+        cases.same("logits", logits[:, our_ids(case)], case.tensors[f"logits/{kind}"])
 
 
 @every_case
@@ -158,8 +159,8 @@ def test_losses(name: str):
     names = {"answer": "ce", "distill": "distill", "teacher": "ref_ce", "explain": "explain"}
     assert {names[term] for term in report.terms} | {"total"} == set(losses)
     for term, value in report.terms.items():
-        parity.same("losses", value, torch.tensor(losses[names[term]]))
-    parity.same("losses", report.total, torch.tensor(losses["total"]))
+        cases.same("losses", value, torch.tensor(losses[names[term]]))
+    cases.same("losses", report.total, torch.tensor(losses["total"]))
 
 
 @trained_case
@@ -175,22 +176,22 @@ def test_gradients(name: str):
         got = solved.gradients[key]
         assert (got is None) == (want is None), key
         if got is not None:
-            parity.same_gradient(key, got.norm().double(), torch.tensor(want).double())
+            cases.same_gradient(key, got.norm().double(), torch.tensor(want).double())
     full = [key.removeprefix("grad/") for key in solved.case.tensors if key.startswith("grad/")]
     assert full
     for key in full:
         got = solved.gradients[key]
         assert got is not None
-        parity.same_gradient(key, got, solved.case.tensors[f"grad/{key}"])
+        cases.same_gradient(key, got, solved.case.tensors[f"grad/{key}"])
     for key, ids in marker_rows(name):
         got = solved.gradients[key]
         assert got is not None
-        parity.same_gradient(key, got[ids], solved.case.tensors[f"grad_rows/{key}"])
+        cases.same_gradient(key, got[ids], solved.case.tensors[f"grad_rows/{key}"])
 
 
 def marker_rows(name: str) -> list[tuple[str, list[int]]]:
     """(parameter, official token ids) of which the fixtures keep rows: whole tables train, so not under LoRA."""
-    case = parity.load(name)
+    case = cases.load(name)
     found: list[tuple[str, list[int]]] = []
     for key in (key.removeprefix("grad_rows/") for key in case.tensors if key.startswith("grad_rows/")):
         (ids,) = [ids for pattern, ids in case.facts["grad_rows_ids"].items() if re.search(pattern, key)]
@@ -210,7 +211,7 @@ def test_one_optimizer_step(name: str):
     for key, ids, want in [*whole, *rows]:
         gradient = solved.gradients[key]
         sure = torch.ones_like(want, dtype=torch.bool) if gradient is None else gradient[ids].abs() > 1e-6
-        parity.same("parameters after a step", solved.after[key][ids][sure], want[sure])
+        cases.same("parameters after a step", solved.after[key][ids][sure], want[sure])
         compared += int(sure.sum())
     assert compared > 100
 
@@ -232,7 +233,7 @@ def test_greedy_answers(name: str, monkeypatch: pytest.MonkeyPatch):
         trace, speech = Loop(backbone, batch, solved.method.source(), speaking=speaking).run()
     copies = len(tensors["generate/ids"]) // len(prompts)
     assert copies == (2 if name in ALONE else 1)
-    parity.same("latents", trace.latents_BKD.repeat(copies, 1, 1), tensors["generate/latents"])
+    cases.same("latents", trace.latents_BKD.repeat(copies, 1, 1), tensors["generate/latents"])
     for b, ids in enumerate(tensors["generate/ids"]):
         assert tuple(speech.tokens[b % len(prompts)]) == in_our_ids(case, ids[ids >= 0])
 
@@ -250,7 +251,7 @@ def test_decoder_inputs(name: str):
         fed = solved.case.tensors[f"explain/{k}/inputs_embeds"]
         # The released decoder also reads a step's last token, whose state predicts nothing; ours does not.
         for b, length in enumerate(batch.lengths_B + 1):
-            parity.same("decoder inputs", ours[b, :length], fed[b, :length])
+            cases.same("decoder inputs", ours[b, :length], fed[b, :length])
             rest = fed.shape[1] - length
             assert solved.case.tensors[f"explain/{k}/attention_mask"][b].tolist() == [1] * length + [0] * rest
 
@@ -265,9 +266,9 @@ def test_decoder_logits_and_loss_per_latent(name: str):
         trace, _ = decoder.read(latents_BKD[:, k : k + 1], targets)
         index = solved.case.tensors[f"explain/{k}/logits_index"].numpy()
         logits = decoder.logits(trace.hidden_at(index[:, 0], index[:, 1]))
-        parity.same("decoder logits", logits, solved.case.tensors[f"explain/{k}/logits"])
+        cases.same("decoder logits", logits, solved.case.tensors[f"explain/{k}/logits"])
         weights = torch.full((len(targets),), 1 / np.sum([len(step) for step in targets]))
-        parity.same("losses", decoder.loss(latents_BKD[:, k : k + 1], targets, weights), torch.tensor(term))
+        cases.same("losses", decoder.loss(latents_BKD[:, k : k + 1], targets, weights), torch.tensor(term))
 
 
 @pytest.mark.parametrize("name", [name for name in EXPLAINED if name in ALONE])

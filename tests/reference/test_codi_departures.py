@@ -7,10 +7,10 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import parity
 import pytest
 import torch
-from parity_codi import (
+from support.parity import cases
+from support.parity.codi import (
     base_prefix,
     codi_settings,
     explained_latents,
@@ -24,33 +24,35 @@ from parity_codi import (
     prompts_of,
     rows_of,
 )
-from parity_padding import attended, padded
+from support.parity.padding import attended, padded
 from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from unspoken.core.backbone import Backbone
-from unspoken.core.engine import Loop, generate
-from unspoken.core.example import Example
-from unspoken.core.layout import Row, collate
-from unspoken.core.sampling import Speaking
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.generate import generate
+from unspoken.core.loop.loop import Loop
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.row import Row
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
-CASES = parity.names("codi", "simcot_codi")
-PADDED = [name for name in CASES if parity.load(name).facts["padding_attended"]]
+CASES = cases.names("codi", "simcot_codi")
+PADDED = [name for name in CASES if cases.load(name).facts["padding_attended"]]
 ALONE = [name for name in CASES if name not in PADDED]
 
 
-def the_case(name: str) -> parity.Case:
+def the_case(name: str) -> cases.Case:
     """A case by name, or a skip where another folder lacks it."""
-    if name not in parity.cases():
-        pytest.skip(f"no case {name} in {parity.folder()}")
-    return parity.load(name)
+    if name not in cases.cases():
+        pytest.skip(f"no case {name} in {cases.folder()}")
+    return cases.load(name)
 
 
 def run(method: Any, rows: list[Row]) -> Any:
@@ -66,10 +68,10 @@ def off(got: torch.Tensor, want: torch.Tensor) -> float:
 
 def test_there_are_fixtures():
     """An empty list would pass every parametrised test."""
-    if not parity.recorded():
+    if not cases.recorded():
         pytest.skip("another folder may hold cases of one kind only")
-    assert [name for name in PADDED if is_explained(parity.load(name))]
-    assert [name for name in PADDED if parity.load(name).facts["method_config"]["fix_attn_mask"]]
+    assert [name for name in PADDED if is_explained(cases.load(name))]
+    assert [name for name in PADDED if cases.load(name).facts["method_config"]["fix_attn_mask"]]
     assert ALONE
 
 
@@ -89,12 +91,12 @@ def test_departure_padding_is_never_seen(name: str):
         for b, row in enumerate(rows):
             alone = run(method, [row]).trace
             official = case.tensors["latents"][b]
-            assert off(together.latents_BKD[b], alone.latents_BKD[0]) < parity.RTOL
-            assert off(together.watched_LBD[:, b], alone.watched_LBD[:, 0]) < parity.RTOL
+            assert off(together.latents_BKD[b], alone.latents_BKD[0]) < cases.RTOL
+            assert off(together.watched_LBD[:, b], alone.watched_LBD[:, 0]) < cases.RTOL
             apart = off(alone.latents_BKD[0], official)
-            assert apart < parity.RTOL if padding.left[b] == 0 else apart > 0.1
+            assert apart < cases.RTOL if padding.left[b] == 0 else apart > 0.1
             apart = off(alone.latents_BKD[0, 0], official[0])
-            assert apart < parity.RTOL if padding.left[b] == 0 or relative else apart > 0.1
+            assert apart < cases.RTOL if padding.left[b] == 0 or relative else apart > 0.1
 
 
 def with_tokens(words: Any, merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
@@ -260,7 +262,7 @@ def test_both_scales_are_one_where_a_row_is_alone(name: str):
     method = method_of(case, scale="row")
     with torch.no_grad():
         distance = run(method, rows_of(case, method)).terms["distill"]
-    assert off(distance, case.tensors["loss/distill"]) < parity.RTOL
+    assert off(distance, case.tensors["loss/distill"]) < cases.RTOL
 
 
 def test_departure_no_latents_at_all():
@@ -328,7 +330,7 @@ def test_departure_the_latent_after_the_last_is_made_only_where_it_is_asked_for(
     method, released = method_of(case, trailing=False), method_of(case)
     made = [run(m, own_rows(case, m)) for m in (method, released)]
     assert [report.trace.latents_BKD.shape[1] for report in made] == [6, 7]
-    assert off(made[0].total, case.tensors["loss/total"]) < parity.RTOL
+    assert off(made[0].total, case.tensors["loss/total"]) < cases.RTOL
     for report in made:
         report.total.backward()
     for one, other in zip(method.parameters(), released.parameters(), strict=True):

@@ -7,22 +7,19 @@ import copy
 import json
 from pathlib import Path
 
-import parity
-import parity_coconut
-import parity_semcot
-import parity_softcot
 import pytest
 import torch
+from support.parity import cases, coconut, semcot, softcot
 
 
-def variant(name: str) -> parity.Case:
+def variant(name: str) -> cases.Case:
     """A recorded case, to be changed."""
-    if parity.folder() is None:
-        pytest.skip(parity.ABSENT)
-    if name not in parity.cases():
+    if cases.folder() is None:
+        pytest.skip(cases.ABSENT)
+    if name not in cases.cases():
         pytest.skip(f"the case {name} is not in this folder")
-    case = parity.load(name)
-    return parity.Case(copy.deepcopy(case.facts), dict(case.tensors))
+    case = cases.load(name)
+    return cases.Case(copy.deepcopy(case.facts), dict(case.tensors))
 
 
 @pytest.mark.parametrize("name", ["simcot_coconut_gpt2_stage3_c2", "simcot_coconut_llama_stage1_c2"])
@@ -30,8 +27,8 @@ def test_a_frozen_decoder(monkeypatch: pytest.MonkeyPatch, name: str):
     """Only the base trains: its gradients are those of the full run, since the decoder's loss reaches it all the same."""
     case = variant(name)
     case.facts["method_config"]["training_method"] = "only_base_causallm"
-    monkeypatch.setattr(parity, "load", lambda _: case)
-    solved = parity_coconut.solve.__wrapped__(name)
+    monkeypatch.setattr(cases, "load", lambda _: case)
+    solved = coconut.solve.__wrapped__(name)
     assert float(solved.report.total.detach()) == pytest.approx(case.facts["losses"]["total"], rel=1e-5)
     for key, norm in case.facts["grad_norm_per_parameter"].items():
         got = solved.gradients[key]
@@ -46,9 +43,9 @@ def test_only_the_decoder_trains(monkeypatch: pytest.MonkeyPatch):
     """The answers' loss is left out, the base gets no gradient, and the decoder's is that of the full run."""
     case = variant("simcot_coconut_gpt2_stage3_c2")
     case.facts["method_config"]["training_method"] = "only_expainable_llm"
-    monkeypatch.setattr(parity, "load", lambda _: case)
-    solved = parity_coconut.solve.__wrapped__("x")
-    total = parity_coconut.official_total(case, solved.report)
+    monkeypatch.setattr(cases, "load", lambda _: case)
+    solved = coconut.solve.__wrapped__("x")
+    total = coconut.official_total(case, solved.report)
     assert float(total.detach()) == pytest.approx(case.facts["losses"]["explain"], rel=1e-5)
     for key, norm in case.facts["grad_norm_per_parameter"].items():
         got = solved.gradients[key]
@@ -61,15 +58,15 @@ def test_several_rows_in_a_call(monkeypatch: pytest.MonkeyPatch):
     """SoftCoT++ with batch_step 2 on three rows: two calls per set, means over tokens, divided by the rows."""
     case = variant("softcotpp_llama_scaling_n2_k3")
     case.facts["method_config"]["batch_step"] = 2
-    monkeypatch.setattr(parity, "load", lambda _: case)
-    assert parity_softcot.slices_of(case) == [slice(0, 2), slice(2, 3)]
+    monkeypatch.setattr(cases, "load", lambda _: case)
+    assert softcot.slices_of(case) == [slice(0, 2), slice(2, 3)]
     recorded_CB = case.tensors["loss/lm_per_call"].reshape(3, 3)
     tokens_B = (case.tensors["batch/labels"] != -100).sum(dim=1)
     two_C = (recorded_CB[:, :2] * tokens_B[:2]).sum(dim=1) / tokens_B[:2].sum()
     want = torch.stack([two_C, recorded_CB[:, 2]], dim=1)
-    solved = parity_softcot.solve.__wrapped__("x")
-    parity.same("losses", solved.per_chain, want)
-    parity.same("losses", solved.terms["lm_sum"], want.sum() / 3)
+    solved = softcot.solve.__wrapped__("x")
+    cases.same("losses", solved.per_chain, want)
+    cases.same("losses", solved.terms["lm_sum"], want.sum() / 3)
 
 
 def test_a_single_thought(monkeypatch: pytest.MonkeyPatch):
@@ -82,9 +79,9 @@ def test_a_single_thought(monkeypatch: pytest.MonkeyPatch):
         text = tokenizer.decode(one.tensors[key]).replace(hold * 2, hold).replace(" 2 tokens", " 1 tokens")
         one.tensors[key] = torch.tensor(tokenizer.encode(text, add_special_tokens=False))
     one.tensors["nce/keep_mask"] = one.tensors["nce/keep_mask"][:, :1]
-    assert parity_softcot.texts_of(one) == parity_softcot.texts_of(two)
-    monkeypatch.setattr(parity, "load", lambda _: one)
-    solved = parity_softcot.solve.__wrapped__("x")
+    assert softcot.texts_of(one) == softcot.texts_of(two)
+    monkeypatch.setattr(cases, "load", lambda _: one)
+    solved = softcot.solve.__wrapped__("x")
     assert [row.latents for row in solved.rows] == [1]
     assert solved.method.prompt(one.facts["instances"][0]["question"]).ids == tuple(
         one.tensors["generate/input_ids_0"].tolist()
@@ -101,14 +98,14 @@ def test_a_teacher_with_a_tied_head(monkeypatch: pytest.MonkeyPatch, prefix: str
     case.tensors.pop("state_teacher/lm_head.weight", None)
     alias = {"key": f"{prefix}lm_head.weight", "same_storage_as": f"{prefix}model.embed_tokens.weight"}
     case.facts["state_aliases"] = [alias] if prefix else []
-    monkeypatch.setattr(parity, "load", lambda _: case)
-    method = parity_semcot.method_of(case)
+    monkeypatch.setattr(cases, "load", lambda _: case)
+    method = semcot.method_of(case)
     lm = method.backbone.lm
     embedding = case.tensors["state_teacher/model.embed_tokens.weight"]
     assert torch.equal(lm.get_output_embeddings().weight[: len(embedding)], embedding)
-    solved = parity_semcot.solve.__wrapped__("x")
+    solved = semcot.solve.__wrapped__("x")
     latents = torch.cat([report.trace.latents_BKD for report in solved.reports])
-    parity.same("latents", latents, case.tensors["latents"])  # what the generator makes does not see the head
+    cases.same("latents", latents, case.tensors["latents"])  # what the generator makes does not see the head
 
 
 def test_cases_go_by_their_method_not_by_their_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -118,8 +115,8 @@ def test_cases_go_by_their_method_not_by_their_directory(monkeypatch: pytest.Mon
         (tmp_path / name / "case.json").write_text(json.dumps({"method": method}))
     (tmp_path / "tokenizers").mkdir()
     monkeypatch.setenv("UNSPOKEN_PARITY", str(tmp_path))
-    monkeypatch.setattr(parity, "cases", parity.cases.__wrapped__)
-    assert parity.names("coconut", "simcot_coconut") == ["a", "softcot_x"]
-    assert parity.names("softcot") == []
-    assert not parity.recorded()
-    assert "lotus" not in parity.METHODS
+    monkeypatch.setattr(cases, "cases", cases.cases.__wrapped__)
+    assert cases.names("coconut", "simcot_coconut") == ["a", "softcot_x"]
+    assert cases.names("softcot") == []
+    assert not cases.recorded()
+    assert "lotus" not in cases.METHODS

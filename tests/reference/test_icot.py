@@ -7,17 +7,17 @@ import math
 from collections import Counter
 from random import Random
 
-import parity
 import pytest
 import torch
-from parity_icot import Solved, finite, settings_of, solve, strip
+from support.parity import cases
+from support.parity.icot import Solved, finite, settings_of, solve, strip
 
 from unspoken.methods.icot_si import MOST_BY_CHANCE, by_chance
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
-CASES = parity.names("icot_si")
+CASES = cases.names("icot_si")
 TRAJECTORY = 1e-5
 """Of what comes after the first step (parity/README.md, "Tolerance")."""
 
@@ -26,10 +26,10 @@ every_case = pytest.mark.parametrize("name", CASES)
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test. Every setting with a choice is among the cases."""
-    if not parity.recorded():
+    if not cases.recorded():
         pytest.skip("another folder may hold cases of one kind only")
     assert CASES
-    settings = [settings_of(parity.load(name)) for name in CASES]
+    settings = [settings_of(cases.load(name)) for name in CASES]
     assert {s["side"] for s in settings} == {"left", "right"}
     assert {s["keep_position"] for s in settings} == {s["restart_optimizer"] for s in settings} == {True, False}
     assert {s["remove_all_beyond"] is None for s in settings} == {True, False}
@@ -81,31 +81,31 @@ def test_the_first_step(name: str):
     solved = solve(name)
     facts, tensors, step = solved.case.facts, solved.case.tensors, solved.steps[0]
     assert step.logits is not None
-    parity.same("logits", step.logits, tensors["step/0/logits"])
-    parity.same("losses", step.loss, torch.tensor(facts["losses"]["step0"]))
-    parity.same_gradient("all", torch.tensor(step.norm), torch.tensor(facts["grad_norm_total"]))
+    cases.same("logits", step.logits, tensors["step/0/logits"])
+    cases.same("losses", step.loss, torch.tensor(facts["losses"]["step0"]))
+    cases.same_gradient("all", torch.tensor(step.norm), torch.tensor(facts["grad_norm_total"]))
     norms = facts["grad_norm_per_parameter"]
     tied = {alias["key"] for alias in facts["state_aliases"]}
     assert set(norms) - tied == set(step.gradients)
     for key, gradient in step.gradients.items():
-        parity.same_gradient(key, gradient.norm().double(), torch.tensor(norms[key]).double())
+        cases.same_gradient(key, gradient.norm().double(), torch.tensor(norms[key]).double())
     full = [key for key in tensors if key.startswith("grad/")]
     assert full or name not in CASES[:1]
     for key in full:
-        parity.same_gradient(key, step.gradients[key.removeprefix("grad/")], tensors[key])
+        cases.same_gradient(key, step.gradients[key.removeprefix("grad/")], tensors[key])
     compared = 0
     for key, want in tensors.items():
         if key.startswith("after_step/"):
             parameter = key.removeprefix("after_step/")
             sure = step.gradients[parameter].abs() > 1e-6
-            parity.same("parameters after a step", solved.after_step[parameter][sure], want[sure])
+            cases.same("parameters after a step", solved.after_step[parameter][sure], want[sure])
             compared += int(sure.sum())
     assert compared > 30
 
 
 def near(kind: str, got: float, want: float) -> None:
     """Within the tolerance of a trajectory, and the error noted."""
-    assert parity.note(kind, abs(got - want) / abs(want)) <= TRAJECTORY, (kind, got, want)
+    assert cases.note(kind, abs(got - want) / abs(want)) <= TRAJECTORY, (kind, got, want)
 
 
 @every_case
@@ -159,8 +159,8 @@ def test_answers_of_the_initial_weights(name: str):
 @every_case
 def test_smoothing_is_the_released_distribution(name: str):
     """100 bins, the last with all that is left: expected counts of 100,000 draws, and the ends of the range."""
-    rate = settings_of(parity.load(name))["smoothing"]
-    official = parity.load(name).tensors["lambda_distribution"].double()
+    rate = settings_of(cases.load(name))["smoothing"]
+    official = cases.load(name).tensors["lambda_distribution"].double()
     assert len(official) == MOST_BY_CHANCE + 1
     if rate is None:
         assert official[0] == 1

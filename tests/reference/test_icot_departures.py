@@ -5,25 +5,26 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-import backbones
 import pytest
 import torch
+from support import backbones
 from tokenizers import processors
 
-from unspoken.core.backbone import Backbone
-from unspoken.core.curriculum import Stage
-from unspoken.core.engine import generate, unroll
-from unspoken.core.example import Example
-from unspoken.core.layout import collate
-from unspoken.core.sampling import Speaking
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.generate import generate
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.curriculum import Stage
+from unspoken.core.text.example import Example
 from unspoken.methods import make_method
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.pause import PauseConfig
 from unspoken.recipes import recipe
-from unspoken.training.config import TrainConfig
-from unspoken.training.data import Schedule, drop_long, written_tokens
+from unspoken.runs.config import TrainConfig
 from unspoken.training.loop import Training
 from unspoken.training.progress import Quiet
+from unspoken.training.schedule import Schedule, drop_long, written_tokens
 
 EXAMPLE = Example(question="Ann has 3 pens.", steps=("<<1+2=3>>", "<<3+3=6>>"), answer="1,234.5", id="train-1")
 SHORT = Example(question="Ann has 3 pens.", steps=("<<1+2=3>>",), answer="6", id="train-2")

@@ -3,27 +3,27 @@ reads and says, latents, losses, gradients, one step, greedy text. Its attention
 
 from __future__ import annotations
 
-import parity
 import pytest
 import torch
-from parity_semcot import alpha_of, examples_of, solve
+from support.parity import cases
+from support.parity.semcot import alpha_of, examples_of, solve
 
-from unspoken.core.engine import generate
-from unspoken.core.sampling import Speaking
+from unspoken.core.loop.generate import generate
+from unspoken.core.loop.sampling import Speaking
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
-CASES = parity.names("semcot")
+CASES = cases.names("semcot")
 
 every_case = pytest.mark.parametrize("name", CASES)
 
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test; the two phases of the generator are both there."""
-    if not parity.recorded():
+    if not cases.recorded():
         pytest.skip("another folder may hold cases of one kind only")
-    assert {parity.load(name).facts["method_config"]["phase"] for name in CASES} == {"linear", "full"}
+    assert {cases.load(name).facts["method_config"]["phase"] for name in CASES} == {"linear", "full"}
 
 
 @every_case
@@ -50,7 +50,7 @@ def test_what_the_encoder_reads(name: str):
         for ids, kind in zip(row.texts, ("hidden", "condensed_hidden"), strict=True):
             embeds = base.embed(torch.tensor([ids]))
             states = base.below(encoder.first, embeds, positions_BT=torch.arange(len(ids))[None])
-            parity.same("encoder input", states, solved.case.tensors[f"reasoning/{i}/{kind}"])
+            cases.same("encoder input", states, solved.case.tensors[f"reasoning/{i}/{kind}"])
 
 
 @every_case
@@ -61,26 +61,26 @@ def test_encoder(name: str):
         texts = [row.texts[which] for row in solved.pairs]
         want = solved.case.tensors[f"st/{kind}_embeddings"]
         with torch.no_grad():
-            parity.same("embeddings", torch.cat([solved.method.encoder.embed([ids]) for ids in texts]), want)
-            parity.same("embeddings", solved.method.encoder.embed(texts), want)
+            cases.same("embeddings", torch.cat([solved.method.encoder.embed([ids]) for ids in texts]), want)
+            cases.same("embeddings", solved.method.encoder.embed(texts), want)
 
 
 @every_case
 def test_contrast(name: str):
     solved = solve(name)
-    parity.same("losses", solved.contrast, solved.case.tensors["loss/contrastive"])
+    cases.same("losses", solved.contrast, solved.case.tensors["loss/contrastive"])
     norms = solved.case.facts["st_grad_norm_per_parameter"]
     assert set(solved.encoder_gradients) == set(norms)
     for key, norm in norms.items():
         assert float(solved.encoder_gradients[key].norm()) == pytest.approx(norm, rel=1e-4)
         if f"st_grad/{key}" in solved.case.tensors:
-            parity.same_gradient(key, solved.encoder_gradients[key], solved.case.tensors[f"st_grad/{key}"])
+            cases.same_gradient(key, solved.encoder_gradients[key], solved.case.tensors[f"st_grad/{key}"])
 
 
 @every_case
 def test_latents(name: str):
     solved = solve(name)
-    parity.same("latents", torch.cat([r.trace.latents_BKD for r in solved.reports]), solved.case.tensors["latents"])
+    cases.same("latents", torch.cat([r.trace.latents_BKD for r in solved.reports]), solved.case.tensors["latents"])
 
 
 @every_case
@@ -90,10 +90,10 @@ def test_losses(name: str):
     a = alpha_of(solved.case)
     answers = torch.stack([report.terms["answer"] for report in solved.reports]).detach() / (1 - a)
     aligned = torch.stack([report.terms["align"] for report in solved.reports]).detach() / a
-    parity.same("losses", answers, solved.case.tensors["loss/answer"])
-    parity.same("losses", aligned, solved.case.tensors["loss/reason"])
+    cases.same("losses", answers, solved.case.tensors["loss/answer"])
+    cases.same("losses", aligned, solved.case.tensors["loss/reason"])
     total = torch.stack([report.total for report in solved.reports]).sum()
-    parity.same("losses", total, solved.case.tensors["loss/total"])
+    cases.same("losses", total, solved.case.tensors["loss/total"])
 
 
 @every_case
@@ -108,10 +108,10 @@ def test_gradients(name: str):
         assert gradient is not None
         assert float(gradient.norm()) == pytest.approx(norms[key], rel=1e-4)
         if f"grad/{key}" in solved.case.tensors:
-            parity.same_gradient(key, gradient, solved.case.tensors[f"grad/{key}"])
+            cases.same_gradient(key, gradient, solved.case.tensors[f"grad/{key}"])
         if f"grad_rows/{key}" in solved.case.tensors:
             rows = next(iter(solved.case.facts["grad_rows_ids"].values()))
-            parity.same_gradient(key, gradient[rows], solved.case.tensors[f"grad_rows/{key}"])
+            cases.same_gradient(key, gradient[rows], solved.case.tensors[f"grad_rows/{key}"])
 
 
 @every_case

@@ -4,28 +4,28 @@ slots, labels, assistant states, projected rows, logits, losses, gradients, one 
 from __future__ import annotations
 
 import numpy as np
-import parity
 import pytest
 import torch
-from parity_softcot import chains_of, latents_of, several, slices_of, solve
+from support.parity import cases
+from support.parity.softcot import chains_of, latents_of, several, slices_of, solve
 
-from unspoken.core.engine import sample
-from unspoken.core.sampling import Speaking
+from unspoken.core.loop.generate import sample
+from unspoken.core.loop.sampling import Speaking
 
-if parity.folder() is None:
-    pytest.skip(parity.ABSENT, allow_module_level=True)
+if cases.folder() is None:
+    pytest.skip(cases.ABSENT, allow_module_level=True)
 
-CASES = parity.names("softcot", "softcotpp")
+CASES = cases.names("softcot", "softcotpp")
 
 every_case = pytest.mark.parametrize("name", CASES)
-case_of_several = pytest.mark.parametrize("name", parity.names("softcotpp"))
+case_of_several = pytest.mark.parametrize("name", cases.names("softcotpp"))
 
 
 def test_there_are_fixtures():
     """An empty folder would pass every parametrised test."""
-    if not parity.recorded():
+    if not cases.recorded():
         pytest.skip("another folder may hold cases of one kind only")
-    assert {several(parity.load(name)) for name in CASES} == {True, False}
+    assert {several(cases.load(name)) for name in CASES} == {True, False}
 
 
 @every_case
@@ -63,10 +63,10 @@ def test_latents(name: str):
     case, N = solved.case, latents_of(solved.case)
     shape = (-1, len(solved.rows), N) if several(case) else (len(solved.rows), N)
     latents = torch.cat([report.trace.latents_BKD.unflatten(0, (chains_of(case), -1)) for report in solved.reports], 1)
-    parity.same("latents", latents.reshape(*shape, latents.shape[-1]), case.tensors["latents"])
+    cases.same("latents", latents.reshape(*shape, latents.shape[-1]), case.tensors["latents"])
     soft = solved.method.soft if several(case) else solved.method
     want = case.tensors["latents_hidden"]
-    parity.same("projected rows", soft.project(want), case.tensors["latents"])
+    cases.same("projected rows", soft.project(want), case.tensors["latents"])
 
 
 @every_case
@@ -85,7 +85,7 @@ def test_logits(name: str):
             traces = [report.trace for report in solved.reports[call]]
             each = zip(rows_N.tolist(), places_N.tolist(), strict=True)
             hidden = torch.cat([traces[row].hidden_at(chain, np.array([place])) for row, place in each])
-        parity.same("logits", solved.method.backbone.logits(hidden), solved.case.tensors[f"logits/{kind}"])
+        cases.same("logits", solved.method.backbone.logits(hidden), solved.case.tensors[f"logits/{kind}"])
 
 
 @every_case
@@ -93,15 +93,15 @@ def test_losses(name: str):
     solved = solve(name)
     losses = solved.case.facts["losses"]
     for term, value in solved.terms.items():
-        parity.same("losses", value, torch.tensor(float(losses[term])))
-    parity.same("losses", sum(solved.terms.values(), start=torch.zeros(())), torch.tensor(losses["total"]))
+        cases.same("losses", value, torch.tensor(float(losses[term])))
+    cases.same("losses", sum(solved.terms.values(), start=torch.zeros(())), torch.tensor(losses["total"]))
 
 
 @case_of_several
 def test_losses_of_every_set_and_row(name: str):
     """The official code calls the base model for each of them (or for `batch_step` rows), sets outermost."""
     solved = solve(name)
-    parity.same("losses", solved.per_chain.reshape(-1), solved.case.tensors["loss/lm_per_call"])
+    cases.same("losses", solved.per_chain.reshape(-1), solved.case.tensors["loss/lm_per_call"])
 
 
 @case_of_several
@@ -111,7 +111,7 @@ def test_the_released_loss_is_ours_times_the_number_of_sets(name: str):
     if max(call.stop - call.start for call in slices_of(solved.case)) > 1:
         pytest.skip("with several rows in a call the released loss is less by their number: no factor of ours")
     ours = torch.stack([report.terms["answer"].detach() for report in solved.reports]).mean()
-    parity.same("losses", ours * chains_of(solved.case), solved.terms["lm_sum"].detach())
+    cases.same("losses", ours * chains_of(solved.case), solved.terms["lm_sum"].detach())
     if solved.terms["nce"]:
         with torch.no_grad():  # without dropout, whose mask the fixture has
             sets_BCF = solved.reports[0].trace.latents_BKD.flatten(1)[None]
@@ -119,7 +119,7 @@ def test_the_released_loss_is_ours_times_the_number_of_sets(name: str):
 
         C = chains_of(solved.case)
         released = info_nce_sum(sets_BCF, sets_BCF, 0.05) / C / C
-        parity.same("losses", solved.reports[0].terms["contrast"] * C, released)
+        cases.same("losses", solved.reports[0].terms["contrast"] * C, released)
 
 
 @every_case
@@ -134,7 +134,7 @@ def test_gradients(name: str):
         assert gradient is not None
         assert float(gradient.norm()) == pytest.approx(norms[key], rel=1e-4)
         if f"grad/{key}" in solved.case.tensors:
-            parity.same_gradient(key, gradient, solved.case.tensors[f"grad/{key}"])
+            cases.same_gradient(key, gradient, solved.case.tensors[f"grad/{key}"])
 
 
 @every_case

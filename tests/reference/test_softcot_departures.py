@@ -1,7 +1,7 @@
 """Where SoftCoT and SoftCoT++ depart from the released code on purpose (the cards' list): that they do, and what it is for.
 
-The generation header, dates and places of slots: tests/core/test_chat.py. What runs once: tests/core/test_prefix_cache.py.
-As many slots in evaluation as in training, all samples in one batch: tests/training/test_softcot.py.
+The generation header, dates and places of slots: tests/core/text/test_chat.py. What runs once: tests/core/lm/test_prefix_cache.py.
+As many slots in evaluation as in training, all samples in one batch: tests/methods/test_train_softcot.py.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import math
 from random import Random
 from typing import Any
 
-import parity
-import parity_softcot
 import pytest
 import torch
-from backbones import backbone
-from contract_cases import EXAMPLES, settings
+from contract.cases import EXAMPLES, settings
+from support.backbones import backbone
+from support.parity import cases, softcot
 
-from unspoken.core.layout import IGNORE, collate
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.row import IGNORE
 from unspoken.methods import make_method
 
-needs_fixtures = pytest.mark.skipif(parity.folder() is None, reason="the recorded cases are not on this machine")
+needs_fixtures = pytest.mark.skipif(cases.folder() is None, reason="the recorded cases are not on this machine")
 
 
 def method_of(name: str = "softcot", **more: Any) -> Any:
@@ -69,11 +69,11 @@ def test_the_end_of_the_answer_is_trained():
 @pytest.mark.parametrize("name", ["softcot_llama_n2", "softcot_qwen_n3"])
 def test_what_the_released_rows_train(name: str):
     """Llama: not the end of the turn. Qwen: also the line end that closes the user's turn."""
-    if name not in parity.cases():
+    if name not in cases.cases():
         pytest.skip(f"the case {name} is not in this folder")
-    case = parity.load(name)
-    method = parity_softcot.method_of(case)
-    ours = method.layout(parity_softcot.examples_of(case)[0], method.curriculum().last, Random(0))
+    case = cases.load(name)
+    method = softcot.method_of(case)
+    ours = method.layout(softcot.examples_of(case)[0], method.curriculum().last, Random(0))
     length = int(case.tensors["batch/attention_mask"][0].sum())
     theirs = case.tensors["batch/labels"][0, :length].tolist()
     assert ours.labels[-1] == method.backbone.tokenizer.eos_token_id
@@ -134,7 +134,7 @@ def test_losses_do_not_grow_with_the_number_of_sets():
 
 def _first(method: Any) -> Any:
     """The first set alone."""
-    from unspoken.core.assistant import Assisted
+    from unspoken.core.auxiliary.assistant import Assisted
 
     return Assisted(method.assistant, method.soft.project, method.initial.weight[:1])
 

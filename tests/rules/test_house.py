@@ -69,8 +69,34 @@ def test_a_method_file_is_about_250_lines(path: Path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
-def test_two_levels_of_folders():
-    assert all(len(path.relative_to(PACKAGE).parts) <= 2 for path in MODULES)
+def test_folders_are_two_levels_deep_and_three_in_core_and_tasks():
+    for path in MODULES:
+        parts = path.relative_to(PACKAGE).parts
+        assert len(parts) <= (3 if parts[0] in ("core", "tasks") else 2), path
+
+
+@pytest.mark.parametrize("folder", sorted({p.parent for p in MODULES}), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_has_at_most_15_files(folder: Path):
+    if folder.name not in ("cli", "methods"):
+        assert len([p for p in folder.glob("*.py") if p.stem != "__init__"]) <= 15
+
+
+@pytest.mark.parametrize("folder", sorted({p.parent for p in MODULES}), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_says_what_it_is(folder: Path):
+    assert len((ast.get_docstring(tree_of(folder / "__init__.py")) or "").split()) > 5
+
+
+MIRRORED = sorted((PACKAGE.parents[1] / "tests").rglob("test_*.py"))
+APART = ("contract", "reference", "rules", "e2e", "gpu", "examples", "docs")
+"""Folders of tests that belong to no room."""
+
+
+@pytest.mark.parametrize("path", MIRRORED, ids=lambda p: str(p.relative_to(PACKAGE.parents[1] / "tests")))
+def test_tests_mirror_the_source(path: Path):
+    """A test lies in the folder of the room that it is about."""
+    where = path.parent.relative_to(PACKAGE.parents[1] / "tests")
+    assert where.parts, "a test lies in a folder"
+    assert where.parts[0] in APART or (PACKAGE / where).is_dir(), where
 
 
 def test_no_link_is_kept_in_the_repository():

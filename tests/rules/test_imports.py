@@ -1,68 +1,173 @@
-"""Imports point one way (docs/design.md)."""
+"""Imports point one way, between rooms, inside core, and from file to file (docs/design.md)."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[2] / "src" / "unspoken"
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+PACKAGE = SOURCE / "unspoken"
 
-LAYERS = (
+ROOMS = (
     ("errors",),
     ("core",),
-    ("methods", "tasks", "model"),
-    ("training", "evaluation", "importers", "inspector"),
+    ("methods", "tasks"),
+    ("runs",),
+    ("evaluation",),
+    ("inspector",),
+    ("pages",),
+    ("training", "causal", "importers", "export"),
+    ("serving",),
     ("recipes", "bench"),
-    ("cli", "serve", "quickstart", "__main__", "__init__"),
+    ("cli",),
 )
-"""What stands in a layer may import from its own layer and from those before it."""
+"""A room imports from rooms before it; rooms on one line do not import each other."""
 
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+CORE = (
+    ("config", "checks", "files", "precision", "provenance", "seal", "tensors"),
+    ("text",),
+    ("rows",),
+    ("fast",),
+    ("lm",),
+    ("loop",),
+    ("losses", "engine"),
+    ("auxiliary",),
+)
+"""The same inside core. `losses` is a file; the first line may be imported by all of core."""
 
+FACES = ("__init__", "__main__")
+"""The package's own face may import anything."""
+
+HIDDEN: dict[str, set[str]] = {}
+"""Imports inside a function that are wanted, and stand nowhere else: {file: {module}}. The reason stands beside each."""
+
+START_UP = ("cli",)
+"""Rooms whose functions import what they need when called, so that `--help` costs nothing."""
+
+RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
+CORE_RANK = {name: rank for rank, names in enumerate(CORE) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
 
-def top(path: Path) -> str:
-    """The part of the package that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def dotted(path: Path) -> str:
+    """unspoken.core.text.chat for its file; a package for its __init__."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> set[str]:
-    """Modules of unspoken that a file imports, anywhere in it, those named in a table included."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found: set[str] = set()
+FILES = {dotted(path): path for path in MODULES}
+
+
+def module_of(name: str) -> str:
+    """The module that a dotted name is, or is in."""
+    while name not in FILES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def names(tree: ast.AST) -> Iterator[str]:
+    """Modules of unspoken that a piece of code imports, those named in a table ("unspoken.x:Name") included."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "unspoken")
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative import; write the whole name"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            assert node.level == 0, "relative import; write the whole name"
+            if (node.module or "").split(".")[0] == "unspoken":
+                yield from (module_of(f"{node.module}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Constant) and re.fullmatch(r"unspoken(\.\w+)+:\w+", str(node.value)):
-            found.add(str(node.value).split(":")[0])
-    return {name for name in found if name.startswith("unspoken.")}
+            yield module_of(str(node.value).split(":")[0])
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path):
-    mine = top(path)
-    assert mine in RANK, f"{mine} is in no layer; add it to LAYERS here and to docs/design.md"
-    for name in imported(path):
-        theirs = name.split(".")[1]
-        assert theirs in RANK or theirs.startswith("__"), f"{path.name} imports {name}"
-        assert RANK.get(theirs, 0) <= RANK[mine], (
-            f"{path.name} ({mine}) imports {name}: arrows point from {theirs} to {mine}"
-        )
+def parsed(path: Path) -> ast.Module:
+    """A module's tree."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if top(p) == "methods"], ids=lambda p: p.stem)
+def room(name: str) -> str:
+    """core, for unspoken.core.text.chat."""
+    return (name.split(".") + ["__init__"])[1]
+
+
+def core_room(name: str) -> str:
+    """text, for unspoken.core.text.chat."""
+    return (name.split(".") + ["", ""])[2]
+
+
+@every_module
+def test_rooms_import_one_way(path: Path):
+    """Imports inside functions count: hiding one does not turn the arrow round."""
+    mine = dotted(path)
+    if room(mine) in FACES:
+        return
+    assert room(mine) in RANK, f"{room(mine)} is no room; add it to ROOMS here and to docs/design.md"
+    for theirs in names(parsed(path)):
+        if room(theirs) in FACES or room(theirs) == room(mine):
+            continue
+        assert RANK[room(theirs)] < RANK[room(mine)], f"{mine} imports {theirs}: {room(theirs)} stands above {room(mine)}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room(dotted(p)) == "core"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_core_imports_one_way(path: Path):
+    mine = core_room(dotted(path))
+    if not mine:
+        return
+    assert mine in CORE_RANK, f"core/{mine} is no room of core; add it to CORE here and to docs/design.md"
+    for name in names(parsed(path)):
+        theirs = core_room(name)
+        if room(name) == "core" and theirs and theirs != mine:
+            assert CORE_RANK[theirs] < CORE_RANK[mine] or CORE_RANK[theirs] == 0, (
+                f"{dotted(path)} imports {name}: core/{theirs} stands above core/{mine}"
+            )
+
+
+def test_no_circle_of_files():
+    """Neither while modules are loaded nor through functions: each file can be read with those before it alone."""
+    arrows = {name: {n for n in names(parsed(path)) if n != name} for name, path in FILES.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, "a circle of imports: " + " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for other in sorted(arrows[name]):
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in FILES:
+        if room(name) not in FACES:
+            visit(name, ())
+
+
+@every_module
+def test_no_import_is_hidden_in_a_function(path: Path):
+    """Of unspoken's own modules; optional dependencies of others may be imported where they are needed."""
+    mine = dotted(path)
+    if room(mine) in (*START_UP, *FACES):
+        return
+    hidden = {
+        name
+        for node in ast.walk(parsed(path))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(node)
+        if isinstance(inner, (ast.Import, ast.ImportFrom))
+        for name in names(inner)
+    }
+    assert hidden == HIDDEN.get(mine, set())
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room(dotted(p)) == "methods"], ids=lambda p: p.stem)
 def test_a_method_imports_no_other_method(path: Path):
     """One that wraps others makes them by name, from the table."""
-    others = {p.stem for p in MODULES if top(p) == "methods"} - {"__init__", "base"}
+    others = {f"unspoken.methods.{p.stem}" for p in MODULES if room(dotted(p)) == "methods"}
+    others -= {"unspoken.methods.__init__", "unspoken.methods.base", dotted(path)}
     if path.stem != "__init__":
-        assert not {name.split(".")[2] for name in imported(path) if name.startswith("unspoken.methods.")} & others
+        assert not set(names(parsed(path))) & others
 
 
 def test_method_names_stand_in_one_place():
@@ -70,11 +175,10 @@ def test_method_names_stand_in_one_place():
     from unspoken.methods import METHODS
 
     for path in MODULES:
-        if top(path) in ("core", "model", "training", "evaluation", "inspector"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+        if room(dotted(path)) in ("core", "runs", "training", "evaluation", "inspector", "causal", "export"):
             compared = {
                 leaf.value
-                for node in ast.walk(tree)
+                for node in ast.walk(parsed(path))
                 if isinstance(node, ast.Compare)
                 for leaf in ast.walk(node)
                 if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unspoken.tasks.source import DATA_VARIABLE
+from unspoken.tasks.reading.source import DATA_VARIABLE
 
 SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from unspoken.core.condense import condense
-from unspoken.core.example import Example
+from unspoken.core.text.condense import condense
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import make_task
 from unspoken.tasks.condense import Endpoint, condense_file

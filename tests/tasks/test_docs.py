@@ -10,9 +10,9 @@ import pytest
 
 from unspoken.core.config import build, lookup
 from unspoken.tasks import SPLITS, TASKS, make_task
-from unspoken.tasks.answers import MARKS
-from unspoken.tasks.source import DATA_VARIABLE
-from unspoken.tasks.styles import Style
+from unspoken.tasks.reading.source import DATA_VARIABLE
+from unspoken.tasks.reading.styles import Style
+from unspoken.tasks.scoring.answers import MARKS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "tasks.md"
 ROWS = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| `")]

@@ -6,15 +6,16 @@ import threading
 from random import Random
 from typing import Any
 
-import backbones
 import pytest
 import torch
-from contract_cases import EXAMPLES, training_rows
+from contract.cases import EXAMPLES, training_rows
+from support import backbones
 
-from unspoken.core.layout import IGNORE, Row, collate
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.row import IGNORE, Row
 from unspoken.methods import make_method
-from unspoken.training.config import TrainConfig
-from unspoken.training.data import Feed, Schedule, micro_batches
+from unspoken.runs.config import TrainConfig
+from unspoken.training.schedule import Feed, Schedule, micro_batches
 
 
 def rows_of(lengths: list[int]) -> list[Row]:
@@ -70,7 +71,7 @@ class Counted:
 
 def feed(examples: int = 40, window: int = 2) -> tuple[Feed, Counted]:
     method: Any = Counted()
-    from unspoken.core.curriculum import Stage, single
+    from unspoken.core.rows.curriculum import Stage, single
 
     config = TrainConfig(epochs=2, batch_size=4, length_window=window, seed=3)
     schedule = Schedule(config, single(Stage(removed=None, groups=1)), examples)

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import refused, unspoken
 from safetensors.torch import load_file
+from support.command_line import refused, unspoken
 
 from unspoken.core.config import dump
 from unspoken.errors import RunError
-from unspoken.training import lock as locks
-from unspoken.training.checkpoint import RunDir
-from unspoken.training.lock import LOCK, Lock
+from unspoken.runs import lock as locks
+from unspoken.runs.directory import RunDir
+from unspoken.runs.lock import LOCK, Lock
 from unspoken.training.loop import Training, train
 from unspoken.training.signals import Interrupted
 from unspoken.training.validation import Validation

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from unspoken.core import encodings
+from unspoken.core.fast import token_store
 from unspoken.training.loop import train
 
 
 def test_a_run_is_the_same_with_and_without(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(encodings, "LEAST", 5)
+    monkeypatch.setattr(token_store, "LEAST", 5)
     rows = []
     for name, folder in (("without", None), ("first", str(tmp_path / "ids")), ("second", str(tmp_path / "ids"))):
         train(make(steps=4, encodings=folder), tmp_path / name)

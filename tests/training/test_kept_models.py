@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import unspoken as command
 from safetensors.torch import load_file
+from support.command_line import unspoken as command
 
 import unspoken
 from unspoken.errors import RunError
-from unspoken.training.checkpoint import RunDir
+from unspoken.runs.directory import RunDir
 from unspoken.training.loop import Training, train
 from unspoken.training.progress import Quiet
 

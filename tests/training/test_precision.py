@@ -10,24 +10,25 @@ from typing import Any
 
 import pytest
 import torch
-from backbones import ARCHS
-from contract_cases import EXAMPLES, settings
+from contract.cases import EXAMPLES, settings
 from safetensors.torch import load_file, save_file
+from support.backbones import ARCHS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import unspoken
-from unspoken.core.adapters import ADAPTER
-from unspoken.core.backbone import BackboneConfig, LoraSettings, load_backbone
-from unspoken.core.engine import think
+from unspoken.core.lm.adapters import ADAPTER
+from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.lm.loading import load_backbone
+from unspoken.core.loop.generate import think
 from unspoken.core.precision import kept_dtype
 from unspoken.core.seal import SEAL
 from unspoken.errors import RunError
 from unspoken.inspector.probe import probe_config
-from unspoken.training.checkpoint import RunDir, export
+from unspoken.runs.directory import RunDir, export
+from unspoken.runs.start import build_method
 from unspoken.training.loop import Training, train
 from unspoken.training.progress import Quiet
-from unspoken.training.start import build_method
 
 LORA = LoraSettings(r=4, alpha=8.0)
 QUESTION = EXAMPLES[0].question

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones import ARCHS
 from safetensors.torch import load_file
+from support.backbones import ARCHS
 
 import unspoken
 from unspoken.core.config import dump

@@ -10,10 +10,10 @@ from random import Random
 import pytest
 
 from unspoken.core.config import dump
-from unspoken.core.layout import Row
+from unspoken.core.rows.row import Row
 from unspoken.errors import ConfigError
+from unspoken.runs.config import RunConfig, TrainConfig, learning_rate
 from unspoken.tasks import make_task
-from unspoken.training.config import RunConfig, TrainConfig, learning_rate
 from unspoken.training.loop import build_method, train
 
 

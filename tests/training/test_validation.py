@@ -11,11 +11,11 @@ import pytest
 import unspoken
 from unspoken.errors import ConfigError
 from unspoken.evaluation.evaluator import evaluate
+from unspoken.export.hf_folder import export_hf
 from unspoken.inspector.probe import probe_config
+from unspoken.runs.directory import RunDir
 from unspoken.tasks import make_task
 from unspoken.training import validation
-from unspoken.training.checkpoint import RunDir
-from unspoken.training.hf_export import export_hf
 from unspoken.training.loop import train
 from unspoken.training.progress import Bars
 
@@ -138,7 +138,7 @@ def test_a_validation_loss_that_overflows_is_told(make, tmp_path, monkeypatch):
 
 
 def test_keep_every_is_checked():
-    from unspoken.training.config import TrainConfig
+    from unspoken.runs.config import TrainConfig
 
     with pytest.raises(ConfigError, match="keep_every must be positive, got 0"):
         TrainConfig(steps=1, keep_every=0)

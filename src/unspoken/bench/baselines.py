@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unspoken.core.layout import IGNORE, Batch
+from unspoken.core.loop.trace import Cost
 from unspoken.core.losses import layer_distance_sum
-from unspoken.core.trace import Cost
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.row import IGNORE
 
 
 class _Passes:

@@ -21,15 +21,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from unspoken.core import engine, queue, slots
-from unspoken.core.backbone import Backbone, builtin
-from unspoken.core.example import Example
-from unspoken.core.layout import collate
-from unspoken.core.sampling import Speaking
-from unspoken.core.ways import ways_of
+from unspoken.core.engine import answering, kv_slots
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.lm.loading import builtin
+from unspoken.core.lm.ways import ways_of
+from unspoken.core.loop import generate
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.batch import collate
+from unspoken.core.text.example import Example
 from unspoken.errors import UnspokenError
 from unspoken.methods import make_method
-from unspoken.model import Model
+from unspoken.runs.model import Model
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 32,
@@ -222,15 +224,15 @@ def _batch(model: Model) -> str:
 
 
 def _scheduler(model: Model) -> str:
-    """Answers of slots, where a family has them."""
+    """Answers of kv_slots, where a family has them."""
     method: Any = model.method
     method.eval()
-    if not slots.covered(method.backbone, 64):
+    if not kv_slots.covered(method.backbone, 64):
         return "loop only"
     rows = [method.prompt(example.question) for example in EXAMPLES]
     said = [
         [answer.tokens for (answer,) in sample(method.backbone, rows, method.source(), SPEAKING)]
-        for sample in (queue.sample, engine.sample)
+        for sample in (answering.sample, generate.sample)
     ]
     return "yes" if said[0] == said[1] else "no"
 

@@ -19,13 +19,13 @@ from transformers import DynamicCache
 
 from unspoken.bench import paired
 from unspoken.bench.shapes import Kind, backbone_of, operations, variant
-from unspoken.core.backbone import Backbone
-from unspoken.core.latents import Recurrence
-from unspoken.core.layout import IGNORE, Row
-from unspoken.core.queue import Queue
-from unspoken.core.sampling import Speaking
-from unspoken.core.seats import Request
-from unspoken.core.trace import Cost
+from unspoken.core.engine.requests import Request
+from unspoken.core.engine.scheduler import Queue
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sources import Recurrence
+from unspoken.core.loop.trace import Cost
+from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from unspoken.core.trace import Cost
+from unspoken.core.loop.trace import Cost
 
 
 @dataclass(kw_only=True)

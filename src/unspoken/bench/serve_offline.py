@@ -1,7 +1,7 @@
 """`unspoken bench serve-offline`: a queue of mixed requests, continuously batched against static batches.
 
 Both sides are ours, with the same weights, rows at a time, and answers; the static one is the loop that also trains
-(`core/engine.py`): batches of like rows, the longest first, in which rows that have finished leave but none comes in.
+(`core/loop/loop.py`): batches of like rows, the longest first, in which rows that have finished leave but none comes in.
 Answers have drawn lengths: each request speaks so many tokens, and no eos ends it.
 """
 
@@ -16,14 +16,15 @@ import torch
 
 from unspoken.bench import paired
 from unspoken.bench.shapes import Kind, backbone_of, operations, variant
-from unspoken.core.backbone import Backbone
-from unspoken.core.engine import Loop
-from unspoken.core.latents import Recurrence
-from unspoken.core.layout import IGNORE, Row, collate
-from unspoken.core.queue import Queue
-from unspoken.core.sampling import Speaking
-from unspoken.core.seats import Request
-from unspoken.core.trace import Cost
+from unspoken.core.engine.requests import Request
+from unspoken.core.engine.scheduler import Queue
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.loop import Loop
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sources import Recurrence
+from unspoken.core.loop.trace import Cost
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
 
 

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from unspoken.core.backbone import Backbone, BackboneConfig, load_backbone
-from unspoken.core.fast_linear import quicken
+from unspoken.core.fast.cpu_linear import quicken
+from unspoken.core.lm.backbone import Backbone, BackboneConfig
+from unspoken.core.lm.loading import load_backbone
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2-small": {"model_type": "gpt2", "vocab_size": 50257},

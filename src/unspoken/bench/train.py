@@ -3,7 +3,7 @@
 Both sides take the same rows, weights and optimizer in one process, and must agree in loss and gradients before anything
 is timed. A step is forward, backward, clipping and AdamW; the learning rate is 0, so that every round starts from the same
 weights. Dropout is off on both sides. Ours runs as the training loop runs it by default: fused activations, one optimizer
-kernel, and on a CPU freed memory is kept for the next step (`training/allocator.py`); the released way as torch and
+kernel, and on a CPU freed memory is kept for the next step (`core/fast/malloc.py`); the released way as torch and
 transformers are. Each side makes a step that is not timed before each that is.
 """
 
@@ -22,15 +22,16 @@ from unspoken.bench.baselines import coconut_step, codi_step, sim_cot_step
 from unspoken.bench.shapes import backbone_of, operations
 from unspoken.bench.watch import Watch
 from unspoken.bench.workloads import Load, coconut_rows, codi_rows
-from unspoken.core.backbone import Backbone, LoraSettings
-from unspoken.core.layout import Batch, Row, collate
-from unspoken.core.lm import fuse_activations
-from unspoken.core.trace import Cost
+from unspoken.core.fast.attention import fuse_activations
+from unspoken.core.fast.malloc import give_back, keeping_freed
+from unspoken.core.lm.backbone import Backbone, LoraSettings
+from unspoken.core.loop.trace import Cost
+from unspoken.core.rows.batch import Batch, collate
+from unspoken.core.rows.row import Row
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
 from unspoken.methods.base import Counts
-from unspoken.training.allocator import give_back, keeping_freed
-from unspoken.training.data import micro_batches
+from unspoken.training.schedule import micro_batches
 
 Step = Callable[[Cost], Tensor]
 """Forward and backward of a step; adds up what it cost, and returns the loss."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unspoken.core.layout import IGNORE, Row
+from unspoken.core.rows.row import IGNORE, Row
 
 
 @dataclass(frozen=True, kw_only=True)

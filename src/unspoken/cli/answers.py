@@ -125,13 +125,13 @@ def evaluate(
     from unspoken.core.files import check_file
     from unspoken.evaluation.details import details
     from unspoken.evaluation.evaluator import evaluate as score
-    from unspoken.evaluation.keep import Keep
     from unspoken.evaluation.processes import processes
-    from unspoken.evaluation.report import over_sampling_seeds, table
+    from unspoken.evaluation.resume import Keep
     from unspoken.evaluation.several import over_seeds as together
+    from unspoken.evaluation.tables import over_sampling_seeds, table
+    from unspoken.runs.directory import load
     from unspoken.tasks.base import SPLITS
-    from unspoken.tasks.remarks import remarks
-    from unspoken.training.checkpoint import load
+    from unspoken.tasks.reading.remarks import remarks
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -244,8 +244,8 @@ def ask(
     """Ask a trained model one question."""
     from dataclasses import asdict
 
-    from unspoken.evaluation.report import cut_off
-    from unspoken.training.checkpoint import load
+    from unspoken.evaluation.tables import cut_off
+    from unspoken.runs.directory import load
 
     text = sys.stdin.read() if question == "-" else question
     model = load(run, explain=show_thoughts, dtype=dtype)
@@ -276,10 +276,10 @@ def compare(
 ) -> None:
     """Put evaluations side by side: runs times tasks, with a paired test on the problems that runs share."""
     from unspoken.core.files import write_text
-    from unspoken.evaluation.grid import chart as draw
-    from unspoken.evaluation.grid import find, grid_json, grid_markdown, terminal
     from unspoken.evaluation.groups import grouped, hint, trained
     from unspoken.evaluation.rescore import rescore
+    from unspoken.pages.comparison import chart as draw
+    from unspoken.pages.comparison import find, grid_json, grid_markdown, terminal
 
     found = find(runs)
     if extractor is not None:
@@ -307,8 +307,8 @@ def compare(
 def _print_groups(tasks: dict[str, Any], console: Any, out: Path | None) -> None:
     """The tables of `compare --group`, printed and written."""
     from unspoken.core.files import write_text
+    from unspoken.core.text.markup import cell
     from unspoken.evaluation import groups
-    from unspoken.evaluation.markup import cell
 
     for task, found in tasks.items():
         console.print(task)

@@ -24,7 +24,7 @@ from unspoken.cli.options import (
 from unspoken.errors import ConfigError
 
 LIMIT = 200
-"""Problems per control; `evaluation/controls.py:LIMIT` says why. Stands here so that `--help` loads nothing."""
+"""Problems per control; `causal/controls.py:LIMIT` says why. Stands here so that `--help` loads nothing."""
 
 
 def report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
@@ -41,8 +41,8 @@ def control(model: Any, task: Any, split: str, out: Path, console: Any, **how: A
     """
     from rich.progress import Progress
 
-    from unspoken.evaluation.control_report import table
-    from unspoken.evaluation.controls import run_controls
+    from unspoken.causal.control_report import table
+    from unspoken.causal.controls import run_controls
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         job = bar.add_task("controls", total=None)
@@ -105,10 +105,10 @@ def controls(
     markdown: Annotated[Path | None, typer.Option(help="Also write verdict and table as Markdown.", **FILE)] = None,
 ) -> None:
     """Does it matter what the latents say? Answers problems with latents shuffled, averaged, zeroed, noisy, or fewer."""
+    from unspoken.causal.control_report import to_markdown
     from unspoken.core.files import write_text
-    from unspoken.evaluation.control_report import to_markdown
+    from unspoken.runs.directory import load
     from unspoken.tasks.base import SPLITS
-    from unspoken.training.checkpoint import load
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")

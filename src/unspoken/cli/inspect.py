@@ -46,9 +46,9 @@ def inspect(
     from rich.progress import Progress
 
     from unspoken.inspector.look import inspect as look
-    from unspoken.inspector.page import summary, verdict
+    from unspoken.pages.inspection import summary, verdict
+    from unspoken.runs.directory import RunDir, load
     from unspoken.tasks.base import SPLITS
-    from unspoken.training.checkpoint import RunDir, load
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")

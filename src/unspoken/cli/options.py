@@ -98,7 +98,7 @@ def new_console(quiet: bool = False) -> Any:
 
 def rule_names(text: str | None) -> tuple[str, ...]:
     """Names of extractors with commas between them, checked; "all" = those whose libraries are there; None = none."""
-    from unspoken.evaluation.extractors import EXTRACTORS, extractor
+    from unspoken.tasks.scoring.extractors import EXTRACTORS, extractor
 
     if text is None:
         return ()
@@ -113,8 +113,8 @@ def rule_names(text: str | None) -> tuple[str, ...]:
 def task_of(run: Path, task: str | None, overrides: list[str]) -> Any:
     """The run's own task, or another one, with overrides of its fields."""
     from unspoken.core.config import dump, override
+    from unspoken.runs.directory import RunDir
     from unspoken.tasks import make_task, task_config
-    from unspoken.training.checkpoint import RunDir
 
     config = RunDir(run).config().task if task is None else task_config(task)
     return make_task(override(dump(config), overrides))
@@ -122,7 +122,7 @@ def task_of(run: Path, task: str | None, overrides: list[str]) -> Any:
 
 def run_training(config: Any, out: Path, label: str, quiet: bool) -> None:
     """Train, and print where the run is. Who stops it learns where the same command goes on, and what is lost."""
-    from unspoken.training.checkpoint import RunDir
+    from unspoken.runs.directory import RunDir
     from unspoken.training.loop import train
     from unspoken.training.progress import Live
 

@@ -32,7 +32,7 @@ def data(
     from unspoken.core.files import write_text
     from unspoken.tasks import make_task, task_config
     from unspoken.tasks.base import SPLITS
-    from unspoken.tasks.remarks import remarks
+    from unspoken.tasks.reading.remarks import remarks
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -59,7 +59,7 @@ def data(
 
 def _examples(task: Any, split: Any) -> list[Any]:
     """A split; where none of its rows is left, what is known of those there were is said before the error."""
-    from unspoken.tasks.remarks import before_dropping, dropped, repeated
+    from unspoken.tasks.reading.remarks import before_dropping, dropped, repeated
 
     try:
         return task.examples(split)
@@ -88,7 +88,7 @@ def condense(
     from unspoken.tasks import make_task, task_config
     from unspoken.tasks.base import SPLITS
     from unspoken.tasks.condense import Endpoint, condense_file
-    from unspoken.tasks.segment import bare
+    from unspoken.tasks.reading.segment import bare
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -117,9 +117,9 @@ def learn_steps(
 ) -> None:
     """Learn to find reasoning steps in text without marks. `learned:FILE` then is a rule, for tasks and step_weighted."""
     from unspoken.core.config import dump, override
-    from unspoken.core.step_tagger import learn
+    from unspoken.core.text.step_tagger import learn
     from unspoken.tasks import make_task, task_config
-    from unspoken.tasks.segment import bare
+    from unspoken.tasks.reading.segment import bare
 
     examples = make_task(override(dump(task_config(task)), overrides or [])).examples("train")[:limit]
     if all(bare(step) for example in examples for step in example.steps):

@@ -86,11 +86,11 @@ def export(
     if prompt_embeds:
         if format != "run":
             raise ConfigError("--prompt-embeds is a format of its own; leave --format out")
-        from unspoken.training.prompt_export import export_prompt_embeds as write
+        from unspoken.export.prompt_embeds import export_prompt_embeds as write
     elif format == "run":
-        from unspoken.training.checkpoint import export as write
+        from unspoken.runs.directory import export as write
     elif format == "hf":
-        from unspoken.training.hf_export import export_hf as write
+        from unspoken.export.hf_folder import export_hf as write
     else:
         raise ConfigError(f"unknown format {format!r}; known: run, hf")
     write(run, out)
@@ -106,8 +106,8 @@ def serve(
     key: Annotated[str | None, typer.Option(help="The environment variable that holds a key; clients must send it.")] = None,
 ) -> None:
     """Turn questions into prompt embeddings in front of a stock engine (vLLM --enable-prompt-embeds)."""
-    from unspoken.serve import Service
-    from unspoken.training.prompt_export import PromptEmbedder
+    from unspoken.export.prompt_embeds import PromptEmbedder
+    from unspoken.serving.prompt_embeds import Service
 
     secret = None if key is None else os.environ.get(key, "").strip()
     if secret == "":

@@ -51,9 +51,9 @@ def scale(
     from rich.progress import Progress
     from rich.table import Table
 
-    from unspoken.evaluation.scaling import scale as along
+    from unspoken.causal.scaling import scale as along
+    from unspoken.runs.directory import load
     from unspoken.tasks.base import SPLITS
-    from unspoken.training.checkpoint import load
 
     if split not in SPLITS:
         raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")

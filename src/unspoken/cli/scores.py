@@ -41,11 +41,11 @@ def rescore(
     from rich.markup import escape
     from rich.table import Table
 
-    from unspoken.evaluation.extractors import EXTRACTORS
     from unspoken.evaluation.records import EvalReport
-    from unspoken.evaluation.report import cut_notes, with_interval
     from unspoken.evaluation.rescore import agreements, several_marks
     from unspoken.evaluation.rescore import rescore as again
+    from unspoken.evaluation.tables import cut_notes, with_interval
+    from unspoken.tasks.scoring.extractors import EXTRACTORS
 
     names = tuple(extractor or ())
     if out is not None and len(names) != 1:
@@ -110,7 +110,7 @@ def verify(
     """Say whether a run still gives its recorded score, and what is different if not. Exit code 1: it does not."""
     from unspoken.evaluation.card import Card
     from unspoken.evaluation.card import verify as check
-    from unspoken.training.checkpoint import load
+    from unspoken.runs.directory import load
 
     recorded = Card.from_json(card)
     result = check(load(run, explain=False), recorded, batch_size)

@@ -19,9 +19,9 @@ def learn_stop(
     limit: Annotated[int, typer.Option(help="Learn from the first N problems.")] = 500,
 ) -> None:
     """Learn when a run's model has thought enough; `--stop head:0.5` of eval and ask then uses it."""
-    from unspoken.core.stopping import STOP_HEAD, save_head
-    from unspoken.evaluation.stop_head import learn_stop as learn
-    from unspoken.training.checkpoint import load
+    from unspoken.causal.stop_head import learn_stop as learn
+    from unspoken.core.engine.stopping import STOP_HEAD, save_head
+    from unspoken.runs.directory import load
 
     if split not in ("train", "validation"):
         raise ConfigError(f"learn-stop learns from train or validation, never from a test split; got {split!r}")

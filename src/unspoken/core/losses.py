@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unspoken.core.chunked import Head, weighted_cross_entropy
-from unspoken.core.layout import Batch
-from unspoken.core.marks import Metrics, label_metrics
-from unspoken.core.trace import Trace
+from unspoken.core.fast.chunked_loss import Head, weighted_cross_entropy
+from unspoken.core.loop.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.label_marks import label_metrics
+from unspoken.core.rows.metrics import Metrics
 
 Distance = Literal["smooth_l1", "l1", "l2"]
 Scale = Literal["row", "batch", "none"]

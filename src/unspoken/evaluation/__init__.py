@@ -1,1 +1,1 @@
-
+"""Answers scored and counted: evaluator, records, statistics, tables. Imports runs."""

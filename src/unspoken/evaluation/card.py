@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unspoken.core.config import STRICT, build, dump
-from unspoken.core.example import Example
 from unspoken.core.files import lines_json, write_text
 from unspoken.core.provenance import provenance
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.records import EvalReport, Record
-from unspoken.evaluation.report import with_interval
 from unspoken.evaluation.rescore import rescore
 from unspoken.evaluation.statistics import Rate, rate
+from unspoken.evaluation.tables import with_interval
 from unspoken.tasks import make_task
 
 if TYPE_CHECKING:
-    from unspoken.model import Model
+    from unspoken.runs.model import Model
 
 FORMAT = "unspoken card 1"
 SHOWN = 5  # changed answers that the text shows

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unspoken.evaluation.extractors import EXTRACTORS
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.report import percent, with_interval
 from unspoken.evaluation.rescore import agreements
 from unspoken.evaluation.several import within
+from unspoken.evaluation.tables import percent, with_interval
+from unspoken.tasks.scoring.extractors import EXTRACTORS
 
 
 def details(report: EvalReport, rules: Sequence[str] = ()) -> list[str]:

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unspoken.core.config import check_whole, dump
-from unspoken.core.example import Example
 from unspoken.core.provenance import provenance
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
-from unspoken.evaluation.keep import Keep, Kept, in_turns
 from unspoken.evaluation.records import EvalReport, Record
+from unspoken.evaluation.resume import Keep, Kept, in_turns
 from unspoken.evaluation.vote import Said, elect
 from unspoken.tasks.base import SPLITS, Split, Task
 
 if TYPE_CHECKING:  # reading a report must not load torch
-    from unspoken.core.trace import Answer
-    from unspoken.model import Model
+    from unspoken.core.loop.trace import Answer
+    from unspoken.runs.model import Model
 
 
 def evaluate(
@@ -233,6 +233,6 @@ def weights_of(model: Any) -> str | None:
     inner = getattr(getattr(model, "method", None), "inner", None)
     if inner is None:
         return None
-    from unspoken.core.state_cache import weights_hash
+    from unspoken.core.fast.state_cache import weights_hash
 
     return weights_hash(inner)

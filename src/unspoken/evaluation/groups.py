@@ -17,11 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from unspoken.core.config import dump
+from unspoken.core.text.markup import cell
 from unspoken.errors import ConfigError
-from unspoken.evaluation.markup import cell
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.report import cut_notes, each_seed, markdown, over_seeds_cell, percent, points, terminal_table
 from unspoken.evaluation.statistics import OverSeeds, difference_of_means, mean, over_training_seeds
+from unspoken.evaluation.tables import cut_notes, each_seed, markdown, over_seeds_cell, percent, points, terminal_table
 
 HEADINGS = (
     "recipe",

@@ -96,7 +96,7 @@ class EvalReport:
         speaking: all settings of `Speaking` that were in force.
         chains, samples: sets of thoughts per question, and answers from each; more than one answer means a vote.
         seconds: wall-clock time from the first question to the last answer, decoding of thoughts included; where batches
-            were kept (`evaluation/keep.py`), the sum of theirs over all sittings and processes.
+            were kept (`evaluation/resume.py`), the sum of theirs over all sittings and processes.
         loop_seconds: the part of it spent thinking and speaking.
         model: path (None if not from a directory), method config, dtype, device.
         environment: what `provenance()` gives: versions, hardware, commit, time.

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unspoken.core.example import Example
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.extractors import EXTRACTORS, Rule, extractor, judge
 from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.statistics import Rate
 from unspoken.evaluation.vote import elect
 from unspoken.tasks import make_task
-from unspoken.tasks.math_answers import first_answer
+from unspoken.tasks.scoring.extractors import EXTRACTORS, Rule, extractor, judge
+from unspoken.tasks.scoring.math_answers import first_answer
 
 
 def task_rule(task: Mapping[str, Any], where: str = "the report") -> Rule:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from unspoken.tasks.base import Score
 
 if TYPE_CHECKING:  # reading a report must not load torch
-    from unspoken.core.trace import Answer
+    from unspoken.core.loop.trace import Answer
 
 
 @dataclass(frozen=True, kw_only=True)

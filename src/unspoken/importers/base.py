@@ -22,9 +22,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-from unspoken.core.backbone import resolve
-from unspoken.core.pretrained import first_line, load_tokenizer
-from unspoken.core.tokens import BOT, EOT, LATENT
+from unspoken.core.lm.loading import resolve
+from unspoken.core.lm.markers import BOT, EOT, LATENT
+from unspoken.core.lm.pretrained import first_line, load_tokenizer
 from unspoken.errors import BackboneError, CheckpointError, ConfigError, did_you_mean
 
 _BASE_END, _CHAT_END = "<|end_of_text|>", "<|eot_id|>"

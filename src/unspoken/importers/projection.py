@@ -19,20 +19,21 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from unspoken.core.backbone import BackboneConfig, load_backbone, resolve
 from unspoken.core.config import build
 from unspoken.core.files import write_folder
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import load_backbone, resolve
+from unspoken.core.loop.sampling import Speaking
 from unspoken.core.provenance import provenance
-from unspoken.core.sampling import Speaking
 from unspoken.errors import BackboneError, CheckpointError, ConfigError
 from unspoken.importers.base import Base, read_base
 from unspoken.importers.files import Weights
 from unspoken.importers.rules import Mapped, Rule, rename, require
 from unspoken.importers.settings import Choices
 from unspoken.methods import make_method, method_config
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.runs.directory import write_run
 from unspoken.tasks import task_config
-from unspoken.training.checkpoint import write_run
-from unspoken.training.config import RunConfig, TrainConfig
 
 _KEYS = {"weight", "bias", "embedding"}
 _BESIDE = ("assistant_model.bin", "base_model.bin")

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unspoken.core.backbone import BackboneConfig, load_backbone
 from unspoken.core.config import build, dump
 from unspoken.core.files import check_new, write_folder
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import load_backbone
+from unspoken.core.loop.sampling import Speaking
 from unspoken.core.provenance import provenance
-from unspoken.core.sampling import Speaking
 from unspoken.errors import ConfigError
 from unspoken.importers.account import Account, account
 from unspoken.importers.base import add_markers, read_base, write_lm
@@ -33,9 +34,9 @@ from unspoken.importers.rules import listed
 from unspoken.importers.settings import Choices, settings
 from unspoken.methods import make_method, method_config
 from unspoken.methods.semcot_generator import THOUGHT
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.runs.directory import write_run
 from unspoken.tasks import task_config
-from unspoken.training.checkpoint import write_run
-from unspoken.training.config import RunConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

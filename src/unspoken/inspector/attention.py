@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.core.backbone import Backbone
-from unspoken.core.layout import IGNORE, Row, collate
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.row import IGNORE, Row
 
 _BYTES = 256 * 2**20
 """Attention weights held at a time."""

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unspoken.core.example import Example
-from unspoken.core.trace import Answer
+from unspoken.core.loop.trace import Answer
+from unspoken.core.text.example import Example
 from unspoken.evaluation.records import same_step
 from unspoken.evaluation.statistics import mean, rate
 from unspoken.inspector.arithmetic import Chain, chain, same
 from unspoken.inspector.gather import Seen, at_rest, stands_for
 from unspoken.inspector.stability import geometry, recovered, said_in, vocabulary_centre
 from unspoken.inspector.words import spelled, words_of
-from unspoken.model import Model
-from unspoken.tasks.answers import normalise
+from unspoken.runs.model import Model
+from unspoken.tasks.scoring.answers import normalise
 
 
 def _carried_out(seen: Seen) -> Chain | None:

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from unspoken.core.example import Example
-from unspoken.core.trace import Answer
+from unspoken.core.loop.trace import Answer
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.inspector.attention import Paid, paid
 from unspoken.inspector.words import TOP, RowWords, words_of
 from unspoken.methods.base import Method
-from unspoken.model import Model
+from unspoken.runs.model import Model
 from unspoken.tasks.base import Task
 
 BATCH = 32

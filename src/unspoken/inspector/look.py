@@ -1,6 +1,6 @@
 """Look at a model's latents: what each one says, where it lies, who attends to it, and what can be made of all of them.
 
-`inspect` gathers; `Inspection` holds what was seen, as plain values; inspector/page.py shows it.
+`inspect` gathers; `Inspection` holds what was seen, as plain values; pages/inspection.py shows it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import torch
 
 from unspoken.core.config import dump
-from unspoken.core.example import Example
 from unspoken.core.files import write_text
 from unspoken.core.provenance import provenance
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.evaluation.records import same_step
 from unspoken.inspector.figures import chaining, figures
 from unspoken.inspector.gather import BATCH, Seen, check_latents, gather
 from unspoken.inspector.words import TOP, Word
-from unspoken.model import Model
+from unspoken.runs.model import Model
 from unspoken.tasks.base import Split, Task
 
 FORMAT = 1
@@ -124,7 +124,7 @@ class Inspection:
 
     def save(self, folder: str | Path) -> tuple[Path, Path]:
         """Write inspect.json and index.html, each all or nothing; returns their paths."""
-        from unspoken.inspector.page import page
+        from unspoken.pages.inspection import page
 
         data, shown = Path(folder) / "inspect.json", Path(folder) / "index.html"
         write_text(data, self.to_json())

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unspoken.core.curriculum import Stage
-from unspoken.core.example import Example
+from unspoken.core.rows.curriculum import Stage
+from unspoken.core.text.example import Example
 from unspoken.inspector.figures import watch
 from unspoken.inspector.stability import collapse
 from unspoken.methods.base import Method, latents_at
-from unspoken.model import Model
+from unspoken.runs.model import Model
 
 
 class Monitor:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.core.files import write_file
+from unspoken.core.text.markup import metric_rows, number, part, printable
 from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.markup import metric_rows, number, part, printable
 from unspoken.inspector.look import Inspection
 from unspoken.inspector.stability import KINDS
 

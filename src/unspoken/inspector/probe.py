@@ -14,15 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unspoken.core.backbone import BackboneConfig, resolve
 from unspoken.core.config import build, dump, override
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import resolve
 from unspoken.core.precision import kept_dtype
 from unspoken.errors import ConfigError
 from unspoken.inspector.gather import check_latents
 from unspoken.methods.base import Method
-from unspoken.training.checkpoint import RunDir
-from unspoken.training.config import RunConfig
-from unspoken.training.stage import stage_of
+from unspoken.runs.config import RunConfig
+from unspoken.runs.directory import RunDir
+from unspoken.runs.stage import stage_of
 
 STEPS = 1000
 """Optimizer steps by default: on `tiny` the decoder of a sound model is right long before."""

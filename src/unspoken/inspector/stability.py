@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unspoken.evaluation.markup import number
+from unspoken.core.text.markup import number
 from unspoken.inspector.arithmetic import equations, numbers
 
 SHRUNK = 0.3

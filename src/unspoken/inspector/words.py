@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unspoken.core.backbone import Backbone
-from unspoken.core.trace import Trace
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.trace import Trace
 
 TOP = 8
 """Words kept per vector; the SIM-CoT paper reads the top 8."""

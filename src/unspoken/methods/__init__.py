@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unspoken.core.config import lookup, named
 
 if TYPE_CHECKING:
-    from unspoken.core.backbone import Backbone
+    from unspoken.core.lm.backbone import Backbone
     from unspoken.methods.base import Method
 
 METHODS = {

@@ -13,14 +13,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from unspoken.core.backbone import Backbone
-from unspoken.core.curriculum import Curriculum, Stage
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted, Source
-from unspoken.core.layout import Batch, Row
-from unspoken.core.marks import Metrics
-from unspoken.core.text import Written
-from unspoken.core.trace import Trace
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Stage
+from unspoken.core.rows.metrics import Metrics
+from unspoken.core.rows.row import Row
+from unspoken.core.text.example import Example
+from unspoken.core.text.template import Written
 
 Counts = dict[str, np.ndarray]
 """Denominators of a batch's loss terms, known before any forward pass: term -> a scalar or a vector. Arrays of objects

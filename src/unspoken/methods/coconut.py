@@ -29,17 +29,18 @@ from typing import Literal
 
 from torch import nn
 
-from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Stage, single, stagewise
-from unspoken.core.engine import unroll
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted, Recurrence, Source, check_parallel, parallel
-from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.lm.markers import add_markers, refuse_markers
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.sources import Prompted, Recurrence, Source, check_parallel, parallel
+from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_loss
-from unspoken.core.text import Template, Written, pieces, question_ids, written
-from unspoken.core.tokens import add_markers, refuse_markers
-from unspoken.core.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Stage, single, stagewise
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.text.example import Example
+from unspoken.core.text.template import Template, Written, pieces, question_ids, written
 from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 
@@ -58,7 +59,9 @@ class CoconutConfig:
     pad_to_max: bool = True  # last stage: K groups for every problem; False: min(steps, K)
     curriculum: Literal["staged", "progressive", "none"] = "staged"
     thoughts: Literal["recurrent", "pause"] = "recurrent"  # pause: the slots hold a learned token
-    parallel: int | None = None  # passes in which all latents are made at once (core/jacobi.py); None = one after the other
+    parallel: int | None = (
+        None  # passes in which all latents are made at once (core/loop/parallel.py); None = one after the other
+    )
     mixing: Literal["none", "uniform", "proportional"] = "none"  # also draw rows of other stages
     mixing_probability: float = 1.0  # chance that a row is drawn from the mixture
     restart_optimizer: bool = True  # when a stage begins

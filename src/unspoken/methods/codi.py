@@ -9,7 +9,7 @@ Row:    question | bot | latent x K | eot | The answer is: N eos      student; l
         question | step 1 ... step N-1 | The answer is: N eos         teacher (the row's branch); labels behind the question
         compared: the state before the first token of N, in both
 Trains: the base model or its LoRA, the projection, the marker rows. Freezes: with LoRA, the rest of the base model.
-Reference code: zhenyi4/codi 4fd88d4 (src/model.py, train.py, test.py). It has no licence; this was written from the paper
+Reference code: zhenyi4/codi 4fd88d4 (src/runs/model.py, train.py, test.py). It has no licence; this was written from the paper
     and from recorded tensors.
 Relations: `coconut` feeds the state back as it is and learns by curriculum; `sim_cot` wraps it.
 Departures:
@@ -39,19 +39,20 @@ from typing import Literal
 import numpy as np
 from torch import Tensor, nn
 
-from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Stage, single
-from unspoken.core.engine import unroll
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted, Recurrence, Source, check_parallel, parallel
-from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.lm.markers import add_markers, refuse_markers
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.self_check import check_branches
+from unspoken.core.loop.sources import Prompted, Recurrence, Source, check_parallel, parallel
+from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import Distance, Scale, labelled_loss, layer_distance_sum
-from unspoken.core.marks import add_metrics
-from unspoken.core.self_check import check_branches
-from unspoken.core.text import Template, Written, answer_ids, answer_start, question_ids, written
-from unspoken.core.tokens import add_markers, refuse_markers
-from unspoken.core.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Stage, single
+from unspoken.core.rows.metrics import add_metrics
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.text.example import Example
+from unspoken.core.text.template import Template, Written, answer_ids, answer_start, question_ids, written
 from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 
@@ -66,7 +67,9 @@ class CodiConfig:
     latents: int = 6  # K; for every problem, in training and at inference
     latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
     trailing: bool = False  # make one more latent than is fed; the released SIM-CoT explains it too
-    parallel: int | None = None  # passes in which all latents are made at once (core/jacobi.py); None = one after the other
+    parallel: int | None = (
+        None  # passes in which all latents are made at once (core/loop/parallel.py); None = one after the other
+    )
     projection: bool = True  # False: the state itself is fed back
     projection_width: int | None = None  # of its hidden layer; None = the model's width
     projection_dropout: float = 0.0

@@ -21,15 +21,16 @@ from typing import Literal
 
 from torch import nn
 
-from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Stage, single
-from unspoken.core.engine import unroll
-from unspoken.core.example import Example
-from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_loss
-from unspoken.core.text import Template, Written, pieces, question_ids, written
-from unspoken.core.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Stage, single
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.text.example import Example
+from unspoken.core.text.template import Template, Written, pieces, question_ids, written
 from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 

@@ -8,7 +8,7 @@ Idea: a model that can write the chain is trained on with its first token gone, 
 Row:    question eos | chain without its first s(t) + o tokens | eos | #### answer eos
         labels behind the first eos. o is geometric: P(o) = (1 - exp(-lambda)) exp(-lambda o); side="right": without its last
 Trains: the base model. Freezes: nothing (LoRA: all but the adapters).
-Reference code: da03/Internalize_CoT_Step_by_Step c2e3891 (src/train.py, data.py, model.py), MIT.
+Reference code: da03/Internalize_CoT_Step_by_Step c2e3891 (src/train.py, data.py, runs/model.py), MIT.
 Relations: removes tokens where `coconut` removes steps, and puts nothing in their place; `cot` is where it starts from.
 Departures:
     - The schedule counts optimizer steps; the released one counts micro-batches, which differs where it accumulates.
@@ -33,15 +33,16 @@ from typing import Literal
 
 from torch import nn
 
-from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Removal, Stage
-from unspoken.core.engine import unroll
-from unspoken.core.example import Example
-from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_loss
-from unspoken.core.text import Template, Written, question_ids, written
-from unspoken.core.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Removal, Stage
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.text.example import Example
+from unspoken.core.text.template import Template, Written, question_ids, written
 from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 

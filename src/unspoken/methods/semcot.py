@@ -40,16 +40,17 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from unspoken.core.backbone import Backbone
-from unspoken.core.condense import condense
+from unspoken.core.auxiliary.sentence_encoder import EncoderConfig, SentenceEncoder
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Lesson, Phase, Stage
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted, Source
-from unspoken.core.layout import IGNORE, Batch, Row
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import cosine_distance_sum, pair_contrast_sum
-from unspoken.core.sentence_encoder import EncoderConfig, SentenceEncoder
-from unspoken.core.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Lesson, Phase, Stage
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.text.condense import condense
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, LossReport, Method
@@ -71,7 +72,7 @@ class SemCotConfig:
     temperature: float = 0.05  # ours: that of sentence-transformers
     encoder_warmup: Lesson = field(default_factory=lambda: Lesson(epochs=7.0))  # its linear layer alone (st_linear_*)
     encoder_training: Lesson = field(default_factory=lambda: Lesson(epochs=3.0))  # the whole of it (st_llm_*)
-    # S: `condensed_reasoning` of the data, or made by rule (core/condense.py); `unspoken condense` writes data that have it.
+    # S: `condensed_reasoning` of the data, or made by rule (core/text/condense.py); `unspoken condense` writes data that have it.
     condensed: Literal["data", "rule"] = "data"
     condensed_words: int = 10  # for "rule"; the released data were asked for as many
 

@@ -38,9 +38,18 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from unspoken.core.assistant import Assistant, Assisted
-from unspoken.core.backbone import Backbone, BackboneConfig
-from unspoken.core.chat import (
+from unspoken.core.auxiliary.assistant import Assistant, Assisted
+from unspoken.core.config import STRICT
+from unspoken.core.lm.backbone import Backbone, BackboneConfig
+from unspoken.core.lm.prefix_cache import PrefixCache
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.trace import Trace
+from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Lesson, Phase, Stage, single
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.text.chat import (
     HOLE,
     Message,
     Slots,
@@ -53,16 +62,8 @@ from unspoken.core.chat import (
     slots_of,
     without_thinking,
 )
-from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Lesson, Phase, Stage, single
-from unspoken.core.engine import unroll
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted
-from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.losses import labelled_cross_entropy_sum
-from unspoken.core.prefix_cache import PrefixCache
-from unspoken.core.soft_text import TEXTS, SoftTexts, texts_of
-from unspoken.core.trace import Trace
+from unspoken.core.text.example import Example
+from unspoken.core.text.prompts import TEXTS, SoftTexts, texts_of
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 

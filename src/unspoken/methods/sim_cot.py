@@ -8,7 +8,7 @@ Row:    the inner method's; and per group, to the decoder:   latent x c | step k
         labels on the step and eos; the last latent predicts the step's first token
 Trains: the inner method's parameters and the decoder. Freezes: what the inner method freezes (or one side: `trains`).
 Reference code: InternLM/SIM-CoT f3ae967 (Coconut/coconut.py, Coconut/dataset.py), Apache-2.0.
-    CODI/src/model.py, CODI/train.py.
+    CODI/src/runs/model.py, CODI/train.py.
 Relations: wraps any method with thought groups (`group_size`); on `coconut` with `curriculum="progressive"` it is the
     recipe its authors recommend (all latents from the start, text steps withdrawn one per stage; issues 7 and 11); on
     `codi` a latent is a group, and `normalisation="group"` is the released loss.
@@ -42,14 +42,15 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from unspoken.core.backbone import Backbone
+from unspoken.core.auxiliary.step_decoder import StepDecoder, StepDecoderConfig
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Stage, single
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted, Source
-from unspoken.core.layout import Batch, Row
-from unspoken.core.step_decoder import StepDecoder, StepDecoderConfig
-from unspoken.core.trace import Trace
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Stage, single
+from unspoken.core.rows.row import Row
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, LossReport, Method

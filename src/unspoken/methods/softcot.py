@@ -39,9 +39,18 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from unspoken.core.assistant import Assistant, Assisted
-from unspoken.core.backbone import Backbone, BackboneConfig
-from unspoken.core.chat import (
+from unspoken.core.auxiliary.assistant import Assistant, Assisted
+from unspoken.core.config import STRICT
+from unspoken.core.lm.backbone import Backbone, BackboneConfig
+from unspoken.core.lm.prefix_cache import PrefixCache
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.trace import Trace
+from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Stage, single
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.text.chat import (
     HOLE,
     Slots,
     around,
@@ -53,16 +62,8 @@ from unspoken.core.chat import (
     slots_of,
     without_thinking,
 )
-from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Stage, single
-from unspoken.core.engine import unroll
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted
-from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.losses import labelled_cross_entropy_sum
-from unspoken.core.prefix_cache import PrefixCache
-from unspoken.core.soft_text import TEXTS, SoftTexts, texts_of
-from unspoken.core.trace import Trace
+from unspoken.core.text.example import Example
+from unspoken.core.text.prompts import TEXTS, SoftTexts, texts_of
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Counts, LossReport, answer_counts
 
@@ -80,7 +81,7 @@ class SoftCotConfig:
     base_trains: bool = False  # all of its weights; `backbone.lora` trains adapters instead
     steps: bool = True  # write the steps; False: the answer at once
     texts: Annotated[SoftTexts, BeforeValidator(texts_of)] = field(default_factory=lambda: TEXTS["math"])  # or a name
-    slots: Slots | None = None  # of the base model; None = its family's (core/chat.py)
+    slots: Slots | None = None  # of the base model; None = its family's (core/text/chat.py)
     assistant_slots: Slots | None = None  # of the assistant; None = its family's; only `hold` is used
     generation_header: bool = True  # the prompt ends with it
     today: str = "2024-07-26"  # what chat templates are told; the date that Llama 3.1's writes by itself

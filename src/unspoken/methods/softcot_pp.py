@@ -37,15 +37,16 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unspoken.core.assistant import Assistant, Assisted
-from unspoken.core.backbone import Backbone
+from unspoken.core.auxiliary.assistant import Assistant, Assisted
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Stage
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted
-from unspoken.core.layout import Batch, Row
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import info_nce_sum, labelled_cross_entropy_sum
-from unspoken.core.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Stage
+from unspoken.core.rows.row import Row
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, LossReport, uses_steps

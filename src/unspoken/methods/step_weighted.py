@@ -34,16 +34,18 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator
 from torch import nn
 
-from unspoken.core.backbone import Backbone
 from unspoken.core.config import STRICT
-from unspoken.core.curriculum import Curriculum, Stage
-from unspoken.core.example import Example
-from unspoken.core.latents import Prompted, Source
-from unspoken.core.layout import IGNORE, Batch, Row
-from unspoken.core.marks import Marks
-from unspoken.core.spans import RULES, Span, check_rule, finder, result_of
-from unspoken.core.text import Written
-from unspoken.core.trace import Trace
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.trace import Trace
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.curriculum import Curriculum, Stage
+from unspoken.core.rows.label_marks import Marks
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.text.example import Example
+from unspoken.core.text.finders import finder
+from unspoken.core.text.steps import RULES, Span, check_rule, result_of
+from unspoken.core.text.template import Written
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, LossReport, Method, Writes
@@ -65,7 +67,9 @@ class StepWeightedConfig:
     name: Literal["step_weighted"] = "step_weighted"
     inner: Annotated[Any, BeforeValidator(method_config)] = field(default_factory=lambda: method_config("cot"))
     multiplier: float = 2.0  # m (step_weight_multiplier); 1 = plain SFT
-    segmenter: Annotated[str, AfterValidator(_checked)] = "markers"  # a rule of core/spans.py, or "steps": the example's own
+    segmenter: Annotated[str, AfterValidator(_checked)] = (
+        "markers"  # a rule of core/text/steps.py, or "steps": the example's own
+    )
     mode: Literal["span", "window"] = "span"
     before: int = 2  # mode "window": labels before a step's first token (simcot_utils.py)
     after: int = 5  # mode "window": labels from it on (simcot_utils.py)

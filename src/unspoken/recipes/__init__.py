@@ -11,7 +11,7 @@ from unspoken.core.config import build, dump, lookup, override
 from unspoken.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
-    from unspoken.training.config import RunConfig
+    from unspoken.runs.config import RunConfig
 
 RECIPES = {
     "tiny/cot": "unspoken.recipes.tiny:cot",
@@ -116,7 +116,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: unknown recipe (with a did-you-mean), unreadable file, unknown field or wrong type.
     """
-    from unspoken.training.config import RunConfig
+    from unspoken.runs.config import RunConfig
 
     if name in RECIPES:
         config = lookup(RECIPES, name, "recipe")()

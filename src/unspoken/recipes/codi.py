@@ -12,16 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unspoken.core.backbone import BackboneConfig, LoraSettings
-from unspoken.core.sampling import Speaking
-from unspoken.core.step_decoder import StepDecoderConfig
+from unspoken.core.auxiliary.step_decoder import StepDecoderConfig
+from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.loop.sampling import Speaking
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.sim_cot import SimCotConfig
-from unspoken.tasks.choice import CommonsenseQaConfig
-from unspoken.tasks.gsm8k import Gsm8kAugConfig
-from unspoken.tasks.gsm8k_nl import Gsm8kAugNlConfig
-from unspoken.tasks.strategyqa import StrategyQaConfig
-from unspoken.training.config import RunConfig, TrainConfig
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.data.choice import CommonsenseQaConfig
+from unspoken.tasks.data.gsm8k import Gsm8kAugConfig
+from unspoken.tasks.data.gsm8k_nl import Gsm8kAugNlConfig
+from unspoken.tasks.data.strategyqa import StrategyQaConfig
 
 LORA = LoraSettings(r=128, alpha=32, dropout=0.1)  # [Z] every script; train.py: dropout hard-coded, all linear layers
 
@@ -86,11 +86,11 @@ def sim_cot_of(base: Base, task: Any) -> RunConfig:
     return replace(
         inner,
         method=SimCotConfig(
-            inner=replace(inner.method, trailing=True),  # [S] model.py: latent 7 is explained, not fed
+            inner=replace(inner.method, trailing=True),  # [S] runs/model.py: latent 7 is explained, not fed
             # [S] decoder: the same checkpoint, all of it trains, in training mode; positions from 0
             decoder=StepDecoderConfig(kind="copy", first_position=0, dropout=True),
             weight=1.0,  # [S] explain_loss_factor
-            normalisation="group",  # [S] model.py
+            normalisation="group",  # [S] runs/model.py
         ),
     )
 

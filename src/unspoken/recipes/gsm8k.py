@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unspoken.core.backbone import BackboneConfig
-from unspoken.core.sampling import Speaking
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.loop.sampling import Speaking
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.pause import PauseConfig
 from unspoken.methods.sim_cot import SimCotConfig
-from unspoken.tasks.gsm8k import Gsm8kAugConfig
-from unspoken.training.config import RunConfig, TrainConfig
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.data.gsm8k import Gsm8kAugConfig
 
 GPT2 = "openai-community/gpt2"  # [C] gsm_*.yaml: model_id
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unspoken.core.backbone import BackboneConfig
-from unspoken.core.sampling import Speaking
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.loop.sampling import Speaking
 from unspoken.methods.icot_si import IcotSiConfig
-from unspoken.tasks.gsm8k import Gsm8kAugConfig
-from unspoken.tasks.multiplication import MultiplicationConfig
-from unspoken.training.config import RunConfig, TrainConfig
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.data.gsm8k import Gsm8kAugConfig
+from unspoken.tasks.generated.multiplication import MultiplicationConfig
 
 GPT2 = "openai-community/gpt2"  # [R] MODEL=gpt2
 GPT2_MEDIUM = "openai-community/gpt2-medium"

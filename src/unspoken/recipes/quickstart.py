@@ -22,14 +22,14 @@ import torch
 from rich.console import Console
 
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.evaluation.page import PageRun, thoughts_of, write_page
 from unspoken.evaluation.records import EvalReport, same_step
-from unspoken.evaluation.report import compare as pair
-from unspoken.evaluation.report import comparison_table, table
+from unspoken.evaluation.tables import compare as pair
+from unspoken.evaluation.tables import comparison_table, table
+from unspoken.pages.runs import PageRun, thoughts_of, write_page
 from unspoken.recipes import tiny
+from unspoken.runs.config import RunConfig
+from unspoken.runs.directory import RunDir, load
 from unspoken.tasks import make_task
-from unspoken.training.checkpoint import RunDir, load
-from unspoken.training.config import RunConfig
 from unspoken.training.loop import train
 from unspoken.training.progress import Bars
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from unspoken.core.backbone import BackboneConfig
-from unspoken.core.curriculum import Lesson
-from unspoken.core.sampling import Speaking
-from unspoken.core.sentence_encoder import EncoderConfig
+from unspoken.core.auxiliary.sentence_encoder import EncoderConfig
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.curriculum import Lesson
 from unspoken.methods.semcot import SemCotConfig
 from unspoken.methods.semcot_generator import SemCotGeneratorConfig
-from unspoken.tasks.semcot import SemCotConfig as Task
-from unspoken.training.config import RunConfig, TrainConfig
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.data.semcot import SemCotConfig as Task
 
 Subset = Literal["gsm8k", "svamp", "multiarith", "commonsense_qa", "coin_flip"]
 

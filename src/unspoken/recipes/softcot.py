@@ -1,6 +1,6 @@
 """SoftCoT and SoftCoT++ with the published settings. `backbone.path=...` and `method.assistant.path=...` take other models.
 
-Numbers are the released code's, the wording of prompts excepted (`core/soft_text.py`), which is ours. What the code leaves
+Numbers are the released code's, the wording of prompts excepted (`core/text/prompts.py`), which is ours. What the code leaves
 to its libraries is written out. Evaluate as published: `unspoken eval RUN --seeds 41,42,43,44,45`, the sampling being the
 run's; `--latents 4` is the released number of slots in evaluation, where ours has as many as in training.
 
@@ -13,16 +13,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from unspoken.core.backbone import BackboneConfig
-from unspoken.core.sampling import Speaking
-from unspoken.core.soft_text import TEXTS
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.text.prompts import TEXTS
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.methods.softcot import SoftCotConfig
 from unspoken.methods.softcot_pp import SoftCotPpConfig
-from unspoken.tasks.choice import AquaConfig
-from unspoken.tasks.gsm8k import Gsm8kConfig
-from unspoken.tasks.strategyqa import StrategyQaConfig
-from unspoken.training.config import RunConfig, TrainConfig
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.data.choice import AquaConfig
+from unspoken.tasks.data.gsm8k import Gsm8kConfig
+from unspoken.tasks.data.strategyqa import StrategyQaConfig
 
 LLAMA = ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct")  # [R] base, assistant
 QWEN = ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct")  # [R]

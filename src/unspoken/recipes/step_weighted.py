@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from unspoken.core.backbone import BackboneConfig
-from unspoken.core.sampling import Speaking
-from unspoken.core.text import Template
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.text.template import Template
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.step_weighted import StepWeightedConfig
 from unspoken.recipes import tiny as tiny_recipes
-from unspoken.tasks.gsm8k import Gsm8kConfig
-from unspoken.training.config import RunConfig, TrainConfig
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.data.gsm8k import Gsm8kConfig
 
 
 def gsm8k() -> RunConfig:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from unspoken.core.backbone import BackboneConfig, LoraSettings
-from unspoken.core.curriculum import Lesson
-from unspoken.core.sampling import Speaking
-from unspoken.core.sentence_encoder import EncoderConfig
-from unspoken.core.soft_text import TEXTS
-from unspoken.core.step_decoder import StepDecoderConfig
-from unspoken.core.text import Template
+from unspoken.core.auxiliary.sentence_encoder import EncoderConfig
+from unspoken.core.auxiliary.step_decoder import StepDecoderConfig
+from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.curriculum import Lesson
+from unspoken.core.text.prompts import TEXTS
+from unspoken.core.text.template import Template
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.cot import CotConfig
@@ -28,8 +28,8 @@ from unspoken.methods.semcot_generator import SemCotGeneratorConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.methods.softcot import SoftCotConfig
 from unspoken.methods.softcot_pp import SoftCotPpConfig
-from unspoken.tasks.tiny import TinyConfig
-from unspoken.training.config import RunConfig, TrainConfig
+from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.generated.tiny import TinyConfig
 
 START = "builtin:tiny"
 

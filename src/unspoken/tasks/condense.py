@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.core.config import STRICT
-from unspoken.core.example import Example
 from unspoken.core.files import write_file
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 
 PROMPT = (

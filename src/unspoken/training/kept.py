@@ -12,9 +12,9 @@ from typing import Any
 
 from unspoken.core.files import write_folder, write_json
 from unspoken.methods.base import Method
-from unspoken.training.checkpoint import TRAINING, RunDir
-from unspoken.training.config import TrainConfig
-from unspoken.training.data import Schedule
+from unspoken.runs.config import TrainConfig
+from unspoken.runs.directory import TRAINING, RunDir
+from unspoken.training.schedule import Schedule
 
 MODELS = "models"
 """Folder of the kept models in a run directory."""

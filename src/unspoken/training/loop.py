@@ -21,31 +21,32 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 
-from unspoken.core.checkpointing import keep_less
-from unspoken.core.curriculum import Stage
-from unspoken.core.encodings import Encodings
-from unspoken.core.graphs import release
-from unspoken.core.layout import collate
-from unspoken.core.lm import fuse_activations, token_parameters
-from unspoken.core.marks import Metrics, add_metrics
+from unspoken.core.engine.cuda_graphs import release
+from unspoken.core.fast.activation_checkpointing import keep_less
+from unspoken.core.fast.attention import fuse_activations
+from unspoken.core.fast.malloc import explained_memory, keeping_freed
+from unspoken.core.fast.token_store import Encodings
+from unspoken.core.lm.hf import token_parameters
 from unspoken.core.precision import computing
 from unspoken.core.provenance import provenance
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.curriculum import Stage
+from unspoken.core.rows.metrics import Metrics, add_metrics
 from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.monitor import Monitor
 from unspoken.methods.base import LossReport, Picky, latents_at, layers
+from unspoken.runs.config import RunConfig, learning_rate
+from unspoken.runs.directory import RunDir
+from unspoken.runs.lock import Lock
+from unspoken.runs.start import build_method
 from unspoken.tasks import Split, make_task
-from unspoken.training import data as rows_of
-from unspoken.training.allocator import explained_memory, keeping_freed
-from unspoken.training.checkpoint import RunDir
-from unspoken.training.config import RunConfig, learning_rate
-from unspoken.training.data import Schedule
+from unspoken.training import schedule as rows_of
 from unspoken.training.kept import forget_after, keep, keeps
-from unspoken.training.lock import Lock
 from unspoken.training.progress import Quiet, Reporter
 from unspoken.training.ranks import Ranks, new_accelerator
 from unspoken.training.resume import go_on, scored_otherwise
+from unspoken.training.schedule import Schedule
 from unspoken.training.signals import Interrupted, Signals
-from unspoken.training.start import build_method
 from unspoken.training.state import random_states, restore, restore_random, state_tensors
 from unspoken.training.steps import Told, add_sums, check_finite, packed, row_of, sums_of, unpacked
 from unspoken.training.validation import Validation, is_better, score_of

@@ -8,8 +8,8 @@ from typing import Any
 
 from unspoken.core.config import dump
 from unspoken.errors import RunError
-from unspoken.training.checkpoint import RunDir
-from unspoken.training.config import RunConfig, changed_fields, changes_choice, differences, field_of
+from unspoken.runs.config import RunConfig, changed_fields, changes_choice, differences, field_of
+from unspoken.runs.directory import RunDir
 
 HISTORY = "history"
 """Entry of run.json: settings that were changed on the way. [{"step": 120, "changed": {"train.save_every": [500, 50]}}]"""

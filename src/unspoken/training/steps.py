@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from unspoken.core.marks import Metric
+from unspoken.core.rows.metrics import Metric
 from unspoken.errors import TrainingError
-from unspoken.training.data import Schedule
+from unspoken.training.schedule import Schedule
 
 Told = dict[str, Any]
 """step, stage, lr, terms, metrics, norm, tokens, slots, passes, names, seconds."""

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from unspoken.core.curriculum import Stage
-from unspoken.core.example import Example
-from unspoken.core.layout import collate
-from unspoken.core.marks import Metrics, add_metrics
 from unspoken.core.precision import computing
+from unspoken.core.rows.batch import collate
+from unspoken.core.rows.curriculum import Stage
+from unspoken.core.rows.metrics import Metrics, add_metrics
+from unspoken.core.text.example import Example
 from unspoken.evaluation.evaluator import record_of
 from unspoken.methods.base import add_counts
-from unspoken.model import Model
+from unspoken.runs.config import RunConfig
+from unspoken.runs.model import Model
 from unspoken.tasks import Task
-from unspoken.training.config import RunConfig
 from unspoken.training.ranks import Ranks
 
 _BATCH = 128

@@ -1,0 +1,306 @@
+"""What causal controls found: the same problems with latents as they are, and with latents that were tampered with.
+
+Every figure is computed from the records, and so is the verdict. Reading a report loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich import box
+from rich.markup import escape as mark_up
+from rich.table import Table
+
+from unspoken.core.config import STRICT, build, dump
+from unspoken.core.files import write_text
+from unspoken.core.text.markup import cell
+from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.paired import Difference, difference
+from unspoken.evaluation.records import EvalReport, Record, check_records
+from unspoken.evaluation.statistics import Rate, rate
+from unspoken.evaluation.tables import cut_off, markdown, p_value, percent, points, with_interval
+
+FORMAT = 1
+"""Version of the file that `ControlsReport.save` writes."""
+
+SHUFFLED, MEAN, ZERO, NOISE, TOKENS, STOP = "shuffled", "mean", "zero", "noise", "pause tokens", "early stop"
+
+WHAT = {
+    SHUFFLED: "another problem's latents",
+    MEAN: "the mean latent of all evaluated problems, place by place",
+    ZERO: "zero vectors",
+    NOISE: "Gaussian noise added, in standard deviations of the latents' entries",
+    TOKENS: "the slot token's embedding",
+    STOP: "only the first k latents are thought",
+}
+"""Every control, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One problem under a control. The problem itself stands in the unmodified run; fields as in `Record`."""
+
+    id: str
+    text: str
+    strict: bool
+    flexible: bool
+    extracted: str | None
+    latents: int
+    visible_tokens: int
+    passes: int
+    positions: int
+    finished: bool
+
+    @classmethod
+    def of(cls, record: Record) -> Outcome:
+        """What a record says without the problem."""
+        return cls(**{f.name: getattr(record, f.name) for f in dataclasses.fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """An evaluation with tampered latents.
+
+    Attributes:
+        name: one of `WHAT`.
+        setting: noise: its scale; early stop: the number of latents; else None.
+        outcomes: one per problem, in the order of the unmodified run.
+    """
+
+    name: str
+    setting: float | None
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def label(self) -> str:
+        """Name and setting."""
+        if self.setting is None:
+            return self.name
+        return f"{self.name} k={self.setting:g}" if self.name == STOP else f"{self.name} {self.setting:g}"
+
+    @property
+    def accuracy(self) -> Rate:
+        """By the strict rule."""
+        return rate(o.strict for o in self.outcomes)
+
+    @property
+    def cut_off(self) -> int:
+        """Problems whose answer was still being written when the limit of tokens came."""
+        return sum(not o.finished for o in self.outcomes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlsReport:
+    """Controls of one model on one split, and the unmodified run that they are held against.
+
+    Attributes:
+        plain: the unmodified run: task, split, settings, model, environment, records.
+        latents: how many are thought per question (and set of thoughts).
+        seed: of the derangement and of the noise.
+        donors: per problem, the number of the one whose latents it gets where they are shuffled; () where they were not.
+        left_out: control -> why it was not run.
+        controls: in the order in which they were run.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    plain: EvalReport
+    latents: int
+    seed: int
+    donors: tuple[int, ...]
+    controls: tuple[Control, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def get(self, name: str, setting: float | None = None) -> Control | None:
+        """The control of a name (and setting), if it was run."""
+        return next((c for c in self.controls if c.name == name and setting in (None, c.setting)), None)
+
+    def effect(self, control: Control) -> Difference:
+        """Its accuracy minus the unmodified run's, problem by problem."""
+        return difference([r.strict for r in self.plain.records], [o.strict for o in control.outcomes])
+
+    def same(self, control: Control) -> Rate:
+        """How often the answer is the unmodified one, right or wrong."""
+        pairs = zip(self.plain.records, control.outcomes, strict=True)
+        return rate(_said(r.extracted, r.text) == _said(o.extracted, o.text) for r, o in pairs)
+
+    @property
+    def follows(self) -> Rate | None:
+        """Shuffled: how often the answer is the donor's own unmodified one, where that is not this problem's anyway."""
+        control = self.get(SHUFFLED)
+        if control is None:
+            return None
+        own = [_said(r.extracted, r.text) for r in self.plain.records]
+        rows = zip(own, self.donors, control.outcomes, strict=True)
+        return rate(_said(o.extracted, o.text) == own[donor] for mine, donor, o in rows if own[donor] != mine)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the latents matter, in words."""
+        from unspoken.causal.verdict import verdict
+
+        return verdict(self)
+
+    def summary(self) -> dict[str, Any]:
+        """Every figure, as plain JSON values."""
+        rows = []
+        for control in self.controls:
+            effect, accuracy = self.effect(control), control.accuracy
+            rows.append(
+                {
+                    "control": control.name,
+                    "setting": control.setting,
+                    "accuracy": {"value": accuracy.value, "interval": list(accuracy.interval), "n": accuracy.n},
+                    "difference": effect.value,
+                    "interval": list(effect.interval),
+                    "only_unmodified_right": effect.only_before,
+                    "only_control_right": effect.only_after,
+                    "mcnemar_p": effect.p,
+                    "same_answer": self.same(control).value,
+                    "cut_off": control.cut_off,
+                }
+            )
+        follows = self.follows
+        accuracy = self.plain.accuracy
+        return {
+            "verdict": self.verdict,
+            "n": self.plain.n,
+            "unmodified": {
+                "value": accuracy.value,
+                "interval": list(accuracy.interval),
+                "cut_off": sum(not r.finished for r in self.plain.records),
+            },
+            "controls": rows,
+            "answers_that_follow_the_donor": None if follows is None else {"value": _value(follows), "n": follows.n},
+            "left_out": self.left_out,
+        }
+
+    def to_json(self) -> str:
+        """The report as JSON text: the summary for people, and what `from_json` reads."""
+        head: dict[str, Any] = {"format": self.format, "summary": self.summary()}
+        head |= {name: dump(getattr(self, name)) for name in ("latents", "seed", "donors", "left_out")}
+        opening = json.dumps(head, indent=2, default=str).removesuffix("\n}")
+        controls = []
+        for control in self.controls:
+            rows = ",\n".join("      " + json.dumps(dump(outcome)) for outcome in control.outcomes)
+            name, setting = json.dumps(control.name), json.dumps(control.setting)
+            controls.append(f'    {{"name": {name}, "setting": {setting}, "outcomes": [\n{rows}\n    ]}}')
+        return (
+            f'{opening},\n  "plain": {self.plain.to_json().strip()},\n  "controls": [\n'
+            + ",\n".join(controls)
+            + "\n  ]\n}\n"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file, all or nothing.
+
+        Raises:
+            RunError: the file cannot be written; one that was there before is unchanged.
+        """
+        write_text(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> ControlsReport:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: no such file, not a report of controls, or of another format.
+        """
+        try:
+            data = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise RunError(f"{path}: cannot read it ({error.strerror}); give a file that `controls` wrote") from None
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path}: not a report, or cut off: {error}; run the controls again") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("plain"), dict):
+            raise RunError(f"{path}: expected a report of controls of format {FORMAT}; give a file that `controls` wrote")
+        data.pop("summary", None)  # computed again: the records are what counts
+        data["plain"].pop("summary", None)
+        try:
+            report = build(cls, data, where=f"{path}: ")
+        except ConfigError as error:
+            raise RunError(str(error)) from None
+        check_records(report.plain, path)
+        ids = [record.id for record in report.plain.records]
+        for control in report.controls:
+            if [outcome.id for outcome in control.outcomes] != ids:
+                raise RunError(f"{path}: {control.label} has other problems than the unmodified run; run the controls again")
+        return report
+
+
+HEADINGS = ("control", "accuracy % (95%)", "difference, points (95%)", "lost", "won", "McNemar p", "same answer %")
+
+
+def cells(report: ControlsReport) -> list[list[str]]:
+    """The rows of the table, the unmodified run first."""
+    rows = [["unmodified", with_interval(report.plain.accuracy), "", "", "", "", ""]]
+    for control in report.controls:
+        effect = report.effect(control)
+        rows.append(
+            [
+                control.label,
+                with_interval(control.accuracy),
+                f"{points(effect.value)} ({points(effect.interval[0])} to {points(effect.interval[1])})",
+                str(effect.only_before),
+                str(effect.only_after),
+                p_value(effect.p).removeprefix("= "),
+                percent(report.same(control).value),
+            ]
+        )
+    return rows
+
+
+def notes(report: ControlsReport) -> list[str]:
+    """What a reader must know to read the table."""
+    plain = report.plain
+    ran = dict.fromkeys(control.name for control in report.controls)
+    lines = [
+        f"{plain.task.get('name')}, {plain.split} split, the first {plain.n} problems, {report.latents} latents. "
+        "Strict rule. Points: control minus unmodified, paired. p: McNemar, exact, not adjusted for the number of controls. "
+        "Same: problems with the same answer, right or wrong.",
+        "; ".join(f"{name}: {WHAT[name]}" for name in ran) + ".",
+    ]
+    lines += [f"Left out: {name} ({why})." for name, why in report.left_out.items()]
+    return lines + _cut_notes(report)
+
+
+def _cut_notes(report: ControlsReport) -> list[str]:
+    """Whose answers were cut at the limit of tokens: the unmodified run first, then the controls in one line."""
+    limit, n = report.plain.speaking.get("max_new_tokens"), report.plain.n
+    own = cut_off(sum(not r.finished for r in report.plain.records), n, limit)
+    lines = [f"unmodified: {own}"] if own else []
+    others = "; ".join(f"{c.label} {c.cut_off}" for c in report.controls if c.cut_off)
+    return [*lines, f"Of {n} answers each reached the limit of tokens without ending: {others}."] if others else lines
+
+
+def table(report: ControlsReport) -> Table:
+    """The controls as a table for the terminal."""
+    result = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=mark_up("\n".join(notes(report))), caption_justify="left"
+    )
+    for number, heading in enumerate(("control", "accuracy %", "points (95%)", "p", "same %")):
+        result.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for label, accuracy, effect, _, _, p, same in cells(report):
+        result.add_row(*map(mark_up, (label, accuracy, effect, p, same)))
+    return result
+
+
+def to_markdown(report: ControlsReport) -> str:
+    """Verdict, table and notes as Markdown."""
+    told = markdown(list(HEADINGS), cells(report)).rstrip("\n")
+    lost = "Lost, won: problems that only the unmodified run, or only the control, gets right."
+    return "\n".join([cell(report.verdict), "", told, "", *(f"{cell(line)}  " for line in (*notes(report), lost))]) + "\n"
+
+
+def _said(extracted: str | None, text: str) -> str:
+    """What an answer comes to: what the task's rule takes from it, or the text where it takes nothing."""
+    return text.strip() if extracted is None else extracted
+
+
+def _value(one: Rate) -> float | None:
+    return one.value if one.n else None

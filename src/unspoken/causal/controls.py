@@ -1,0 +1,192 @@
+"""Causal controls: does it matter what the latents say? Each control answers the same problems with tampered latents.
+
+An accuracy cannot tell latents that carry the reasoning from latents that do nothing: many models answer as well without
+them, or with another question's. What each control is, how the verdict is made and what it cannot say:
+docs/guides/controls.md.
+
+Shapes: K latents per row, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unspoken.causal.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, WHAT, ZERO, Control, ControlsReport, Outcome
+from unspoken.errors import ConfigError
+from unspoken.evaluation.evaluator import evaluate
+from unspoken.evaluation.records import EvalReport
+from unspoken.tasks.base import Split, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unspoken.causal.interventions import Known
+    from unspoken.runs.model import Model
+
+LIMIT = 200
+"""Problems per control where a caller does not say: a fall of about 7 points is seen at 50%, of 4 points at 90% (ours)."""
+
+SCALES = (0.5, 1.0, 2.0)
+"""Of the noise, in standard deviations of the latents' entries (ours)."""
+
+STOPS = 8
+"""Early stops, at most: 0 latents and others at even distances (ours)."""
+
+
+def run_controls(
+    model: Model,
+    task: Task,
+    split: Split = "test",
+    *,
+    limit: int | None = LIMIT,
+    latents: int | None = None,
+    batch_size: int = 32,
+    chains: int | None = None,
+    only: Sequence[str] | None = None,
+    noise: Sequence[float] = SCALES,
+    control_seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+    **speaking: Any,
+) -> ControlsReport:
+    """Answer the first `limit` problems of a split unmodified, then once per control, and pair the answers.
+
+    Args:
+        model: any that thinks in latents or pause tokens.
+        task, split, limit, latents, batch_size: as in `evaluate`.
+        chains: sets of thoughts per question, which vote; None = all that the model has.
+        only: names of controls; None = all that make sense for the model.
+        noise: scales of the noise.
+        control_seed: decides whose latents a problem gets where they are shuffled, and the noise.
+        progress: called with (what runs, evaluations done, evaluations in all).
+        speaking: fields of `Speaking`, for all evaluations alike.
+
+    Raises:
+        ConfigError: the model makes no latents, an unknown control, a negative scale, or what `evaluate` refuses.
+        DataError: as `evaluate`.
+    """
+    from unspoken.causal.interventions import Mean, Noise, Patch, Replace, Zero, edit_of, slot_vector
+
+    if odd := [name for name in only or () if name not in WHAT]:
+        raise ConfigError(f"unknown control {odd[0]!r}; known: {', '.join(WHAT)}")
+    if not all(scale > 0 for scale in noise):
+        raise ConfigError(f"scales of noise must be positive, got {', '.join(f'{scale:g}' for scale in noise)}")
+    if not model.method.group_size or latents == 0:
+        raise ConfigError("this model thinks without latents, so there is nothing to control; evaluate one that has some")
+    chains = model.chains if chains is None else chains
+    how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "chains": chains, **speaking}
+    tell = progress or (lambda name, done, total: None)
+    tell("unmodified", 0, 1)
+    recorder = Through(model)
+    plain = evaluate(recorder, task, split, latents=latents, **how)  # pyright: ignore[reportArgumentType]
+    known = recorder.known([record.id for record in plain.records])
+    K = max(record.latents for record in plain.records) // chains
+    left_out = _senseless(model, known, plain)
+    wanted = [name for name in WHAT if (only is None or name in only) and name not in left_out]
+    left_out = {name: why for name, why in left_out.items() if only is None or name in only}
+
+    donors = derangement(plain.n, control_seed) if SHUFFLED in wanted else ()
+    jobs: list[tuple[str, float | None, Any, int | None]] = []
+    for name in wanted:
+        if name == STOP:
+            jobs.extend((name, float(k), None, k) for k in stops(K))
+        elif name == NOISE:
+            jobs.extend((name, scale, Noise(scale=scale, seed=control_seed), latents) for scale in noise)
+        elif name == TOKENS:
+            jobs.append((name, None, Replace(vectors=slot_vector(model, plain.records[0].question)), latents))
+        else:
+            made = {SHUFFLED: lambda: Patch(donors=donors), MEAN: Mean, ZERO: Zero}[name]()
+            jobs.append((name, None, made, latents))
+    controls = []
+    for name, setting, intervention, count in jobs:
+        tell(name, 1 + len(controls), 1 + len(jobs))
+        asked = model if intervention is None else Through(model, recorder.places, edit_of([intervention], known))
+        report = evaluate(asked, task, split, latents=count, **how)  # pyright: ignore[reportArgumentType]
+        outcomes = tuple(Outcome.of(record) for record in report.records)
+        controls.append(Control(name=name, setting=setting, outcomes=outcomes))
+    tell("done", 1 + len(jobs), 1 + len(jobs))
+    return ControlsReport(
+        plain=plain, latents=K, seed=control_seed, donors=tuple(donors), controls=tuple(controls), left_out=left_out
+    )
+
+
+def derangement(n: int, seed: int) -> tuple[int, ...]:
+    """For each of n >= 2 problems the number of another one, each once: a random order, passed on by one place."""
+    order = np.random.default_rng(seed).permutation(n)
+    donors = np.empty(n, dtype=np.int64)
+    donors[order] = np.roll(order, 1)
+    return tuple(int(i) for i in donors)
+
+
+def stops(latents: int) -> list[int]:
+    """Where thinking stops early: at 0 and at up to `STOPS` numbers below all latents."""
+    return sorted({round(k) for k in np.linspace(0, latents - 1, min(latents, STOPS))})
+
+
+def _senseless(model: Model, known: Known, plain: EvalReport) -> dict[str, str]:
+    """Controls that would change nothing."""
+    if model.method.source() is None:
+        why = "the model thinks in pause tokens, which are the same for every problem"
+        return {SHUFFLED: why, MEAN: why, TOKENS: "they are what the model thinks in"}
+    if plain.n < 2:
+        return {SHUFFLED: "there is one problem", MEAN: "there is one problem"}
+    if known.alike:
+        why = "the model's latents are the same for every problem"
+        return {SHUFFLED: why, MEAN: why}
+    return {}
+
+
+class Through:
+    """A model to evaluate whose latents pass an edit; where there is none, they are kept.
+
+    Args:
+        model: the model; what is not said here is its own.
+        places: number of each problem by name, for an edit; None = in the order in which they are asked.
+        edit: knows problems by these numbers.
+    """
+
+    def __init__(self, model: Model, places: dict[str, int] | None = None, edit: Callable[..., Any] | None = None) -> None:
+        self.model, self.places, self.edit = model, {} if places is None else places, edit
+        self.kept: dict[tuple[int, int], Tensor] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def answer(self, questions: Sequence[str], **how: Any) -> list[Any]:
+        """See `Model.answer`."""
+        return self.model.answer(questions, **self._how(how))
+
+    def sample(self, questions: Sequence[str], **how: Any) -> list[tuple[Any, ...]]:
+        """See `Model.sample`."""
+        return self.model.sample(questions, **self._how(how))
+
+    def _how(self, how: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a call, with the edit told which problems the call is about, or with a keeper of latents."""
+        numbers_n = np.array([self.places.setdefault(name, len(self.places)) for name in how["names"]], dtype=np.int64)
+        if self.edit is None:
+
+            def keep(trace: Any, numbers: list[int]) -> None:
+                for b, count in enumerate(trace.counts_B):
+                    chain, place = divmod(b, len(numbers))
+                    self.kept[chain, int(numbers_n[numbers[place]])] = trace.latents_BKD[b, : int(count)].clone()
+
+            return {**how, "on_trace": keep}
+        change, total = self.edit, len(self.places)
+
+        def edit(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+            chain_N, place_N = np.divmod(rows_N, len(numbers_n))
+            return change(latents_ND, chain_N * total + numbers_n[place_N], index_N)
+
+        return {**how, "edit": edit}
+
+    def known(self, names: Sequence[str]) -> Known:
+        """What was kept, the problems numbered as they are named here: a split may be asked in parts, in any order."""
+        from unspoken.causal.interventions import Known
+
+        kept, total = self.kept, len(names)
+        by_name = {(chain, name): kept[chain, self.places[name]] for chain, _ in kept for name in names}
+        self.places = {name: number for number, name in enumerate(names)}
+        self.kept = {(chain, self.places[name]): latents for (chain, name), latents in by_name.items()}
+        return Known.of({chain * total + place: latents for (chain, place), latents in self.kept.items()}, total)

@@ -1,0 +1,403 @@
+"""Change latents on their way in, and see what the model answers then.
+
+    done = intervene(model, questions, Patch(donors=1, questions=[0]))     # question 0 thinks question 1's thoughts
+    done.answers, done.plain            # after and before
+    done.traces, done.plain_traces      # the latents that were fed
+
+An intervention says what becomes of the latents at some places of some questions. Everything else goes on as always, and
+so a recurrent method thinks what comes after a changed latent anew, from the changed state; `hold=True` feeds it the
+unmodified run's latents there instead. What interventions need to know of other latents (a mean, a donor's, the later of
+two that are swapped) comes from the unmodified run, which is made first.
+
+Shapes: R rows (set c of question i is row c x questions + i), N latents that are fed now, K latents per row, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unspoken.core.loop.edits import Edit
+from unspoken.core.loop.trace import Answer, Trace
+from unspoken.errors import ConfigError, DataError
+from unspoken.runs.model import Model
+
+
+class Known:
+    """The latents of an unmodified run.
+
+    Args:
+        latents_RKD: zero where a row has fewer than K.
+        counts_R: latents per row.
+        questions: how many questions the rows belong to.
+    """
+
+    def __init__(self, latents_RKD: Tensor, counts_R: np.ndarray, questions: int) -> None:
+        self.latents_RKD, self.counts_R, self.questions = latents_RKD, counts_R, questions
+        real_RK1 = torch.from_numpy(np.arange(latents_RKD.shape[1])[None, :, None] < counts_R[:, None, None])
+        self._real_RK1 = real_RK1.to(latents_RKD.device)
+        self.counts_K = self._real_RK1.sum(dim=(0, 2)).clamp(min=1)
+
+    @classmethod
+    def of(cls, rows: dict[int, Tensor], questions: int) -> Known:
+        """From the latents [K, D] of every row, by its number."""
+        counts_R = np.array([len(rows[r]) for r in range(len(rows))], dtype=np.int64)
+        return cls(
+            torch.nn.utils.rnn.pad_sequence([rows[r] for r in range(len(rows))], batch_first=True), counts_R, questions
+        )
+
+    @property
+    def mean_KD(self) -> Tensor:
+        """The mean latent at each place, over all rows that have it."""
+        return self.latents_RKD.sum(dim=0) / self.counts_K[:, None]
+
+    @property
+    def std_K(self) -> Tensor:
+        """The standard deviation of a latent's entries at each place, over rows and width: what noise is measured by."""
+        entries_K = self.counts_K * self.latents_RKD.shape[2]
+        mean_K = self.latents_RKD.sum(dim=(0, 2)) / entries_K
+        off_RKD = (self.latents_RKD - mean_K[None, :, None]) * self._real_RK1
+        return (off_RKD.square().sum(dim=(0, 2)) / entries_K).sqrt()
+
+    @property
+    def alike(self) -> bool:
+        """Whether every question has the same latents (pause tokens; thoughts that have collapsed)."""
+        first_RKD = self.latents_RKD[: len(self.latents_RKD) // self.questions * self.questions : self.questions]
+        same_RKD = first_RKD.repeat_interleave(self.questions, dim=0)
+        return bool(torch.allclose(self.latents_RKD, same_RKD, rtol=1e-5, atol=1e-7))
+
+    def at(self, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        """Latents [N, D]; of a row that has fewer, its last. Further sets start over from the first."""
+        rows_N = rows_N % len(self.counts_R)
+        index_N = np.minimum(index_N, self.counts_R[rows_N] - 1)
+        device = self.latents_RKD.device
+        return self.latents_RKD[torch.from_numpy(rows_N).to(device), torch.from_numpy(index_N).to(device)]
+
+
+class Intervention(Protocol):
+    """What becomes of the latents at some places of some questions.
+
+    Attributes:
+        latents: the places, counted from 0, negative ones from the end; None = all.
+        questions: numbers of the questions in the call; None = all.
+    """
+
+    @property
+    def latents(self) -> Sequence[int] | None: ...
+    @property
+    def questions(self) -> Sequence[int] | None: ...
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """What stands there instead."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Where:
+    """The places of an intervention; see `Intervention`."""
+
+    latents: Sequence[int] | None = None
+    questions: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replace(_Where):
+    """Given vectors instead.
+
+    Attributes:
+        vectors: [D] for every place, or [K, D], one per place of the row.
+    """
+
+    vectors: Any
+
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """See `Intervention.new`."""
+        vectors = _tensor(self.vectors, latents_ND, "vectors")
+        if vectors.dim() == 1:
+            return vectors.expand_as(latents_ND)
+        if len(vectors) != known.latents_RKD.shape[1]:
+            raise ConfigError(
+                f"vectors must be one of width {vectors.shape[1]}, or one per latent, {known.latents_RKD.shape[1]} of them; "
+                f"got {len(vectors)}"
+            )
+        return vectors[torch.from_numpy(index_N).to(vectors.device)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Zero(_Where):
+    """The zero vector."""
+
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """See `Intervention.new`."""
+        return torch.zeros_like(latents_ND)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mean(_Where):
+    """The mean of the unmodified run's latents at the same place, over all questions of the call, its own included."""
+
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """See `Intervention.new`."""
+        mean_KD = known.mean_KD
+        return mean_KD[torch.from_numpy(index_N).to(mean_KD.device)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Swap(_Where):
+    """Two latents of a question change places, as the unmodified run made them. `latents` names the two."""
+
+    def __post_init__(self) -> None:
+        if self.latents is None or len(self.latents) != 2:
+            raise ConfigError(f"Swap needs two places, e.g. latents=(0, 1), got {self.latents!r}")
+
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """See `Intervention.new`."""
+        a, b = _places(self.latents, known.latents_RKD.shape[1])
+        return known.at(rows_N, np.where(index_N == a, b, a))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Add(_Where):
+    """A direction is added.
+
+    Attributes:
+        direction: [D].
+        scale: times so much.
+    """
+
+    direction: Any
+    scale: float = 1.0
+
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """See `Intervention.new`."""
+        return latents_ND + self.scale * _tensor(self.direction, latents_ND, "direction")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Noise(_Where):
+    """Gaussian noise is added; whose latent it is decides which, not the batch.
+
+    Attributes:
+        scale: its standard deviation, in those of the unmodified latents' entries at that place (`Known.std_K`).
+        seed: another seed, other noise.
+        spare: sets of thoughts, from the first on, that are left as they are.
+    """
+
+    scale: float = 1.0
+    seed: int = 0
+    spare: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.scale >= 0:
+            raise ConfigError(f"the scale of noise must be 0 or more, got {self.scale}")
+
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """See `Intervention.new`."""
+        std_N1 = known.std_K[torch.from_numpy(index_N).to(latents_ND.device)][:, None]
+        noise_ND = _draw(latents_ND, self.seed, rows_N, index_N, "standard_normal")
+        return latents_ND + _touched(latents_ND, rows_N, known, self.spare) * self.scale * std_N1 * noise_ND
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drop(_Where):
+    """Dropout of the latent itself: some of its entries become 0, the rest grow by as much.
+
+    Attributes:
+        share: the chance of an entry to become 0.
+        seed, spare: see `Noise`.
+    """
+
+    share: float = 0.1
+    seed: int = 0
+    spare: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ConfigError(f"the share of dropped entries must be in [0, 1), got {self.share}")
+
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """See `Intervention.new`."""
+        stays_ND = _draw(latents_ND, self.seed, rows_N, index_N, "random") >= self.share
+        dropped_ND = latents_ND * stays_ND / (1 - self.share)
+        return torch.where(_touched(latents_ND, rows_N, known, self.spare) > 0, dropped_ND, latents_ND)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Patch(_Where):
+    """Another question's latents of the unmodified run.
+
+    Attributes:
+        donors: number of the question they come from, or one number per question of the call.
+        place: which of the donor's latents; None = the one at the same place.
+    """
+
+    donors: int | Sequence[int] = 0
+    place: int | None = None
+
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+        """See `Intervention.new`."""
+        n = known.questions
+        donors_n = np.full(n, self.donors) if isinstance(self.donors, int) else np.asarray(self.donors)
+        if len(donors_n) != n or donors_n.min() < 0 or donors_n.max() >= n:
+            raise ConfigError(
+                f"donors must be a question's number in 0..{n - 1}, or one for each of {n}, got {self.donors!r:.60}"
+            )
+        chain_N, question_N = np.divmod(rows_N, n)
+        if self.place is not None:
+            index_N = np.full_like(index_N, _places((self.place,), known.latents_RKD.shape[1])[0])
+        return known.at(chain_N * n + donors_n[question_N], index_N)
+
+
+@dataclass(kw_only=True)
+class Intervened:
+    """What was answered, before and after.
+
+    Attributes:
+        answers, traces: per question, with the intervention; a trace's latents are those that were fed.
+        plain, plain_traces: the same without.
+        changed: questions whose answer is another text.
+    """
+
+    answers: list[Answer]
+    traces: list[Trace]
+    plain: list[Answer]
+    plain_traces: list[Trace]
+    changed: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        pairs = zip(self.plain, self.answers, strict=True)
+        self.changed = [i for i, (before, after) in enumerate(pairs) if before.text != after.text]
+
+
+def intervene(
+    model: Model,
+    questions: Sequence[str],
+    *interventions: Intervention,
+    hold: bool = False,
+    **how: Any,
+) -> Intervened:
+    """Answer questions twice: as always, and with interventions.
+
+    Args:
+        model: any that thinks in latents, recurrent or prompted, or in pause tokens.
+        questions: plain texts.
+        interventions: applied to each latent in this order, each to what the one before has left.
+        hold: feed the unmodified run's latents wherever no intervention changes them, instead of thinking them anew.
+        how: arguments of `Model.answer`: latents, batch_size, explain, temperature, ...
+
+    Raises:
+        ConfigError: no latents to change, or an intervention at a place, question or width that is not there.
+        DataError: no question, or one that does not fit.
+    """
+    if not questions:
+        raise DataError("there is no question to intervene in; give at least one")
+    plain_traces, traces = Traces(), Traces()
+    plain = model.answer(questions, on_trace=plain_traces.keep, **how)
+    known = Known.of({i: trace.latents_BKD[0] for i, trace in plain_traces.rows.items()}, len(questions))
+    edit = edit_of(interventions, known, hold=hold)
+    answers = model.answer(questions, edit=edit, on_trace=traces.keep, **how)
+    ordered = [[kept.rows[i] for i in range(len(questions))] for kept in (traces, plain_traces)]
+    return Intervened(answers=answers, plain=plain, traces=ordered[0], plain_traces=ordered[1])
+
+
+class Traces:
+    """Keeps the trace of every row of a call, by its number: give `keep` as `on_trace`.
+
+    Args:
+        questions: how many the call has, where it has several sets of thoughts for each.
+    """
+
+    def __init__(self, questions: int = 0) -> None:
+        self.questions = questions
+        self.rows: dict[int, Trace] = {}
+
+    def keep(self, trace: Trace, numbers: Sequence[int]) -> None:
+        """See `Model.sample`."""
+        for b in range(len(trace.counts_B)):
+            chain, place = divmod(b, len(numbers))
+            self.rows[chain * self.questions + numbers[place]] = trace.row(b)
+
+
+def edit_of(interventions: Sequence[Intervention], known: Known, *, hold: bool = False) -> Edit:
+    """Interventions as what `Model.sample(edit=...)` takes, for a call with the questions of `known`.
+
+    Raises:
+        ConfigError: an intervention at a place or question that is not there.
+    """
+    K = known.latents_RKD.shape[1]
+    if not K:
+        raise ConfigError("no latents were thought, so there is nothing to change; ask for some (latents=...)")
+    where = []
+    for one in interventions:
+        asked = range(known.questions) if one.questions is None else one.questions
+        if odd := [i for i in asked if not 0 <= i < known.questions]:
+            raise ConfigError(f"question {odd[0]} is not there: the call has {known.questions}, numbered from 0")
+        where.append((one, np.array(_places(one.latents, K), dtype=np.int64), np.array(asked, dtype=np.int64)))
+
+    def edit(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        if hold:
+            latents_ND = known.at(rows_N, index_N).to(latents_ND.dtype)
+        for one, places, asked in where:
+            now_M = np.flatnonzero(np.isin(index_N, places) & np.isin(rows_N % known.questions, asked))
+            if len(now_M):
+                at_M = torch.from_numpy(now_M).to(latents_ND.device)
+                new_MD = one.new(latents_ND[at_M], rows_N[now_M], index_N[now_M], known)
+                latents_ND = latents_ND.index_copy(0, at_M, new_MD.to(latents_ND.dtype))
+        return latents_ND
+
+    return edit
+
+
+def slot_vector(model: Model, question: str) -> Tensor:
+    """The embedding [D] of the token that holds the slots of latents: what a pause token in their place feeds.
+
+    Raises:
+        ConfigError: the model has no slots.
+    """
+    if not model.method.group_size:
+        raise ConfigError("this method makes no latents while it thinks, so no token stands in their place")
+    row = model.method.prompt(question, 1)
+    with torch.no_grad():
+        return model.method.backbone.embed(torch.tensor([row.ids[row.start]], device=model.method.backbone.device))[0]
+
+
+def _places(latents: Sequence[int] | None, K: int) -> list[int]:
+    """Places counted from the start.
+
+    Raises:
+        ConfigError: one that is not there.
+    """
+    if latents is None:
+        return list(range(K))
+    for k in latents:
+        if not -K <= k < K:
+            raise ConfigError(f"latent {k} is not there: each question has {K}, counted from 0 (from the end: from -1)")
+    return [k % K for k in latents]
+
+
+def _tensor(data: Any, like: Tensor, name: str) -> Tensor:
+    """Vectors of the right width, where they are needed.
+
+    Raises:
+        ConfigError: another width.
+    """
+    vectors = torch.as_tensor(data).to(like.device, like.dtype)
+    if vectors.dim() not in (1, 2) or vectors.shape[-1] != like.shape[1]:
+        raise ConfigError(f"{name} must have the width of the model's latents, {like.shape[1]}, got {tuple(vectors.shape)}")
+    return vectors
+
+
+def _draw(latents_ND: Tensor, seed: int, rows_N: np.ndarray, index_N: np.ndarray, kind: str) -> Tensor:
+    """Random entries [N, D] that depend on whose latent it is alone."""
+    each = zip(rows_N.tolist(), index_N.tolist(), strict=True)
+    drawn = [getattr(np.random.default_rng((seed, row, k)), kind)(latents_ND.shape[1]) for row, k in each]
+    return torch.from_numpy(np.stack(drawn)).to(latents_ND.device, torch.float32).to(latents_ND.dtype)
+
+
+def _touched(latents_ND: Tensor, rows_N: np.ndarray, known: Known, spare: int) -> Tensor:
+    """1 for latents of sets that are changed, 0 for spared ones: [N, 1]."""
+    return torch.from_numpy(rows_N // known.questions >= spare).to(latents_ND.device, latents_ND.dtype)[:, None]

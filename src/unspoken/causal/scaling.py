@@ -1,0 +1,302 @@
+"""Test-time scaling: several trajectories of thought about one question, a vote, and what that costs.
+
+Trajectories differ by Gaussian noise on the latents, by dropout of their entries, or by sampled words. Those of noise and
+dropout begin with the undisturbed one, so that a curve starts at the model's own answer. All trajectories of a question
+share its prompt, which is read once; the curve of n trajectories takes the first n of one evaluation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from unspoken.causal.controls import Through
+from unspoken.core.config import STRICT, build
+from unspoken.core.files import write_text
+from unspoken.core.text.markup import cell
+from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.evaluator import evaluate
+from unspoken.evaluation.paired import Difference, difference
+from unspoken.evaluation.records import EvalReport, Record, check_records
+from unspoken.evaluation.statistics import Rate, mean, rate
+from unspoken.evaluation.tables import cut_off, markdown, p_value, percent, points, with_interval
+from unspoken.evaluation.vote import Said, elect
+from unspoken.pages.svg import Line, Point, line_chart
+from unspoken.tasks.base import Split, Task
+
+if TYPE_CHECKING:
+    from unspoken.runs.model import Model
+
+FORMAT = 1
+"""Version of the file that `ScalingReport.save` writes."""
+
+STRENGTH = {"noise": 0.3, "dropout": 0.1, "sampling": 1.0}
+"""How strongly trajectories differ where a caller does not say: noise in standard deviations of the latents' entries, the
+share of entries that dropout takes, the temperature of sampling (ours)."""
+
+COUNTS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One point of the curve.
+
+    Attributes:
+        n: trajectories.
+        vote: problems that the vote of the first n gets right.
+        any: problems that at least one of them gets right: what a perfect judge of trajectories would reach.
+        distinct: different answers per problem.
+        passes: dependent forward passes per problem, those of the longest trajectory: they run side by side.
+        positions: positions forwarded per problem, by all of them.
+        gain: the vote against the undisturbed greedy answer, which costs one trajectory.
+    """
+
+    n: int
+    vote: Rate
+    any: Rate
+    distinct: float
+    passes: float
+    positions: float
+    gain: Difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingReport:
+    """Trajectories of one model on one split.
+
+    Attributes:
+        by: one of `STRENGTH`.
+        strength: how strongly they differ.
+        counts: numbers of trajectories that the curve shows.
+        plain: the undisturbed run: one trajectory, greedy.
+        report: all trajectories, with what each said.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    by: str
+    strength: float
+    counts: tuple[int, ...]
+    plain: EvalReport
+    report: EvalReport
+    format: int = FORMAT
+
+    @property
+    def curve(self) -> list[Figure]:
+        """A point per number of trajectories."""
+        return [self._figure(n) for n in self.counts]
+
+    def _figure(self, n: int) -> Figure:
+        said = [_said(record)[:n] for record in self.report.records]
+        votes = [some[elect([one.extracted for one in some])].strict for some in said]
+        return Figure(
+            n=n,
+            vote=rate(votes),
+            any=rate(any(one.strict for one in some) for some in said),
+            distinct=mean(len({one.extracted for one in some if one.extracted is not None}) for some in said),
+            passes=mean(max(one.passes for one in some) for some in said),
+            positions=mean(sum(one.positions for one in some) for some in said),
+            gain=difference([record.strict for record in self.plain.records], votes),
+        )
+
+    @property
+    def verdict(self) -> str:
+        """What more trajectories bring, in words."""
+        first, last = self.curve[0], self.curve[-1]
+        low, high = last.gain.interval
+        found = "The vote helps" if low > 0 else "The vote harms" if high < 0 else "No gain from the vote was found"
+        cost = f"{last.positions:.0f} positions and {last.passes:.1f} passes per question, against {first.positions:.0f} and"
+        return (
+            f"{found}: of {last.n} trajectories it gets {with_interval(last.vote)}% right, {points(last.gain.value)} points "
+            f"against the one greedy answer (95% interval {points(low)} to {points(high)}, McNemar p "
+            f"{p_value(last.gain.p)}). At least one is right in {with_interval(last.any)}%. Cost: {cost} "
+            f"{first.passes:.1f} with {first.n}."
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Every figure, as plain JSON values."""
+        rows = []
+        for figure in self.curve:
+            row = dataclasses.asdict(figure)
+            for name in ("vote", "any"):
+                one: Rate = getattr(figure, name)
+                row[name] = {"value": one.value, "interval": list(one.interval), "n": one.n}
+            row["gain"] = {"value": figure.gain.value, "interval": list(figure.gain.interval), "mcnemar_p": figure.gain.p}
+            rows.append(row)
+        plain = self.plain.accuracy
+        return {
+            "verdict": self.verdict,
+            "plain": {"value": plain.value, "interval": list(plain.interval), "n": plain.n},
+            "curve": rows,
+        }
+
+    def to_json(self) -> str:
+        """The report as JSON text: the summary for people, and what `from_json` reads."""
+        head = {"format": self.format, "summary": self.summary(), "by": self.by, "strength": self.strength}
+        opening = json.dumps({**head, "counts": list(self.counts)}, indent=2, default=str).removesuffix("\n}")
+        return f'{opening},\n  "plain": {self.plain.to_json().strip()},\n  "report": {self.report.to_json().strip()}\n}}\n'
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, and beside it the table (.md) and the curve (.svg).
+
+        Raises:
+            RunError: a file cannot be written.
+        """
+        path = Path(path)
+        write_text(path, self.to_json())
+        write_text(path.with_suffix(".md"), self.to_markdown())
+        write_text(path.with_suffix(".svg"), self.to_svg())
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> ScalingReport:
+        """Read what `save` wrote.
+
+        Raises:
+            RunError: no such file, not such a report, or of another format.
+        """
+        try:
+            data = json.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise RunError(f"{path}: cannot read it ({error.strerror}); give a file that `scale` wrote") from None
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path}: not a report, or cut off: {error}; run it again") from None
+        parts = ("plain", "report")
+        if (
+            not isinstance(data, dict)
+            or data.get("format") != FORMAT
+            or not all(isinstance(data.get(p), dict) for p in parts)
+        ):
+            raise RunError(f"{path}: expected a report of scaling of format {FORMAT}; give a file that `scale` wrote")
+        for part in (data, data["plain"], data["report"]):
+            part.pop("summary", None)  # computed again: the records are what counts
+        try:
+            report = build(cls, data, where=f"{path}: ")
+        except ConfigError as error:
+            raise RunError(str(error)) from None
+        check_records(report.plain, path)
+        check_records(report.report, path)
+        return report
+
+    def cells(self) -> list[list[str]]:
+        """The rows of the table."""
+        rows = []
+        for f in self.curve:
+            low, high = f.gain.interval
+            gain = f"{points(f.gain.value)} ({points(low)} to {points(high)})" if f.n > 1 or self.by == "sampling" else ""
+            cost = [f"{f.passes:.1f}", f"{f.positions:.1f}"]
+            rows.append([str(f.n), with_interval(f.vote), gain, percent(f.any.value), f"{f.distinct:.2f}", *cost])
+        return rows
+
+    @property
+    def note(self) -> str:
+        """What the table is about, and whether answers were cut at the limit of tokens."""
+        r = self.report
+        cut = cut_off(r.cut_off, r.answers, r.speaking.get("max_new_tokens"))
+        return (
+            f"{r.task.get('name')}, {r.split} split, the first {r.n} problems, strict rule; trajectories by {self.by} "
+            f"{self.strength:g}. Greedy and undisturbed: {with_interval(self.plain.accuracy)}%. Gain: the vote against "
+            "that, paired, 95% interval. Any: at least one is right. Passes: of the longest; positions: of all."
+            + (f" Trajectories: {cut}." if cut else "")
+        )
+
+    def to_markdown(self) -> str:
+        """Verdict, table and note."""
+        told = markdown(list(HEADINGS), self.cells(), text_columns=0)
+        return f"{cell(self.verdict)}\n\n{told}\n{cell(self.note)}\n"
+
+    def to_svg(self) -> str:
+        """Accuracy against positions forwarded, as a file of its own."""
+        curve = self.curve
+        lines = [
+            Line(0, "vote", tuple(Point(f.positions, f.vote.value, *f.vote.interval) for f in curve)),
+            Line(1, "any is right", tuple(Point(f.positions, f.any.value, *f.any.interval) for f in curve)),
+        ]
+        drawn = line_chart(
+            lines, name=f"accuracy by {self.by}", x_label="positions forwarded per question", percent=True, markers=True
+        )
+        return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+            ">", f"><style>{_STYLE}</style>", 1
+        )
+
+
+HEADINGS = ("trajectories", "vote % (95%)", "gain, points", "any %", "answers", "passes", "positions")
+
+_STYLE = (
+    "svg{background:#fff} text{font:12px sans-serif;fill:#5f666e} .name{fill:currentColor;font-weight:600} "
+    ".c0{color:#2a66cf} .c1{color:#b55200} .rule{stroke:#dfe1dd} .axis{stroke:#5f666e} "
+    ".curve{fill:none;stroke:currentColor;stroke-width:1.8} .whisker,.leader{stroke:currentColor;opacity:.55} "
+    ".dot{fill:currentColor}"
+)
+"""What the page's style says of a chart's shapes, for a chart that stands alone."""
+
+
+def scale(
+    model: Model,
+    task: Task,
+    split: Split = "test",
+    *,
+    by: str,
+    counts: Sequence[int] = COUNTS,
+    strength: float | None = None,
+    limit: int | None = None,
+    latents: int | None = None,
+    batch_size: int = 32,
+    trajectory_seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **speaking: Any,
+) -> ScalingReport:
+    """Answer questions along the largest of `counts` trajectories, and say what the first n of them come to by vote.
+
+    Args:
+        model: for noise and dropout one that thinks in latents; sampling takes any.
+        task, split, limit, latents: as in `evaluate`.
+        by: noise, dropout (of a latent's entries) or sampling (of words).
+        counts: numbers of trajectories.
+        strength: see `STRENGTH`.
+        batch_size: answers per batch.
+        trajectory_seed: of noise and dropout; sampling takes the seed of `speaking`.
+        progress: called with (questions answered, questions in all).
+        speaking: fields of `Speaking`.
+
+    Raises:
+        ConfigError: no such way, numbers that make no curve, a strength out of range, or a model without latents.
+        DataError: as `evaluate`.
+    """
+    from unspoken.causal.interventions import Drop, Noise, edit_of
+
+    if by not in STRENGTH:
+        raise ConfigError(f"unknown way to make trajectories {by!r}; known: {', '.join(STRENGTH)}")
+    counts = tuple(sorted(set(counts)))
+    if not counts or counts[0] < 1 or counts[-1] < 2:
+        raise ConfigError(f"n needs numbers of trajectories from 1 on, one above 1, e.g. 1,2,4,8; got {counts}")
+    strength = STRENGTH[by] if strength is None else strength
+    if not strength > 0:
+        raise ConfigError(f"strength must be positive, or all trajectories would be the same; got {strength:g}")
+    if by == "sampling" and "temperature" in speaking:
+        raise ConfigError("temperature is what strength says for sampling; leave one of them out")
+    if by != "sampling" and (not model.method.group_size or latents == 0):
+        raise ConfigError(f"this model thinks without latents, so {by} has nothing to disturb; take sampling")
+    how: dict[str, Any] = {"limit": limit, "latents": latents, "batch_size": batch_size, **speaking}
+    recorder = Through(model)
+    greedy = {**how, "temperature": 0.0}
+    plain = evaluate(recorder, task, split, **greedy)  # pyright: ignore[reportArgumentType]
+    most = counts[-1]
+    if by == "sampling":
+        report = evaluate(model, task, split, samples=most, progress=progress, **{**how, "temperature": strength})
+    else:
+        known = recorder.known([record.id for record in plain.records])
+        one = Noise(scale=strength, seed=trajectory_seed, spare=1)
+        if by == "dropout":
+            one = Drop(share=strength, seed=trajectory_seed, spare=1)
+        asked: Any = Through(model, recorder.places, edit_of([one], known))
+        report = evaluate(asked, task, split, chains=most, progress=progress, **how)
+    return ScalingReport(by=by, strength=strength, counts=counts, plain=plain, report=report)
+
+
+def _said(record: Record) -> tuple[Said, ...]:
+    assert record.said is not None, "several trajectories were asked for"
+    return record.said

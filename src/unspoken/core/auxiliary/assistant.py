@@ -1,0 +1,225 @@
+"""Another model that thinks for the base model: it reads a prompt of its own, and its states at given slots are taken.
+
+A frozen assistant's states depend on its weights and its prompt alone, so a training run computes them once and keeps
+them (`core/fast/state_cache.py`). Slots may hold trained vectors instead of a token ([INI], SoftCoT++); gradient then flows
+through the assistant, from the slots on, even where it is frozen itself.
+Shapes: B rows, K slots, D width of the base, A width of the assistant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unspoken.core.fast.state_cache import StateCache, Watch, config_hash, weights_hash
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import load_backbone
+from unspoken.core.lm.markers import add_tokens
+from unspoken.core.lm.prefix_cache import PrefixCache
+from unspoken.core.loop.loop import unroll
+from unspoken.core.precision import circumstances
+from unspoken.core.rows.batch import Batch
+
+
+class Assistant(nn.Module):
+    """A causal LM beside the base model.
+
+    Args:
+        config: which one; with `lora` it trains.
+        trains: it trains: all of it without `lora`, but of the embedding the rows of `tokens` only, and no head.
+        cache: the folder that keeps the states of a frozen one; None = compute them every time.
+        prefix_gigabytes: memory for what a frozen one has read before its slots, where these hold vectors that train.
+        tokens: texts of tokens that are added, and train where it does.
+        like: a text; rows of added tokens start as the mean of its tokens' rows.
+    """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        trains: bool = False,
+        cache: str | None = None,
+        prefix_gigabytes: float = 0.0,
+        tokens: tuple[str, ...] = (),
+        like: str = "\n",
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = load_backbone(config)
+        self.token_ids = add_tokens(self.backbone, tokens, like) if tokens else ()
+        self.frozen = not trains and config.lora is None
+        if self.frozen:
+            self.backbone.freeze()
+        elif config.lora is not None:
+            self.backbone.adapt(config.lora, self.token_ids)
+        else:
+            _train_rows(self.backbone.lm, self.token_ids)
+        self._prefixes = PrefixCache(self.backbone.lm, prefix_gigabytes) if self.frozen and prefix_gigabytes else None
+        self._folder = cache
+        self._keeps = False
+        self._watch = Watch(self.backbone.lm)
+        self._hash = ""
+        self._cache: StateCache | None = None
+
+    @property
+    def width(self) -> int:
+        """A."""
+        return self.backbone.width
+
+    @property
+    def hash(self) -> str:
+        """Of its weights; taken again when they have changed."""
+        if self._watch.changed():
+            self._hash = weights_hash(self.backbone.lm)
+        return self._hash
+
+    def train(self, mode: bool = True) -> Assistant:
+        """A frozen assistant never drops out, and keeps its states once training is under way."""
+        super().train(mode and not self.frozen)
+        self.training = mode
+        self._keeps = self._keeps or (mode and self.frozen)
+        for part in (self._watch, *([self._prefixes] if self._prefixes else [])) if mode else ():
+            part.look_again()
+        return self
+
+    def states(self, batch: Batch, initial_KA: Tensor | None = None, chains: int = 1) -> Tensor:
+        """The last layer's states (after the final norm) at the slots of every row.
+
+        Args:
+            batch: the assistant's rows; nothing needs to follow their slots.
+            initial_KA: what all slots hold, per set; None = their token.
+            chains: sets of states per row.
+
+        Returns:
+            [chains x B, K, A], set c of row b at c * B + b; zero beyond a row's slots.
+        """
+        fixed = self.frozen and (initial_KA is None or not initial_KA.requires_grad)
+        if not (fixed and self._keeps and self._folder is not None):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not fixed):
+                return self._run(batch, initial_KA, chains)
+        return self._kept(batch, initial_KA, chains)
+
+    def _run(self, batch: Batch, initial_KA: Tensor | None, chains: int) -> Tensor:
+        """Forward the rows that have slots."""
+        K, A = int(batch.latents_B.max()), self.width
+        rows_n = np.flatnonzero(batch.latents_B)
+        zeros = self._zeros(chains, len(batch), K, A)
+        if not len(rows_n):
+            return zeros.flatten(0, 1)
+        part = batch.select(rows_n)
+        source = None if initial_KA is None else _Initial(initial_KA)
+        prefixes = self._prefixes if self._keeps else None
+        trace = unroll(self.backbone, part, source, chains=chains, frozen=self.frozen, prefixes=prefixes)
+        place_nK = part.starts_B[:, None] + np.minimum(np.arange(K)[None, :], part.latents_B[:, None] - 1)
+        rows_N = np.repeat(np.arange(chains * len(part)), K)
+        states = trace.hidden_at(rows_N, np.tile(place_nK, (chains, 1)).reshape(-1)).view(chains, len(part), K, A)
+        real_nK = torch.from_numpy(np.arange(K)[None, :] < part.latents_B[:, None]).to(states.device)
+        states = states * real_nK[None, :, :, None]
+        return zeros.index_copy(1, torch.from_numpy(rows_n).to(states.device), states).flatten(0, 1)
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return self.backbone.lm.get_input_embeddings().weight.new_zeros(*shape)
+
+    def _kept(self, batch: Batch, initial_KA: Tensor | None, chains: int) -> Tensor:
+        """The same from the cache; what is not there is computed and kept."""
+        model = f"{self.hash}-{config_hash(self.backbone.lm)}"
+        if self._cache is None or self._cache.folder.name != model:
+            self._cache = StateCache(str(self._folder), model)
+        way = circumstances(self.backbone.lm, batch.ids_BT.device.type)
+        keys = _keys(batch, None if initial_KA is None else initial_KA[:chains], way)
+        found = self._cache.find(keys)
+        B, K = len(batch), int(batch.latents_B.max())
+        absent_n = np.array([b for b in range(B) if any(states is None for states in found[b::B])], dtype=np.int64)
+        if len(absent_n):
+            part = batch.select(absent_n)
+            with torch.no_grad():
+                states = self._run(part, initial_KA, chains)
+            fresh = {}
+            for i, made_KA in enumerate(states):
+                c, b = divmod(i, len(part))
+                fresh[keys[c * B + int(absent_n[b])]] = made_KA[: int(part.latents_B[b])]
+            self._cache.put(fresh)
+            found = self._cache.find(keys)
+        out = self._zeros(chains * B, K, self.width)
+        for i, states in enumerate(found):
+            assert states is not None
+            out[i, : len(states)] = states.to(out.device)
+        return out
+
+
+def _train_rows(lm: Any, rows: tuple[int, ...]) -> None:
+    """Of the embedding, only some rows train, and of an output head, which does not run, nothing."""
+    table = lm.get_input_embeddings().weight
+    for p in lm.get_output_embeddings().parameters():
+        if p is not table:
+            p.requires_grad_(False)
+    if not rows:
+        table.requires_grad_(False)
+        return
+
+    def only(gradient: Tensor) -> Tensor:
+        kept = torch.zeros_like(gradient)
+        kept[list(rows)] = gradient[list(rows)]
+        return kept
+
+    table.register_hook(only)
+
+
+class _Initial:
+    """[INI] vectors: set k holds vector k in all its slots."""
+
+    def __init__(self, vectors_KA: Tensor) -> None:
+        self.vectors_KA = vectors_KA
+
+    @property
+    def chains(self) -> int:
+        """Sets."""
+        return len(self.vectors_KA)
+
+    def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
+        """See `Prompted.vectors`."""
+        one_by_one = self.vectors_KA[:chains].repeat_interleave(len(batch), dim=0)
+        return one_by_one[:, None].expand(-1, int(batch.latents_B.max()), -1)
+
+
+def _keys(batch: Batch, initial_KA: Tensor | None, way: str) -> list[str]:
+    """What a row's states depend on besides the assistant: its tokens, its slots, what these hold, how it is run."""
+    ids_BT = batch.ids_BT.cpu().numpy()
+    held = [b""] if initial_KA is None else [row.tobytes() for row in initial_KA.detach().float().cpu().numpy()]
+    keys = []
+    for vector in held:
+        for b, length in enumerate(batch.lengths_B):
+            place = f"{length} {batch.starts_B[b]} {batch.latents_B[b]} {ids_BT.dtype} {way} "
+            digest = hashlib.blake2b(place.encode() + ids_BT[b, :length].tobytes() + vector, digest_size=16)
+            keys.append(digest.hexdigest())
+    return keys
+
+
+class Assisted:
+    """Prompted thoughts: an assistant's states, projected to the base model's width.
+
+    Args:
+        assistant: reads `Batch.assistant`.
+        project: states [..., A] -> latents [..., D].
+        initial_KA: the [INI] vectors, one per set; None = one set, from the slots' own token.
+    """
+
+    def __init__(self, assistant: Assistant, project: Callable[[Tensor], Tensor], initial_KA: Tensor | None = None) -> None:
+        self.assistant, self.project, self.initial_KA = assistant, project, initial_KA
+
+    @property
+    def chains(self) -> int:
+        """Sets of thoughts."""
+        return 1 if self.initial_KA is None else len(self.initial_KA)
+
+    def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
+        """See `Prompted.vectors`."""
+        if batch.assistant is None:  # no row has slots
+            B = chains * len(batch)
+            return self.project(torch.zeros(B, 0, self.assistant.width, device=self.assistant.backbone.device))
+        return self.project(self.assistant.states(batch.assistant, self.initial_KA, chains))

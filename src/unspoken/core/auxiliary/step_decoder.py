@@ -1,0 +1,253 @@
+"""A decoder that says in words what a thought group stands for. It sees the group's latents and nothing else.
+
+It is a `Body` like the backbone, so the one loop trains it and lets it speak; all groups of a batch go in one call.
+Shapes: M thought groups, C latents per group, D width of the latents, T positions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from unspoken.core.config import STRICT
+from unspoken.core.fast import packing
+from unspoken.core.fast.activation_checkpointing import recomputing
+from unspoken.core.lm.backbone import Backbone, BackboneConfig, head_logits
+from unspoken.core.lm.hf import layer_list
+from unspoken.core.lm.loading import load_backbone
+from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
+from unspoken.core.loop.loop import Loop, unroll
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.trace import Cost, Trace
+from unspoken.core.losses import cross_entropy_sum
+from unspoken.core.rows.batch import Batch, collate
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDecoderConfig:
+    """Which model explains the latents."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["copy", "layers", "model"] = "copy"  # a full copy of the base, its first layers, or another LM
+    layers: int = 1  # for "layers": how many
+    path: str | None = None  # for "model": hub id or folder; its tokenizer must be the base model's
+    embeddings: Literal["base", "own"] = "base"  # whose table embeds the step's tokens; the released code takes the base's
+    first_position: int = 1  # position id of the first latent; the released Coconut half counts from 1, the CODI half from 0
+    dropout: bool = False  # the decoder's own, in training; off in the released Coconut half, on in the CODI half
+
+    def __post_init__(self) -> None:
+        if (self.kind == "model") != (self.path is not None):
+            raise ConfigError("a step decoder of kind 'model' needs 'path', and only that kind takes one")
+        if self.layers < 1:
+            raise ConfigError(f"a step decoder needs at least 1 layer, got {self.layers}")
+
+
+def _first_layers(backbone: Backbone, layers: int) -> nn.Module:
+    """A causal LM of the base's family with the base's first layers, embeddings, final norm and head.
+
+    Raises:
+        ConfigError: the base has fewer layers.
+    """
+    depth = backbone.lm.config.get_text_config().num_hidden_layers
+    if layers > depth:
+        raise ConfigError(f"decoder.layers is {layers}, the base model has {depth}; use at most as many")
+    config = copy.deepcopy(backbone.lm.config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[:layers]
+    lm = AutoModelForCausalLM.from_config(config, dtype=backbone.lm.dtype, trust_remote_code=False)
+    state = backbone.plain().state_dict()
+    lm.load_state_dict({key: value for key, value in state.items() if key in lm.state_dict()}, strict=False)
+    lm.tie_weights()
+    return lm
+
+
+class StepDecoder(nn.Module):
+    """The auxiliary decoder of SIM-CoT.
+
+    Args:
+        config: which model.
+        backbone: the base model; its embedding table is used, not owned, where the config says so.
+
+    Raises:
+        ConfigError: another LM whose vocabulary is not the base's.
+    """
+
+    def __init__(self, config: StepDecoderConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.config = config
+        self.spent = Cost()  # by the last call of `read`
+        self.checkpointing = False  # see `Backbone`
+        self.lm: Any
+        self._base: Backbone
+        object.__setattr__(self, "_base", backbone)  # used, not owned: its parameters are not this module's
+        if config.kind == "copy":
+            self.lm = copy.deepcopy(backbone.plain())
+        elif config.kind == "layers":
+            self.lm = _first_layers(backbone, config.layers)
+        else:
+            other = load_backbone(BackboneConfig(path=config.path), fits=False)
+            _check_vocabulary(backbone, other, str(config.path))
+            self.lm = other.lm
+        self.lm.requires_grad_(True)
+        ways_of(self.lm)
+        packing.takes_packing(self.lm)
+        table = self.lm.get_input_embeddings().weight
+        if config.embeddings == "base" and self.lm.get_output_embeddings().weight is not table:
+            table.requires_grad_(False)  # an untied table that nothing looks up would only drift by weight decay
+        width = self.lm.get_input_embeddings().weight.shape[1]
+        self.project = nn.Identity() if width == backbone.width else nn.Linear(backbone.width, width)
+
+    def train(self, mode: bool = True) -> StepDecoder:
+        """Leaves the decoder's dropout off, unless the config says otherwise."""
+        super().train(mode)
+        self.lm.train(mode and self.config.dropout)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lives."""
+        return self.lm.get_input_embeddings().weight.device
+
+    @property
+    def context(self) -> int | None:
+        """The most positions it takes."""
+        most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        return None if most is None else most - self.config.first_position
+
+    @property
+    def window(self) -> int | None:
+        """See `Backbone.window`."""
+        return columns_limit(self.lm)
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """What ends a step."""
+        return (self._base.tokenizer.eos_token_id,)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids -> what the decoder is fed; the base's embeddings are projected as the latents are."""
+        if self.config.embeddings == "own":
+            return self.lm.get_input_embeddings()(ids)
+        return self._enter(self._base.embed(ids))
+
+    def _enter(self, vectors: Tensor) -> Tensor:
+        """Vectors of the base model's input space -> the decoder's, in its own type: the base's may be another."""
+        kind = self.lm.get_input_embeddings().weight.dtype
+        weight = next(self.project.parameters(), None)
+        return self.project(vectors.to(kind if weight is None else weight.dtype)).to(kind)
+
+    def new_cache(self, columns: int = 0, branched: bool = False) -> Any:
+        """See `Backbone.new_cache`."""
+        return new_cache(self.lm, columns, branched, checkpointing=self.checkpointing)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States -> logits."""
+        return head_logits(self.lm, hidden)
+
+    def step(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
+    ) -> Tensor:
+        """One pass; see `Backbone.step`."""
+        return self.states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real)[-1]
+
+    def states(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Only the last layer's states: nobody watches a decoder's layers."""
+        with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
+            out = packing.forward(
+                self.lm,
+                embeds_BTD,
+                positions_BT=positions_BT + self.config.first_position,
+                mask=mask,
+                cache=cache,
+                real=real,
+            )
+        return (out.last_hidden_state,)
+
+    def _fed(self, latents_MCD: Tensor, ids_MT: Tensor) -> Tensor:
+        """Input embeddings: the latents (projected), then tokens."""
+        latents = self._enter(latents_MCD)
+        return torch.cat([latents, self.embed(ids_MT[:, latents.shape[1] :]).to(latents.dtype)], dim=1)
+
+    def loss(self, latents_MCD: Tensor, targets: Sequence[tuple[int, ...]], weights_M: Tensor) -> Tensor:
+        """Weighted sum of the cross-entropy of each group's step.
+
+        Args:
+            latents_MCD: the groups' latents, as they were fed to the base model.
+            targets: each group's step as token ids, eos included; none is empty.
+            weights_M: a factor for every token of a group.
+
+        Returns:
+            A scalar with gradient into decoder, latents and (shared) embeddings.
+        """
+        trace, batch = self.read(latents_MCD, targets)
+        rows_N, places_N, labels_N = batch.label_places()
+        index_N = torch.from_numpy(rows_N).to(self.device)
+        return cross_entropy_sum(
+            trace.hidden_at(rows_N, places_N),
+            torch.from_numpy(labels_N).to(self.device),
+            self.logits,
+            weights_M[index_N],
+        )
+
+    def read(self, latents_MCD: Tensor, targets: Sequence[tuple[int, ...]]) -> tuple[Trace, Batch]:
+        """Forward each group followed by its step: the hidden states, and the rows with the step as labels."""
+        C = latents_MCD.shape[1]
+        rows = [
+            Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
+        ]
+        batch = collate(rows).to(self.device)
+        batch.lengths_B -= 1  # nothing follows the last token, so nobody asks for its state
+        trace = unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT))
+        self.spent = trace.cost
+        return trace, batch
+
+    @torch.inference_mode()
+    def speak(self, latents_MCD: Tensor, max_tokens: int, batch_size: int = 256) -> list[list[int]]:
+        """The step each group stands for as token ids, greedily, in batches; eos included where it was reached."""
+        C = latents_MCD.shape[1]
+        said: list[list[int]] = []
+        for part in latents_MCD.split(batch_size):
+            batch = collate([Row(ids=(0,) * C, labels=(IGNORE,) * C, start=C, latents=0) for _ in part]).to(self.device)
+            fed = self._enter(part)
+            speech = Loop(self, batch, None, embeds_BTD=fed, speaking=Speaking(max_new_tokens=max_tokens)).run()[1]
+            said.extend(speech.tokens)
+        return said
+
+    def explain(self, latents_MCD: Tensor, max_tokens: int) -> list[str]:
+        """The step each group stands for in words."""
+        return [self._base.decode(tokens).strip() for tokens in self.speak(latents_MCD, max_tokens)]
+
+
+def _check_vocabulary(base: Backbone, other: Backbone, path: str) -> None:
+    """The decoder writes with the base's tokens, so the shared part of both vocabularies must agree."""
+    mine, theirs = base.tokenizer.get_vocab(), other.tokenizer.get_vocab()
+    if differ := [token for token, number in theirs.items() if mine.get(token) != number]:
+        raise ConfigError(
+            f"step decoder {path!r} has another tokenizer than the base model: {len(differ)} of {len(theirs)} tokens "
+            f"differ (first: {differ[0]!r}); take a model of the same family"
+        )

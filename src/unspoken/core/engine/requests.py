@@ -1,0 +1,109 @@
+"""A request, and how far it has come: what `core/engine/scheduler.py` knows of each row under way.
+
+Shapes: K latents, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.rows.row import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One row to be answered.
+
+    Attributes:
+        row: the prompt, as a method's `prompt` makes it.
+        speaking: how to go on after it.
+        number: what seeds its sampling.
+        expected: token ids that the answer may begin with, fed on trial. The answer is the same without them.
+    """
+
+    row: Row
+    speaking: Speaking
+    number: int = 0
+    expected: tuple[int, ...] = ()
+
+
+@dataclass(kw_only=True, eq=False)
+class Seat:
+    """A request on its way, in its slot."""
+
+    request: Request
+    place: int  # among all requests
+    slot: int
+    stream: int
+    end: int  # one behind its last latent; `row.start` where it has none to make
+    cursor: int = 0  # next position to feed
+    skipped: int = 0  # latent slots left out, since it has thought enough
+    ends: int = 1  # eos still to be spoken
+    trial: tuple[int, ...] = ()  # what is fed behind the known text, and forgotten if it is not so
+    probing: bool = False  # the rest of the prompt is such a trial
+    tokens: list[int] = field(default_factory=list)
+    passes: int = 0
+    positions: int = 0
+    latents: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    latent_D: Tensor | None = None  # the one made for this pass
+    state_at: int = 0  # where the state before its next latent stands among those of the last pass
+    vectors_KD: Tensor | None = None  # prompted thoughts
+
+    @property
+    def row(self) -> Row:
+        """Its prompt."""
+        return self.request.row
+
+    @property
+    def given(self) -> int:
+        """Length of its prompt."""
+        return len(self.row.ids) - self.skipped
+
+    @property
+    def known(self) -> int:
+        """Positions known so far."""
+        return self.given + len(self.tokens)
+
+    @property
+    def thinking(self) -> bool:
+        """What it feeds next is a latent."""
+        return self.row.start <= self.cursor < self.end
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to say."""
+        return self.ends == 0 or len(self.tokens) >= self.request.speaking.max_new_tokens
+
+    def ids(self, take: int) -> Sequence[int]:
+        """The tokens at its next positions; a placeholder where a latent is fed."""
+        if self.tokens and take == 1:
+            return (self.tokens[-1],)
+        ids = self.row.ids
+        known = (
+            ids[self.cursor :] if not self.skipped else (*ids[: self.end], *ids[self.end + self.skipped :])[self.cursor :]
+        )
+        return (ids[self.cursor], *self.trial) if self.probing else (*known, *self.tokens, *self.trial)[:take]
+
+    def position_ids(self, take: int) -> list[int]:
+        """Their position ids: the positions, larger behind a gap."""
+        at, size = self.row.gap
+        return [p + size * (p + self.skipped * (p >= self.end) >= at) for p in range(self.cursor, self.cursor + take)]
+
+
+def common_prefix(rows: Sequence[Row], first: Sequence[int] | None = None) -> int:
+    """How many leading tokens all rows share, that stand before any latent or gap and leave each something to read.
+
+    Args:
+        first: tokens that they must share with these too; None = with each other.
+    """
+    limit = min(min(row.start, len(row.ids), row.gap[0] if row.gap[1] else len(row.ids)) for row in rows) - 1
+    first = rows[0].ids if first is None else first
+    limit = max(min(limit, len(first)), 0)
+    for row in rows:
+        limit = next((i for i in range(limit) if row.ids[i] != first[i]), limit)
+    return limit

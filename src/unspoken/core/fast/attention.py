@@ -1,0 +1,104 @@
+"""Attention of passes that are not plain prefixes: pairs of columns, packed rows, slots, local windows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
+
+from unspoken.core.lm.hf import _LOCAL, _WINDOW
+from unspoken.errors import ConfigError
+
+
+def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | None:
+    """A mask as a model's attention takes it, made without looking at its values.
+
+    transformers asks a mask of columns whether all of them are real, and on a GPU every pass would wait for the answer. So
+    it gets the mask of pairs that it would make of it, where its layers take one.
+
+    Args:
+        lm: the model.
+        mask: see `Backbone.step`.
+        embeds_BTD: what the pass feeds.
+
+    Raises:
+        ConfigError: a mask of pairs, and an attention implementation that cannot take it.
+    """
+    kind = lm.config._attn_implementation
+    if mask is not None and mask.ndim == 2 and getattr(lm, "_takes_pairs", False):
+        T, S = embeds_BTD.shape[1], mask.shape[1]
+        causal_TS = torch.ones(T, S, dtype=torch.bool, device=mask.device).tril(S - T)
+        mask = mask.bool()[:, None, None, :] & causal_TS
+    if mask is None or mask.ndim == 2 or kind == "sdpa":
+        return mask
+    if kind != "eager":
+        raise ConfigError(
+            f"a row with a branch needs backbone.attention=sdpa or eager, got {kind!r}, whose mask is causal only"
+        )
+    floor = torch.finfo(embeds_BTD.dtype).min  # eager attention adds its mask
+    return torch.zeros_like(mask, dtype=embeds_BTD.dtype).masked_fill(~mask, floor)
+
+
+@torch.no_grad()
+def takes_pairs(lm: Any) -> bool:
+    """Whether a model's layers take one mask of pairs: tried once on two tokens, and noted on the model."""
+    if (known := getattr(lm, "_takes_pairs", None)) is None:
+        known = lm.config._attn_implementation == "sdpa" and attention_window(lm) is None
+        if known:
+            table = lm.get_input_embeddings().weight
+            embeds, sees = table[:2][None], torch.ones(1, 1, 2, 2, dtype=torch.bool, device=table.device).tril()
+            training = lm.training
+            lm.eval()
+            try:
+                masks = (None, sees)
+                plain, pairs = (lm.base_model(inputs_embeds=embeds, attention_mask=m).last_hidden_state for m in masks)
+                known = torch.allclose(plain.float(), pairs.float(), rtol=1e-2, atol=1e-3)
+            except Exception:  # families raise whatever their code comes across: ALiBi wants columns to count
+                known = False
+            lm.train(training)
+        lm._takes_pairs = known
+    return known
+
+
+@contextlib.contextmanager
+def attending(config: Any, name: str, current: ContextVar[Any], by: Any) -> Iterator[None]:
+    """Inside, transformers calls the attention registered as `name`, which finds in `current` whom it works for."""
+    was, token = config._attn_implementation, current.set(by)
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = was
+        current.reset(token)
+
+
+def fuse_activations(lm: nn.Module, fused: bool = True) -> None:
+    """Run GPT-2's activation as one operator; transformers spells it out in seven, each of which keeps what it made.
+
+    Args:
+        fused: False puts the spelt-out one back.
+    """
+    mine, other = (nn.GELU, NewGELUActivation) if fused else (NewGELUActivation, nn.GELU)
+    for module in lm.modules():
+        for name, child in module.named_children():
+            if type(child) is other and getattr(child, "approximate", "tanh") == "tanh":
+                setattr(module, name, mine(approximate="tanh") if fused else mine())
+
+
+def attention_window(lm: Any) -> int | None:
+    """The least number of columns that a layer attends to, if that is not all; configs have many names for it."""
+    config = lm.config.get_text_config()
+    kinds = [*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())]
+    slides = getattr(config, "use_sliding_window", True)
+    windows = [
+        value
+        for name, value in vars(config).items()
+        if _WINDOW.fullmatch(name) and type(value) is int and value > 0 and (slides or name != "sliding_window")
+    ]
+    local = not kinds or any(_LOCAL.search(kind) for kind in kinds)
+    return min(windows, default=None) if local else None

@@ -1,0 +1,224 @@
+"""Cross-entropy over a large vocabulary in pieces: the logits of a few targets exist at a time, never those of a batch.
+
+What is kept for the backward pass is the gradient itself, made piece by piece while the logits of a piece are there: one
+vector per target, and one tensor per parameter of the head. So the memory is that of the states and of the head, whatever
+vocabulary x targets is, and the head runs once forwards and once backwards, as if it had been one piece.
+
+On a GPU Liger's kernel does the same, where liger-kernel is installed (the extra `gpu`), the head is one matrix, and targets
+are not weighted.
+
+Shapes: N targets, n targets of a piece, D width, V words.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unspoken.core.fast.cpu_linear import has_layout, product
+
+Head = Callable[[Tensor], Tensor]
+"""States [..., D] -> logits [..., V]."""
+
+PIECE = 2**24
+"""Logits at a time: 64 MB in fp32; 333 targets of GPT-2's vocabulary. Fewer targets than that are one piece."""
+
+
+def weighted_cross_entropy(
+    hidden_ND: Tensor,
+    labels_N: Tensor,
+    head: Head,
+    weights_N: Tensor | None,
+    *,
+    hits: bool = False,
+    piece: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Summed cross-entropy in fp32, and where the label is the likeliest word.
+
+    Args:
+        hidden_ND: the state that predicts each target; at least one.
+        labels_N: token ids.
+        head: states -> logits.
+        weights_N: a factor per target; None = 1. It gets no gradient.
+        hits: also say which labels the model would choose.
+        piece: logits at a time; None = `PIECE`.
+
+    Returns:
+        A scalar with gradient into the states and the head's parameters; bool [N] or None.
+    """
+    # An empty batch costs nothing, and tells the vocabulary and which parameters stand behind the head.
+    with torch.enable_grad():
+        probe = head(hidden_ND[:0].detach().requires_grad_())
+    leaves = [leaf for leaf in _leaves(probe) if leaf.requires_grad] if torch.is_grad_enabled() else []
+    kernel = _liger(hidden_ND.device.type)
+    if kernel is not None and weights_N is None and not hits and len(leaves) == 1 and _product_alone(probe):
+        return kernel(leaves[0], hidden_ND, labels_N), None
+    most = max((PIECE if piece is None else piece) // probe.shape[-1], 1)
+    rows = -(-len(hidden_ND) // -(-len(hidden_ND) // most))  # as few pieces as can be, of like size
+    if not torch.is_grad_enabled() or len(hidden_ND) <= most:
+        losses, found = [], []
+        for part in _parts(len(hidden_ND), rows):
+            loss, hit_n = _piece(hidden_ND[part], labels_N[part], head, None if weights_N is None else weights_N[part], hits)
+            losses.append(loss)
+            found.append(hit_n)
+        return sum(losses[1:], start=losses[0]), torch.cat(found) if hits else None
+    settings = (weights_N, hits, rows, _matrix(probe, leaves))
+    loss, hits_N = _InPieces.apply(hidden_ND, labels_N, head, *settings, *leaves)  # pyright: ignore[reportGeneralTypeIssues]
+    return loss, hits_N
+
+
+@functools.cache
+def _liger(device_type: str) -> Any:
+    """Liger's fused head and cross-entropy, called with matrix, states and labels; None where it is not to be had."""
+    if device_type != "cuda":
+        return None
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    return LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
+
+
+def _product_alone(output: Tensor) -> bool:
+    """The graph is a product with a matrix, in whatever precision, and nothing else."""
+    ahead, products = [output.grad_fn], 0
+    while ahead:
+        node: Any = ahead.pop()
+        if node is None or hasattr(node, "variable"):
+            continue
+        if node.name() not in ("MmBackward0", "TBackward0", "ToCopyBackward0"):
+            return False
+        products += node.name() == "MmBackward0"
+        ahead.extend(before for before, _ in node.next_functions)
+    return products == 1
+
+
+def _parts(count: int, rows: int) -> Iterator[slice]:
+    return (slice(first, first + rows) for first in range(0, count, rows))
+
+
+def _piece(
+    hidden_nD: Tensor, labels_n: Tensor, head: Head, weights_n: Tensor | None, hits: bool
+) -> tuple[Tensor, Tensor | None]:
+    logits_nV = head(hidden_nD)
+    losses_n = F.cross_entropy(logits_nV.float(), labels_n, reduction="none")
+    hit_n = logits_nV.detach().argmax(dim=1) == labels_n if hits else None
+    return losses_n.sum() if weights_n is None else (losses_n * weights_n).sum(), hit_n
+
+
+def _leaves(output: Tensor) -> list[Tensor]:
+    """The tensors that a graph begins with: the head's parameters, and the state put in."""
+    seen, found, ahead = set(), [], [output.grad_fn]
+    while ahead:
+        node: Any = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        ahead.extend(before for before, _ in node.next_functions)
+    return [leaf for leaf in found if leaf.numel()]  # the empty state is none of the head's
+
+
+def _matrix(output: Tensor, leaves: list[Tensor]) -> bool:
+    """The graph is states x (one parameter) transposed, and nothing else: most heads, outside autocast."""
+    node: Any = output.grad_fn
+    if node is None or node.name() != "MmBackward0" or len(leaves) != 1 or output.dtype != torch.float32:
+        return False
+    turned = node.next_functions[1][0]
+    return turned is not None and turned.name() == "TBackward0" and hasattr(turned.next_functions[0][0], "variable")
+
+
+class _InPieces(torch.autograd.Function):
+    """See the module's text."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor | None]:
+        """Loss and gradients of every piece, one piece after the other."""
+        hidden_ND, labels_N, head, weights_N, hits, rows, matrix, *leaves = given
+        wants = ctx.needs_input_grad[0]
+        grad_ND = torch.empty_like(hidden_ND) if wants else None
+        # Sums over many pieces stay exact enough in fp32 where the head is kept in bf16.
+        fresh = torch.empty_like if matrix else torch.zeros_like  # zeros as large as the head are not free
+        sums = [fresh(leaf, dtype=torch.float32) for leaf in leaves]
+        total, found = hidden_ND.new_zeros((), dtype=torch.float32), []
+        for part in _parts(len(hidden_ND), rows):
+            state_nD, labels_n = hidden_ND[part].detach(), labels_N[part]
+            weights_n = None if weights_N is None else weights_N[part].detach()
+            if matrix:
+                kept = (sums[0], float(part.start > 0))
+                loss, hit_n, grad_nD = _product(state_nD, labels_n, leaves[0], kept, weights_n, hits)
+            else:
+                loss, hit_n, grad_nD = _through(
+                    state_nD.requires_grad_(wants), labels_n, head, leaves, sums, weights_n, hits
+                )
+            total += loss
+            found.append(hit_n)
+            if grad_ND is not None and grad_nD is not None:
+                grad_ND[part] = grad_nD
+        # Not saved as tensors are: one held twice would be copied when it becomes a parameter's gradient.
+        ctx.made, ctx.kinds = (grad_ND, sums), [leaf.dtype for leaf in leaves]
+        hits_N = torch.cat(found) if hits else None
+        if hits_N is not None:
+            ctx.mark_non_differentiable(hits_N)
+        return total, hits_N
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The gradients are there; what stands behind the loss is a factor."""
+        (hidden, sums), ctx.made = ctx.made, (None, None)
+        if sums is None:
+            raise RuntimeError(
+                "a loss over a large vocabulary can be differentiated once: its gradients have been given away"
+            )
+        hidden = None if hidden is None else hidden.mul_(outer[0].to(hidden.dtype))
+        return hidden, *(None,) * 6, *(s.mul_(outer[0]).to(kind) for s, kind in zip(sums, ctx.kinds, strict=True))
+
+
+def _product(
+    state_nD: Tensor,
+    labels_n: Tensor,
+    matrix_VD: Tensor,
+    kept: tuple[Tensor, float],
+    weights_n: Tensor | None,
+    hits: bool,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """A piece of a head that is one matrix; its gradient is added to `kept`'s tensor, times `kept`'s factor."""
+    fast = has_layout(matrix_VD) and state_nD.dtype == matrix_VD.dtype
+    logits_nV = product(state_nD, matrix_VD.detach()) if fast else state_nD @ matrix_VD.detach().T
+    hit_n = logits_nV.argmax(dim=1) == labels_n if hits else None
+    grad_nV = torch.log_softmax(logits_nV, dim=1)
+    del logits_nV
+    losses_n = -grad_nV.gather(1, labels_n[:, None])[:, 0]
+    grad_nV.exp_().scatter_add_(1, labels_n[:, None], grad_nV.new_full((len(labels_n), 1), -1.0))
+    if weights_n is not None:
+        grad_nV *= weights_n[:, None]
+        losses_n = losses_n * weights_n
+    sum_VD, before = kept
+    sum_VD.addmm_(grad_nV.T, state_nD, beta=before)
+    return losses_n.sum(), hit_n, grad_nV @ matrix_VD.detach()
+
+
+def _through(
+    state_nD: Tensor,
+    labels_n: Tensor,
+    head: Head,
+    leaves: list[Any],
+    sums: list[Tensor],
+    weights_n: Tensor | None,
+    hits: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """A piece of any other head: autograd knows what it does."""
+    with torch.enable_grad():
+        loss, hit_n = _piece(state_nD, labels_n, head, weights_n, hits)
+    wants = state_nD.requires_grad
+    grads = torch.autograd.grad(loss, [*([state_nD] if wants else []), *leaves], allow_unused=True)
+    for kept, grad in zip(sums, grads[len(grads) - len(leaves) :], strict=True):
+        if grad is not None:
+            kept += grad
+    return loss.detach(), hit_n, grads[0] if wants else None

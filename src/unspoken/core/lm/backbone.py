@@ -1,0 +1,410 @@
+"""A Hugging Face causal LM behind few calls: embed, step, logits, cache, freeze, adapt. Nothing else touches the model.
+
+`Backbone` checks on construction that body + head give its logits, and how rows may share a pass (`core/lm/ways.py`).
+Shapes: B rows, T positions of this pass, S positions forwarded so far, D width, V words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
+
+from unspoken.core.checks import readable
+from unspoken.core.config import STRICT
+from unspoken.core.fast import packing
+from unspoken.core.fast.activation_checkpointing import recomputing
+from unspoken.core.fast.cpu_linear import look_again
+from unspoken.core.fast.token_store import Encodings
+from unspoken.core.lm.adapters import keep, merged
+from unspoken.core.lm.hf import layer_list, part_from_copies
+from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
+from unspoken.core.precision import is_low
+from unspoken.errors import BackboneError, ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """LoRA through peft, on every linear layer unless `targets` says otherwise."""
+
+    __pydantic_config__ = STRICT
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None  # module names; None = all linear layers but the head
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which causal LM to start from. Exactly one of `path` and `arch` is set."""
+
+    __pydantic_config__ = STRICT
+
+    path: str | None = None  # hub id, folder, run directory, or "builtin:tiny"
+    arch: dict[str, Any] | None = None  # a transformers config ({"model_type": "llama", ...}) for random weights
+    tokenizer: str | None = None  # hub id or folder; None = the one beside `path`
+    lora: LoraSettings | None = None  # None = every weight trains
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of what does not train: what trains is kept in float32
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"  # eager where a family has no sdpa
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.arch is None):
+            raise ConfigError("a backbone needs exactly one of 'path' (pretrained weights) and 'arch' (random weights)")
+        if self.arch is not None and self.tokenizer is None:
+            raise ConfigError("a backbone with 'arch' needs 'tokenizer' (a hub id or folder)")
+
+
+def head_logits(lm: Any, hidden: Tensor) -> Tensor:
+    """States [..., D] -> logits [..., V] of a causal LM, with the scaling that some families apply after their head."""
+    logits = lm.get_output_embeddings()(hidden)
+    config = lm.config.get_text_config()
+    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere multiplies
+        logits = logits * scale
+    if (scale := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
+        logits = logits / scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+class Backbone(nn.Module):
+    """The base model as unspoken sees it.
+
+    Args:
+        lm: a causal LM of transformers.
+        tokenizer: its tokenizer; one without a pad token pads with eos.
+
+    Raises:
+        BackboneError: the model's logits are not head(body(embeddings)), or it has no eos token.
+    """
+
+    def __init__(self, lm: PreTrainedModel, tokenizer: Any) -> None:
+        super().__init__()
+        self.lm: Any = lm
+        self._peft: Any
+        object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
+        self.tokenizer = tokenizer
+        self.checkpointing = False  # in training, make activations again instead of keeping them
+        self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self._encoded_size = 0
+        self.remembered = 1 << 30  # bytes of encoded texts that are kept; 0 = none
+        self.encodings: Encodings | None = None  # where a large corpus is kept instead
+        self._bounds: dict[str, np.ndarray] = {}
+        if tokenizer.eos_token_id is None:
+            raise BackboneError("the tokenizer has no eos token; set tokenizer.eos_token so that answers can end")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.lm.config.use_cache = True
+        self._check()
+        packing.takes_packing(self.lm)
+
+    @property
+    def body(self) -> nn.Module:
+        """The model without its head; gives the states after the final norm."""
+        return self.lm.base_model
+
+    @property
+    def width(self) -> int:
+        """D, the width of an input embedding."""
+        return int(self.lm.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        """V, rows of the input embedding."""
+        return int(self.lm.get_input_embeddings().weight.shape[0])
+
+    @property
+    def context(self) -> int | None:
+        """The most positions the model takes, or None where its config does not say."""
+        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def window(self) -> int | None:
+        """Up to how many columns a batch may be padded: a sliding window, or where angles change; None = any number."""
+        return columns_limit(self.lm)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the input embedding lives."""
+        return self.lm.get_input_embeddings().weight.device
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every token id that ends an answer: the tokenizer's eos and those of the generation config."""
+        more = getattr(self.lm.generation_config, "eos_token_id", None)
+        ids = [self.tokenizer.eos_token_id, *([more] if isinstance(more, int) else more or [])]
+        return tuple(dict.fromkeys(ids))
+
+    def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
+        """Token ids of a text; `special` adds what the tokenizer puts around a prompt (bos).
+
+        Remembered: curricula lay the same problems out again in every epoch, and a tokenizer call costs 50 us.
+
+        Raises:
+            DataError: the text has no UTF-8 form.
+        """
+        key = (text, special)
+        if (known := self._encoded.get(key)) is not None:
+            return known
+        ids = None if self.encodings is None else self.encodings.find(text, special)
+        if ids is None:
+            ids = tuple(self.tokenizer(readable(text, f"the text {text!a:.60}"), add_special_tokens=special)["input_ids"])
+            if self.encodings is not None:
+                self.encodings.put(text, special, ids)
+        self._remember(key, ids)
+        return ids
+
+    def _remember(self, key: tuple[str, bool], ids: tuple[int, ...]) -> None:
+        """Keep an encoding; all are thrown away where they would take more than `remembered`."""
+        most = self.remembered if self.encodings is None else min(self.remembered, 1 << 24)
+        size = 200 + len(key[0]) + 8 * len(ids)  # about what Python takes for them
+        if size > most // 64:  # one long text is not worth many short ones
+            return
+        if self._encoded_size + size > most:
+            self._encoded.clear()
+            self._encoded_size = 0
+        self._encoded[key] = ids
+        self._encoded_size += size
+
+    def character_ends(self, text: str) -> list[int]:
+        """For each token of `encode(text)`, the number of characters of the text up to its end."""
+        return self.character_bounds(text)[:, 1].tolist()
+
+    def character_bounds(self, text: str) -> np.ndarray:
+        """For each token of `encode(text)`, the characters it stands for: int32 [tokens, 2], start and end. Remembered."""
+        if text not in self._bounds:
+            if len(self._bounds) > 2_000_000:
+                self._bounds.clear()
+            if self.tokenizer.is_fast:
+                found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            else:  # a slow tokenizer knows no offsets; what the tokens so far spell has their length
+                ids = self.encode(text)
+                ends = [len(self.tokenizer.decode(list(ids[: i + 1]))) for i in range(len(ids))]
+                found = list(zip([0, *ends], ends, strict=False))
+            self._bounds[text] = np.array(found, dtype=np.int32).reshape(-1, 2)
+        return self._bounds[text]
+
+    def forget_encoded(self) -> None:
+        """Drop remembered encodings: the tokenizer has changed."""
+        self.encodings = None
+        self._encoded.clear()
+        self._encoded_size = 0
+        self._bounds.clear()
+
+    def decode(self, ids: tuple[int, ...] | list[int]) -> str:
+        """Text of token ids; special tokens are left out."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> input embeddings [..., D]."""
+        return self.lm.get_input_embeddings()(ids)
+
+    def new_cache(self, columns: int = 0, branched: bool = False) -> Any:
+        """An empty cache of the kind this model needs; see `core/lm/ways.py`."""
+        look_again()
+        return new_cache(self.lm, columns, branched, checkpointing=self.checkpointing)
+
+    def step(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
+    ) -> Tensor:
+        """One forward pass of the body; the only place where the model runs.
+
+        Args:
+            embeds_BTD: what is fed: token embeddings or latents.
+            positions_BT: position of each column inside its own row.
+            mask: [B, S], 1 where a column so far, this pass included, is real; or bool [B, 1, T, S], which columns each
+                column of this pass sees; None = all of them, causally.
+            cache: keys and values so far; extended in place.
+            real: host array [B, T], which columns of this pass are real: padding need not be forwarded then, and its
+                states are unspecified.
+
+        Returns:
+            hidden_BTD: states after the final norm.
+
+        Raises:
+            ConfigError: a mask of the second kind, and an attention implementation that cannot take it.
+        """
+        return self._body(embeds_BTD, positions_BT, mask, cache, real).last_hidden_state
+
+    def states(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
+    ) -> tuple[Tensor, ...]:
+        """`step`, with the states of every layer: embeddings, each layer's output, the last one after the final norm."""
+        return self._body(embeds_BTD, positions_BT, mask, cache, real, output_hidden_states=True).hidden_states
+
+    def below(self, layer: int, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What enters a layer: the states [B, T, D] behind those below it, which are all that runs."""
+        found: list[Tensor] = []
+
+        def stop(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            found.append(given[0] if given else named["hidden_states"])
+            raise _Enough
+
+        handle = layer_list(self.lm)[layer].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            with contextlib.suppress(_Enough):
+                self._body(embeds_BTD, positions_BT, mask, None)
+        finally:
+            handle.remove()
+        return found[0]
+
+    def attention(self, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """What each position attends to: [L, B, H, T, T], rows of which sum to 1; layers without attention are left out.
+
+        For analysis: one pass without a cache, by the eager implementation, since no other makes the weights. The model's
+        own implementation is put back. None where a family hands out no weights.
+        """
+        kind = self.lm.config._attn_implementation
+        try:
+            self.lm.set_attn_implementation("eager")
+            with torch.inference_mode():
+                found = self._body(embeds_BTD, positions_BT, mask, None, output_attentions=True).attentions
+        finally:
+            self.lm.set_attn_implementation(kind)
+        weights = [layer for layer in found or () if layer is not None and layer.ndim == 4]
+        return torch.stack(weights) if weights else None
+
+    def _body(
+        self,
+        embeds_BTD: Tensor,
+        positions_BT: Tensor,
+        mask: Tensor | None,
+        cache: DynamicCache | None,
+        real: np.ndarray | None = None,
+        **more: Any,
+    ) -> Any:
+        if cache is None:
+            look_again()
+        embeds_BTD = embeds_BTD.to(self.lm.get_input_embeddings().weight.dtype)
+        with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
+            return packing.forward(self.lm, embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real, **more)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """States [..., D] -> logits [..., V]."""
+        return head_logits(self.lm, hidden)
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Body + head must be the whole model; a family for which they are not is refused."""
+        training = self.lm.training
+        self.lm.eval()
+        try:
+            ids = torch.arange(1, 4, device=self.device)[None] % self.vocabulary
+            want = self.lm(input_ids=ids, use_cache=False).logits
+            positions = torch.arange(3, device=self.device)[None]
+            got = self.logits(self.step(self.embed(ids), positions_BT=positions))
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise BackboneError(
+                f"cannot drive {type(self.lm).__name__}: {error}; a causal LM that takes inputs_embeds is needed"
+            ) from error
+        finally:
+            self.lm.train(training)
+        if not bool(want.isfinite().all()):
+            raise BackboneError(
+                f"{type(self.lm).__name__}: its own logits are not finite numbers; the weights are too large for their "
+                "type, or damaged: take another copy, or dtype float32"
+            )
+        if not torch.allclose(got.float(), want.float(), rtol=1e-2, atol=1e-3):
+            raise BackboneError(
+                f"{type(self.lm).__name__}: head(body(x)) differs from the model's own logits by "
+                f"{(got - want).abs().max():.3g}: it treats them in a way unspoken does not know; please report it"
+            )
+        ways_of(self.lm)
+
+    def freeze(self) -> None:
+        """No weight of the base model trains."""
+        self.lm.requires_grad_(False)
+
+    def adapt(self, lora: LoraSettings, trained_tokens: tuple[int, ...] = ()) -> None:
+        """Freeze the base model and add LoRA; the rows of `trained_tokens` in the embedding train in full."""
+        from peft import LoraConfig, get_peft_model
+
+        part_from_copies(self.lm, trained_tokens)
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.targets) if lora.targets else "all-linear",
+            trainable_token_indices=list(trained_tokens) or None,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self.lm.modules()),  # GPT-2's linear layers
+            task_type="CAUSAL_LM",
+        )
+        try:
+            adapted = get_peft_model(self.lm, config)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"LoRA cannot be added: {str(error).splitlines()[0]}; check r, alpha and targets") from error
+        object.__setattr__(self, "_peft", adapted)
+        self._settings = {"lora": asdict(lora), "tokens": list(trained_tokens)}
+
+    def train_rows(self, tokens: tuple[int, ...]) -> None:
+        """Freeze the base model, all but the rows of some tokens in the embedding (and in a head tied to it)."""
+        from peft import TrainableTokensConfig, get_peft_model
+
+        part_from_copies(self.lm, tokens)
+        config = TrainableTokensConfig(token_indices=list(tokens), task_type="CAUSAL_LM")
+        object.__setattr__(self, "_peft", get_peft_model(self.lm, config))
+        self._settings = {"lora": None, "tokens": list(tokens)}
+
+    @property
+    def adapted(self) -> bool:
+        """It trains by LoRA, or by rows."""
+        return self._peft is not None
+
+    def plain(self) -> PreTrainedModel:
+        """The causal LM with any LoRA merged into a copy (`adapters.merged`); the model itself where there is none."""
+        return self.lm if self._peft is None else merged(self._peft)
+
+    def fold(self) -> None:
+        """Merge any LoRA into the model for good; one coarser than fp32 becomes fp32."""
+        if self._peft is not None:
+            self.lm = self.plain().to(self.device)  # pyright: ignore[reportArgumentType]
+            object.__setattr__(self, "_peft", None)
+
+    def save(self, folder: Path) -> None:
+        """Write the plain model and its tokenizer as an ordinary Hugging Face folder; see also `core/lm/adapters.py`."""
+        with _no_bars():
+            self.plain().save_pretrained(folder)
+        if self._peft is not None and is_low(self.lm.dtype):
+            keep(self.lm, self._settings, folder)
+        try:
+            self.tokenizer.save_pretrained(folder)
+        except Exception as error:  # its writer raises bare exceptions, a full disk included
+            raise OSError(str(error)) from error
+
+
+class _Enough(Exception):
+    """Ends a pass whose result is known."""
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers draws a progress bar even for a file of one megabyte; our own progress is shown elsewhere."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,105 @@
+"""What is asked of a transformers model besides running it: its layers, its masks, its window, its activation.
+
+Shapes: B rows, T positions of this pass, S positions forwarded so far, D width.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from unspoken.errors import BackboneError, ConfigError
+
+_WINDOW = re.compile(r"(\w+_)?(?<!max_)window(_size)?|(attention|local)_chunk_size|local_attention(_size)?")
+_LOCAL = re.compile(r"slid|local|chunk|window|hybrid|recurrent")
+
+
+def layer_list(lm: Any) -> nn.ModuleList:
+    """The layers of a model, in order.
+
+    Raises:
+        BackboneError: they are not one list.
+    """
+    depth = lm.config.get_text_config().num_hidden_layers
+    lists = (m for m in lm.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    if (found := next(lists, None)) is None:
+        raise BackboneError(f"{type(lm).__name__} has no list of {depth} layers, so that none can be run by itself")
+    return found
+
+
+@torch.no_grad()
+def part_from_copies(lm: Any, tokens: Iterable[int]) -> None:
+    """Let tokens whose row in a head of its own is a copy of another token's start from the mean of all rows instead.
+
+    Where the head does not train, the copies would share the other token's probability for good. The logit of a mean row is
+    the mean logit, so by Jensen's inequality its probability is at most 1 / V, whatever the state.
+    """
+    head, tokens = lm.get_output_embeddings(), list(tokens)
+    weight, bias = head.weight, getattr(head, "bias", None)
+    if weight is lm.get_input_embeddings().weight:
+        return  # tied: its rows train with the embedding's
+    alike = ((weight[:, 0] == weight[t, 0]).nonzero()[:, 0] for t in tokens)
+    copies = [t for t, rows in zip(tokens, alike, strict=True) if (weight[rows] == weight[t]).all(dim=1).sum() > 1]
+    for table in (weight, bias) if copies else ():
+        if table is not None:
+            kind = torch.promote_types(table.dtype, torch.float32)
+            others = table.sum(dim=0, dtype=kind) - table[copies].sum(dim=0, dtype=kind)
+            table[copies] = (others / (len(table) - len(copies))).to(table.dtype)
+
+
+def token_parameters(model: nn.Module) -> set[int]:
+    """`id`s of the parameters that hold a vector per token (or position): tables, and what peft trains of one.
+
+    A batch does not contain most tokens, so their vectors must not be changed by what befalls all, as weight decay does.
+    """
+    found = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        for name in ("trainable_tokens_delta", "lora_embedding_A"):  # some rows; LoRA of a table, a column per token
+            if isinstance(kept := getattr(module, name, None), nn.ParameterDict):
+                found |= {id(p) for p in kept.values()}
+    return found
+
+
+def rope_switch(lm: Any) -> int | None:
+    """The number of positions from which on a model turns by other angles, however few it has read before; None = never."""
+    config = lm.config.get_text_config()
+    found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [found, *(kind for kind in found.values() if isinstance(kind, dict))]  # some have one per kind of layer
+    original = getattr(config, "original_max_position_embeddings", None)
+    switches = [
+        kind.get("original_max_position_embeddings") or original or config.max_position_embeddings
+        for kind in kinds
+        if kind.get("rope_type", kind.get("type")) in ("longrope", "dynamic")
+    ]
+    return min(switches, default=None)
+
+
+def with_attention(make: Callable[..., Any], kind: str) -> Any:
+    """A model by a kind of attention; by "eager" where its family has no "sdpa", which is the default and said once.
+
+    Args:
+        make: builds it, given `attn_implementation`.
+
+    Raises:
+        ConfigError: the family, or this machine, has no attention of another kind that was asked for.
+    """
+    try:
+        return make(attn_implementation=kind)
+    except (ValueError, ImportError) as error:
+        said = str(error).lower()
+        if "attention" not in said and "attn" not in said:
+            raise
+        if kind != "sdpa":
+            raise ConfigError(
+                f"backbone.attention={kind} is not to be had here: {str(error).strip().splitlines()[0]:.120}; "
+                "set backbone.attention=sdpa or eager"
+            ) from error
+        made = make(attn_implementation="eager")
+        family = type(made[0] if isinstance(made, tuple) else made).__name__
+        warnings.warn(f"{family} has no sdpa attention; eager is used, which is slower", stacklevel=4)
+        return made

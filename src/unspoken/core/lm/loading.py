@@ -1,0 +1,102 @@
+"""From a folder, a hub id, a built-in model or an architecture to a Backbone."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from unspoken.core.lm.backbone import Backbone, BackboneConfig, _no_bars
+from unspoken.core.lm.hf import with_attention
+from unspoken.core.lm.pretrained import (
+    GIVE,
+    check_place,
+    check_tokenizer,
+    first_line,
+    load_lm,
+    load_tokenizer,
+    tokenizer_place,
+)
+from unspoken.core.seal import changed
+from unspoken.errors import BackboneError, ConfigError
+
+BUILTIN = "builtin:"
+"""Prefix of the models that ship inside the package, e.g. "builtin:tiny"."""
+
+
+def builtin(path: str) -> Path:
+    """The folder of a model that ships inside the package: a run directory.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    folder = Path(__file__).parents[2] / "assets" / path.removeprefix(BUILTIN)
+    if not folder.is_dir():
+        known = sorted(BUILTIN + p.name for p in folder.parent.glob("*") if p.is_dir())
+        raise ConfigError(f"no built-in model {path!r}; known: {', '.join(known) or 'none'}")
+    return folder
+
+
+def resolve(path: str) -> str:
+    """A backbone path as transformers takes it: run directories and built-in models become their model folder.
+
+    Raises:
+        BackboneError: a run that has no model yet, or one whose files were changed since they were saved.
+    """
+    folder = builtin(path) if path.startswith(BUILTIN) else Path(path).expanduser()
+    if os.path.isfile(folder / "run.json"):
+        if not (folder / "model").is_dir():
+            raise BackboneError(f"the run in {path} has no model yet: it has not reached a validation; train on, or wait")
+        if (fault := changed(folder / "model")) is not None:
+            raise BackboneError(f"{folder / 'model'}: {fault}; restore it from a copy, or give another model")
+        return str(folder / "model")
+    return str(folder) if path.startswith((BUILTIN, "~")) else path
+
+
+def load_backbone(config: BackboneConfig, *, fits: bool = True) -> Backbone:
+    """Build the causal LM and tokenizer of a config. Random weights come from torch's current seed.
+
+    A PEFT adapter is merged into its base model. No code that a model brings along is run.
+
+    Args:
+        config: which model.
+        fits: every token must have a row in the embedding; a step decoder's tokenizer has the base model's markers, too.
+
+    Raises:
+        BackboneError: nothing usable at the path.
+    """
+    where = resolve(config.path) if config.path is not None else None
+    name = str(config.path or config.arch)
+    try:
+        if where is not None:
+            check_place(where)
+        source = resolve(config.tokenizer) if config.tokenizer is not None else tokenizer_place(where or "", resolve)
+        tokenizer = load_tokenizer(source, str(config.tokenizer or config.path))
+        with _no_bars():
+            lm = _causal_lm(config, where, tokenizer)
+        if fits:
+            check_tokenizer(tokenizer, lm, source)
+    except (BackboneError, ConfigError):
+        raise
+    except Exception as error:  # transformers, tokenizers, safetensors and hub each raise their own kinds
+        raise BackboneError(f"cannot load a model from {name}: {first_line(error)}; {GIVE}") from error
+    return Backbone(lm, tokenizer)
+
+
+def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: Any) -> Any:
+    """Pretrained weights, or random ones of a shape."""
+    dtype = getattr(torch, config.dtype)
+    if where is not None:
+        return load_lm(where, dtype, config.attention, resolve)
+    assert config.arch is not None
+    rest = {k: v for k, v in config.arch.items() if k != "model_type"}
+    # A family's default eos is a number of its own vocabulary; here it would be some ordinary token.
+    mine = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{**mine, **rest})
+    # Without it transformers would ask at the terminal whether a model's own code may run.
+    make = partial(AutoModelForCausalLM.from_config, arch, dtype=dtype, trust_remote_code=False)
+    return with_attention(make, config.attention)

@@ -1,0 +1,94 @@
+"""Marker tokens of latent methods: add them, initialise their rows, refuse text that contains them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unspoken.core.lm.backbone import Backbone
+from unspoken.errors import ConfigError, DataError
+
+BOT, EOT, LATENT = "<|start-latent|>", "<|end-latent|>", "<|latent|>"
+"""Coconut's names, in the order in which its released code adds them (facebookresearch/coconut 27273cb, run.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Markers:
+    """Token ids: begin of thoughts, end of thoughts, and the placeholder that stands in a latent's slot."""
+
+    bot: int
+    eot: int
+    latent: int
+
+    @property
+    def ids(self) -> tuple[int, int, int]:
+        """All three, in the order in which they were added."""
+        return (self.bot, self.eot, self.latent)
+
+
+def add_tokens(backbone: Backbone, names: tuple[str, ...], like: str) -> tuple[int, ...]:
+    """Add tokens to tokenizer and model; a name that is there already is left as it is.
+
+    Args:
+        backbone: grown in place where its embedding has too few rows (never shrunk: some families keep spare rows).
+        names: the tokens' texts. They are plain, not "special", tokens, as in the released code.
+        like: new rows of embedding and head start as the mean of the rows of this text's tokens. Where a head of its own
+            will not train, `Backbone.adapt` lets its new rows start elsewhere.
+
+    Returns:
+        The ids, in the order of `names`.
+
+    Raises:
+        ConfigError: `like` is empty.
+    """
+    tokenizer, lm = backbone.tokenizer, backbone.lm
+    known = tokenizer.get_vocab()
+    fresh = [name for name in names if name not in known]
+    source = backbone.encode(like)
+    if not source:
+        raise ConfigError(f"new tokens cannot start from the text {like!r}: it has no tokens; give a word, such as '<<'")
+    if fresh:
+        tokenizer.add_tokens(fresh)
+        backbone.forget_encoded()
+        if len(tokenizer) > backbone.vocabulary:
+            lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        embedding = lm.get_input_embeddings().weight
+        head = lm.get_output_embeddings()
+        rows = tokenizer.convert_tokens_to_ids(fresh)
+        with torch.no_grad():
+            for weight in (embedding, head.weight):
+                weight[rows] = weight[list(source)].mean(dim=0)
+            bias = getattr(head, "bias", None)
+            if isinstance(bias, nn.Parameter):
+                bias[rows] = bias[list(source)].mean()
+    return tuple(tokenizer.convert_tokens_to_ids(list(names)))
+
+
+def add_markers(backbone: Backbone, like: str = "<<") -> Markers:
+    """The three markers of latent methods, added if they are not there.
+
+    Args:
+        like: text whose rows the markers start from; the released code takes "<<".
+    """
+    bot, eot, latent = add_tokens(backbone, (BOT, EOT, LATENT), like)
+    return Markers(bot=bot, eot=eot, latent=latent)
+
+
+def refuse_markers(ids: tuple[int, ...], markers: Markers, name: str) -> tuple[int, ...]:
+    """`ids` themselves, if no marker stands in them.
+
+    Raises:
+        DataError: a question or step spells a marker; a reader's text must not open or close the model's thoughts.
+    """
+    return refuse_tokens(ids, {markers.bot: BOT, markers.eot: EOT, markers.latent: LATENT}, name)
+
+
+def refuse_tokens(ids: tuple[int, ...], reserved: Mapping[int, str], name: str) -> tuple[int, ...]:
+    """The same for any tokens, given as id -> text."""
+    if found := set(ids) & set(reserved):
+        text = reserved[min(found)]
+        raise DataError(f"{name or 'text'} contains the marker {text!r}, which is reserved for thoughts; remove it")
+    return ids

@@ -1,0 +1,92 @@
+"""Thinking and speaking for a batch of rows, one loop, no scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.edits import Edit, edited
+from unspoken.core.loop.loop import Loop, OnToken
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.trace import Answer, Trace, clock
+from unspoken.core.rows.batch import collate, longest_first
+from unspoken.core.rows.row import Row
+
+
+@torch.inference_mode()
+def think(backbone: Backbone, rows: Sequence[Row], source: Source | Prompted | None) -> Trace:
+    """Read the prompts and think, without speaking. Latents only; no gradients."""
+    return Loop(backbone, collate(rows).to(backbone.device), source).run()[0]
+
+
+def generate(
+    backbone: Backbone, rows: Sequence[Row], source: Source | Prompted | None, speaking: Speaking, **how: Any
+) -> list[Answer]:
+    """One answer per row, in the order of `rows`; see `sample`, whose other arguments `how` are."""
+    return [answer for (answer,) in sample(backbone, rows, source, speaking, **how)]
+
+
+@torch.inference_mode()
+def sample(
+    backbone: Backbone,
+    rows: Sequence[Row],
+    source: Source | Prompted | None,
+    speaking: Speaking,
+    *,
+    batch_size: int = 32,
+    chains: int = 1,
+    samples: int = 1,
+    numbers: Sequence[int] | None = None,
+    explain: Callable[[Trace], list[tuple[str, ...]]] | None = None,
+    edit: Edit | None = None,
+    on_token: OnToken | None = None,
+    on_trace: Callable[[Trace, list[int]], None] | None = None,
+) -> list[tuple[Answer, ...]]:
+    """Think and speak for any number of prompts, longest first in batches of like length.
+
+    Args:
+        rows: prompts, as a method's `prompt` makes them.
+        source: where latents come from.
+        speaking: how to speak. A row's sampling is seeded by its number, its set of thoughts and the number of the sample,
+            whatever the batch.
+        batch_size: rows per batch, copies included; all copies of a row are in one batch, be they more.
+        chains: sets of thoughts per row.
+        samples: answers per set of thoughts.
+        numbers: a number per row; None = its place in `rows`.
+        explain: decodes a trace into steps per row; its words go into `Answer.thoughts`.
+        edit: passes every latent on its way in (`core/loop/sources.py:Edit`); set c of `rows[i]` has the number c x rows + i.
+        on_token: called with (place in `rows`, token id).
+        on_trace: called once per batch with its trace and the place in `rows` of each of its rows; set c of the b-th of
+            them is row c x (how many they are) + b of the trace.
+
+    Returns:
+        Per row, in their order, its chains x samples answers: all samples of the first set, then of the next.
+    """
+    order = longest_first(rows)
+    answers: dict[int, list[Answer]] = {}
+    size = max(batch_size // (chains * samples), 1)
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
+        began = clock(backbone.device)
+        hook = None if on_token is None else (lambda b, t, c=chosen: on_token(c[b], t))
+        batch = collate([rows[i] for i in chosen]).to(backbone.device)
+        thinker = source if edit is None or source is None else edited(source, edit, chosen, len(rows))
+        who = chosen if numbers is None else [numbers[i] for i in chosen]
+        loop = Loop(backbone, batch, thinker, speaking=speaking, numbers=who, on_token=hook, chains=chains, samples=samples)
+        trace, speech = loop.run()
+        seconds = (clock(backbone.device) - began) / len(speech.tokens)
+        sets = trace.first(chains * len(chosen))  # samples have the same thoughts
+        if on_trace is not None:
+            on_trace(sets, chosen)
+        thoughts = explain(sets) if explain is not None else [None] * len(sets.counts_B)
+        for b, (i, c, s) in enumerate((i, c, s) for s in range(samples) for c in range(chains) for i in chosen):
+            answer = speech.answer(
+                b, backbone, latents=int(loop.batch.latents_B[b]), seconds=seconds, thoughts=thoughts[b % len(thoughts)],
+                chain=c, sample=s, assistant_positions=rows[i].assistant_positions(c, s),
+            )  # fmt: skip
+            answers.setdefault(i, []).append(answer)
+    return [tuple(sorted(answers[i], key=lambda a: (a.chain, a.sample))) for i in range(len(rows))]

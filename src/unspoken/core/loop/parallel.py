@@ -1,0 +1,107 @@
+"""All latents at once: T parallel passes over every slot in place of K passes, one per latent (PCCoT, arXiv 2506.18582).
+
+Thinking is the recurrence z[0] = f(h[-1]), z[k+1] = f(h[k]), where h[k] is the state at slot k given all slots up to it.
+Solved in turn it takes a pass per latent. Solved as Jacobi solves a system, every pass feeds what is known of all latents,
+and makes all of them again from its states. A slot begins with the embedding of its own token. Slot k is exact after k
+passes, so T >= K passes give the sequential thoughts, and fewer give an approximation that a model can be trained on. The
+last of the T passes also carries the text behind the thoughts; those before it are made here and leave nothing in the cache.
+
+Shapes: b rows still running, K slots of the row with most, J = K - 1, N latents made, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unspoken.core.fast.unpadded import Unpadded
+from unspoken.core.loop.sources import Jacobi
+
+if TYPE_CHECKING:
+    from unspoken.core.loop.loop import Loop
+
+
+def fill(loop: Loop, source: Jacobi, thinks_b: np.ndarray, embeds_bWD: Tensor) -> Tensor:
+    """What the last pass is fed: the latents of some rows in their first columns, made in the passes before it."""
+    latent_ND, rows_N, number_N = refine(loop, source, thinks_b)
+    b, W, D = embeds_bWD.shape
+    flat = embeds_bWD.reshape(b * W, D).index_copy(0, loop._device(rows_N * W + number_N), latent_ND.to(embeds_bWD.dtype))
+    return flat.view(b, W, D)
+
+
+def refine(loop: Loop, source: Jacobi, thinks_b: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """The latents of the rows that stand before their first slot, after all passes but the last.
+
+    Args:
+        loop: the batch under way; its cache is read, and left as it was.
+        source: makes latents, and knows in how many passes.
+        thinks_b: which rows.
+
+    Returns:
+        latent_ND; of each its row, as a number among those running; its number inside the row.
+    """
+    count_b = np.where(thinks_b, loop.end_b - loop.start_b, 0)
+    K = int(count_b.max())
+    slot_bK = np.arange(K)[None, :] < count_b[:, None]
+    place_bK = np.where(slot_bK, loop.start_b[:, None] + np.arange(K)[None, :], 0)
+    rows_N, number_N = np.nonzero(slot_bK)
+    first_N, later_N = np.flatnonzero(number_N == 0), np.flatnonzero(number_N > 0)
+    flat_N = rows_N * K + number_N
+    assert loop.last_bD is not None
+    D = loop.last_bD.shape[1]
+
+    def make(states_bKD: Tensor, which: np.ndarray, into_bKD: Tensor) -> Tensor:
+        """Put the latents made from some of the states where they belong; entry k of the states makes latent k."""
+        index = loop._device(flat_N[which])
+        state_MD = states_bKD.reshape(-1, D).index_select(0, index)
+        latent_MD = source.next(state_MD, loop.index_b[rows_N[which]], number_N[which])
+        return into_bKD.reshape(-1, D).index_copy(0, index, latent_MD.to(into_bKD.dtype)).view(into_bKD.shape)
+
+    before_b1D = loop.last_bD[:, None]
+    states_bKD = torch.cat([before_b1D, before_b1D.new_zeros(len(count_b), K - 1, D)], dim=1)
+    slots_bKD = loop.embeds_bTD.gather(1, loop._device(place_bK)[:, :, None].expand(-1, -1, D))
+    slots_bKD = latents_bKD = make(states_bKD, first_N, slots_bKD)  # the first latent is exact from the start
+    for _ in range(min(source.passes, K) - 1):
+        # The last slot's state makes no latent.
+        hidden_bJD = _pass(loop, latents_bKD[:, :-1], slot_bK[:, 1:], place_bK[:, :-1])
+        states_bKD = torch.cat([before_b1D, hidden_bJD], dim=1)
+        latents_bKD = make(states_bKD, later_N, slots_bKD)
+    index = loop._device(flat_N)
+    latent_ND = latents_bKD.reshape(-1, D).index_select(0, index)
+    loop.latents.append(latent_ND)
+    loop.states.append(states_bKD.reshape(-1, D).index_select(0, index))
+    loop.places.append((loop.index_b[rows_N], number_N))
+    return latent_ND, rows_N, number_N
+
+
+def _pass(loop: Loop, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.ndarray) -> Tensor:
+    """States at the slots, given what they hold now."""
+    mask_bS = np.concatenate([loop.mask_bS, real_bJ], axis=1)
+    whole = mask_bS.all() and not loop.batch.gap_B.any()
+    hidden_bJD = loop.backbone.step(
+        embeds_bJD,
+        positions_BT=loop._device(loop.batch.position_ids(np.where(real_bJ, place_bJ, 0), loop.index_b)),
+        mask=None if whole else loop._device(mask_bS).long(),
+        cache=fork(loop.cache),
+        real=real_bJ if isinstance(loop.cache, Unpadded) else None,
+    )
+    took_b = real_bJ.sum(axis=1)
+    loop.cost.passes += 1
+    loop.cost.positions += int(took_b.sum())
+    loop.cost.slots += real_bJ.size
+    loop.speech.passes_B[loop.index_b] += took_b > 0
+    loop.speech.positions_B[loop.index_b] += took_b
+    return hidden_bJD
+
+
+def fork(cache: Any) -> Any:
+    """A cache that goes on by itself: its tensors are the other's, into which no layer writes, growing makes new ones."""
+    if isinstance(cache, Unpadded):
+        return cache.fork()
+    mine = copy.copy(cache)
+    mine.layers = [copy.copy(layer) for layer in cache.layers]
+    return mine

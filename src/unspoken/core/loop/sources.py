@@ -1,0 +1,136 @@
+"""Where thoughts come from: a `Source` makes the next latent from the last state, a `Prompted` one knows all before.
+
+The loop asks a source for the next latent of the rows that think in this pass. Prompted thoughts it puts into the slots
+of the prompt, which is then read as if it were text.
+
+Shapes: B rows, N rows that think now (or latents to edit), K latents of the row with most, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unspoken.core.rows.batch import Batch
+from unspoken.errors import ConfigError
+
+
+class Source(Protocol):
+    """Turns the state before a latent's slot into the vector fed there."""
+
+    def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        """The next latents.
+
+        Args:
+            hidden_ND: last-layer state (after the final norm) at the position before the slot.
+            rows_N: which rows of the batch these are.
+            index_N: the number of the latent inside its row, from 0.
+        """
+        ...
+
+
+@runtime_checkable
+class Prompted(Protocol):
+    """Thoughts that are known before the first pass of the base model: another model's, or learned ones.
+
+    Attributes:
+        chains: how many sets of thoughts it has for one question.
+    """
+
+    @property
+    def chains(self) -> int: ...
+
+    def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
+        """The latents of all slots at once.
+
+        Args:
+            batch: the rows that will read them.
+            chains: how many sets, from the first on; at most `self.chains`.
+
+        Returns:
+            [chains x B, K, D]: set c of row b is row c * B + b. What stands beyond a row's own latents is not used.
+        """
+        ...
+
+
+class Recurrence:
+    """Coconut: the hidden state itself is the next input. CODI: a projection of it is.
+
+    Args:
+        transform: applied to the state; identity if None.
+    """
+
+    def __init__(self, transform: nn.Module | None = None) -> None:
+        self.transform = transform
+
+    def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        """See `Source.next`."""
+        return hidden_ND if self.transform is None else self.transform(hidden_ND)
+
+
+class Jacobi:
+    """A source whose latents are made all at once, in parallel passes, instead of one after the other (`core/loop/parallel.py`).
+
+    Args:
+        inner: what makes a latent from the state before its slot.
+        passes: T, passes in which the latents are fed; with 1, only the first is more than its slot's own token.
+
+    Raises:
+        ConfigError: no pass at all.
+    """
+
+    def __init__(self, inner: Source, passes: int) -> None:
+        if passes < 1:
+            raise ConfigError(f"parallel passes over the latents must be 1 or more, got {passes}; null makes them in turn")
+        self.inner = inner
+        self.passes = passes
+
+    def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        """See `Source.next`; asked once per pass for every latent but a row's first."""
+        return self.inner.next(hidden_ND, rows_N, index_N)
+
+
+def parallel(source: Source | Prompted | None, passes: int | None) -> Source | Prompted | None:
+    """The same source with its latents made in so many parallel passes; None leaves it as it is.
+
+    Raises:
+        ConfigError: its latents are not made one from the other.
+    """
+    if passes is None:
+        return source
+    if source is None or isinstance(source, Prompted):
+        raise ConfigError("parallel passes are for latents that are made one from the other; here all are known before")
+    return Jacobi(source.inner if isinstance(source, Jacobi) else source, passes)
+
+
+def check_parallel(passes: int | None, recurrent: bool = True) -> None:
+    """Refuse a method's setting of parallel passes that cannot be.
+
+    Raises:
+        ConfigError: no pass, or latents that are not made one from the other.
+    """
+    if passes is not None:
+        parallel(Recurrence() if recurrent else None, passes)
+
+
+class Slots:
+    """The embeddings of the tokens that stand in the slots (pause tokens), as prompted thoughts: so they can be edited.
+
+    Args:
+        embed: token ids -> embeddings.
+    """
+
+    chains = 1
+
+    def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
+        self.embed = embed
+
+    def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
+        """See `Prompted.vectors`."""
+        place_BK = batch.starts_B[:, None] + np.arange(int(batch.latents_B.max()))[None, :]
+        place_BK = np.minimum(place_BK, batch.ids_BT.shape[1] - 1)
+        return self.embed(batch.ids_BT.gather(1, torch.from_numpy(place_BK).to(batch.ids_BT.device)))

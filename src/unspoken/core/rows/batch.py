@@ -1,0 +1,193 @@
+"""A problem as one row: question | bot | latents | eot | steps | answer, with labels, and rows as a batch.
+
+A row says what stands where; how it is forwarded (passes, padding, cache) is the engine's business alone.
+Shapes: B rows, T positions of the longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unspoken.core.rows.label_marks import BatchMarks
+from unspoken.core.rows.row import IGNORE, Row
+from unspoken.errors import DataError
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Rows side by side, padded on the right. Bookkeeping stays on the host; only ids live on the device.
+
+    Attributes:
+        ids_BT: token ids, 0 where a row has ended.
+        labels_BT: labels on the host, IGNORE where there is no target.
+        lengths_B, starts_B, latents_B: per row: positions, first latent's position, number of latents.
+        targets: per row, per thought group: the step's token ids (see `Row.targets`).
+        names: per row, its name for messages.
+        trailing_B, watch_B: see `Row`; watch is -1 where nothing is watched.
+        branch: the rows' branches as a batch of their own, or None where no row has one.
+        shared_B: per row, how many leading positions its branch shares.
+        assistant: what the assistant model reads, as a batch of its own, or None where no row has such a thing.
+        gap_at_B, gap_B, ends_B: see `Row`.
+        marks: the rows' marks, or None where no row has any.
+        texts, trains: per row; see `Row`.
+    """
+
+    ids_BT: Tensor
+    labels_BT: np.ndarray
+    lengths_B: np.ndarray
+    starts_B: np.ndarray
+    latents_B: np.ndarray
+    targets: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    trailing_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    watch_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    branch: Batch | None = None
+    shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    assistant: Batch | None = None
+    gap_at_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    gap_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    ends_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    marks: BatchMarks | None = None
+    texts: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
+    trains: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+    def label_places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(rows_N, positions_N, labels_N) of the targets: the state at `positions_N` predicts `labels_N`."""
+        rows, places = np.nonzero(self.labels_BT[:, 1:] != IGNORE)
+        return rows, places, self.labels_BT[rows, places + 1]
+
+    def position_ids(self, places_bW: np.ndarray, index_b: np.ndarray) -> np.ndarray:
+        """The position ids of places in the given rows: the places themselves, and the row's gap from its place on."""
+        behind_bW = places_bW >= self.gap_at_B[index_b][:, None]
+        return places_bW + behind_bW * self.gap_B[index_b][:, None]
+
+    def label_weights(self) -> np.ndarray | None:
+        """Weight of each target, in the order of `label_places`; None = all 1."""
+        if self.marks is None:
+            return None
+        rows, places, _ = self.label_places()
+        return self.marks.weights_BT[rows, places + 1]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its ids on `device`."""
+        self.ids_BT = self.ids_BT.to(device, non_blocking=True)
+        for part in (self.branch, self.assistant):
+            if part is not None:
+                part.to(device)
+        return self
+
+    def select(self, rows_N: np.ndarray) -> Batch:
+        """Some of the rows, each as often as `rows_N` names it, as wide as before."""
+        return Batch(
+            ids_BT=self.ids_BT[torch.from_numpy(rows_N).to(self.ids_BT.device)],
+            labels_BT=self.labels_BT[rows_N],
+            lengths_B=self.lengths_B[rows_N],
+            starts_B=self.starts_B[rows_N],
+            latents_B=self.latents_B[rows_N],
+            targets=[self.targets[b] for b in rows_N],
+            names=[self.names[b] for b in rows_N],
+            trailing_B=self.trailing_B[rows_N],
+            watch_B=self.watch_B[rows_N],
+            branch=None if self.branch is None else self.branch.select(rows_N),
+            shared_B=self.shared_B[rows_N],
+            assistant=None if self.assistant is None else self.assistant.select(rows_N),
+            gap_at_B=self.gap_at_B[rows_N],
+            gap_B=self.gap_B[rows_N],
+            ends_B=self.ends_B[rows_N],
+            marks=None if self.marks is None else self.marks.select(rows_N),
+            texts=[self.texts[b] for b in rows_N],
+            trains=[self.trains[b] for b in rows_N],
+        )
+
+    def tile(self, copies: int) -> Batch:
+        """`copies` copies of every row: copy c of row b is row c * B + b."""
+        return self if copies == 1 else self.select(np.tile(np.arange(len(self)), copies))
+
+
+def longest_first(rows: Sequence[Row]) -> list[int]:
+    """The order in which prompts are put into batches, so that rows of like length share one: most latents, then longest."""
+    return sorted(range(len(rows)), key=lambda i: (rows[i].latents, len(rows[i].ids)), reverse=True)
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Rows -> Batch, right-padded.
+
+    Raises:
+        DataError: no rows, or a branch that does not begin as its row does.
+    """
+    if not rows:
+        raise DataError("cannot make a batch of no rows; give at least one example")
+    T = max(len(row.ids) for row in rows)
+    ids_BT = np.zeros((len(rows), T), dtype=np.int64)
+    labels_BT = np.full((len(rows), T), IGNORE, dtype=np.int64)
+    for b, row in enumerate(rows):
+        ids_BT[b, : len(row.ids)] = row.ids
+        labels_BT[b, : len(row.labels)] = row.labels
+    return Batch(
+        ids_BT=torch.from_numpy(ids_BT),
+        labels_BT=labels_BT,
+        lengths_B=np.array([len(row.ids) for row in rows], dtype=np.int64),
+        starts_B=np.array([row.start for row in rows], dtype=np.int64),
+        latents_B=np.array([row.latents for row in rows], dtype=np.int64),
+        targets=[row.targets for row in rows],
+        names=[row.name for row in rows],
+        trailing_B=np.array([row.trailing and row.latents > 0 for row in rows], dtype=bool),
+        watch_B=np.array([-1 if row.watch is None else row.watch for row in rows], dtype=np.int64),
+        branch=_branches(rows),
+        shared_B=np.array([row.shared for row in rows], dtype=np.int64),
+        assistant=collate([row.assistant or _EMPTY for row in rows]) if any(row.assistant for row in rows) else None,
+        gap_at_B=np.array([row.gap[0] for row in rows], dtype=np.int64),
+        gap_B=np.array([row.gap[1] for row in rows], dtype=np.int64),
+        ends_B=np.array([row.ends for row in rows], dtype=np.int64),
+        marks=BatchMarks.of([row.marks for row in rows], T),
+        texts=[row.texts for row in rows],
+        trains=[row.trains for row in rows],
+    )
+
+
+_EMPTY = Row(ids=(), labels=(), start=0, latents=0)
+"""Stands where other rows of the batch have a branch or an assistant's row."""
+
+
+def _branches(rows: Sequence[Row]) -> Batch | None:
+    """The rows' branches side by side; an empty row stands where there is none."""
+    if all(row.branch is None for row in rows):
+        return None
+    for row in rows:
+        branch = row.branch or _EMPTY
+        if row.shared > row.start or branch.ids[: row.shared] != row.ids[: row.shared] or branch.latents or branch.branch:
+            raise DataError(
+                f"{row.name or 'a row'}: its branch must begin with the row's first {row.shared} positions, which lie "
+                "before the first latent, and have no latents or branch of its own; this is a bug of the row's method"
+            )
+    return collate([row.branch or _EMPTY for row in rows])
+
+
+def windows_by_length(lengths: Sequence[int], order: Sequence[int], batch: int, window: int) -> list[list[int]]:
+    """Cut `order` into windows of `window` batches and batch each window by length, so that little is padding.
+
+    Args:
+        lengths: a length per example.
+        order: example indices in the order in which they are to be seen.
+        batch: rows per batch.
+        window: batches per window; 1 keeps the order as it is.
+
+    Returns:
+        Batches of indices, longest rows first inside a window; every index exactly once; the last may be smaller.
+    """
+    batches: list[list[int]] = []
+    span = batch * max(window, 1)
+    for first in range(0, len(order), span):
+        part = list(order[first : first + span])
+        if window > 1:
+            part.sort(key=lambda i: lengths[i], reverse=True)
+        batches.extend(part[i : i + batch] for i in range(0, len(part), batch))
+    return batches

@@ -1,0 +1,57 @@
+"""Shares that are counted while a loss is computed, and added up over passes and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A sum over labels, and the number it is divided by when it is told. Those of parts add up to that of the whole.
+
+    Attributes:
+        value: a scalar or a vector; stays on its device until it is told.
+        total: the denominator, of the same shape; None for a sum that is told as it is.
+    """
+
+    value: Tensor | np.ndarray
+    total: np.ndarray | None = None
+
+    def __add__(self, other: Metric) -> Metric:
+        total = None if self.total is None or other.total is None else self.total + other.total
+        return Metric(value=self.value + other.value, total=total)  # pyright: ignore[reportOperatorIssue, reportArgumentType]
+
+    def on_host(self) -> Metric:
+        """The same with its value copied to the host."""
+        value = self.value
+        return Metric(value=value.cpu().double().numpy() if isinstance(value, Tensor) else value, total=self.total)
+
+    def told(self) -> Any:
+        """A number, or a list of them up to the last that counts anything; None where nothing was counted."""
+        value = np.asarray(self.on_host().value, dtype=np.float64)  # two 0-d arrays add up to a number, not to an array
+        if self.total is None:
+            return value.tolist()
+        total = np.asarray(self.total)
+        rates = [round(float(v) / float(n), 6) if n > 0 else None for v, n in zip(value.flat, total.flat, strict=True)]
+        if not value.ndim:
+            return rates[0]
+        last = max((i for i, rate in enumerate(rates) if rate is not None), default=-1)
+        return rates[: last + 1]
+
+
+Metrics = dict[str, Metric]
+"""What a step is described by besides its loss."""
+
+
+def add_metrics(parts: Sequence[Metrics]) -> Metrics:
+    """The metrics of a whole from those of its parts."""
+    total: Metrics = {}
+    for part in parts:
+        for name, metric in part.items():
+            total[name] = total[name] + metric if name in total else metric
+    return total

@@ -1,0 +1,47 @@
+"""What a language model must offer to be driven row by row: the base model, and a SIM-CoT decoder."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+
+class Body(Protocol):
+    """A causal LM as the loop drives it. Shapes: B rows, T columns of a pass, D width."""
+
+    lm: Any
+    checkpointing: bool
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def context(self) -> int | None: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def eos_ids(self) -> tuple[int, ...]: ...
+    def embed(self, ids: Tensor) -> Tensor: ...
+    def new_cache(self, columns: int = 0, branched: bool = False) -> Any: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
+    def step(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
+    ) -> Tensor: ...
+    def states(
+        self,
+        embeds_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        mask: Tensor | None = None,
+        cache: DynamicCache | None = None,
+        real: np.ndarray | None = None,
+    ) -> tuple[Tensor, ...]: ...

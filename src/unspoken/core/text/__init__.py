@@ -1,0 +1,1 @@
+"""What is written: problems, templates, chats, steps. Imports errors and core.config alone; no torch."""

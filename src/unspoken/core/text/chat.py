@@ -1,0 +1,199 @@
+"""A chat as the models of a family write it, with a place for thoughts in it.
+
+A chat template turns messages into one text. Where thoughts go, the messages hold `HOLE`; the text is cut there and each
+side is encoded by itself, so the slots' positions are known and never computed from lengths. A tokenizer without a chat
+template gets the messages as they are, one behind the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from unspoken.core.config import STRICT
+from unspoken.core.lm.backbone import Backbone
+from unspoken.errors import ConfigError, DataError
+
+HOLE = "\ue000"
+"""Stands in a message where thoughts go: a character of private use, which no tokenizer treats in a special way."""
+
+_NOW = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
+
+Message = tuple[str, str]
+"""(role, text)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """What stands around and in the slots of prompted thoughts.
+
+    Attributes:
+        begin, end: text around the slots, in the base model's prompt.
+        hold: the one token that stands in a slot until a thought takes its place; "" = the tokenizer's eos.
+    """
+
+    __pydantic_config__ = STRICT
+
+    begin: str = ""
+    hold: str = ""
+    end: str = ""
+
+
+FAMILIES: tuple[Slots, ...] = (
+    Slots(begin="<think>", hold="<|endoftext|>", end="</think>"),  # Qwen3
+    Slots(begin="<|box_start|>", hold="<|endoftext|>", end="<|box_end|>"),  # Qwen2, Qwen2.5
+    Slots(begin="<|reserved_special_token_0|>", hold="<|end_of_text|>", end="<|reserved_special_token_1|>"),  # Llama 3
+)
+"""What SoftCoT takes in each family (xuyige/SoftCoT fa7f537): tokens that a frozen model has a row for and seldom reads."""
+
+
+def slots_of(backbone: Backbone, given: Slots | None = None) -> Slots:
+    """The slot tokens of a model: those given, else those of the first family whose tokens it has, else none."""
+    if given is not None:
+        return given
+    known = backbone.tokenizer.get_vocab()
+    return next((s for s in FAMILIES if {s.begin, s.hold, s.end} <= set(known)), Slots())
+
+
+def hold_id(backbone: Backbone, slots: Slots) -> int:
+    """The id of the token that stands in a slot.
+
+    Raises:
+        ConfigError: it is not one token.
+    """
+    ids = backbone.encode(slots.hold) if slots.hold else (backbone.tokenizer.eos_token_id,)
+    if len(ids) != 1:
+        raise ConfigError(f"slots.hold must be the text of one token, got {slots.hold!r}, which is {len(ids)} tokens")
+    return ids[0]
+
+
+def without_thinking() -> dict[str, Any]:
+    """What chat templates are told unless a run says otherwise. Qwen3: the reasoning is part of the answer here."""
+    return {"enable_thinking": False}
+
+
+_OURS = frozenset(
+    [
+        "conversation",
+        "messages",
+        "chat_template",
+        "tokenize",
+        "add_generation_prompt",
+        "continue_final_message",
+        "date_string",
+        "tools",
+        "documents",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    ]
+)
+
+
+def check_variables(variables: Mapping[str, Any], field: str) -> None:
+    """Refuse variables of a chat template that are no names, or that are set elsewhere.
+
+    Raises:
+        ConfigError: names the field and the variable.
+    """
+    for name in variables:
+        if not str(name).isidentifier() or name in _OURS:
+            raise ConfigError(
+                f"{field} holds variables of the chat template, e.g. enable_thinking; {name!r} is none that can be set"
+            )
+
+
+def has_template(backbone: Backbone) -> bool:
+    """Whether the model's tokenizer says how a chat is written."""
+    return getattr(backbone.tokenizer, "chat_template", None) is not None
+
+
+def render(
+    backbone: Backbone,
+    messages: Sequence[Message],
+    *,
+    prompt: bool,
+    today: date,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """A chat as text.
+
+    Args:
+        messages: in order.
+        prompt: end with the header behind which the model answers.
+        today: the date that templates are told, however they ask for it. Left alone, some write the day on which they
+            run, and a model's states would change overnight.
+        variables: what else the template is told; None = `without_thinking`.
+    """
+    if not has_template(backbone):
+        return "".join(text for _, text in messages)
+    return backbone.tokenizer.apply_chat_template(
+        [{"role": role, "content": text} for role, text in messages],
+        chat_template=_on(today, backbone.tokenizer.get_chat_template()),
+        tokenize=False,
+        add_generation_prompt=prompt,
+        date_string=today.strftime("%d %b %Y"),
+        **(without_thinking() if variables is None else variables),
+    )
+
+
+def _on(today: date, template: str) -> str:
+    """A template that has the day in place of its calls of `strftime_now`, which transformers lets nobody replace.
+
+    Raises:
+        ConfigError: it calls it with something else than a text.
+    """
+    pinned = _NOW.sub(lambda call: repr(today.strftime(call["format"])), template)
+    if "strftime_now(" in pinned:
+        raise ConfigError(
+            "the chat template computes a date in a way that cannot be pinned (strftime_now of something else than a text "
+            "in quotes); give the model a tokenizer whose template writes no date"
+        )
+    return pinned
+
+
+def encode(backbone: Backbone, text: str, *, first: bool) -> tuple[int, ...]:
+    """Token ids of a piece of a chat; a `first` piece without a template gets what the tokenizer puts before a prompt."""
+    return backbone.encode(text, special=first and not has_template(backbone))
+
+
+def around(
+    backbone: Backbone,
+    messages: Sequence[Message],
+    *,
+    prompt: bool,
+    today: date,
+    variables: Mapping[str, Any] | None = None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids of a chat before and behind its one `HOLE`.
+
+    Raises:
+        ConfigError: the template has lost the hole, or repeats it.
+    """
+    before, *rest = render(backbone, messages, prompt=prompt, today=today, variables=variables).split(HOLE)
+    if len(rest) != 1:
+        raise ConfigError(f"the chat template must write the place of the thoughts once, it does so {len(rest)} times")
+    return encode(backbone, before, first=True), encode(backbone, rest[0], first=False)
+
+
+def refuse_special(backbone: Backbone, text: str, more: Sequence[int], name: str) -> None:
+    """Refuse a question that spells a special token: it could close the user's turn, or pass for a slot.
+
+    Args:
+        more: ids that are refused as well.
+
+    Raises:
+        DataError: names the text and the token.
+    """
+    if HOLE in text:
+        raise DataError(f"{name or 'text'} contains the character U+E000, which marks the place of thoughts; remove it")
+    if found := set(backbone.encode(text)) & {*backbone.tokenizer.all_special_ids, *more}:
+        token = backbone.tokenizer.convert_ids_to_tokens(min(found))
+        raise DataError(f"{name or 'text'} contains {token!r}, a special token of the model; remove it")

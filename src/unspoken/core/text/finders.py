@@ -1,0 +1,25 @@
+"""The function that finds steps by a rule; a learned one is read from its file."""
+
+from __future__ import annotations
+
+import re
+
+from unspoken.core.text.steps import RULES, Finder, _by_pattern, check_rule
+
+
+def finder(rule: str) -> Finder:
+    """The function that finds steps by a rule. A learned one is read from its file here.
+
+    Raises:
+        ConfigError: no such rule, a pattern that is none, or a file that is no tagger.
+    """
+    check_rule(rule)
+    kind, _, rest = rule.partition(":")
+    if kind == "regex":
+        pattern = re.compile(rest)
+        return lambda text: _by_pattern(pattern, text)
+    if kind == "learned":
+        from unspoken.core.text.step_tagger import load_tagger
+
+        return load_tagger(rest).find
+    return RULES[rule]

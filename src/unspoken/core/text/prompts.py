@@ -1,0 +1,130 @@
+"""What a prompt with soft thoughts says, as data: one set of texts per kind of task, all of them settings.
+
+The wording is ours. Placeholders: {question}, {latents} (how many slots), {thoughts} (where `hint` goes; nothing where
+there are no slots), {slots} (the slots themselves), {step}, {number} (of the step, from 1), {answer}.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unspoken.core.config import STRICT, build
+from unspoken.core.text.example import Example
+from unspoken.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftTexts:
+    """The texts around soft thoughts.
+
+    Attributes:
+        assistant: what the assistant is asked.
+        opening: what its answer begins with, right before its slots.
+        base: what the base model is asked.
+        hint: what stands for {thoughts} in `base` where there are slots.
+        step, answer: how the base model is to write its reasoning and its answer (what it learns to write).
+    """
+
+    __pydantic_config__ = STRICT
+
+    assistant: str = "{question}\n"
+    opening: str = ""
+    base: str = "{question}\n{thoughts}"
+    hint: str = "{slots}"
+    step: str = "{step}\n"
+    answer: str = "### {answer}"
+
+    def __post_init__(self) -> None:
+        for name, needs in (
+            ("assistant", "{question}"),
+            ("base", "{question}"),
+            ("base", "{thoughts}"),
+            ("hint", "{slots}"),
+            ("step", "{step}"),
+            ("answer", "{answer}"),
+        ):
+            if getattr(self, name).count(needs) != 1:
+                raise ConfigError(f"texts.{name} must contain {needs} once, got {getattr(self, name)!r:.80}")
+
+    def asked(self, question: str, latents: int) -> tuple[str, str]:
+        """(what the assistant is asked, how its answer begins)."""
+        asked = _fill(self.assistant, latents=str(latents), question=question)
+        return asked, _fill(self.opening, latents=str(latents), question=question)
+
+    def prompt(self, question: str, latents: int, slots: str) -> str:
+        """What the base model is asked, with `slots` where the thoughts go."""
+        hint = _fill(self.hint, latents=str(latents), slots=slots) if latents else ""
+        return _fill(self.base, latents=str(latents), thoughts=hint, question=question)
+
+    def written(self, example: Example, *, steps: bool) -> str:
+        """What the base model writes: its reasoning, where `steps`, and the answer."""
+        told = example.steps if steps else ()
+        lines = [_fill(self.step, number=str(i), step=step) for i, step in enumerate(told, start=1)]
+        return "".join(lines) + _fill(self.answer, answer=example.answer)
+
+
+def _fill(text: str, **values: str) -> str:
+    """A text with its placeholders replaced; the last value is not searched for placeholders."""
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    return text
+
+
+_ASSISTANT = (
+    "Another language model has to solve the problem below. Write {latents} words for it, the most important first: the "
+    "numbers, and the operations to do with them. No sentences, no numbering.{more}\n\nProblem: {question}"
+)
+_MATH = SoftTexts(
+    assistant=_ASSISTANT.replace("{more}", ""),
+    opening="{latents} words that help to solve the problem: ",
+    base="Solve the problem step by step, in as few steps as it needs. Write each step on a line of its own, as "
+    '"## Step 1: ..." with its calculation, and the answer alone on the last line, behind "####".\n\n'
+    "Problem: {question}{thoughts}",
+    hint="\n\nA smaller model has read the problem and left hints. They may be right or wrong: use what helps, ignore the "
+    "rest.\nHints: {slots}",
+    step="## Step {number}: {step}\n",
+    answer="#### {answer}",
+)
+_CHOICE = replace(
+    _MATH,
+    base="Answer the question by choosing one of its options. Reason step by step, each step on a line of its own, as "
+    '"## Step 1: ...", and write the letter of the option alone on the last line, behind "####".\n\n{question}{thoughts}',
+)
+_YES_NO = replace(
+    _MATH,
+    assistant="Another language model has to answer the question below with yes or no. Write {latents} words for it, the "
+    "most important first: the facts that decide. No sentences, no numbering.\n\nQuestion: {question}",
+    opening="{latents} words that help to answer the question: ",
+    base="Answer the question with yes or no: {question}{thoughts}\n\nReason step by step, each step on a line of its own, "
+    'as "## Step 1: ...", and write yes or no alone on the last line, behind "####".',
+    hint="\n\nHints of a smaller model, which may be right or wrong: {slots}",
+)
+_KEY_WORDS = " It understands the problem by itself: key words that sum it up are enough."
+
+TEXTS: dict[str, SoftTexts] = {
+    "plain": SoftTexts(),  # for models that were never taught to follow instructions
+    "bare": SoftTexts(  # question, thoughts, answer: nothing tells the model what the thoughts are (SemCoT)
+        assistant="Question: {question}",
+        base="Question: {question}{thoughts}\n",
+        answer="The answer is: {answer}",
+    ),
+    "math": _MATH,
+    "math/qwen": replace(_MATH, assistant=_ASSISTANT.replace("{more}", _KEY_WORDS)),
+    "choice": _CHOICE,
+    "yes_no": _YES_NO,
+}
+"""Texts per kind of task (and, where a family is told something else, per family)."""
+
+
+def texts_of(data: Any) -> Any:
+    """A name of `TEXTS`, or fields of `SoftTexts` -> the texts.
+
+    Raises:
+        ConfigError: unknown name (with a did-you-mean) or field.
+    """
+    if isinstance(data, str):
+        if data not in TEXTS:
+            raise ConfigError(f"unknown texts {data!r}; {did_you_mean(data, TEXTS)}; or give the texts themselves")
+        return TEXTS[data]
+    return build(SoftTexts, data)

@@ -1,0 +1,109 @@
+"""How a problem is written out as text, and its pieces as token ids. Shared by every method that trains on plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unspoken.core.config import STRICT
+from unspoken.core.lm.backbone import Backbone
+from unspoken.core.text.example import Example
+from unspoken.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """Text around a problem's parts. The defaults are Coconut's (facebookresearch/coconut 27273cb, dataset.py)."""
+
+    __pydantic_config__ = STRICT
+
+    question: str = "{question}\n"
+    step: str = "{step}\n"
+    answer: str = "### {answer}"  # eos follows
+
+    def __post_init__(self) -> None:
+        for name in ("question", "step", "answer"):
+            if "{" + name + "}" not in getattr(self, name):
+                raise ConfigError(f"template field '{name}' must contain {{{name}}}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """Token ids of a problem: the question (with what the tokenizer puts before a prompt), steps, answer with eos."""
+
+    question: tuple[int, ...]
+    steps: tuple[tuple[int, ...], ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The chain and answer of a problem as a method writes them, before a curriculum takes any of it away.
+
+    Attributes:
+        parts: the texts of the chain that are encoded one by one.
+        steps: where each step's own words stand in all parts together: (start, end), in characters.
+        rest: token ids of what follows the chain.
+    """
+
+    parts: tuple[str, ...]
+    steps: tuple[tuple[int, int], ...]
+    rest: tuple[int, ...]
+
+
+def question_ids(backbone: Backbone, template: Template, question: str) -> tuple[int, ...]:
+    """The prompt's token ids."""
+    return backbone.encode(template.question.replace("{question}", question), special=True)
+
+
+def pieces(backbone: Backbone, template: Template, example: Example) -> Pieces:
+    """Token ids of every part. Parts are encoded one by one, as in the released code, so that a step can be removed
+    without changing its neighbours' tokens."""
+    return Pieces(
+        question=question_ids(backbone, template, example.question),
+        steps=tuple(backbone.encode(template.step.replace("{step}", step)) for step in example.steps),
+        answer=answer_ids(backbone, template, example.answer),
+    )
+
+
+def answer_ids(backbone: Backbone, template: Template, answer: str) -> tuple[int, ...]:
+    """Token ids of the written answer, with eos behind it unless the template itself ends with one, as chats do."""
+    ids = backbone.encode(template.answer.replace("{answer}", answer))
+    return ids if ids and ids[-1] in backbone.eos_ids else (*ids, backbone.tokenizer.eos_token_id)
+
+
+def written(
+    template: Template,
+    steps: Sequence[str],
+    rest: tuple[int, ...],
+    *,
+    separator: str | None = None,
+    before: str = "",
+    after: str = "",
+) -> Written:
+    """How steps are written.
+
+    Args:
+        template: text around each step.
+        steps: the steps.
+        rest: token ids of what follows them.
+        separator: text between the steps, which are then encoded as one; None = each is encoded on its own.
+        before, after: text around all of them, where they are encoded as one.
+    """
+    texts = [template.step.replace("{step}", step) for step in steps]
+    first, at, bounds = template.step.index("{step}"), len(before), []
+    for step, text in zip(steps, texts, strict=True):
+        bounds.append((at + first, at + first + len(step)))
+        at += len(text) + len(separator or "")
+    parts = texts if separator is None else [before + separator.join(texts) + after]
+    return Written(parts=tuple(parts), steps=tuple(bounds), rest=rest)
+
+
+def answer_start(backbone: Backbone, template: Template, answer: str) -> int:
+    """How many tokens of the written answer stand before the first one that holds a character of the answer itself.
+
+    From character offsets, so that it is right whether a tokenizer makes " 7", " " + "7" or " -" + "7" of it.
+    """
+    text = template.answer.replace("{answer}", answer)
+    first = template.answer.index("{answer}")
+    return next(i for i, end in enumerate(backbone.character_ends(text)) if end > first)

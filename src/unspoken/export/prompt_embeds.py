@@ -1,0 +1,307 @@
+"""A run whose thoughts stand in the prompt, as a folder that turns questions into prompt embeddings without the base model.
+
+    prompt_embeds.json        the method, what the engine must serve, how to speak
+    embeddings.safetensors    the base model's input embeddings
+    method.safetensors        what the method adds: the projection, ...
+    tokenizer/                the base model's
+    assistant/                the assistant, an ordinary Hugging Face folder
+    README.md                 how to serve it
+
+An engine that takes prompt embeddings (vLLM: `--enable-prompt-embeds`) then serves the base model as it is: the thoughts are
+in the embeddings. Only methods all of whose thoughts are known before the first pass can be served like this.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer
+
+from unspoken.core.checks import latents_asked, spoken, whole
+from unspoken.core.config import build, dump
+from unspoken.core.files import check_new, write_folder
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sources import Prompted
+from unspoken.core.precision import kept_dtype
+from unspoken.core.rows.batch import collate
+from unspoken.core.tensors import load_tensors, save_tensors
+from unspoken.errors import ConfigError, RunError
+from unspoken.methods import make_method
+from unspoken.runs.directory import RunDir, own_state
+
+FORMAT = 1
+"""Version of the folder."""
+
+_ABOUT, _TABLE, _METHOD = "prompt_embeds.json", "embeddings.safetensors", "method.safetensors"
+
+
+class Embeddings(nn.Module):
+    """What a method needs of a base model to lay out prompts: tokenizer and input embeddings. It cannot run.
+
+    Args:
+        table_VD: the input embedding of every token, with whatever scale the model gives it.
+        tokenizer: the base model's.
+    """
+
+    def __init__(self, table_VD: Tensor, tokenizer: Any) -> None:
+        super().__init__()
+        self.lm: Any = nn.Embedding.from_pretrained(table_VD)
+        self.tokenizer = tokenizer
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.lm.weight.shape[1])
+
+    def freeze(self) -> None:
+        """Nothing here trains."""
+
+    def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
+        """See `Backbone.encode`."""
+        return tuple(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """See `Backbone.embed`."""
+        return self.lm(ids)
+
+
+@dataclass(kw_only=True)
+class PromptEmbedder:
+    """Turns questions into prompt embeddings.
+
+    Attributes:
+        method: built on `Embeddings`.
+        model: what the engine calls the base model.
+        speaking: how the run speaks.
+        eos_ids: tokens that end an answer.
+    """
+
+    method: Any
+    model: str
+    speaking: Speaking
+    eos_ids: tuple[int, ...]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PromptEmbedder:
+        """Read what `export_prompt_embeds` wrote.
+
+        Raises:
+            RunError: something is missing, truncated or of another format.
+        """
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            if about.get("format") != FORMAT:
+                raise RunError(f"{folder}: expected prompt embeddings of format {FORMAT}, got {about.get('format')!r}")
+            table = load_tensors(folder / _TABLE)["embeddings"]
+            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise RunError(
+                f"{folder} is no folder of `unspoken export --prompt-embeds`, or not a whole one: {error}; export again"
+            ) from error
+        data = _placed(about["method"], str(folder / "assistant"), kept_dtype(folder / "assistant"))
+        method = make_method(data, Embeddings(table, tokenizer))  # pyright: ignore[reportArgumentType]
+        wanted, found = own_state(method), load_tensors(folder / _METHOD)
+        if {name: t.shape for name, t in wanted.items()} != {name: t.shape for name, t in found.items()}:
+            raise RunError(f"{folder / _METHOD} does not fit the method; export again")
+        for name, tensor in wanted.items():
+            tensor.data.copy_(found[name])
+        method.eval()  # pyright: ignore[reportAttributeAccessIssue]
+        method.assistant.backbone.remembered = 0  # pyright: ignore[reportAttributeAccessIssue]  # no question comes twice
+        return cls(
+            method=method,
+            model=about["model"],
+            speaking=build(Speaking, about["speaking"]),
+            eos_ids=tuple(about["eos_ids"]),
+        )
+
+    @property
+    def chains(self) -> int:
+        """How many sets of thoughts there are for one question."""
+        return int(self.method.source().chains)
+
+    @torch.inference_mode()
+    def embeds(self, question: str, *, latents: int | None = None, chains: int = 1) -> list[Tensor]:
+        """The prompt as vectors [L, D] in the base model's type, one for each set of thoughts.
+
+        Raises:
+            ConfigError: a number of latents or sets that cannot be.
+            DataError: an empty question, or one that spells a special token.
+        """
+        question = spoken(question, "the question")
+        latents = latents_asked(latents, self.method.assistant.backbone.context)
+        chains = whole(chains, "chains", least=1, most=self.chains)
+        row = self.method.prompt(question, latents, "the question")
+        given_LD = self.method.backbone.embed(torch.tensor(row.ids))
+        if not row.latents:
+            return [given_LD] * chains
+        thoughts_CKD = self.method.source().vectors(collate([row]), chains)[:, : row.latents]
+        made = []
+        for thoughts_KD in thoughts_CKD:
+            made.append(given_LD.clone())
+            made[-1][row.start : row.start + row.latents] = thoughts_KD.to(given_LD.dtype)
+        return made
+
+    def request(
+        self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: Any
+    ) -> dict[str, Any]:
+        """The body of one request to vLLM's completions API (`POST /v1/completions`).
+
+        With several sets of thoughts it holds the prompts of all of them, and the answers come in their order, `samples`
+        of each. An engine then draws the answers of every set with the same seed: see `requests`.
+
+        Args:
+            question: plain text.
+            latents: how many; None = as trained.
+            chains: sets of thoughts.
+            samples: answers per set.
+            more: other fields of the API, which win over the run's.
+
+        Raises:
+            ConfigError: fields that the embeddings take the place of, numbers out of range, or several answers that would
+                all be the same.
+            DataError: a question that is none.
+        """
+        encoded = [encode(embeds_LD) for embeds_LD in self._embeds(question, latents, chains, more)]
+        return self._body(encoded[0] if len(encoded) == 1 else encoded, samples, more)
+
+    def requests(
+        self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: Any
+    ) -> list[dict[str, Any]]:
+        """The bodies of the requests that give every answer draws of its own: see `request`.
+
+        One where nothing is drawn or there is one set of thoughts. Else one for each set: vLLM draws the answers of a
+        request with seed, seed + 1, ..., so the seeds of sets lie `samples` apart.
+        """
+        body = self.request(question, latents=latents, chains=chains, samples=samples, **more)
+        if chains == 1 or body["temperature"] == 0:
+            return [body]
+        first = body["seed"]
+        return [
+            {**body, "prompt_embeds": one, **({} if first is None else {"seed": first + number * samples})}
+            for number, one in enumerate(body["prompt_embeds"])
+        ]
+
+    def _embeds(self, question: str, latents: int | None, chains: int, more: dict[str, Any]) -> list[Tensor]:
+        if odd := {"prompt", "prompt_embeds"} & set(more):
+            raise ConfigError(f"{sorted(odd)[0]!r} is what this makes; give the question, and other fields of the API only")
+        if "n" in more:
+            raise ConfigError("'n' is called 'samples' here: answers per set of thoughts")
+        return self.embeds(question, latents=latents, chains=chains)
+
+    def _body(self, embeds: str | list[str], samples: int, more: dict[str, Any]) -> dict[str, Any]:
+        s = self.speaking
+        body: dict[str, Any] = {
+            "model": self.model,
+            "prompt": "",  # clients of the API refuse none
+            "max_tokens": s.max_new_tokens,
+            "temperature": s.temperature,
+            "top_p": s.top_p,
+            "top_k": s.top_k,  # 0: all, there as here
+            "seed": s.seed,
+            "stop_token_ids": list(self.eos_ids),
+            "n": whole(samples, "samples", least=1),
+            "prompt_embeds": embeds,
+        }
+        temperature = more.get("temperature", s.temperature)
+        if temperature == 0:  # greedy: nothing is drawn
+            if samples > 1:
+                raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
+            for name in ("top_p", "top_k", "seed"):
+                del body[name]
+        return {**body, **more}
+
+
+def encode(embeds_LD: Tensor) -> str:
+    """A tensor as the API takes it: base64 of what `torch.save` writes."""
+    buffer = io.BytesIO()
+    torch.save(embeds_LD.detach().cpu().contiguous(), buffer)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
+    """Write a run as such a folder.
+
+    Raises:
+        ConfigError: the run's thoughts are not all known before the first pass.
+        RunError: `path` is no run, or `out` exists and is not empty.
+    """
+    check_new(out)
+    run = RunDir(path)
+    config = run.config()
+    method: Any = run.load_method(inner=True)
+    if not isinstance(method.source(), Prompted) or not hasattr(method, "assistant"):
+        raise ConfigError(
+            f"method {method.config.name!r} cannot be served as prompt embeddings: its thoughts come out of the base model "
+            "itself; use --format hf or run"
+        )
+    # A base that was trained is another model than the one it started from: the run's own folder is what to serve.
+    unmodified = config.backbone.lora is None and not _trained(dump(method.config)) and config.backbone.path is not None
+    about = {
+        "format": FORMAT,
+        "model": config.backbone.path if unmodified else str(Path(path).resolve() / "model"),
+        "unmodified": unmodified,
+        "method": _bare(dump(method.config)),
+        "speaking": dump(config.speaking),
+        "eos_ids": list(method.backbone.eos_ids),
+    }
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        with torch.no_grad():
+            table_VD = method.backbone.embed(torch.arange(method.backbone.vocabulary))
+        save_tensors(folder / _TABLE, {"embeddings": table_VD.clone()})
+        save_tensors(folder / _METHOD, own_state(method))
+        method.backbone.tokenizer.save_pretrained(folder / "tokenizer")
+        method.assistant.backbone.save(folder / "assistant")
+        (folder / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(_readme(about["model"]), encoding="utf-8")
+
+    write_folder(out, write, then="export again")
+
+
+def _trained(data: dict[str, Any]) -> bool:
+    """Whether a method's settings, or those of one inside it, train the base model's own weights."""
+    inside = (value for value in data.values() if isinstance(value, dict))
+    return bool(data.get("base_trains")) or any(_trained(value) for value in inside)
+
+
+def _bare(data: dict[str, Any]) -> dict[str, Any]:
+    """A method's settings without what only training needs."""
+    never = {"cache": None, "prefix_gb": 0.0}
+    return {k: never[k] if k in never else _bare(v) if isinstance(v, dict) else v for k, v in data.items()}
+
+
+def _placed(data: dict[str, Any], folder: str, dtype: str) -> dict[str, Any]:
+    """The settings with the assistant in its place, in the type that it is kept in."""
+    placed = {}
+    for key, value in data.items():
+        if key == "assistant" and isinstance(value, dict):
+            placed[key] = {"path": folder, "dtype": dtype}
+        else:
+            placed[key] = _placed(value, folder, dtype) if isinstance(value, dict) and key != "texts" else value
+    return placed
+
+
+def _readme(model: str) -> str:
+    return f"""# Prompt embeddings with soft thoughts
+
+The base model is served as it is; this folder turns a question into the vectors of its prompt, thoughts included.
+
+    vllm serve {model} --enable-prompt-embeds
+    unspoken serve . --engine http://localhost:8000/v1
+
+    curl localhost:8100/v1/completions -H 'Content-Type: application/json' -d '{{"prompt": "..."}}'
+
+The fields of vLLM's completions API are passed on; `latents`, `chains` and `samples` (its `n`) are unspoken's. Without
+`--engine` the service only answers `POST /v1/prompt_embeds`, with the body to send to an engine; where answers are drawn
+from several sets of thoughts, with a list of bodies, one per set, each with a seed of its own. `--key VARIABLE` asks clients
+for a key. Whoever may send prompt embeddings to an engine can crash it: keep it behind this service.
+"""

@@ -1,0 +1,254 @@
+"""The page's charts as SVG text: a bar with a whisker, a scatter, a line chart. Plain string building, no library.
+
+Colours come from the page's CSS (classes `c0` ... `c7` set `color`, shapes use it), so one chart serves both schemes. Text
+is 12 units of a 460-unit drawing: readable on a phone, where the drawing shrinks to about 330 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from unspoken.core.text.markup import escape
+
+COLOURS = 8  # of the page's style; from the ninth run on they come again, dashed
+WIDTH, HEIGHT = 460, 268
+LEFT, RIGHT, TOP, BOTTOM = 42, 120, 18, 40  # RIGHT holds the labels at the lines' ends
+GAP = 14  # between the baselines of two labels
+LONGEST = 17  # characters of a label that fit into RIGHT
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the data, with an interval in y where there is one."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """The points of one run; `run` is its number on the page, which is its colour."""
+
+    run: int
+    label: str
+    points: tuple[Point, ...]
+
+
+Stages = Sequence[tuple[int, float, str]]
+"""(run, x, name) of the stage boundaries."""
+
+
+def colour(run: int) -> str:
+    """The run's CSS class."""
+    return f"c{run % COLOURS}"
+
+
+def bar(run: int, value: float, low: float, high: float) -> str:
+    """A share as a bar from 0 to 1, with its interval as a whisker."""
+    said = f"{100 * value:.1f}%, 95% interval {100 * low:.1f} to {100 * high:.1f}"
+    x = [f"{2 + 196 * share:.1f}" for share in (value, low, high)]
+    return (
+        f'<svg class="{colour(run)}" viewBox="0 0 200 18" role="img" aria-label="{said}">'
+        '<rect class="track" x="2" y="4" width="196" height="10" rx="2"/>'
+        f'<rect class="fill" x="2" y="4" width="{196 * value:.1f}" height="10" rx="2"/>'
+        f'<path class="error" d="M{x[1]} 9H{x[2]}M{x[1]} 5.5V12.5M{x[2]} 5.5V12.5"/></svg>'
+    )
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    name: str,
+    x_label: str,
+    percent: bool = False,
+    log_y: bool = False,
+    markers: bool = False,
+    stages: Stages = (),
+) -> str:
+    """Curves, labelled where they end.
+
+    Args:
+        lines: at least one, each with at least one point.
+        name: what the chart shows, for those who do not see it.
+        x_label: under the horizontal axis.
+        percent: values are shares; the axis starts at 0.
+        log_y: logarithmic vertical axis; values must be positive.
+        markers: draw every point, with its interval if it has one.
+        stages: boundaries to draw as thin vertical lines.
+    """
+    xs = [p.x for line in lines for p in line.points]
+    ys = [v for line in lines for p in line.points for v in (p.y, p.low, p.high) if v is not None]
+    pad = 0.04 * (max(xs) - min(xs)) if markers else 0.0
+    plot = _Plot(min(xs) - pad, max(xs) + pad, *_bounds(ys, percent, log_y), percent=percent, log_y=log_y)
+    whole = markers and len(set(xs)) <= 12 and all(x == int(x) for x in xs)
+    parts = [plot.frame(x_label, sorted(set(xs)) if whole else None), _stages(plot, stages)]
+    ends = []
+    for line in lines:
+        places = [(plot.x(p.x), plot.y(p.y)) for p in line.points]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        dashes = ' stroke-dasharray="6 3"' if line.run >= COLOURS else ""
+        shapes = [_whisker(plot, p) for p in line.points if markers] if markers else []
+        shapes.append(f'<path class="curve" d="{path}"{dashes}/>')
+        if markers or len(places) == 1:
+            shapes.extend(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>' for x, y in places)
+        parts.append(f'<g class="{colour(line.run)}">{"".join(shapes)}</g>')
+        ends.append((line, *places[-1]))
+    return _svg(name, parts + _labels(ends))
+
+
+def scatter(lines: Sequence[Line], *, name: str, x_label: str) -> str:
+    """One point per run, with its interval, labelled beside it. The vertical axis is a share."""
+    xs = [p.x for line in lines for p in line.points]
+    ys = [v for line in lines for p in line.points for v in (p.y, p.low, p.high) if v is not None]
+    plot = _Plot(0.0, max(xs) * 1.06 or 1.0, *_bounds(ys, True, False), percent=True)
+    parts, ends = [plot.frame(x_label)], []
+    for line in lines:
+        point = line.points[0]
+        x, y = plot.x(point.x), plot.y(point.y)
+        dot = f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.6"/>'
+        parts.append(f'<g class="{colour(line.run)}">{_whisker(plot, point)}{dot}</g>')
+        ends.append((line, x + 3, y))
+    return _svg(name, parts + _labels(ends))
+
+
+class _Plot:
+    """Scales from data to drawing, and the frame around them."""
+
+    def __init__(self, x0: float, x1: float, y0: float, y1: float, *, percent: bool = False, log_y: bool = False) -> None:
+        around = max(0.5, 1e-6 * abs(x0))  # large numbers swallow a half
+        self.x0, self.x1 = (x0, x1) if x1 - x0 > 1e-9 * max(abs(x0), abs(x1)) else (x0 - around, x1 + around)
+        self.y0, self.y1, self.percent, self.log_y = y0, y1, percent, log_y
+
+    def x(self, value: float) -> float:
+        """Where a value stands on the horizontal axis."""
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.x0) / (self.x1 - self.x0)
+
+    def y(self, value: float) -> float:
+        """Where a value stands on the vertical axis."""
+        low, high, v = (math.log(n) if self.log_y else n for n in (self.y0, self.y1, value))
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (v - low) / (high - low)
+
+    def frame(self, x_label: str, x_ticks: Sequence[float] | None = None) -> str:
+        """Grid, ticks and the name of the horizontal axis."""
+        bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+        parts = []
+        for tick in _log_ticks(self.y0, self.y1) if self.log_y else _ticks(self.y0, self.y1):
+            y, text = self.y(tick), f"{100 * tick:g}%" if self.percent else _short(tick)
+            parts.append(f'<line class="rule" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
+            parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+        parts.append(f'<line class="axis" x1="{LEFT}" y1="{bottom}" x2="{right}" y2="{bottom}"/>')
+        for tick in _ticks(self.x0, self.x1, 5) if x_ticks is None else x_ticks:
+            x = self.x(tick)
+            parts.append(f'<line class="axis" x1="{x:.1f}" y1="{bottom}" x2="{x:.1f}" y2="{bottom + 4}"/>')
+            parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{_short(tick)}</text>')
+        middle = (LEFT + right) / 2
+        parts.append(f'<text x="{middle:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
+        return "".join(parts)
+
+
+def _svg(name: str, parts: Iterable[str]) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'
+
+
+def _whisker(plot: _Plot, point: Point) -> str:
+    """A point's interval."""
+    if point.low is None or point.high is None:
+        return ""
+    x, low, high = plot.x(point.x), plot.y(point.low), plot.y(point.high)
+    return f'<path class="whisker" d="M{x:.1f} {low:.1f}V{high:.1f}M{x - 3:.1f} {low:.1f}h6M{x - 3:.1f} {high:.1f}h6"/>'
+
+
+def _stages(plot: _Plot, stages: Stages) -> str:
+    """Boundaries in one plain colour where all runs agree, else each in its run's. Names go on top where there is room."""
+    by_run: dict[int, list[tuple[float, str]]] = {}
+    for run, x, name in stages:
+        by_run.setdefault(run, []).append((x, name))
+    shared = len({tuple(marks) for marks in by_run.values()}) == 1
+    parts: list[str] = []
+    for run, marks in by_run.items():
+        last = -math.inf
+        for value, name in marks:
+            if not plot.x0 <= value <= plot.x1:
+                continue
+            x = plot.x(value)
+            line = f'<line class="stage" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>'
+            text = f"stage {name}" if x - last > 56 else name if x - last > 7 * len(name) + 6 else ""
+            if not shared or x + 3.2 * len(text) > WIDTH - 6:
+                text = ""
+            if text:
+                last = x
+                line += f'<text x="{x:.1f}" y="{TOP - 6}" text-anchor="middle">{escape(text)}</text>'
+            parts.append(f'<g class="{"plain" if shared else colour(run)}">{line}</g>')
+        if shared:
+            break
+    return "".join(parts)
+
+
+def _labels(ends: Sequence[tuple[Line, float, float]]) -> list[str]:
+    """Each line's name behind its end, moved apart where they would cover each other."""
+    ordered = sorted(ends, key=lambda end: end[2])
+    places: list[float] = []
+    for _, _, y in ordered:
+        places.append(max(y, places[-1] + GAP) if places else max(y, TOP))
+    limit = float(HEIGHT - BOTTOM)
+    for i in reversed(range(len(places))):  # what was pushed out at the bottom goes up again
+        places[i] = min(places[i], limit)
+        limit = places[i] - GAP
+    parts = []
+    for (line, x, y), place in zip(ordered, places, strict=True):
+        name = line.label if len(line.label) <= LONGEST else line.label[: LONGEST - 1] + "…"
+        leader = f'<line class="leader" x1="{x + 3:.1f}" y1="{y:.1f}" x2="{x + 8:.1f}" y2="{place:.1f}"/>'
+        moved = abs(place - y) > 3
+        parts.append(
+            f'<g class="{colour(line.run)}">{leader if moved else ""}<text class="name" x="{x + (10 if moved else 6):.1f}" '
+            f'y="{place + 4:.1f}"><title>{escape(line.label)}</title>{escape(name)}</text></g>'
+        )
+    return parts
+
+
+def _bounds(ys: Sequence[float], percent: bool, log_y: bool) -> tuple[float, float]:
+    """Ends of the vertical axis, on ticks where it is linear."""
+    low, high = min(ys), max(ys)
+    if log_y:
+        return low / 1.15, high * 1.15
+    low = 0.0 if percent or 0 <= low < 0.5 * high else low
+    if high - low <= 1e-12 * max(abs(low), abs(high)) or high - low < 1e-100:  # as good as one value
+        low, high = (0.0, 0.1) if percent or high == 0 else (low - abs(low) / 2, high + abs(high) / 2)
+    step = _step(low, high)
+    top = math.ceil(high / step - 1e-9) * step
+    return math.floor(low / step + 1e-9) * step, min(top, 1.0) if percent else top
+
+
+def _step(low: float, high: float, most: int = 5) -> float:
+    """A round distance between ticks: 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
+
+
+def _ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round values from low to high."""
+    step = _step(low, high, most)
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, and 2 and 5 times them where there are few."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    factors = (1, 2, 5) if last - first <= 3 else (1,)
+    stride = max(1, (last - first) // 6)
+    ticks = [m * 10.0**k for k in range(first, last + 1, stride) for m in factors]
+    return [tick for tick in ticks if low <= tick <= high]
+
+
+def _short(value: float) -> str:
+    """A number in few characters: 12000 -> 12k."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"

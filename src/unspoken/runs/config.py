@@ -1,0 +1,196 @@
+"""`RunConfig`: everything that determines a run. Recipes are functions that return one; `run.json` holds one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from unspoken.core.config import STRICT
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.loop.sampling import Speaking
+from unspoken.errors import ConfigError
+from unspoken.methods import method_config
+from unspoken.tasks import task_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. Lengths are in epochs or optimizer steps, as their names say."""
+
+    __pydantic_config__ = STRICT
+
+    epochs: float | None = None  # exactly one of epochs and steps
+    steps: int | None = None  # optimizer steps
+    batch_size: int = 32  # rows per optimizer step, over all processes
+    micro_batch_size: int | None = None  # rows per forward pass on one process; None = all of them
+    micro_batch_tokens: int | None = None  # positions per forward pass, padding included; puts rows of like length together
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_positions: int | None = None  # leave out training examples whose row or branch is longer
+    warmup_steps: int = 0  # linear, from 0
+    warmup_share: float = 0.0  # the same as a share of all steps; the longer of both counts
+    restart_warmup_steps: int = 0  # after an optimizer restart at a stage's beginning
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    decay_start: float = 0.0  # share of training after which the schedule begins to fall
+    final_lr: float = 0.0  # where it ends, as a share of lr
+    clip: float | None = 1.0  # largest gradient norm; None = no clipping
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer; so with a bf16 base
+    activation_checkpointing: bool = False  # make activations again in the backward pass: less memory, about a third slower
+    fused_activation: bool = True  # GPT-2's as one operator instead of seven: faster, the same but for rounding
+    seed: int = 0
+    length_window: int = 50  # batches whose rows are sorted by length together; 1 = keep the random order
+    encodings: str | None = "~/.cache/unspoken/encodings"  # where token ids of a large corpus are kept; None = in memory
+    validate_every: int | None = None  # optimizer steps; None = once an epoch
+    validate_limit: int = 200  # validation examples; 0 = do not validate
+    select_split: str = "validation"  # never "test": a score used to choose is no longer a test score
+    select: Literal["accuracy", "loss", "last"] = "accuracy"  # which checkpoint of the last stage is kept as the model
+    stability_limit: int = 0  # validation problems whose latents are watched (docs/guides/inspector.md); 0 = none
+    stability_every: int | None = None  # optimizer steps between two looks at them; None = at each validation
+    save_every: int = 500  # optimizer steps between resumable states
+    keep_every: Literal["stages", "epochs"] | int | None = None  # models kept in RUN/models: each stage's, epoch's, N steps'
+    log_every: int = 10  # optimizer steps between metrics rows
+    threads: int | None = None  # CPU threads; None = torch's choice
+    tracker: str | None = None  # an accelerate tracker: "tensorboard", "wandb", ...
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ConfigError("training needs exactly one of 'epochs' and 'steps'")
+        for name in ("lr", "weight_decay", "clip", "epochs", "final_lr", "decay_start", "warmup_share"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"{name} must be a finite number, got {value}")
+        for name in (
+            "epochs",
+            "steps",
+            "batch_size",
+            "micro_batch_size",
+            "micro_batch_tokens",
+            "lr",
+            "log_every",
+            "save_every",
+            "validate_every",
+            "stability_every",
+            "clip",
+            "length_window",
+            "threads",
+            "max_positions",
+            "keep_every",
+        ):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str) and value <= 0:
+                raise ConfigError(f"{name} must be positive, got {value}")
+        for name in (
+            "seed",
+            "validate_limit",
+            "stability_limit",
+            "warmup_steps",
+            "restart_warmup_steps",
+            "weight_decay",
+            "final_lr",
+        ):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas must be in [0, 1), got {list(self.betas)}")
+        if self.select_split != "validation":
+            raise ConfigError(
+                f"select_split must be 'validation', got {self.select_split!r}; choosing a checkpoint on another split, "
+                "the test split above all, makes its score meaningless"
+            )
+        for name in ("decay_start", "warmup_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: what is trained, how, on what, and how it speaks."""
+
+    __pydantic_config__ = STRICT
+
+    backbone: BackboneConfig
+    method: Annotated[Any, BeforeValidator(method_config)]
+    task: Annotated[Any, BeforeValidator(task_config)]
+    train: TrainConfig
+    speaking: Speaking = field(default_factory=Speaking)
+    start: str | None = None  # a run of the same (inner) method whose own parts this one begins with: its projection, ...
+
+    @property
+    def low(self) -> bool:
+        """Losses are computed in bf16; what trains is kept in fp32 in any case (`core/precision.py`)."""
+        return self.train.precision == "bf16" or self.backbone.dtype == "bfloat16"
+
+
+def learning_rate(config: TrainConfig, step: int, total: int, restarted: int | None = None) -> float:
+    """The learning rate of an optimizer step.
+
+    Args:
+        config: warm-up and schedule.
+        step: the step, from 0.
+        total: steps of the whole run.
+        restarted: the step at which the optimizer last restarted, if it has.
+    """
+    warmup = max(config.warmup_steps, math.ceil(config.warmup_share * total))
+    warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if restarted is not None and config.restart_warmup_steps:
+        warm = min(warm, (step - restarted + 1) / config.restart_warmup_steps)
+    begin = max(config.decay_start * total, warmup)
+    done = min(max((step - begin) / max(total - begin, 1), 0.0), 1.0)
+    if config.schedule == "linear":
+        share = 1 - done
+    elif config.schedule == "cosine":
+        share = 0.5 * (1 + math.cos(math.pi * done))
+    else:
+        share = 1.0
+    return config.lr * warm * (config.final_lr + (1 - config.final_lr) * share)
+
+
+_FREE = {
+    f"train.{name}"
+    for name in (
+        "validate_every", "validate_limit", "select", "stability_limit", "stability_every", "save_every", "keep_every",
+        "log_every", "threads", "tracker", "encodings", "micro_batch_size", "micro_batch_tokens", "activation_checkpointing",
+    )
+}  # fmt: skip
+"""Fields that do not say what is trained, but how it is watched, kept and fitted into memory. A resumed run may change them.
+
+`micro_batch_*` and `activation_checkpointing` are among them because running out of memory is what they are a remedy for:
+weights then are the same up to rounding, and with dropout up to what is dropped."""
+
+
+def changed_fields(old: Any, new: Any) -> tuple[list[str], list[str]]:
+    """Names of the fields in which two dumped configs differ: those that a resumed run may not change, and the rest."""
+    found = _differences(old, new)
+    free = [name for name in found if name in _FREE or name.startswith("speaking.")]
+    return [name for name in found if name not in free], free
+
+
+def differences(old: Any, new: Any) -> str:
+    """What a resumed run may not change and differs, in words: another method, or the first few fields; "" where nothing."""
+    found, _ = changed_fields(old, new)
+    if "method.name" in found:
+        return f"method {old['method']['name']!r}, not {new['method']['name']!r}"
+    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+
+
+def changes_choice(name: str) -> bool:
+    """Whether a field decides how models are scored, so that scores before and after it changed do not compare."""
+    return name in ("train.select", "train.validate_limit") or name.startswith("speaking.")
+
+
+def field_of(data: Any, name: str) -> Any:
+    """The value of a dotted name in a dumped config."""
+    for part in name.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Dotted names of the fields in which two dumped configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted({*a, *b}) for d in _differences(a.get(k), b.get(k), f"{path}.{k}" if path else k)]
+    return [] if a == b else [path]

@@ -1,0 +1,498 @@
+"""The run directory: one place that knows what lies where, writes it atomically, and refuses what is broken.
+
+    run.json             resolved config, run id, data hashes, versions, hardware; re-runs the run
+    metrics.jsonl        one JSON object per logged step or validation
+    model/               an ordinary Hugging Face folder (LoRA merged) + method.safetensors: what the method adds to it
+                         (+ adapter.safetensors, see core/lm/adapters.py)
+    state/step-0000120/  what resuming needs: trained weights, optimizer, random states
+    models/step-40/      models kept on the way (`train.keep_every`), each a run directory of its own
+
+Only safetensors and JSON; nothing is unpickled. Everything is written under a temporary name and renamed
+(`core/files.py`), and models and states are compared with their hashes when they are loaded (`core/seal.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from unspoken.core.config import build, dump, lookup
+from unspoken.core.engine.kv_slots import covered
+from unspoken.core.engine.stopping import STOP_HEAD, read_head
+from unspoken.core.fast.cpu_linear import use_dtype
+from unspoken.core.files import (
+    check_new,
+    parse_json,
+    read_object,
+    reason,
+    recover,
+    sweep,
+    write_folder,
+    write_json,
+    write_text,
+)
+from unspoken.core.lm.adapters import restore
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import BUILTIN, builtin, load_backbone
+from unspoken.core.precision import kept_dtype
+from unspoken.core.seal import SEAL, broken, model_info, sealed, state_info
+from unspoken.core.tensors import load_tensors, save_tensors
+from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
+from unspoken.methods import METHODS, make_method
+from unspoken.methods.base import Method
+from unspoken.runs.config import RunConfig
+from unspoken.runs.lock import LOCK
+from unspoken.runs.model import Model
+from unspoken.runs.stage import own_latents, stage_of
+
+_DECODER = "decoder"
+"""Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
+
+_ASSISTANT = "assistant"
+"""Folder inside `model/` for an assistant model that was trained, or has no other place; others are named with a hash."""
+
+_INSIDE = "method."
+"""What the tensors of a wrapped method begin with, in the method around it."""
+
+
+TRAINING: Any = {
+    "error": TrainingError,
+    "then": "run the same command again, training goes on from the last saved state",
+}
+"""How a failed write is told while a run trains."""
+
+
+def own_state(method: Any) -> dict[str, Tensor]:
+    """What a method has beyond its base model: projections, decoders. Another LM (a decoder, an assistant) is not here."""
+    parts = [method.backbone.lm]
+    if (assistant := _assistant(method)) is not None:
+        parts.append(assistant.backbone.lm)
+    if (decoder := _other_lm(method)) is not None:
+        parts.append(decoder)
+    elsewhere = {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
+    return {name: tensor for name, tensor in method.state_dict(keep_vars=True).items() if id(tensor) not in elsewhere}
+
+
+def _other_lm(method: Any) -> Any:
+    """A step decoder's LM that came from elsewhere, or None."""
+    decoder = getattr(method, "decoder", None)
+    return decoder.lm if decoder is not None and decoder.config.path is not None else None
+
+
+def _assistant(method: Any) -> Any:
+    """The assistant model of a method (`core/auxiliary/assistant.py`), or None."""
+    return getattr(method.inner, "assistant", None)
+
+
+def _is_elsewhere(assistant: Any) -> bool:
+    """An assistant can be named instead of saved: it was not trained, and does not lie in a run's own folder."""
+    path = assistant.config.path
+    return assistant.frozen and path is not None and not (Path(path).parent / "unspoken.json").is_file()
+
+
+def _with_assistant(data: dict[str, Any], folder: Path) -> None:
+    """Put the folder of a saved assistant into a dumped method config, wherever in it an assistant is configured."""
+    for key, value in data.items():
+        if key == "assistant" and isinstance(value, dict):
+            kept = {"path": str(folder), "dtype": kept_dtype(folder)}  # what was trained is kept in fp32
+            data[key] = {k: v for k, v in value.items() if k == "attention"} | kept
+        elif isinstance(value, dict):
+            _with_assistant(value, folder)
+
+
+def _check_assistant(method: Any, named: Any, folder: Path) -> None:
+    """An assistant that was only named must have the weights that it had in training.
+
+    Raises:
+        RunError: it has others.
+    """
+    assistant = _assistant(method)
+    if named and assistant is not None and assistant.hash != named["weights"]:
+        raise RunError(
+            f"{folder} was trained with other weights of the assistant {named['path']} than lie there now; restore them "
+            f"(hash {named['weights'][:8]}, got {assistant.hash[:8]}), or train again"
+        )
+
+
+def _needed(data: dict[str, Any], *, explain: bool) -> tuple[dict[str, Any], Callable[[str], str | None]]:
+    """A dumped method without the methods around another one that only training needs, as SemCoT's encoder is.
+
+    Args:
+        data: the method's config.
+        explain: keep those that can explain latents.
+
+    Returns:
+        The config of what is left, and what its tensors were called: old name -> new name, None = not there any more.
+    """
+    if "inner" not in data:
+        return data, lambda name: name
+    left, below = _needed(data["inner"], explain=explain)
+
+    def inside(name: str) -> str | None:
+        return below(name.removeprefix(_INSIDE)) if name.startswith(_INSIDE) else None
+
+    if not (explain and lookup(METHODS, data["name"], "method").explains):
+        return left, inside
+
+    def around(name: str) -> str | None:
+        if not name.startswith(_INSIDE):
+            return name
+        return None if (new := inside(name)) is None else _INSIDE + new
+
+    return {**data, "inner": left}, around
+
+
+class RunDir:
+    """A run directory on disk.
+
+    Args:
+        path: the folder, made by `create`; or a model inside the package ("builtin:tiny").
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = builtin(str(path)) if str(path).startswith(BUILTIN) else Path(path)
+
+    @property
+    def exists(self) -> bool:
+        """There is a run here."""
+        return os.path.isfile(self.path / "run.json")  # also where the name is too long, or the place cannot be seen
+
+    def create(self, config: RunConfig, about: Mapping[str, Any]) -> None:
+        """Start a run: write run.json.
+
+        Raises:
+            RunError: the folder holds something that is not a run.
+            TrainingError: it cannot be written.
+        """
+        self.check_free()
+        write_json(self.path / "run.json", _begun(config, about), **TRAINING)
+
+    def check_free(self) -> None:
+        """See that a run can begin here.
+
+        Raises:
+            RunError: the folder holds something that is not a run.
+        """
+        try:
+            taken = self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir()))
+        except OSError as error:
+            why, hint = reason(error)
+            raise RunError(f"{self.path!s:.200} cannot be a run directory: {why}; {hint}") from error
+        if taken:
+            raise RunError(f"{self.path} exists and is no run directory; give another --out, or empty it")
+
+    def read(self) -> dict[str, Any]:
+        """run.json as a dict.
+
+        Raises:
+            RunError: there is none, or it is broken.
+        """
+        file = self.path / "run.json"
+        try:
+            data = read_object(file)
+            for name, kind in (("id", str), ("config", dict)):
+                if not isinstance(data.get(name), kind):
+                    raise ValueError(f"{name!r} is missing or of another type")
+        except (FileNotFoundError, NotADirectoryError):
+            hint = "give a folder that `unspoken train` wrote"
+            if not self.path.exists():
+                raise RunError(f"{self.path}: no such folder; {hint}") from None
+            if not self.path.is_dir():
+                raise RunError(f"{self.path} is no run directory but a file; {hint}") from None
+            if (self.path / "config.json").is_file():
+                hint = "it is a Hugging Face folder: load it with transformers, or train from it (backbone.path)"
+            raise RunError(f"{self.path} is no run directory: it has no run.json; {hint}") from None
+        except OSError as error:
+            raise RunError(f"{file!s:.200} cannot be read: {reason(error)[0]}; give another folder, or mend this") from error
+        except ValueError as error:
+            raise RunError(f"{file} is truncated or broken ({error}); take another copy of the run") from error
+        return data
+
+    def config(self) -> RunConfig:
+        """The run's config."""
+        try:
+            return build(RunConfig, self.read()["config"], f"{self.path / 'run.json'}: ")
+        except RecursionError:
+            raise RunError(f"{self.path / 'run.json'} is broken (nested too deeply); take another copy of the run") from None
+
+    def update(self, **more: Any) -> None:
+        """Add fields to run.json."""
+        write_json(self.path / "run.json", {**self.read(), **more}, **TRAINING)
+
+    # metrics
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a row to metrics.jsonl."""
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"cannot write {self.path / 'metrics.jsonl'}: {reason(error)[0]}; {reason(error)[1]} and resume"
+            ) from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl. A line that is none, as a kill or a full disk leaves it, is dropped."""
+        file = self.path / "metrics.jsonl"
+        try:
+            lines = file.read_bytes().split(b"\n") if file.is_file() else []
+        except OSError as error:
+            raise RunError(f"{file} cannot be read: {reason(error)[0]}") from error
+        return [row for line in lines if (row := _row(line)) is not None]
+
+    def forget_after(self, step: int, again: bool = False) -> None:
+        """Drop metrics of steps that will be trained again; and of that step itself, where it will be validated again."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        rows = [row for row in rows if not again or row["step"] < step or row["kind"] == "train"]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows), **TRAINING)
+
+    # states to resume from
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+        """Write a resumable state and drop the one before it."""
+
+        def write(new: Path) -> None:
+            new.mkdir()
+            save_tensors(new / "state.safetensors", tensors)
+            (new / "state.json").write_text(json.dumps(sealed(new, {"step": step, **info})), encoding="utf-8")
+
+        target = self.path / "state" / f"step-{step:08d}"
+        write_folder(target, write, **TRAINING)
+        self._keep_only(target)
+
+    def _keep_only(self, target: Path) -> None:
+        """Drop all other states."""
+        for old in self._states():
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _states(self) -> list[Path]:
+        found = (self.path / "state").glob("step-*")
+        return sorted(folder for folder in found if folder.name.removeprefix("step-").isdecimal())
+
+    def latest_step(self) -> int | None:
+        """The step of the newest state, or None."""
+        states = self._states()
+        return int(states[-1].name.removeprefix("step-")) if states else None
+
+    def sweep(self) -> None:
+        """Remove what killed processes have left half-written."""
+        for folder in (self.path, self.path / "state", self.path / "models"):
+            sweep(folder)
+
+    def latest_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest state that is whole, or None. Older ones, which a kill has left, are removed.
+
+        Raises:
+            RunError: there are states, but all are broken.
+        """
+        states, faults = self._states(), []
+        for folder in reversed(states):
+            try:
+                found = load_tensors(folder / "state.safetensors"), state_info(folder)
+            except RunError as error:
+                faults.append(str(error))
+                continue
+            self._keep_only(folder)
+            return found
+        if states:
+            raise RunError(
+                f"no state in {self.path / 'state'} is readable: {faults[0]}; delete the folder to train from the start"
+            )
+        return None
+
+    # the model
+
+    def save_model(self, method: Method, step: int, score: float | None, stage: Mapping[str, Any] | None = None) -> None:
+        """Write model/: the base model as a Hugging Face folder, and what the method adds.
+
+        Args:
+            stage: what it was trained for, where that is not the end of training: "index" of its stage, that of the "last"
+                one, and how many "latents" it thinks then (None = as many as at the end).
+        """
+        run = self.read()["id"]
+        write_folder(self.path / "model", lambda new: _write_model(new, run, method, step, score, stage), **TRAINING)
+
+    def load_method(self, *, inner: bool = False) -> Method:
+        """Rebuild the trained method from model/.
+
+        Args:
+            inner: only what answering needs; a SIM-CoT decoder is left out too. What only training needs always is.
+
+        Raises:
+            RunError: model/ is missing, truncated, or belongs to another run.
+        """
+        about, folder = self.read(), self.path / "model"
+        recover(folder)
+        model = self.model_info()
+        run, data, own = model["run"], deepcopy(model["method"]), set(model["own"])
+        if run != about["id"]:
+            raise RunError(
+                f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
+            )
+        unused = _DECODER if inner else None
+        data, ours = _needed(data, explain=not inner)
+        own = {new for name in own if (new := ours(name)) is not None}
+        if not inner and isinstance(data.get("decoder"), dict) and (folder / _DECODER).is_dir():
+            data["decoder"]["path"] = str(folder / _DECODER)
+        if (folder / _ASSISTANT).is_dir():
+            _with_assistant(data, folder / _ASSISTANT)
+        try:
+            trained = about["config"].get("backbone", {})
+            settings = {k: trained[k] for k in ("attention",) if k in trained}
+            backbone = load_backbone(BackboneConfig(path=str(folder), dtype=kept_dtype(folder), **settings))
+            words = len(backbone.tokenizer)
+            method = make_method(data, backbone)
+            restore(backbone, folder)
+            if (assistant := _assistant(method)) is not None:
+                restore(assistant.backbone, folder / _ASSISTANT)
+        except (BackboneError, ConfigError, SafetensorError, RuntimeError, OSError) as error:
+            changed = broken(folder, "unspoken.json", model, without=unused)
+            why = f"{changed}; " if changed else ""
+            raise RunError(
+                f"{folder} cannot be loaded: {why}{str(error).splitlines()[0]}; it is truncated or from another model"
+            ) from error
+        if added := len(backbone.tokenizer) - words:
+            raise RunError(
+                f"{folder}: the tokenizer lacks {added} marker tokens of method {data['name']!r}; "
+                "it was replaced by another model's"
+            )
+        wanted = own_state(method)
+        if set(wanted) != own:
+            raise RunError(f"{folder} does not fit its method: tensors differ, e.g. {sorted(set(wanted) ^ own)[0]!r}")
+        if wanted:
+            found = load_tensors(folder / "method.safetensors")
+            found = {ours(name): tensor for name, tensor in found.items()}
+            for name, tensor in wanted.items():
+                if name not in found or found[name].shape != tensor.shape:
+                    got = tuple(found[name].shape) if name in found else "nothing"
+                    raise RunError(f"{folder / 'method.safetensors'}: {name} should be {tuple(tensor.shape)}, got {got}")
+                if not found[name].isfinite().all():
+                    raise RunError(f"{folder / 'method.safetensors'}: {name} holds nan or inf; take another copy of the run")
+                if tensor.is_floating_point():
+                    tensor.data = tensor.data.to(found[name].dtype)  # as it was kept, whatever the base model's type
+                tensor.data.copy_(found[name])
+        _check_assistant(method, model.get("assistant"), folder)
+        self.check_model(without=unused)
+        return method
+
+    def model_info(self) -> dict[str, Any]:
+        """See `core.seal.model_info`."""
+        return model_info(self.path / "model" / "unspoken.json")
+
+    def check_model(self, *, without: str | None = None) -> None:
+        """See that model/ is what was saved, by the hashes of its files; runs of older versions have none.
+
+        Args:
+            without: a folder in it that is not used.
+
+        Raises:
+            RunError: it is not; names the file.
+        """
+        folder = self.path / "model"
+        if (changed := broken(folder, "unspoken.json", self.model_info(), without=without)) is not None:
+            raise RunError(
+                f"{folder}: {changed}, so answers would be another model's; restore it from a copy, or train again; if it "
+                f'was changed on purpose, delete the entry "{SEAL}" of {folder / "unspoken.json"}'
+            )
+
+
+def load(
+    path: str | Path, *, device: str | torch.device | None = None, explain: bool = True, dtype: str | None = None
+) -> Model:
+    """A trained model, from its run directory.
+
+    Args:
+        path: what `unspoken train` or `export` wrote, or a model inside the package ("builtin:tiny").
+        device: where to put it; None = a GPU if there is one, else the CPU.
+        explain: also load an auxiliary decoder, if the run has one, so that thoughts can be decoded.
+        dtype: float32, bfloat16 or int8 (CPU only); None = as trained. Answers of the latter two are near, not equal.
+
+    Raises:
+        RunError: the folder is missing, truncated, or from another model.
+        ConfigError: no such dtype, or none that this machine can do.
+    """
+    run = RunDir(path)
+    config = run.config()
+    method: Any = run.load_method(inner=not explain)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Model(method.to(device).eval(), config.speaking, latents=own_latents(run.path), path=str(path))
+    if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
+        covered(method.backbone, 0)
+    use_dtype(method, dtype)
+    model.dtype = dtype
+    model.saved = run.model_info().get(SEAL)
+    model.stop_head = read_head(run.path / STOP_HEAD)
+    return model
+
+
+def export(path: str | Path, out: str | Path) -> None:
+    """Write a run directory that holds exactly what inference needs: the inner method, without decoder and states.
+
+    Raises:
+        RunError: `path` is no run, or `out` exists and is not empty.
+    """
+    source = RunDir(path)
+    check_new(out)
+    about = source.read()
+    method = source.load_method(inner=True)
+    config = build(RunConfig, {**about["config"], "method": dump(method.config)})
+    more = {"exported_from": about["id"], "provenance": about.get("provenance")}
+    write_folder(out, lambda new: write_run(new, config, more, method, stage_of(source.path)), then="export again")
+
+
+def write_run(
+    folder: Path, config: RunConfig, about: Mapping[str, Any], method: Method, stage: Mapping[str, Any] | None = None
+) -> None:
+    """Make a run of a method that nobody trains on, inside a folder that is being written (`write_folder`)."""
+    begun = _begun(config, about)
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(begun, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_model(folder / "model", begun["id"], method, 0, None, stage)
+
+
+def _begun(config: RunConfig, about: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json of a new run."""
+    return {"id": uuid.uuid4().hex, "config": dump(config), **about}
+
+
+def _write_model(
+    folder: Path, run: str, method: Method, step: int, score: float | None, stage: Mapping[str, Any] | None
+) -> None:
+    """Fill model/."""
+    method.backbone.save(folder)
+    extra = own_state(method)
+    if extra:
+        save_tensors(folder / "method.safetensors", extra)
+    if (lm := _other_lm(method)) is not None:
+        lm.save_pretrained(folder / _DECODER)
+        method.backbone.tokenizer.save_pretrained(folder / _DECODER)
+    about: dict[str, Any] = {"run": run, "step": step, "score": score, "method": dump(method.config), "own": sorted(extra)}
+    if (assistant := _assistant(method)) is not None:
+        if _is_elsewhere(assistant):
+            about["assistant"] = {"path": assistant.config.path, "weights": assistant.hash}
+        else:
+            assistant.backbone.save(folder / _ASSISTANT)
+    about |= {"stage": dict(stage)} if stage else {}
+    (folder / "unspoken.json").write_text(json.dumps(sealed(folder, about), indent=1), encoding="utf-8")
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A row of metrics.jsonl, or None where the line is no such thing."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    fits = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str)
+    return row if fits else None

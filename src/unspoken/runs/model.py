@@ -1,0 +1,278 @@
+"""`Model`: a trained method as its user sees it. Answers, thinks, explains; nothing here knows which method it is."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from unspoken.core.config import build, check_whole, dump
+from unspoken.core.engine.answering import sample
+from unspoken.core.engine.stopping import Judge, Stopping
+from unspoken.core.loop.edits import Edit
+from unspoken.core.loop.generate import think
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sources import Prompted, Source, parallel
+from unspoken.core.loop.sources import Slots as SlotTokens
+from unspoken.core.loop.trace import Answer, Trace
+from unspoken.core.rows.batch import longest_first
+from unspoken.core.text.example import Example
+from unspoken.errors import ConfigError, DataError
+from unspoken.methods.base import Method
+
+_LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _lock_of(backbone: Any) -> threading.RLock:
+    """The lock of a base model, which several models may share. No attribute: a module with a lock cannot be copied."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(backbone, threading.RLock())
+
+
+MOST_ANSWERS = 10_000
+"""Answers to one question at most: all of them are in one batch."""
+
+
+class Model:
+    """A method ready to answer questions.
+
+    Several threads may use it: they take turns, a whole call each. Questions in one call are what runs side by side.
+
+    Args:
+        method: any method; a wrapping one (SIM-CoT) answers as its inner one does, and can explain.
+        speaking: how to speak where a call does not say.
+        latents: how many latents to think where a call does not say; None = as many as training ended with.
+        path: where it was loaded from, for reports.
+
+    Attributes:
+        parallel: make the latents in so many parallel passes (`core/loop/sources.py:Jacobi`); None = as the method says.
+    """
+
+    parallel: int | None = None
+
+    def __init__(
+        self, method: Method, speaking: Speaking | None = None, latents: int | None = None, path: str | None = None
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.speaking = speaking or Speaking()
+        self.latents = latents
+        self.dtype: str | None = None  # asked for at loading; None = the weights' own
+        self.saved: str | None = None  # a hash of the files it was loaded from (`core/seal.py`)
+        self.stop_head: tuple[Any, Any] | None = None  # weight and bias, see `core/engine/stopping.py`
+
+    @property
+    def explains(self) -> bool:
+        """Whether latents can be decoded into words."""
+        return self.method.explains
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        *,
+        latents: int | None = None,
+        names: Sequence[str] | None = None,
+        batch_size: int = 32,
+        explain: bool = False,
+        edit: Edit | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+        on_trace: Callable[[Trace, list[int]], None] | None = None,
+        stop: Stopping | str | None = None,
+        expect: str = "",
+        **speaking: Any,
+    ) -> list[Answer]:
+        """Think about questions and answer each of them once, batched; the arguments are those of `sample`.
+
+        Returns:
+            One `Answer` per question, in order.
+        """
+        how: Any = {"latents": latents, "names": names, "batch_size": batch_size, "explain": explain, "edit": edit}
+        how |= {"stop": stop, "expect": expect}
+        return [only for (only,) in self.sample(questions, on_token=on_token, on_trace=on_trace, **how, **speaking)]
+
+    @property
+    def chains(self) -> int:
+        """How many sets of thoughts it can think about one question."""
+        source = self.method.source()
+        return source.chains if isinstance(source, Prompted) else 1
+
+    def sample(
+        self,
+        questions: Sequence[str],
+        *,
+        chains: int = 1,
+        samples: int = 1,
+        latents: int | None = None,
+        names: Sequence[str] | None = None,
+        batch_size: int = 32,
+        explain: bool = False,
+        edit: Edit | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+        on_trace: Callable[[Trace, list[int]], None] | None = None,
+        numbers: Sequence[int] | None = None,
+        stop: Stopping | str | None = None,
+        expect: str = "",
+        **speaking: Any,
+    ) -> list[tuple[Answer, ...]]:
+        """Think about questions and answer each of them `chains` x `samples` times.
+
+        Args:
+            chains: sets of thoughts per question, the model's first ones; with `edit`, which may tell them apart, any
+                number: where the model has fewer, they start over from its first.
+            samples: answers from each set.
+            questions: plain texts.
+            latents: how many latents to think; None = the model's own number.
+            names: how errors name the questions; None = "question 0", ...
+            batch_size: answers at a time; all answers to a question are in one batch, be they more.
+            explain: decode the latents into steps (`Answer.thoughts`).
+            edit: passes every latent on its way in: (latents_ND, rows_N, index_N) -> latents_ND. Set c of question i has
+                the number c * len(questions) + i in `rows_N`, whatever batch it is in; `index_N` counts the latents of a
+                row from 0.
+            on_token: called with (question number, token id) as tokens are chosen.
+            on_trace: called once per batch with its trace, whose latents are those that were fed, and the numbers of its
+                questions; set c of the b-th of them is row c * (how many they are) + b.
+            numbers: what the sampling of each question is seeded by; None = its place in `questions`. So a part of a split,
+                given its places in the split, is answered as in the whole.
+            stop: when to think no further latent, e.g. "confidence:0.9"; None = never before the last.
+            expect: how answers are expected to begin, e.g. "### ". Changes no answer; where it is so, they come sooner.
+            speaking: fields of `Speaking` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
+
+        Returns:
+            The answers to each question, in order: all from the first set of thoughts, then all from the next.
+
+        Raises:
+            ConfigError: more sets of thoughts than the model has, several samples at temperature 0, explanations of a model
+                without a decoder, or an unknown speaking field.
+            DataError: a question is not a string, does not fit, or spells a marker.
+        """
+        if explain and not self.explains:
+            raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
+        check_whole(batch_size=batch_size, chains=chains, samples=samples, latents=latents)
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(expect, str):
+            raise ConfigError(f"expect must be a text, how answers are expected to begin; got {expect!r:.60}")
+        unknown = set(speaking) - set(Speaking.__dataclass_fields__)
+        if unknown:
+            raise ConfigError(
+                f"unknown speaking option {sorted(unknown)[0]!r}; known: {', '.join(Speaking.__dataclass_fields__)}"
+            )
+        said = build(Speaking, {**dump(self.speaking), **speaking})
+        if samples < 1 or chains < 1 or (chains > self.chains and edit is None):
+            raise ConfigError(
+                f"samples must be at least 1 and chains in 1..{self.chains}, the sets of thoughts this model has; "
+                f"got samples={samples}, chains={chains}"
+            )
+        if samples * chains > MOST_ANSWERS:
+            raise ConfigError(
+                f"{samples * chains} answers to each question are more than fit in one batch; {MOST_ANSWERS} at most: ask "
+                "several times with other seeds"
+            )
+        if samples > 1 and said.temperature == 0:
+            raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
+        source = self._source()
+        if edit is not None:
+            if not self.method.group_size:
+                raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
+            source = source or SlotTokens(self.method.backbone.embed)
+        judge = None if stop is None else self._judge(stop)
+        with self._alone():
+            rows = self._rows(questions, latents, names)
+            if numbers is not None and len(numbers) != len(rows):
+                raise DataError(f"numbers must be one per question, got {len(numbers)} for {len(rows)} questions")
+            return sample(
+                self.method.backbone,
+                rows,
+                source,
+                said,
+                batch_size=batch_size,
+                chains=chains,
+                samples=samples,
+                explain=self.method.explain if explain else None,
+                edit=edit,
+                on_token=on_token,
+                on_trace=on_trace,
+                numbers=numbers,
+                judge=judge,
+                expected=self.method.backbone.encode(expect) if expect else (),
+            )
+
+    def batches(
+        self, questions: Sequence[str], size: int, *, latents: int | None = None, names: Sequence[str] | None = None
+    ) -> list[list[int]]:
+        """The batches, as places in `questions`, into which `sample` puts them: like lengths together, longest first."""
+        with _lock_of(self.method.backbone):
+            order = longest_first(self._rows(questions, latents, names))
+        return [order[first : first + size] for first in range(0, len(order), size)]
+
+    def think(self, questions: Sequence[str], *, latents: int | None = None) -> Trace:
+        """The thoughts about questions, as one batch, without an answer.
+
+        Returns:
+            A `Trace`: latents [B, K, D], the states they were made from, counts, cost.
+        """
+        with self._alone():
+            return think(self.method.backbone, self._rows(questions, latents, None), self._source())
+
+    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
+        """Decoded steps per row of a trace, one per thought group.
+
+        Raises:
+            ConfigError: the model has no auxiliary decoder.
+        """
+        if not self.explains:
+            raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
+        with _lock_of(self.method.backbone):
+            return self.method.explain(trace)
+
+    def expected(self, example: Example, groups: int) -> tuple[str | None, ...] | None:
+        """What each of so many thought groups of a problem stands for; None where the method does not say."""
+        say = getattr(self.method, "expected", None)
+        return None if say is None else say(example, groups)
+
+    def _judge(self, stop: Stopping | str) -> Judge:
+        """A stop rule as this model applies it: at the end of a thought group."""
+        rule = Stopping.parse(stop) if isinstance(stop, str) else stop
+        if self.method.source() is None or isinstance(self.method.source(), Prompted):
+            raise ConfigError(
+                "a stop rule needs a method that makes its latents one by one; this one has them in its prompt"
+            )
+        return Judge(replace(rule, every=rule.every * self.method.inner.group_size), self.stop_head)
+
+    def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
+        if isinstance(questions, str):
+            raise DataError("questions must be a list of texts, got one text; write [question]")
+        if not isinstance(questions, Sequence):
+            raise DataError(f"questions must be a list of texts, got {type(questions).__name__}; write list(questions)")
+        if names is not None and len(names) != len(questions):
+            raise DataError(f"names must be one per question, got {len(names)} for {len(questions)} questions")
+        check_whole(latents=latents)
+        rows = []
+        for i, question in enumerate(questions):
+            name = names[i] if names is not None else f"question {i}"
+            if not isinstance(question, str) or not question.strip():
+                raise DataError(f"{name} must be a text that is not empty, got {question!r:.60}")
+            if any("\ud800" <= letter <= "\udfff" for letter in question):
+                raise DataError(f"{name} holds half of a surrogate pair, which is not text: {question!r:.60}")
+            rows.append(self.method.prompt(question.strip(), self.latents if latents is None else latents, name))
+        return rows
+
+    def _source(self) -> Source | Prompted | None:
+        """Where latents come from, and in how many passes."""
+        return parallel(self.method.source(), self.parallel)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, no other thread runs the base model, whose attention works for one pass at a time, and dropout is off."""
+        module: Any = self.method
+        with _lock_of(self.method.backbone):
+            was_training = module.training
+            module.eval()
+            try:
+                yield
+            finally:
+                module.train(was_training)

@@ -1,0 +1,112 @@
+"""Date Understanding: work out a date from a few sentences. BIG-bench's 369 problems, or the 250 that BIG-Bench-Hard took.
+
+    form "date"     the question alone, "... What is the date today in MM/DD/YYYY?"; the answer is a date
+    form "options"  the question with its options; the answer is a letter
+
+**Evaluation only**: both files carry BIG-bench's canary and ask to stay out of training text, so there is a test split
+and no other. All 250 questions of BBH are among the 369: score one or the other, never their sum. In BIG-bench's file
+the right option stands first in 364 of 369 rows; here options are put in the order of a hash of question and option,
+which knows nothing of the answer. BBH's order is kept. Files: date_understanding.json, bbh_date_understanding.json.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.errors import DataError
+from unspoken.tasks.base import Score, Split
+from unspoken.tasks.reading.readers import listed_rows
+from unspoken.tasks.reading.rows import check_ranges, text_field
+from unspoken.tasks.reading.source import Source, Splits, converted
+from unspoken.tasks.scoring.letters import LETTERS, lettered, options_of, same_text, score_letter, with_options
+from unspoken.tasks.scoring.rules import date_text, read_dates, score_date
+
+_ONLY_TEST = "BIG-bench's files are for evaluation only"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DateUnderstandingConfig:
+    """Which file, and whether the options are shown.
+
+    Attributes:
+        root: a folder with the file; None for UNSPOKEN_DATA/date_understanding.
+        source: "bigbench" (369 rows) or "bbh" (250 of them).
+        form: "date" or "options", see the module's text.
+        limit_test: use the first rows only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["date_understanding"] = "date_understanding"
+    root: str | None = None
+    source: Literal["bigbench", "bbh"] = "bigbench"
+    form: Literal["date", "options"] = "date"
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_test")
+
+
+class DateUnderstanding:
+    """Work out a date (BIG-bench, BBH): a test set."""
+
+    name: ClassVar[str] = "date_understanding"
+    Config: ClassVar[type[DateUnderstandingConfig]] = DateUnderstandingConfig
+
+    def __init__(self, config: DateUnderstandingConfig) -> None:
+        self.config = config
+        file = "date_understanding.json" if config.source == "bigbench" else "bbh_date_understanding.json"
+        self._source = Source(
+            task=self.name,
+            files={"test": (file,)},
+            root=config.root,
+            instead="use another task: this one is read from files only",
+        )
+        absent: Mapping[Split, str] = {"train": _ONLY_TEST, "validation": _ONLY_TEST}
+        self._splits = Splits(config=config, read=self._read, there=("test",), absent=absent)
+
+    def examples(self, split: Split) -> list[Example]:
+        """The test split, in file order, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """A date compared as a date, or a letter; an option's date written out counts as its letter by the flexible rule."""
+        return score_date(example, text) if self.config.form == "date" else score_letter(example, text, _same)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _read(self, split: Split) -> list[Example]:
+        path = self._source.path("test")
+        return converted(listed_rows(path), self._row, split, str(path))
+
+    def _row(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        text = text_field(row, "input", where)
+        if self.config.source == "bbh":
+            stem, options = text.split("\nOptions:")[0].strip(), options_of(text)
+            right = options.get(text_field(row, "target", where).strip("()"))
+        else:
+            scores = row.get("target_scores")
+            if not isinstance(scores, Mapping) or sum(scores.values()) != 1:
+                raise DataError(f"{where}: field 'target_scores' must give 1 to one option, got {scores!r:.60}")
+            stem, right = text, next(option for option, score in scores.items() if score == 1)
+            options = lettered(sorted(scores, key=lambda option: sha256(f"{text}\n{option}".encode()).digest()))
+        days = read_dates(right or "")
+        if len(days) != 1:
+            raise DataError(f"{where}: the right option must be a date MM/DD/YYYY, got {right!r:.60}")
+        if self.config.form == "date":
+            return {"question": stem, "steps": [], "answer": date_text(days[0])}
+        letter = next(letter for letter in LETTERS if options.get(letter) == right)
+        return {"question": with_options(stem, options), "steps": [], "answer": letter}
+
+
+def _same(a: str, b: str) -> bool:
+    days_a, days_b = read_dates(a), read_dates(b)
+    return days_a == days_b if len(days_a) == 1 and len(days_b) == 1 and not re.search(r"[()]", a) else same_text(a, b)

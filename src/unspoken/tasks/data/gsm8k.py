@@ -1,0 +1,170 @@
+"""GSM8K (Cobbe et al. 2021) and GSM8K-Aug (Deng et al. 2024, the training set of Coconut, CODI and SIM-CoT).
+
+Both are read from a folder (`root`, or the subfolder `gsm8k` or `gsm8k_aug` of the folder that the environment
+variable UNSPOKEN_DATA names) or else, through `datasets`, from the hub. File names that are known, preferred first:
+
+    gsm8k      train       train.jsonl           validation is carved out of it by a hash of the question
+               test        test.jsonl
+    gsm8k_aug  train       train.txt, gsm_train.json (all 385,620 rows); then train.part.txt, gsm_train*.json (parts)
+               validation  valid.txt, gsm_valid.json
+               test        test.txt, gsm_test.json
+
+The iCoT text comes before Coconut's JSON because the JSON is made from it. A train row whose question also stands in
+validation or test (white space and case aside) is dropped, and so is a validation row that stands in test; `dropped`
+counts them. Across the two tasks nothing is checked: GSM8K-Aug's validation rows come from GSM8K's train split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.reading.rows import carve, check_ranges, examples_of
+from unspoken.tasks.reading.segment import Rule
+from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.scoring.answers import score_number
+
+_FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
+    "gsm8k": {"train": ("train.jsonl",), "test": ("test.jsonl",)},
+    "gsm8k_aug": {
+        "train": ("train.txt", "gsm_train.json", "train.part.txt", "gsm_train*.json"),
+        "validation": ("valid.txt", "gsm_valid.json"),
+        "test": ("test.txt", "gsm_test.json"),
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gsm8kConfig:
+    """GSM8K as published: natural-language solutions with calculator annotations.
+
+    Attributes:
+        root: a folder with train.jsonl and test.jsonl; None for UNSPOKEN_DATA/gsm8k or the hub.
+        hub: a data set on the hub, used when there is no folder; None to never ask the network.
+        hub_config: its configuration ("main" or "socratic" for openai/gsm8k).
+        steps: "markers" takes the equations `<<48/2=24>>`; the other rules take the text without them.
+        validation_fraction: the share of train to validate on. Ours: 5 % is about 370 rows; GSM8K has no such split.
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["gsm8k"] = "gsm8k"
+    root: str | None = None
+    hub: str | None = "openai/gsm8k"
+    hub_config: str | None = "main"
+    steps: Rule = "markers"
+    validation_fraction: float = 0.05
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gsm8kAugConfig:
+    """GSM8K-Aug: 385,620 train rows written by GPT-4, 500 for validation, GSM8K's test; equations only.
+
+    Attributes:
+        root: a folder with files of the names above; None for UNSPOKEN_DATA/gsm8k_aug or the hub.
+        hub: a data set on the hub, used when there is no folder; None to never ask the network.
+        hub_config: its configuration, if it has several.
+        steps: how to split reasoning that a row gives as one text (iCoT text, a `cot` column).
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["gsm8k_aug"] = "gsm8k_aug"
+    root: str | None = None
+    hub: str | None = "whynlp/gsm8k-aug"
+    hub_config: str | None = None
+    steps: Rule = "markers"
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+
+
+class Gsm8k:
+    """School problems in sentences (Cobbe et al. 2021).
+
+    Attributes:
+        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
+    """
+
+    name: ClassVar[str] = "gsm8k"
+    answers: ClassVar[str] = "number"
+    Config: ClassVar[type[Any]] = Gsm8kConfig
+
+    def __init__(self, config: Gsm8kConfig) -> None:
+        self.config = config
+        self._source = _source(config)
+        there = SPLITS if config.validation_fraction else ("train", "test")
+        advice = "GSM8K has no validation split of its own; set validation_fraction=0.05"
+        self._splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Strict: the number after the last mark (`answers.MARKS`). Flexible: the last number."""
+        return score_number(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _read(self, split: Split) -> list[Example]:
+        rows = _read(self._source, self.config.steps, "test" if split == "test" else "train")
+        return rows if split == "test" else carve(rows, self.config.validation_fraction, split)
+
+
+class Gsm8kAug:
+    """GSM8K enlarged by GPT-4 (Deng et al. 2024): equations as steps; other files, and a validation split of its own.
+
+    Attributes:
+        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
+    """
+
+    name: ClassVar[str] = "gsm8k_aug"
+    answers: ClassVar[str] = "number"
+    Config: ClassVar[type[Any]] = Gsm8kAugConfig
+
+    def __init__(self, config: Gsm8kAugConfig) -> None:
+        self.config = config
+        source = _source(config)
+        self._splits = Splits(config=config, read=lambda split: _read(source, config.steps, split))
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Strict: the number after the last mark (`answers.MARKS`). Flexible: the last number."""
+        return score_number(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+
+def _source(config: Gsm8kConfig | Gsm8kAugConfig) -> Source:
+    files = _FILES[config.name]
+    return Source(task=config.name, files=files, root=config.root, hub=config.hub, hub_config=config.hub_config)
+
+
+def _read(source: Source, steps: Rule, split: Split) -> list[Example]:
+    rows, where = source.rows(split)
+    return examples_of(rows, split=split, steps=steps, source=where)

@@ -1,0 +1,114 @@
+"""GSM8K-Aug-NL: the training problems of GSM8K-Aug with rationales in sentences (CODI's "icot-full").
+
+Train rows come from a folder (`root`, or the subfolder `gsm8k_aug_nl` or `gsm8k_aug` of UNSPOKEN_DATA) or from the hub
+(columns question, cot, answer). File names that are known, preferred first:
+
+    train       train_nl.txt, train_nl.jsonl, train_nl.json; then train_no_aug.txt (the 6,973 un-augmented rows: their
+                lines were joined by spaces, so two lines without a full stop between them are one step)
+    validation  valid.txt, gsm_valid.json: those of gsm8k_aug
+    test        test.txt, gsm_test.json: those of gsm8k_aug
+
+Validation and test are the questions and answers of `gsm8k_aug`. Their reasoning is equations, which would mix two
+forms in one task, so their `steps` are left empty. Train rows without an answer (the hub has some) and rows whose
+question is held out are dropped, and `dropped` counts both. No sentence is cut: CODI drops the last one, which is a
+choice of that method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.tasks.base import Score, Split
+from unspoken.tasks.reading.rows import check_ranges, examples_of
+from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.scoring.answers import score_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gsm8kAugNlConfig:
+    """GSM8K-Aug with natural-language rationales: 384,625 train rows on the hub (CODI, section 4).
+
+    Attributes:
+        root: a folder with files of the names above; None for UNSPOKEN_DATA or the hub.
+        hub: a data set on the hub for train, used when there is no folder; None to never ask the network.
+        evaluation_hub: one for validation and test: GSM8K-Aug itself.
+        steps: "sentences", or "lines" where the rationales have them.
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["gsm8k_aug_nl"] = "gsm8k_aug_nl"
+    root: str | None = None
+    hub: str | None = "zen-E/GSM8k-Aug-NL"
+    evaluation_hub: str | None = "whynlp/gsm8k-aug"
+    steps: Literal["sentences", "lines"] = "sentences"
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+
+
+class Gsm8kAugNl:
+    """GSM8K-Aug with steps in sentences (Shen et al. 2025).
+
+    Attributes:
+        dropped: for each split read so far, how many rows were dropped, see the module's text.
+    """
+
+    name: ClassVar[str] = "gsm8k_aug_nl"
+    answers: ClassVar[str] = "number"
+    Config: ClassVar[type[Gsm8kAugNlConfig]] = Gsm8kAugNlConfig
+
+    def __init__(self, config: Gsm8kAugNlConfig) -> None:
+        self.config = config
+        self._train = Source(
+            task=config.name,
+            files={"train": ("train_nl.txt", "train_nl.jsonl", "train_nl.json", "train_no_aug.txt")},
+            root=config.root,
+            folders=("gsm8k_aug_nl", "gsm8k_aug"),
+            hub=config.hub,
+        )
+        self._evaluation = Source(
+            task=config.name,
+            files={"validation": ("valid.txt", "gsm_valid.json"), "test": ("test.txt", "gsm_test.json")},
+            root=config.root,
+            folders=("gsm8k_aug", "gsm8k_aug_nl"),
+            hub=config.evaluation_hub,
+            instead="set evaluation_hub=NAME to a data set that can be loaded",
+        )
+        self._without_answer = 0
+        self._splits = Splits(config=config, read=self._read)
+
+    @property
+    def dropped(self) -> dict[Split, int]:
+        """Rows dropped so far: held-out questions, and train rows without an answer."""
+        held_out = self._splits.dropped
+        return {split: n + (self._without_answer if split == "train" else 0) for split, n in held_out.items()}
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Strict: the number after the last mark (`answers.MARKS`). Flexible: the last number."""
+        return score_number(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _read(self, split: Split) -> list[Example]:
+        if split != "train":
+            rows, where = self._evaluation.rows(split)
+            return [replace(example, steps=()) for example in examples_of(rows, split=split, steps="markers", source=where)]
+        rows, where = self._train.rows(split)
+        every = list(rows)
+        answered = [(place, row) for place, row in every if not (isinstance(row, dict) and row.get("answer") in (None, ""))]
+        self._without_answer = len(every) - len(answered)
+        return examples_of(answered, split=split, steps=self.config.steps, source=where)

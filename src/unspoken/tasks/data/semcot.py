@@ -1,0 +1,114 @@
+"""SemCoT's data (He et al. 2025): five tasks with a rationale and, in training, a condensed rationale of about ten words.
+
+    <subset>/train_42.json   train, and validation carved out of it by a hash of the question
+    <subset>/eval_42.json    test
+
+in `root` or UNSPOKEN_DATA/semcot; a subset is one of gsm8k, svamp, multiarith, commonsense_qa, coin_flip. The steps are the
+lines of the rationale (or its sentences, or the calculator annotations of gsm8k). The condensed form is
+`meta["condensed_reasoning"]`, the rationale as one text `meta["reasoning"]`: what SemCoT's encoder is trained on.
+
+Questions are as in the files ("Q: A coin is heads up. ...", options in lines "A. bank"). In coin_flip train rows have two
+people (one has one) and test rows four: it measures length generalisation. Rows repeat those of the original tasks
+(gsm8k: the first 800 of GSM8K's train): never train on one copy and test on another. Six questions of multiarith stand
+in both of its files; their train rows are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.reading.rows import carve, check_ranges, text_field
+from unspoken.tasks.reading.segment import Rule, drop_annotations, split_steps
+from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.scoring.answers import score_number
+from unspoken.tasks.scoring.letters import score_letter
+from unspoken.tasks.scoring.rules import score_verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemCotConfig:
+    """Which of the five tasks, and how its rationales are split.
+
+    Attributes:
+        root: a folder with the folders of the subsets; None for UNSPOKEN_DATA/semcot.
+        subset: the task.
+        steps: "lines", "sentences", or "markers" for gsm8k's equations.
+        validation_fraction: the share of train to validate on. Ours: 10 %, 42 to 80 rows.
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["semcot"] = "semcot"
+    root: str | None = None
+    subset: Literal["gsm8k", "svamp", "multiarith", "commonsense_qa", "coin_flip"] = "gsm8k"
+    steps: Rule = "lines"
+    validation_fraction: float = 0.1
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+
+
+class SemCot:
+    """SemCoT's five tasks with condensed rationales (He et al. 2025).
+
+    Attributes:
+        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
+    """
+
+    name: ClassVar[str] = "semcot"
+    Config: ClassVar[type[SemCotConfig]] = SemCotConfig
+
+    def __init__(self, config: SemCotConfig) -> None:
+        self.config = config
+        self._source = Source(
+            task=self.name,
+            files={"train": (f"{config.subset}/train_42.json",), "test": (f"{config.subset}/eval_42.json",)},
+            root=config.root,
+            instead="use another task: this one is read from files only",
+        )
+        there = SPLITS if config.validation_fraction else ("train", "test")
+        advice = "the eval rows are test here; set validation_fraction=0.1"
+        self._splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """By the subset: numbers; a letter of the options (`letters.py`); yes or no, as for coin_flip."""
+        if self.config.subset == "commonsense_qa":
+            return score_letter(example, text)
+        if self.config.subset == "coin_flip":
+            return score_verdict(example, text, also={"heads": True, "tails": False})
+        return score_number(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _read(self, split: Split) -> list[Example]:
+        rows = self._source.examples("test" if split == "test" else "train", self._row)
+        return rows if split == "test" else carve(rows, self.config.validation_fraction, split)
+
+    def _row(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        reasoning = text_field(row, "reasoning", where)
+        text = reasoning if self.config.steps == "markers" else drop_annotations(reasoning)
+        meta = {"condensed_reasoning": text_field(row, "condensed_reasoning", where)} if "condensed_reasoning" in row else {}
+        return {
+            "question": text_field(row, "query", where),
+            "steps": list(split_steps(text, self.config.steps)),
+            "answer": text_field(row, "answer", where),
+            "reasoning": reasoning,
+            "subset": self.config.subset,
+            **meta,
+        }

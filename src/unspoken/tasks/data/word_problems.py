@@ -1,0 +1,326 @@
+"""Three sets of arithmetic word problems, used above all to test what was trained on GSM8K: SVAMP, MultiArith, GSM-Hard.
+
+    svamp       test        SVAMP.json (hub: its two splits joined, as CODI does)
+                train       mawps-asdiv-a_train.csv: MAWPS and ASDiv-A, the training set that SVAMP's authors ship;
+                            validation is carved out of it by a hash of the question
+    multiarith  test        MultiArith.json; no other split: the data set has none
+    gsm_hard    test        gsmhardv2.jsonl; no other split
+
+Steps are the equation that a row gives, one operation a step (`equations.py`), where it is plain arithmetic whose result
+is the answer; GSM-Hard has no steps (a row has a program, which is kept in `meta` and never run).
+
+**The training set of SVAMP holds all 600 MultiArith questions and hundreds of ASDiv's.** By default they are taken out,
+for which the files of those tasks must be at hand; `avoid` says which are to be avoided. 276 rows of GSM-Hard are GSM8K
+questions word for word: `meta["changed"]` is false there, and `changed_only` leaves them out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.errors import DataError
+from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.reading.equations import infix_steps, plain_number, prefix_steps
+from unspoken.tasks.reading.readers import read_text
+from unspoken.tasks.reading.rows import Row, carve, check_ranges, text_field
+from unspoken.tasks.reading.source import Source, Splits, converted
+from unspoken.tasks.scoring.answers import score_number
+from unspoken.tasks.scoring.rules import score_close
+
+Shared = Literal["multiarith", "asdiv"]
+_ONLY_TEST = "it is a test set without a split; train on another task, such as gsm8k_aug"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SvampConfig:
+    """SVAMP (Patel et al. 2021): simple problems, varied so that shallow cues fail.
+
+    Attributes:
+        root: a folder with SVAMP.json and, for train, mawps-asdiv-a_train.csv; None for UNSPOKEN_DATA/svamp or the hub.
+        hub: a data set on the hub for test, used when there is no folder; None to never ask the network.
+        avoid: tasks whose questions are taken out of train and validation. Their files are looked for beside `root`
+            and in UNSPOKEN_DATA; [] keeps all 3,138 rows.
+        validation_fraction: the share of the training file to validate on. Ours: 5 %, as for gsm8k.
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["svamp"] = "svamp"
+    root: str | None = None
+    hub: str | None = "ChilleD/SVAMP"
+    avoid: tuple[Shared, ...] = ("multiarith", "asdiv")
+    validation_fraction: float = 0.05
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+
+
+class Svamp:
+    """Easy problems, varied so that shortcuts fail (Patel et al. 2021).
+
+    Attributes:
+        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
+        avoided: how many rows of the training file were taken out because a task of `avoid` has their question.
+    """
+
+    name: ClassVar[str] = "svamp"
+    answers: ClassVar[str] = "number"
+    Config: ClassVar[type[SvampConfig]] = SvampConfig
+
+    def __init__(self, config: SvampConfig) -> None:
+        self.config = config
+        self.avoided = 0
+        self._source = Source(
+            task="svamp",
+            files={"train": ("mawps-asdiv-a_train.csv",), "test": ("SVAMP.json",)},
+            root=config.root,
+            hub=config.hub,
+            hub_splits={"test": ("train", "test")},
+        )
+        there = SPLITS if config.validation_fraction else ("train", "test")
+        advice = "SVAMP has no validation split of its own; set validation_fraction=0.05"
+        self._splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Strict: the number after the last mark. Flexible: the last number."""
+        return score_number(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _read(self, split: Split) -> list[Example]:
+        if split == "test":
+            return self._source.examples("test", _svamp_row)
+        path = self._source.path("train")
+        rows = converted(_csv_rows(path), _mawps_row, "train", str(path))
+        taken = {key for task in self.config.avoid for key in self._questions(task)}
+        kept = [example for example in rows if _letters(example.question) not in taken]
+        self.avoided = len(rows) - len(kept)
+        return carve(kept, self.config.validation_fraction, split)
+
+    def _questions(self, task: Shared) -> set[str]:
+        """The questions of another task, by their letters: MAWPS writes "shelves ," for "shelves,"."""
+        from unspoken.tasks.data.asdiv import AsDiv, AsDivConfig
+
+        beside = self._source.path("train").parent.parent / task
+        root = str(beside) if beside.is_dir() else None
+        try:
+            other = MultiArith(MultiArithConfig(root=root, hub=None)) if task == "multiarith" else None
+            rows = (other or AsDiv(AsDivConfig(root=root, hub=None))).examples("test")
+        except DataError as error:
+            raise DataError(
+                f"train of task 'svamp' holds questions of {task}, whose files are needed to take them out ({error}); "
+                "give them, or set avoid=[] to keep every row and test on no other task"
+            ) from None
+        return {_letters(example.question) for example in rows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiArithConfig:
+    """MultiArith (Roy and Roth 2015): 600 problems of two operations, 20 of them twice.
+
+    Attributes:
+        root: a folder with MultiArith.json; None for UNSPOKEN_DATA/multiarith or the hub.
+        hub: a data set on the hub, used when there is no folder; None to never ask the network.
+        limit_test: use the first rows only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["multiarith"] = "multiarith"
+    root: str | None = None
+    hub: str | None = "ChilleD/MultiArith"
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_test")
+
+
+class MultiArith:
+    """Problems of two operations and more (Roy and Roth 2015): a test set."""
+
+    name: ClassVar[str] = "multiarith"
+    answers: ClassVar[str] = "number"
+    Config: ClassVar[type[MultiArithConfig]] = MultiArithConfig
+
+    def __init__(self, config: MultiArithConfig) -> None:
+        self.config = config
+        source = Source(
+            task="multiarith",
+            files={"test": ("MultiArith.json",)},
+            root=config.root,
+            hub=config.hub,
+            hub_splits={"test": ("train", "test")},
+        )
+        self._splits = Splits(
+            config=config,
+            read=lambda split: source.examples(split, _multiarith_row),
+            there=("test",),
+            absent={"train": _ONLY_TEST, "validation": _ONLY_TEST},
+        )
+
+    def examples(self, split: Split) -> list[Example]:
+        """The test split, in file order, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Strict: the number after the last mark. Flexible: the last number."""
+        return score_number(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GsmHardConfig:
+    """GSM-Hard (Gao et al. 2022, PAL): GSM8K's test questions with one number made large.
+
+    Attributes:
+        root: a folder with gsmhardv2.jsonl; None for UNSPOKEN_DATA/gsm_hard or the hub.
+        hub: a data set on the hub, used when there is no folder; None to never ask the network.
+        changed_only: leave out the questions that are GSM8K's, unchanged.
+        limit_test: use the first rows only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["gsm_hard"] = "gsm_hard"
+    root: str | None = None
+    hub: str | None = "reasoning-machines/gsm-hard"
+    changed_only: bool = False
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_test")
+
+
+class GsmHard:
+    """GSM8K's test problems with large numbers (Gao et al. 2023): a test set."""
+
+    name: ClassVar[str] = "gsm_hard"
+    Config: ClassVar[type[GsmHardConfig]] = GsmHardConfig
+
+    def __init__(self, config: GsmHardConfig) -> None:
+        self.config = config
+        self._source = Source(
+            task="gsm_hard",
+            files={"test": ("gsmhardv2.jsonl",)},
+            root=config.root,
+            hub=config.hub,
+            hub_splits={"test": ("train", "test")},
+        )
+        absent: Mapping[Split, str] = {"train": _ONLY_TEST, "validation": _ONLY_TEST}
+        self._splits = Splits(config=config, read=self._read, there=("test",), absent=absent)
+
+    def examples(self, split: Split) -> list[Example]:
+        """The test split, in file order, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """A number within a millionth of the target. Strict: after the last mark. Flexible: there, else the last number."""
+        return score_close(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _read(self, split: Split) -> list[Example]:
+        rows = self._source.examples(split, _gsm_hard_row)
+        return [row for row in rows if row.meta["changed"]] if self.config.changed_only else rows
+
+
+def number_field(row: Mapping[str, Any], field: str, where: str) -> str:
+    """A field that must be a number, as plain digits."""
+    value = row.get(field)
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError(f"not a number: {value!r}")
+        return plain_number(value)
+    except ValueError as error:
+        raise DataError(f"{where}: field '{field}' must be a number, got {value!r:.60} ({error})") from None
+
+
+def _svamp_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    answer = number_field(row, "Answer", where)
+    equation = text_field(row, "Equation", where)
+    return {
+        "question": f"{text_field(row, 'Body', where)} {text_field(row, 'Question', where)}",
+        "steps": list(infix_steps(equation, answer)),
+        "answer": answer,
+        "id": row.get("ID"),
+        "type": row.get("Type"),
+        "equation": equation,
+    }
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    for row in reader:
+        yield f"{path}:{reader.line_num}", row
+
+
+def _mawps_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    numbers = text_field(row, "Numbers", where).split()
+
+    def number(match: re.Match[str]) -> str:
+        if int(match[1]) >= len(numbers):
+            raise DataError(f"{where}: field 'Question' names number{match[1]}, and 'Numbers' has {len(numbers)}")
+        return plain_number(numbers[int(match[1])])
+
+    answer = number_field(row, "Answer", where)
+    equation = text_field(row, "Equation", where)
+    return {
+        "question": re.sub(r"number(\d+)", number, text_field(row, "Question", where)),
+        "steps": list(prefix_steps(equation, numbers, answer)),
+        "answer": answer,
+        "equation": equation,
+    }
+
+
+def _multiarith_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    if "sQuestion" not in row and "question" in row:  # the hub's columns: question, final_ans
+        return {"question": text_field(row, "question", where), "answer": number_field(row, "final_ans", where)}
+    question = text_field(row, "sQuestion", where)
+    solutions, equations = row.get("lSolutions"), row.get("lEquations")
+    if not isinstance(solutions, list) or len(solutions) != 1:
+        raise DataError(f"{where}: field 'lSolutions' must be a list of one number, got {solutions!r:.60}")
+    answer = number_field({"lSolutions": solutions[0]}, "lSolutions", where)
+    equation = equations[0] if isinstance(equations, list) and equations and isinstance(equations[0], str) else ""
+    steps = infix_steps(equation.partition("=")[2], answer)  # "X=((32.0+42.0)-35.0)"
+    return {"question": question, "steps": list(steps), "answer": answer, "equation": equation}
+
+
+def _gsm_hard_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    question, code = text_field(row, "input", where), text_field(row, "code", where)
+    original = re.search(r'"""(.*?)"""', code, re.DOTALL)
+    same = original is not None and " ".join(original[1].split()) == " ".join(question.split())
+    return {
+        "question": question,
+        "steps": [],
+        "answer": number_field(row, "target", where),
+        "changed": not same,
+        "code": code,
+    }
+
+
+def _letters(question: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", question.casefold())

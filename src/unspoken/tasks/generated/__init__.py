@@ -1,0 +1,1 @@
+"""Tasks whose problems a seed writes: arithmetic, logic, coin flips."""

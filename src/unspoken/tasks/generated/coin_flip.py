@@ -1,0 +1,155 @@
+"""Coin flips (Wei et al. 2022): people flip a coin or do not; is it still heads up? A task of tracking one bit.
+
+    A coin is heads up. Ann flips the coin. Ben does not flip the coin. Is the coin still heads up? Note that "flip" ...
+
+    test        coin_flip.json: 500 rows of four people each (Kojima et al. 2022), in `root` or UNSPOKEN_DATA/coin_flip
+    train       generated, in the same words; so is validation
+
+With `min_people` = `max_people` = 2 the model learns on two people and is tested on four, as in the length generalisation
+of Wei et al. and SemCoT. With `source="generated"` the test split is generated too (`test_people` each). The steps follow
+from the question by rule, for every row: who did what, and how the coin lies then.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.errors import ConfigError
+from unspoken.tasks.base import Score, Split
+from unspoken.tasks.generated.generated import check_sizes, take, words
+from unspoken.tasks.reading.readers import listed_rows
+from unspoken.tasks.reading.rows import check_ranges, examples_of, question_key, text_field
+from unspoken.tasks.reading.source import Source, Splits, converted
+from unspoken.tasks.scoring.rules import score_verdict
+
+_NAMES = words(
+    "Aaron Abby Adam Agnes Alan Alice Amir Amy Andre Anita Ann Anton Arthur Astrid Ava Barbara Basil Bea Ben Beth "
+    "Bill Bjorn Brenda Brian Bruno Camila Carl Carmen Cecil Celia Chen Chloe Clara Claude Colin Cora Cyrus Daisy Dan "
+    "Daria Dave Dawn Dennis Diana Diego Dora Doris Doug Edgar Edith Elena Eli Elsa Emil Emma Eric Esther Ethan Eve "
+    "Felix Fiona Flora Frank Frida Fritz Gail George Gina Gloria Grace Greg Greta Gus Hana Hank Harry Hazel Heidi "
+    "Helen Henry Hugo Ian Ida Igor Ines Ingrid Irene Iris Isaac Ivan Ivy Jade Jan Jane Jasper Jean Jill Joan Joel "
+    "John Jonas Joy Judith Julia June Kai Karen Karl Kate Keith Ken Kim Kira Kurt Lara Lars Laura Leah Lee Lena Leo "
+    "Liam Lily Linda Lisa Lois Lola Louis Lucy Luis Luke Lydia Mabel Marc Maria Mark Marta Mary Matt Maya Mei Mia "
+    "Mike Mila Mina Mona Nadia Nancy Nate Neil Nell Nick Nina Noah Nora Olaf Olga Omar Oscar Otto Owen Paul Pearl "
+    "Pete Petra Phil Rachel Ralph Raul Ray Rita Rob Rosa Ross Roy Ruby Ruth Ryan Sara Saul Scott Sean Sonia Stan Sue "
+    "Sven Tara Ted Tess Theo Tim Tina Toby Todd Tony Uma Ursula Vera Vic Victor Viola Walt Wanda Wendy Will Xenia "
+    "Yara Yusuf Yves Zack Zara Zoe"
+)
+_ACT = re.compile(r"(?<=\.)\s+(?P<who>[^.]+?) (?P<act>flips|does not flip) the coin(?=\.)")
+_FORM = 'A coin is heads up. {acts} Is the coin still heads up? Note that "flip" here means "reverse".'
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoinFlipConfig:
+    """What is generated, and where the test file is.
+
+    Attributes:
+        root: a folder with coin_flip.json; None for UNSPOKEN_DATA/coin_flip.
+        source: "files" tests on the published rows, "generated" makes every split.
+        min_people, max_people: how many people a generated train or validation row has, drawn evenly.
+        test_people: how many a generated test row has.
+        train_size, validation_size, test_size: rows of generated splits. Ours.
+        seed: another seed generates other rows.
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["coin_flip"] = "coin_flip"
+    root: str | None = None
+    source: Literal["files", "generated"] = "files"
+    min_people: int = 4
+    max_people: int = 4
+    test_people: int = 4
+    train_size: int = 4_000
+    validation_size: int = 500
+    test_size: int = 500
+    seed: int = 0
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+        check_sizes(self)
+        people = (self.min_people, self.max_people)
+        if not 1 <= people[0] <= people[1] <= len(_NAMES) or not 1 <= self.test_people <= len(_NAMES):
+            raise ConfigError(
+                f"coin_flip: need 1 <= min_people <= max_people <= {len(_NAMES)} and test_people within them, "
+                f"got {people[0]}, {people[1]} and {self.test_people}"
+            )
+
+
+class CoinFlip:
+    """Is a coin, flipped or not by several people, still heads up? (Wei et al. 2022)."""
+
+    name: ClassVar[str] = "coin_flip"
+    Config: ClassVar[type[CoinFlipConfig]] = CoinFlipConfig
+
+    def __init__(self, config: CoinFlipConfig) -> None:
+        self.config = config
+        self._source = Source(
+            task=self.name,
+            files={"test": ("coin_flip.json",)},
+            root=config.root,
+            instead="set source=generated to make every split",
+        )
+        self._splits = Splits(config=config, read=self._read)
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order or as generated, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Yes or no. Strict: that word alone after the mark. Flexible: the last verdict, or how the coin lies at last."""
+        return score_verdict(example, text, also={"heads": True, "tails": False})
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _read(self, split: Split) -> list[Example]:
+        config = self.config
+        if split == "test" and config.source == "files":
+            path = self._source.path("test")
+            return converted(listed_rows(path), _row, split, str(path))
+        people = (config.test_people,) * 2 if split == "test" else (config.min_people, config.max_people)
+        taken: set[str] = set()
+        if split != "test" and config.source == "files":
+            taken = {question_key(example.question) for example in self._read("test")}
+        problems = generate(f"{config.seed}/{split}", *people)
+        rows = take(problems, getattr(config, f"{split}_size"), task=self.name, split=split, key=question_key, taken=taken)
+        return examples_of(rows, split=split, steps="lines", source=f"generated {split} rows of coin_flip")
+
+
+def generate(seed: str, min_people: int, max_people: int) -> Iterator[dict[str, Any]]:
+    """Endless rows: different people, each of whom flips the coin or does not with equal chance."""
+    rng = random.Random(f"coin_flip/{seed}")
+    while True:
+        people = rng.sample(_NAMES, rng.randint(min_people, max_people))
+        acts = [f"{who} {rng.choice(('flips', 'does not flip'))} the coin." for who in people]
+        question = _FORM.format(acts=" ".join(acts))
+        steps, heads = followed(question)
+        yield {"question": question, "steps": steps, "answer": "yes" if heads else "no"}
+
+
+def followed(question: str) -> tuple[list[str], bool]:
+    """What happens to the coin, one step a person, and whether it lies heads up in the end."""
+    steps: list[str] = []
+    heads = True
+    for match in _ACT.finditer(question):
+        heads = heads is not (match["act"] == "flips")
+        steps.append(f"{match['who']} {match['act']} the coin: {'heads' if heads else 'tails'} up.")
+    return steps, heads
+
+
+def _row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    question = text_field(row, "question", where)
+    return {"question": question, "steps": followed(question)[0], "answer": text_field(row, "answer", where)}

@@ -1,0 +1,72 @@
+"""What the tasks with a generator share: splits that are disjoint by a hash of the problem, and no problem twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from hashlib import sha256
+from typing import Any
+
+from unspoken.errors import ConfigError
+from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.reading.rows import Row
+
+_PATIENCE = 5_000  # a split holds a tenth of all problems at least, so this many draws in vain mean that few are left
+
+
+def side_of(key: str) -> Split:
+    """The split that a generated problem belongs to: 80 % train, 10 % validation, 10 % test, for every seed."""
+    bucket = int.from_bytes(sha256(key.encode()).digest()[:8], "big") % 10
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
+def take(
+    problems: Iterator[Mapping[str, Any]],
+    count: int,
+    *,
+    task: str,
+    split: Split,
+    key: Callable[[str], str],
+    taken: Set[str] = frozenset(),
+) -> list[Row]:
+    """The first `count` problems that belong to a split, none twice, none of `taken`, each with where it stands.
+
+    Args:
+        problems: endless rows with a `question`.
+        count: how many.
+        task: the task's name, for messages.
+        split: the split to fill.
+        key: what makes two questions the same problem.
+        taken: keys of problems that must not appear, such as those of a published test file.
+
+    Raises:
+        ConfigError: there are not that many different problems.
+    """
+    found: list[Row] = []
+    seen: set[str] = set()
+    vain = 0  # draws since the last new problem
+    for row in problems:
+        if len(found) >= count:
+            break
+        if vain > _PATIENCE:
+            raise ConfigError(
+                f"{task}: found only {len(found)} different problems for {split}_size={count}; make the split smaller"
+            )
+        vain += 1
+        name = key(row["question"])
+        if side_of(name) == split and name not in seen and name not in taken:
+            vain = 0
+            seen.add(name)
+            found.append((f"{task}: generated {split} row {len(found)}", row))
+    return found
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A pool of words that is written as one text."""
+    return tuple(text.split())
+
+
+def check_sizes(config: Any) -> None:
+    """Raises ConfigError where a generated split would be empty."""
+    for split in SPLITS:
+        if (size := getattr(config, f"{split}_size")) < 1:
+            raise ConfigError(f"{config.name}: {split}_size must be 1 or more, got {size}")

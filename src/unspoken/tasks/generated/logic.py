@@ -1,0 +1,206 @@
+"""Made-up logic: ProsQA (paths in a graph) and ProntoQA (proofs in an ontology), both of Coconut's experiments.
+
+    prosqa    validation  prosqa_valid.json            test  prosqa_test.json
+              train       prosqa_train.json, else generated (`prosqa_graphs.py`)
+    prontoqa  validation  prontoqa_valid.json          test  prontoqa_test.json
+              train       prontoqa_train.json, else generated (`prontoqa_worlds.py`)
+
+The files are looked for in `root` or in the subfolder of UNSPOKEN_DATA with the task's name. With `source="generated"` all
+three splits are generated and no file is needed: those rows are like the published ones but are not them, and a report
+on them must say so. Generated rows are the same for the same seed, no problem twice, splits disjoint for every seed; a
+problem of the validation and test files, its sentences in any order, is never generated while the files are at hand.
+The steps are those of the files: sentences of the shortest path, or of the proof in pairs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.errors import DataError
+from unspoken.tasks.base import Score, Split
+from unspoken.tasks.generated.generated import check_sizes, take
+from unspoken.tasks.generated.prontoqa_worlds import problems as prontoqa_problems
+from unspoken.tasks.generated.prosqa_graphs import MAX_STEPS
+from unspoken.tasks.generated.prosqa_graphs import problems as prosqa_problems
+from unspoken.tasks.reading.readers import read_rows
+from unspoken.tasks.reading.rows import check_ranges, examples_of
+from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.scoring.answers import equal, extract_strict
+from unspoken.tasks.scoring.rules import bare, score_verdict
+
+Problems = Callable[[Split], Iterator[Mapping[str, Any]]]
+_FILE: Mapping[Split, str] = {"train": "train", "validation": "valid", "test": "test"}
+_GENERATE = "set source=generated to make every split (rows like the published ones, and not to be mistaken for them)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProsQaConfig:
+    """ProsQA (Hao et al. 2024).
+
+    Attributes:
+        root: a folder with the files; None for UNSPOKEN_DATA/prosqa.
+        source: "files", or "generated" for all splits.
+        train: "auto" takes a train file where there is one, "generated" never does.
+        graph_4: the rows of 3 and 4 steps that the superposition paper uses (prosqa_*_graph_4_coconut.json); generated
+            rows then have 3 or 4 steps too.
+        train_size: generated train rows. Coconut's file has 17,886.
+        validation_size, test_size: rows of those splits where they are generated.
+        seed: another seed generates other rows.
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["prosqa"] = "prosqa"
+    root: str | None = None
+    source: Literal["files", "generated"] = "files"
+    train: Literal["auto", "generated"] = "auto"
+    graph_4: bool = False
+    train_size: int = 17_886
+    validation_size: int = 300
+    test_size: int = 500
+    seed: int = 0
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+        check_sizes(self)
+
+
+class ProsQa:
+    """Paths in a made-up graph: which of two is it? (Hao et al. 2024)."""
+
+    name: ClassVar[str] = "prosqa"
+    Config: ClassVar[type[ProsQaConfig]] = ProsQaConfig
+
+    def __init__(self, config: ProsQaConfig) -> None:
+        self.config = config
+        self._splits = _splits(config, "_graph_4_coconut.json" if config.graph_4 else ".json", self._problems)
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order or as generated, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Which of the two concepts that the question offers.
+
+        Strict: after the last mark stands the whole sentence, "Tom is a lempus." Flexible: the concept named last there,
+        or else in the text; "not a lempus" does not name it.
+        """
+        person, options = _asked(example.question)
+        marked = extract_strict(text)
+        strict = marked is not None and equal(re.sub(r"\ban\b", "a", bare(marked)), example.answer)
+        named = re.compile(rf"(\bnot\s+(?:an?\s+)?)?\b({'|'.join(map(re.escape, options))})\b", re.IGNORECASE)
+
+        def last(part: str) -> str | None:
+            found = [concept.lower() for no, concept in named.findall(bare(part)) if not no]
+            return f"{person} is a {found[-1]}." if found else None
+
+        found = (last(marked) if marked is not None else None) or last(text)
+        return Score(strict=strict, flexible=strict or equal(found, example.answer), extracted=found)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _problems(self, split: Split) -> Iterator[Mapping[str, Any]]:
+        return prosqa_problems(f"{self.config.seed}/{split}", max_steps=4 if self.config.graph_4 else MAX_STEPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProntoQaConfig:
+    """ProntoQA (Saparov and He 2023), 5 hops, as Coconut uses it.
+
+    Attributes:
+        root: a folder with the files; None for UNSPOKEN_DATA/prontoqa.
+        source: "files", or "generated" for all splits.
+        train: "auto" takes a train file where there is one, "generated" never does.
+        train_size: generated train rows. Coconut's has 9,000.
+        validation_size, test_size: rows of those splits where they are generated.
+        seed: another seed generates other rows.
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["prontoqa"] = "prontoqa"
+    root: str | None = None
+    source: Literal["files", "generated"] = "files"
+    train: Literal["auto", "generated"] = "auto"
+    train_size: int = 9_000
+    validation_size: int = 200
+    test_size: int = 800
+    seed: int = 0
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+        check_sizes(self)
+
+
+class ProntoQa:
+    """Proofs of five hops in a made-up ontology: true or false? (Saparov and He 2023)."""
+
+    name: ClassVar[str] = "prontoqa"
+    Config: ClassVar[type[ProntoQaConfig]] = ProntoQaConfig
+
+    def __init__(self, config: ProntoQaConfig) -> None:
+        self.config = config
+        self._splits = _splits(config, ".json", lambda split: prontoqa_problems(f"{config.seed}/{split}"))
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order or as generated, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """True or false (yes and no are the same). Strict: that word alone after the mark. Flexible: the last verdict."""
+        return score_verdict(example, text, ("True", "False"))
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+
+def world_key(question: str) -> str:
+    """What a question tells, in any order and without what it asks: the same world is the same problem."""
+    told = re.split(r"\s(?=Is \w+ an? |True or false:)", question)[0]
+    return " ".join(sorted(sentence.strip() for sentence in told.split(".") if sentence.strip()))
+
+
+def _asked(question: str) -> tuple[str, tuple[str, str]]:
+    match = re.search(r"Is (\w+) an? (\w+) or (?:an? )?(\w+)\?\s*$", question)
+    if match is None:
+        raise DataError(f"a question of prosqa must end in 'Is NAME a X or Y?', got {question[-60:]!r}")
+    return match[1], (match[2], match[3])
+
+
+def _splits(config: ProsQaConfig | ProntoQaConfig, end: str, problems: Problems) -> Splits:
+    """Validation and test from their files, train from its file or generated; or all of them generated."""
+    files: dict[Split, tuple[str, ...]] = {split: (f"{config.name}_{name}{end}",) for split, name in _FILE.items()}
+    source = Source(task=config.name, files=files, root=config.root, instead=_GENERATE)
+
+    def read(split: Split) -> list[Example]:
+        taken: set[str] = set()
+        if config.source == "files":
+            if split != "train":
+                path = source.path(split)
+                return examples_of(read_rows(path), split=split, steps="lines", source=path)
+            if config.train == "auto" and (path := source.find("train")) is not None:
+                return examples_of(read_rows(path), split=split, steps="lines", source=path)
+            taken = {world_key(example.question) for other in ("validation", "test") for example in read(other)}
+        size: int = getattr(config, f"{split}_size")
+        rows = take(problems(split), size, task=config.name, split=split, key=world_key, taken=taken)
+        return examples_of(rows, split=split, steps="lines", source=f"generated {split} rows of {config.name}")
+
+    return Splits(config=config, read=read, key=lambda example: world_key(example.question))

@@ -1,0 +1,159 @@
+"""Multiplication of numbers with many digits, digit by digit (Deng et al. 2023, 2024: implicit CoT).
+
+    5 6 3 2 * 7 4 3 4         2365 * 4347; every number is written least significant digit first
+    steps  5 5 5 6 1          one step a digit of the second factor: its shifted partial product, and in brackets the
+           + 0 0 6 4 9 0 (..) running sum (not in the first step, and not in the last, where it is the answer)
+    answer 5 5 6 0 8 2 0 1    2 n digits, zeros included
+
+    validation  <n>_by_<n>_mult/valid.txt           test  <n>_by_<n>_mult/test_bigbench.txt
+    train       generated in the same format; a published train.txt is not read: it has 808,000 rows
+
+The folders are looked for in `root` or UNSPOKEN_DATA/multiplication, for 4, 5, 7, 9 and 11 digits. With
+`source="generated"` all splits are generated, for any number of digits, and no file is needed. Factors are drawn evenly
+from all numbers of n digits. A pair of factors, in either order, belongs to one split; those of the validation and test
+files are never generated while the files are at hand.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.errors import ConfigError, DataError
+from unspoken.tasks.base import Score, Split
+from unspoken.tasks.generated.generated import check_sizes, take
+from unspoken.tasks.reading.readers import read_rows
+from unspoken.tasks.reading.rows import Row, check_ranges, examples_of
+from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.scoring.rules import score_digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiplicationConfig:
+    """How many digits, and what is generated.
+
+    Attributes:
+        root: a folder with the folders <n>_by_<n>_mult; None for UNSPOKEN_DATA/multiplication.
+        digits: of both factors, 1 to 20; 4, 5, 7, 9 or 11 with files.
+        source: "files", or "generated" for all splits.
+        train_size: generated train rows. Ours; the paper's files have 808,000.
+        validation_size, test_size: rows of those splits where they are generated.
+        seed: another seed generates other rows.
+        limit_train, limit_validation, limit_test: use the first rows of a split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["multiplication"] = "multiplication"
+    root: str | None = None
+    digits: int = 4
+    source: Literal["files", "generated"] = "files"
+    train_size: int = 50_000
+    validation_size: int = 1_000
+    test_size: int = 1_000
+    seed: int = 0
+    limit_train: int | None = None
+    limit_validation: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+        check_sizes(self)
+        if not 1 <= self.digits <= 20:
+            raise ConfigError(f"multiplication: digits must be 1 to 20, got {self.digits}")
+
+
+class Multiplication:
+    """Numbers with 4 to 11 digits, digit by digit (Deng et al. 2024)."""
+
+    name: ClassVar[str] = "multiplication"
+    Config: ClassVar[type[MultiplicationConfig]] = MultiplicationConfig
+
+    def __init__(self, config: MultiplicationConfig) -> None:
+        self.config = config
+        folder = f"{config.digits}_by_{config.digits}_mult"
+        self._source = Source(
+            task=self.name,
+            files={"validation": (f"{folder}/valid.txt",), "test": (f"{folder}/test_bigbench.txt",)},
+            root=config.root,
+            instead="set source=generated to make every split",
+        )
+        self._splits = Splits(config=config, read=self._read, key=lambda example: pair_key(example.question))
+        self.dropped = self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order or as generated, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """Digits, white space aside. Strict: nothing else after the mark. Flexible: the last digits in a row."""
+        return score_digits(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return self._splits.fingerprint(split)
+
+    def _read(self, split: Split) -> list[Example]:
+        config = self.config
+        files = config.source == "files"
+        if files and split != "train":
+            path = self._source.path(split)
+            rows = [(where, _split_row(row, where)) for where, row in read_rows(path, "txt")]
+            return examples_of(rows, split=split, steps="lines", source=path)
+        held_out = [example for other in ("validation", "test") for example in self._read(other)] if files else []
+        rows: list[Row] = take(
+            generate(f"{config.seed}/{split}", config.digits),
+            getattr(config, f"{split}_size"),
+            task=self.name,
+            split=split,
+            key=pair_key,
+            taken={pair_key(example.question) for example in held_out},
+        )
+        return examples_of(rows, split=split, steps="lines", source=f"generated {split} rows of multiplication")
+
+
+def generate(seed: str, digits: int) -> Iterator[dict[str, Any]]:
+    """Endless rows. The same rows for the same seed, on every machine."""
+    rng = random.Random(f"multiplication/{digits}/{seed}")
+    low, high = 10 ** (digits - 1), 10**digits - 1
+    while True:
+        yield problem(rng.randint(low, high), rng.randint(low, high), digits)
+
+
+def problem(a: int, b: int, digits: int) -> dict[str, Any]:
+    """One row: question, steps and answer of a * b, as in the module's text."""
+    steps: list[str] = []
+    total = 0
+    for place, digit in enumerate(reversed(f"{b:0{digits}d}")):
+        partial = a * int(digit) * 10**place
+        total += partial
+        width = digits + 1 + place
+        step = _reversed(partial, width)
+        if place > 0:
+            step = f"+ {step}"
+        if 0 < place < digits - 1:
+            step = f"{step} ( {_reversed(total, width)} )"
+        steps.append(step)
+    question = f"{_reversed(a, digits)} * {_reversed(b, digits)}"
+    return {"question": question, "steps": steps, "answer": _reversed(total, 2 * digits)}
+
+
+def pair_key(question: str) -> str:
+    """The two factors in one order: a * b and b * a are the same problem."""
+    return " * ".join(sorted(question.split(" * ")))
+
+
+def _reversed(number: int, width: int) -> str:
+    return " ".join(reversed(f"{number:0{width}d}"))
+
+
+def _split_row(row: Any, where: str) -> dict[str, Any]:
+    """Steps of a file's row: each begins at its plus sign. Joined by spaces they are the text of the file."""
+    first, *rest = row["cot"].strip().split(" + ")
+    if "*" not in row["question"]:
+        raise DataError(f"{where}: field 'question' must be two factors with '*' between them, got {row['question']!r:.60}")
+    return {"question": row["question"], "steps": [first, *(f"+ {step}" for step in rest)], "answer": row["answer"]}

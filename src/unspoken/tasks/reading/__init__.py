@@ -1,0 +1,1 @@
+"""From files to examples: formats, styles, steps, splits."""

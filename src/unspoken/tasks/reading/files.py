@@ -1,0 +1,219 @@
+"""Your own rows as a task: JSONL, JSON, CSV, TSV, Parquet, Arrow, iCoT text; packed files, folders, data sets of the hub.
+
+A row is a mapping with `question`, `answer` and, for its reasoning, one of: `steps` (a list of strings); `reasoning`,
+`rationale`, `solution` or another field of `rows.REASONING` (one text, split by the config's `steps` rule); or an `answer`
+as in GSM8K, "text ... #### 18", or with a trace, "<think>text</think> 18". Calculator annotations `<<48/2=24>>` are what
+the rule "markers" takes, and "annotated" keeps; the other rules drop them from natural text. Other keys go to `meta`.
+Rows with fields of other names are read by `fields`, those of known data sets by their `style`. The iCoT text format is one
+row a line: `question||<<a+b=c>> <<..>> #### answer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from unspoken.core.config import STRICT
+from unspoken.core.text.example import Example
+from unspoken.errors import ConfigError, DataError, did_you_mean
+from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
+from unspoken.tasks.reading.folders import has_splits, hub_id, source_rows
+from unspoken.tasks.reading.own_choices import ANSWERS, OPTIONS, choice_key, lettered_row, refuse_unshown
+from unspoken.tasks.reading.readers import Format
+from unspoken.tasks.reading.rows import REASONING, Row, carve, check_ranges, examples_of, question_key
+from unspoken.tasks.reading.segment import Rule
+from unspoken.tasks.reading.source import Splits
+from unspoken.tasks.reading.styles import FIELDS, Style, advice, restyled
+from unspoken.tasks.scoring.answers import score_number, score_text
+from unspoken.tasks.scoring.letters import score_letter
+from unspoken.tasks.scoring.math_answers import score_math
+
+_LATEX: tuple[Style, ...] = ("math", "openr1", "metamath")
+"""Styles whose answers are LaTeX."""
+_PLAIN = ("question", "answer", *REASONING, *OPTIONS, *ANSWERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesConfig:
+    """A task made of up to three files.
+
+    Attributes:
+        train, validation, test: paths of files or folders, or names on the hub ("owner/name" or "owner/name:config"); None
+            for a split that there is not. In a folder and on the hub the split is found by its name.
+        format: "auto" goes by what the file begins with, then by the suffix (.jsonl, .json, .csv, .tsv, .txt, .parquet,
+            .arrow).
+        style: which data set the rows look like, see `tasks/reading/styles.py`.
+        fields: names of yours for those that are read, e.g. {"question": "instruction", "reasoning": "why"}; "a.b" is the
+            field b inside of a.
+        steps: how to split reasoning that a row gives as one text; rows with `steps` are not touched.
+        require_steps: refuse train rows without any step, rather than warn.
+        limit: use the first rows of each split only.
+        validation_fraction: carve this share of train out as validation, by a hash of the question, so that a row
+            stays on its side when others come or go. Only without a validation file.
+        answer: "number" compares as decimals, "text" as words, "letter" as the letter of an option (`own_choices.py`).
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: Literal["files"] = "files"
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    format: Format = "auto"
+    style: Style = "plain"
+    fields: dict[str, str] = field(default_factory=dict)
+    steps: Rule = "markers"
+    require_steps: bool = False
+    limit: int | None = None
+    validation_fraction: float = 0.0
+    answer: Literal["number", "text", "letter"] = "number"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "limit")
+        if self.validation is not None and self.validation_fraction:
+            raise ConfigError("set either 'validation' (a file) or 'validation_fraction' (a share of train), not both")
+        known = (*_PLAIN, *FIELDS.get(self.style, ()), *(["input"] if self.style == "alpaca" else []))
+        for name in self.fields:
+            if name not in known:
+                raise ConfigError(f"field 'fields': {name!r} is nothing that is read; {did_you_mean(name, known)}")
+
+
+class Files:
+    """Your own rows; see the module's docstring for what a row looks like.
+
+    Attributes:
+        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
+    """
+
+    name: ClassVar[str] = "files"
+    Config: ClassVar[type[FilesConfig]] = FilesConfig
+
+    def __init__(self, config: FilesConfig) -> None:
+        self.config = config
+        never = "the test split must not be used for selection or training"
+        pairs = (
+            ("train", "test", never),
+            ("validation", "test", never),
+            ("validation", "train", "splits are disjoint"),
+        )
+        for split, other, rule in pairs:
+            path, same = getattr(config, split), getattr(config, other)
+            if _same_content(path, same):
+                raise DataError(f"{path}: given as {split}, but it is the {other} file ({same}); {rule}: give another file")
+        carved = config.validation_fraction > 0 and config.train is not None
+        given: tuple[Split, ...] = tuple(s for s in SPLITS if getattr(config, s) is not None)
+        there: tuple[Split, ...] = (*given, "validation") if carved else given
+        letters = config.answer == "letter"
+        self._splits = Splits(
+            config=config, read=self._read, there=there, carved=carved,
+            key=choice_key if letters else lambda example: question_key(example.question),
+        )  # fmt: skip
+        self.dropped = self._splits.dropped
+
+    @property
+    def answers(self) -> str:
+        """What its answers are: "number", "text" or "letter"."""
+        return self.config.answer
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
+        if split in SPLITS and split not in self._splits.there:
+            hint = " or validation_fraction" if split == "validation" else ""
+            raise DataError(f"task 'files' has no {split} split; set {split}=PATH{hint}")
+        return self._splits.examples(split)[: self.config.limit]
+
+    def read_before_dropping(self, split: Split) -> list[Example]:
+        """The rows of a split that has been read, those dropped for a held-out split included."""
+        return self._splits.raw.get(split, [])
+
+    def score(self, example: Example, text: str) -> Score:
+        """Strict and flexible score, by the config's kind of answer; rows of MATH are LaTeX, of which a number is some."""
+        numbers = score_math if self.config.style in _LATEX else score_number
+        rules = {"number": numbers, "text": score_text, "letter": score_letter}
+        return rules[self.config.answer](example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return fingerprint_examples(self.examples(split))
+
+    def _read(self, split: Split) -> list[Example]:
+        config = self.config
+        source: Split = "train" if split == "validation" and config.validation is None else split
+        place = getattr(config, source)
+        rows, where = source_rows(place, source, config.format)
+        mapped = [name for name in config.fields if name in REASONING]
+        names = tuple(mapped) or REASONING
+        found = examples_of(self._plain(rows), split=source, steps=config.steps, source=where, names=names, advice=advice)
+        if source == "train" and config.require_steps:
+            self._require_steps(found, where)
+        return carve(found, config.validation_fraction, split) if source == "train" and self._splits.carved else found
+
+    def _plain(self, rows: Any) -> Iterator[Row]:
+        """Rows with the fields that are read: renamed, of their style, with letters for options."""
+        for where, row in rows:
+            if self.config.fields and isinstance(row, Mapping):
+                row = _renamed(row, self.config.fields, where)
+            row = restyled(row, where, self.config.style)
+            if self.config.answer == "letter":
+                row = lettered_row(row, where)
+            else:
+                refuse_unshown(row, where)
+            yield where, self._truth_told(row, where)
+
+    def _truth_told(self, row: Any, where: str) -> Any:
+        """true and false as words, where answers are words; a number they are not."""
+        if not isinstance(row, Mapping) or not isinstance(row.get("answer"), bool):
+            return row
+        if self.config.answer != "text":
+            raise DataError(
+                f"{where}: field 'answer' must be a string, got bool ({row['answer']}); set task.answer=text to take it as "
+                "the word true or false"
+            )
+        return {**row, "answer": str(row["answer"]).lower()}
+
+    def _require_steps(self, examples: list[Example], where: str) -> None:
+        bare = [example.id for example in examples if not example.steps]
+        if bare:
+            raise DataError(
+                f"{where}: {len(bare)} of {len(examples)} train rows have no step (first {bare[0]}), and require_steps is "
+                f"set; reasoning is read from {', '.join(REASONING)}; map another field with task.fields, or split it by "
+                "another rule (task.steps)"
+            )
+
+
+def _renamed(row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> Mapping[str, Any]:
+    """A row with our names for its fields. Raises DataError for a name that it does not have."""
+    values = {}
+    for ours, theirs in fields.items():
+        value: Any = row
+        for part in [theirs] if theirs in row else theirs.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                if ours in (*REASONING, "input"):  # some rows may have none
+                    value = None
+                    break
+                raise DataError(
+                    f"{where}: task.fields takes {ours!r} from {theirs!r}, which it lacks; {did_you_mean(theirs, row)}"
+                )
+            value = value[part]
+        values[ours] = value
+    return {**{key: value for key, value in row.items() if key not in fields.values()}, **values}
+
+
+def _same_content(a: str | None, b: str | None) -> bool:
+    """Whether two paths lead to one file or to equal bytes. A file that is not there is reported when it is read; a folder,
+    a data set of the hub and an object of several splits may stand for each of them."""
+    if a is None or b is None or hub_id(a) is not None:
+        return False
+    one, two = Path(a).expanduser(), Path(b).expanduser()
+    if one.is_dir() or two.is_dir():
+        return one.resolve() == two.resolve() and not has_splits(one)
+    if not (one.is_file() and two.is_file()):
+        return one.resolve() == two.resolve()
+    if one.resolve() != two.resolve() and (
+        one.stat().st_size != two.stat().st_size or sha256(one.read_bytes()).digest() != sha256(two.read_bytes()).digest()
+    ):
+        return False
+    return not has_splits(one)

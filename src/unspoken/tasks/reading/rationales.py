@@ -1,0 +1,42 @@
+"""CODI's data sets of written rationales on the hub: columns question, cot, answer. Shared by the tasks that have `cot`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unspoken.core.text.example import Example
+from unspoken.tasks.base import Split
+from unspoken.tasks.reading.rows import text_field
+from unspoken.tasks.reading.segment import Rule, split_steps
+from unspoken.tasks.reading.source import Source, converted
+
+_TRUTH = {"True": "yes", "False": "no"}
+
+
+def cot_source(task: str, hub: str | None, hub_splits: Mapping[Split, tuple[str, ...]]) -> Source:
+    """Where rationales come from: the hub alone. Without a network its error says what else could be done."""
+    return Source(
+        task=task,
+        files={},
+        folders=(),
+        hub=hub,
+        hub_splits=hub_splits,
+        instead="set cot=false, or load it once with a network, or save its rows (question, cot, answer) for task 'files'",
+    )
+
+
+def read_cot(source: Source, split: Split, rule: Rule) -> list[Example]:
+    """The rows of a split with their rationale as steps. A truth value, however written, is the answer yes or no."""
+
+    def convert(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+        answer = row.get("answer")
+        text = str(answer) if isinstance(answer, bool) else text_field(row, "answer", where)
+        return {
+            "question": text_field(row, "question", where),
+            "steps": list(split_steps(text_field(row, "cot", where, may_be_empty=True), rule)),
+            "answer": _TRUTH.get(text.capitalize(), text),
+        }
+
+    rows, where = source.hub_rows(split)
+    return converted(rows, convert, split, where)

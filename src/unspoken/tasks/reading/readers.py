@@ -1,0 +1,229 @@
+"""Rows of one file: JSON in its layouts, JSONL, CSV, iCoT text, Parquet and Arrow; compressed or not. Unchecked.
+
+A file that is no regular file (a pipe, a device) is refused before it is opened: reading it may never end.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from unspoken.errors import DataError
+from unspoken.tasks.base import Split
+from unspoken.tasks.reading import tables
+from unspoken.tasks.reading.layouts import rows_of_object
+from unspoken.tasks.reading.rows import Number, Row
+
+Format = Literal["auto", "jsonl", "json", "txt", "csv", "tsv", "parquet", "arrow"]
+
+SUFFIXES: Mapping[str, Format] = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow",
+}  # fmt: skip
+PACKED = (".gz", ".bz2", ".xz", ".lzma", ".zip", ".zst", ".lz4")
+
+_UNPACK: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
+    (b"\x1f\x8b", gzip.decompress),
+    (b"BZh", bz2.decompress),
+    (b"\xfd7zXZ\x00", lzma.decompress),
+    (b"]\x00\x00", lzma.decompress),
+)
+_FOREIGN: tuple[tuple[bytes, str], ...] = (
+    (b"\x28\xb5\x2f\xfd", "is packed with zstd; unpack it first: zstd -d FILE"),
+    (b"\x04\x22\x4d\x18", "is packed with lz4; unpack it first: lz4 -d FILE"),
+    (b"7z\xbc\xaf\x27\x1c", "is a 7z archive; unpack it first"),
+    (b"Rar!", "is a rar archive; unpack it first"),
+    (b"\xd0\xcf\x11\xe0", "is an Excel workbook; save the sheet as CSV"),
+    (b"\x80\x02", "is a pickle, which can run code and is not read; save its rows as JSONL"),
+    (b"\x80\x03", "is a pickle, which can run code and is not read; save its rows as JSONL"),
+    (b"\x80\x04", "is a pickle, which can run code and is not read; save its rows as JSONL"),
+    (b"\x80\x05", "is a pickle, which can run code and is not read; save its rows as JSONL"),
+    (b"\x89HDF", "is an HDF5 file, which is not read; save its rows as JSONL, CSV or Parquet"),
+    (b"SQLite format 3", "is a database, which is not read; save its rows as JSONL, CSV or Parquet"),
+    (b"\x93NUMPY", "is an array of numpy, which is not read; save its rows as JSONL, CSV or Parquet"),
+    (b"%PDF", "is a PDF, which is not read; save its rows as JSONL or CSV"),
+)
+
+
+def read_rows(path: str | Path, format: Format = "auto", split: Split | None = None) -> Iterator[Row]:
+    """The rows of one file, unchecked, each with where it stands. For tasks whose rows have fields of their own.
+
+    Args:
+        path: the file.
+        format: "auto" goes by what the file begins with (Parquet, Arrow, a packed file), then by its suffix.
+        split: which rows to take of a JSON object that has several splits.
+
+    Raises:
+        DataError: the file cannot be read or parsed.
+    """
+    data, name = _unpacked(read_bytes(path), path)
+    if format == "parquet" or (format == "auto" and data[:4] == b"PAR1"):
+        return tables.parquet_rows(path, data)
+    suffix = SUFFIXES.get(Path(name).suffix.lower())
+    if format == "arrow" or (
+        format == "auto" and (data[:6] == b"ARROW1" or (suffix == "arrow" and data[:4] == b"\xff" * 4))
+    ):
+        return tables.arrow_rows(path, data)
+    text = decoded(data, path)
+    kind = _format_of(suffix, text) if format == "auto" else format
+    if kind == "jsonl":
+        return _rows_jsonl(str(path), text)
+    if kind == "json":
+        return _rows_json(str(path), text, split)
+    if kind in ("csv", "tsv"):
+        return tables.csv_rows(path, text, "\t" if kind == "tsv" else None)
+    return _rows_txt(str(path), text)
+
+
+def listed_rows(path: str | Path, field: str = "examples") -> Iterator[Row]:
+    """The rows of a file that is one JSON object with a list of them, as BIG-bench's task files are, unchecked.
+
+    Raises:
+        DataError: the file cannot be read or parsed, or has no such list.
+    """
+    whole = _parse(read_text(path), str(path), 1, f"one object with a list '{field}'")
+    rows = whole.get(field) if isinstance(whole, dict) else None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}:1: must be an object with a list '{field}', got {type(whole).__name__}")
+    return ((f"{path}: item {index}", row) for index, row in enumerate(rows))
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 file. Raises DataError that says why it cannot be used: missing, a folder, empty, a Git LFS pointer."""
+    return decoded(_unpacked(read_bytes(path), path)[0], path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A regular file. Raises DataError for what is none (a pipe or a device may never end), or cannot be read."""
+    file = Path(path).expanduser()
+    try:
+        kind = file.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise DataError(f"{path}: is a folder; give a file")
+        if not stat.S_ISREG(kind):
+            raise DataError(f"{path}: is {_kind_of(kind)}, no regular file; save its rows to a file first")
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; looked from {Path.cwd()}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def _kind_of(mode: int) -> str:
+    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "something special")
+
+
+def _unpacked(data: bytes, path: str | Path) -> tuple[bytes, str]:
+    """What a packed file holds, and the name it would have unpacked."""
+    name = Path(path).name
+    for start, what in _FOREIGN:
+        if data.startswith(start):
+            raise DataError(f"{path}: {what}")
+    unpack = next((unpack for start, unpack in _UNPACK if data.startswith(start)), None)
+    try:
+        if unpack is not None:
+            return unpack(data), Path(name).stem if Path(name).suffix.lower() in PACKED else name
+        if data.startswith(b"PK\x03\x04"):
+            return _only_member(data, path)
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be unpacked ({error}); is it complete?") from None
+    return data, name
+
+
+def _only_member(data: bytes, path: str | Path) -> tuple[bytes, str]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir() and "__MACOSX" not in info.filename]
+        if "[Content_Types].xml" in names:
+            raise DataError(f"{path}: is an Excel workbook or another office file; save the sheet as CSV")
+        if len(names) != 1:
+            raise DataError(f"{path}: is an archive of {len(names)} files; unpack it and give a file or the folder")
+        return archive.read(names[0]), names[0]
+
+
+def decoded(data: bytes, path: str | Path) -> str:
+    """Text from UTF-8. Raises DataError that says why it is none."""
+    try:
+        text = data.decode("utf-8-sig")  # accepts a byte order mark, and none
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        raise DataError(f"{path}:{line}: is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8") from None
+    if not text.strip():
+        raise DataError(f"{path}: is empty; expected at least one row")
+    if text.startswith("version https://git-lfs"):
+        raise DataError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull` where it came from")
+    return text
+
+
+def _format_of(suffix: Format | None, text: str) -> Format:
+    first = text.lstrip()[:1]
+    if suffix in ("jsonl", "txt", "csv", "tsv"):
+        return suffix
+    if first == "[":
+        return "json"
+    if first == "{":
+        return "jsonl" if _one_a_line(text) else "json"
+    return "json" if suffix == "json" else "txt"
+
+
+def _one_a_line(text: str) -> bool:
+    """Whether the first line of a text that begins with an object is a whole one, and lines follow; "{" alone is none."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        json.loads(first)
+    except RecursionError:
+        return False
+    except ValueError:
+        return rest.lstrip()[:1] == "{"
+    return bool(rest.strip())
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    # Not `splitlines`: GSM8K-Aug has rows with U+2028 inside.
+    return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+
+
+def _parse(text: str, path: str, first_line: int, expected: str) -> Any:
+    try:
+        return json.loads(text, parse_float=Number)
+    except (ValueError, RecursionError) as error:  # Recursion: brackets nested very deep
+        line = first_line + getattr(error, "lineno", 1) - 1
+        problem = str(error).split(": line ")[0].split("; use sys.set_int_max")[0]
+        raise DataError(f"{path}:{line}: invalid JSON ({problem}); expected {expected}") from None
+
+
+def _rows_jsonl(path: str, text: str) -> Iterator[Row]:
+    for number, line in _lines(text):
+        yield f"{path}:{number}", _parse(line, path, number, "one object a line")
+
+
+def _rows_json(path: str, text: str, split: Split | None) -> Iterator[Row]:
+    rows = _parse(text, path, 1, "a list of rows, or one object")
+    if isinstance(rows, Mapping):
+        whole, rows = rows, rows_of_object(rows, path, split)
+        if len(rows) == 1 and rows[0] is whole:
+            return iter([(f"{path}:1", whole)])
+    if not isinstance(rows, list):
+        raise DataError(f"{path}:1: must be a list of rows, got {type(rows).__name__}; for one object a line: format=jsonl")
+    return ((f"{path}: item {index}", row) for index, row in enumerate(rows))
+
+
+def _rows_txt(path: str, text: str) -> Iterator[Row]:
+    for number, line in _lines(text):
+        where = f"{path}:{number}"
+        question, bars, rest = line.partition("||")
+        if not bars:
+            raise DataError(f"{where}: no '||' after the field 'question'; expected question||steps #### answer")
+        steps, mark, answer = rest.rpartition("####")
+        if not mark:
+            raise DataError(f"{where}: no '####' before the field 'answer'; expected question||steps #### answer")
+        yield where, {"question": question, "cot": steps, "answer": answer}

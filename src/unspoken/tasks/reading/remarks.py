@@ -1,0 +1,152 @@
+"""What is odd about a split, counted and told in a line each by `data`, `train` and `eval`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from unspoken.core.text.example import Example
+from unspoken.tasks.base import Split, Task
+from unspoken.tasks.reading.rows import REASONING, question_key, reasoning_field
+from unspoken.tasks.scoring.answers import equal
+from unspoken.tasks.scoring.numerals import plain_numerals, whole_number
+
+_LONG = 40  # characters of a text that may be reasoning nobody has read
+_READ_LATER = ("condensed_reasoning",)  # by the method semcot
+_IN_TEXT = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+")
+_MARKED = re.compile(r"<<[^<>=]+(?:=[^<>=]+)*=(?P<result>[^<>=]+)>>\s*")
+
+
+def remarks(task: Task, split: Split, *, all_of_it: bool = False) -> list[str]:
+    """What is odd about a split, a line each; nothing where nothing is.
+
+    Args:
+        task: whose split it is.
+        split: the split; it is read if it has not been.
+        all_of_it: say also what is common and harmless: rows dropped for a held-out split, questions that stand twice.
+
+    Raises:
+        DataError: the split cannot be read.
+    """
+    examples = task.examples(split)
+    own = hasattr(task, "read_before_dropping")
+    told = dropped(task, split) if own or all_of_it else []
+    told += repeated(before_dropping(task, split, examples), split, all_of_it=all_of_it)
+    if own:
+        told += unread(examples, split)
+    if getattr(task, "answers", None) == "number":
+        told += no_numbers(examples, split, own)
+        told += other_ends(examples, split) if own or all_of_it else []
+    return told
+
+
+def before_dropping(task: Any, split: Split, examples: Sequence[Example]) -> Sequence[Example]:
+    """All rows of a split, those included that a held-out split has taken, where the task can say."""
+    read = getattr(task, "read_before_dropping", None)
+    return (read(split) if read is not None else None) or examples
+
+
+def dropped(task: Any, split: Split) -> list[str]:
+    """How many rows of a split that has been read were dropped because a held-out split has their question."""
+    count = getattr(task, "dropped", {}).get(split, 0)
+    others = "validation or test" if split == "train" else "test"
+    rows = f"{count} {split} row{'s were' if count != 1 else ' was'}"
+    return [f"{rows} dropped, because {others} has the same question (case and spaces aside)"] if count else []
+
+
+def repeated(examples: Iterable[Example], split: Split, *, all_of_it: bool = True) -> list[str]:
+    """Questions that stand more than once, with other answers above all."""
+    first: dict[str, Example] = {}
+    again, other = 0, []
+    for example in examples:
+        known = first.setdefault(question_key(example.question), example)
+        if known is not example:
+            again += 1
+            if not equal(known.answer, example.answer):
+                other.append((known, example))
+    if other:
+        one, two = other[0]
+        rows = f"{len(other)} {split} row{'s repeat' if len(other) > 1 else ' repeats'}"
+        first_two = f"{one.id} says {_short(one.answer)}, {two.id} says {_short(two.answer)}"
+        return [f"{rows} a question with another answer (first: {first_two})"]
+    rows = f"{again} {split} row{'s repeat' if again > 1 else ' repeats'}"
+    return [f"{rows} a question, with the same answer"] if again and all_of_it else []
+
+
+def no_numbers(examples: Sequence[Example], split: Split, own: bool = True) -> list[str]:
+    """Reference answers that are no number, where answers are compared as numbers; `own` rows may be of another kind."""
+    bad = [example for example in examples if _decimal(example.answer) is None]
+    if not bad:
+        return []
+    rows = f"the answer of {len(bad)} of {len(examples)} {split} rows is no number"
+    first = f"first {bad[0].id}: {_short(bad[0].answer)}"
+    hint = "; for words or letters: task.answer=text or letter" if own else ""
+    return [f"{rows} ({first}), and answers are compared as numbers{hint}"]
+
+
+def other_ends(examples: Sequence[Example], split: Split) -> list[str]:
+    """Chains whose last step does not give the reference answer."""
+    chains = [example for example in examples if example.steps and _decimal(example.answer) is not None]
+    bad = [example for example in chains if not _gives(example.steps[-1], example.answer)]
+    if not bad:
+        return []
+    first = f"first {bad[0].id}: {_short(bad[0].steps[-1])}, answer {_short(bad[0].answer)}"
+    return [f"the last step of {len(bad)} of {len(chains)} {split} rows does not give the answer ({first})"]
+
+
+def unread(examples: Sequence[Example], split: Split) -> list[str]:
+    """Long texts that nobody reads, in rows without steps; and reasoning that another field was preferred to."""
+    found: dict[str, int] = {}
+    for example in examples:
+        for name, value in example.meta.items() if not example.steps else ():
+            if name not in _READ_LATER and _is_long(value):
+                found[name] = found.get(name, 0) + 1
+    names = ", ".join(REASONING)
+    return [
+        f"field {name!r} is not read, and {count} {split} row{'s have' if count != 1 else ' has'} text there and no step; "
+        f'reasoning is read from {names}; to read it: task.fields=\'{{"reasoning": "{name}"}}\''
+        for name, count in found.items()
+    ]
+
+
+def without_steps(examples: Sequence[Example]) -> str | None:
+    """How many training rows have no step, and what to do; None: all have some."""
+    bare = [example for example in examples if not example.steps]
+    if not bare:
+        return None
+    also = sorted({key for example in bare if (key := reasoning_field(example.meta)) is not None})
+    hint = f" (they have {', '.join(map(repr, also))})" if also else ""
+    return (
+        f"{len(bare)} of {len(examples)} training rows have no step (first {bare[0].id}){hint}, and this method learns from "
+        "steps; look at them with `unspoken data`, check the field of the reasoning and the rule that splits it (task.steps)"
+    )
+
+
+def _gives(step: str, answer: str) -> bool:
+    """Whether a last step gives an answer: a bare equation by its result, other text by any of its numbers."""
+    marked = _MARKED.fullmatch(step)
+    if marked is not None and _decimal(marked["result"]) is not None:
+        return equal(marked["result"], answer)
+    plain = plain_numerals(step)
+    wanted = _decimal(answer)
+    values = [value for text in _IN_TEXT.findall(plain) if (value := _decimal(text.rstrip(","))) is not None]
+    return not values or any(abs(value) == abs(wanted or 0) for value in values)
+
+
+def _decimal(text: str) -> Decimal | None:
+    return whole_number(" ".join(plain_numerals(text).split()).rstrip(" ."))
+
+
+def _is_long(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return False
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(isinstance(part, str) for part in value) and _is_long(" ".join(value))
+    return isinstance(value, str) and len(value) >= _LONG and len(value.split()) >= 5
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return repr(line if len(line) <= 60 else f"{line[:57]}...")

@@ -1,0 +1,214 @@
+"""Checked rows: from mappings with `question`, `answer` and reasoning to examples. What every task's reader ends in."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+
+from unspoken.core.text.example import Example
+from unspoken.errors import ConfigError, DataError, did_you_mean
+from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.reading.equations import plain_number
+from unspoken.tasks.reading.segment import Rule, natural, split_steps
+from unspoken.tasks.reading.traces import holds_trace, told, untagged
+
+Row = tuple[str, Any]  # where it stands ("data.jsonl:3"), and its value, unchecked
+
+REASONING = (
+    "steps", "cot", "reasoning", "reasoning_content", "reasoning_steps", "chain_of_thought", "rationale", "thinking",
+    "thought", "thoughts", "reasoning_trace", "trace", "scratchpad", "explanation", "solution",
+)  # fmt: skip
+"""Fields that hold the reasoning of a row, preferred first. Case, "-", spaces and "_" in them do not count."""
+
+_CONVERTED = ("steps", "cot", "reasoning")  # what a task's own converter gives; its other fields are what it says they are
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can say this, no tokenizer can read it
+_MOST_DIGITS = 4300  # as Python itself allows for integers
+
+
+class Number(float):
+    """A number as a file writes it, digit for digit: 0.1 and 1e400 are no floats of two powers."""
+
+    __slots__ = ("literal",)
+
+    def __new__(cls, literal: str) -> Number:
+        self = super().__new__(cls, literal)
+        self.literal = literal
+        return self
+
+
+def examples_of(
+    rows: Iterable[Row], *, split: Split, steps: Rule, source: object, names: Sequence[str] = REASONING,
+    advice: Callable[[Any], str] = lambda row: "",
+) -> list[Example]:  # fmt: skip
+    """Check rows and make examples of them.
+
+    Args:
+        rows: the rows, unchecked.
+        split: whose rows they are; stands in their ids.
+        steps: the rule that splits reasoning given as one text.
+        source: where they come from, for messages about all of them.
+        names: the fields that may hold reasoning, preferred first.
+        advice: what to try for a row without question or answer, as the end of a sentence.
+
+    Raises:
+        DataError: a row cannot be used (names its place and field), there is none, or the rule finds no step in any.
+    """
+    found: list[Example] = []
+    had_reasoning = False
+    for where, row in rows:
+        example, reasoning = _example(row, where, f"{split}-{len(found)}", steps, names, advice)
+        had_reasoning = had_reasoning or bool(reasoning)
+        found.append(example)
+    if not found:
+        raise DataError(f"{source}: is empty; expected at least one row")
+    # One row without a marker is normal (95 of GSM8K's); all rows without one is a rule that does not fit the data.
+    if had_reasoning and steps == "markers" and not any(example.steps for example in found):
+        raise DataError(f"{source}: no row has a <<...>> marker, so all 'steps' are empty; try steps=lines or sentences")
+    if had_reasoning and not any(example.steps for example in found):
+        raise DataError(f"{source}: no row has a step by the rule {steps!r}; try steps=lines or sentences")
+    return found
+
+
+def converted_examples(rows: Iterable[Row], *, split: Split, steps: Rule, source: object) -> list[Example]:
+    """`examples_of` for rows that a task has converted: what they call `solution` or `explanation` is no reasoning."""
+    return examples_of(rows, split=split, steps=steps, source=source, names=_CONVERTED)
+
+
+def _example(
+    row: Any, where: str, id: str, rule: Rule, names: Sequence[str], advice: Callable[[Any], str]
+) -> tuple[Example, str]:
+    """One checked example, and the reasoning text that its steps were split from ("" if they came as a list)."""
+    if not isinstance(row, Mapping):
+        raise DataError(
+            f"{where}: a row must be an object with 'question' and 'answer', got {type(row).__name__}{advice(row)}"
+        )
+    if missing := [name for name in ("question", "answer") if row.get(name) is None]:
+        there = ", ".join(map(str, row)) or "nothing"
+        raise DataError(f"{where}: field '{missing[0]}' is missing; the row has: {there}{advice(row)}")
+    question = text_field(row, "question", where)
+    body, answer = _body_and_answer(text_field(row, "answer", where), where)
+    key = reasoning_field(row, names)
+    if key is None and not body:
+        _refuse_misspelt(row, names, where)
+    value = row[key] if key is not None else body
+    reasoning = ""
+    if isinstance(value, str) and not (key is not None and _plain(key) == "steps"):
+        reasoning = untagged(_clean(value, key or "answer", where))
+        steps = split_steps(natural(reasoning, rule), rule)
+    elif isinstance(value, (list, tuple)) and all(isinstance(step, str) for step in value):
+        steps = tuple(text for step in value if (text := _clean(step, str(key), where)))
+    else:
+        kind = "a list of strings" if _plain(str(key)) == "steps" else "a string or a list of strings"
+        raise DataError(f"{where}: field '{key}' must be {kind}, got {value!r:.60}")
+    meta = {k: v for k, v in row.items() if k not in ("question", "answer", "steps", key)}
+    return Example(question=question, steps=steps, answer=answer, id=id, meta=meta), reasoning
+
+
+def _body_and_answer(text: str, where: str) -> tuple[str, str]:
+    """What stands before the answer in a field 'answer', and the answer: GSM8K's "text ... #### 18", a <think> trace."""
+    if holds_trace(text):
+        body, answer = told(text)
+        if answer is None:
+            raise DataError(f"{where}: field 'answer' is a trace of thoughts that never ends in an answer; drop the row")
+        return body, answer
+    body, mark, last = text.rpartition("####")
+    if not mark:
+        return "", text
+    answer = last.strip().partition("\n")[0].strip()  # MetaMath says "The answer is: 18" in a line of its own behind it
+    if not answer:
+        raise DataError(f"{where}: field 'answer' has nothing after '####'")
+    return body.strip(), answer
+
+
+def reasoning_field(row: Mapping[str, Any], names: Sequence[str] = REASONING) -> str | None:
+    """The field of a row that its reasoning is read from; one that is empty is taken only where no other has any."""
+    there = {_plain(key): key for key in row if isinstance(key, str) and row[key] is not None}
+    found = [there[_plain(name)] for name in names if _plain(name) in there]
+    return next((key for key in found if row[key]), found[0] if found else None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def _refuse_misspelt(row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Raises DataError for "stepz", which would pass for a row without reasoning."""
+    for name in row:
+        if name not in names and difflib.get_close_matches(str(name), names, n=1, cutoff=0.8):
+            raise DataError(f"{where}: field {name!r} is not read; {did_you_mean(str(name), names)}")
+
+
+def text_field(row: Mapping[str, Any], field: str, where: str, may_be_empty: bool = False) -> str:
+    """A field of a row as stripped text. Raises DataError that names the place and the field."""
+    value = row.get(field)
+    if value is None:
+        there = ", ".join(map(str, row)) or "nothing"
+        raise DataError(f"{where}: field '{field}' is missing; the row has: {there}")
+    # {"answer": 18} is common and has one reading; a question or a rationale that is a number is a mistake.
+    if field == "answer" and isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        value = _number_text(value, where)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: field '{field}' must be a string, got {type(value).__name__} ({value!r:.60})")
+    value = _clean(value, field, where)
+    if not value and not may_be_empty:
+        raise DataError(f"{where}: field '{field}' is empty; give some text or drop the row")
+    return value
+
+
+def _number_text(value: int | float | Decimal, where: str) -> str:
+    """A number as plain digits: 0.00001, not 1e-05, which no answer rule reads and no model writes."""
+    if isinstance(value, int):
+        return str(value)  # JSON of more than 4,300 digits is refused where it is read
+    number = (
+        Decimal(value.literal) if isinstance(value, Number) else Decimal(repr(value)) if isinstance(value, float) else value
+    )
+    if not number.is_finite():
+        raise DataError(f"{where}: field 'answer' must be a string, got float ({value!r}), which is no finite number")
+    if number and (abs(number.adjusted()) > _MOST_DIGITS or len(number.as_tuple().digits) > _MOST_DIGITS):
+        raise DataError(f"{where}: field 'answer' is a number of more than {_MOST_DIGITS:,} digits; write it as a string")
+    return plain_number(str(number))
+
+
+def _clean(value: str, field: str, where: str) -> str:
+    if _HALF_PAIR.search(value):
+        raise DataError(f"{where}: field '{field}' holds half of a surrogate pair, which is not text")
+    return value.strip()
+
+
+def question_key(question: str) -> str:
+    """What makes two questions the same: white space and case do not count."""
+    return " ".join(question.split()).casefold()
+
+
+def carve(rows: list[Example], fraction: float, split: Split) -> list[Example]:
+    """The train or validation side of rows, drawn by a hash of the question: equal questions fall on one side."""
+
+    def share(example: Example) -> float:
+        digest = sha256(question_key(example.question).encode("utf-8")).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    side = [example for example in rows if (share(example) < fraction) == (split == "validation")]
+    if not side:
+        raise DataError(f"validation_fraction={fraction} of {len(rows)} rows leaves no {split} row; change it")
+    return side
+
+
+def check_split(split: str) -> None:
+    """Raises DataError for a split that no task has."""
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r}; {did_you_mean(str(split), SPLITS)}")
+
+
+def check_ranges(config: Any, *limits: str) -> None:
+    """Raises ConfigError where a limit is below 1, or `validation_fraction` is not in [0, 1)."""
+    for field in limits:
+        value = getattr(config, field)
+        if value is not None and value < 1:
+            raise ConfigError(f"field '{field}' must be 1 or more, or null for all rows, got {value}")
+    fraction = getattr(config, "validation_fraction", 0.0)
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"field 'validation_fraction' must be at least 0 and below 1, got {fraction}")

@@ -1,0 +1,204 @@
+"""Where the rows of a task come from, and its splits: what every task that reads a published data set has in common.
+
+`Source` finds the file of a split in a folder (a config's `root`, or a subfolder of the folder that the environment
+variable UNSPOKEN_DATA names), or else loads it from the hub. `Splits` reads each split once, cuts it to its limit,
+keeps the splits apart, and says what there is when a split is asked for that does not exist.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unspoken.core.text.example import Example
+from unspoken.errors import DataError
+from unspoken.tasks.base import SPLITS, Split, fingerprint_examples
+from unspoken.tasks.reading.folders import folder_rows, hub_rows
+from unspoken.tasks.reading.readers import read_rows
+from unspoken.tasks.reading.rows import Row, check_split, converted_examples, question_key
+
+DATA_VARIABLE = "UNSPOKEN_DATA"
+
+_HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
+Convert = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+"""A row of the data set, and where it stands -> a row with `question`, `answer`, perhaps `steps`, and the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Files of a folder, or a data set on the hub.
+
+    Attributes:
+        task: the task's name, for messages.
+        files: for each split the names (glob patterns) of its file, preferred first.
+        root: the folder; None to look for a subfolder of UNSPOKEN_DATA.
+        folders: the subfolders to look for, preferred first; None for one of the task's name.
+        hub: a data set on the hub, or a folder with a copy of one, used when there is no folder; None to never ask the
+            network.
+        hub_config: its configuration, if it has several.
+        hub_splits: what the hub calls each split, where it is not the usual name; a split made of several hub splits
+            joins those that there are.
+        instead: another way out, said where there are no data.
+    """
+
+    task: str
+    files: Mapping[Split, tuple[str, ...]]
+    root: str | None = None
+    folders: tuple[str, ...] | None = None
+    hub: str | None = None
+    hub_config: str | None = None
+    hub_splits: Mapping[Split, tuple[str, ...]] | None = None
+    instead: str = "set hub=NAME to a data set that can be loaded"
+
+    def folder(self) -> Path | None:
+        """The folder to read, or None where there is none and the hub is asked. A `root` that is not there is an error."""
+        if self.root is not None:
+            root = Path(self.root).expanduser()
+            if not root.is_dir():
+                problem = "is no folder; give the folder it is in" if root.exists() else "no such folder"
+                raise DataError(f"{root}: {problem} (root of task {self.task!r})")
+            return root
+        variable = os.environ.get(DATA_VARIABLE)
+        places = [Path(variable).expanduser() / name for name in self.folders or (self.task,)] if variable else []
+        return next((place for place in places if place.is_dir()), None)
+
+    def find(self, split: Split) -> Path | None:
+        """The file of a split, or None where the folder or the file is not there."""
+        folder = self.folder()
+        if folder is None:
+            return None
+        return next((path for name in self.files.get(split, ()) for path in sorted(folder.glob(name))), None)
+
+    def path(self, split: Split) -> Path:
+        """The file of a split.
+
+        Raises:
+            DataError: there is no folder, or no such file in it.
+        """
+        folder, found = self.folder(), self.find(split)
+        if folder is None:
+            raise self.no_data("root is not set")
+        if found is None:
+            names = " or ".join(self.files[split])
+            raise DataError(f"{folder}: no {split} file for task {self.task!r}; expected {names}")
+        return found
+
+    def rows(self, split: Split) -> tuple[Iterable[Row], str]:
+        """The rows of a split from its file or the hub, and where they come from."""
+        folder = self.folder()
+        if folder is None:
+            return self.hub_rows(split)
+        if self.hub is not None and self.find(split) is None:
+            return self._copied_rows(folder, split)
+        path = self.path(split)
+        return read_rows(path, split=split), str(path)
+
+    def _copied_rows(self, folder: Path, split: Split) -> tuple[Iterable[Row], str]:
+        """The rows of a folder that is a copy of the hub's data set, or was written by `save_to_disk`."""
+        try:
+            return folder_rows(folder, split, config=self.hub_config, called=self.hub_splits, named=True), str(folder)
+        except DataError as error:
+            names = " or ".join(self.files[split])
+            reason = str(error).removeprefix(f"{folder}: ")
+            copies = f"or a copy of the hub's {self.hub}, whose files are named after their split ({reason})"
+            raise DataError(f"{folder}: no {split} file for task {self.task!r}; expected {names}, {copies}") from None
+
+    def examples(self, split: Split, convert: Convert, steps: Any = "lines") -> list[Example]:
+        """The examples of a split, each row first brought into the form of `files` by `convert`."""
+        rows, where = self.rows(split)
+        return converted(rows, convert, split, where, steps)
+
+    def hub_rows(self, split: Split) -> tuple[Iterable[Row], str]:
+        """The rows of a split of the data set on the hub."""
+        if self.hub is None:
+            raise self.no_data("root and hub are not set" if self.files else "its hub is not set")
+        try:
+            return hub_rows(self.hub, self.hub_config, split, self.hub_splits)
+        except ConnectionError as error:
+            problem = f"hub {self.hub!r} {error}"
+            raise self.no_data(f"root is not set, and {problem}" if self.files else problem) from error
+        except DataError as error:
+            raise DataError(f"{error}; {self._ways()}") from None
+
+    def no_data(self, problem: str) -> DataError:
+        """An error that says what was looked for and every way to give it."""
+        return DataError(f"task {self.task!r} has no data: {problem}; {self._ways()}")
+
+    def _ways(self) -> str:
+        if not self.files:
+            return self.instead
+        files = "; ".join(f"{split}: {' or '.join(names)}" for split, names in self.files.items())
+        subfolders = " or ".join(self.folders or (self.task,))
+        ways = f"set root=FOLDER (or {DATA_VARIABLE}=FOLDER, with a subfolder {subfolders}) to a folder with {files}"
+        return f"either {ways}; or {self.instead}"
+
+
+def converted(rows: Iterable[Row], convert: Convert, split: Split, where: str, steps: Any = "lines") -> list[Example]:
+    """Examples of rows that have fields of their own. A row that is no object is an error that says so."""
+
+    def each() -> Iterable[Row]:
+        for place, row in rows:
+            if not isinstance(row, Mapping):
+                raise DataError(f"{place}: a row must be an object, got {type(row).__name__}")
+            yield place, convert(row, place)
+
+    return converted_examples(each(), split=split, steps=steps, source=where)
+
+
+@dataclass(kw_only=True)
+class Splits:
+    """The splits of one task: each read once, in a fixed order, with no question in two of them.
+
+    Attributes:
+        config: the task's config: its `name`, and `limit_train`, `limit_validation`, `limit_test` where it has them.
+        read: reads all of a split.
+        there: the splits that there are.
+        absent: for a split that there is not, why, and what to try; said after the list of those that there are.
+        carved: train and validation are two sides of one cut, so they share nothing and need no comparing.
+        key: what makes two questions the same.
+        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
+        raw: for each split read so far, all its rows, those dropped included.
+    """
+
+    config: Any
+    read: Callable[[Split], list[Example]]
+    there: tuple[Split, ...] = SPLITS
+    absent: Mapping[Split, str] = field(default_factory=dict)
+    carved: bool = False
+    key: Callable[[Example], str] = lambda example: question_key(example.question)
+    dropped: dict[Split, int] = field(default_factory=dict)
+    raw: dict[Split, list[Example]] = field(default_factory=dict)
+    _cache: dict[Split, list[Example]] = field(default_factory=dict)
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split without the rows that a held-out split has, cut to its limit. The list is the caller's own."""
+        check_split(split)
+        rows = self._whole(split)
+        if not rows and self.raw[split]:
+            others = " or ".join(other for other in _HELD_OUT[split] if other in self.there)
+            raise DataError(
+                f"task {self.config.name!r}: all {len(self.raw[split])} {split} rows are dropped, because {others} has "
+                f"their questions, and splits share none; give other {split} rows"
+            )
+        return rows[: getattr(self.config, f"limit_{split}", None)]
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return fingerprint_examples(self.examples(split))
+
+    def _whole(self, split: Split) -> list[Example]:
+        if split not in self.there:
+            known = ", ".join(self.there)
+            reason = self.absent.get(split, "it is not part of the data set")
+            raise DataError(f"task {self.config.name!r} has no {split} split; it has: {known}; {reason}")
+        if split not in self._cache:
+            held_out = _HELD_OUT["validation" if self.carved and split == "train" else split]
+            taken = {self.key(example) for other in held_out if other in self.there for example in self._whole(other)}
+            rows = self.raw[split] = self.read(split)
+            kept = [example for example in rows if self.key(example) not in taken]
+            self.dropped[split] = len(rows) - len(kept)
+            self._cache[split] = kept
+        return self._cache[split]

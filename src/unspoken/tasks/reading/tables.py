@@ -1,0 +1,108 @@
+"""Rows of tables: CSV and TSV, Parquet and Arrow files. Heavy libraries are imported where they are used."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unspoken.errors import DataError
+from unspoken.tasks.reading.rows import Row
+
+_NESTED = ("[", "{")
+
+
+def csv_rows(path: str | Path, text: str, delimiter: str | None = None) -> Iterator[Row]:
+    """Rows of a table with a heading; values stay the text they are, lists and objects in cells are read, "" is no value.
+
+    Args:
+        path: the file, for messages.
+        text: its content.
+        delimiter: what stands between cells; None takes what stands most often in the heading: comma, semicolon, tab, bar.
+
+    Raises:
+        DataError: a row with more cells than the heading has, or a cell that is never closed.
+    """
+    heading = text.lstrip().partition("\n")[0]
+    cut = delimiter or max(",;\t|", key=heading.count)
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # traces of thoughts are longer than the usual 131,072 characters
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=cut, skipinitialspace=True, strict=True)
+    try:
+        yield from _csv_rows(path, reader)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: is no table ({error}); quote cells with commas or line ends") from None
+
+
+def _csv_rows(path: str | Path, reader: csv.DictReader[str]) -> Iterator[Row]:
+    names = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}:1: the heading has {twice[0]!r} more than once; rename one of the columns")
+    for row in reader:
+        where = f"{path}:{reader.line_num}"
+        if None in row:
+            got = len(names) + len(row[None])  # pyright: ignore[reportArgumentType]
+            raise DataError(f"{where}: has {got} cells, the heading {len(names)}; quote cells that have commas in them")
+        if any(value for value in row.values()):
+            yield where, {name: _cell(value) for name, value in row.items() if value not in (None, "")}
+
+
+def _cell(value: str) -> Any:
+    """A cell; JSON, or what Python prints of a list, where it is one."""
+    if not value.startswith(_NESTED):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, (list, dict)):
+            return found
+    return value
+
+
+def parquet_rows(path: str | Path, data: bytes) -> Iterator[Row]:
+    """Rows of a Parquet file. Raises DataError where it is damaged."""
+    from pyarrow import ArrowException, BufferReader
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return _numbered(path, ParquetFile(BufferReader(data)).iter_batches())
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: is no whole Parquet file ({_line(error)}); get it again") from None
+
+
+def arrow_rows(path: str | Path, data: bytes) -> Iterator[Row]:
+    """Rows of an Arrow file, as `save_to_disk` and Feather write them. Raises DataError where it is damaged."""
+    from pyarrow import ArrowException, BufferReader, ipc
+
+    try:
+        source = BufferReader(data)
+        if data[:6] == b"ARROW1":
+            file = ipc.open_file(source)
+            return _numbered(path, (file.get_batch(number) for number in range(file.num_record_batches)))
+        return _numbered(path, ipc.open_stream(source))
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: is no whole Arrow file ({_line(error)}); get it again") from None
+
+
+def _numbered(path: str | Path, batches: Any) -> Iterator[Row]:
+    from pyarrow import ArrowException
+
+    number = 0
+    try:
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield f"{path}: row {number}", row
+                number += 1
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}: row {number}: cannot be read ({_line(error)}); get the file again") from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

@@ -1,0 +1,1 @@
+"""Is it right: answers, letters, and the papers' own rules."""

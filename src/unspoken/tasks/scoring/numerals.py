@@ -1,0 +1,116 @@
+"""How numbers are written, in any script: brought to ASCII, found in a text, read exactly. Pure functions.
+
+Digits of every script, their separators and signs, vulgar fractions, thousands grouped by threes or as in India, and the
+exponents that JSON writes (1e-05, 1e+16). The papers' own rules (`tasks/scoring/extractors.py`) use none of this.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from decimal import Decimal
+
+# U+2212 stands in GSM8K itself; models also write the dashes that look like it.
+_SIGNS = str.maketrans(
+    {**dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"), "\uff0b": "+", "\u066a": "%", "\uff05": "%",
+     "\uff04": "$", "\uffe1": "£", "\uffe5": "¥", "\u2044": "/", "\u066b": ".", "\u066c": ","}
+)  # fmt: skip
+_BETWEEN = (
+    (re.compile(r"(?<=[0-9])[\uff0c\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))"), ","),
+    (re.compile(r"(?<=[0-9])\uff0e(?=[0-9])"), "."),
+)
+"""What separates digits only between digits: a full-width comma or stop, spaces that no line breaks at."""
+
+GROUPED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]+)"
+"""Digits with or without thousands commas, also as in India: 1,00,000."""
+DIGITS = rf"{GROUPED}(?:\.[0-9]+)?"
+# Only what a JSON writer gives an exponent: below 1e-4 and from 1e16 on. "1e2" is written by nobody who means 100.
+EXPONENT = r"(?:[eE](?:\+?0?(?:1[6-9]|[2-9][0-9]|[1-9][0-9]{2})|-0?(?:[5-9]|[1-9][0-9]{1,2}))(?![0-9A-Za-z.]))"
+CURRENCY = r"\\?[$€£¥₹₩₽₪₺₴₦₱฿]"  # "\$" is how LaTeX writes it
+
+# "16-3" and "(4)-1" are subtractions: a sign counts only where no operand stands before it. ".5" counts as a number
+# only where the point cannot end a sentence.
+_FOUND = re.compile(
+    rf"(?P<sign>(?<![\w)\]%])[-+])?(?:{CURRENCY})?(?P<sign2>(?<=[$€£¥₹])[-+])?"
+    rf"(?P<number>(?:{DIGITS}|(?<![\w.])\.[0-9]+)(?:{EXPONENT}|(?:/[0-9]+(?:\.[0-9]+)?)*))"
+)
+_WHOLE = re.compile(
+    rf"(?:(?P<sign>[-+]) ?)?(?:{CURRENCY})?(?P<sign2>[-+])?(?P<number>(?:{DIGITS}|\.[0-9]+){EXPONENT}?)\.?"
+    rf"(?: ?(?:\\?%|{CURRENCY}))?"
+)
+_BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
+_OPERATOR = re.compile(r"\s*(?:[-+*/×÷·^]|\\times|\\cdot|\\div)\s*[$€£¥₹(]?\s*[-+]?[0-9.]")
+_LOOSE_MINUS = re.compile(r"(?P<before>\A|=)\s*-\s+(?=[$€£¥₹]?[0-9.])")
+
+
+def plain_numerals(text: str) -> str:
+    """Text with ASCII digits, signs and separators.
+
+    Full-width, Devanagari and Arabic-Indic twelve give "12", a full-width "1,200" its ASCII comma, U+2212 "-", U+00BD "1/2".
+    """
+    if not text.isascii():
+        text = "".join(map(_plain, text.translate(_SIGNS)))
+        for pattern, mark in _BETWEEN:
+            text = pattern.sub(mark, text)
+        text = re.sub(r"(?<=[0-9])\u2008(?=[0-9]+/[0-9])", " ", text).replace("\u2008", "")
+    return text.replace("{,}", ",")
+
+
+def _plain(letter: str) -> str:
+    """A digit of any script in ASCII; a vulgar fraction as "1/2", with a mark before it that keeps it from digits."""
+    if letter.isascii():
+        return letter
+    if letter.isdecimal():
+        return str(unicodedata.decimal(letter))
+    if unicodedata.category(letter) == "No" and "<fraction>" in unicodedata.decomposition(letter):
+        return "\u2008" + unicodedata.normalize("NFKD", letter).replace("\u2044", "/")
+    return letter
+
+
+def whole_number(text: str) -> Decimal | None:
+    """The number that a text in plain numerals is as a whole, or None. Exact for any length: Decimal does not round."""
+    match = _WHOLE.fullmatch(text)
+    if match is None or (match["sign"] and match["sign2"]):
+        return None
+    sign = match["sign"] or match["sign2"] or ""
+    return Decimal(sign + match["number"].replace(",", ""))
+
+
+def last_number(text: str) -> str | None:
+    """The last number in a text of plain numerals, as digits: sign kept; "$", "%", thousands commas, a closing stop dropped.
+
+    A fraction such as "3/4" is returned whole and as text, so that an unfinished "48/2" is not read as 2.
+    """
+    matches = list(_FOUND.finditer(_LOOSE_MINUS.sub(r"\g<before>-", text)))
+    return _written(matches[-1]) if matches else None
+
+
+def first_number(text: str) -> str | None:
+    """The number that a text of plain numerals gives as its answer, where more than the number stands there.
+
+    The first one: what follows explains it ("12 (since 3*4)", "20, see step 3", "12 or 13", "1,200 (about 1000)"). Not one
+    in brackets if there is another; and of a calculation, "3*4 = 12 eggs", what it comes to.
+    """
+    text = _LOOSE_MINUS.sub(r"\g<before>-", text)
+    bare = _BRACKETS.sub(" ", text)
+    if _FOUND.search(bare):
+        text = bare
+    matches = [match for match in _FOUND.finditer(text) if not _in_word(text, match)] or list(_FOUND.finditer(text))
+    if not matches:
+        return None
+    if "=" in text and _OPERATOR.match(text, matches[0].end()):
+        after = next((m for m in matches if m.start() > text.rindex("=")), None)
+        return _written(after or matches[0])
+    mixed = re.compile(r" [0-9]+/[0-9]+(?![0-9/])").match(text, matches[0].end())
+    return _written(matches[0]) + (mixed[0] if mixed else "")
+
+
+def _in_word(text: str, match: re.Match[str]) -> bool:
+    """Whether the digits belong to a name: x1, H2O."""
+    return match.start() > 0 and (text[match.start() - 1].isalpha() or text[match.start() - 1] == "_")
+
+
+def _written(match: re.Match[str]) -> str:
+    minus = "-" if "-" in ((match["sign"] or "") + (match["sign2"] or "")) else ""
+    number = match["number"].replace(",", "")
+    return minus + (f"{Decimal(number):f}" if "e" in number.lower() else number)

@@ -1,0 +1,130 @@
+"""`Model`: what a user calls."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from support import backbones
+
+from unspoken.core.loop.sampling import Speaking
+from unspoken.core.text.example import Example
+from unspoken.errors import ConfigError, DataError
+from unspoken.methods import make_method
+from unspoken.runs.model import Model
+
+QUESTIONS = ["Ann has 3 pens?", "Bob has 9 figs. He eats 2. How many are left?"]
+
+
+def model(method: Any = "coconut", **more: Any) -> Model:
+    """A random model."""
+    return Model(make_method(method, backbones.backbone()), Speaking(max_new_tokens=6), **more)
+
+
+SIM_COT = {"name": "sim_cot", "inner": "coconut", "max_step_tokens": 4}
+
+
+def test_answers_in_order():
+    asked = model()
+    answers = asked.answer(QUESTIONS * 3, batch_size=4)
+    assert [a.tokens for a in answers[:2]] == [a.tokens for a in answers[2:4]] == [a.tokens for a in answers[4:]]
+    assert all(a.latents == 6 and a.thoughts is None for a in answers)
+    assert asked.answer(["  Ann has 3 pens?\n"])[0].tokens == answers[0].tokens
+
+
+def test_how_many_latents():
+    assert [a.latents for a in model(latents=3).answer(QUESTIONS)] == [3, 3]
+    assert [a.latents for a in model(latents=3).answer(QUESTIONS, latents=0)] == [0, 0]
+    assert model().think(QUESTIONS, latents=5).latents_BKD.shape == (2, 5, 32)
+    with pytest.raises(ConfigError, match="the number of latents must be 0 or more, got -1"):
+        model().answer(QUESTIONS, latents=-1)
+    with pytest.raises(ConfigError, match="method 'cot' thinks in words or not at all: it takes 0 latents, got 2"):
+        model("cot").answer(QUESTIONS, latents=2)
+
+
+def test_speaking_of_one_call():
+    asked = model()
+    assert len(asked.answer(QUESTIONS, max_new_tokens=2)[0].tokens) <= 2
+    sampled = [asked.answer(QUESTIONS, temperature=1.0, seed=seed)[0].tokens for seed in range(4)]
+    assert len(set(sampled)) > 1
+    assert asked.speaking == Speaking(max_new_tokens=6)
+    with pytest.raises(ConfigError, match="unknown speaking option 'temp'; known: max_new_tokens, temperature, "):
+        asked.answer(QUESTIONS, temp=1)
+    with pytest.raises(ConfigError, match="temperature must be 0"):
+        asked.answer(QUESTIONS, temperature=-1)
+
+
+def test_thoughts_in_words():
+    answers = model(SIM_COT).answer(QUESTIONS, explain=True)
+    assert all(a.thoughts is not None and len(a.thoughts) == 3 for a in answers)
+    explained = model(SIM_COT)
+    assert explained.explain(explained.think(QUESTIONS)) == [a.thoughts for a in answers]
+    for call in (lambda m: m.answer(QUESTIONS, explain=True), lambda m: m.explain(m.think(QUESTIONS))):
+        with pytest.raises(ConfigError, match="this model has no auxiliary decoder, so its thoughts cannot be shown"):
+            call(model())
+
+
+def test_questions_that_are_none():
+    asked = model()
+    assert asked.answer([]) == []
+    with pytest.raises(DataError, match=re.escape("questions must be a list of texts, got one text; write [question]")):
+        asked.answer("How many?")
+    with pytest.raises(DataError, match="question 1 must be a text that is not empty, got ' '"):
+        asked.answer(["How many?", " "])
+    with pytest.raises(DataError, match="b must be a text that is not empty, got 3"):
+        asked.answer(["How many?", 3], names=["a", "b"])  # type: ignore[list-item]
+
+
+def test_dropout_is_off_while_answering_and_back_on_after():
+    method: Any = make_method("coconut", backbones.backbone("gpt2", resid_pdrop=0.5, attn_pdrop=0.5))
+    asked = Model(method, Speaking(max_new_tokens=6))
+    method.train()
+    first = asked.answer(QUESTIONS)
+    assert method.training
+    assert [a.tokens for a in asked.answer(QUESTIONS)] == [a.tokens for a in first]
+    torch.testing.assert_close(asked.think(QUESTIONS).latents_BKD, asked.think(QUESTIONS).latents_BKD)
+    assert method.training
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"question": " "}, "example 'x': field 'question' is empty; give some text or drop the row"),
+        ({"answer": 3}, "example 'x': field 'answer' must be a string, got int (3)"),
+        ({"steps": ["a"]}, "example 'x': field 'steps' must be a list of strings, got ['a']"),
+        ({"steps": ("a", 1)}, "example 'x': field 'steps' must be a list of strings"),
+    ],
+)
+def test_examples_are_checked(fields: dict[str, Any], message: str):
+    with pytest.raises(DataError, match=re.escape(message)):
+        Example(**{"question": "q", "answer": "a", "id": "x", **fields})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"batch_size": "4"}, "batch_size must be a whole number, got '4' (str)"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number"),
+        ({"samples": None, "latents": "2"}, "latents must be a whole number"),
+        ({"samples": True}, "samples must be a whole number, got True (bool)"),
+        ({"latents": 1.5}, "latents must be a whole number"),
+        ({"names": ["one"]}, "names must be one per question, got 1 for 2"),
+        ({"numbers": [0, 1, 2]}, "numbers must be one per question, got 3 for 2"),
+        ({"expect": 3}, "expect must be a text"),
+        ({"samples": 10**6, "temperature": 1.0}, "1000000 answers to each question are more than fit"),
+        ({"temperature": "warm"}, "'temperature'"),
+        ({"max_new_tokens": 2.5}, "'max_new_tokens'"),
+        ({"questions": None}, "questions must be a list of texts, got NoneType"),
+        ({"questions": 7}, "questions must be a list of texts, got int"),
+        ({"questions": ["a", 7]}, "question 1 must be a text"),
+        ({"questions": ["fine", "half \ud83d pair"]}, "question 1 holds half of a surrogate pair"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(more: dict[str, Any], message: str):
+    """One line that names the argument, never a TypeError from somewhere inside."""
+    questions = more.pop("questions", QUESTIONS)
+    with pytest.raises((ConfigError, DataError)) as caught:
+        model().sample(questions, **{"samples": 1, **{k: v for k, v in more.items() if v is not None}})
+    assert message in str(caught.value)

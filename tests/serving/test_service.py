@@ -1,0 +1,354 @@
+"""The service among strangers: hostile fields, odd requests, many of them, slow ones, pages of other sites, seeds."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from unspoken.core.loop.sampling import Speaking
+from unspoken.errors import ConfigError
+from unspoken.export.prompt_embeds import PromptEmbedder
+from unspoken.serving import prompt_embeds
+from unspoken.serving.prompt_embeds import Service, engine_url
+
+QUESTION = "Ann has 3 pens and buys 4 more."
+
+
+@pytest.fixture
+def embedder(exported: Path) -> PromptEmbedder:
+    return PromptEmbedder.load(exported)
+
+
+@pytest.fixture
+def start(embedder: PromptEmbedder):
+    """start(**more) -> the service, running; stopped at the end."""
+    running: list[Service] = []
+
+    def begin(**more: Any) -> Service:
+        service = Service(embedder, ("127.0.0.1", 0), **more)
+        running.append(service)
+        threading.Thread(target=service.serve_forever, args=(0.05,), daemon=True).start()
+        return service
+
+    yield begin
+    for service in running:
+        service.shutdown()
+        service.server_close()
+
+
+def raw(service: Any, request: bytes, wait: float = 20.0) -> tuple[int, Any]:
+    """Status and JSON of what comes back for some bytes; (0, None) where nothing does."""
+    with socket.create_connection(("127.0.0.1", service.server_port), timeout=wait) as line:
+        line.sendall(request)
+        said = b""
+        while got := line.recv(1 << 16):
+            said += got
+    if not said:
+        return 0, None
+    head, _, body = said.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def post(body: Any, *headers: str, path: str = "/v1/prompt_embeds", kind: str | None = "application/json") -> bytes:
+    """A request as bytes."""
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"POST {path} HTTP/1.1", *([f"Content-Type: {kind}"] if kind else []), *headers]
+    if not any(header.startswith("Content-Length") for header in headers):
+        lines.append(f"Content-Length: {len(text)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + text
+
+
+HOSTILE: list[tuple[Any, str]] = [
+    ({"question": "x"}, "unknown field 'question'"),
+    ({"self": 1}, "unknown field 'self'"),
+    ({"embedder": 1}, "unknown field 'embedder'"),
+    ({"__class__": 1}, "unknown field '__class__'"),
+    ({"more": {}}, "unknown field 'more'"),
+    ({"prompt_embeds": "x"}, "unknown field 'prompt_embeds'"),
+    ({"n": 2}, "unknown field 'n'"),
+    *[({"latents": bad}, "'latents'") for bad in (-1, 10**9, 10**30, 1.5, 2.0, True, "3", [], {})],
+    *[({"samples": bad}, "'samples'") for bad in (-3, 0, 10**9, 10**30, 1.0, False, "1")],
+    *[({"chains": bad}, "'chains'") for bad in (-1, 0, 10**9, True, "2")],
+    ({"chains": 3}, "chains must be in 1..2"),
+    *[({"max_tokens": bad}, "'max_tokens'") for bad in (-1, 0, 10**12, True, "9", 1e3)],
+    *[({"temperature": bad}, "'temperature'") for bad in (-0.1, 1e9, True, "0", [0])],
+    *[({"top_p": bad}, "'top_p'") for bad in (0, 1.1, -1, "1")],
+    *[({"seed": bad}, "'seed'") for bad in (-1, 10**30, 0.5)],
+    *[({"stop": bad}, "stop") for bad in (3, [3], {"a": 1})],
+    ({"logit_bias": {"3": "x"}}, "logit_bias"),
+    ({"latents": 200_000}, "do not fit"),
+    ({"samples": 4}, "would all be the same"),
+    ({"prompt": "\ud800 is half"}, "surrogate"),
+    ({"prompt": ["x"]}, "expected an object"),
+    ({"prompt": ""}, "not empty"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), HOSTILE, ids=[str(more)[:40] for more, _ in HOSTILE])
+def test_hostile_fields_are_named(service: Service, more: Any, message: str):
+    status, answer = raw(service, post({"prompt": QUESTION, **more}))
+    assert (status, list(answer)) == (400, ["error"])
+    assert message in answer["error"]["message"]
+    assert len(answer["error"]["message"]) < 1200
+
+
+@pytest.fixture(scope="module")
+def service(exported: Path):
+    """One that is only asked."""
+    made = Service(PromptEmbedder.load(exported), ("127.0.0.1", 0))
+    threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+BODIES: list[tuple[bytes, str]] = [
+    (b"[" * 100_000, "nested"),
+    (b'{"prompt":' + b"[" * 90 + b"]" * 90 + b"}", "nested"),
+    (b'{"prompt":"a","latents":' + b"9" * 20_000 + b"}", "20000 digits"),
+    (b'{"prompt":"a","temperature":NaN}', "NaN is no number"),
+    (b'{"prompt":"a","temperature":-Infinity}', "Infinity is no number"),
+    (b'{"prompt":"a","temperature":1e999}', "beyond every number"),
+    (b'{"prompt":"\xff\xfe"}', "not JSON"),
+    (b"", "not JSON"),
+    (b"null", "expected an object"),
+    (b"{}", "expected an object"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), BODIES, ids=[str(body)[:30] for body, _ in BODIES])
+def test_hostile_bodies_are_told_so(service: Service, body: bytes, message: str):
+    status, answer = raw(service, post(body))
+    assert status == 400
+    assert message in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("length", "status"),
+    [("\xb2", 400), ("-5", 400), ("+5", 400), ("0x10", 400), ("1 1", 400), ("", 400), ("9" * 20_000, 413), ("2097152", 413)],
+)
+def test_odd_lengths(service: Service, length: str, status: int):
+    assert raw(service, post({"prompt": "x"}, f"Content-Length: {length}"))[0] == status
+
+
+def test_other_requests_that_are_none(service: Service):
+    text = b'{"prompt": "a"}'
+    bare = b"POST /v1/prompt_embeds HTTP/1.1\r\nContent-Type: application/json\r\n"
+    assert raw(service, bare + b"\r\n")[0] == 411
+    assert raw(service, bare + b"Transfer-Encoding: chunked\r\n\r\nf\r\n" + text + b"\r\n0\r\n\r\n")[0] == 411
+    assert raw(service, post(text, "Content-Length: 15", "Content-Length: 3"))[0] == 400
+    assert raw(service, post(text, path="/v1/../etc/passwd"))[0] == 404
+    assert raw(service, b"GET / HTTP/1.1\r\n\r\n")[0] == 404
+    assert raw(service, b"DELETE /health HTTP/1.1\r\n\r\n")[0] == 501
+    assert raw(service, b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n")[0] == 431
+    assert raw(service, b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
+
+
+def test_pages_of_other_sites_are_refused(service: Service):
+    """They can send neither JSON nor another Origin than their own, whatever name leads them here."""
+    body = {"prompt": QUESTION}
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", None):
+        assert raw(service, post(body, kind=kind))[0] == 415
+    assert raw(service, post(body, kind="application/json; charset=utf-8"))[0] == 200
+    port = service.server_port
+    for origin in ("http://evil.example", "null", f"http://evil.example:{port}", "http://[", ""):
+        assert raw(service, post(body, f"Host: 127.0.0.1:{port}", f"Origin: {origin}"))[0] == 403, origin
+    assert raw(service, post(body, f"Host: localhost:{port}", f"Origin: http://localhost:{port}"))[0] == 200
+    for host in ("evil.example", f"evil.example:{port}", "[", "localhost.evil.example", "10.0.0.1"):
+        assert raw(service, post(body, f"Host: {host}"))[0] == 403, host
+        assert raw(service, f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())[0] == 403, host
+
+
+def test_a_key(start: Any):
+    service = start(key="secret")
+    assert raw(service, post({"prompt": QUESTION}))[0] == 401
+    assert raw(service, post({"prompt": QUESTION}, "Authorization: Bearer secre\xe9"))[0] == 401
+    assert raw(service, post({"prompt": QUESTION}, "Authorization: Bearer secret"))[0] == 200
+    assert raw(service, b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
+
+
+def test_two_hundred_at_once(service: Service):
+    """All are answered; none is reset."""
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(lambda _: raw(service, post({"prompt": QUESTION}), 120.0)[0], range(200)))
+    assert answers == [200] * 200
+
+
+def test_too_many_are_told_to_come_back(start: Any, embedder: PromptEmbedder, monkeypatch: pytest.MonkeyPatch):
+    service = start(waiting=2)
+    going, embeds = threading.Event(), embedder.embeds
+    monkeypatch.setattr(embedder, "embeds", lambda *a, **k: (going.wait(20), embeds(*a, **k))[1])
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(raw, service, post({"prompt": QUESTION}), 60.0) for _ in range(8)]
+        while sum(one.done() for one in asked) < 6:
+            time.sleep(0.02)
+        going.set()
+        statuses = sorted(one.result()[0] for one in asked)
+    assert statuses == [200] * 2 + [503] * 6
+    assert raw(service, post({"prompt": QUESTION}))[0] == 200
+
+
+def test_who_sends_slowly_loses_the_line(start: Any, monkeypatch: pytest.MonkeyPatch):
+    """Also one who sends a byte now and then."""
+    monkeypatch.setattr(prompt_embeds, "SENDING", 0.4)
+    service = start()
+    with socket.create_connection(("127.0.0.1", service.server_port), timeout=10) as line:
+        begun = time.monotonic()
+        line.sendall(b"POST /v1/prompt_embeds HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n")
+        try:
+            while time.monotonic() - begun < 8:
+                line.sendall(b" ")
+                time.sleep(0.1)
+        except OSError:
+            pass
+        assert time.monotonic() - begun < 5
+
+
+def test_all_connections_taken_by_those_who_send_nothing(start: Any, monkeypatch: pytest.MonkeyPatch):
+    """The others wait a moment, and are answered; no thread is left behind."""
+    monkeypatch.setattr(prompt_embeds, "CONNECTIONS", 4)
+    service, threads = start(), threading.active_count()
+    held = [socket.create_connection(("127.0.0.1", service.server_port)) for _ in range(12)]
+    begun = time.monotonic()
+    assert raw(service, post({"prompt": QUESTION}), 60.0)[0] == 200
+    assert time.monotonic() - begun < 20
+    assert threading.active_count() <= threads + 6
+    for line in held:
+        line.close()
+
+
+def test_without_descriptors_it_rests(start: Any):
+    """The processor is not kept busy, and who waited is answered once there are some."""
+    service = start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers: list[Any] = []
+    line = socket.socket()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (line.fileno() + 40, hard))
+        while True:
+            try:
+                fillers.append(socket.socket())
+            except OSError:
+                break
+        line.settimeout(30)
+        line.connect(("127.0.0.1", service.server_port))
+        line.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        before = time.process_time()
+        time.sleep(1.0)
+        assert time.process_time() - before < 0.5
+    finally:
+        for one in fillers:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert line.recv(100).startswith(b"HTTP/1.0 200")
+    line.close()
+
+
+def test_who_leaves_costs_no_traceback(start: Any, capfd: pytest.CaptureFixture[str]):
+    service = start()
+    for cut in (5, 40, 200):
+        for linger in (True, False):
+            line = socket.create_connection(("127.0.0.1", service.server_port))
+            if linger:  # a reset instead of an end
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            line.sendall(post({"prompt": QUESTION})[:cut])
+            line.close()
+    assert raw(service, post({"prompt": QUESTION}))[0] == 200
+    time.sleep(0.3)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_fault_of_ours_is_one_line(start: Any, embedder: PromptEmbedder, capfd: Any, monkeypatch: pytest.MonkeyPatch):
+    service = start()
+    monkeypatch.setattr(embedder, "embeds", lambda *a, **k: 1 // 0)
+    assert raw(service, post({"prompt": QUESTION}))[0] == 500
+    assert capfd.readouterr().err == "error: a request failed: ZeroDivisionError: integer division or modulo by zero\n"
+
+
+def test_no_question_is_remembered(start: Any, embedder: PromptEmbedder):
+    service, encoded = start(), embedder.method.assistant.backbone._encoded
+    for k in range(3):
+        assert raw(service, post({"prompt": f"{k} " * 20}))[0] == 200
+        assert raw(service, post({"prompt": f"<|endoftext|> {k}"}))[0] == 400
+    assert len(encoded) == 0
+
+
+class _Engine(BaseHTTPRequestHandler):
+    """Answers with the seed it was given."""
+
+    asked: ClassVar[list[Any]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        choices = [{"index": i, "text": f"{body['seed'] + i}"} for i in range(body["n"])]
+        answer = json.dumps({"choices": choices, "usage": {"total_tokens": 5, "details": None}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_every_set_of_thoughts_draws_with_seeds_of_its_own(start: Any, embedder: PromptEmbedder):
+    """vLLM draws answer i of a request with seed + i; two sets in one request would draw alike."""
+    embedder.speaking = Speaking(temperature=0.7, seed=40)
+    engine = ThreadingHTTPServer(("127.0.0.1", 0), _Engine)
+    threading.Thread(target=engine.serve_forever, daemon=True).start()
+    service = start(engine=f"http://127.0.0.1:{engine.server_port}/v1/")
+    _Engine.asked.clear()
+    asked = {"prompt": QUESTION, "chains": 2, "samples": 3}
+    status, answer = raw(service, post(asked, path="/v1/completions"))
+    assert status == 200
+    assert [choice["text"] for choice in answer["choices"]] == ["40", "41", "42", "43", "44", "45"]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3, 4, 5]
+    assert answer["usage"] == {"total_tokens": 10, "details": None}
+    assert sorted(body["seed"] for body in _Engine.asked) == [40, 43]
+    status, bodies = raw(service, post({**asked, "seed": 7}))
+    assert [(body["seed"], body["n"]) for body in bodies] == [(7, 3), (10, 3)]
+    assert bodies[0]["prompt_embeds"] != bodies[1]["prompt_embeds"]
+    engine.shutdown()
+    engine.server_close()
+
+
+def test_a_temperature_of_the_request_brings_the_runs_seed(embedder: PromptEmbedder):
+    """The run is greedy, the request is not: without a seed its answers could not be had again."""
+    assert embedder.speaking.temperature == 0
+    body = embedder.request(QUESTION, temperature=0.5)
+    assert (body["seed"], body["top_p"]) == (embedder.speaking.seed, 1.0)
+    assert "seed" not in embedder.request(QUESTION, temperature=0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["notaurl", "", "localhost:8000", "ftp://a/v1", "http://", "http://a:99999", "http://a:x/v1", "http://a b/v1",
+     "http://a/v1?x=1", "http://a/\n", "http://[", "file:///etc/passwd"],
+)  # fmt: skip
+def test_an_engine_that_is_no_url(url: str):
+    with pytest.raises(ConfigError, match="must be the base URL of an API"):
+        engine_url(url)
+
+
+def test_an_engine_that_is_one():
+    assert engine_url("http://localhost:8000/v1/") == "http://localhost:8000/v1"
+    assert engine_url("https://[::1]:8000/v1") == "https://[::1]:8000/v1"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [("127.0.0.1", 99999), ("127.0.0.1", -1), ("", 0), ("no.such.host.invalid", 0), ("a" * 300, 0), ("203.0.113.1", 0)],
+)
+def test_addresses_at_which_nothing_can_listen(embedder: PromptEmbedder, address: tuple[str, int]):
+    with pytest.raises(ConfigError, match="cannot listen at"):
+        Service(embedder, address)
