@@ -20,7 +20,7 @@ from pathlib import Path
 
 def texts(count: int) -> list[str]:
     """One question of about 50 words, then five steps, and so on; all different."""
-    dice, made = random.Random(0), []
+    rng, made = random.Random(0), []
     words = (
         "Ann",
         "has",
@@ -40,9 +40,9 @@ def texts(count: int) -> list[str]:
     )
     for i in range(count):
         if i % 6:
-            made.append(f"<<{i}*{dice.randrange(99)}={dice.randrange(9999)}>>")
+            made.append(f"<<{i}*{rng.randrange(99)}={rng.randrange(9999)}>>")
         else:
-            said = (dice.choice(words) if dice.random() < 0.8 else str(dice.randrange(99)) for _ in range(50))
+            said = (rng.choice(words) if rng.random() < 0.8 else str(rng.randrange(99)) for _ in range(50))
             made.append(f"{i} " + " ".join(said))
     return made
 

@@ -109,11 +109,11 @@ def answer(model, tokenizer, question: str, max_new_tokens: int = 16) -> str:
 
 def train(model, tokenizer, problems, *, steps_per_stage: int, batch_size: int = 16, lr: float = 2e-3, report=print) -> None:
     """The curriculum: stage 1, 2, ... and a last one in which nothing but the answer is written."""
-    dice = random.Random(0)
+    rng = random.Random(0)
     for stage in range(1, MAX_STAGE + 2):
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr)  # each stage is a new task: no momentum of the old one
         for step in range(1, steps_per_stage + 1):
-            loss = loss_of(model, tokenizer, dice.sample(problems, batch_size), stage)
+            loss = loss_of(model, tokenizer, rng.sample(problems, batch_size), stage)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for group in optimizer.param_groups:

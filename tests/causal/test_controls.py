@@ -18,7 +18,7 @@ from support.fakes.evaluation import FakeTask, problem
 from unspoken.causal.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, WHAT, ZERO, ControlsReport, to_markdown
 from unspoken.causal.controls import derangement, run_controls, stops
 from unspoken.causal.verdict import finding
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.runs.model import Model
@@ -39,7 +39,7 @@ class Thinker:
             embed=lambda ids: torch.full((len(ids), D), -3.0), device=torch.device("cpu"), parameters=lambda: iter(())
         )
         self.method = SimpleNamespace(
-            group_size=1,
+            latents_per_group=1,
             source=lambda: object(),
             backbone=backbone,
             prompt=lambda question, n: SimpleNamespace(ids=(5, 9), start=1),
@@ -309,8 +309,13 @@ def test_every_latent_method(name: str):
     method = cases.shared(name, "llama")
     examples = [replace(e, id=f"x-{i}") for i, e in enumerate(cases.EXAMPLES)]
     report = run_controls(
-        Model(method, Speaking(max_new_tokens=5)), FakeTask(examples=examples), "test", batch_size=3, latents=3, noise=[1.0]  # type: ignore[arg-type]
-    )  # fmt: skip
+        Model(method, SamplingParams(max_new_tokens=5)),
+        FakeTask(examples=examples),  # type: ignore[arg-type]
+        "test",
+        batch_size=3,
+        latents=3,
+        noise=[1.0],
+    )
     assert report.latents == 3
     pauses = method.source() is None
     assert set(report.left_out) == ({SHUFFLED, MEAN, TOKENS} if pauses else set())

@@ -24,7 +24,7 @@ from unspoken.causal.interventions import (
     intervene,
     slot_vector,
 )
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, DataError
 from unspoken.runs.model import Model
 
@@ -37,7 +37,7 @@ K = 4
 
 def model(name: str) -> Model:
     """A random model of a case of the contract."""
-    return Model(cases.shared(name, "llama"), Speaking(max_new_tokens=6))
+    return Model(cases.shared(name, "llama"), SamplingParams(max_new_tokens=6))
 
 
 def run(name: str, *interventions: Any, **how: Any) -> tuple[Intervened, torch.Tensor, torch.Tensor]:

@@ -13,18 +13,18 @@ from contract import cases as cases
 from support.fakes.evaluation import FakeTask, report
 
 from unspoken.causal.scaling import ScalingReport, scale
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.vote import Said
+from unspoken.evaluation.vote import Completion
 from unspoken.runs.model import Model
 
 EXAMPLES = [replace(e, id=f"x-{i}") for i, e in enumerate(cases.EXAMPLES)]
 
 
-def said(*answers: str | None, truth: str = "1") -> tuple[Said, ...]:
+def said(*answers: str | None, truth: str = "1") -> tuple[Completion, ...]:
     """What trajectories said, the first with its prompt of 10 positions, then 4 each; trajectory c takes 5 + c passes."""
     return tuple(
-        Said(
+        Completion(
             chain=c,
             sample=0,
             text=str(answer),
@@ -41,7 +41,7 @@ def said(*answers: str | None, truth: str = "1") -> tuple[Said, ...]:
 
 
 def made(
-    *rows: tuple[Said, ...], plain: list[bool], counts: tuple[int, ...] = (1, 2, 4), by: str = "noise"
+    *rows: tuple[Completion, ...], plain: list[bool], counts: tuple[int, ...] = (1, 2, 4), by: str = "noise"
 ) -> ScalingReport:
     base = report([True] * len(rows))
     records = tuple(replace(r, said=row) for r, row in zip(base.records, rows, strict=True))
@@ -76,7 +76,7 @@ def test_a_vote_that_helps_and_one_that_harms():
 @pytest.mark.parametrize("by", ["noise", "dropout", "sampling"])
 @pytest.mark.parametrize("name", ["coconut", "codi", "softcot"])
 def test_trajectories_of_random_models(name: str, by: str):
-    model = Model(cases.shared(name, "llama"), Speaking(max_new_tokens=6))
+    model = Model(cases.shared(name, "llama"), SamplingParams(max_new_tokens=6))
     how: dict[str, Any] = {"by": by, "counts": (4, 1, 3), "latents": 3, "strength": {"dropout": 0.5}.get(by, 2.0)}
     scaled = scale(model, FakeTask(examples=EXAMPLES), "test", **how)  # type: ignore[arg-type]
     assert scaled.counts == (1, 3, 4)
@@ -135,12 +135,12 @@ def test_files(tmp_path):
     ],
 )
 def test_settings_that_cannot_be(name: str, how: dict[str, Any], message: str):
-    model = Model(cases.shared(name, "llama"), Speaking(max_new_tokens=3))
+    model = Model(cases.shared(name, "llama"), SamplingParams(max_new_tokens=3))
     with pytest.raises(ConfigError, match=re.escape(message)):
         scale(model, FakeTask(examples=EXAMPLES), "test", **how)  # type: ignore[arg-type]
 
 
 def test_sampling_takes_a_model_without_latents():
-    model = Model(cases.shared("no-cot", "llama"), Speaking(max_new_tokens=3))
+    model = Model(cases.shared("no-cot", "llama"), SamplingParams(max_new_tokens=3))
     scaled = scale(model, FakeTask(examples=EXAMPLES), "test", by="sampling", counts=[2])  # type: ignore[arg-type]
     assert scaled.curve[0].n == 2

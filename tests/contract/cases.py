@@ -11,7 +11,7 @@ import torch
 from support import backbones
 
 from unspoken.core.lm.backbone import LoraSettings
-from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
 from unspoken.methods import make_method
@@ -217,7 +217,7 @@ def tables(method: Any) -> list[torch.Tensor]:
 def recurrent(method: Any) -> bool:
     """Whether latents are made one after the other; those of a prompt, and pause tokens, are there before."""
     source = method.source()
-    return source is not None and not isinstance(source, Prompted)
+    return source is not None and not isinstance(source, PrecomputedThoughts)
 
 
 @functools.cache
@@ -235,6 +235,6 @@ def training_rows(method: Any) -> list[Row]:
 
 def prompts(method: Any) -> list[Row]:
     """Every question, with numbers of latents from 0 to 13 where the method takes them."""
-    latents = (0, 13, 1, 6, 2) if method.group_size else (0,)
+    latents = (0, 13, 1, 6, 2) if method.latents_per_group else (0,)
     asked = [(example, n) for n in latents for example in EXAMPLES]
     return [method.prompt(e.question, n, e.id) for e, n in asked[:: len(latents) // 2 or 1]]

@@ -16,16 +16,16 @@ from unspoken.core.config import dump
 from unspoken.core.loop.edits import edited
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import Loop
-from unspoken.core.loop.sampling import Speaking
-from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.methods import method_config
 from unspoken.methods.base import Method, add_counts
 
-GREEDY = Speaking(max_new_tokens=8)
-SAMPLED = Speaking(max_new_tokens=8, temperature=1.3, top_p=0.9, top_k=50, seed=7)
+GREEDY = SamplingParams(max_new_tokens=8)
+SAMPLED = SamplingParams(max_new_tokens=8, temperature=1.3, top_p=0.9, top_k=50, seed=7)
 
 
 def close(got: Tensor, want: Tensor) -> None:
@@ -61,7 +61,7 @@ def test_protocol(method: Any):
     with torch.no_grad():
         trace = method(batch, method.counts(batch)).trace
     words = method.explain(trace)
-    groups = trace.counts_B // method.group_size if method.explains else np.zeros(len(trace.counts_B))
+    groups = trace.counts_B // method.latents_per_group if method.explains else np.zeros(len(trace.counts_B))
     assert [len(steps) for steps in words] == groups.tolist()
 
 
@@ -88,7 +88,7 @@ def test_a_row_in_a_batch_trains_as_the_row_alone(method: Any):
 
 
 @pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_a_row_in_a_batch_answers_as_the_row_alone(method: Any, speaking: Speaking):
+def test_a_row_in_a_batch_answers_as_the_row_alone(method: Any, speaking: SamplingParams):
     """Tokens, passes and positions, for mixed lengths and 0 to 13 latents."""
     rows = prompts(method)
     together = generate(method.backbone, rows, method.source(), speaking, batch_size=len(rows))
@@ -197,7 +197,7 @@ def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.Monk
     source = method.source()
     monkeypatch.setattr(method.inner, "source", lambda: edited(source, watch))
     loss_and_gradients(method, rows, method.counts(collate(rows)))
-    at_once = source.chains * sum(row.latents for row in rows) if isinstance(source, Prompted) else len(rows)
+    at_once = source.chains * sum(row.latents for row in rows) if isinstance(source, PrecomputedThoughts) else len(rows)
     assert made[0].shape[0] == at_once
     for latent in made:
         assert latent.grad is not None

@@ -9,7 +9,7 @@ import pytest
 
 from unspoken.core.config import build, dump, lookup, override
 from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.template import Template
 from unspoken.errors import ConfigError, UnspokenError, did_you_mean
 from unspoken.methods import METHODS, make_method, method_config
@@ -123,7 +123,7 @@ def test_a_backbone_comes_from_one_place(data: dict, message: str):
 )
 def test_speaking_is_checked(field: str, value: float, message: str):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        Speaking(**{field: value})
+        SamplingParams(**{field: value})
 
 
 def test_overrides():

@@ -18,7 +18,7 @@ from unspoken.evaluation.card import Card, make_card, verify
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.rescore import rescore
-from unspoken.evaluation.resume import Keep
+from unspoken.evaluation.resume import PartialReport
 from unspoken.tasks import make_task
 
 
@@ -34,7 +34,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def made(model: Any, tmp_path_factory: pytest.TempPathFactory) -> EvalReport:
     """Hot enough that some answers are wrong, and sampled, so that places in the split matter."""
-    keep = Keep(tmp_path_factory.mktemp("card") / "r.json")
+    keep = PartialReport(tmp_path_factory.mktemp("card") / "r.json")
     return evaluate(model, make_task("tiny"), limit=30, temperature=2.0, seed=3, batch_size=8, keep=keep)
 
 
@@ -111,7 +111,7 @@ def test_other_words_and_costs_are_told_apart_from_other_verdicts(model: Any, ma
 
 
 def test_votes_and_other_rules_verify(model: Any, tmp_path: Path):
-    voted = evaluate(model, make_task("tiny"), limit=6, temperature=2.0, samples=3, keep=Keep(tmp_path / "r.json"))
+    voted = evaluate(model, make_task("tiny"), limit=6, temperature=2.0, samples=3, keep=PartialReport(tmp_path / "r.json"))
     assert verify(model, make_card(voted)).verified
     codi = rescore(voted, "paper:softcot")
     card = make_card(codi)

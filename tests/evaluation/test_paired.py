@@ -30,11 +30,11 @@ def test_what_no_disagreement_excludes():
 
 def test_coverage_by_simulation():
     """19 of 20 intervals hold the truth, also where few problems disagree."""
-    dice = random.Random(0)
+    rng = random.Random(0)
     for n, lost, won in ((60, 0.3, 0.1), (200, 0.02, 0.01), (100, 0.85, 0.0)):
         held = 0
         for _ in range(1500):
-            draws = [dice.random() for _ in range(n)]
+            draws = [rng.random() for _ in range(n)]
             low, high = paired_interval(sum(d < lost for d in draws), sum(lost <= d < lost + won for d in draws), n)
             held += low <= won - lost <= high
         assert 0.93 <= held / 1500 <= 0.995, (n, held / 1500)

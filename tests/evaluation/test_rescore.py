@@ -19,7 +19,7 @@ from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.rescore import agreements, mark_of, rescore, several_marks
 from unspoken.evaluation.statistics import Rate
 from unspoken.evaluation.tables import notes
-from unspoken.evaluation.vote import Said
+from unspoken.evaluation.vote import Completion
 from unspoken.tasks.scoring.answers import score_number
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,9 +65,9 @@ def test_the_way_back_is_exact(tmp_path: Path):
 
 
 def test_a_vote_is_held_again():
-    def said(chain: int, text: str) -> Said:
+    def said(chain: int, text: str) -> Completion:
         score = score_number(Example(question="?", answer="2"), text)
-        return Said(chain=chain, sample=0, text=text, strict=score.strict, flexible=score.flexible,
+        return Completion(chain=chain, sample=0, text=text, strict=score.strict, flexible=score.flexible,
                     extracted=score.extracted, visible_tokens=2, finished=chain != 1)  # fmt: skip
 
     # By number 3 has two votes ("3" and "3.0"); as strings the first, "2", wins a tie of three.

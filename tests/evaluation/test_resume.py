@@ -21,7 +21,7 @@ from unspoken.evaluation import claim
 from unspoken.evaluation.evaluator import evaluate, weights_of
 from unspoken.evaluation.processes import Processes, processes
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.resume import Keep
+from unspoken.evaluation.resume import PartialReport
 from unspoken.tasks import make_task
 
 LIMIT = 22
@@ -62,7 +62,7 @@ def stopping(after: int) -> Any:
 
 @pytest.fixture(scope="module")
 def whole(model: Any, task: Any, tmp_path_factory: pytest.TempPathFactory) -> EvalReport:
-    return evaluate(model, task, keep=Keep(tmp_path_factory.mktemp("whole") / "r.json"), **HOW)
+    return evaluate(model, task, keep=PartialReport(tmp_path_factory.mktemp("whole") / "r.json"), **HOW)
 
 
 def test_kept_batches_are_what_one_call_answers(model: Any, task: Any, whole: EvalReport):
@@ -73,7 +73,7 @@ def test_kept_batches_are_what_one_call_answers(model: Any, task: Any, whole: Ev
 
 @pytest.mark.parametrize("after", [1, 8, 21])
 def test_interrupted_and_resumed_is_the_same_json(model: Any, task: Any, whole: EvalReport, tmp_path: Path, after: int):
-    keep = Keep(tmp_path / "r.json")
+    keep = PartialReport(tmp_path / "r.json")
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, task, keep=keep, progress=stopping(after), **HOW)
     (file,) = keep.files()
@@ -94,12 +94,12 @@ def test_interrupted_and_resumed_is_the_same_json(model: Any, task: Any, whole: 
 
 def test_shares_of_processes_make_the_whole(model: Any, task: Any, whole: EvalReport, tmp_path: Path):
     """One after the other here, so the first finds batches missing; each answers its own, and none twice."""
-    first, second = (Keep(tmp_path / "r.json", Processes(index, 2)) for index in (0, 1))
+    first, second = (PartialReport(tmp_path / "r.json", Processes(index, 2)) for index in (0, 1))
     with pytest.raises(RunError, match="3 of 6 batches are missing beside"):
         evaluate(model, task, keep=first, **HOW)
     with pytest.raises(RunError, match="2 of 6 batches are missing"):  # of the 3 that are left it takes every second
         evaluate(model, task, keep=second, **HOW)
-    alone = Keep(tmp_path / "r.json")
+    alone = PartialReport(tmp_path / "r.json")
     assert plain(evaluate(model, task, keep=alone, **HOW)) == plain(whole)
     batches = [json.loads(line).get("batch") for file in alone.files() for line in file.read_text().splitlines()]
     assert sorted(b for b in batches if b is not None) == list(range(6))
@@ -111,17 +111,17 @@ def test_shares_of_processes_make_the_whole(model: Any, task: Any, whole: EvalRe
      ({"limit": 21}, "plan, limit"), ({"samples": 2}, "plan, samples")],
 )  # fmt: skip
 def test_other_settings_do_not_go_on(model: Any, task: Any, tmp_path: Path, changed: dict[str, Any], named: str):
-    keep = Keep(tmp_path / "r.json")
+    keep = PartialReport(tmp_path / "r.json")
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, task, keep=keep, progress=stopping(4), **HOW)
     with pytest.raises(RunError, match=rf"other settings \({named}\); give the same settings .* or --restart"):
         evaluate(model, task, keep=keep, **{**HOW, **changed})
-    again = evaluate(model, task, keep=Keep(tmp_path / "r.json", restart=True), **{**HOW, **changed})
+    again = evaluate(model, task, keep=PartialReport(tmp_path / "r.json", restart=True), **{**HOW, **changed})
     assert again.n == changed.get("limit", LIMIT)
 
 
 def test_settings_that_were_refused_leave_nothing_in_the_way(model: Any, task: Any, tmp_path: Path):
-    keep = Keep(tmp_path / "eval.json")
+    keep = PartialReport(tmp_path / "eval.json")
     with pytest.raises(ConfigError):
         evaluate(model, task, keep=keep, **{**HOW, "samples": 3, "temperature": 0.0})
     assert keep.files()
@@ -135,9 +135,9 @@ def test_the_command_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert first.exit_code == 0
     assert "going on" not in first.output
     seen: list[int] = []
-    append = Keep.open
+    append = PartialReport.open
 
-    def open_and_stop(self: Keep, settings: Any) -> Any:
+    def open_and_stop(self: PartialReport, settings: Any) -> Any:
         write = append(self, settings)
 
         def one(line: Any) -> None:
@@ -149,7 +149,7 @@ def test_the_command_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         return one
 
     with monkeypatch.context() as patched:
-        patched.setattr(Keep, "open", open_and_stop)
+        patched.setattr(PartialReport, "open", open_and_stop)
         assert CliRunner().invoke(app, words).exit_code == 130
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0
@@ -158,7 +158,7 @@ def test_the_command_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_other_weights_do_not_go_on(task: Any, tmp_path: Path):
     changed = unspoken.load("builtin:tiny", device="cpu")
-    keep = Keep(tmp_path / "r.json")
+    keep = PartialReport(tmp_path / "r.json")
     with pytest.raises(KeyboardInterrupt):
         evaluate(changed, task, keep=keep, progress=stopping(4), **HOW)
     before = weights_of(changed)
@@ -171,7 +171,7 @@ def test_other_weights_do_not_go_on(task: Any, tmp_path: Path):
 def test_a_file_that_is_no_such_file_is_named(model: Any, task: Any, tmp_path: Path):
     (tmp_path / "r.partial-0.jsonl").write_text("nothing\n")
     with pytest.raises(RunError, match=r"r.partial-0.jsonl cannot be read .* --restart"):
-        evaluate(model, task, keep=Keep(tmp_path / "r.json"), **HOW)
+        evaluate(model, task, keep=PartialReport(tmp_path / "r.json"), **HOW)
 
 
 def test_one_process_asks_nobody(monkeypatch: pytest.MonkeyPatch):
@@ -241,14 +241,14 @@ def eval_command(target: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_second_evaluation_leaves_the_first_be(model: Any, task: Any, tmp_path: Path, whole: EvalReport, restart: bool):
     """It is refused in one line, in another process and in this one, and what the first has kept is not touched."""
-    keep, met = Keep(tmp_path / "r.json"), []
+    keep, met = PartialReport(tmp_path / "r.json"), []
 
     def meanwhile(done: int, total: int) -> None:
         if done and not met:
             before = [file.read_bytes() for file in keep.files()]
             met.append(eval_command(tmp_path / "r.json"))
             with pytest.raises(RunError, match="another evaluation"):
-                evaluate(model, task, keep=Keep(tmp_path / "r.json", restart=restart), **HOW)
+                evaluate(model, task, keep=PartialReport(tmp_path / "r.json", restart=restart), **HOW)
             assert [file.read_bytes() for file in keep.files()] == before
 
     report = evaluate(model, task, keep=keep, progress=meanwhile, **HOW)
@@ -259,12 +259,12 @@ def test_a_second_evaluation_leaves_the_first_be(model: Any, task: Any, tmp_path
     assert len(second.stderr.splitlines()) == 1
     keep.forget()
     assert list(tmp_path.iterdir()) == []
-    evaluate(model, task, keep=Keep(tmp_path / "r.json"), **HOW)  # the place is free again
+    evaluate(model, task, keep=PartialReport(tmp_path / "r.json"), **HOW)  # the place is free again
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path):
     """The system gives it back, whatever is left of its file; a living one keeps it."""
-    lock = Keep(tmp_path / "r.json").lock
+    lock = PartialReport(tmp_path / "r.json").lock
     with subprocess.Popen(
         [sys.executable, "-c", HELD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as held:

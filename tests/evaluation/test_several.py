@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from unspoken.cli import app
 from unspoken.errors import ConfigError, DataError
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.several import over_seeds, pass_at, several, within
+from unspoken.evaluation.several import pass_at, pooled_over_seeds, several, within
 from unspoken.evaluation.statistics import Rate, wilson
-from unspoken.evaluation.vote import Said
+from unspoken.evaluation.vote import Completion
 
 THREE = [  # the votes: right; wrong; a tie, which the first answer wins
     [("1", True), ("1", True), ("2", False), ("3", False)],
@@ -61,25 +61,27 @@ def test_more_tries_never_lose(rows: list[list[bool]]):
 def test_of_reports():
     first = report([True, True, False])
     second = report([True, False, False])
-    together = over_seeds([first, second])
+    together = pooled_over_seeds([first, second])
     assert (together.answers, together.pass_at[1].value, together.pass_at[2].value) == (2, 0.5, 2 / 3)
     assert within(first) is None
     assert first.summary()["several"] is None
     said = tuple(
-        Said(chain=0, sample=s, text="", strict=s == 1, flexible=False, extracted=str(s), visible_tokens=1, finished=True)
+        Completion(
+            chain=0, sample=s, text="", strict=s == 1, flexible=False, extracted=str(s), visible_tokens=1, finished=True
+        )
         for s in range(3)
     )
     voted = replace(first, records=(record(0, False, said=said), record(1, True, said=said)), samples=3)
     assert within(voted) == several([[(str(s), s == 1) for s in range(3)]] * 2)
     assert voted.summary()["several"]["pass_at"]["3"]["value"] == 1.0
-    assert over_seeds([voted, voted]).answers == 6
+    assert pooled_over_seeds([voted, voted]).answers == 6
 
 
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(DataError, match=r"the same number of answers, got \[1, 2\]"):
         several([[("1", True)], [("1", True), ("2", False)]])
     with pytest.raises(DataError, match="same problems only"):
-        over_seeds([report([True]), report([True, False])])
+        pooled_over_seeds([report([True]), report([True, False])])
 
 
 def test_the_command_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,7 +94,7 @@ def test_the_command_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert names == [f"builtin-tiny-eval-tiny-test-limit-6-temperature-2.0-seed-{seed}.json" for seed in (0, 1)]
     reports = [EvalReport.from_json(tmp_path / name) for name in names]
     assert [r.speaking["seed"] for r in reports] == [0, 1]
-    made = over_seeds(reports)
+    made = pooled_over_seeds(reports)
     assert made.lines()[0] in done.output
     assert made.lines()[0].startswith("2 answers per question: pass@1 ")
     assert "by number of true steps: " in done.output

@@ -29,7 +29,7 @@ from unspoken.evaluation.tables import (
     to_json,
     to_markdown,
 )
-from unspoken.evaluation.vote import Said
+from unspoken.evaluation.vote import Completion
 
 FIRST = [True] * 9 + [False] * 11
 SECOND = [True] * 8 + [False] * 2 + [True] * 10
@@ -145,8 +145,8 @@ def test_answers_cut_at_the_limit_are_told():
     assert (report([True], records=(voted,)).cut_off, report([True], records=(voted,)).answers) == (2, 3)
 
 
-def said(finished: bool) -> Said:
-    return Said(
+def said(finished: bool) -> Completion:
+    return Completion(
         chain=0, sample=0, text="", strict=False, flexible=False, extracted=None, visible_tokens=1, finished=finished
     )
 

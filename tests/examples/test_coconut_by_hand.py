@@ -13,7 +13,7 @@ import torch
 from support.backbones import backbone
 
 from unspoken import Example, Model, build
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.batch import collate
 from unspoken.methods import make_method
 
@@ -65,7 +65,7 @@ def test_loss_and_gradients_are_equal(pair, lesson: ModuleType, number: int):
 def test_answers_are_equal(pair, lesson: ModuleType):
     method, lm, tokenizer = pair
     method.eval()
-    said = Model(method, build(Speaking, {"max_new_tokens": 12})).answer([p.question for p in PROBLEMS])
+    said = Model(method, build(SamplingParams, {"max_new_tokens": 12})).answer([p.question for p in PROBLEMS])
     assert [lesson.answer(lm.eval(), tokenizer, p.question, 12) for p in PROBLEMS] == [a.text for a in said]
 
 

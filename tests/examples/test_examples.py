@@ -69,9 +69,9 @@ def test_without_a_run(name: str, monkeypatch: pytest.MonkeyPatch):
 def test_on_a_run(name: str, method: str, monkeypatch: pytest.MonkeyPatch):
     """One that explains its thoughts, and one whose thoughts stand in the prompt."""
     import unspoken
-    from unspoken.core.loop.sampling import Speaking
+    from unspoken.core.loop.sampling import SamplingParams
 
-    model = unspoken.Model(cases.shared(method, "llama"), Speaking(max_new_tokens=4))
+    model = unspoken.Model(cases.shared(method, "llama"), SamplingParams(max_new_tokens=4))
     monkeypatch.setattr(unspoken, "load", lambda path: model, raising=False)
     _, said = run(name, monkeypatch, "runs/some")
     assert ("thoughts after" in said) == (method == "sim_cot codi")

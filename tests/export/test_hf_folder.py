@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import unspoken
 from unspoken.cli import app
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.template import question_ids
 from unspoken.errors import ConfigError, RunError
 from unspoken.export import hf_folder, hf_generate
@@ -331,7 +331,7 @@ def test_a_base_model_in_half_precision(projected, tmp_path):
 
 
 def test_a_run_that_samples_says_so_in_its_folder(projected, tmp_path):
-    speaking = Speaking(max_new_tokens=5, temperature=0.7, top_p=0.9)
+    speaking = SamplingParams(max_new_tokens=5, temperature=0.7, top_p=0.9)
     export_hf(make_run(tmp_path / "run", {"name": "cot"}, speaking=speaking), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     del config["transformers_version"]

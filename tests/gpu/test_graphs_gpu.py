@@ -9,8 +9,8 @@ from support import backbones
 
 from unspoken.bench import generate
 from unspoken.core.engine.requests import Request
-from unspoken.core.engine.scheduler import Queue
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.engine.scheduler import Scheduler
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.row import IGNORE, Row
 
@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 
 def answers(backbone, rows, graphs: bool, slots: int):
-    queue = Queue(backbone, Recurrence(), slots=slots, graphs=graphs)
-    requests = [Request(row=row, speaking=Speaking(max_new_tokens=24), number=i) for i, row in enumerate(rows)]
+    queue = Scheduler(backbone, Recurrence(), slots=slots, graphs=graphs)
+    requests = [Request(row=row, speaking=SamplingParams(max_new_tokens=24), number=i) for i, row in enumerate(rows)]
     return [queue.done[n].tokens for n in queue.run(requests)], queue
 
 
@@ -48,8 +48,8 @@ def test_slots_that_grow_are_recorded_anew():
     rows = [Row(ids=(5, 6, 7), labels=(IGNORE,) * 3, start=1, latents=1, ends=10**9) for _ in range(3)]
     told = []
     for graphs in (False, True):
-        queue = Queue(backbone, Recurrence(), slots=3, graphs=graphs)
-        requests = [Request(row=row, speaking=Speaking(max_new_tokens=200), number=i) for i, row in enumerate(rows)]
+        queue = Scheduler(backbone, Recurrence(), slots=3, graphs=graphs)
+        requests = [Request(row=row, speaking=SamplingParams(max_new_tokens=200), number=i) for i, row in enumerate(rows)]
         told.append([queue.done[n].tokens for n in queue.run(requests)])
     assert told[0] == told[1]
     assert not queue.slots.steady._fails

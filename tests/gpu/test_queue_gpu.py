@@ -9,9 +9,9 @@ from support import backbones
 
 from unspoken.bench import generate, serve_offline
 from unspoken.core.engine.answering import sample
-from unspoken.core.engine.kv_slots import covered
+from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.loop import generate as by_loop
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.row import IGNORE, Row
 
@@ -26,10 +26,10 @@ def test_a_queue_says_what_batches_say(family):
         text = rng.integers(1, 300, int(rng.integers(3, 60))).tolist()
         ids = (*text[:-1], *(0,) * (k % 7), text[-1])
         rows.append(Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(text) - 1, latents=k % 7))
-    assert covered(backbone, 100)
-    want = by_loop.generate(backbone, rows, Recurrence(), Speaking(max_new_tokens=12))
+    assert supports_kv_slots(backbone, 100)
+    want = by_loop.generate(backbone, rows, Recurrence(), SamplingParams(max_new_tokens=12))
     for slots in (3, 24):
-        got = [one for (one,) in sample(backbone, rows, Recurrence(), Speaking(max_new_tokens=12), batch_size=slots)]
+        got = [one for (one,) in sample(backbone, rows, Recurrence(), SamplingParams(max_new_tokens=12), batch_size=slots)]
         assert [a.tokens for a in got] == [a.tokens for a in want]
 
 

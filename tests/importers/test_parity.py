@@ -25,7 +25,7 @@ from transformers import AutoConfig
 import unspoken
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.row import Row
@@ -223,7 +223,7 @@ def test_recorded_answers(run: Run):
         prompt = tensors[f"generate/prompt_{i}"].tolist()
         row = model.method.prompt(example.question, prompt.count(special["latent"]))
         assert list(row.ids) == prompt
-        (said,) = generate(model.method.backbone, [row], model.method.source(), Speaking(max_new_tokens=most))
+        (said,) = generate(model.method.backbone, [row], model.method.source(), SamplingParams(max_new_tokens=most))
         want = tensors[f"generate/ids_{i}"].tolist()[len(prompt) :]
         want = [] if want[0] == special["eos"] else want  # the released loop never looks whether its first token is eos
         tokens = said.tokens[:-1] if said.finished else said.tokens
@@ -240,7 +240,7 @@ def test_thoughts_in_words(run: Run):
         with torch.no_grad():
             trace = unroll(method.backbone, collate(coconut_rows(case)), method.source())
         for b in range(len(case.examples)):
-            groups = trace.row(b).latents_BKD[0].reshape(-1, method.group_size, trace.latents_BKD.shape[2])
+            groups = trace.row(b).latents_BKD[0].reshape(-1, method.latents_per_group, trace.latents_BKD.shape[2])
             official = case.tensors[f"explain_decode/ids_{b}"].tolist()
             for said, want in zip(method.decoder.speak(groups, 12), official, strict=True):
                 assert said == want[: want.index(eos) + 1][:12]

@@ -13,7 +13,7 @@ from support.fakes.inspection import Problems, model
 from support.families import FAMILIES
 from support.families import model as family_model
 
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, DataError
 from unspoken.inspector.attention import paid
 from unspoken.inspector.look import inspect
@@ -21,13 +21,13 @@ from unspoken.inspector.words import nearest, words_of
 from unspoken.pages.inspection import page
 from unspoken.runs.model import Model
 
-THINKING = [name for name in CASES if shared(name, "llama").group_size]
+THINKING = [name for name in CASES if shared(name, "llama").latents_per_group]
 SILENT = [name for name in CASES if name not in THINKING]
 
 
 @pytest.mark.parametrize("name", THINKING)
 def test_every_method_that_thinks(name: str) -> None:
-    it = Model(shared(name, "llama"), Speaking(max_new_tokens=5))
+    it = Model(shared(name, "llama"), SamplingParams(max_new_tokens=5))
     seen = inspect(it, Problems(), limit=3, counts=[1])
     data = json.loads(seen.to_json())
     assert len(data["problems"]) == 3

@@ -17,8 +17,8 @@ EXAMPLE = Example(question="Ann has 3 pens.", steps=("<<1+2=3>>", "<<3+3=6>>", "
 def drawn(stage: int, **config: object) -> Counter[int]:
     method = make_method({"name": "coconut", "latents_per_step": 1, "max_stage": 3, **config}, backbones.backbone())
     at = method.curriculum().at(stage - 1 + 0.5)  # one epoch a stage, from stage 1
-    dice = Random(0)
-    return Counter(method.layout(EXAMPLE, at, dice).latents for _ in range(6000))
+    rng = Random(0)
+    return Counter(method.layout(EXAMPLE, at, rng).latents for _ in range(6000))
 
 
 def test_proportional():

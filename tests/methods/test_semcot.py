@@ -14,7 +14,7 @@ from support import backbones
 
 from unspoken.core.losses import pair_contrast_sum
 from unspoken.core.rows.batch import collate
-from unspoken.core.rows.curriculum import Lesson, Stage
+from unspoken.core.rows.curriculum import Stage, StageSettings
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
@@ -338,7 +338,7 @@ def test_settings_that_cannot_be(more, message):
 
 def test_a_lesson_is_finite():
     with pytest.raises(ConfigError, match=r"epochs must be 0 or more, got inf"):
-        Lesson(epochs=math.inf)
+        StageSettings(epochs=math.inf)
 
 
 def test_step_supervision_reaches_the_generator():

@@ -25,7 +25,7 @@ from unspoken.cli.options import new_console
 from unspoken.core.text.markup import cell, escape, metric_rows, number
 from unspoken.evaluation import groups
 from unspoken.evaluation.tables import compare, comparison_markdown, to_markdown
-from unspoken.evaluation.vote import Said
+from unspoken.evaluation.vote import Completion
 from unspoken.inspector.look import inspect
 from unspoken.pages import comparison
 from unspoken.pages.inspection import page as inspector_page
@@ -125,7 +125,7 @@ def test_charts_for_papers(tmp_path: Path):
 
 
 def _scaling() -> ScalingReport:
-    said = Said(text="1", extracted="1", strict=True, flexible=True, passes=1, positions=1, **_rest(Said))
+    said = Completion(text="1", extracted="1", strict=True, flexible=True, passes=1, positions=1, **_rest(Completion))
     records = tuple(replace(r, said=(said, said)) for r in evil_report().records)
     many = replace(evil_report(), records=records)
     return ScalingReport(by=EVIL, strength=0.3, counts=(1, 2), plain=evil_report(), report=many)

@@ -12,7 +12,9 @@ from unspoken.core.fast import shared_gradients
 
 @pytest.fixture(autouse=True, scope="session")
 def _as_large_models_train():
-    """The cases' matrices are small; their gradients are made the way that large ones' are (`core/fast/shared_gradients.py`)."""
+    """The cases' matrices are small; their gradients are made the way that large ones' are
+    (`core/fast/shared_gradients.py`).
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_gradients, "LEAST", 1)
         yield

@@ -12,7 +12,7 @@ from support.parity import cases
 from support.parity.coconut import latents_of, left_padding, official_total, solve, stages_of, supervised, training_method
 
 from unspoken.core.loop.generate import generate
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 
 if cases.folder() is None:
     pytest.skip(cases.ABSENT, allow_module_level=True)
@@ -171,7 +171,7 @@ def test_greedy_answers(name: str, together: bool):
         for example, ids in zip(case.examples, prompts, strict=True)
     ]
     assert [list(row.ids) for row in rows] == prompts
-    speaking = Speaking(max_new_tokens=case.facts["generate"]["max_new_tokens"])
+    speaking = SamplingParams(max_new_tokens=case.facts["generate"]["max_new_tokens"])
     size = len(rows) if together else 1
     special = case.facts["special_ids"]
     name_of = {special[marker]: special["target"] for marker in ("start", "end", "latent")}
@@ -204,7 +204,7 @@ def thoughts(name: str) -> list[int]:
 def group(name: str, k: int) -> torch.Tensor:
     """The latents [B, C, D] of thought group k of every row."""
     solved = solve(name)
-    C = solved.method.group_size
+    C = solved.method.latents_per_group
     return solved.report.trace.latents_BKD[:, k * C : (k + 1) * C]
 
 
@@ -213,7 +213,7 @@ def test_step_targets(name: str):
     """The words that each thought must explain, and what the decoder is fed."""
     solved = solve(name)
     assert thoughts(name)
-    C = solved.method.group_size
+    C = solved.method.latents_per_group
     for k in thoughts(name):
         labels = solved.case.tensors[f"explain/{k}/labels"]
         targets = [tuple(ids for ids in row[C:].tolist() if ids >= 0) for row in labels]
@@ -254,7 +254,7 @@ def test_thoughts_in_words(name: str):
     words = solved.method.explain(trace)
     for b in range(len(solved.rows)):
         official = case.tensors[f"explain_decode/ids_{b}"].tolist()
-        C = solved.method.group_size
+        C = solved.method.latents_per_group
         groups = trace.latents_BKD[b].reshape(-1, C, trace.latents_BKD.shape[2])
         spoken = solved.method.decoder.speak(groups, most)
         assert len(spoken) == len(official) == len(words[b])

@@ -12,7 +12,7 @@ from support.parity.coconut import latents_of, method_of, stages_of
 
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import Loop
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.batch import collate
 from unspoken.core.text.example import Example
 from unspoken.methods import make_method
@@ -100,7 +100,7 @@ def test_departure_the_first_token_is_checked_for_eos_and_eos_is_kept():
     method = method_of(case, case.backbone())
     method.backbone.lm.generation_config.eos_token_id = first
     row = method.prompt(case.examples[0].question, prompt.count(case.facts["special_ids"]["latent"]))
-    (answer,) = generate(method.backbone, [row], method.source(), Speaking(max_new_tokens=12))
+    (answer,) = generate(method.backbone, [row], method.source(), SamplingParams(max_new_tokens=12))
     assert (answer.tokens, answer.finished, answer.text) == ((first,), True, "")
 
 
@@ -167,7 +167,9 @@ def test_departure_answers_are_batched_and_cached():
     method = method_of(case, case.backbone())
     rows = [method.prompt(example.question, 6) for example in case.examples]
     with torch.no_grad():
-        trace, speech = Loop(method.backbone, collate(rows), method.source(), speaking=Speaking(max_new_tokens=12)).run()
+        trace, speech = Loop(
+            method.backbone, collate(rows), method.source(), speaking=SamplingParams(max_new_tokens=12)
+        ).run()
     official = [output["forward_passes"] for output in case.facts["generate"]["outputs"]]
     assert trace.cost.passes == 6 + max(len(tokens) for tokens in speech.tokens) < sum(official)
     assert trace.cost.positions == sum(len(r.ids) + len(t) - 1 for r, t in zip(rows, speech.tokens, strict=True))

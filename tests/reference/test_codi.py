@@ -29,7 +29,7 @@ from support.parity.codi import (
 from support.parity.padding import attended, padded
 
 from unspoken.core.loop.loop import Loop
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE
 
@@ -228,7 +228,7 @@ def test_greedy_answers(name: str, monkeypatch: pytest.MonkeyPatch):
     whole, eot = backbone.logits, torch.tensor(solved.method.inner.markers.eot)
     monkeypatch.setattr(backbone, "logits", lambda hidden: whole(hidden).index_fill(-1, eot, -torch.inf))
     batch = collate(padded(prompts, padding, solved.method.inner.markers.latent))
-    speaking = Speaking(max_new_tokens=case.facts["generate"]["max_new_tokens"])
+    speaking = SamplingParams(max_new_tokens=case.facts["generate"]["max_new_tokens"])
     with torch.inference_mode(), attended(backbone, padding):
         trace, speech = Loop(backbone, batch, solved.method.source(), speaking=speaking).run()
     copies = len(tensors["generate/ids"]) // len(prompts)

@@ -33,7 +33,7 @@ from transformers import PreTrainedTokenizerFast
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import Loop
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
@@ -277,7 +277,7 @@ def test_departure_no_latents_at_all():
     assert all(torch.isfinite(term) and term > 0 for term in report.terms.values())
     assert report.trace.cost.passes == 1
     assert report.trace.latents_BKD.shape[1] == 0
-    answers = generate(method.backbone, prompts_of(case, method), method.source(), Speaking(max_new_tokens=3))
+    answers = generate(method.backbone, prompts_of(case, method), method.source(), SamplingParams(max_new_tokens=3))
     assert [(answer.latents, answer.passes) for answer in answers] == [(0, len(answer.tokens)) for answer in answers]
 
 
@@ -315,7 +315,7 @@ def test_departure_an_answer_may_hold_any_token():
     padding = padding_of(case, training=False)
     rows = padded(prompts_of(case, method), padding, method.inner.markers.latent)
     official = our_ids(case)[case.tensors["generate/ids"]]
-    speaking = Speaking(max_new_tokens=official.shape[1])
+    speaking = SamplingParams(max_new_tokens=official.shape[1])
     with torch.inference_mode(), attended(method.backbone, padding):
         speech = Loop(method.backbone, collate(rows), method.source(), speaking=speaking).run()[1]
     eot = method.inner.markers.eot

@@ -166,8 +166,8 @@ def test_smoothing_is_the_released_distribution(name: str):
         assert official[0] == 1
         assert {by_chance(None, Random(i)) for i in range(20)} == {0}
         return
-    dice, n = Random(0), 100_000
-    seen = Counter(by_chance(rate, dice) for _ in range(n))
+    rng, n = Random(0), 100_000
+    seen = Counter(by_chance(rate, rng) for _ in range(n))
     for offset, share in enumerate(official[:6].tolist()):
         assert abs(seen[offset] / n - share) < 5 * math.sqrt(share * (1 - share) / n) + 1e-9
     assert max(seen) <= MOST_BY_CHANCE

@@ -13,7 +13,7 @@ from tokenizers import processors
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.text.example import Example
@@ -103,7 +103,7 @@ def test_departure_answers_end_at_their_own_second_eos():
     method = icot(backbone)
     questions = ["How many?", "Ann has 3 pens.", "12 + 7", "Bob has 9 figs. He eats 2."]
     rows = [method.prompt(question) for question in questions]
-    speaking = Speaking(max_new_tokens=24)
+    speaking = SamplingParams(max_new_tokens=24)
     together = generate(backbone, rows, None, speaking, batch_size=4)
     assert [a.tokens for a in together] == [a.tokens for a in generate(backbone, rows, None, speaking, batch_size=1)]
     assert [a.tokens for a in together] == [a.tokens for a in generate(backbone, rows, None, speaking, batch_size=4)]

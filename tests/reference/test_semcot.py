@@ -9,7 +9,7 @@ from support.parity import cases
 from support.parity.semcot import alpha_of, examples_of, solve
 
 from unspoken.core.loop.generate import generate
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 
 if cases.folder() is None:
     pytest.skip(cases.ABSENT, allow_module_level=True)
@@ -139,7 +139,7 @@ def test_greedy_text(name: str):
     for row, example in zip(solved.rows, examples_of(solved.case), strict=True):
         answer = len(solved.method.backbone.encode(example.answer)) + 1  # and eos
         rows.append(type(row)(**{**vars(row), "ids": row.ids[:-answer], "labels": row.labels[:-answer]}))
-    speaking = Speaking(max_new_tokens=solved.case.facts["generate"]["max_new_tokens"])
+    speaking = SamplingParams(max_new_tokens=solved.case.facts["generate"]["max_new_tokens"])
     for i, said in enumerate(generate(solved.method.backbone, rows, solved.method.source(), speaking)):
         official = solved.case.tensors[f"generate/ids_{i}"].tolist()
         assert list(said.tokens) == official[: len(said.tokens)]

@@ -10,7 +10,7 @@ from support.parity import cases
 from support.parity.softcot import chains_of, latents_of, several, slices_of, solve
 
 from unspoken.core.loop.generate import sample
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 
 if cases.folder() is None:
     pytest.skip(cases.ABSENT, allow_module_level=True)
@@ -161,7 +161,7 @@ def test_greedy_text(name: str):
     rows = [solved.method.prompt(instance["question"]) for instance in solved.case.facts["instances"]][
         : len(facts["outputs"])
     ]
-    speaking = Speaking(max_new_tokens=facts["max_new_tokens"])
+    speaking = SamplingParams(max_new_tokens=facts["max_new_tokens"])
     said = sample(solved.method.backbone, rows, solved.method.source(), speaking, batch_size=64, chains=chains)
     for i, answers in enumerate(said):
         official = solved.case.tensors[f"generate/ids_{i}"].tolist()

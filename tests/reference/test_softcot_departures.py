@@ -1,7 +1,8 @@
 """Where SoftCoT and SoftCoT++ depart from the released code on purpose (the cards' list): that they do, and what it is for.
 
-The generation header, dates and places of slots: tests/core/text/test_chat.py. What runs once: tests/core/lm/test_prefix_cache.py.
-As many slots in evaluation as in training, all samples in one batch: tests/methods/test_train_softcot.py.
+The generation header, dates and places of slots: tests/core/text/test_chat.py. What runs once:
+tests/core/lm/test_prefix_cache.py. As many slots in evaluation as in training, all samples in one batch:
+tests/methods/test_train_softcot.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import backbones
 
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method
@@ -20,7 +20,7 @@ QUESTIONS = ["Ann has 3 pens?", "Bob has 9 figs. He eats 2. How many are left?"]
 
 def model(method: Any = "coconut", **more: Any) -> Model:
     """A random model."""
-    return Model(make_method(method, backbones.backbone()), Speaking(max_new_tokens=6), **more)
+    return Model(make_method(method, backbones.backbone()), SamplingParams(max_new_tokens=6), **more)
 
 
 SIM_COT = {"name": "sim_cot", "inner": "coconut", "max_step_tokens": 4}
@@ -49,7 +49,7 @@ def test_speaking_of_one_call():
     assert len(asked.answer(QUESTIONS, max_new_tokens=2)[0].tokens) <= 2
     sampled = [asked.answer(QUESTIONS, temperature=1.0, seed=seed)[0].tokens for seed in range(4)]
     assert len(set(sampled)) > 1
-    assert asked.speaking == Speaking(max_new_tokens=6)
+    assert asked.speaking == SamplingParams(max_new_tokens=6)
     with pytest.raises(ConfigError, match="unknown speaking option 'temp'; known: max_new_tokens, temperature, "):
         asked.answer(QUESTIONS, temp=1)
     with pytest.raises(ConfigError, match="temperature must be 0"):
@@ -79,7 +79,7 @@ def test_questions_that_are_none():
 
 def test_dropout_is_off_while_answering_and_back_on_after():
     method: Any = make_method("coconut", backbones.backbone("gpt2", resid_pdrop=0.5, attn_pdrop=0.5))
-    asked = Model(method, Speaking(max_new_tokens=6))
+    asked = Model(method, SamplingParams(max_new_tokens=6))
     method.train()
     first = asked.answer(QUESTIONS)
     assert method.training

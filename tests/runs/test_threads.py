@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.backbones import backbone
 
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import DataError
 from unspoken.methods import make_method
 from unspoken.runs.model import Model
@@ -19,7 +19,7 @@ QUESTIONS = [f"Ann has {n} pens. She finds {n % 7}. How many pens has Ann?" for 
 
 
 def model(method: object = "coconut") -> Model:
-    return Model(make_method(method, backbone()), Speaking(max_new_tokens=6))
+    return Model(make_method(method, backbone()), SamplingParams(max_new_tokens=6))
 
 
 @pytest.mark.parametrize("method", ["coconut", "cot", SIM_COT])
@@ -36,8 +36,8 @@ def test_threads_take_turns(method: object):
 
 def test_two_models_on_one_base():
     base = backbone()
-    first = Model(make_method("coconut", base), Speaking(max_new_tokens=6))
-    second = Model(make_method("cot", base), Speaking(max_new_tokens=6))
+    first = Model(make_method("coconut", base), SamplingParams(max_new_tokens=6))
+    second = Model(make_method("cot", base), SamplingParams(max_new_tokens=6))
     jobs = [(one, question) for question in QUESTIONS for one in (first, second)]
     alone = [one.answer([question])[0].tokens for one, question in jobs]
     with ThreadPoolExecutor(6) as pool:

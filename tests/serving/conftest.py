@@ -12,7 +12,7 @@ from support.backbones import ARCHS, tokenizer
 
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.export.prompt_embeds import export_prompt_embeds
 from unspoken.methods import method_config
 from unspoken.runs.config import RunConfig, TrainConfig
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
             method=method_config(method),
             task=task_config({"name": "files", **{s: str(folder / f"{s}.jsonl") for s in ("train", "validation", "test")}}),
             train=TrainConfig(steps=2, batch_size=4, lr=1e-2, validate_limit=0),
-            speaking=Speaking(max_new_tokens=6),
+            speaking=SamplingParams(max_new_tokens=6),
         )
         out = tmp_path_factory.mktemp("run")
         train(config, out / "run")

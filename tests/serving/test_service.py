@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
 from unspoken.export.prompt_embeds import PromptEmbedder
 from unspoken.serving import prompt_embeds
@@ -303,7 +303,7 @@ class _Engine(BaseHTTPRequestHandler):
 
 def test_every_set_of_thoughts_draws_with_seeds_of_its_own(start: Any, embedder: PromptEmbedder):
     """vLLM draws answer i of a request with seed + i; two sets in one request would draw alike."""
-    embedder.speaking = Speaking(temperature=0.7, seed=40)
+    embedder.speaking = SamplingParams(temperature=0.7, seed=40)
     engine = ThreadingHTTPServer(("127.0.0.1", 0), _Engine)
     threading.Thread(target=engine.serve_forever, daemon=True).start()
     service = start(engine=f"http://127.0.0.1:{engine.server_port}/v1/")

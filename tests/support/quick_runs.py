@@ -10,7 +10,7 @@ import pytest
 from support.backbones import ARCHS, tokenizer
 
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods import method_config
 from unspoken.runs.config import RunConfig, TrainConfig
 from unspoken.tasks import task_config
@@ -57,7 +57,7 @@ def make(files: Path):
             method=method_config(method),
             task=task_config({"name": "files", **splits}),
             train=TrainConfig(**given),
-            speaking=Speaking(max_new_tokens=6),
+            speaking=SamplingParams(max_new_tokens=6),
         )
 
     return config

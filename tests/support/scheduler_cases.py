@@ -8,14 +8,14 @@ import numpy as np
 from support import backbones
 
 from unspoken.core.engine.requests import Request
-from unspoken.core.engine.scheduler import Queue
+from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.row import IGNORE, Row
 
-GREEDY = Speaking(max_new_tokens=24)
-SAMPLED = Speaking(max_new_tokens=24, temperature=1.0, seed=3)
+GREEDY = SamplingParams(max_new_tokens=24)
+SAMPLED = SamplingParams(max_new_tokens=24, temperature=1.0, seed=3)
 
 
 def row(rng: np.random.Generator, length: int, latents: int, name: str = "", head: tuple[int, ...] = ()) -> Row:
@@ -40,9 +40,9 @@ def speaker(family: str) -> Backbone:
 
 
 def ask(
-    backbone: Backbone, rows: list[Row], speaking: Speaking = GREEDY, source: Any = None, **how: Any
-) -> tuple[list[Any], Queue]:
+    backbone: Backbone, rows: list[Row], speaking: SamplingParams = GREEDY, source: Any = None, **how: Any
+) -> tuple[list[Any], Scheduler]:
     """What a queue says to rows, in their order."""
-    queue = Queue(backbone, source or Recurrence(), **how)
+    queue = Scheduler(backbone, source or Recurrence(), **how)
     numbers = queue.run([Request(row=r, speaking=speaking, number=i) for i, r in enumerate(rows)])
     return [queue.done[n] for n in numbers], queue

@@ -30,8 +30,8 @@ def test_without_a_budget_rows_stay_in_order():
 
 
 def test_a_budget_puts_rows_of_like_length_together():
-    dice = Random(0)
-    rows = rows_of([dice.randint(5, 60) for _ in range(64)])
+    rng = Random(0)
+    rows = rows_of([rng.randint(5, 60) for _ in range(64)])
     parts = micro_batches(rows, None, 240)
     assert sorted(int(row.name) for part in parts for row in part) == list(range(64))
     slots = [len(part) * max(row.positions for row in part) for part in parts]
@@ -63,10 +63,10 @@ class Counted:
     def __init__(self) -> None:
         self.laid: list[str] = []
 
-    def layout(self, example: Any, stage: Any, dice: Random) -> Row:
+    def layout(self, example: Any, stage: Any, rng: Random) -> Row:
         self.laid.append(threading.current_thread().name)
         n = 3 + len(example.question) % 7
-        return Row(ids=(dice.randint(0, 9),) * n, labels=(IGNORE,) * n, start=n, latents=0, name=example.id)
+        return Row(ids=(rng.randint(0, 9),) * n, labels=(IGNORE,) * n, start=n, latents=0, name=example.id)
 
 
 def feed(examples: int = 40, window: int = 2) -> tuple[Feed, Counted]:
@@ -112,10 +112,10 @@ def test_what_fails_ahead_fails_in_its_own_step():
     ahead, method = feed()
     want = method.layout
 
-    def layout(example: Any, stage: Any, dice: Random) -> Row:
+    def layout(example: Any, stage: Any, rng: Random) -> Row:
         if threading.current_thread() is not threading.main_thread():
             raise ValueError("laid out in vain")
-        return want(example, stage, dice)
+        return want(example, stage, rng)
 
     method.layout = layout
     ahead.take(0)

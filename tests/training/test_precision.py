@@ -106,7 +106,7 @@ def test_the_kept_model_is_the_trained_one(make, base, tmp_path: Path, case: str
     training.go()
     trained = training.method.inner.eval()
     export(tmp_path / "run", tmp_path / "exported")
-    want = latents(trained) if trained.group_size else None
+    want = latents(trained) if trained.latents_per_group else None
     for folder in ("run", "exported"):
         model = unspoken.load(tmp_path / folder, device="cpu")
         if want is not None:

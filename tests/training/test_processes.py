@@ -66,8 +66,8 @@ def as_one(make: Any, tmp_path: Path, **how: Any) -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_run_of_one(make, tmp_path):
     # 24 examples, 5 rows a step: an odd row is left to one of the processes, and each goes through micro-batches of 2
-    # wide enough that the gradients of matrices are made once for all passes (core/fast/shared_gradients.py); of 3 validation
-    # problems one process gets two
+    # wide enough that the gradients of matrices are made once for all passes (core/fast/shared_gradients.py); of 3
+    # validation problems one process gets two
     arch = {**ARCHS["llama"], "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
     start = {"arch": arch, "tokenizer": make().backbone.tokenizer}
     as_one(make, tmp_path, backbone=start, steps=6, batch_size=5, micro_batch_size=2, validate_limit=3, validate_every=3)

@@ -105,7 +105,7 @@ def sim_cot_step(method: Any, batch: Batch, cost: Cost) -> tuple[Tensor, Cost]:
 
 def _explain(method: Any, batch: Batch, latents_BKD: Tensor, cost: Cost) -> Tensor:
     """One decoder call per thought group."""
-    decoder, C, at = method.decoder, method.group_size, latents_BKD.device
+    decoder, C, at = method.decoder, method.latents_per_group, latents_BKD.device
     losses = []
     for group in range(latents_BKD.shape[1] // C):
         steps = [targets[group] for targets in batch.targets]

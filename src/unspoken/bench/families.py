@@ -26,7 +26,7 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.loading import builtin
 from unspoken.core.lm.ways import ways_of
 from unspoken.core.loop import generate
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.batch import collate
 from unspoken.core.text.example import Example
 from unspoken.errors import UnspokenError
@@ -144,7 +144,7 @@ EXAMPLES = [
     Example(question="9", steps=("<<9-2=7>>",), answer="7", id="c"),
 ]
 METHODS = {"cot": {"name": "cot"}, "coconut": {"name": "coconut", "max_stage": 1}, "codi": {"name": "codi", "latents": 3}}
-SPEAKING = Speaking(max_new_tokens=8)
+SPEAKING = SamplingParams(max_new_tokens=8)
 HEAD = ("family", "rows are fed", "`cot`", "`coconut`", "`codi`", "batch = alone", "scheduler = loop", "export = run")
 
 
@@ -227,7 +227,7 @@ def _scheduler(model: Model) -> str:
     """Answers of kv_slots, where a family has them."""
     method: Any = model.method
     method.eval()
-    if not kv_slots.covered(method.backbone, 64):
+    if not kv_slots.supports_kv_slots(method.backbone, 64):
         return "loop only"
     rows = [method.prompt(example.question) for example in EXAMPLES]
     said = [

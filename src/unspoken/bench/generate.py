@@ -20,9 +20,9 @@ from transformers import DynamicCache
 from unspoken.bench import paired
 from unspoken.bench.shapes import Kind, backbone_of, operations, variant
 from unspoken.core.engine.requests import Request
-from unspoken.core.engine.scheduler import Queue
+from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.loop.trace import Cost
 from unspoken.core.rows.row import IGNORE, Row
@@ -88,9 +88,9 @@ def explicit(backbone: Backbone, rows: Sequence[Row], tokens: int) -> tuple[Tens
 def ours(
     backbone: Backbone, rows: Sequence[Row], answer: int, slots: int, graphs: bool | None = None
 ) -> tuple[list[list[int]], Cost]:
-    """The engine, so many rows at a time; see `Queue` for `graphs`."""
-    queue = Queue(backbone, Recurrence(), slots=slots, graphs=graphs)
-    numbers = queue.run([Request(row=row, speaking=Speaking(max_new_tokens=answer)) for row in rows])
+    """The engine, so many rows at a time; see `Scheduler` for `graphs`."""
+    queue = Scheduler(backbone, Recurrence(), slots=slots, graphs=graphs)
+    numbers = queue.run([Request(row=row, speaking=SamplingParams(max_new_tokens=answer)) for row in rows])
     return [queue.done[number].tokens for number in numbers], queue.cost
 
 

@@ -17,10 +17,10 @@ import torch
 from unspoken.bench import paired
 from unspoken.bench.shapes import Kind, backbone_of, operations, variant
 from unspoken.core.engine.requests import Request
-from unspoken.core.engine.scheduler import Queue
+from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.loop import Loop
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.loop.trace import Cost
 from unspoken.core.rows.batch import collate
@@ -54,7 +54,7 @@ def mixed(
         ids = (*text[:-1], *(0,) * thoughts, text[-1])
         start = length - 1 if thoughts else len(ids)
         row = Row(ids=ids, labels=(IGNORE,) * len(ids), start=start, latents=thoughts, ends=10**9)
-        requests.append(Request(row=row, speaking=Speaking(max_new_tokens=said), number=number))
+        requests.append(Request(row=row, speaking=SamplingParams(max_new_tokens=said), number=number))
     return requests
 
 
@@ -81,7 +81,7 @@ def static(backbone: Backbone, requests: Sequence[Request], rows: int) -> Served
         limits = [requests[i].speaking.max_new_tokens for i in chosen]
         batch = collate([requests[i].row for i in chosen]).to(backbone.device)
         batch.ends_B[:] = limits
-        loop = _Watched(backbone, batch, Recurrence(), speaking=Speaking(max_new_tokens=max(limits)), numbers=chosen)
+        loop = _Watched(backbone, batch, Recurrence(), speaking=SamplingParams(max_new_tokens=max(limits)), numbers=chosen)
         loop.eos = every  # each token counts as an end, of which a row speaks as many as it may
         trace, speech = loop.run()
         tokens |= dict(zip(chosen, speech.tokens, strict=True))
@@ -94,7 +94,7 @@ def static(backbone: Backbone, requests: Sequence[Request], rows: int) -> Served
 
 def continuous(backbone: Backbone, requests: Sequence[Request], rows: int, chunk: int = 512) -> Served:
     """The queue."""
-    queue = Queue(backbone, Recurrence(), slots=rows, chunk=chunk)
+    queue = Scheduler(backbone, Recurrence(), slots=rows, chunk=chunk)
     numbers = queue.run(requests)
     return Served(
         tokens=[queue.done[n].tokens for n in numbers],
@@ -121,7 +121,7 @@ def run(
         model: a shape by name (`bench/shapes.py`) or a model folder.
         requests: how many; prompts of 20 to 200 tokens, 0 to 12 latents, answers of 2 to 60.
         rows: at a time, on both sides.
-        chunk: see `Queue`.
+        chunk: see `Scheduler`.
         kind: weights of both.
         rounds: times that each side is measured; both answer a few requests before, to warm up.
         device: where; None = a GPU if there is one.

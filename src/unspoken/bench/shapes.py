@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from unspoken.core.fast.cpu_linear import quicken
+from unspoken.core.fast.cpu_linear import speed_up_linears
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import load_backbone
 
@@ -45,11 +45,11 @@ def variant(backbone: Backbone, kind: Kind) -> Backbone:
     """The same weights as our engine uses them: float32 with fast layers, bfloat16, or 8 bits. The given one stays."""
     if kind == "bfloat16":
         other = copy.deepcopy(backbone).to(torch.bfloat16)
-        quicken(other.lm)
+        speed_up_linears(other.lm)
         return other
     shared = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
     other = copy.deepcopy(backbone, shared)
-    quicken(other.lm, eight_bits=kind == "int8")
+    speed_up_linears(other.lm, int8=kind == "int8")
     return other
 
 

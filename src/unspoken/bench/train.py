@@ -20,7 +20,7 @@ from torch import Tensor
 from unspoken.bench import paired
 from unspoken.bench.baselines import coconut_step, codi_step, sim_cot_step
 from unspoken.bench.shapes import backbone_of, operations
-from unspoken.bench.watch import Watch
+from unspoken.bench.watch import OperatorCounter
 from unspoken.bench.workloads import Load, coconut_rows, codi_rows
 from unspoken.core.fast.attention import fuse_activations
 from unspoken.core.fast.malloc import give_back, keeping_freed
@@ -122,7 +122,7 @@ def coconut_bench(model: str, device: torch.device, precision: str, load: Load, 
     method: Any = make_method(whole, backbone_of(model, device))
     method.to(device).eval()
     base = method.method if with_decoder else method
-    rows = coconut_rows(load, base.backbone.vocabulary - 3, base.group_size)
+    rows = coconut_rows(load, base.backbone.vocabulary - 3, base.latents_per_group)
     labels, positions = sum(i >= 0 for row in rows for i in row.labels), sum(row.positions for row in rows)
     work = _work(base.backbone, positions, labels)
     sides = {"coconut ours": ours(base, [rows], precision), "coconut released": theirs(coconut_step, base, rows, precision)}
@@ -135,7 +135,7 @@ def coconut_bench(model: str, device: torch.device, precision: str, load: Load, 
     )
     if with_decoder:
         steps = [step for row in rows for step in row.targets]
-        more = _work(base.backbone, sum(map(len, steps)) + base.group_size * len(steps), sum(map(len, steps)))
+        more = _work(base.backbone, sum(map(len, steps)) + base.latents_per_group * len(steps), sum(map(len, steps)))
         bench.sides |= {"sim_cot ours": ours(method, [rows], precision)}
         bench.sides |= {"sim_cot released": theirs(sim_cot_step, method, rows, precision)}
         bench.pairs.append(("sim_cot ours", "sim_cot released"))
@@ -184,7 +184,7 @@ def _check(bench: Bench, words: int, width: int, exact: bool) -> dict[str, dict[
     for name, step in bench.sides.items():
         bench.method.zero_grad(set_to_none=True)
         cost = Cost()
-        with Watch(words, width) as watch:
+        with OperatorCounter(words, width) as watch:
             whole = step(cost)
         loss = float(whole)
         kept[name] = _gradients(bench)

@@ -16,7 +16,7 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_uniq
 """Operators whose result the host must have before it can go on: `.item()`, `bool()` of a tensor, indexing by a mask."""
 
 
-class Watch(TorchDispatchMode):
+class OperatorCounter(TorchDispatchMode):
     """Use as a context.
 
     Args:

@@ -32,11 +32,11 @@ class Load:
 
 def coconut_rows(load: Load, words: int, group: int, seed: int = 0) -> list[Row]:
     """question | bot | latents | eot | text, with a target for every thought group."""
-    dice, rows = np.random.default_rng(seed), []
+    rng, rows = np.random.default_rng(seed), []
     for b in range(load.rows):
-        length = int(dice.integers(load.length * 3 // 4, load.length + 1)) if load.spread and b else load.length
-        ids = tuple(dice.integers(1, words, length).tolist())
-        steps = [dice.integers(1, words, load.step_tokens + int(dice.integers(-2, 3))) for _ in range(load.latents // group)]
+        length = int(rng.integers(load.length * 3 // 4, load.length + 1)) if load.spread and b else load.length
+        ids = tuple(rng.integers(1, words, length).tolist())
+        steps = [rng.integers(1, words, load.step_tokens + int(rng.integers(-2, 3))) for _ in range(load.latents // group)]
         rows.append(
             Row(
                 ids=ids,
@@ -55,15 +55,15 @@ def codi_rows(count: int, latents: int, words: int, seed: int = 0) -> list[Row]:
 
     Lengths are drawn as GSM8K-Aug has them in GPT-2's tokens: questions of 56 on average, chains of 17, answers of 6.
     """
-    dice, rows = np.random.default_rng(seed), []
+    rng, rows = np.random.default_rng(seed), []
 
     def text(mean: float, sigma: float, least: int) -> tuple[int, ...]:
-        length = round(float(dice.lognormal(np.log(mean) - sigma**2 / 2, sigma)))
-        return tuple(dice.integers(1, words, max(length, least)).tolist())
+        length = round(float(rng.lognormal(np.log(mean) - sigma**2 / 2, sigma)))
+        return tuple(rng.integers(1, words, max(length, least)).tolist())
 
     for b in range(count):
         question, chain, answer = text(56.4, 0.38, 12), text(16.9, 0.7, 4), text(6.1, 0.1, 5)
-        head = (*question, *dice.integers(1, words, latents + 2).tolist())  # markers, and slots that latents fill
+        head = (*question, *rng.integers(1, words, latents + 2).tolist())  # markers, and slots that latents fill
         ids, taught = (*head, *answer), (*question, *chain, *answer)
         teacher = Row(
             ids=taught,

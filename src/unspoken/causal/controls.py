@@ -73,7 +73,7 @@ def run_controls(
         raise ConfigError(f"unknown control {odd[0]!r}; known: {', '.join(WHAT)}")
     if not all(scale > 0 for scale in noise):
         raise ConfigError(f"scales of noise must be positive, got {', '.join(f'{scale:g}' for scale in noise)}")
-    if not model.method.group_size or latents == 0:
+    if not model.method.latents_per_group or latents == 0:
         raise ConfigError("this model thinks without latents, so there is nothing to control; evaluate one that has some")
     chains = model.chains if chains is None else chains
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "chains": chains, **speaking}

@@ -358,7 +358,7 @@ def slot_vector(model: Model, question: str) -> Tensor:
     Raises:
         ConfigError: the model has no slots.
     """
-    if not model.method.group_size:
+    if not model.method.latents_per_group:
         raise ConfigError("this method makes no latents while it thinks, so no token stands in their place")
     row = model.method.prompt(question, 1)
     with torch.no_grad():

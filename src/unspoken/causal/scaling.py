@@ -24,7 +24,7 @@ from unspoken.evaluation.paired import Difference, difference
 from unspoken.evaluation.records import EvalReport, Record, check_records
 from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.evaluation.tables import cut_off, markdown, p_value, percent, points, with_interval
-from unspoken.evaluation.vote import Said, elect
+from unspoken.evaluation.vote import Completion, elect
 from unspoken.pages.svg import Line, Point, line_chart
 from unspoken.tasks.base import Split, Task
 
@@ -278,7 +278,7 @@ def scale(
         raise ConfigError(f"strength must be positive, or all trajectories would be the same; got {strength:g}")
     if by == "sampling" and "temperature" in speaking:
         raise ConfigError("temperature is what strength says for sampling; leave one of them out")
-    if by != "sampling" and (not model.method.group_size or latents == 0):
+    if by != "sampling" and (not model.method.latents_per_group or latents == 0):
         raise ConfigError(f"this model thinks without latents, so {by} has nothing to disturb; take sampling")
     how: dict[str, Any] = {"limit": limit, "latents": latents, "batch_size": batch_size, **speaking}
     recorder = Through(model)
@@ -297,6 +297,6 @@ def scale(
     return ScalingReport(by=by, strength=strength, counts=counts, plain=plain, report=report)
 
 
-def _said(record: Record) -> tuple[Said, ...]:
+def _said(record: Record) -> tuple[Completion, ...]:
     assert record.said is not None, "several trajectories were asked for"
     return record.said

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unspoken.core.engine.stopping import features
-from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.runs.model import Model
@@ -54,11 +54,11 @@ def learn_stop(model: Model, task: Task, examples: Sequence[Example], *, decay: 
         DataError: fewer than ten problems, or stopping is everywhere right, or everywhere wrong.
     """
     source = model.method.source()
-    if source is None or isinstance(source, Prompted):
+    if source is None or isinstance(source, PrecomputedThoughts):
         raise ConfigError("a stop head needs a method that makes its latents one by one; here they are in the prompt")
     if len(examples) < 10:
         raise DataError(f"a stop head needs at least 10 problems to learn from, got {len(examples)}; raise --limit")
-    questions, step = [example.question for example in examples], model.method.inner.group_size
+    questions, step = [example.question for example in examples], model.method.inner.latents_per_group
     latents_BKD = torch.cat([model.think(questions[i : i + 32]).latents_BKD for i in range(0, len(questions), 32)])
     most = model.answer(questions[:1])[0].latents
     stops = list(range(step, most + 1, step))

@@ -126,8 +126,8 @@ def evaluate(
     from unspoken.evaluation.details import details
     from unspoken.evaluation.evaluator import evaluate as score
     from unspoken.evaluation.processes import processes
-    from unspoken.evaluation.resume import Keep
-    from unspoken.evaluation.several import over_seeds as together
+    from unspoken.evaluation.resume import PartialReport
+    from unspoken.evaluation.several import pooled_over_seeds as together
     from unspoken.evaluation.tables import over_sampling_seeds, table
     from unspoken.runs.directory import load
     from unspoken.tasks.base import SPLITS
@@ -160,7 +160,7 @@ def evaluate(
                 limit=limit, latents=latents, parallel=parallel, explain=explain or None, dtype=dtype, **several, **settings
             )
             target = out or _report_path(run, chosen.name, split, named)
-            keep = Keep(target, me, restart)
+            keep = PartialReport(target, me, restart)
             with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, _goes_on(keep):
                 job = bar.add_task("questions", total=None)
                 tell = _teller(bar, job, console)

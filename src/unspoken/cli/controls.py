@@ -72,7 +72,7 @@ def after_eval(
     if most < 1:
         raise ConfigError(f"--controls-limit must be at least 1, got {most}; --no-controls leaves them out")
     how = given(**how)
-    if wanted is False or (wanted is None and (not model.method.group_size or how.get("latents") == 0)):
+    if wanted is False or (wanted is None and (not model.method.latents_per_group or how.get("latents") == 0)):
         return
     how["limit"] = min(most, how.get("limit", most))
     target = report.with_name(f"controls-{report.name.removeprefix('eval-')}")

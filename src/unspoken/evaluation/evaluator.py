@@ -15,8 +15,8 @@ from unspoken.core.provenance import provenance
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.evaluation.records import EvalReport, Record
-from unspoken.evaluation.resume import Keep, Kept, in_turns
-from unspoken.evaluation.vote import Said, elect
+from unspoken.evaluation.resume import Kept, PartialReport, evaluate_missing
+from unspoken.evaluation.vote import Completion, elect
 from unspoken.tasks.base import SPLITS, Split, Task
 
 if TYPE_CHECKING:  # reading a report must not load torch
@@ -36,7 +36,7 @@ def evaluate(
     chains: int = 1,
     samples: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    keep: Keep | None = None,
+    keep: PartialReport | None = None,
     **speaking: Any,
 ) -> EvalReport:
     """Put the first `limit` questions of a split to a model and score its answers.
@@ -116,7 +116,7 @@ def _in_turns(
     examples: Sequence[Example],
     ids: Sequence[str],
     about: dict[str, Any],
-    keep: Keep,
+    keep: PartialReport,
     explain: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Kept:
@@ -144,7 +144,7 @@ def _in_turns(
     settings = {name: value for name, value in about.items() if name != "environment"} | {"explain": explain, **code}
     device = str(about["model"]["device"]).partition(":")[0]  # each process has its own GPU
     settings["model"] = {k: v for k, v in about["model"].items() if k != "path"} | {"device": device}
-    return in_turns(answer, make, plan, settings, keep, progress)
+    return evaluate_missing(answer, make, plan, settings, keep, progress)
 
 
 def record_of(name: str, example: Example, task: Task, model: Model, answers: Sequence[Answer]) -> Record:
@@ -169,7 +169,7 @@ def record_of(name: str, example: Example, task: Task, model: Model, answers: Se
         finished=bool(answer.finished),
         thoughts=None if answer.thoughts is None else tuple(answer.thoughts),
         expected=None if answer.thoughts is None else model.expected(example, len(answer.thoughts)),
-        said=tuple(map(Said.of, answers, scores)) if several else None,
+        said=tuple(map(Completion.of, answers, scores)) if several else None,
     )
 
 

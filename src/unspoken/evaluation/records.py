@@ -17,7 +17,7 @@ from unspoken.core.files import lines_json, write_text
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.several import within
 from unspoken.evaluation.statistics import Rate, mean, rate
-from unspoken.evaluation.vote import Said
+from unspoken.evaluation.vote import Completion
 
 FORMAT = 1
 """Version of the file that `EvalReport.save` writes."""
@@ -59,7 +59,7 @@ class Record:
     finished: bool
     thoughts: tuple[str, ...] | None = None
     expected: tuple[str | None, ...] | None = None
-    said: tuple[Said, ...] | None = None
+    said: tuple[Completion, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

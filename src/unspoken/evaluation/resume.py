@@ -31,7 +31,7 @@ _RECORDS = TypeAdapter(tuple[Record, ...])
 
 
 @dataclass(frozen=True)
-class Keep:
+class PartialReport:
     """Where finished batches are kept, and who shares the work.
 
     Attributes:
@@ -125,12 +125,12 @@ class Kept:
     loop_seconds: float
 
 
-def in_turns(
+def evaluate_missing(
     answer: Callable[[Sequence[int]], list[tuple[Answer, ...]]],
     make: Callable[[int, Sequence[Answer]], Record],
     plan: Sequence[Sequence[int]],
     settings: Mapping[str, Any],
-    keep: Keep,
+    keep: PartialReport,
     progress: Callable[[int, int], None] | None = None,
 ) -> Kept:
     """Answer the batches that nobody has answered yet, this process's share of them; then read what all have answered.
@@ -161,7 +161,7 @@ def _in_turns(
     make: Callable[[int, Sequence[Answer]], Record],
     plan: Sequence[Sequence[int]],
     settings: Mapping[str, Any],
-    keep: Keep,
+    keep: PartialReport,
     progress: Callable[[int, int], None] | None,
 ) -> Kept:
     from time import perf_counter

@@ -96,7 +96,7 @@ def several(questions: Sequence[Said]) -> Several:
     )
 
 
-def over_seeds(reports: Sequence[EvalReport]) -> Several:
+def pooled_over_seeds(reports: Sequence[EvalReport]) -> Several:
     """The figures of evaluations of the same problems: each adds its answers to every question.
 
     Raises:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # reading a report must not load torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class Completion:
     """One of several answers to a question.
 
     Attributes:
@@ -41,7 +41,7 @@ class Said:
     positions: int = 0
 
     @classmethod
-    def of(cls, answer: Answer, score: Score) -> Said:
+    def of(cls, answer: Answer, score: Score) -> Completion:
         """An answer and its score."""
         return cls(
             chain=answer.chain,

@@ -27,7 +27,7 @@ from transformers import GenerationConfig
 
 from unspoken.core.files import check_new, write_folder
 from unspoken.core.lm.ways import ways_of
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.row import Row
 from unspoken.core.tensors import save_tensors
@@ -129,7 +129,7 @@ def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
         raise _refusal(name, "another model thinks for it; `export --prompt-embeds` writes what serves it")
     question = question_ids(method.backbone, template, PROBES[0])
     trained = method.prompt(PROBES[0], latents)
-    if not method.group_size:
+    if not method.latents_per_group:
         behind = trained.ids[len(question) :]
         for probe in PROBES:
             asked = question_ids(method.backbone, template, probe)
@@ -238,7 +238,7 @@ def _flat(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def generation_config(backbone: Any, speaking: Speaking) -> GenerationConfig:
+def generation_config(backbone: Any, speaking: SamplingParams) -> GenerationConfig:
     """How a run speaks, as transformers has it. Its seed has no place there."""
     more: dict[str, Any] = {"do_sample": False}
     if speaking.temperature > 0:

@@ -27,8 +27,8 @@ from transformers import AutoTokenizer
 from unspoken.core.checks import latents_asked, spoken, whole
 from unspoken.core.config import build, dump
 from unspoken.core.files import check_new, write_folder
-from unspoken.core.loop.sampling import Speaking
-from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.precision import kept_dtype
 from unspoken.core.rows.batch import collate
 from unspoken.core.tensors import load_tensors, save_tensors
@@ -85,7 +85,7 @@ class PromptEmbedder:
 
     method: Any
     model: str
-    speaking: Speaking
+    speaking: SamplingParams
     eos_ids: tuple[int, ...]
 
     @classmethod
@@ -118,7 +118,7 @@ class PromptEmbedder:
         return cls(
             method=method,
             model=about["model"],
-            speaking=build(Speaking, about["speaking"]),
+            speaking=build(SamplingParams, about["speaking"]),
             eos_ids=tuple(about["eos_ids"]),
         )
 
@@ -237,7 +237,7 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
     run = RunDir(path)
     config = run.config()
     method: Any = run.load_method(inner=True)
-    if not isinstance(method.source(), Prompted) or not hasattr(method, "assistant"):
+    if not isinstance(method.source(), PrecomputedThoughts) or not hasattr(method, "assistant"):
         raise ConfigError(
             f"method {method.config.name!r} cannot be served as prompt embeddings: its thoughts come out of the base model "
             "itself; use --format hf or run"

@@ -23,7 +23,7 @@ from unspoken.core.config import build
 from unspoken.core.files import write_folder
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone, resolve
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.provenance import provenance
 from unspoken.errors import BackboneError, CheckpointError, ConfigError
 from unspoken.importers.base import Base, read_base
@@ -108,7 +108,9 @@ def import_projection(weights: Weights, target: Path, how: ProjectionImport) -> 
         task=task_config(how.task),
         train=TrainConfig(steps=1, validate_limit=0),  # nothing was trained here, and nothing can go on
         # evaluate_softcot.py: sampled, top_p forced to 1; top_k is the model's own, 50 where it says nothing
-        speaking=Speaking(temperature=1.0, top_k=int(getattr(base.generation, "top_k", None) or 50), max_new_tokens=1024),
+        speaking=SamplingParams(
+            temperature=1.0, top_k=int(getattr(base.generation, "top_k", None) or 50), max_new_tokens=1024
+        ),
     )
     method: Any = make_method(data, load_backbone(config.backbone))
     projection = method.soft.projection if several else method.projection

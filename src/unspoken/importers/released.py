@@ -20,7 +20,7 @@ from unspoken.core.config import build, dump
 from unspoken.core.files import check_new, write_folder
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError
 from unspoken.importers.account import Account, account
@@ -180,7 +180,7 @@ def import_checkpoint(
             method=method_config(method.config),
             task=evaluated,
             train=TrainConfig(steps=1, validate_limit=0),  # nothing was trained here, and nothing can go on
-            speaking=Speaking(max_new_tokens=_longest(found)),
+            speaking=SamplingParams(max_new_tokens=_longest(found)),
         )
         given = {"base": base, "decoder_base": decoder_base, "assistant": assistant, "eos": eos}
         about = {"imported": _record(done, weights, given), "provenance": provenance()}

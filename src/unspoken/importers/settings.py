@@ -59,7 +59,7 @@ def settings(
         }
     if family.decoder is None:
         return inner
-    # Coconut/coconut.py counts a latent's position from 1; CODI/src/runs/model.py leaves it to the model, which counts from 0.
+    # Coconut/coconut.py counts a latent's position from 1; CODI/src/model.py leaves it to the model, which counts from 0.
     decoder = {"kind": "model", "path": "", "first_position": 1 if family.method == "coconut" else 0}
     return {"name": "sim_cot", "inner": inner, "decoder": decoder, **_RELEASED[family.method]}
 

@@ -107,7 +107,7 @@ def _lie(model: Model, rows: Sequence[Tensor]) -> dict[str, Any]:
 
 def _read(model: Model, seen: Sequence[Seen]) -> dict[str, Any]:
     """What nearest words and decoded steps give back of the true steps."""
-    c = model.method.group_size
+    c = model.method.latents_per_group
     steps = [one.example.steps for one in seen]
     expected = [one.expected for one in seen]
     words = [[frozenset(word.text.strip() for word in latent) for latent in one.words.read] for one in seen]
@@ -141,7 +141,7 @@ def _share(found: int, n: int) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
+def stability_row(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
     """The stability figures of some problems, without answers: what the monitor logs. None where there is no latent."""
     with at_rest(model.method):
         return _watch(model, examples, latents)
@@ -159,7 +159,7 @@ def _watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str,
     seen = []
     for b, example in enumerate(examples):
         n = int(trace.counts_B[b])
-        expected, whole = stands_for(model, example, n // method.group_size)
+        expected, whole = stands_for(model, example, n // method.latents_per_group)
         silent = Answer(text="", tokens=(), finished=False, latents=n, passes=0, positions=0, seconds=0.0)
         seen.append(
             Seen(

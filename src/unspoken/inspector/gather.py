@@ -40,7 +40,7 @@ def check_latents(method: Method, question: str, latents: int | None = None) -> 
     Raises:
         ConfigError: it makes no latents.
     """
-    if not method.group_size:
+    if not method.latents_per_group:
         raise ConfigError(
             f"{method.config.name!r} makes no latents while it answers, so there is nothing to inspect; take a run of a "
             "method that thinks (see `unspoken list`), or `unspoken eval` for its answers"
@@ -100,7 +100,7 @@ def _gather(
     for b, (example, answer, row) in enumerate(zip(examples, answers, rows, strict=True)):
         score = task.score(example, answer.text)
         n = int(trace.counts_B[b])
-        expected, whole = stands_for(model, example, n // method.group_size)
+        expected, whole = stands_for(model, example, n // method.latents_per_group)
         found.append(
             Seen(
                 example=example,

@@ -187,7 +187,7 @@ def inspect(
         if progress is not None:
             progress(len(problems), len(examples))
     own = max(one.fed for one in seen)
-    swept = _numbers(counts, own, method.group_size)
+    swept = _numbers(counts, own, method.latents_per_group)
     return Inspection(
         head={
             "run": model.path,
@@ -217,7 +217,7 @@ def _of_kind(metrics: Sequence[Any], *kinds: str) -> tuple[dict[str, Any], ...]:
 
 def _problem(model: Model, seen: Seen) -> Problem:
     """A problem as the page and the file tell it."""
-    c = model.method.group_size
+    c = model.method.latents_per_group
     unit_KD = torch.nn.functional.normalize(seen.latents_KD, dim=-1)
     cosine_KK = (unit_KD @ unit_KD.T).tolist()
     norms = seen.latents_KD.norm(dim=-1).tolist()

@@ -11,7 +11,7 @@ from typing import Any
 
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.text.example import Example
-from unspoken.inspector.figures import watch
+from unspoken.inspector.figures import stability_row
 from unspoken.inspector.stability import collapse
 from unspoken.methods.base import Method, latents_at
 from unspoken.runs.model import Model
@@ -44,7 +44,7 @@ class Monitor:
         latents = latents_at(self.method, stage, self.last, question)
         if latents is None:
             latents = self.method.prompt(question).latents
-        if not latents or (figures := watch(Model(self.method), self.examples, latents)) is None:
+        if not latents or (figures := stability_row(Model(self.method), self.examples, latents)) is None:
             return None
         before = [row for row in rows if row.get("kind") == "stability" and row["step"] < step]
         # Learned tokens are the same for every question by construction; and before training nothing has collapsed, though

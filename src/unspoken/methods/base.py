@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage
@@ -60,13 +60,13 @@ class Method(Protocol):
     Attributes:
         config: the frozen config it was built from.
         backbone: the base model; a wrapping method passes on its inner one's.
-        group_size: latents per thought group; 0 where the method makes no thoughts.
+        latents_per_group: latents per thought group; 0 where the method makes no thoughts.
         inner: what is left at inference: the method itself, or the one it wraps.
         explains: it can decode latents into words.
     """
 
     config: Any
-    group_size: int
+    latents_per_group: int
     explains: bool
 
     @property
@@ -79,7 +79,7 @@ class Method(Protocol):
         """The schedule of stages; the training loop follows it."""
         ...
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """A training row of a problem at a stage. `dice` is seeded by run, epoch and example."""
         ...
 
@@ -92,7 +92,7 @@ class Method(Protocol):
         """
         ...
 
-    def source(self) -> Source | Prompted | None:
+    def source(self) -> Source | PrecomputedThoughts | None:
         """Where latents come from; None where they are tokens of the prompt."""
         ...
 
@@ -140,12 +140,12 @@ def latents_at(method: Method, stage: Stage, last: Stage, question: str) -> int 
     """
     if stage.groups is None or stage.groups == last.groups:
         return None
-    latents = stage.groups * method.group_size
+    latents = stage.groups * method.latents_per_group
     return None if latents == method.prompt(question).latents else latents
 
 
 @runtime_checkable
-class Writes(Protocol):
+class WritesChain(Protocol):
     """What a method has besides where it is trained on a written chain, all of it or what a curriculum leaves."""
 
     def written(self, example: Example) -> Written:
@@ -154,7 +154,7 @@ class Writes(Protocol):
 
 
 @runtime_checkable
-class Picky(Protocol):
+class ChecksBatches(Protocol):
     """What a method may have besides: demands on its batches, and advice where training fails.
 
     Attributes:

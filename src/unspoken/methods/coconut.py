@@ -33,7 +33,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
 from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.sources import Prompted, Recurrence, Source, check_parallel, parallel
+from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source, check_parallel, parallel
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_loss
 from unspoken.core.rows.batch import Batch
@@ -93,7 +93,7 @@ class Coconut(nn.Module):
         self.config = config
         self.backbone = backbone
         self.markers = add_markers(backbone, config.marker_init)
-        self.group_size = config.latents_per_step
+        self.latents_per_group = config.latents_per_step
         self._stages = self._all_stages()
 
     @property
@@ -117,24 +117,24 @@ class Coconut(nn.Module):
             return single(self._stages[-1])
         return stagewise(self._stages[self.config.first_stage :], self.config.epochs_per_stage)
 
-    def _mixed(self, stage: Stage, dice: Random) -> Stage:
+    def _mixed(self, stage: Stage, rng: Random) -> Stage:
         """The stage of one row, where rows of other stages are mixed in."""
         c = self.config
-        if c.mixing == "none" or dice.random() >= c.mixing_probability:
+        if c.mixing == "none" or rng.random() >= c.mixing_probability:
             return stage
         if c.mixing == "uniform":
-            return dice.choice(self._stages)
+            return rng.choice(self._stages)
         earlier = self._stages[: stage.index + 1]
-        return dice.choices(earlier, weights=[i + 1 for i in range(len(earlier))])[0]
+        return rng.choices(earlier, weights=[i + 1 for i in range(len(earlier))])[0]
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """The row at a stage; see the card."""
-        stage = self._mixed(stage, dice)
+        stage = self._mixed(stage, rng)
         parts = pieces(self.backbone, self.config.template, example)
         steps = len(parts.steps)
         removed = steps if stage.removed is None else min(stage.removed, steps)
         groups = min(steps, self.config.max_stage) if stage.groups is None else stage.groups
-        latents = groups * self.group_size
+        latents = groups * self.latents_per_group
         refuse_markers((*parts.question, *sum(parts.steps, ()), *parts.answer), self.markers, example.id)
         text = (*sum(parts.steps[removed:], ()), *parts.answer)
         head = (*parts.question, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
@@ -160,14 +160,14 @@ class Coconut(nn.Module):
             DataError: the question spells a marker.
         """
         if latents is None:
-            latents = self.config.max_stage * self.group_size
+            latents = self.config.max_stage * self.latents_per_group
         if latents < 0:
             raise ConfigError(f"the number of latents must be 0 or more, got {latents}")
         ids = refuse_markers(question_ids(self.backbone, self.config.template, question), self.markers, name)
         row = (*ids, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
         return Row(ids=row, labels=(IGNORE,) * len(row), start=len(ids) + 1, latents=latents, name=name)
 
-    def source(self) -> Source | Prompted | None:
+    def source(self) -> Source | PrecomputedThoughts | None:
         """The recurrence itself, without a projection; None for pause tokens, which stand in the prompt."""
         return parallel(Recurrence() if self.config.thoughts == "recurrent" else None, self.config.parallel)
 

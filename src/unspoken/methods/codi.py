@@ -9,8 +9,8 @@ Row:    question | bot | latent x K | eot | The answer is: N eos      student; l
         question | step 1 ... step N-1 | The answer is: N eos         teacher (the row's branch); labels behind the question
         compared: the state before the first token of N, in both
 Trains: the base model or its LoRA, the projection, the marker rows. Freezes: with LoRA, the rest of the base model.
-Reference code: zhenyi4/codi 4fd88d4 (src/runs/model.py, train.py, test.py). It has no licence; this was written from the paper
-    and from recorded tensors.
+Reference code: zhenyi4/codi 4fd88d4 (src/model.py, train.py, test.py). It has no licence; this was written from
+    the paper and from recorded tensors.
 Relations: `coconut` feeds the state back as it is and learns by curriculum; `sim_cot` wraps it.
 Departures:
     - Padding is masked in every pass and never counted as a position. The released code forgets the mask behind the
@@ -44,7 +44,7 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
 from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.self_check import check_branches
-from unspoken.core.loop.sources import Prompted, Recurrence, Source, check_parallel, parallel
+from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source, check_parallel, parallel
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import Distance, Scale, labelled_loss, layer_distance_sum
 from unspoken.core.rows.batch import Batch
@@ -126,7 +126,7 @@ class Codi(nn.Module):
         self.config = config
         self.backbone = backbone
         self.markers = add_markers(backbone, config.marker_init)
-        self.group_size = config.latents_per_step
+        self.latents_per_group = config.latents_per_step
         self.projection = Projection(backbone.width, config) if config.projection else None
         self._answer_starts: dict[str, int] = {}
 
@@ -137,7 +137,7 @@ class Codi(nn.Module):
 
     def curriculum(self) -> Curriculum:
         """One stage: all latents, no written step."""
-        return single(Stage(removed=None, groups=self.config.latents // self.group_size))
+        return single(Stage(removed=None, groups=self.config.latents // self.latents_per_group))
 
     def _chain(self, example: Example) -> tuple[str, ...]:
         """The steps that the teacher writes, and that the latents stand for."""
@@ -166,7 +166,7 @@ class Codi(nn.Module):
             return Written(parts=(), steps=(), rest=answer)
         return written(c.template, steps, answer, separator=c.separator, after=c.chain_end)
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """The student's row with the teacher's beside it; see the card."""
         answer = answer_ids(self.backbone, self.config.template, example.answer)
         before = self._answer_start(example.answer)
@@ -211,7 +211,7 @@ class Codi(nn.Module):
             trailing=self.config.trailing and latents > 0,
         )
 
-    def source(self) -> Source | Prompted | None:
+    def source(self) -> Source | PrecomputedThoughts | None:
         """The recurrence through the projection."""
         return parallel(Recurrence(self.projection), self.config.parallel)
 

@@ -50,7 +50,7 @@ class Cot(nn.Module):
     """SFT-CoT or No-CoT. See the module's card."""
 
     Config = CotConfig
-    group_size = 0
+    latents_per_group = 0
     explains = False
 
     def __init__(self, config: CotConfig, backbone: Backbone) -> None:
@@ -67,7 +67,7 @@ class Cot(nn.Module):
         """One stage: all steps in words, or none."""
         return single(Stage(removed=0 if self.config.steps else None))
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """question | steps | answer, with labels after the question."""
         parts = pieces(self.backbone, self.config.template, example)
         steps = parts.steps if stage.removed is not None else ()

@@ -8,7 +8,7 @@ Idea: a model that can write the chain is trained on with its first token gone, 
 Row:    question eos | chain without its first s(t) + o tokens | eos | #### answer eos
         labels behind the first eos. o is geometric: P(o) = (1 - exp(-lambda)) exp(-lambda o); side="right": without its last
 Trains: the base model. Freezes: nothing (LoRA: all but the adapters).
-Reference code: da03/Internalize_CoT_Step_by_Step c2e3891 (src/train.py, data.py, runs/model.py), MIT.
+Reference code: da03/Internalize_CoT_Step_by_Step c2e3891 (src/train.py, data.py, model.py), MIT.
 Relations: removes tokens where `coconut` removes steps, and puts nothing in their place; `cot` is where it starts from.
 Departures:
     - The schedule counts optimizer steps; the released one counts micro-batches, which differs where it accumulates.
@@ -39,7 +39,7 @@ from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_loss
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.curriculum import Curriculum, Removal, Stage
+from unspoken.core.rows.curriculum import Curriculum, Stage, TokenRemoval
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, question_ids, written
@@ -86,18 +86,18 @@ class IcotSiConfig:
             raise ConfigError(f"field 'chain' must contain {{chain}}, got {self.chain!r}")
 
 
-def by_chance(rate: float | None, dice: Random) -> int:
+def by_chance(rate: float | None, rng: Random) -> int:
     """How many further tokens a row loses: geometric, cut off at `MOST_BY_CHANCE`; 0 without a rate."""
     if rate is None:
         return 0
-    return min(int(-math.log1p(-dice.random()) / rate), MOST_BY_CHANCE)
+    return min(int(-math.log1p(-rng.random()) / rate), MOST_BY_CHANCE)
 
 
 class IcotSi(nn.Module):
     """Stepwise internalisation. See the module's card."""
 
     Config = IcotSiConfig
-    group_size = 0
+    latents_per_group = 0
     explains = False
 
     def __init__(self, config: IcotSiConfig, backbone: Backbone) -> None:
@@ -113,7 +113,7 @@ class IcotSi(nn.Module):
     def curriculum(self) -> Curriculum:
         """One token more at equal distances, until no chain that fits into the context has any left."""
         c = self.config
-        return Removal(
+        return TokenRemoval(
             per_epoch=c.remove_per_epoch,
             longest=self.backbone.context or 2**15,
             first=c.remove_from,
@@ -123,13 +123,13 @@ class IcotSi(nn.Module):
             restart=c.restart_optimizer,
         )
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """question eos | what is left of the chain | eos | answer eos, with labels behind the first eos."""
         c = self.config
         head = self.prompt(example.question, name=example.id).ids
         text = self.written(example)
         chain = self.backbone.encode(text.parts[0])
-        gone = len(chain) if stage.tokens is None else min(stage.tokens + by_chance(stage.smoothing, dice), len(chain))
+        gone = len(chain) if stage.tokens is None else min(stage.tokens + by_chance(stage.smoothing, rng), len(chain))
         kept = chain[gone:] if c.side == "left" else chain[: len(chain) - gone]
         tail = (*kept, *text.rest)
         hole = len(head) + (0 if c.side == "left" else len(kept))

@@ -64,7 +64,7 @@ class Pause(nn.Module):
     """Pause tokens. See the module's card."""
 
     Config = PauseConfig
-    group_size = 1
+    latents_per_group = 1
     explains = False
 
     def __init__(self, config: PauseConfig, backbone: Backbone) -> None:
@@ -84,7 +84,7 @@ class Pause(nn.Module):
         """One stage: all pauses, and all steps or none."""
         return single(Stage(removed=0 if self.config.steps else None, groups=self.config.pauses))
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """question | pauses | steps, where they are written | answer, with labels behind the pauses."""
         parts = pieces(self.backbone, self.config.template, example)
         written = parts.steps if stage.removed is not None else ()

@@ -43,11 +43,11 @@ from torch import Tensor, nn
 from unspoken.core.auxiliary.sentence_encoder import EncoderConfig, SentenceEncoder
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import cosine_distance_sum, pair_contrast_sum
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.curriculum import Curriculum, Lesson, Phase, Stage
+from unspoken.core.rows.curriculum import Curriculum, Phase, Stage, StageSettings
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.condense import condense
 from unspoken.core.text.example import Example
@@ -70,9 +70,11 @@ class SemCotConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     align_weight: float = 0.25  # a; the published one for GSM8K (utils.py, BEST_PARAMS)
     temperature: float = 0.05  # ours: that of sentence-transformers
-    encoder_warmup: Lesson = field(default_factory=lambda: Lesson(epochs=7.0))  # its linear layer alone (st_linear_*)
-    encoder_training: Lesson = field(default_factory=lambda: Lesson(epochs=3.0))  # the whole of it (st_llm_*)
-    # S: `condensed_reasoning` of the data, or made by rule (core/text/condense.py); `unspoken condense` writes data that have it.
+    encoder_warmup: StageSettings = field(
+        default_factory=lambda: StageSettings(epochs=7.0)
+    )  # its linear layer alone (st_linear_*)
+    encoder_training: StageSettings = field(default_factory=lambda: StageSettings(epochs=3.0))  # the whole of it (st_llm_*)
+    # S: `condensed_reasoning` of the data, or made by rule (core/text/condense.py); `unspoken condense` writes such data.
     condensed: Literal["data", "rule"] = "data"
     condensed_words: int = 10  # for "rule"; the released data were asked for as many
 
@@ -101,7 +103,7 @@ class SemCot(nn.Module):
         super().__init__()
         self.config = config
         self.method: Method = make_method(config.inner, backbone)
-        self.group_size = self.method.group_size
+        self.latents_per_group = self.method.latents_per_group
         self.encoder = SentenceEncoder(config.encoder, backbone)
         if not config.encoder_training.epochs:
             self.encoder.body.requires_grad_(False)
@@ -135,9 +137,9 @@ class SemCot(nn.Module):
             phases.append(replace(phase, stage=replace(phase.stage, index=phase.stage.index + first, restart=restart)))
         return Curriculum(tuple(phases))
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """The generator's row, with R; while the encoder learns, without latents, and with S."""
-        row = self.method.layout(example, stage, dice)
+        row = self.method.layout(example, stage, rng)
         reasoning = self._reasoning(example)
         if not reasoning:
             return row
@@ -169,7 +171,7 @@ class SemCot(nn.Module):
         """The generator's."""
         return self.method.prompt(question, latents, name)
 
-    def source(self) -> Source | Prompted | None:
+    def source(self) -> Source | PrecomputedThoughts | None:
         """The generator's."""
         return self.method.source()
 

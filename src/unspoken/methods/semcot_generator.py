@@ -43,23 +43,23 @@ from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.curriculum import Curriculum, Lesson, Phase, Stage, single
+from unspoken.core.rows.curriculum import Curriculum, Phase, Stage, StageSettings, single
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.chat import (
-    HOLE,
+    PLACEHOLDER,
     Message,
-    Slots,
+    SlotMarkers,
     around,
     check_variables,
     encode,
-    hold_id,
+    placeholder_id,
     refuse_special,
     render,
-    slots_of,
+    slot_markers_for,
     without_thinking,
 )
 from unspoken.core.text.example import Example
@@ -84,10 +84,12 @@ class SemCotGeneratorConfig:
     assistant: BackboneConfig  # the small model, of any family; with `lora` it trains by adapters
     latents: int = 5  # n; in training and, unless asked otherwise, at inference (train_max_contemp_tokens)
     latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
-    warmup: Lesson = field(default_factory=lambda: Lesson(epochs=7.0))  # of the projection alone, before both (cg_linear_*)
+    warmup: StageSettings = field(
+        default_factory=lambda: StageSettings(epochs=7.0)
+    )  # of the projection alone, before both (cg_linear_*)
     texts: Annotated[SoftTexts, BeforeValidator(texts_of)] = field(default_factory=lambda: TEXTS["bare"])  # or a name
     plain: bool = False  # prompts without bos and chat template, as released: `texts` say all
-    slots: Slots | None = None  # what stands around the latents in the base model's prompt; None = nothing
+    slots: SlotMarkers | None = None  # what stands around the latents in the base model's prompt; None = nothing
     today: str = "2024-07-26"  # what chat templates are told
     template: dict[str, Any] = field(
         default_factory=without_thinking
@@ -123,13 +125,13 @@ class SemCotGenerator(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.group_size = config.latents_per_step
+        self.latents_per_group = config.latents_per_step
         backbone.freeze()
         self.assistant = Assistant(config.assistant, trains=True, tokens=(THOUGHT,))
         self.projection = nn.Linear(self.assistant.width, backbone.width)  # fp32, whatever the models' types are
-        self.slots = slots_of(backbone, config.slots or Slots())
+        self.slots = slot_markers_for(backbone, config.slots or SlotMarkers())
         self._prefixes = PrefixCache(backbone.lm, config.prefix_gb) if config.prefix_gb else None
-        self._base_hold = hold_id(backbone, self.slots)
+        self._base_hold = placeholder_id(backbone, self.slots)
         self._today = date.fromisoformat(config.today)
 
     @property
@@ -152,7 +154,7 @@ class SemCotGenerator(nn.Module):
 
     def curriculum(self) -> Curriculum:
         """The projection alone, then all."""
-        groups, warm = self.config.latents // self.group_size, self.config.warmup
+        groups, warm = self.config.latents // self.latents_per_group, self.config.warmup
         whole = Stage(removed=None, groups=groups)
         if warm.epochs == 0:
             return single(whole)
@@ -160,7 +162,7 @@ class SemCotGenerator(nn.Module):
         last = Stage(index=1, removed=None, groups=groups, restart=True)
         return Curriculum((Phase(epochs=warm.epochs, stage=alone), Phase(epochs=0, stage=last)))
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """prompt | answer eos; see the card. A stage without groups has no latents."""
         latents = self.config.latents if stage.groups else 0
         head = self.prompt(example.question, latents, name=example.id)
@@ -189,7 +191,7 @@ class SemCotGenerator(nn.Module):
         if latents < 0:
             raise ConfigError(f"the number of latents must be 0 or more, got {latents}")
         refuse_special(self.backbone, question, (self._base_hold,), name)
-        asked = c.texts.prompt(question, latents, self.slots.begin + HOLE + self.slots.end)
+        asked = c.texts.prompt(question, latents, self.slots.begin + PLACEHOLDER + self.slots.end)
         chat = [("user", asked)]
         if latents == 0:
             if c.plain:
@@ -214,7 +216,7 @@ class SemCotGenerator(nn.Module):
         if not self.config.plain:
             told = self.config.template if backbone is self.backbone else self.config.assistant_template
             return around(backbone, chat, prompt=prompt, today=self._today, variables=told)
-        before, behind = "".join(text for _, text in chat).split(HOLE)
+        before, behind = "".join(text for _, text in chat).split(PLACEHOLDER)
         return backbone.encode(before), backbone.encode(behind)
 
     def _assistant_row(self, question: str, latents: int, name: str) -> Row:
@@ -222,7 +224,7 @@ class SemCotGenerator(nn.Module):
         other = self.assistant.backbone
         refuse_special(other, question, self.assistant.token_ids, name)
         asked, opening = self.config.texts.asked(question, latents)
-        before, _ = self._around(other, [("user", asked), ("assistant", opening + HOLE)], prompt=False)
+        before, _ = self._around(other, [("user", asked), ("assistant", opening + PLACEHOLDER)], prompt=False)
         ids = (*before, *(self.assistant.token_ids * (latents - 1)))
         if other.context is not None and len(ids) > other.context:
             raise DataError(
@@ -236,7 +238,7 @@ class SemCotGenerator(nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             return self.projection(states.to(self.projection.weight.dtype))
 
-    def source(self) -> Prompted:
+    def source(self) -> PrecomputedThoughts:
         """The generator, projected."""
         return _Generated(self.assistant, self.project)
 

@@ -8,8 +8,8 @@ Row:    the inner method's; and per group, to the decoder:   latent x c | step k
         labels on the step and eos; the last latent predicts the step's first token
 Trains: the inner method's parameters and the decoder. Freezes: what the inner method freezes (or one side: `trains`).
 Reference code: InternLM/SIM-CoT f3ae967 (Coconut/coconut.py, Coconut/dataset.py), Apache-2.0.
-    CODI/src/runs/model.py, CODI/train.py.
-Relations: wraps any method with thought groups (`group_size`); on `coconut` with `curriculum="progressive"` it is the
+    CODI/src/model.py, CODI/train.py.
+Relations: wraps any method with thought groups (`latents_per_group`); on `coconut` with `curriculum="progressive"` it is the
     recipe its authors recommend (all latents from the start, text steps withdrawn one per stage; issues 7 and 11); on
     `codi` a latent is a group, and `normalisation="group"` is the released loss.
 Departures:
@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from unspoken.core.auxiliary.step_decoder import StepDecoder, StepDecoderConfig
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
@@ -115,10 +115,10 @@ class SimCot(nn.Module):
         super().__init__()
         self.config = config
         self.method: Method = make_method(config.inner, backbone)
-        if not self.method.group_size:
+        if not self.method.latents_per_group:
             raise ConfigError(f"sim_cot needs a method with thoughts inside; {config.inner.name!r} has none")
         self.decoder = StepDecoder(config.decoder, backbone)
-        self.group_size = self.method.group_size
+        self.latents_per_group = self.method.latents_per_group
         if config.trains == "inner":
             self.decoder.requires_grad_(False)
         elif config.trains == "decoder":
@@ -146,11 +146,11 @@ class SimCot(nn.Module):
         whole = self.method.curriculum()
         return single(whole.last) if self.config.trains == "decoder" else whole
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """The inner method's row, with a target for every thought group."""
-        row = self.method.layout(example, stage, dice)
+        row = self.method.layout(example, stage, rng)
         c = self.config
-        groups = align(row.covers, (row.latents + row.trailing) // self.group_size, c.surplus, c.missing)
+        groups = align(row.covers, (row.latents + row.trailing) // self.latents_per_group, c.surplus, c.missing)
         eos = self.backbone.tokenizer.eos_token_id
         newline = self.backbone.encode("\n")
         # What is still written: from behind the last latent's marker to eos.
@@ -183,7 +183,7 @@ class SimCot(nn.Module):
         """The inner method's."""
         return self.method.prompt(question, latents, name)
 
-    def source(self) -> Source | Prompted | None:
+    def source(self) -> Source | PrecomputedThoughts | None:
         """The inner method's."""
         return self.method.source()
 
@@ -223,14 +223,14 @@ class SimCot(nn.Module):
 
     def _groups(self, trace: Trace, places: list[tuple[int, int]]) -> Tensor:
         """The latents [M, C, D] of the given (row, group) pairs."""
-        C = self.group_size
+        C = self.latents_per_group
         B, K, D = trace.latents_BKD.shape
         flat = torch.tensor([b * (K // C) + g for b, g in places], device=trace.latents_BKD.device)
         return trace.latents_BKD[:, : K // C * C].reshape(B * (K // C), C, D).index_select(0, flat)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """Each row's thought groups in words, greedily and in one batch."""
-        sizes = [int(n) // self.group_size for n in trace.counts_B]
+        sizes = [int(n) // self.latents_per_group for n in trace.counts_B]
         places = [(b, g) for b, size in enumerate(sizes) for g in range(size)]
         said = iter(self.decoder.explain(self._groups(trace, places), self.config.max_step_tokens) if places else [])
         return [tuple(next(said) for _ in range(size)) for size in sizes]

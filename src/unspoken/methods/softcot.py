@@ -44,22 +44,22 @@ from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.chat import (
-    HOLE,
-    Slots,
+    PLACEHOLDER,
+    SlotMarkers,
     around,
     check_variables,
     encode,
-    hold_id,
+    placeholder_id,
     refuse_special,
     render,
-    slots_of,
+    slot_markers_for,
     without_thinking,
 )
 from unspoken.core.text.example import Example
@@ -81,8 +81,8 @@ class SoftCotConfig:
     base_trains: bool = False  # all of its weights; `backbone.lora` trains adapters instead
     steps: bool = True  # write the steps; False: the answer at once
     texts: Annotated[SoftTexts, BeforeValidator(texts_of)] = field(default_factory=lambda: TEXTS["math"])  # or a name
-    slots: Slots | None = None  # of the base model; None = its family's (core/text/chat.py)
-    assistant_slots: Slots | None = None  # of the assistant; None = its family's; only `hold` is used
+    slots: SlotMarkers | None = None  # of the base model; None = its family's (core/text/chat.py)
+    assistant_slots: SlotMarkers | None = None  # of the assistant; None = its family's; only `hold` is used
     generation_header: bool = True  # the prompt ends with it
     today: str = "2024-07-26"  # what chat templates are told; the date that Llama 3.1's writes by itself
     template: dict[str, Any] = field(
@@ -117,15 +117,17 @@ class SoftCot(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.group_size = config.latents_per_step
+        self.latents_per_group = config.latents_per_step
         if not config.base_trains:
             backbone.freeze()
         self.assistant = Assistant(config.assistant, cache=config.cache, prefix_gigabytes=config.prefix_gb)
         self._prefixes = PrefixCache(backbone.lm, config.prefix_gb) if config.prefix_gb else None
         self.projection = nn.Linear(self.assistant.width, backbone.width)  # fp32, whatever the models' types are
-        self.slots = slots_of(backbone, config.slots)
-        self._base_hold = hold_id(backbone, self.slots)
-        self.hold = hold_id(self.assistant.backbone, slots_of(self.assistant.backbone, config.assistant_slots))
+        self.slots = slot_markers_for(backbone, config.slots)
+        self._base_hold = placeholder_id(backbone, self.slots)
+        self.hold = placeholder_id(
+            self.assistant.backbone, slot_markers_for(self.assistant.backbone, config.assistant_slots)
+        )
         self._today = date.fromisoformat(config.today)
 
     @property
@@ -149,7 +151,7 @@ class SoftCot(nn.Module):
     def curriculum(self) -> Curriculum:
         """One stage."""
         removed = 0 if self.config.steps else None
-        return single(Stage(removed=removed, groups=self.config.latents // self.group_size))
+        return single(Stage(removed=removed, groups=self.config.latents // self.latents_per_group))
 
     def _header(self, question: str) -> str:
         """What stands between the user's turn and the model's answer."""
@@ -158,7 +160,7 @@ class SoftCot(nn.Module):
         bare, whole = (render(self.backbone, chat, prompt=prompt, **how) for prompt in (False, True))
         return whole.removeprefix(bare)
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """prompt | what is written | eos; see the card."""
         head = self.prompt(example.question, name=example.id)
         written = self.config.texts.written(example, steps=stage.removed is not None)
@@ -186,7 +188,7 @@ class SoftCot(nn.Module):
         if latents < 0:
             raise ConfigError(f"the number of latents must be 0 or more, got {latents}")
         refuse_special(self.backbone, question, (self._base_hold,), name)
-        asked = c.texts.prompt(question, latents, self.slots.begin + HOLE + self.slots.end)
+        asked = c.texts.prompt(question, latents, self.slots.begin + PLACEHOLDER + self.slots.end)
         chat = [("user", asked)]
         how: Any = {"prompt": c.generation_header, "today": self._today, "variables": c.template}
         if latents == 0:
@@ -209,7 +211,7 @@ class SoftCot(nn.Module):
         other = self.assistant.backbone
         refuse_special(other, question, (self.hold,), name)
         asked, opening = self.config.texts.asked(question, latents)
-        chat = [("user", asked), ("assistant", opening + HOLE)]
+        chat = [("user", asked), ("assistant", opening + PLACEHOLDER)]
         before, _ = around(other, chat, prompt=False, today=self._today, variables=self.config.assistant_template)
         ids = (*before, *((self.hold,) * latents))
         if other.context is not None and len(ids) > other.context:
@@ -224,11 +226,11 @@ class SoftCot(nn.Module):
         with torch.autocast(states.device.type, enabled=False):
             return self.projection(states.to(self.projection.weight.dtype))
 
-    def source(self) -> Prompted:
+    def source(self) -> PrecomputedThoughts:
         """The assistant, projected."""
         return Assisted(self.assistant, self.project)
 
-    def read(self, batch: Batch, source: Prompted, chains: int = 1) -> Trace:
+    def read(self, batch: Batch, source: PrecomputedThoughts, chains: int = 1) -> Trace:
         """Forward training rows, each with so many sets of thoughts."""
         # Only a run that trains comes back to a prompt.
         prefixes = self._prefixes if self.training and self.frozen else None

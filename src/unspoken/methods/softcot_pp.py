@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from unspoken.core.auxiliary.assistant import Assistant, Assisted
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sources import Prompted
+from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import info_nce_sum, labelled_cross_entropy_sum
 from unspoken.core.rows.batch import Batch
@@ -90,7 +90,7 @@ class SoftCotPp(nn.Module):
         self.config = config
         self.soft: Any = make_method(config.softcot, backbone)
         self.uses_steps = uses_steps(self.soft)
-        self.group_size = self.soft.group_size
+        self.latents_per_group = self.soft.latents_per_group
         table = self.assistant.backbone.lm.get_input_embeddings().weight.detach().float()
         self.initial = nn.Embedding(config.chains, self.assistant.width)
         with torch.no_grad():
@@ -117,15 +117,15 @@ class SoftCotPp(nn.Module):
         """SoftCoT's."""
         return self.soft.curriculum()
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """SoftCoT's row, which all sets share."""
-        return self.soft.layout(example, stage, dice)
+        return self.soft.layout(example, stage, rng)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """SoftCoT's."""
         return self.soft.prompt(question, latents, name)
 
-    def source(self) -> Prompted:
+    def source(self) -> PrecomputedThoughts:
         """The assistant with [INI] in its slots, projected."""
         return Assisted(self.assistant, self.soft.project, self.initial.weight)
 

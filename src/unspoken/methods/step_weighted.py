@@ -36,7 +36,7 @@ from torch import nn
 
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage
@@ -48,7 +48,7 @@ from unspoken.core.text.steps import RULES, Span, check_rule, result_of
 from unspoken.core.text.template import Written
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method, method_config
-from unspoken.methods.base import Counts, LossReport, Method, Writes
+from unspoken.methods.base import Counts, LossReport, Method, WritesChain
 
 
 def _checked(rule: str) -> str:
@@ -98,9 +98,9 @@ class StepWeighted(nn.Module):
             raise ConfigError(
                 f"step_weighted cannot wrap {name!r}, which wraps a method itself; put step_weighted inside it"
             )
-        if not isinstance(self.method, Writes):
+        if not isinstance(self.method, WritesChain):
             raise ConfigError(f"step_weighted needs a method that writes steps inside; {name!r} writes none; take e.g. cot")
-        self.group_size = self.method.group_size
+        self.latents_per_group = self.method.latents_per_group
         self._found: dict[str, list[Span]] = {}
 
     @property
@@ -123,13 +123,13 @@ class StepWeighted(nn.Module):
         """The inner method's."""
         return self.method.curriculum()
 
-    def layout(self, example: Example, stage: Stage, dice: Random) -> Row:
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """The inner method's row, its labels marked.
 
         Raises:
             ConfigError: its labels are not the end of the written chain and answer.
         """
-        row = self.method.layout(example, stage, dice)
+        row = self.method.layout(example, stage, rng)
         ids, marks = self._marked(example)
         branch = row.branch and replace(row.branch, marks=self._placed(row.branch, ids, marks))
         return replace(row, marks=self._placed(row, ids, marks), branch=branch)
@@ -150,7 +150,7 @@ class StepWeighted(nn.Module):
 
     def _marked(self, example: Example) -> tuple[tuple[int, ...], Marks]:
         """Token ids of the whole written chain and answer, and what each of them is."""
-        written = cast(Writes, self.method).written(example)
+        written = cast(WritesChain, self.method).written(example)
         starts = np.cumsum([0, *map(len, written.parts)])
         bounds = [self.backbone.character_bounds(text) + at for text, at in zip(written.parts, starts, strict=False)]
         bounds_T2 = np.concatenate([np.zeros((0, 2), dtype=np.int64), *bounds])
@@ -217,7 +217,7 @@ class StepWeighted(nn.Module):
         """The inner method's."""
         return self.method.prompt(question, latents, name)
 
-    def source(self) -> Source | Prompted | None:
+    def source(self) -> Source | PrecomputedThoughts | None:
         """The inner method's."""
         return self.method.source()
 

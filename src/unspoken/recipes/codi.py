@@ -14,7 +14,7 @@ from typing import Any
 
 from unspoken.core.auxiliary.step_decoder import StepDecoderConfig
 from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.runs.config import RunConfig, TrainConfig
@@ -76,7 +76,7 @@ def codi_of(base: Base, task: Any) -> RunConfig:
             seed=11,  # [Z] seed
             validate_limit=500,  # [ours] the released code has no validation
         ),
-        speaking=Speaking(max_new_tokens=256),  # [Z] test.py, greedy
+        speaking=SamplingParams(max_new_tokens=256),  # [Z] test.py, greedy
     )
 
 
@@ -86,11 +86,11 @@ def sim_cot_of(base: Base, task: Any) -> RunConfig:
     return replace(
         inner,
         method=SimCotConfig(
-            inner=replace(inner.method, trailing=True),  # [S] runs/model.py: latent 7 is explained, not fed
+            inner=replace(inner.method, trailing=True),  # [S] model.py: latent 7 is explained, not fed
             # [S] decoder: the same checkpoint, all of it trains, in training mode; positions from 0
             decoder=StepDecoderConfig(kind="copy", first_position=0, dropout=True),
             weight=1.0,  # [S] explain_loss_factor
-            normalisation="group",  # [S] runs/model.py
+            normalisation="group",  # [S] model.py
         ),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.pause import PauseConfig
@@ -30,7 +30,7 @@ _TRAIN = TrainConfig(
     seed=0,  # [C] seed
     validate_limit=500,  # [C] the whole validation file
 )
-_SPEAKING = Speaking(max_new_tokens=64)  # [C] run.py: 64 where "gsm" is in the path, greedy
+_SPEAKING = SamplingParams(max_new_tokens=64)  # [C] run.py: 64 where "gsm" is in the path, greedy
 
 
 def cot() -> RunConfig:

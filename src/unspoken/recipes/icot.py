@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods.icot_si import IcotSiConfig
 from unspoken.runs.config import RunConfig, TrainConfig
 from unspoken.tasks.data.gsm8k import Gsm8kAugConfig
@@ -49,7 +49,7 @@ def _multiplication(digits: int) -> RunConfig:
         method=_METHOD,
         task=MultiplicationConfig(digits=digits, train_size=808_000),  # rows of the published train.txt
         train=_TRAIN,
-        speaking=Speaking(max_new_tokens=said),
+        speaking=SamplingParams(max_new_tokens=said),
     )
 
 
@@ -87,7 +87,7 @@ def gsm8k() -> RunConfig:
             seed=1234,  # [R] GSM8K: SEED
             validate_limit=500,  # [R] all of valid.txt
         ),
-        speaking=Speaking(max_new_tokens=128),  # [ours] chains of 8 steps, while they are still written
+        speaking=SamplingParams(max_new_tokens=128),  # [ours] chains of 8 steps, while they are still written
     )
 
 

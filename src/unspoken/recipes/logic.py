@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.pause import PauseConfig
@@ -49,7 +49,7 @@ def _run(method: Any, task: Any) -> RunConfig:
         method=method,
         task=task,
         train=_TRAIN,
-        speaking=Speaking(max_new_tokens=128),  # [C] run.py: 128 where "gsm" is not in the path
+        speaking=SamplingParams(max_new_tokens=128),  # [C] run.py: 128 where "gsm" is not in the path
     )
 
 

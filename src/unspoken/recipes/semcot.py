@@ -12,8 +12,8 @@ from typing import Literal
 
 from unspoken.core.auxiliary.sentence_encoder import EncoderConfig
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.loop.sampling import Speaking
-from unspoken.core.rows.curriculum import Lesson
+from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.rows.curriculum import StageSettings
 from unspoken.methods.semcot import SemCotConfig
 from unspoken.methods.semcot_generator import SemCotGeneratorConfig
 from unspoken.runs.config import RunConfig, TrainConfig
@@ -27,7 +27,13 @@ QWEN = ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct")  # [S] main.py
 
 
 def _run(
-    models: tuple[str, str], subset: Subset, head: Lesson, encoder: Lesson, warmup: Lesson, joint: Lesson, align: float
+    models: tuple[str, str],
+    subset: Subset,
+    head: StageSettings,
+    encoder: StageSettings,
+    warmup: StageSettings,
+    joint: StageSettings,
+    align: float,
 ) -> RunConfig:
     """A run of four stages: the encoder's linear layer, the encoder, the projection, generator and projection."""
     assert joint.lr is not None
@@ -58,12 +64,12 @@ def _run(
             seed=42,  # [S] main.py
             select="loss",  # [S] the least loss is kept; here of a validation split
         ),
-        speaking=Speaking(max_new_tokens=30),  # [S] utils.py: 30 new tokens; greedy is [ours]
+        speaking=SamplingParams(max_new_tokens=30),  # [S] utils.py: 30 new tokens; greedy is [ours]
     )
 
 
-def _lesson(lr: float, weight_decay: float, epochs: float) -> Lesson:
-    return Lesson(epochs=epochs, lr=lr, weight_decay=weight_decay)
+def _lesson(lr: float, weight_decay: float, epochs: float) -> StageSettings:
+    return StageSettings(epochs=epochs, lr=lr, weight_decay=weight_decay)
 
 
 def gsm8k() -> RunConfig:

@@ -1,8 +1,8 @@
 """SoftCoT and SoftCoT++ with the published settings. `backbone.path=...` and `method.assistant.path=...` take other models.
 
-Numbers are the released code's, the wording of prompts excepted (`core/text/prompts.py`), which is ours. What the code leaves
-to its libraries is written out. Evaluate as published: `unspoken eval RUN --seeds 41,42,43,44,45`, the sampling being the
-run's; `--latents 4` is the released number of slots in evaluation, where ours has as many as in training.
+Numbers are the released code's, the wording of prompts excepted (`core/text/prompts.py`), which is ours. What the code
+leaves to its libraries is written out. Evaluate as published: `unspoken eval RUN --seeds 41,42,43,44,45`, the sampling
+being the run's; `--latents 4` is the released number of slots in evaluation, where ours has as many as in training.
 
 Sources: [R] xuyige/SoftCoT fa7f537, README.md and run_batch_*.sh; [C] its train_*.py, evaluate_*.py, llm_model.py; [T] what
 the Trainer of transformers does where the code says nothing; [P] arXiv 2502.12134, 2505.11484; [ours] chosen here.
@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.prompts import TEXTS
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.methods.softcot import SoftCotConfig
@@ -43,12 +43,12 @@ _TRAIN = TrainConfig(
 )
 
 
-def _speaking(top_k: int, most: int = 1024) -> Speaking:
+def _speaking(top_k: int, most: int = 1024) -> SamplingParams:
     """[C] sampled at temperature 1 and top_p 1; [T] top_k of the model's own generation config stays in force."""
-    return Speaking(temperature=1.0, top_p=1.0, top_k=top_k, max_new_tokens=most)  # most: [C] 1024, Qwen3 4096
+    return SamplingParams(temperature=1.0, top_p=1.0, top_k=top_k, max_new_tokens=most)  # most: [C] 1024, Qwen3 4096
 
 
-def _softcot(pair: tuple[str, str], task: Any, texts: str, speaking: Speaking) -> RunConfig:
+def _softcot(pair: tuple[str, str], task: Any, texts: str, speaking: SamplingParams) -> RunConfig:
     """SoftCoT on a pair of models and a task."""
     base, assistant = pair
     return RunConfig(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.template import Template
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.step_weighted import StepWeightedConfig
@@ -44,7 +44,7 @@ def gsm8k() -> RunConfig:
             validate_limit=1024,  # [N] eval_metrics_max_problems; the split has about 370
             log_every=1,  # [N] every step
         ),
-        speaking=Speaking(max_new_tokens=512),  # [N] scripts/chat_eval.py
+        speaking=SamplingParams(max_new_tokens=512),  # [N] scripts/chat_eval.py
     )
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from unspoken.core.auxiliary.sentence_encoder import EncoderConfig
 from unspoken.core.auxiliary.step_decoder import StepDecoderConfig
 from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
-from unspoken.core.loop.sampling import Speaking
-from unspoken.core.rows.curriculum import Lesson
+from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.rows.curriculum import StageSettings
 from unspoken.core.text.prompts import TEXTS
 from unspoken.core.text.template import Template
 from unspoken.methods.coconut import CoconutConfig
@@ -63,7 +63,7 @@ _TRAIN = TrainConfig(
     save_every=400,
     log_every=20,
 )
-_SPEAKING = Speaking(max_new_tokens=64)
+_SPEAKING = SamplingParams(max_new_tokens=64)
 
 
 def cot() -> RunConfig:
@@ -265,8 +265,8 @@ def semcot() -> RunConfig:
     The encoder takes 15% of the run, a third of that for its linear layer; the projection alone 5%.
     """
 
-    def lesson(share: float) -> Lesson:
-        return Lesson(epochs=_stage_epochs(_TRAIN, 1, share))
+    def lesson(share: float) -> StageSettings:
+        return StageSettings(epochs=_stage_epochs(_TRAIN, 1, share))
 
     generator = SemCotGeneratorConfig(
         assistant=BackboneConfig(path=START),

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
 from unspoken.methods import method_config
 from unspoken.tasks import task_config
@@ -116,7 +116,7 @@ class RunConfig:
     method: Annotated[Any, BeforeValidator(method_config)]
     task: Annotated[Any, BeforeValidator(task_config)]
     train: TrainConfig
-    speaking: Speaking = field(default_factory=Speaking)
+    speaking: SamplingParams = field(default_factory=SamplingParams)
     start: str | None = None  # a run of the same (inner) method whose own parts this one begins with: its projection, ...
 
     @property

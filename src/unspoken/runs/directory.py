@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unspoken.core.config import build, dump, lookup
-from unspoken.core.engine.kv_slots import covered
+from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.stopping import STOP_HEAD, read_head
 from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.files import (
@@ -429,7 +429,7 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Model(method.to(device).eval(), config.speaking, latents=own_latents(run.path), path=str(path))
     if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
-        covered(method.backbone, 0)
+        supports_kv_slots(method.backbone, 0)
     use_dtype(method, dtype)
     model.dtype = dtype
     model.saved = run.model_info().get(SEAL)

@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 
 from unspoken.core.config import build, check_whole, dump
 from unspoken.core.engine.answering import sample
-from unspoken.core.engine.stopping import Judge, Stopping
+from unspoken.core.engine.stopping import StopConfig, StopDecider
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import think
-from unspoken.core.loop.sampling import Speaking
-from unspoken.core.loop.sources import Prompted, Source, parallel
-from unspoken.core.loop.sources import Slots as SlotTokens
+from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sources import PrecomputedThoughts, Source, parallel
+from unspoken.core.loop.sources import SlotTokens as SlotTokens
 from unspoken.core.loop.trace import Answer, Trace
 from unspoken.core.rows.batch import longest_first
 from unspoken.core.text.example import Example
@@ -55,11 +55,11 @@ class Model:
     parallel: int | None = None
 
     def __init__(
-        self, method: Method, speaking: Speaking | None = None, latents: int | None = None, path: str | None = None
+        self, method: Method, speaking: SamplingParams | None = None, latents: int | None = None, path: str | None = None
     ) -> None:
         self.method = method
         self.path = path
-        self.speaking = speaking or Speaking()
+        self.speaking = speaking or SamplingParams()
         self.latents = latents
         self.dtype: str | None = None  # asked for at loading; None = the weights' own
         self.saved: str | None = None  # a hash of the files it was loaded from (`core/seal.py`)
@@ -81,7 +81,7 @@ class Model:
         edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
         on_trace: Callable[[Trace, list[int]], None] | None = None,
-        stop: Stopping | str | None = None,
+        stop: StopConfig | str | None = None,
         expect: str = "",
         **speaking: Any,
     ) -> list[Answer]:
@@ -98,7 +98,7 @@ class Model:
     def chains(self) -> int:
         """How many sets of thoughts it can think about one question."""
         source = self.method.source()
-        return source.chains if isinstance(source, Prompted) else 1
+        return source.chains if isinstance(source, PrecomputedThoughts) else 1
 
     def sample(
         self,
@@ -114,7 +114,7 @@ class Model:
         on_token: Callable[[int, int], None] | None = None,
         on_trace: Callable[[Trace, list[int]], None] | None = None,
         numbers: Sequence[int] | None = None,
-        stop: Stopping | str | None = None,
+        stop: StopConfig | str | None = None,
         expect: str = "",
         **speaking: Any,
     ) -> list[tuple[Answer, ...]]:
@@ -139,7 +139,7 @@ class Model:
                 given its places in the split, is answered as in the whole.
             stop: when to think no further latent, e.g. "confidence:0.9"; None = never before the last.
             expect: how answers are expected to begin, e.g. "### ". Changes no answer; where it is so, they come sooner.
-            speaking: fields of `Speaking` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
+            speaking: fields of `SamplingParams` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
             The answers to each question, in order: all from the first set of thoughts, then all from the next.
@@ -156,12 +156,12 @@ class Model:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         if not isinstance(expect, str):
             raise ConfigError(f"expect must be a text, how answers are expected to begin; got {expect!r:.60}")
-        unknown = set(speaking) - set(Speaking.__dataclass_fields__)
+        unknown = set(speaking) - set(SamplingParams.__dataclass_fields__)
         if unknown:
             raise ConfigError(
-                f"unknown speaking option {sorted(unknown)[0]!r}; known: {', '.join(Speaking.__dataclass_fields__)}"
+                f"unknown speaking option {sorted(unknown)[0]!r}; known: {', '.join(SamplingParams.__dataclass_fields__)}"
             )
-        said = build(Speaking, {**dump(self.speaking), **speaking})
+        said = build(SamplingParams, {**dump(self.speaking), **speaking})
         if samples < 1 or chains < 1 or (chains > self.chains and edit is None):
             raise ConfigError(
                 f"samples must be at least 1 and chains in 1..{self.chains}, the sets of thoughts this model has; "
@@ -176,7 +176,7 @@ class Model:
             raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
         source = self._source()
         if edit is not None:
-            if not self.method.group_size:
+            if not self.method.latents_per_group:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
             source = source or SlotTokens(self.method.backbone.embed)
         judge = None if stop is None else self._judge(stop)
@@ -234,14 +234,14 @@ class Model:
         say = getattr(self.method, "expected", None)
         return None if say is None else say(example, groups)
 
-    def _judge(self, stop: Stopping | str) -> Judge:
+    def _judge(self, stop: StopConfig | str) -> StopDecider:
         """A stop rule as this model applies it: at the end of a thought group."""
-        rule = Stopping.parse(stop) if isinstance(stop, str) else stop
-        if self.method.source() is None or isinstance(self.method.source(), Prompted):
+        rule = StopConfig.parse(stop) if isinstance(stop, str) else stop
+        if self.method.source() is None or isinstance(self.method.source(), PrecomputedThoughts):
             raise ConfigError(
                 "a stop rule needs a method that makes its latents one by one; this one has them in its prompt"
             )
-        return Judge(replace(rule, every=rule.every * self.method.inner.group_size), self.stop_head)
+        return StopDecider(replace(rule, every=rule.every * self.method.inner.latents_per_group), self.stop_head)
 
     def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
         if isinstance(questions, str):
@@ -261,7 +261,7 @@ class Model:
             rows.append(self.method.prompt(question.strip(), self.latents if latents is None else latents, name))
         return rows
 
-    def _source(self) -> Source | Prompted | None:
+    def _source(self) -> Source | PrecomputedThoughts | None:
         """Where latents come from, and in how many passes."""
         return parallel(self.method.source(), self.parallel)
 

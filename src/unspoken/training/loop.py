@@ -22,7 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 
 from unspoken.core.engine.cuda_graphs import release
-from unspoken.core.fast.activation_checkpointing import keep_less
+from unspoken.core.fast.activation_checkpointing import checkpoint_activations
 from unspoken.core.fast.attention import fuse_activations
 from unspoken.core.fast.malloc import explained_memory, keeping_freed
 from unspoken.core.fast.token_store import Encodings
@@ -34,7 +34,7 @@ from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.metrics import Metrics, add_metrics
 from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.monitor import Monitor
-from unspoken.methods.base import LossReport, Picky, latents_at, layers
+from unspoken.methods.base import ChecksBatches, LossReport, latents_at, layers
 from unspoken.runs.config import RunConfig, learning_rate
 from unspoken.runs.directory import RunDir
 from unspoken.runs.lock import Lock
@@ -95,7 +95,7 @@ class Training:
         watched = self.task.examples("validation")[: self.t.stability_limit] if self.t.stability_limit else []
         self.monitor = Monitor(self.method, watched) if watched else None
         self.feed = rows_of.Feed(self.method, self.examples, self.schedule, self.t.seed)
-        self.picky = [part for part in layers(self.method) if isinstance(part, Picky)]
+        self.picky = [part for part in layers(self.method) if isinstance(part, ChecksBatches)]
         self._check_batches()
         set_seed(self.t.seed + 1_000_003 * (self.ranks.index + 1))
 
@@ -119,7 +119,7 @@ class Training:
             one = self.accelerator.is_local_main_process  # all processes see the same texts
             kept = Encodings(t.encodings, self.method.backbone.tokenizer, writes=one)
             self.method.backbone.encodings = kept
-        keep_less(self.method, t.activation_checkpointing)
+        checkpoint_activations(self.method, t.activation_checkpointing)
         if t.fused_activation:
             fuse_activations(self.method)
         curriculum = self.method.curriculum()

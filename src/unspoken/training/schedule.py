@@ -70,9 +70,9 @@ class Schedule:
             epoch: which epoch, from 0.
             length: (example, stage) -> positions of its row.
         """
-        dice = Random(f"{self.config.seed}/order/{epoch}")
+        rng = Random(f"{self.config.seed}/order/{epoch}")
         order = list(range(self.examples))
-        dice.shuffle(order)
+        rng.shuffle(order)
         size, window = self.config.batch_size, self.config.length_window
         lengths: dict[int, int] = {}
         for first in range(0, len(order), size * window):
@@ -81,7 +81,7 @@ class Schedule:
                 stage = self.stage(epoch * self.steps_per_epoch + first // size)
                 lengths = {i: length(i, stage) for i in part}
             group = windows_by_length(lengths, part, size, window)  # pyright: ignore[reportArgumentType]
-            dice.shuffle(group)
+            rng.shuffle(group)
             yield from group
 
 

@@ -62,7 +62,7 @@ class Validation:
         return {
             "accuracy": sum(right for right, _, _ in answers) / len(answers),
             "loss": sum(loss for _, (loss, _) in everyone),
-            **({"latents": max(thought for _, _, thought in answers)} if self.method.group_size else {}),
+            **({"latents": max(thought for _, _, thought in answers)} if self.method.latents_per_group else {}),
             "problems": len(answers),
             "cut_off": sum(not ended for _, ended, _ in answers),
             **({"metrics": {name: metric.told() for name, metric in metrics.items()}} if metrics else {}),

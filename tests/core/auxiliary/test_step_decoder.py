@@ -118,7 +118,7 @@ def test_the_steps_loss_by_hand():
     for normalisation in ("sequence", "token"):
         method = sim_cot(normalisation=normalisation)
         report = loss(method)
-        C = method.group_size
+        C = method.latents_per_group
         per_group: list[list[torch.Tensor]] = [[], []]
         tokens = 0
         for b, example in enumerate(EXAMPLES):

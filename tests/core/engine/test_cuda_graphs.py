@@ -12,8 +12,8 @@ from support.scheduler_cases import GREEDY, SAMPLED, ask, many_rows, speaker
 
 from unspoken.core.engine import cuda_graphs
 from unspoken.core.engine.requests import Request
-from unspoken.core.engine.scheduler import Queue
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.engine.scheduler import Scheduler
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 
 
@@ -22,20 +22,20 @@ def _at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cuda_graphs, "AFTER", 0)
 
 
-def said(seats: list[Any]) -> list[list[int]]:
-    return [seat.tokens for seat in seats]
+def said(running: list[Any]) -> list[list[int]]:
+    return [active.tokens for active in running]
 
 
 @pytest.mark.parametrize("family", backbones.ARCHS)
 @pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("slots", [1, 3, 32])
-def test_answers_are_those_of_usual_passes(family: str, speaking: Speaking, slots: int):
+def test_answers_are_those_of_usual_passes(family: str, speaking: SamplingParams, slots: int):
     backbone, rows = speaker(family), many_rows()
     want, _ = ask(backbone, rows, speaking, slots=slots)
     got, queue = ask(backbone, rows, speaking, slots=slots, graphs=True)
     assert said(got) == said(want)
     assert queue.slots.steady.made > 10
-    assert queue.cost.positions == sum(seat.positions for seat in got)
+    assert queue.cost.positions == sum(active.positions for active in got)
 
 
 @pytest.mark.parametrize("length", [20, 63, 64, 65, 100])
@@ -52,7 +52,7 @@ def test_what_prompts_share_is_never_written_over(length: int):
 def test_requests_that_come_later_and_leave_slots_empty():
     backbone, rows = speaker("llama"), many_rows(9)
     want, _ = ask(backbone, rows, slots=2)
-    queue = Queue(backbone, Recurrence(), slots=8, graphs=True)
+    queue = Scheduler(backbone, Recurrence(), slots=8, graphs=True)
     for i, row in enumerate(rows):
         queue.submit(Request(row=row, speaking=GREEDY, number=i))
         queue.step()
@@ -111,7 +111,7 @@ def test_a_recording_that_fails_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: "usual")
     monkeypatch.setattr(torch.cuda, "set_stream", put_back.append)
     monkeypatch.setattr(torch.cuda, "Stream", refuse)
-    queue = Queue(backbone, Recurrence(), slots=3, graphs=True)
+    queue = Scheduler(backbone, Recurrence(), slots=3, graphs=True)
     queue.slots.steady._record = True
     numbers = queue.run([Request(row=row, speaking=GREEDY, number=i) for i, row in enumerate(rows)])
     assert said([queue.done[n] for n in numbers]) == said(want)

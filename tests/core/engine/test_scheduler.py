@@ -12,13 +12,13 @@ from support import backbones, families
 from support.scheduler_cases import GREEDY, SAMPLED, ask, many_rows, row, speaker
 
 from unspoken.core.engine.answering import sample
-from unspoken.core.engine.kv_slots import covered
+from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.requests import Request
-from unspoken.core.engine.scheduler import Queue
-from unspoken.core.engine.stopping import Judge, Stopping
+from unspoken.core.engine.scheduler import Scheduler
+from unspoken.core.engine.stopping import StopConfig, StopDecider
 from unspoken.core.loop import generate
 from unspoken.core.loop import loop as engine
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
@@ -28,7 +28,7 @@ from unspoken.methods import make_method
 @pytest.mark.parametrize("family", backbones.ARCHS)
 @pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("slots", [1, 3, 32])
-def test_a_queue_says_what_batches_say(family: str, speaking: Speaking, slots: int):
+def test_a_queue_says_what_batches_say(family: str, speaking: SamplingParams, slots: int):
     """Token for token, with the same passes and positions for each row, however many slots there are."""
     backbone, rows = speaker(family), many_rows()
     want = generate.generate(backbone, rows, Recurrence(), speaking)
@@ -46,17 +46,17 @@ def test_every_family_answers_as_its_batches_do(family: str):
     backbone = families.model(family, **wide).method.backbone
     backbone.lm.eval()
     rows = many_rows(9)
-    want = generate.generate(backbone, rows, Recurrence(), Speaking(max_new_tokens=6))
-    got = [one for (one,) in sample(backbone, rows, Recurrence(), Speaking(max_new_tokens=6), batch_size=4)]
+    want = generate.generate(backbone, rows, Recurrence(), SamplingParams(max_new_tokens=6))
+    got = [one for (one,) in sample(backbone, rows, Recurrence(), SamplingParams(max_new_tokens=6), batch_size=4)]
     assert [a.tokens for a in got] == [a.tokens for a in want]
 
 
 def test_families_with_attention_of_their_own_are_known():
     """Bloom has a bias by distance, Gemma 2 caps its scores; a window counts only for rows that outgrow it."""
-    found = {family: covered(families.model(family).method.backbone, 100) for family in families.FAMILIES}
+    found = {family: supports_kv_slots(families.model(family).method.backbone, 100) for family in families.FAMILIES}
     assert {family for family, yes in found.items() if not yes} == {"bloom", "gemma2"}
-    assert not covered(families.model("mistral", sliding_window=64).method.backbone, 100)
-    assert covered(families.model("mistral", sliding_window=128).method.backbone, 100)
+    assert not supports_kv_slots(families.model("mistral", sliding_window=64).method.backbone, 100)
+    assert supports_kv_slots(families.model("mistral", sliding_window=128).method.backbone, 100)
 
 
 def test_counts_do_not_grow():
@@ -64,7 +64,7 @@ def test_counts_do_not_grow():
     backbone, rows, heads = backbones.backbone("llama"), many_rows(12), []
     logits = backbone.logits
     backbone.logits = lambda hidden: (heads.append(len(hidden)), logits(hidden))[1]  # type: ignore[method-assign]
-    said, queue = ask(backbone, rows, Speaking(max_new_tokens=10), slots=12)
+    said, queue = ask(backbone, rows, SamplingParams(max_new_tokens=10), slots=12)
     assert (
         queue.cost.positions
         == queue.cost.slots
@@ -115,7 +115,7 @@ def test_what_prompts_begin_with_is_read_once(slots: int):
 
 def test_a_request_without_the_common_prefix_may_follow():
     backbone, head = speaker("llama"), tuple(range(5, 45))
-    queue = Queue(backbone, Recurrence(), slots=2)
+    queue = Scheduler(backbone, Recurrence(), slots=2)
     queue.run([Request(row=r, speaking=GREEDY, number=i) for i, r in enumerate(many_rows(4, head=head))])
     assert queue.prefix
     (late,) = queue.run([Request(row=many_rows(4)[3], speaking=GREEDY, number=3)])
@@ -125,13 +125,13 @@ def test_a_request_without_the_common_prefix_may_follow():
 
 @pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("right", [0, 2, 5])
-def test_an_expected_beginning_changes_no_answer(speaking: Speaking, right: int):
+def test_an_expected_beginning_changes_no_answer(speaking: SamplingParams, right: int):
     """However much of it is what the model says; what is, costs no pass."""
     backbone, rows = speaker("llama"), many_rows(6)
     plain, _ = ask(backbone, rows, speaking)
     longest = max(range(6), key=lambda i: len(plain[i].tokens))
     expected = (*plain[longest].tokens[:right], 1, 1)
-    queue = Queue(backbone, Recurrence())
+    queue = Scheduler(backbone, Recurrence())
     numbers = queue.run([Request(row=r, speaking=speaking, number=i, expected=expected) for i, r in enumerate(rows)])
     got = [queue.done[n] for n in numbers]
     assert [s.tokens for s in got] == [s.tokens for s in plain]
@@ -141,8 +141,8 @@ def test_an_expected_beginning_changes_no_answer(speaking: Speaking, right: int)
 def test_requests_of_different_kinds_share_passes():
     """Each speaks in its own way and as long as it may."""
     backbone, rows = speaker("llama"), many_rows(8)
-    ways = [GREEDY, SAMPLED, Speaking(max_new_tokens=3), Speaking(max_new_tokens=9, temperature=0.5)] * 2
-    queue = Queue(backbone, Recurrence(), slots=3)
+    ways = [GREEDY, SAMPLED, SamplingParams(max_new_tokens=3), SamplingParams(max_new_tokens=9, temperature=0.5)] * 2
+    queue = Scheduler(backbone, Recurrence(), slots=3)
     numbers = queue.run([Request(row=r, speaking=w, number=i) for i, (r, w) in enumerate(zip(rows, ways, strict=True))])
     for i, (number, way) in enumerate(zip(numbers, ways, strict=True)):
         assert tuple(queue.done[number].tokens) == generate.generate(backbone, rows[: i + 1], Recurrence(), way)[i].tokens
@@ -151,7 +151,7 @@ def test_requests_of_different_kinds_share_passes():
 def test_requests_come_while_others_are_under_way():
     backbone, rows = speaker("llama"), many_rows(6)
     want, _ = ask(backbone, rows)
-    queue, waiting = Queue(backbone, Recurrence(), slots=2), list(enumerate(rows))
+    queue, waiting = Scheduler(backbone, Recurrence(), slots=2), list(enumerate(rows))
     while waiting or not queue.idle:
         if waiting:
             i, r = waiting.pop(0)
@@ -181,7 +181,7 @@ def shorter(r: Row, latents: int) -> Row:
 def test_a_row_that_stops_says_what_it_says_with_so_many_slots(rule: str, slots: int):
     backbone, rows = speaker("llama"), many_rows(28)
     torch.manual_seed(1)
-    judge = Judge(Stopping.parse(rule), (torch.randn(32), torch.zeros(1)))
+    judge = StopDecider(StopConfig.parse(rule), (torch.randn(32), torch.zeros(1)))
     said, _ = ask(backbone, rows, slots=slots, judge=judge)
     thought = [r.latents - s.skipped for r, s in zip(rows, said, strict=True)]
     assert any(0 < k < r.latents for k, r in zip(thought, rows, strict=True)), thought
@@ -201,7 +201,9 @@ def test_confidence_stops_at_the_first_place_that_is_sure():
     """Against the loop: the first number of latents with which the likeliest first token is likely enough."""
     backbone, rows = backbones.backbone("llama"), [r for r in many_rows(28) if r.latents > 2]
     limit = 0.1
-    said, _ = ask(backbone, rows, Speaking(max_new_tokens=1), judge=Judge(Stopping(rule="confidence", threshold=limit)))
+    said, _ = ask(
+        backbone, rows, SamplingParams(max_new_tokens=1), judge=StopDecider(StopConfig(rule="confidence", threshold=limit))
+    )
     for r, s in zip(rows, said, strict=True):
         sure = []
         for k in range(1, r.latents + 1):
@@ -214,7 +216,7 @@ def test_confidence_stops_at_the_first_place_that_is_sure():
 
 
 def test_what_only_batches_do_refuses_a_stop_rule():
-    judge = Judge(Stopping(rule="fixed", threshold=2))
+    judge = StopDecider(StopConfig(rule="fixed", threshold=2))
     with pytest.raises(
         ConfigError, match="a stop rule needs one answer per question, unedited latents and a model with standard"
     ):
@@ -234,12 +236,12 @@ def test_what_only_batches_do_refuses_a_stop_rule():
 )
 def test_stop_rules_that_make_no_sense(text: str, message: str):
     with pytest.raises(ConfigError, match=message):
-        Stopping.parse(text)
+        StopConfig.parse(text)
 
 
 def test_a_rule_without_its_head():
     with pytest.raises(ConfigError, match="needs a trained head, which this model lacks; run `unspoken learn-stop RUN`"):
-        Judge(Stopping.parse("head:0.5"))
+        StopDecider(StopConfig.parse("head:0.5"))
 
 
 @pytest.mark.parametrize("rule", [None, "fixed:3", "confidence:0.12"])
@@ -247,7 +249,7 @@ def test_a_latent_after_the_last_is_made_where_a_row_asks_for_it(rule: str | Non
     """Also behind the one at which a row stops; a step decoder reads it."""
     backbone = speaker("llama")
     rows = [replace(r, trailing=True) for r in many_rows(14) if r.latents]
-    judge = None if rule is None else Judge(Stopping.parse(rule))
+    judge = None if rule is None else StopDecider(StopConfig.parse(rule))
     said, queue = ask(backbone, rows, slots=4, keep=True, judge=judge)
     alone = [replace(shorter(r, r.latents - s.skipped), trailing=True) for r, s in zip(rows, said, strict=True)]
     got, want = queue.trace(range(len(rows))), generate.think(backbone, alone, Recurrence())
@@ -257,7 +259,7 @@ def test_a_latent_after_the_last_is_made_where_a_row_asks_for_it(rule: str | Non
 
 def test_a_prompt_that_is_the_common_prefix_itself_is_read():
     backbone, head = speaker("llama"), tuple(range(5, 45))
-    queue = Queue(backbone, None, slots=2)
+    queue = Scheduler(backbone, None, slots=2)
     queue.run([Request(row=r, speaking=GREEDY) for r in many_rows(4, head=head)])
     bare = Row(ids=queue.prefix, labels=(IGNORE,) * len(queue.prefix), start=len(queue.prefix), latents=0)
     (number,) = queue.run([Request(row=bare, speaking=GREEDY)])
@@ -296,15 +298,15 @@ def test_what_a_slot_held_is_gone(bad: str, graphs: bool | None):
         base.lm.get_input_embeddings().weight[base.encode("9")[0]] = float(bad)
     ill = method.prompt("9 pens Ann has 3 pens and buys 4 more. She then doubles")
     well = [method.prompt(text) for text in ("Ann has", "Ann has 3 pens and buys 4", "Bob has 2 figs. How many?")]
-    speaking = Speaking(max_new_tokens=8)
-    alone = Queue(base, None, slots=1)
+    speaking = SamplingParams(max_new_tokens=8)
+    alone = Scheduler(base, None, slots=1)
     want = [alone.done[n].tokens for n in alone.run([Request(row=row, speaking=speaking) for row in well])]
-    queue = Queue(base, None, slots=2, graphs=graphs)
-    queue.submit(Request(row=ill, speaking=Speaking(max_new_tokens=2)))
+    queue = Scheduler(base, None, slots=2, graphs=graphs)
+    queue.submit(Request(row=ill, speaking=SamplingParams(max_new_tokens=2)))
     while not queue.idle:
         queue.step()
     several = [queue.submit(Request(row=row, speaking=speaking)) for row in well]
-    ills = queue.submit(Request(row=ill, speaking=Speaking(max_new_tokens=3)))  # beside and between them, too
+    ills = queue.submit(Request(row=ill, speaking=SamplingParams(max_new_tokens=3)))  # beside and between them, too
     several += [queue.submit(Request(row=row, speaking=speaking)) for row in well]
     while not queue.idle:
         queue.step()

@@ -12,10 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import DynamicCache
 
 from unspoken.core.fast import packing
-from unspoken.core.fast.activation_checkpointing import PassLayer, keep_less
+from unspoken.core.fast.activation_checkpointing import PassLayer, checkpoint_activations
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Jacobi, Recurrence
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
@@ -35,7 +35,7 @@ def step(name: str, family: str, checkpointing: bool) -> tuple[float, dict[str, 
     torch.manual_seed(1)
     method: Any = make_method(METHODS[name], base)
     method.train()
-    keep_less(method, checkpointing)
+    checkpoint_activations(method, checkpointing)
     batch = collate(training_rows(method))
     torch.manual_seed(5)
     loss = method(batch, method.counts(batch)).total
@@ -76,9 +76,9 @@ def test_inference_has_an_ordinary_cache():
     backbone = backbones.backbone("llama")
     backbone.checkpointing = True
     rows = [Row(ids=(5,) * 20, labels=(IGNORE,) * 20, start=12, latents=3)]
-    said = generate(backbone, rows, Recurrence(), Speaking(max_new_tokens=4))
+    said = generate(backbone, rows, Recurrence(), SamplingParams(max_new_tokens=4))
     backbone.checkpointing = False
-    assert said[0].tokens == generate(backbone, rows, Recurrence(), Speaking(max_new_tokens=4))[0].tokens
+    assert said[0].tokens == generate(backbone, rows, Recurrence(), SamplingParams(max_new_tokens=4))[0].tokens
     with torch.no_grad():
         assert not any(isinstance(layer, PassLayer) for layer in backbone.new_cache().layers)
     assert type(backbone.new_cache()) is DynamicCache

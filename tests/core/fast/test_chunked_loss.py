@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unspoken.bench.watch import Watch
+from unspoken.bench.watch import OperatorCounter
 from unspoken.core.fast.chunked_loss import PIECE, weighted_cross_entropy
 
 N, D, V = 50, 16, 301
@@ -83,7 +83,7 @@ def test_without_gradients_too():
     hidden, labels = torch.randn(N, D), torch.randint(0, V, (N,))
     with torch.no_grad():
         want = weighted_cross_entropy(hidden, labels, head, None, piece=WHOLE)[0]
-        with Watch(V, D) as watch:
+        with OperatorCounter(V, D) as watch:
             got = weighted_cross_entropy(hidden, labels, head, None, piece=7 * V)[0]
     torch.testing.assert_close(got, want)
     assert not got.requires_grad
@@ -95,11 +95,11 @@ def test_logits_never_exist_for_all_targets(make: Callable[..., Any]):
     """Forwards and backwards; and the head runs once for every target, however many pieces there are."""
     module, head = make()
     hidden, labels = torch.randn(N, D, requires_grad=True), torch.randint(0, V, (N,))
-    with Watch(V, D) as watch:
+    with OperatorCounter(V, D) as watch:
         weighted_cross_entropy(hidden, labels, head, None, piece=7 * V)[0].backward()
     assert watch.most == 7 * V
     assert watch.head_rows == N
-    with Watch(V, D) as watch:
+    with OperatorCounter(V, D) as watch:
         weighted_cross_entropy(hidden, labels, head, None, piece=WHOLE)[0].backward()
     assert watch.most == N * V
     assert all(p.grad is not None for p in module.parameters())
@@ -110,7 +110,7 @@ def test_the_largest_logits_do_not_grow_with_the_vocabulary(words: int):
     """The limit that stands in the code, at the vocabularies of GPT-2 and Qwen."""
     head = nn.Linear(8, words, bias=False)
     hidden, labels = torch.randn(700, 8, requires_grad=True), torch.randint(0, words, (700,))
-    with Watch(words, 8) as watch:
+    with OperatorCounter(words, 8) as watch:
         weighted_cross_entropy(hidden, labels, head, None)[0].backward()
     assert 0 < watch.most <= PIECE
 

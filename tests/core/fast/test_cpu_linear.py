@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from unspoken.core.fast import cpu_linear
-from unspoken.core.fast.cpu_linear import look_again, quicken, use_dtype
+from unspoken.core.fast.cpu_linear import look_again, speed_up_linears, use_dtype
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
 
@@ -24,7 +24,7 @@ def pair(kind: str, dtype: torch.dtype = torch.float32, bias: bool = True, **how
     slow = nn.Sequential(KINDS[kind](bias).to(dtype))
     torch.manual_seed(0)
     fast = nn.Sequential(KINDS[kind](bias).to(dtype))
-    assert quicken(fast, **how) == 1
+    assert speed_up_linears(fast, **how) == 1
     return slow, fast
 
 
@@ -64,7 +64,7 @@ def test_changed_weights_are_seen(kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("eight", [True, False])
 def test_gradients_go_the_usual_way(kind: str, eight: bool):
-    slow, fast = pair(kind, eight_bits=eight)
+    slow, fast = pair(kind, int8=eight)
     x = torch.randn(8, 160)
     for layer in (slow, fast):
         layer(x).square().sum().backward()
@@ -73,7 +73,7 @@ def test_gradients_go_the_usual_way(kind: str, eight: bool):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_eight_bits_are_near(kind: str):
-    slow, fast = pair(kind, eight_bits=True)
+    slow, fast = pair(kind, int8=True)
     x = torch.randn(64, 160)
     with torch.inference_mode():
         want, got = slow(x), fast(x)
@@ -109,7 +109,7 @@ def test_a_model_has_its_precision():
     with pytest.raises(
         ConfigError, match="needs linear layers in float32 on the CPU, and this model has none; use bfloat16"
     ):
-        quicken(nn.Sequential(nn.Linear(4, 4)), eight_bits=True)
+        speed_up_linears(nn.Sequential(nn.Linear(4, 4)), int8=True)
 
 
 @pytest.mark.parametrize("eight", [False, True])
@@ -117,7 +117,7 @@ def test_a_model_has_its_precision():
 @pytest.mark.parametrize("how", ["fused", "data", "one weight", "swapped rows", "bias", "assigned", "replaced", "moved"])
 def test_no_write_goes_unseen(kind: str, eight: bool, how: str):
     """PyTorch does not count all of them: fused optimizers, `.data`, memory that is given out again."""
-    slow, fast = pair(kind, eight_bits=eight)
+    slow, fast = pair(kind, int8=eight)
     layer: Any = fast[0]
     x = torch.randn(8, 160)
     with torch.inference_mode():
@@ -141,7 +141,7 @@ def test_no_write_goes_unseen(kind: str, eight: bool, how: str):
         layer.to(torch.bfloat16).to(torch.float32)
     slow.load_state_dict(fast.state_dict())
     if eight:
-        quicken(slow, eight_bits=True)
+        speed_up_linears(slow, int8=True)
     look_again()
     with torch.inference_mode():
         torch.testing.assert_close(fast(x), slow(x), rtol=1e-5, atol=1e-5)

@@ -204,14 +204,14 @@ def test_nothing_is_left_behind():
     method = method_of("coconut", "gpt2")
     model = method.backbone.lm.base_model
     known: list[Any] = []
-    made = shared_gradients._Notes.__init__
+    made = shared_gradients._PendingGradient.__init__
 
     def noted(self: Any, *given: Any) -> None:
         made(self, *given)
         known.append(weakref.ref(self))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared_gradients._Notes, "__init__", noted)
+        patch.setattr(shared_gradients._PendingGradient, "__init__", noted)
         gc.disable()
         try:
             loss_of(method).total.backward()
@@ -219,7 +219,7 @@ def test_nothing_is_left_behind():
             assert all(notes() is None for notes in known)
         finally:
             gc.enable()
-    with pytest.raises(KeyError), shared_gradients.late_weights(model):
+    with pytest.raises(KeyError), shared_gradients.share_gradients(model):
         raise KeyError
     assert not any("forward" in vars(layer) for layer in model.modules())
 
@@ -228,8 +228,8 @@ def test_frozen_matrices_and_inference_are_left_alone():
     method = method_of("coconut", "llama")
     model = method.backbone.lm.base_model
     model.layers[0].requires_grad_(False)
-    with shared_gradients.late_weights(model):
+    with shared_gradients.share_gradients(model):
         assert "forward" in vars(model.layers[1].mlp.up_proj)
         assert "forward" not in vars(model.layers[0].mlp.up_proj)
-    with torch.no_grad(), shared_gradients.late_weights(model):
+    with torch.no_grad(), shared_gradients.share_gradients(model):
         assert "forward" not in vars(model.layers[1].mlp.up_proj)

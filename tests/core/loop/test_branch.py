@@ -10,7 +10,7 @@ import torch
 from support import backbones
 from support.families import FAMILIES, model
 
-from unspoken.core.loop.branch import place, visible
+from unspoken.core.loop.branch import column_layout, visible
 from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.batch import collate
@@ -147,7 +147,7 @@ def test_codi_takes_a_family(family: str):
 
 def test_who_sees_whom():
     """One row: two shared positions, one own, two of the branch, one of padding."""
-    own, branch, positions = place(np.array([3]), np.array([2]), np.array([0]), np.array([2]))
+    own, branch, positions = column_layout(np.array([3]), np.array([2]), np.array([0]), np.array([2]))
     assert positions.tolist() == [[0, 1, 2, 2, 3]]
     assert own.tolist() == [[True, True, True, False, False]]
     sees = visible(own, branch, positions, np.array([2]))[0, 0].astype(int).tolist()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from contract import cases as cases
 
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
 from unspoken.runs.model import Model
 
@@ -19,7 +19,7 @@ LATENT = ("coconut", "codi", "sim_cot codi", "pause", "coconut pause", "softcot"
 
 def model(name: str) -> Model:
     """A random model of a case of the contract."""
-    return Model(cases.shared(name, "llama"), Speaking(max_new_tokens=8))
+    return Model(cases.shared(name, "llama"), SamplingParams(max_new_tokens=8))
 
 
 def own_noise(latents_ND: torch.Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> torch.Tensor:

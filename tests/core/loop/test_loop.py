@@ -15,15 +15,15 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.edits import Edited
 from unspoken.core.loop.generate import generate, think
 from unspoken.core.loop.loop import Loop, unroll
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import DataError
 from unspoken.methods import make_method
 
-GREEDY = Speaking(max_new_tokens=24)
-SAMPLED = Speaking(max_new_tokens=24, temperature=1.0, seed=3)
+GREEDY = SamplingParams(max_new_tokens=24)
+SAMPLED = SamplingParams(max_new_tokens=24, temperature=1.0, seed=3)
 
 
 def row(rng: np.random.Generator, length: int, latents: int, name: str = "") -> Row:
@@ -50,7 +50,7 @@ def speaker(family: str) -> Backbone:
 
 @pytest.mark.parametrize("family", backbones.ARCHS)
 @pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_thirty_two_rows_say_what_each_says_alone(family: str, speaking: Speaking):
+def test_thirty_two_rows_say_what_each_says_alone(family: str, speaking: SamplingParams):
     """Token for token, with rows that think 0 to 13 times, leave early, and are compacted away."""
     backbone, rows = speaker(family), many_rows()
     together = generate(backbone, rows, Recurrence(), speaking, batch_size=32)
@@ -129,14 +129,14 @@ def test_a_row_that_does_not_fit_is_named(length: int, latents: int, spoken: int
     rows = [row(rng, 5, 0, "small"), row(rng, length, latents, "train-17")]
     message = f"train-17 is too long: {length + latents} positions + {spoken} answer tokens, the model's context is 256"
     with pytest.raises(DataError, match=re.escape(message)):
-        generate(backbones.backbone(), rows, Recurrence(), Speaking(max_new_tokens=spoken))
+        generate(backbones.backbone(), rows, Recurrence(), SamplingParams(max_new_tokens=spoken))
     with pytest.raises(DataError, match="row 0 is too long: 257 positions, the model's context is 256; shorten"):
         unroll(backbones.backbone(), collate([row(rng, 257, 0)]), None)
 
 
 def test_a_row_that_just_fits():
     (answer,) = generate(
-        backbones.backbone("gpt2"), [row(np.random.default_rng(0), 243, 9)], Recurrence(), Speaking(max_new_tokens=5)
+        backbones.backbone("gpt2"), [row(np.random.default_rng(0), 243, 9)], Recurrence(), SamplingParams(max_new_tokens=5)
     )
     assert len(answer.tokens) == 5
 
@@ -203,7 +203,7 @@ def test_time_is_taken_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(engine, "clock", lambda device: next(asked))
     base = backbones.backbone()
     rows = [Row(ids=(5, 6, 7), labels=(IGNORE,) * 3, start=3, latents=0)] * 3
-    assert [answer.seconds for answer in generate.generate(base, rows, None, Speaking(max_new_tokens=2))] == [2.0] * 3
+    assert [answer.seconds for answer in generate.generate(base, rows, None, SamplingParams(max_new_tokens=2))] == [2.0] * 3
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

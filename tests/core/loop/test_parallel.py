@@ -14,15 +14,15 @@ from torch import nn
 from unspoken.core.loop.edits import Edited, edited
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import Loop, unroll
-from unspoken.core.loop.sampling import Speaking
-from unspoken.core.loop.sources import Jacobi, Prompted, Recurrence, parallel
+from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Recurrence, parallel
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
 from unspoken.runs.model import Model
 
-SAMPLED = Speaking(max_new_tokens=12, temperature=1.0, seed=3)
+SAMPLED = SamplingParams(max_new_tokens=12, temperature=1.0, seed=3)
 
 METHODS: dict[str, dict[str, Any]] = {
     "coconut": {"name": "coconut", "first_stage": 0},
@@ -161,7 +161,7 @@ def test_what_cannot_be_made_in_parallel_says_so():
 
         def vectors(self, batch: Any, chains: int = 1) -> Any: ...
 
-    assert isinstance(Known(), Prompted)
+    assert isinstance(Known(), PrecomputedThoughts)
     with pytest.raises(ConfigError, match="are known before"):
         parallel(Known(), 2)
     with pytest.raises(ConfigError, match="are known before"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from unspoken.core.loop.sampling import Chooser, Speaking
+from unspoken.core.loop.sampling import Sampler, SamplingParams
 
 P = torch.tensor([0.1, 0.45, 0.05, 0.3, 0.1])
 
@@ -14,7 +14,7 @@ P = torch.tensor([0.1, 0.45, 0.05, 0.3, 0.1])
 def frequencies(**speaking: float) -> torch.Tensor:
     """Shares of the five tokens over 4,000 rows with the same logits."""
     rows = 4000
-    chooser = Chooser(Speaking(**{"temperature": 1.0, **speaking}), list(range(rows)))
+    chooser = Sampler(SamplingParams(**{"temperature": 1.0, **speaking}), list(range(rows)))
     chosen = chooser.choose(P.log().expand(rows, 5), np.arange(rows))
     return torch.bincount(chosen, minlength=5) / rows
 
@@ -40,12 +40,12 @@ def test_frequencies(speaking: dict, want: torch.Tensor):
 
 
 def test_greedy_takes_the_likeliest():
-    assert Chooser(Speaking(), [0]).choose(P.log()[None], np.array([0])).tolist() == [1]
+    assert Sampler(SamplingParams(), [0]).choose(P.log()[None], np.array([0])).tolist() == [1]
 
 
 def draws(numbers: list[int], batches: list[list[int]], steps: int, seed: int = 0) -> dict[int, list[int]]:
     """What rows choose over some steps, when they are asked in these batches."""
-    chooser = Chooser(Speaking(temperature=1.0, seed=seed), numbers)
+    chooser = Sampler(SamplingParams(temperature=1.0, seed=seed), numbers)
     said: dict[int, list[int]] = {number: [] for number in numbers}
     for _ in range(steps):
         for batch in batches:
@@ -75,6 +75,6 @@ def test_the_seed_matters_and_nothing_else_does():
 def test_a_temperature_near_zero_is_greedy(temperature: float):
     """A quotient that overflows, or a temperature that no float32 holds, must not choose at random."""
     logits = torch.tensor([[3.0, 50.0, -2.0, 49.0], [-1e4, -2e4, -9e3, -3e4], [1e30, 0.0, -1e30, 2e30]])
-    chooser = Chooser(Speaking(temperature=temperature), [0, 1, 2])
+    chooser = Sampler(SamplingParams(temperature=temperature), [0, 1, 2])
     for _ in range(20):
         assert chooser.choose(logits.clone(), np.arange(3)).tolist() == [1, 2, 3]

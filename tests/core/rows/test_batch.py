@@ -30,9 +30,9 @@ def test_the_state_before_a_label_predicts_it():
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 7), st.integers(0, 5), st.randoms())
-def test_windows_hold_every_example_once(lengths: list[int], batch: int, window: int, dice):
+def test_windows_hold_every_example_once(lengths: list[int], batch: int, window: int, rng):
     order = list(range(len(lengths)))
-    dice.shuffle(order)
+    rng.shuffle(order)
     batches = windows_by_length(lengths, order, batch, window)
     assert sorted(i for part in batches for i in part) == list(range(len(lengths)))
     assert all(len(part) == batch for part in batches[:-1] if batches)

@@ -11,13 +11,13 @@ from support import backbones
 
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import Loop, unroll
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import DataError
 
-GREEDY = Speaking(max_new_tokens=24)
+GREEDY = SamplingParams(max_new_tokens=24)
 
 
 def row(ids: tuple[int, ...], latents: int = 0, start: int | None = None, **more) -> Row:
@@ -76,7 +76,7 @@ def test_a_gap_of_a_branch():
 def test_speaking_goes_on_behind_the_gap(family: str):
     """As one pass over prompt and words with the same jump chooses them."""
     backbone = backbones.backbone(family)
-    together = generate(backbone, GAPPED, Recurrence(), Speaking(max_new_tokens=6), batch_size=4)
+    together = generate(backbone, GAPPED, Recurrence(), SamplingParams(max_new_tokens=6), batch_size=4)
     with torch.no_grad():
         for gapped, answer in zip(GAPPED[:2], together, strict=False):
             ids = (*gapped.ids, *answer.tokens[:-1])
@@ -126,10 +126,10 @@ def test_the_eos_that_are_passed_over_are_not_in_the_text():
     def choose(logits, rows):
         return torch.tensor([next(said)])
 
-    from unspoken.core.loop.sampling import Chooser
+    from unspoken.core.loop.sampling import Sampler
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Chooser, "choose", lambda self, logits, rows: choose(logits, rows))
+        patch.setattr(Sampler, "choose", lambda self, logits, rows: choose(logits, rows))
         (answer,) = generate(backbone, [row((1, 2, 3), ends=2)], None, GREEDY)
     assert (answer.text, answer.tokens, answer.finished, answer.passed) == ("a bc", tuple(words), True, 1)
     assert answer.visible == len(words) - 2
@@ -138,7 +138,7 @@ def test_the_eos_that_are_passed_over_are_not_in_the_text():
 def test_a_loop_that_stops_early_has_not_finished():
     backbone = backbones.backbone()
     backbone.lm.generation_config.eos_token_id = list(range(backbone.vocabulary))
-    _, speech = Loop(backbone, collate([row((1, 2), ends=5)]), None, speaking=Speaking(max_new_tokens=4)).run()
+    _, speech = Loop(backbone, collate([row((1, 2), ends=5)]), None, speaking=SamplingParams(max_new_tokens=4)).run()
     assert (len(speech.tokens[0]), bool(speech.finished_B[0])) == (4, False)
-    _, speech = Loop(backbone, collate([row((1, 2), ends=4)]), None, speaking=Speaking(max_new_tokens=4)).run()
+    _, speech = Loop(backbone, collate([row((1, 2), ends=4)]), None, speaking=SamplingParams(max_new_tokens=4)).run()
     assert (len(speech.tokens[0]), bool(speech.finished_B[0])) == (4, True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import backbones
 
-from unspoken.core.rows.curriculum import Curriculum, Removal, Stage
+from unspoken.core.rows.curriculum import Curriculum, Stage, TokenRemoval
 from unspoken.core.rows.row import IGNORE
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
@@ -32,7 +32,7 @@ def counts(curriculum: Curriculum, steps_per_epoch: int, steps: int) -> list[int
 
 def test_exact_distances():
     """As the paper writes it: floor(per_epoch * epochs)."""
-    curriculum = Removal(per_epoch=2, longest=3, smoothing=4.0, restart=True)
+    curriculum = TokenRemoval(per_epoch=2, longest=3, smoothing=4.0, restart=True)
     assert [curriculum.at(epoch).tokens for epoch in (0, 0.49, 0.5, 0.99, 1, 1.49, 1.5, 9)] == [0, 0, 1, 1, 2, 2, None, None]
     assert curriculum.boundaries() == [0.5, 1.0, 1.5]
     assert [phase.stage.restart for phase in curriculum.phases] == [False, True, True, True]
@@ -50,7 +50,7 @@ def test_exact_distances():
 def test_whole_steps(steps_per_epoch: int, per_epoch: float, wait: int, first: int, beyond: int | None):
     """As a counter of steps would have it, which begins with the first epoch that removes."""
     distance = round(steps_per_epoch / per_epoch)
-    curriculum = Removal(per_epoch=per_epoch, longest=10, first=first, wait=wait, beyond=beyond).fit(
+    curriculum = TokenRemoval(per_epoch=per_epoch, longest=10, first=first, wait=wait, beyond=beyond).fit(
         steps_per_epoch, lambda: 99
     )
     gone, since, want = first, 0, []
@@ -65,12 +65,12 @@ def test_whole_steps(steps_per_epoch: int, per_epoch: float, wait: int, first: i
 
 def test_half_a_step_goes_to_the_even_side():
     """5 steps and 2 tokens an epoch are 2.5 steps a token: 2 of them; with 0.5 there is no step between two tokens."""
-    assert counts(Removal(per_epoch=2, longest=3).fit(5, lambda: 3), 5, 7) == [0, 0, 1, 1, 2, 2, None]
-    assert counts(Removal(per_epoch=4, longest=3).fit(2, lambda: 3), 2, 4) == [1, 2, None, None]
+    assert counts(TokenRemoval(per_epoch=2, longest=3).fit(5, lambda: 3), 5, 7) == [0, 0, 1, 1, 2, 2, None]
+    assert counts(TokenRemoval(per_epoch=4, longest=3).fit(2, lambda: 3), 2, 4) == [1, 2, None, None]
 
 
 def test_nothing_goes_by_chance_before_the_first_distance():
-    curriculum = Removal(per_epoch=1, longest=9, first=2, wait=1.5, smoothing=0.5)
+    curriculum = TokenRemoval(per_epoch=1, longest=9, first=2, wait=1.5, smoothing=0.5)
     assert [(stage.tokens, stage.smoothing) for stage in map(curriculum.at, (0, 1.4, 1.5, 2.4, 2.5))] == [
         (2, None), (2, None), (2, 0.5), (2, 0.5), (3, 0.5)
     ]  # fmt: skip
@@ -78,13 +78,16 @@ def test_nothing_goes_by_chance_before_the_first_distance():
 
 def test_it_ends_with_the_longest_chain():
     """A stage beyond it would change no row, and restart the optimizer for nothing."""
-    curriculum = Removal(per_epoch=8, longest=1024, first=1, restart=True)
+    curriculum = TokenRemoval(per_epoch=8, longest=1024, first=1, restart=True)
     fitted = curriculum.fit(16, lambda: 4)
     assert len(curriculum.phases) == 1024
     assert [phase.stage.tokens for phase in fitted.phases] == [1, 2, 3, 4, None]
     assert fitted.fit(16, lambda: 4) == fitted
-    assert [stage.tokens for stage in Removal(per_epoch=8, longest=1024, beyond=2).fit(16, never).extremes()] == [0, None]
-    assert Removal(per_epoch=8, longest=5, first=7).phases == Removal(per_epoch=3, longest=7, first=7).phases
+    assert [stage.tokens for stage in TokenRemoval(per_epoch=8, longest=1024, beyond=2).fit(16, never).extremes()] == [
+        0,
+        None,
+    ]
+    assert TokenRemoval(per_epoch=8, longest=5, first=7).phases == TokenRemoval(per_epoch=3, longest=7, first=7).phases
 
 
 def test_other_schedules_need_not_know_more():

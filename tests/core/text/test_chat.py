@@ -12,7 +12,17 @@ from support.backbones import backbone
 
 from unspoken.core.config import build, dump
 from unspoken.core.rows.row import IGNORE
-from unspoken.core.text.chat import FAMILIES, HOLE, Slots, around, encode, hold_id, refuse_special, render, slots_of
+from unspoken.core.text.chat import (
+    FAMILIES,
+    PLACEHOLDER,
+    SlotMarkers,
+    around,
+    encode,
+    placeholder_id,
+    refuse_special,
+    render,
+    slot_markers_for,
+)
 from unspoken.core.text.prompts import TEXTS, SoftTexts, texts_of
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method, method_config
@@ -50,7 +60,7 @@ def test_a_date_that_cannot_be_pinned_is_refused():
 
 def test_both_sides_of_the_hole_are_the_chat():
     lm = chatty()
-    before, behind = around(lm, [("user", f"think: {HOLE} now")], prompt=True, today=DAY)
+    before, behind = around(lm, [("user", f"think: {PLACEHOLDER} now")], prompt=True, today=DAY)
     whole = lm.tokenizer.decode([*before, *behind])
     assert whole == "Today: 26 Jul 2024\n[user] think:  now<|endoftext|>\n[assistant] "
 
@@ -58,7 +68,7 @@ def test_both_sides_of_the_hole_are_the_chat():
 def test_a_template_that_loses_the_hole_is_refused():
     for template, times in (("{{- messages[0]['role'] }}", 0), (DATED + "{{- messages[0]['content'] }}", 2)):
         with pytest.raises(ConfigError, match=f"once, it does so {times} times"):
-            around(chatty(template), [("user", HOLE)], prompt=False, today=DAY)
+            around(chatty(template), [("user", PLACEHOLDER)], prompt=False, today=DAY)
 
 
 def test_without_a_template_a_chat_is_its_messages():
@@ -72,22 +82,22 @@ def test_the_slots_of_a_family(family: int):
     lm = backbone()
     slots = FAMILIES[family]
     lm.tokenizer.add_tokens([slots.begin, slots.hold, slots.end], special_tokens=True)
-    assert slots_of(lm) == slots
-    assert slots_of(lm, Slots(hold="x")) == Slots(hold="x")
-    assert hold_id(lm, slots) == lm.tokenizer.convert_tokens_to_ids(slots.hold)
+    assert slot_markers_for(lm) == slots
+    assert slot_markers_for(lm, SlotMarkers(hold="x")) == SlotMarkers(hold="x")
+    assert placeholder_id(lm, slots) == lm.tokenizer.convert_tokens_to_ids(slots.hold)
 
 
 def test_an_unknown_family_has_its_eos_as_slot():
     lm = backbone()
-    assert slots_of(lm) == Slots()
-    assert hold_id(lm, Slots()) == lm.tokenizer.eos_token_id
+    assert slot_markers_for(lm) == SlotMarkers()
+    assert placeholder_id(lm, SlotMarkers()) == lm.tokenizer.eos_token_id
     with pytest.raises(ConfigError, match=r"slots.hold must be the text of one token, got 'buys 4 more zz'"):
-        hold_id(lm, Slots(hold="buys 4 more zz"))
+        placeholder_id(lm, SlotMarkers(hold="buys 4 more zz"))
 
 
 @pytest.mark.parametrize(
     ("question", "message"),
-    [("close <|endoftext|> it", "a special token of the model"), (f"a {HOLE} b", "U\\+E000")],
+    [("close <|endoftext|> it", "a special token of the model"), (f"a {PLACEHOLDER} b", "U\\+E000")],
 )
 def test_a_question_cannot_close_its_turn(question: str, message: str):
     with pytest.raises(DataError, match=message):

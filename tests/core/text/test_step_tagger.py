@@ -17,12 +17,12 @@ from unspoken.errors import ConfigError, DataError
 
 def problems(count: int, seed: int) -> list[tuple[str, ...]]:
     """Chains whose steps have no mark and no full stop between them."""
-    dice, made = Random(seed), []
+    rng, made = Random(seed), []
     for _ in range(count):
         steps = []
-        for _ in range(dice.randint(1, 4)):
-            a, b = dice.randint(2, 99), dice.randint(2, 99)
-            verb = dice.choice(["first add", "then take", "now we get", "next compute"])
+        for _ in range(rng.randint(1, 4)):
+            a, b = rng.randint(2, 99), rng.randint(2, 99)
+            verb = rng.choice(["first add", "then take", "now we get", "next compute"])
             steps.append(f"{verb} {a} + {b} = {a + b}")
         made.append(tuple(steps))
     return made
@@ -36,8 +36,8 @@ def test_it_finds_steps_in_text_that_it_has_not_seen() -> None:
     assert [(s.start, s.end) for s in tagger.find(text)] == bounds
     assert [text[slice(*s.result)] for s in tagger.find(text) if s.result] == [text[a:b].split()[-1] for a, b in bounds]
     # As many borders, drawn without looking at the words, find next to nothing.
-    dice, held = Random(1), [joined(p) for p in problems(40, 5)]
-    drawn = [[tuple(sorted(dice.sample(range(len(text)), 2))) for _ in bounds] for text, bounds in held]
+    rng, held = Random(1), [joined(p) for p in problems(40, 5)]
+    drawn = [[tuple(sorted(rng.sample(range(len(text)), 2))) for _ in bounds] for text, bounds in held]
     assert span_f1(drawn, [bounds for _, bounds in held]) < 0.2
 
 

@@ -18,7 +18,7 @@ from tokenizers import processors
 from torch import Tensor, nn
 
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence, Source
 from unspoken.methods import make_method, method_config
 from unspoken.methods.coconut import Coconut, CoconutConfig
@@ -90,7 +90,7 @@ METHOD_CASES: dict[str, Any] = {
     "projected": {"name": "projected", "max_stage": 2},
     "codi": {"name": "codi", "projection_width": 20, "projection_dropout": 0.5},
 }
-LONG = Speaking(max_new_tokens=24)
+LONG = SamplingParams(max_new_tokens=24)
 """Room for two eos."""
 # A random GPT-2 with one table for words in and words out says the same word for ever.
 CASES: dict[str, dict[str, Any]] = {
@@ -135,7 +135,7 @@ def make_run(
     family: str = "llama",
     *,
     bos: bool = False,
-    speaking: Speaking | None = None,
+    speaking: SamplingParams | None = None,
     dtype: Any = "float32",
     **arch: Any,
 ) -> Path:
@@ -150,7 +150,7 @@ def make_run(
     with torch.no_grad():
         embedding = backbone.lm.get_input_embeddings().weight
         embedding[len(backbones.tokenizer()) :].normal_(std=0.2)
-    speaking = speaking or Speaking(max_new_tokens=9)
+    speaking = speaking or SamplingParams(max_new_tokens=9)
     # A token that ends some answers early, and not all of them alike, becomes one more eos, as chat models have it.
     free = [answer.tokens for answer in Model(made.eval(), speaking).answer(QUESTIONS, batch_size=1)]
     last = made.prompt("?").ends

@@ -8,7 +8,7 @@ import torch
 from contract.cases import EXAMPLES
 from support import backbones
 
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.example import Example
 from unspoken.methods import make_method
 from unspoken.runs.model import Model
@@ -44,7 +44,7 @@ class Problems:
 def model(method: Any = None, family: str = "llama", **more: Any) -> Model:
     """A random model of a method."""
     made: Any = make_method(method or SIM_COT, backbones.backbone(family, **more))
-    return Model(made.eval(), Speaking(max_new_tokens=6))
+    return Model(made.eval(), SamplingParams(max_new_tokens=6))
 
 
 def collapsed(share: float = 0.0) -> Model:

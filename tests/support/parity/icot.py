@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.generate import generate
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.trace import Answer
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.curriculum import Stage
@@ -153,7 +153,7 @@ def _copy(method: Any) -> dict[str, Tensor]:
 
 def _speak(case: cases.Case, method: Any, examples: list[Any]) -> tuple[list[Row], list[Answer]]:
     rows = [method.prompt(example.question, name=example.id) for example in examples]
-    speaking = Speaking(max_new_tokens=case.facts["generate"]["max_new_tokens"])
+    speaking = SamplingParams(max_new_tokens=case.facts["generate"]["max_new_tokens"])
     return rows, generate(method.backbone, rows, method.source(), speaking, batch_size=len(rows))
 
 

@@ -1,1 +1,3 @@
-"""Networks beside the base model: SIM-CoT's step decoder, SoftCoT's assistant, SemCoT's sentence encoder. Imports all of core."""
+"""Networks beside the base model: SIM-CoT's step decoder, SoftCoT's assistant, SemCoT's sentence encoder. Imports
+all of core.
+"""

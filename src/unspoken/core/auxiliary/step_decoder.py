@@ -24,7 +24,7 @@ from unspoken.core.lm.hf import layer_list
 from unspoken.core.lm.loading import load_backbone
 from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
 from unspoken.core.loop.loop import Loop, unroll
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.trace import Cost, Trace
 from unspoken.core.losses import cross_entropy_sum
 from unspoken.core.rows.batch import Batch, collate
@@ -234,7 +234,7 @@ class StepDecoder(nn.Module):
         for part in latents_MCD.split(batch_size):
             batch = collate([Row(ids=(0,) * C, labels=(IGNORE,) * C, start=C, latents=0) for _ in part]).to(self.device)
             fed = self._enter(part)
-            speech = Loop(self, batch, None, embeds_BTD=fed, speaking=Speaking(max_new_tokens=max_tokens)).run()[1]
+            speech = Loop(self, batch, None, embeds_BTD=fed, speaking=SamplingParams(max_new_tokens=max_tokens)).run()[1]
             said.extend(speech.tokens)
         return said
 

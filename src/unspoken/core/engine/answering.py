@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from unspoken.core.engine.kv_slots import covered
-from unspoken.core.engine.requests import Request, Seat
-from unspoken.core.engine.scheduler import Queue
-from unspoken.core.engine.stopping import Judge
+from unspoken.core.engine.kv_slots import supports_kv_slots
+from unspoken.core.engine.requests import ActiveRequest, Request
+from unspoken.core.engine.scheduler import Scheduler
+from unspoken.core.engine.stopping import StopDecider
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import sample as sample_batches
 from unspoken.core.loop.loop import OnToken
-from unspoken.core.loop.sampling import Speaking
-from unspoken.core.loop.sources import Jacobi, Prompted, Source
+from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Answer, Trace, clock
 from unspoken.core.rows.row import Row
 from unspoken.errors import ConfigError
@@ -26,8 +26,8 @@ from unspoken.errors import ConfigError
 def sample(
     backbone: Any,
     rows: Sequence[Row],
-    source: Source | Prompted | None,
-    speaking: Speaking,
+    source: Source | PrecomputedThoughts | None,
+    speaking: SamplingParams,
     *,
     batch_size: int = 32,
     chains: int = 1,
@@ -37,7 +37,7 @@ def sample(
     edit: Edit | None = None,
     on_token: OnToken | None = None,
     on_trace: Callable[[Trace, list[int]], None] | None = None,
-    judge: Judge | None = None,
+    judge: StopDecider | None = None,
     expected: tuple[int, ...] = (),
 ) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts: `core/loop/loop.py:sample`, continuously batched where that is covered.
@@ -54,7 +54,7 @@ def sample(
     """
     columns = max((len(row.ids) for row in rows), default=0) + speaking.max_new_tokens
     plain = chains * samples == 1 and edit is None and on_trace is None and not isinstance(source, Jacobi)
-    if not rows or not plain or not covered(backbone, columns):
+    if not rows or not plain or not supports_kv_slots(backbone, columns):
         if judge is not None and rows:
             raise ConfigError(
                 "a stop rule needs one answer per question, unedited latents and a model with standard attention; "
@@ -63,7 +63,7 @@ def sample(
         how: Any = {"batch_size": batch_size, "chains": chains, "samples": samples, "explain": explain}
         how |= {"numbers": numbers, "edit": edit, "on_token": on_token, "on_trace": on_trace}
         return sample_batches(backbone, rows, source, speaking, **how)
-    queue = Queue(
+    queue = Scheduler(
         backbone, source, slots=min(batch_size, len(rows)), judge=judge, keep=explain is not None, on_token=on_token
     )
     began = clock(backbone.device)
@@ -81,18 +81,18 @@ def sample(
     return [(_answer(backbone, queue.done[n], seconds, said),) for n, said in zip(places, thoughts, strict=True)]
 
 
-def _answer(backbone: Backbone, seat: Seat, seconds: float, thoughts: tuple[str, ...] | None) -> Answer:
-    finished, tokens = seat.ends == 0, tuple(seat.tokens)
+def _answer(backbone: Backbone, active: ActiveRequest, seconds: float, thoughts: tuple[str, ...] | None) -> Answer:
+    finished, tokens = active.ends == 0, tuple(active.tokens)
     spoken = tokens[:-1] if finished else tokens
     return Answer(
         text=backbone.decode(spoken),
         tokens=tokens,
         finished=finished,
-        latents=seat.row.latents - seat.skipped,
-        passes=seat.passes,
-        positions=seat.positions,
+        latents=active.row.latents - active.skipped,
+        passes=active.passes,
+        positions=active.positions,
         seconds=seconds,
         thoughts=thoughts,
         passed=sum(token in backbone.eos_ids for token in spoken),
-        assistant_positions=seat.row.assistant_positions(0, 0),
+        assistant_positions=active.row.assistant_positions(0, 0),
     )

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from unspoken.core.engine.kv_slots import Group, Segment, Slots
+from unspoken.core.engine.kv_slots import Group, KVSlots, Segment
 from unspoken.core.lm.backbone import Backbone
 
 AFTER = 4
@@ -42,7 +42,7 @@ class _Pass:
     out_RD: Tensor | None = None
 
 
-class Steady:
+class CudaGraphRunner:
     """Steady passes of some slots.
 
     Args:
@@ -51,7 +51,7 @@ class Steady:
         record: record CUDA graphs; False runs the same pass without.
     """
 
-    def __init__(self, backbone: Backbone, slots: Slots, record: bool) -> None:
+    def __init__(self, backbone: Backbone, slots: KVSlots, record: bool) -> None:
         self._slots, self._record = weakref.proxy(slots), record
         self._backbone = weakref.proxy(backbone)
         self._passes: dict[tuple[int, torch.dtype], _Pass] = {}
@@ -147,10 +147,10 @@ class Steady:
         return True
 
 
-_SPARE: WeakKeyDictionary[Any, dict[tuple[int, Any], Slots]] = WeakKeyDictionary()
+_SPARE: WeakKeyDictionary[Any, dict[tuple[int, Any], KVSlots]] = WeakKeyDictionary()
 
 
-def slots_of(backbone: Backbone, rows: int, columns: int, graphs: bool | None, user: object) -> Slots:
+def acquire_slots(backbone: Backbone, rows: int, columns: int, graphs: bool | None, user: object) -> KVSlots:
     """Slots for somebody, with steady passes where they pay: those of an earlier user, so that nothing is recorded again.
 
     Args:
@@ -158,13 +158,13 @@ def slots_of(backbone: Backbone, rows: int, columns: int, graphs: bool | None, u
         user: when it goes, its slots are there for the next.
     """
     if not (backbone.device.type == "cuda" if graphs is None else graphs):
-        return Slots(rows, columns)
+        return KVSlots(rows, columns)
     kind = (rows, _addresses(backbone))
     spare = _SPARE.setdefault(backbone, {})
     if (slots := spare.pop(kind, None)) is None:
         spare.clear()  # one set is kept, of the size asked for last
-        slots = Slots(rows, columns)
-        slots.steady = Steady(backbone, slots, record=backbone.device.type == "cuda")
+        slots = KVSlots(rows, columns)
+        slots.steady = CudaGraphRunner(backbone, slots, record=backbone.device.type == "cuda")
     weakref.finalize(user, spare.__setitem__, kind, slots)
     return slots
 

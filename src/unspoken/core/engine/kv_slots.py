@@ -7,8 +7,8 @@ column p, and a row sees the columns up to its own. Memory is allocated once, no
 to zero when the next row takes it, since an infinity or NaN would show through any mask. What a row fed in vain is
 forgotten by moving its cursor back.
 
-Families with standard attention are covered; `covered` finds out by comparing numbers, so that one with a bias, a cap or
-a window of its own goes through `core/loop/loop.py` instead.
+Families with standard attention are covered; `supports_kv_slots` finds out by comparing numbers, so that one with a
+bias, a cap or a window of its own goes through `core/loop/loop.py` instead.
 
 Shapes: N columns of a pass, R slots, S columns of a slot, H query heads, G key heads, E width of a head, D width,
 n rows of a group, W columns of each of them.
@@ -34,7 +34,7 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.ways import ways_of
 
 _NAME = "unspoken_slots"
-_CURRENT: contextvars.ContextVar[Slots] = contextvars.ContextVar("slots of the pass under way")
+_CURRENT: contextvars.ContextVar[KVSlots] = contextvars.ContextVar("slots of the pass under way")
 _HARMLESS = frozenset(
     {
         "position_ids",
@@ -78,7 +78,7 @@ class Group:
     mask: Tensor | None = None
 
 
-class Slots(Cache):
+class KVSlots(Cache):
     """Keys and values of up to `rows` rows. `forward` is how columns are fed.
 
     Args:
@@ -275,7 +275,7 @@ def _attend(
 AttentionInterface.register(_NAME, _attend)
 
 
-def covered(backbone: Any, columns: int) -> bool:
+def supports_kv_slots(backbone: Any, columns: int) -> bool:
     """Whether slots give what the model itself gives, for rows of so many positions; found out once, with two rows.
 
     A window of attention that no row outgrows changes nothing: a slot holds nothing but its row.
@@ -304,7 +304,7 @@ def _same(backbone: Backbone) -> bool:
         ids = [torch.arange(1 + 7 * b, 10 + 5 * b, device=backbone.device) % backbone.vocabulary for b in range(2)]
         embeds = [backbone.embed(row) for row in ids]
         want = [backbone.step(e[None], positions_BT=torch.arange(len(e), device=backbone.device)[None])[0] for e in embeds]
-        slots = Slots(2, 4)
+        slots = KVSlots(2, 4)
         passes = [(6, 0), (1, 4), (2, 1), (0, 2)]  # how many columns either row feeds
         got: list[list[Tensor]] = [[], []]
         fed = [0, 0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.row import Row
 
 
@@ -26,13 +26,13 @@ class Request:
     """
 
     row: Row
-    speaking: Speaking
+    speaking: SamplingParams
     number: int = 0
     expected: tuple[int, ...] = ()
 
 
 @dataclass(kw_only=True, eq=False)
-class Seat:
+class ActiveRequest:
     """A request on its way, in its slot."""
 
     request: Request

@@ -2,8 +2,8 @@
 
 The same rows, sources and ways to speak as `core/loop/loop.py`, and the same answers. What differs is who goes on when: the
 loop there takes batches from start to end (training needs that); here every pass feeds whatever is ready, of however many
-rows as there are slots, packed without padding (`core/engine/kv_slots.py`): a prompt, or a part of it if prompts would hold up those
-who think and speak; one latent; the last latent with all given text behind it; one chosen token.
+rows as there are slots, packed without padding (`core/engine/kv_slots.py`): a prompt, or a part of it if prompts would
+hold up those who think and speak; one latent; the last latent with all given text behind it; one chosen token.
 
 What all prompts begin with (examples of a few-shot prompt, a chat's instruction) is read once, in one pass of its own, and
 stays in the slots. A text that answers are expected to begin with can be fed on trial together with the prompt's end: as far
@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.core.engine.cuda_graphs import slots_of
+from unspoken.core.engine.cuda_graphs import acquire_slots
 from unspoken.core.engine.kv_slots import Segment
-from unspoken.core.engine.requests import Request, Seat, common_prefix
-from unspoken.core.engine.stopping import Judge
+from unspoken.core.engine.requests import ActiveRequest, Request, common_prefix
+from unspoken.core.engine.stopping import StopDecider
 from unspoken.core.fast.cpu_linear import look_again
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.loop import OnToken
-from unspoken.core.loop.sampling import Chooser, Speaking
-from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.sampling import Sampler, SamplingParams
+from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.speech import check_context
 from unspoken.core.loop.trace import Cost, Trace
 from unspoken.core.rows.batch import collate
@@ -40,7 +40,7 @@ SHORTEST_PREFIX = 8
 """What all prompts begin with is read apart from this length on; a pass of its own costs more than fewer tokens."""
 
 
-class Queue:
+class Scheduler:
     """Requests on their way. `submit` any time, `step` until `idle`; or `run`, which does both.
 
     Args:
@@ -57,33 +57,33 @@ class Queue:
     def __init__(
         self,
         backbone: Backbone,
-        source: Source | Prompted | None,
+        source: Source | PrecomputedThoughts | None,
         *,
         slots: int = 32,
         chunk: int = 512,
-        judge: Judge | None = None,
+        judge: StopDecider | None = None,
         keep: bool = False,
         on_token: OnToken | None = None,
         graphs: bool | None = None,
     ) -> None:
         self.backbone, self.chunk, self.judge, self.keep, self.on_token = backbone, chunk, judge, keep, on_token
-        self.prompted = source if isinstance(source, Prompted) else None
-        self.source = None if isinstance(source, Prompted) else source
-        self.slots = slots_of(backbone, slots, 64, graphs, self)
+        self.prompted = source if isinstance(source, PrecomputedThoughts) else None
+        self.source = None if isinstance(source, PrecomputedThoughts) else source
+        self.slots = acquire_slots(backbone, slots, 64, graphs, self)
         self.waiting: deque[tuple[int, Request]] = deque()
-        self.seats: list[Seat] = []
-        self.done: dict[int, Seat] = {}
+        self.running: list[ActiveRequest] = []
+        self.done: dict[int, ActiveRequest] = {}
         self.prefix: tuple[int, ...] = ()  # stands in every slot
         self.cost = Cost()
         self._submitted = 0
-        self._choosers: dict[Speaking, Chooser] = {}
+        self._choosers: dict[SamplingParams, Sampler] = {}
         self._states_nD: Tensor | None = None
         self._vectors: dict[int, Tensor] = {}  # prompted thoughts of those who wait
 
     @property
     def idle(self) -> bool:
         """Nothing is left to do."""
-        return not self.waiting and not self.seats
+        return not self.waiting and not self.running
 
     def submit(self, request: Request) -> int:
         """Take a request; it begins when a slot is free. Returns its number.
@@ -112,7 +112,7 @@ class Queue:
     def share_prefix(self) -> None:
         """Read what all waiting prompts begin with, once, into all slots. Nothing happens while a request is under way."""
         rows = [request.row for _, request in self.waiting]
-        if self.seats or len(rows) < 2 or self.prefix or (length := common_prefix(rows)) < SHORTEST_PREFIX:
+        if self.running or len(rows) < 2 or self.prefix or (length := common_prefix(rows)) < SHORTEST_PREFIX:
             return
         self.slots.reserve(length + 1)
         at = self.backbone.device
@@ -132,53 +132,53 @@ class Queue:
         if self.idle:
             return []
         self._admit()
-        self._think([seat for seat in self.seats if seat.thinking])
+        self._think([active for active in self.running if active.thinking])
         takes = self._takes()
         # One column each first: so slots want it.
-        fed = sorted((seat for seat in self.seats if takes[seat.slot]), key=lambda s: (takes[s.slot] > 1, s.slot))
-        widths = [takes[seat.slot] for seat in fed]
+        fed = sorted((active for active in self.running if takes[active.slot]), key=lambda s: (takes[s.slot] > 1, s.slot))
+        widths = [takes[active.slot] for active in fed]
         hidden_ND = self._feed(fed, widths)
         self._go_on(fed, widths, hidden_ND)
-        over = [seat for seat in self.seats if seat.over]
-        self.seats = [seat for seat in self.seats if not seat.over]
-        self.done |= {seat.place: seat for seat in over}
-        return [seat.place for seat in over]
+        over = [active for active in self.running if active.over]
+        self.running = [active for active in self.running if not active.over]
+        self.done |= {active.place: active for active in over}
+        return [active.place for active in over]
 
     def _admit(self) -> None:
         """Give free slots to those who wait; when nobody does, those under way move together."""
-        taken = {seat.slot for seat in self.seats}
+        taken = {active.slot for active in self.running}
         free = [slot for slot in range(self.slots.rows) if slot not in taken]
         new = [self._seat(slot, *self.waiting.popleft()) for slot in free[: len(self.waiting)]]
         if new and self.prompted is not None:
             self._prompt(new)
-        self.seats.extend(new)
+        self.running.extend(new)
         if not new and 4 * (max(taken) + 1) >= 5 * len(taken) and max(taken) + 1 > len(taken):
-            for seat, slot in zip([s for s in self.seats if s.slot >= len(taken)], free, strict=False):
+            for active, slot in zip([s for s in self.running if s.slot >= len(taken)], free, strict=False):
                 self.slots.clear(slot)
-                self.slots.copy(seat.slot, slot, seat.cursor)
-                seat.slot = slot
+                self.slots.copy(active.slot, slot, active.cursor)
+                active.slot = slot
 
-    def _prompt(self, new: Sequence[Seat]) -> None:
+    def _prompt(self, new: Sequence[ActiveRequest]) -> None:
         """Give new rows their prompted thoughts; made for many of the waiting at once: another model may read them."""
         assert self.prompted is not None
-        if any(seat.place not in self._vectors for seat in new):
-            ahead = [(seat.place, seat.row) for seat in new]
+        if any(active.place not in self._vectors for active in new):
+            ahead = [(active.place, active.row) for active in new]
             ahead += [(place, request.row) for place, request in islice(self.waiting, self.slots.rows)]
             ahead = [(place, row) for place, row in ahead if place not in self._vectors]
             batch = collate([row for _, row in ahead]).to(self.backbone.device)
             for (place, row), vectors_KD in zip(ahead, self.prompted.vectors(batch, 1), strict=True):
                 self._vectors[place] = vectors_KD[: row.latents]
-        for seat in new:
-            seat.vectors_KD = self._vectors.pop(seat.place)
+        for active in new:
+            active.vectors_KD = self._vectors.pop(active.place)
 
-    def _seat(self, slot: int, place: int, request: Request) -> Seat:
+    def _seat(self, slot: int, place: int, request: Request) -> ActiveRequest:
         row, key = request.row, replace(request.speaking, max_new_tokens=1)
         if self.prefix and common_prefix([row], self.prefix) < len(self.prefix):
             self.prefix = ()  # the slot is overwritten from the start
         self.slots.clear(slot, len(self.prefix))
         if key not in self._choosers:
-            self._choosers[key] = Chooser(key, [])
-        return Seat(
+            self._choosers[key] = Sampler(key, [])
+        return ActiveRequest(
             request=request,
             place=place,
             slot=slot,
@@ -189,162 +189,168 @@ class Queue:
             positions=len(self.prefix),  # as if it had read alone what all share
         )
 
-    def _think(self, seats: Sequence[Seat]) -> None:
+    def _think(self, running: Sequence[ActiveRequest]) -> None:
         """Make the latents that are fed now, and ask whether they are the last."""
-        if not seats:
+        if not running:
             return
         assert self.source is not None
         assert self._states_nD is not None
-        state_ND = self._states_nD.index_select(0, self._device([seat.state_at for seat in seats]))
-        number_N = np.array([seat.cursor - seat.row.start for seat in seats])
-        latent_ND = self.source.next(state_ND, np.array([seat.place for seat in seats]), number_N)
-        for i, seat in enumerate(seats):
-            before_D, seat.latent_D, thought = seat.latent_D, latent_ND[i], int(number_N[i]) + 1
+        state_ND = self._states_nD.index_select(0, self._device([active.state_at for active in running]))
+        number_N = np.array([active.cursor - active.row.start for active in running])
+        latent_ND = self.source.next(state_ND, np.array([active.place for active in running]), number_N)
+        for i, active in enumerate(running):
+            before_D, active.latent_D, thought = active.latent_D, latent_ND[i], int(number_N[i]) + 1
             if self.keep:
-                seat.latents.append(latent_ND[i])
-                seat.states.append(state_ND[i])
-            if self.judge is None or thought >= seat.row.latents or not self.judge.asked(thought):
+                active.latents.append(latent_ND[i])
+                active.states.append(state_ND[i])
+            if self.judge is None or thought >= active.row.latents or not self.judge.asked(thought):
                 continue
             if self.judge.tries:
-                seat.probing = True
-            elif self.judge.is_last(thought, seat.latent_D, before_D):
-                self._stop(seat, thought)
+                active.probing = True
+            elif self.judge.is_last(thought, active.latent_D, before_D):
+                self._stop(active, thought)
 
-    def _stop(self, seat: Seat, thought: int) -> None:
+    def _stop(self, active: ActiveRequest, thought: int) -> None:
         """A row has thought enough: the rest of its prompt moves up."""
-        seat.skipped = seat.row.latents - thought
-        seat.end = seat.row.start + thought
+        active.skipped = active.row.latents - thought
+        active.end = active.row.start + thought
 
     def _takes(self) -> dict[int, int]:
         """Columns each slot's row feeds in this pass: one who thinks or speaks all that is ready, prompts share a chunk."""
         # Prompts are cut so that nobody who thinks or speaks waits long for them.
-        takes, budget = {}, self.chunk if any(seat.passes for seat in self.seats) else 4 * self.chunk
-        for seat in self.seats:
-            row = seat.row
-            seat.trial = ()
-            if seat.probing:
-                seat.trial = row.ids[row.start + row.latents :]
-                takes[seat.slot] = 1 + len(seat.trial)
-            elif seat.thinking and seat.cursor < seat.end - 1:
-                takes[seat.slot] = 1
-            elif seat.cursor < row.start < seat.end:
-                takes[seat.slot] = min(row.start - seat.cursor, budget)
-                budget -= takes[seat.slot]
-            elif seat.cursor < seat.given and not seat.thinking:
-                takes[seat.slot] = min(seat.given - seat.cursor, budget)
-                budget -= takes[seat.slot]
+        takes, budget = {}, self.chunk if any(active.passes for active in self.running) else 4 * self.chunk
+        for active in self.running:
+            row = active.row
+            active.trial = ()
+            if active.probing:
+                active.trial = row.ids[row.start + row.latents :]
+                takes[active.slot] = 1 + len(active.trial)
+            elif active.thinking and active.cursor < active.end - 1:
+                takes[active.slot] = 1
+            elif active.cursor < row.start < active.end:
+                takes[active.slot] = min(row.start - active.cursor, budget)
+                budget -= takes[active.slot]
+            elif active.cursor < active.given and not active.thinking:
+                takes[active.slot] = min(active.given - active.cursor, budget)
+                budget -= takes[active.slot]
             else:
-                takes[seat.slot] = max(min(seat.known - seat.cursor, budget), 1)
-                budget = max(budget - takes[seat.slot] + 1, 0)
-            if takes[seat.slot] and seat.cursor + takes[seat.slot] == seat.given:
-                seat.trial = seat.request.expected[: seat.request.speaking.max_new_tokens - 1]
-                takes[seat.slot] += len(seat.trial)
+                takes[active.slot] = max(min(active.known - active.cursor, budget), 1)
+                budget = max(budget - takes[active.slot] + 1, 0)
+            if takes[active.slot] and active.cursor + takes[active.slot] == active.given:
+                active.trial = active.request.expected[: active.request.speaking.max_new_tokens - 1]
+                takes[active.slot] += len(active.trial)
         return takes
 
-    def _feed(self, seats: Sequence[Seat], widths: Sequence[int]) -> Tensor:
+    def _feed(self, running: Sequence[ActiveRequest], widths: Sequence[int]) -> Tensor:
         """Feed the next columns of some rows, packed: the states [N, D]."""
         ids: list[int] = []
         positions: list[int] = []
         places: list[int] = []
         vectors: list[Tensor] = []
-        for seat, take in zip(seats, widths, strict=True):
-            first, row = len(ids), seat.row
-            ids.extend(seat.ids(take))
-            positions.extend(seat.position_ids(take))
-            if seat.thinking and seat.latent_D is not None:
+        for active, take in zip(running, widths, strict=True):
+            first, row = len(ids), active.row
+            ids.extend(active.ids(take))
+            positions.extend(active.position_ids(take))
+            if active.thinking and active.latent_D is not None:
                 places.append(first)
-                vectors.append(seat.latent_D[None])
-            elif seat.vectors_KD is not None and seat.cursor < row.start + row.latents:
-                low, high = (min(max(p - row.start, 0), row.latents) for p in (seat.cursor, seat.cursor + take))
-                places.extend(first + row.start + k - seat.cursor for k in range(low, high))
-                vectors.append(seat.vectors_KD[low:high])
-            seat.passes += 1
-            seat.positions += take
+                vectors.append(active.latent_D[None])
+            elif active.vectors_KD is not None and active.cursor < row.start + row.latents:
+                low, high = (min(max(p - row.start, 0), row.latents) for p in (active.cursor, active.cursor + take))
+                places.extend(first + row.start + k - active.cursor for k in range(low, high))
+                vectors.append(active.vectors_KD[low:high])
+            active.passes += 1
+            active.positions += take
         embeds_ND = self.backbone.embed(self._device(ids))
         if places:
             embeds_ND = embeds_ND.index_copy(0, self._device(places), torch.cat(vectors).to(embeds_ND.dtype))
-        fed = dict(zip((seat.slot for seat in seats), widths, strict=True))
-        self.slots.reserve(max(seat.cursor + fed.get(seat.slot, 0) for seat in self.seats) + 1)  # the last stays free
-        segments = [Segment(seat.slot, seat.cursor, take) for seat, take in zip(seats, widths, strict=True)]
+        fed = dict(zip((active.slot for active in running), widths, strict=True))
+        self.slots.reserve(
+            max(active.cursor + fed.get(active.slot, 0) for active in self.running) + 1
+        )  # the last stays free
+        segments = [Segment(active.slot, active.cursor, take) for active, take in zip(running, widths, strict=True)]
         self._count(len(ids))
         return self.slots.forward(self.backbone, embeds_ND, self._device(positions), segments)
 
-    def _go_on(self, seats: Sequence[Seat], widths: Sequence[int], hidden_ND: Tensor) -> None:
+    def _go_on(self, running: Sequence[ActiveRequest], widths: Sequence[int], hidden_ND: Tensor) -> None:
         """Move cursors; who stands at the end of its text speaks, or was only trying and thinks on."""
         firsts = np.cumsum([0, *widths[:-1]]).tolist()
         states: list[int] = []
-        asked: list[tuple[Seat, list[int]]] = []  # with the columns of the state before its first token and of a trial
-        for i, (seat, take, first) in enumerate(zip(seats, widths, firsts, strict=True)):
-            was_last = seat.thinking and seat.cursor == seat.end - 1
+        asked: list[
+            tuple[ActiveRequest, list[int]]
+        ] = []  # with the columns of the state before its first token and of a trial
+        for i, (active, take, first) in enumerate(zip(running, widths, firsts, strict=True)):
+            was_last = active.thinking and active.cursor == active.end - 1
             if was_last:
-                self._trail(seat, hidden_ND[first : first + 1])
-            seat.cursor += take
-            seat.state_at = i
-            states.append(first if seat.probing else first + take - 1)
-            if seat.probing:
-                asked.append((seat, [first + take - 1]))
-            elif seat.cursor >= seat.known:
-                asked.append((seat, list(range(first + take - 1 - len(seat.trial), first + take))))
+                self._trail(active, hidden_ND[first : first + 1])
+            active.cursor += take
+            active.state_at = i
+            states.append(first if active.probing else first + take - 1)
+            if active.probing:
+                asked.append((active, [first + take - 1]))
+            elif active.cursor >= active.known:
+                asked.append((active, list(range(first + take - 1 - len(active.trial), first + take))))
         self._states_nD = hidden_ND.index_select(0, self._device(states))
         if asked:
             self._speak(asked, hidden_ND)
 
-    def _trail(self, seat: Seat, state_1D: Tensor) -> None:
+    def _trail(self, active: ActiveRequest, state_1D: Tensor) -> None:
         """Make the latent after the last one, which is never fed, where a row asks for it and somebody for the trace."""
-        if not (self.keep and seat.row.trailing):
+        if not (self.keep and active.row.trailing):
             return
         assert self.source is not None
-        made_1D = self.source.next(state_1D, np.array([seat.place]), np.array([seat.end - seat.row.start]))
-        seat.latents.append(made_1D[0])
-        seat.states.append(state_1D[0])
+        made_1D = self.source.next(state_1D, np.array([active.place]), np.array([active.end - active.row.start]))
+        active.latents.append(made_1D[0])
+        active.states.append(state_1D[0])
 
-    def _speak(self, asked: list[tuple[Seat, list[int]]], hidden_ND: Tensor) -> None:
+    def _speak(self, asked: list[tuple[ActiveRequest, list[int]]], hidden_ND: Tensor) -> None:
         """Choose tokens: one for each row, more where what it tried is what it would have said."""
         columns = [column for _, several in asked for column in several]
         logits_NV = self.backbone.logits(hidden_ND.index_select(0, self._device(columns)))
         firsts = np.cumsum([0, *(len(several) for _, several in asked)]).tolist()
-        on: list[tuple[Seat, int]] = []  # rows that choose now, and the logits they choose from
-        sure = self._sure([(seat, at) for (seat, _), at in zip(asked, firsts, strict=False) if seat.probing], logits_NV)
-        for (seat, _), at in zip(asked, firsts, strict=False):
-            if seat.probing:
-                behind, seat.probing = len(seat.trial), False
-                seat.trial = ()
-                if not sure[seat.place]:
-                    seat.cursor -= behind
+        on: list[tuple[ActiveRequest, int]] = []  # rows that choose now, and the logits they choose from
+        sure = self._sure(
+            [(active, at) for (active, _), at in zip(asked, firsts, strict=False) if active.probing], logits_NV
+        )
+        for (active, _), at in zip(asked, firsts, strict=False):
+            if active.probing:
+                behind, active.probing = len(active.trial), False
+                active.trial = ()
+                if not sure[active.place]:
+                    active.cursor -= behind
                     continue
-                self._stop(seat, seat.cursor - behind - seat.row.start)
+                self._stop(active, active.cursor - behind - active.row.start)
                 assert self._states_nD is not None
-                self._trail(seat, self._states_nD[seat.state_at][None])
-            seat.cursor -= len(seat.trial)
-            on.append((seat, at))
+                self._trail(active, self._states_nD[active.state_at][None])
+            active.cursor -= len(active.trial)
+            on.append((active, at))
         while on:
             chosen = self._choose(on, logits_NV)
-            further: list[tuple[Seat, int]] = []
-            for (seat, at), token in zip(on, chosen, strict=True):
-                said = len(seat.tokens)
-                seat.tokens.append(token)
-                seat.ends -= token in self.backbone.eos_ids
+            further: list[tuple[ActiveRequest, int]] = []
+            for (active, at), token in zip(on, chosen, strict=True):
+                said = len(active.tokens)
+                active.tokens.append(token)
+                active.ends -= token in self.backbone.eos_ids
                 if self.on_token is not None:
-                    self.on_token(seat.place, token)
-                if said < len(seat.trial) and token == seat.trial[said] and not seat.over:
-                    seat.cursor += 1  # its column has been fed
-                    further.append((seat, at + 1))
+                    self.on_token(active.place, token)
+                if said < len(active.trial) and token == active.trial[said] and not active.over:
+                    active.cursor += 1  # its column has been fed
+                    further.append((active, at + 1))
             on = further
 
-    def _sure(self, probing: list[tuple[Seat, int]], logits_NV: Tensor) -> dict[int, bool]:
+    def _sure(self, probing: list[tuple[ActiveRequest, int]], logits_NV: Tensor) -> dict[int, bool]:
         """What the judge says of the rows that try, by number."""
         if not probing:
             return {}
         assert self.judge is not None
         said = self.judge.sure(logits_NV.index_select(0, self._device([at for _, at in probing])))
-        return {seat.place: yes for (seat, _), yes in zip(probing, said, strict=True)}
+        return {active.place: yes for (active, _), yes in zip(probing, said, strict=True)}
 
-    def _choose(self, on: list[tuple[Seat, int]], logits_NV: Tensor) -> list[int]:
+    def _choose(self, on: list[tuple[ActiveRequest, int]], logits_NV: Tensor) -> list[int]:
         """A token for each row, by its own way to speak."""
         tokens = [0] * len(on)
-        kinds: dict[Speaking, list[int]] = {}
-        for i, (seat, _) in enumerate(on):
-            kinds.setdefault(replace(seat.request.speaking, max_new_tokens=1), []).append(i)
+        kinds: dict[SamplingParams, list[int]] = {}
+        for i, (active, _) in enumerate(on):
+            kinds.setdefault(replace(active.request.speaking, max_new_tokens=1), []).append(i)
         for kind, members in kinds.items():
             at = [on[i][1] for i in members]
             mine_NV = logits_NV if at == list(range(len(logits_NV))) else logits_NV.index_select(0, self._device(at))
@@ -355,9 +361,9 @@ class Queue:
 
     def trace(self, numbers: Sequence[int]) -> Trace:
         """The thoughts of finished requests; `keep` must be on."""
-        seats = [self.done[number] for number in numbers]
-        thoughts = [self._thoughts(seat) for seat in seats]
-        states = [torch.stack(seat.states) if seat.states else None for seat in seats]
+        running = [self.done[number] for number in numbers]
+        thoughts = [self._thoughts(active) for active in running]
+        states = [torch.stack(active.states) if active.states else None for active in running]
         K = max(len(made) for made in thoughts)
         latents_BKD = torch.stack([_padded(made, K) for made in thoughts])
         states_BKD = None
@@ -369,18 +375,18 @@ class Queue:
             latents_BKD=latents_BKD,
             states_BKD=states_BKD,
             counts_B=np.array([len(made) for made in thoughts]),
-            starts_B=np.array([seat.row.start for seat in seats]),
+            starts_B=np.array([active.row.start for active in running]),
             cost=self.cost,
         )
 
-    def _thoughts(self, seat: Seat) -> Tensor:
+    def _thoughts(self, active: ActiveRequest) -> Tensor:
         """The latents of a row, [K, D]; its slots' tokens where these are its thoughts."""
-        if seat.vectors_KD is not None:
-            return seat.vectors_KD
-        row = seat.row
+        if active.vectors_KD is not None:
+            return active.vectors_KD
+        row = active.row
         if self.source is None:
             return self.backbone.embed(self._device(row.ids[row.start : row.start + row.latents]))
-        return torch.stack(seat.latents) if seat.latents else self.backbone.embed(self._device([]))
+        return torch.stack(active.latents) if active.latents else self.backbone.embed(self._device([]))
 
     def _count(self, columns: int) -> None:
         self.cost.passes += 1

@@ -31,7 +31,7 @@ STOP_HEAD = "stop_head.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stopping:
+class StopConfig:
     """When a row has thought enough; it never thinks more latents than it has slots."""
 
     __pydantic_config__ = STRICT
@@ -53,7 +53,7 @@ class Stopping:
             raise ConfigError(f"stop rule 'convergence' needs a relative change of 0 or more, got {self.threshold:g}")
 
     @classmethod
-    def parse(cls, text: str) -> Stopping:
+    def parse(cls, text: str) -> StopConfig:
         """From "rule:threshold", e.g. "confidence:0.9".
 
         Raises:
@@ -72,7 +72,7 @@ class Stopping:
         return cls(rule=rule, threshold=threshold)  # pyright: ignore[reportArgumentType]
 
 
-class Judge:
+class StopDecider:
     """Applies a rule.
 
     Args:
@@ -83,7 +83,7 @@ class Judge:
         ConfigError: rule `head` without one.
     """
 
-    def __init__(self, stopping: Stopping, head: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(self, stopping: StopConfig, head: tuple[Tensor, Tensor] | None = None) -> None:
         if stopping.rule == "head" and head is None:
             raise ConfigError("stop rule 'head' needs a trained head, which this model lacks; run `unspoken learn-stop RUN`")
         self.stopping, self.head = stopping, head

@@ -88,7 +88,7 @@ def _run(forward: Any, index: int, hidden: Tensor, *args: Any, **kwargs: Any) ->
     return out
 
 
-def keep_less(module: nn.Module, checkpointing: bool) -> None:
+def checkpoint_activations(module: nn.Module, checkpointing: bool) -> None:
     """Switch activation checkpointing on or off in all models inside a method."""
     parts: Any = module.modules()
     for part in parts:

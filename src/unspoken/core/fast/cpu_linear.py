@@ -1,12 +1,13 @@
 """Linear layers that answer faster on a CPU: weights laid out for its matrix kernels, or rounded to 8 bits.
 
 PyTorch's plain layers read their weights in a layout that costs up to twice the time when few rows are fed, which is what
-thinking and speaking do (docs/speed/answering.md has the figures). `quicken` swaps the class of a model's linear
+thinking and speaking do (docs/speed/answering.md has the figures). `speed_up_linears` swaps the class of a model's linear
 layers; a layer then keeps a second copy of its weights in the layout of oneDNN, made when it is first used without
-gradients, and made again when the weights have changed. Not every write is counted (`core/fast/weights.py`), so in every call a
-few weights are looked at, and all of them once per batch of answers (`look_again`). With gradients, under autocast, for one
-to three rows of float32 (which are faster as they are), and on other devices, the layer is what it was. `eight_bits` rounds
-the copy, per output channel, and rounds what is fed to it, per call: answers are then near those of float32, not equal.
+gradients, and made again when the weights have changed. Not every write is counted (`core/fast/weights.py`), so in
+every call a few weights are looked at, and all of them once per batch of answers (`look_again`). With gradients, under
+autocast, for one to three rows of float32 (which are faster as they are), and on other devices, the layer is what it
+was. `int8` rounds the copy, per output channel, and rounds what is fed to it, per call: answers are then near those of
+float32, not equal.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -67,28 +68,26 @@ def look_again() -> None:
     _look = next(_LOOKS)
 
 
-def quicken(lm: nn.Module, *, eight_bits: bool = False) -> int:
+def speed_up_linears(lm: nn.Module, *, int8: bool = False) -> int:
     """Make a model's linear layers fast without gradients; how many it has found. Layers on other devices are left alone.
 
     Raises:
         ConfigError: 8 bits were asked for, and this build of PyTorch, or the model's place or type, does not have them.
     """
-    if eight_bits and (
-        "x86" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel")
-    ):
+    if int8 and ("x86" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel")):
         raise ConfigError("dtype int8 needs PyTorch's x86 kernels, which this build does not have; use float32 or bfloat16")
-    if not eight_bits and not torch.backends.mkldnn.is_available():
+    if not int8 and not torch.backends.mkldnn.is_available():
         return 0
     found = 0
     for module in lm.modules():
-        kind = _KINDS.get((type(module), eight_bits))
+        kind = _KINDS.get((type(module), int8))
         weight = getattr(module, "weight", None)
         if kind is None or weight is None or weight.numel() < _SMALL:
             continue
-        if weight.device.type == "cpu" and weight.dtype in ((torch.float32,) if eight_bits else _FEW_ROWS):
+        if weight.device.type == "cpu" and weight.dtype in ((torch.float32,) if int8 else _FEW_ROWS):
             module.__class__ = kind
             found += 1
-    if eight_bits and not found:
+    if int8 and not found:
         raise ConfigError(
             "dtype int8 needs linear layers in float32 on the CPU, and this model has none; use bfloat16 there"
         )
@@ -108,7 +107,7 @@ def use_dtype(method: Any, dtype: str | None) -> None:
             if callable(fold := getattr(module, "fold", None)):
                 fold()
         method.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-    quicken(method.backbone.lm, eight_bits=dtype == "int8")
+    speed_up_linears(method.backbone.lm, int8=dtype == "int8")
 
 
 def has_layout(weight: Tensor) -> bool:
@@ -139,13 +138,13 @@ def _usual(layer: Any, x: Tensor, few: int = 1) -> bool:
     )
 
 
-def _copy(layer: Any, eight_bits: bool, weight_OI: Tensor) -> Any:
+def _copy(layer: Any, int8: bool, weight_OI: Tensor) -> Any:
     """The layer's weights in the layout it uses, made anew when they have changed."""
     tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-    made, known = (eight_bits, version(tensors)), _COPIES.get(layer)
+    made, known = (int8, version(tensors)), _COPIES.get(layer)
     if known is None or not known.holds(made, tensors):
         with torch.inference_mode(False), torch.no_grad():
-            weights = _rounded(weight_OI, layer.bias) if eight_bits else laid_out(weight_OI, 32)
+            weights = _rounded(weight_OI, layer.bias) if int8 else laid_out(weight_OI, 32)
             spots = layer.weight.detach()[:: max(len(layer.weight) // 4, 1), :: max(layer.weight.shape[1] // 4, 1)]
             known = _COPIES[layer] = _Copy(made, spots, spots.clone(), seal(tensors), _look, weights)
     return known.weights
@@ -156,7 +155,9 @@ def _rounded(weight_OI: Tensor, bias_O: Tensor | None) -> Any:
     # fbgemm adds pairs of products in 16 bits where the CPU has no VNNI; 7 bits of weight cannot overflow them.
     scale_O = weight_OI.abs().amax(dim=1).clamp(min=1e-8) / 63
     zero_O = torch.zeros_like(scale_O, dtype=torch.int64)
-    with warnings.catch_warnings():  # PyTorch moves these to another package; `quicken` asks whether they are still there
+    with (
+        warnings.catch_warnings()
+    ):  # PyTorch moves these to another package; `speed_up_linears` asks whether they are still there
         warnings.simplefilter("ignore", UserWarning)
         rounded = torch.quantize_per_channel(weight_OI, scale_O.double(), zero_O, 0, torch.qint8)
     return torch.ops.quantized.linear_prepack(rounded, None if bias_O is None else bias_O.detach())

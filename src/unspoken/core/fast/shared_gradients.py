@@ -39,7 +39,7 @@ MANY = 512
 """Columns of all passes from which on its layout is."""
 
 
-class _Notes:
+class _PendingGradient:
     """What the passes of one layer have left behind; a new backward pass begins anew."""
 
     def __init__(self, layer: Any, columns: int) -> None:
@@ -92,11 +92,11 @@ class _Notes:
             self.bias = more if self.bias is None else self.bias + more
 
 
-class _Token(torch.autograd.Function):
+class _Anchor(torch.autograd.Function):
     """A scalar that stands for a layer's parameters."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, notes: _Notes) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, notes: _PendingGradient) -> Tensor:
         """Its value means nothing."""
         ctx.notes, ctx.kinds = notes, (weight.dtype, None if bias is None else bias.dtype)
         return weight.new_zeros(())
@@ -120,7 +120,7 @@ class _Layer(torch.autograd.Function):
     """A linear layer whose parameters are differentiated later."""
 
     @staticmethod
-    def forward(ctx: Any, input_NI: Tensor, token: Tensor, notes: _Notes, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, input_NI: Tensor, token: Tensor, notes: _PendingGradient, dtype: torch.dtype) -> Tensor:
         """Input @ matrix + bias, in `dtype`."""
         ctx.notes, ctx.kinds = notes, (input_NI.dtype, token.dtype)
         weight, bias = notes.matrix(dtype)
@@ -141,11 +141,11 @@ class _Layer(torch.autograd.Function):
 
 
 class _Passes:
-    """The layers of a model inside `late_weights`, and the columns that all passes together will have."""
+    """The layers of a model inside `share_gradients`, and the columns that all passes together will have."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
-        self.known: dict[int, tuple[_Notes, Tensor]] = {}
+        self.known: dict[int, tuple[_PendingGradient, Tensor]] = {}
 
     def forward(self, layer: Any, given: Tensor) -> Tensor:
         """What a layer does."""
@@ -154,8 +154,8 @@ class _Passes:
         kind = given.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
         if id(layer) not in self.known:
-            notes = _Notes(layer, self.columns)  # it must not hold the token, whose graph holds it
-            self.known[id(layer)] = notes, _Token.apply(layer.weight, layer.bias, notes)  # pyright: ignore[reportArgumentType]
+            notes = _PendingGradient(layer, self.columns)  # it must not hold the token, whose graph holds it
+            self.known[id(layer)] = notes, _Anchor.apply(layer.weight, layer.bias, notes)  # pyright: ignore[reportArgumentType]
         notes, token = self.known[id(layer)]
         out: Any = _Layer.apply(given.reshape(-1, given.shape[-1]), token, notes, dtype)
         return out.view(*given.shape[:-1], out.shape[-1])
@@ -167,7 +167,7 @@ class _Passes:
 
 
 @contextlib.contextmanager
-def late_weights(model: nn.Module | None, columns: int = 0) -> Iterator[None]:
+def share_gradients(model: nn.Module | None, columns: int = 0) -> Iterator[None]:
     """Inside, the passes of a model share the gradient of each matrix that trains; None = as usual.
 
     Small layers, and those of other classes than `nn.Linear` and `Conv1D`, do as they always do.

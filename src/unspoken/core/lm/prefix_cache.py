@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from unspoken.core.fast.state_cache import Watch
 from unspoken.core.lm.ways import Ways, ways_of
 from unspoken.core.precision import circumstances
-from unspoken.core.rows.protocol import Body
+from unspoken.core.rows.protocol import CausalLM
 
 Key = tuple[bytes, str]
 """Token ids, and the circumstances they were read in (`core/precision.py`)."""
@@ -51,7 +51,7 @@ class PrefixCache:
         self._watch.look_again()
 
     @torch.no_grad()
-    def read(self, body: Body, ids_BT: Tensor, lengths_B: np.ndarray) -> tuple[DynamicCache, int] | None:
+    def read(self, body: CausalLM, ids_BT: Tensor, lengths_B: np.ndarray) -> tuple[DynamicCache, int] | None:
         """A cache as if the first `lengths_B` tokens of every row had just been read, padded on the right.
 
         Returns:
@@ -79,7 +79,7 @@ class PrefixCache:
             self._keep(key, found[key])
         return _assembled(body, [found[key] for key in keys]), forwarded
 
-    def _forward(self, body: Body, rows: list[np.ndarray], way: str) -> tuple[list[Tensor] | None, int]:
+    def _forward(self, body: CausalLM, rows: list[np.ndarray], way: str) -> tuple[list[Tensor] | None, int]:
         """Read rows behind what all prompts begin with; keys and values of each, and the positions this took."""
         alike, known = rows, None
         if self._head is not None and self._head[0][1] == way:
@@ -132,7 +132,7 @@ def _common(rows: list[np.ndarray]) -> int:
     return length if same.all() else int(np.argmin(same))
 
 
-def _assembled(body: Body, parts: list[Tensor]) -> DynamicCache:
+def _assembled(body: CausalLM, parts: list[Tensor]) -> DynamicCache:
     """Keys and values [2L, H, T, E] of single rows as the cache of a batch, zero where a row has ended."""
     two, H, _, E = parts[0].shape
     width = max(part.shape[2] for part in parts)

@@ -1,9 +1,9 @@
 """How a model's rows may share a pass: found out by numbers when it is built, so that no family is wrong without a word.
 
 A row in a batch must give what the row alone gives. Most families do when rows are padded inside a pass; some must not be
-fed padding (`core/fast/unpadded.py`), and some change with the length of what is read. The families of `PLAIN` are known to take
-padding, and a test holds that. Any other model is tried itself: two rows of unlike length, in passes of several columns,
-against each row alone in one pass, forwards and backwards. One that is right in no way is refused.
+fed padding (`core/fast/unpadded.py`), and some change with the length of what is read. The families of `PLAIN` are
+known to take padding, and a test holds that. Any other model is tried itself: two rows of unlike length, in passes of
+several columns, against each row alone in one pass, forwards and backwards. One that is right in no way is refused.
 
 Shapes: B rows, W columns of a pass, T positions of a row, D width.
 """

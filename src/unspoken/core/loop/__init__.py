@@ -1,1 +1,3 @@
-"""Think and speak, with gradients: the loop, where latents come from, edits, traces. Imports core.lm and what that may import."""
+"""Think and speak, with gradients: the loop, where latents come from, edits, traces. Imports core.lm and what that
+may import.
+"""

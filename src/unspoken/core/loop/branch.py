@@ -10,7 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 
-def place(take_b: np.ndarray, more_b: np.ndarray, cursor_b: np.ndarray, shared_b: np.ndarray) -> tuple[np.ndarray, ...]:
+def column_layout(
+    take_b: np.ndarray, more_b: np.ndarray, cursor_b: np.ndarray, shared_b: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """Columns of a pass: per row, first `take_b` of its own, then `more_b` of its branch, then padding.
 
     Args:

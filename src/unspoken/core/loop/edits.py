@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.core.loop.sources import Jacobi, Prompted, Source
+from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source
 from unspoken.core.rows.batch import Batch
 
 Edit = Callable[[Tensor, np.ndarray, np.ndarray], Tensor]
@@ -45,7 +45,9 @@ class EditedPrompt:
     apart.
     """
 
-    def __init__(self, inner: Prompted, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None) -> None:
+    def __init__(
+        self, inner: PrecomputedThoughts, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None
+    ) -> None:
         self.inner = inner
         self.edit = _numbered(edit, numbers, total)
 
@@ -70,12 +72,12 @@ class EditedPrompt:
 
 
 def edited(
-    source: Source | Prompted, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None
-) -> Source | Prompted:
+    source: Source | PrecomputedThoughts, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None
+) -> Source | PrecomputedThoughts:
     """The same source with a function in the way of its latents; see `Edited`."""
     if isinstance(source, Jacobi):
         return Jacobi(Edited(source.inner, edit, numbers, total), source.passes)
-    kind = EditedPrompt if isinstance(source, Prompted) else Edited
+    kind = EditedPrompt if isinstance(source, PrecomputedThoughts) else Edited
     return kind(source, edit, numbers, total)  # pyright: ignore[reportArgumentType]
 
 

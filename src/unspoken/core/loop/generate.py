@@ -10,21 +10,25 @@ import torch
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.edits import Edit, edited
 from unspoken.core.loop.loop import Loop, OnToken
-from unspoken.core.loop.sampling import Speaking
-from unspoken.core.loop.sources import Prompted, Source
+from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Answer, Trace, clock
 from unspoken.core.rows.batch import collate, longest_first
 from unspoken.core.rows.row import Row
 
 
 @torch.inference_mode()
-def think(backbone: Backbone, rows: Sequence[Row], source: Source | Prompted | None) -> Trace:
+def think(backbone: Backbone, rows: Sequence[Row], source: Source | PrecomputedThoughts | None) -> Trace:
     """Read the prompts and think, without speaking. Latents only; no gradients."""
     return Loop(backbone, collate(rows).to(backbone.device), source).run()[0]
 
 
 def generate(
-    backbone: Backbone, rows: Sequence[Row], source: Source | Prompted | None, speaking: Speaking, **how: Any
+    backbone: Backbone,
+    rows: Sequence[Row],
+    source: Source | PrecomputedThoughts | None,
+    speaking: SamplingParams,
+    **how: Any,
 ) -> list[Answer]:
     """One answer per row, in the order of `rows`; see `sample`, whose other arguments `how` are."""
     return [answer for (answer,) in sample(backbone, rows, source, speaking, **how)]
@@ -34,8 +38,8 @@ def generate(
 def sample(
     backbone: Backbone,
     rows: Sequence[Row],
-    source: Source | Prompted | None,
-    speaking: Speaking,
+    source: Source | PrecomputedThoughts | None,
+    speaking: SamplingParams,
     *,
     batch_size: int = 32,
     chains: int = 1,
@@ -58,7 +62,8 @@ def sample(
         samples: answers per set of thoughts.
         numbers: a number per row; None = its place in `rows`.
         explain: decodes a trace into steps per row; its words go into `Answer.thoughts`.
-        edit: passes every latent on its way in (`core/loop/sources.py:Edit`); set c of `rows[i]` has the number c x rows + i.
+        edit: passes every latent on its way in (`core/loop/sources.py:Edit`); set c of `rows[i]` has the number c x
+        rows + i.
         on_token: called with (place in `rows`, token id).
         on_trace: called once per batch with its trace and the place in `rows` of each of its rows; set c of the b-th of
             them is row c x (how many they are) + b of the trace.

@@ -5,10 +5,10 @@ chosen token. Training runs the same loop with every token given and nothing to 
 
 How a batch is forwarded: in every pass each row feeds what it has ready: its prompt up to the first latent; then one
 latent; then the last latent together with all given text behind it; then one chosen token (latents made in parallel go
-with the text behind them: `core/loop/parallel.py`). A row that has less ready than another is padded on the right *inside the
-pass*, so the first latents line up by themselves, rows with 0, 6 or 13 latents share a batch, and nothing is forwarded
-twice. Masks and position ids go with every pass. A row's branch (`Row.branch`: a teacher's sequence on the same question)
-rides along in the first pass and is invisible from then on.
+with the text behind them: `core/loop/parallel.py`). A row that has less ready than another is padded on the right
+*inside the pass*, so the first latents line up by themselves, rows with 0, 6 or 13 latents share a batch, and nothing
+is forwarded twice. Masks and position ids go with every pass. A row's branch (`Row.branch`: a teacher's sequence on
+the same question) rides along in the first pass and is invisible from then on.
 
 Prompted thoughts stand in the prompt like text: one pass reads it. What several continuations share is forwarded once:
 rows go on as copies, one per set of thoughts from the first slot on, one per sample from the first chosen token on.
@@ -28,17 +28,17 @@ import torch
 from torch import Tensor
 
 from unspoken.core.fast.packing import packs
-from unspoken.core.fast.shared_gradients import late_weights
+from unspoken.core.fast.shared_gradients import share_gradients
 from unspoken.core.fast.unpadded import Unpadded
 from unspoken.core.lm.prefix_cache import PrefixCache
-from unspoken.core.loop.branch import note_columns, place, visible
+from unspoken.core.loop.branch import column_layout, note_columns, visible
 from unspoken.core.loop.parallel import fill
-from unspoken.core.loop.sampling import Chooser, Speaking
-from unspoken.core.loop.sources import Jacobi, Prompted, Source
+from unspoken.core.loop.sampling import Sampler, SamplingParams
+from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source
 from unspoken.core.loop.speech import Speech, check_context, columns_of
-from unspoken.core.loop.trace import Cost, Trace, arrange, whole
+from unspoken.core.loop.trace import Cost, Trace, gather_states, stack_latents
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.protocol import Body
+from unspoken.core.rows.protocol import CausalLM
 
 OnToken = Callable[[int, int], None]
 """Called with (row, token id) as tokens are chosen: streaming."""
@@ -69,11 +69,11 @@ class Loop:
 
     def __init__(
         self,
-        backbone: Body,
+        backbone: CausalLM,
         batch: Batch,
-        source: Source | Prompted | None,
+        source: Source | PrecomputedThoughts | None,
         *,
-        speaking: Speaking | None = None,
+        speaking: SamplingParams | None = None,
         numbers: Sequence[int] | None = None,
         embeds_BTD: Tensor | None = None,
         keep_hidden: bool = False,
@@ -85,14 +85,14 @@ class Loop:
     ) -> None:
         B, T = batch.ids_BT.shape
         check_context(backbone, batch, speaking.max_new_tokens if speaking else 0)
-        self.prompted = source if isinstance(source, Prompted) else None
-        self.source = None if isinstance(source, Prompted) else source
+        self.prompted = source if isinstance(source, PrecomputedThoughts) else None
+        self.source = None if isinstance(source, PrecomputedThoughts) else source
         self.backbone, self.asked, self.batch, self.speaking = backbone, batch, batch, speaking
         self.chains, self.samples, self.frozen, self.prefixes = chains, samples, frozen, prefixes
         # What comes before the first slot is read by itself where that saves something, and there is anything.
         self.apart = (chains > 1 or (self.prompted is not None and frozen)) and bool(batch.starts_B.all())
         streams = list(itertools.product(range(samples), range(chains), numbers if numbers is not None else range(B)))
-        self.chooser = Chooser(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
+        self.chooser = Sampler(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
         self.eos = frozenset(backbone.eos_ids)
         self.keep_hidden, self.on_token = keep_hidden, on_token
         self.cache: Any = backbone.new_cache(columns_of(batch, speaking), batch.branch is not None)
@@ -130,7 +130,7 @@ class Loop:
         """Forward everything: read, think, read the rest, speak."""
         self._recall()
         late = self.keep_hidden and not self.backbone.checkpointing
-        with late_weights(self.backbone.lm.base_model if late else None, int(self.batch.lengths_B.sum())):
+        with share_gradients(self.backbone.lm.base_model if late else None, int(self.batch.lengths_B.sum())):
             while not self.done_b.all():
                 take_b = self._ready()
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.apart and self.frozen)):
@@ -148,7 +148,7 @@ class Loop:
         if (known := self.prefixes.read(self.backbone, self.batch.ids_BT, take_b)) is None:
             return
         self.cache, forwarded = known
-        self.mask_bS, _, _ = place(take_b, np.zeros_like(take_b), self.cursor_b, take_b)
+        self.mask_bS, _, _ = column_layout(take_b, np.zeros_like(take_b), self.cursor_b, take_b)
         self.recalled = self.mask_bS.shape[1]
         self.cost.passes += forwarded > 0
         self.cost.positions += forwarded
@@ -178,7 +178,7 @@ class Loop:
         branch = self.batch.branch if self.cost.passes == 0 else None
         shared_b = self.batch.shared_B[self.index_b]
         more_b = branch.lengths_B - shared_b if branch is not None else np.zeros_like(take_b)
-        own_bW, branch_bW, positions_bW = place(take_b, more_b, self.cursor_b, shared_b)
+        own_bW, branch_bW, positions_bW = column_layout(take_b, more_b, self.cursor_b, shared_b)
         embeds_bWD = self._inputs(take_b, own_bW, positions_bW)
         if not (real_bW := own_bW | branch_bW).all():  # NaN shows through a mask: padding holds what its row holds anyway
             embeds_bWD = torch.where(self._device(real_bW)[:, :, None], embeds_bWD, embeds_bWD[:, :1])
@@ -383,7 +383,7 @@ class Loop:
         elif K == 0:
             latents_BKD = states_BKD = self.given_BTD.new_zeros(B, 0, D)
         else:
-            latents_BKD, states_BKD = (arrange(parts, self.places, B, K) for parts in (self.latents, self.states))
+            latents_BKD, states_BKD = (stack_latents(parts, self.places, B, K) for parts in (self.latents, self.states))
         hidden_BSD = torch.cat(self.hidden, dim=1) if self.keep_hidden else None
         trace = Trace(
             latents_BKD=latents_BKD,
@@ -393,7 +393,7 @@ class Loop:
             hidden_BSD=hidden_BSD,
             column_BT=self.columns_BT,
             cost=self.cost,
-            watched_LBD=whole(self.watched, B),
+            watched_LBD=gather_states(self.watched, B),
         )
         if batch.branch is not None and self.branch_columns_BT is not None:
             trace.branch = Trace(
@@ -404,7 +404,7 @@ class Loop:
                 hidden_BSD=hidden_BSD,
                 column_BT=self.branch_columns_BT,
                 cost=self.cost,
-                watched_LBD=whole(self.branch_watched, B),
+                watched_LBD=gather_states(self.branch_watched, B),
             )
         return trace
 
@@ -414,7 +414,11 @@ class Loop:
 
 
 def unroll(
-    backbone: Body, batch: Batch, source: Source | Prompted | None, embeds_BTD: Tensor | None = None, **how: Any
+    backbone: CausalLM,
+    batch: Batch,
+    source: Source | PrecomputedThoughts | None,
+    embeds_BTD: Tensor | None = None,
+    **how: Any,
 ) -> Trace:
     """Forward rows in which every token is given, with gradients; the trace keeps all hidden states (see `Loop`).
 

@@ -17,7 +17,7 @@ from unspoken.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speaking:
+class SamplingParams:
     """How to speak."""
 
     __pydantic_config__ = STRICT
@@ -41,7 +41,7 @@ class Speaking:
             raise ConfigError(f"seed must be 0 or more, got {self.seed}")
 
 
-class Chooser:
+class Sampler:
     """Picks tokens. Each row draws from its own stream, seeded by (seed, the row's numbers), so that batching and the
     order in which rows finish change nothing.
 
@@ -51,7 +51,7 @@ class Chooser:
             alike. Zeros at the end do not count: sample 0 draws what is drawn where there is only one.
     """
 
-    def __init__(self, speaking: Speaking, numbers: Sequence[int | tuple[int, ...]]) -> None:
+    def __init__(self, speaking: SamplingParams, numbers: Sequence[int | tuple[int, ...]]) -> None:
         self.speaking = speaking
         self.streams: list[np.random.Generator] = []
         for number in numbers:

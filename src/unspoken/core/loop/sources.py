@@ -1,4 +1,4 @@
-"""Where thoughts come from: a `Source` makes the next latent from the last state, a `Prompted` one knows all before.
+"""Where thoughts come from: a `Source` makes the next from the last state, `PrecomputedThoughts` are all known before.
 
 The loop asks a source for the next latent of the rows that think in this pass. Prompted thoughts it puts into the slots
 of the prompt, which is then read as if it were text.
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Prompted(Protocol):
+class PrecomputedThoughts(Protocol):
     """Thoughts that are known before the first pass of the base model: another model's, or learned ones.
 
     Attributes:
@@ -73,7 +73,7 @@ class Recurrence:
 
 
 class Jacobi:
-    """A source whose latents are made all at once, in parallel passes, instead of one after the other (`core/loop/parallel.py`).
+    """A source whose latents are made all at once, in parallel passes, not one after the other (`core/loop/parallel.py`).
 
     Args:
         inner: what makes a latent from the state before its slot.
@@ -94,7 +94,7 @@ class Jacobi:
         return self.inner.next(hidden_ND, rows_N, index_N)
 
 
-def parallel(source: Source | Prompted | None, passes: int | None) -> Source | Prompted | None:
+def parallel(source: Source | PrecomputedThoughts | None, passes: int | None) -> Source | PrecomputedThoughts | None:
     """The same source with its latents made in so many parallel passes; None leaves it as it is.
 
     Raises:
@@ -102,7 +102,7 @@ def parallel(source: Source | Prompted | None, passes: int | None) -> Source | P
     """
     if passes is None:
         return source
-    if source is None or isinstance(source, Prompted):
+    if source is None or isinstance(source, PrecomputedThoughts):
         raise ConfigError("parallel passes are for latents that are made one from the other; here all are known before")
     return Jacobi(source.inner if isinstance(source, Jacobi) else source, passes)
 
@@ -117,7 +117,7 @@ def check_parallel(passes: int | None, recurrent: bool = True) -> None:
         parallel(Recurrence() if recurrent else None, passes)
 
 
-class Slots:
+class SlotTokens:
     """The embeddings of the tokens that stand in the slots (pause tokens), as prompted thoughts: so they can be edited.
 
     Args:

@@ -1,4 +1,6 @@
-"""What the loop needs of a model, and what its rows say. `Backbone` is a `Body`; SIM-CoT's auxiliary decoder is another."""
+"""What the loop needs of a model, and what its rows say. `Backbone` is a `CausalLM`; SIM-CoT's auxiliary decoder is
+another.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from unspoken.core.loop.sampling import Speaking
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.trace import Answer
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.protocol import Body
+from unspoken.core.rows.protocol import CausalLM
 from unspoken.errors import DataError
 
 
@@ -65,7 +67,7 @@ class Speech:
         )
 
 
-def check_context(backbone: Body, batch: Batch, spoken: int) -> None:
+def check_context(backbone: CausalLM, batch: Batch, spoken: int) -> None:
     """Refuse rows that do not fit, by name, before anything runs.
 
     Raises:
@@ -88,7 +90,7 @@ def check_context(backbone: Body, batch: Batch, spoken: int) -> None:
         )
 
 
-def columns_of(batch: Batch, speaking: Speaking | None) -> int:
+def columns_of(batch: Batch, speaking: SamplingParams | None) -> int:
     """The most columns that the passes of a batch can have altogether, those included in which only some rows feed."""
     behind_B = batch.lengths_B - batch.starts_B - batch.latents_B
     texts = len(np.unique(batch.latents_B)) if speaking is not None else 1  # who thinks less reads on before the others

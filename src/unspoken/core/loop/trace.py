@@ -102,7 +102,7 @@ class Trace:
         )
 
 
-def arrange(parts: list[Tensor], places: list[tuple[np.ndarray, np.ndarray]], B: int, K: int) -> Tensor:
+def stack_latents(parts: list[Tensor], places: list[tuple[np.ndarray, np.ndarray]], B: int, K: int) -> Tensor:
     """Vectors that were made pass by pass, [N, D] each, as [B, K, D], zero where none was made.
 
     Args:
@@ -120,7 +120,7 @@ def arrange(parts: list[Tensor], places: list[tuple[np.ndarray, np.ndarray]], B:
     return torch.cat([*parts, parts[0].new_zeros(1, D)]).index_select(0, index).view(B, K, D)
 
 
-def whole(parts: list[tuple[np.ndarray, Tensor]], B: int) -> Tensor | None:
+def gather_states(parts: list[tuple[np.ndarray, Tensor]], B: int) -> Tensor | None:
     """States [L, N, D] of some rows each, as [L, B, D], zero for a row that has none; None where no row has any."""
     if not parts:
         return None

@@ -40,7 +40,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class StageSettings:
     """Settings of a part of training that is not the whole of it: how long, and how fast.
 
     Attributes:
@@ -135,7 +135,7 @@ def stagewise(stages: Sequence[Stage], epochs_per_stage: float) -> Curriculum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Removal(Curriculum):
+class TokenRemoval(Curriculum):
     """One more token of the written chain goes at equal distances, until none is left; then nothing changes any more.
 
     Attributes:
@@ -182,7 +182,7 @@ class Removal(Curriculum):
         """The first stage, before anything goes by chance, and the last one."""
         return (replace(self.phases[0].stage, smoothing=None), self.last)
 
-    def fit(self, steps_per_epoch: int, written: Callable[[], int]) -> Removal:
+    def fit(self, steps_per_epoch: int, written: Callable[[], int]) -> TokenRemoval:
         """Distances in whole steps; no stages beyond the longest chain, each of which would restart the optimizer."""
         longest = self.longest if self.beyond is not None else min(self.longest, self.phases[0].stage.index + written())
         return replace(self, steps_per_epoch=steps_per_epoch, longest=longest)

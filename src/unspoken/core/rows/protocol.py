@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 
-class Body(Protocol):
+class CausalLM(Protocol):
     """A causal LM as the loop drives it. Shapes: B rows, T columns of a pass, D width."""
 
     lm: Any

@@ -1,8 +1,8 @@
 """A chat as the models of a family write it, with a place for thoughts in it.
 
-A chat template turns messages into one text. Where thoughts go, the messages hold `HOLE`; the text is cut there and each
-side is encoded by itself, so the slots' positions are known and never computed from lengths. A tokenizer without a chat
-template gets the messages as they are, one behind the other.
+A chat template turns messages into one text. Where thoughts go, the messages hold `PLACEHOLDER`; the text is cut there
+and each side is encoded by itself, so the slots' positions are known and never computed from lengths. A tokenizer
+without a chat template gets the messages as they are, one behind the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
 from unspoken.errors import ConfigError, DataError
 
-HOLE = "\ue000"
+PLACEHOLDER = "\ue000"
 """Stands in a message where thoughts go: a character of private use, which no tokenizer treats in a special way."""
 
 _NOW = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
@@ -27,7 +27,7 @@ Message = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slots:
+class SlotMarkers:
     """What stands around and in the slots of prompted thoughts.
 
     Attributes:
@@ -42,23 +42,23 @@ class Slots:
     end: str = ""
 
 
-FAMILIES: tuple[Slots, ...] = (
-    Slots(begin="<think>", hold="<|endoftext|>", end="</think>"),  # Qwen3
-    Slots(begin="<|box_start|>", hold="<|endoftext|>", end="<|box_end|>"),  # Qwen2, Qwen2.5
-    Slots(begin="<|reserved_special_token_0|>", hold="<|end_of_text|>", end="<|reserved_special_token_1|>"),  # Llama 3
+FAMILIES: tuple[SlotMarkers, ...] = (
+    SlotMarkers(begin="<think>", hold="<|endoftext|>", end="</think>"),  # Qwen3
+    SlotMarkers(begin="<|box_start|>", hold="<|endoftext|>", end="<|box_end|>"),  # Qwen2, Qwen2.5
+    SlotMarkers(begin="<|reserved_special_token_0|>", hold="<|end_of_text|>", end="<|reserved_special_token_1|>"),  # Llama 3
 )
 """What SoftCoT takes in each family (xuyige/SoftCoT fa7f537): tokens that a frozen model has a row for and seldom reads."""
 
 
-def slots_of(backbone: Backbone, given: Slots | None = None) -> Slots:
+def slot_markers_for(backbone: Backbone, given: SlotMarkers | None = None) -> SlotMarkers:
     """The slot tokens of a model: those given, else those of the first family whose tokens it has, else none."""
     if given is not None:
         return given
     known = backbone.tokenizer.get_vocab()
-    return next((s for s in FAMILIES if {s.begin, s.hold, s.end} <= set(known)), Slots())
+    return next((s for s in FAMILIES if {s.begin, s.hold, s.end} <= set(known)), SlotMarkers())
 
 
-def hold_id(backbone: Backbone, slots: Slots) -> int:
+def placeholder_id(backbone: Backbone, slots: SlotMarkers) -> int:
     """The id of the token that stands in a slot.
 
     Raises:
@@ -172,12 +172,12 @@ def around(
     today: date,
     variables: Mapping[str, Any] | None = None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of a chat before and behind its one `HOLE`.
+    """Token ids of a chat before and behind its one `PLACEHOLDER`.
 
     Raises:
         ConfigError: the template has lost the hole, or repeats it.
     """
-    before, *rest = render(backbone, messages, prompt=prompt, today=today, variables=variables).split(HOLE)
+    before, *rest = render(backbone, messages, prompt=prompt, today=today, variables=variables).split(PLACEHOLDER)
     if len(rest) != 1:
         raise ConfigError(f"the chat template must write the place of the thoughts once, it does so {len(rest)} times")
     return encode(backbone, before, first=True), encode(backbone, rest[0], first=False)
@@ -192,7 +192,7 @@ def refuse_special(backbone: Backbone, text: str, more: Sequence[int], name: str
     Raises:
         DataError: names the text and the token.
     """
-    if HOLE in text:
+    if PLACEHOLDER in text:
         raise DataError(f"{name or 'text'} contains the character U+E000, which marks the place of thoughts; remove it")
     if found := set(backbone.encode(text)) & {*backbone.tokenizer.all_special_ids, *more}:
         token = backbone.tokenizer.convert_ids_to_tokens(min(found))

@@ -139,9 +139,9 @@ def fit(examples: Iterable[Known], *, passes: int = 5, seed: int = 0) -> StepTag
     tagger = StepTagger(features, np.zeros((len(features), 3)), np.zeros((3, 3)))
     # The average over all moments is W - U / n, where U collects each update times the number of the moment it was made at.
     late_F3, late_33 = np.zeros_like(tagger.weights_F3), np.zeros((3, 3))
-    dice, order, moment = Random(seed), list(range(len(known))), 0
+    rng, order, moment = Random(seed), list(range(len(known))), 0
     for _ in range(passes):
-        dice.shuffle(order)
+        rng.shuffle(order)
         for number in order:
             rows, tags = known[number]
             guess = tagger._tag(rows)
