@@ -8,7 +8,7 @@ from unspoken.core.config import lookup, named
 from unspoken.tasks.base import SPLITS, Score, Split, Task
 
 TASKS = {
-    "tiny": "unspoken.tasks.generated.generated.tiny:Tiny",
+    "tiny": "unspoken.tasks.generated.tiny:Tiny",
     "gsm8k": "unspoken.tasks.data.gsm8k:Gsm8k",
     "gsm8k_aug": "unspoken.tasks.data.gsm8k:Gsm8kAug",
     "gsm8k_aug_nl": "unspoken.tasks.data.gsm8k_nl:Gsm8kAugNl",
@@ -20,10 +20,10 @@ TASKS = {
     "commonsenseqa": "unspoken.tasks.data.choice:CommonsenseQa",
     "strategyqa": "unspoken.tasks.data.strategyqa:StrategyQa",
     "date_understanding": "unspoken.tasks.data.date_understanding:DateUnderstanding",
-    "prosqa": "unspoken.tasks.generated.generated.logic:ProsQa",
-    "prontoqa": "unspoken.tasks.generated.generated.logic:ProntoQa",
-    "coin_flip": "unspoken.tasks.generated.generated.coin_flip:CoinFlip",
-    "multiplication": "unspoken.tasks.generated.generated.multiplication:Multiplication",
+    "prosqa": "unspoken.tasks.generated.logic:ProsQa",
+    "prontoqa": "unspoken.tasks.generated.logic:ProntoQa",
+    "coin_flip": "unspoken.tasks.generated.coin_flip:CoinFlip",
+    "multiplication": "unspoken.tasks.generated.multiplication:Multiplication",
     "semcot": "unspoken.tasks.data.semcot:SemCot",
     "files": "unspoken.tasks.reading.files:Files",
 }
