@@ -12,7 +12,7 @@ from support.chromium import Page, chromium, find
 from support.fakes.inspection import Problems, collapsed, model
 
 from unspoken.inspector.look import Inspection, inspect
-from unspoken.pages.inspection import page, verdict
+from unspoken.pages.inspection import page, verdict, write_inspection
 
 needs_chromium = pytest.mark.skipif(find() is None, reason="no Chromium here; install one, or name it with CHROMIUM=PATH")
 
@@ -60,7 +60,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def opened(browser: Page, seen: Inspection, folder: Path, **how: Any) -> str:
     """The text that a reader sees, once it is known that nothing went wrong and nothing was fetched."""
-    data, shown = seen.save(folder)
+    data, shown = write_inspection(seen, folder)
     browser.problems.clear()
     browser.requests.clear()
     browser.open(shown, **how)

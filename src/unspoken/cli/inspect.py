@@ -46,7 +46,7 @@ def inspect(
     from rich.progress import Progress
 
     from unspoken.inspector.look import inspect as look
-    from unspoken.pages.inspection import summary, verdict
+    from unspoken.pages.inspection import summary, verdict, write_inspection
     from unspoken.runs.directory import RunDir, load
     from unspoken.tasks.base import SPLITS
 
@@ -69,7 +69,7 @@ def inspect(
     name = f"inspect-{chosen.name}-{split}"
     builtin = str(run).startswith("builtin:")
     folder = out or (Path(f"{run.name.replace(':', '-')}-{name}") if builtin else run / name)
-    files = list(seen.save(folder))
+    files = list(write_inspection(seen, folder))
     if plots:
         from unspoken.inspector.plots import draw
 

@@ -1,6 +1,7 @@
 """Look at a model's latents: what each one says, where it lies, who attends to it, and what can be made of all of them.
 
-`inspect` gathers; `Inspection` holds what was seen, as plain values; pages/inspection.py shows it.
+`inspect` gathers; `Inspection` holds what was seen, as plain values; `pages.inspection.write_inspection`
+writes it down.
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from unspoken.core.config import dump
-from unspoken.core.files import write_text
 from unspoken.core.provenance import provenance
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
@@ -121,15 +120,6 @@ class Inspection:
         opening = json.dumps(_rounded(head), indent=1, default=str, ensure_ascii=False).removesuffix("\n}")
         rows = ",\n".join("  " + json.dumps(_rounded(dataclasses.asdict(p)), ensure_ascii=False) for p in self.problems)
         return f'{opening},\n "problems": [\n{rows}\n ]\n}}\n'
-
-    def save(self, folder: str | Path) -> tuple[Path, Path]:
-        """Write inspect.json and index.html, each all or nothing; returns their paths."""
-        from unspoken.pages.inspection import page
-
-        data, shown = Path(folder) / "inspect.json", Path(folder) / "index.html"
-        write_text(data, self.to_json())
-        write_text(shown, page(self))
-        return data, shown
 
 
 def _rounded(value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unspoken.core.files import write_text
 from unspoken.core.text.markup import escape, metric_rows, number, part
 from unspoken.inspector.look import Inspection, Latent, Problem, Thought
 from unspoken.inspector.stability import FLOOR, KINDS, SHRUNK, collapse
@@ -22,6 +23,18 @@ WORDS = 5
 
 _MAPS = 16
 """Up to so many latents a problem has a heat map of its own."""
+
+
+def write_inspection(seen: Inspection, folder: str | Path) -> tuple[Path, Path]:
+    """Write inspect.json and index.html, each all or nothing; returns their paths.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    data, shown = Path(folder) / "inspect.json", Path(folder) / "index.html"
+    write_text(data, seen.to_json())
+    write_text(shown, page(seen))
+    return data, shown
 
 
 def page(seen: Inspection) -> str:
