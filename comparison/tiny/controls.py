@@ -61,8 +61,7 @@ def main() -> None:
         print(one(run, args.limit), flush=True)
 
     # Imported late: the jobs above are processes of their own and need none of it here.
-    from unspoken.causal.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, ZERO, ControlsReport
-    from unspoken.causal.verdict import finding
+    from unspoken.causal.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, ZERO, ControlsReport, finding
     from unspoken.core.files import write_text
     from unspoken.evaluation.records import EvalReport
     from unspoken.evaluation.tables import percent, points, with_interval

@@ -15,9 +15,19 @@ import torch
 from contract import cases as cases
 from support.fakes.evaluation import FakeTask, problem
 
-from unspoken.causal.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, WHAT, ZERO, ControlsReport, to_markdown
+from unspoken.causal.control_report import (
+    MEAN,
+    NOISE,
+    SHUFFLED,
+    STOP,
+    TOKENS,
+    WHAT,
+    ZERO,
+    ControlsReport,
+    finding,
+    to_markdown,
+)
 from unspoken.causal.controls import derangement, run_controls, stops
-from unspoken.causal.verdict import finding
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import evaluate

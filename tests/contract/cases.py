@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from support import backbones
 
-from unspoken.core.lm.backbone import LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example

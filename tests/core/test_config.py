@@ -8,7 +8,8 @@ import re
 import pytest
 
 from unspoken.core.config import build, dump, lookup, override
-from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.template import Template
 from unspoken.errors import ConfigError, UnspokenError, did_you_mean

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from support.backbones import ARCHS
 
 import unspoken
-from unspoken.core.lm.backbone import LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
 from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.probe import probe_config
 from unspoken.methods import make_method

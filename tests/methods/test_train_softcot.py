@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import unspoken
 from unspoken.cli import app
 from unspoken.core.config import build, dump
-from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
 from unspoken.errors import ConfigError, RunError
 from unspoken.runs.config import RunConfig

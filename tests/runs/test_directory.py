@@ -12,7 +12,7 @@ import torch
 import unspoken
 from unspoken.core import tensors
 from unspoken.core.config import build, dump
-from unspoken.core.lm.backbone import LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import ConfigError, DataError, RunError, TrainingError
 from unspoken.methods.coconut import Coconut

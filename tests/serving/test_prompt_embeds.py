@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import unspoken
 from unspoken.cli import app
-from unspoken.core.lm.backbone import LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
 from unspoken.errors import ConfigError, DataError, RunError
 from unspoken.export.prompt_embeds import PromptEmbedder, encode, export_prompt_embeds
 from unspoken.serving.prompt_embeds import Service

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import unspoken
-from unspoken.core.lm.adapters import ADAPTER
-from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.lm.adapters import ADAPTER, LoraSettings
+from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
 from unspoken.core.loop.generate import think
 from unspoken.core.precision import kept_dtype

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from unspoken.core.loop.trace import Cost
+from unspoken.core.provenance import provenance
 
 
 @dataclass(kw_only=True)
@@ -160,6 +161,4 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def machine(threads: int) -> dict[str, Any]:
     """Where figures come from."""
-    from unspoken.core.provenance import provenance
-
     return {"threads": threads, "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None, **provenance()}

@@ -24,7 +24,8 @@ from unspoken.bench.watch import OperatorCounter
 from unspoken.bench.workloads import Load, coconut_rows, codi_rows
 from unspoken.core.fast.attention import fuse_activations
 from unspoken.core.fast.malloc import give_back, keeping_freed
-from unspoken.core.lm.backbone import Backbone, LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.trace import Cost
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.row import Row

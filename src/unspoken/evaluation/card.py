@@ -19,6 +19,7 @@ from unspoken.core.files import lines_json, write_text
 from unspoken.core.provenance import provenance
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, RunError
+from unspoken.evaluation.evaluator import describe, record_of
 from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.rescore import rescore
 from unspoken.evaluation.statistics import Rate, rate
@@ -234,8 +235,6 @@ def verify(model: Model, card: Card, batch_size: int | None = None) -> Verificat
         RunError: this version does not know the card's task.
         ConfigError: the model cannot be asked as the card asks (sets of thoughts, speaking).
     """
-    from unspoken.evaluation.evaluator import describe, record_of
-
     try:
         task = make_task(dict(card.task))
     except ConfigError as error:

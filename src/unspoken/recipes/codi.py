@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unspoken.core.auxiliary.step_decoder import StepDecoderConfig
-from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.sim_cot import SimCotConfig

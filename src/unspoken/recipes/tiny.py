@@ -13,7 +13,8 @@ from typing import Any
 
 from unspoken.core.auxiliary.sentence_encoder import EncoderConfig
 from unspoken.core.auxiliary.step_decoder import StepDecoderConfig
-from unspoken.core.lm.backbone import BackboneConfig, LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.curriculum import StageSettings
 from unspoken.core.text.prompts import TEXTS

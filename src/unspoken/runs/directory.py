@@ -41,9 +41,8 @@ from unspoken.core.files import (
     write_json,
     write_text,
 )
-from unspoken.core.lm.adapters import restore
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.lm.loading import BUILTIN, builtin, load_backbone
+from unspoken.core.lm.loading import BUILTIN, builtin, load_backbone, restore
 from unspoken.core.precision import kept_dtype
 from unspoken.core.seal import SEAL, broken, model_info, sealed, state_info
 from unspoken.core.tensors import load_tensors, save_tensors

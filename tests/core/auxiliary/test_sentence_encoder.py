@@ -174,7 +174,7 @@ def test_the_base_model_stays_as_it_is():
 
 
 def test_lora_of_the_base_is_merged_into_the_copies():
-    from unspoken.core.lm.backbone import LoraSettings
+    from unspoken.core.lm.adapters import LoraSettings
 
     base = deep("llama")
     base.adapt(LoraSettings(r=2, alpha=4.0))

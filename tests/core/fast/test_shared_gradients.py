@@ -13,7 +13,7 @@ from support import backbones
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unspoken.core.fast import shared_gradients
-from unspoken.core.lm.backbone import LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.rows.batch import collate
 from unspoken.methods import make_method
 

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from transformers.activations import NewGELUActivation
 
 from unspoken.core.fast.attention import fuse_activations, pairs_mask
-from unspoken.core.lm.backbone import Backbone, BackboneConfig, LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import load_backbone, resolve
 from unspoken.core.lm.markers import add_markers
 from unspoken.errors import BackboneError, ConfigError

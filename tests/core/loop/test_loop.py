@@ -191,8 +191,8 @@ def test_no_rows():
 
 def test_time_is_taken_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch):
     """Before the batch and behind it; the work of a GPU that is still under way counts."""
-    from unspoken.core.loop import generate, trace
-    from unspoken.core.loop import loop as engine
+    from unspoken.core.loop import generate as by_loop
+    from unspoken.core.loop import trace
 
     done: list[str] = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: (time.sleep(0.05), done.append(str(device))))
@@ -200,10 +200,10 @@ def test_time_is_taken_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch):
     assert trace.clock(torch.device("cuda")) >= began + 0.05
     assert done == ["cuda"]
     asked = iter((10.0, 16.0))
-    monkeypatch.setattr(engine, "clock", lambda device: next(asked))
+    monkeypatch.setattr(by_loop, "clock", lambda device: next(asked))
     base = backbones.backbone()
     rows = [Row(ids=(5, 6, 7), labels=(IGNORE,) * 3, start=3, latents=0)] * 3
-    assert [answer.seconds for answer in generate.generate(base, rows, None, SamplingParams(max_new_tokens=2))] == [2.0] * 3
+    assert [answer.seconds for answer in by_loop.generate(base, rows, None, SamplingParams(max_new_tokens=2))] == [2.0] * 3
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -16,7 +16,7 @@ from support.parity import cases
 from support.parity.padding import AttendsPadding, Padding, attended, padded
 from torch import Tensor
 
-from unspoken.core.lm.backbone import LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.methods import make_method

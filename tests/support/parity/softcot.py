@@ -14,7 +14,8 @@ import torch
 from support.parity import cases
 from torch import Tensor
 
-from unspoken.core.lm.backbone import Backbone, LoraSettings
+from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.lm.backbone import Backbone
 from unspoken.core.losses import info_nce_sum, labelled_cross_entropy_sum
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example

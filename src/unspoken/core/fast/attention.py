@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 
-from unspoken.core.lm.hf import _LOCAL, _WINDOW
 from unspoken.errors import ConfigError
+
+_WINDOW = re.compile(r"(\w+_)?(?<!max_)window(_size)?|(attention|local)_chunk_size|local_attention(_size)?")
+_LOCAL = re.compile(r"slid|local|chunk|window|hybrid|recurrent")
 
 
 def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | None:

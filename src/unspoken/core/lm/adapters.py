@@ -13,22 +13,30 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
+from unspoken.core.config import STRICT
 from unspoken.core.precision import adapter_parameters, is_low
-from unspoken.errors import RunError
-
-if TYPE_CHECKING:
-    from unspoken.core.lm.backbone import Backbone
 
 ADAPTER = "adapter.safetensors"
 """Beside a merged model, its adapter alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """LoRA through peft, on every linear layer unless `targets` says otherwise."""
+
+    __pydantic_config__ = STRICT
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] | None = None  # module names; None = all linear layers but the head
 
 
 def merged(adapted: Any) -> Any:
@@ -45,44 +53,3 @@ def keep(lm: Any, settings: dict[str, Any], folder: Path) -> None:
     kept = {name: p.detach().cpu().contiguous() for name, p in adapter_parameters(lm).items()}
     about = {**settings, "dtype": str(lm.dtype).removeprefix("torch.")}
     save_file(kept, str(folder / ADAPTER), metadata={"about": json.dumps(about), "format": "pt"})
-
-
-def restore(backbone: Backbone, folder: Path) -> None:
-    """Take the adapter that lies in a folder off the merged model that was loaded from there, and put it on as it was.
-
-    Nothing happens where there is no adapter.
-
-    Raises:
-        RunError: the adapter is broken, or of another model.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    from unspoken.core.lm.backbone import LoraSettings
-
-    file = folder / ADAPTER
-    if not file.is_file():
-        return
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            about = json.loads((opened.metadata() or {})["about"])
-        found, tokens = load_file(str(file)), tuple(about["tokens"])
-        if about["lora"] is not None:
-            backbone.adapt(LoraSettings(**about["lora"]), tokens)
-        elif not backbone.adapted:  # a method may have seen to its rows itself
-            backbone.train_rows(tokens)
-        added = adapter_parameters(backbone.lm)
-        if {name: p.shape for name, p in added.items()} != {name: t.shape for name, t in found.items()}:
-            raise ValueError("its tensors are others")
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{file} is truncated, or belongs to another model ({error}); restore the run's own") from error
-    with torch.no_grad():
-        for name, p in added.items():
-            p.copy_(found[name])
-        for module in backbone.lm.modules():
-            if isinstance(module, LoraLayer):
-                module.merged_adapters.append("default")
-                module.unmerge()
-    inside = {id(p) for p in added.values()}
-    for p in backbone.lm.parameters():
-        if id(p) not in inside:
-            p.data = p.data.to(getattr(torch, about["dtype"]))

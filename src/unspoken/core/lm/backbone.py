@@ -25,23 +25,11 @@ from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
 from unspoken.core.fast.cpu_linear import look_again
 from unspoken.core.fast.token_store import Encodings
-from unspoken.core.lm.adapters import keep, merged
+from unspoken.core.lm.adapters import LoraSettings, keep, merged
 from unspoken.core.lm.hf import layer_list, part_from_copies
 from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
 from unspoken.core.precision import is_low
 from unspoken.errors import BackboneError, ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """LoRA through peft, on every linear layer unless `targets` says otherwise."""
-
-    __pydantic_config__ = STRICT
-
-    r: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] | None = None  # module names; None = all linear layers but the head
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ Shapes: B rows, T positions of this pass, S positions forwarded so far, D width.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,9 +13,6 @@ import torch
 from torch import nn
 
 from unspoken.errors import BackboneError, ConfigError
-
-_WINDOW = re.compile(r"(\w+_)?(?<!max_)window(_size)?|(attention|local)_chunk_size|local_attention(_size)?")
-_LOCAL = re.compile(r"slid|local|chunk|window|hybrid|recurrent")
 
 
 def layer_list(lm: Any) -> nn.ModuleList:

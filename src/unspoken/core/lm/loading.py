@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from unspoken.core.lm.adapters import ADAPTER, LoraSettings
 from unspoken.core.lm.backbone import Backbone, BackboneConfig, _no_bars
 from unspoken.core.lm.hf import with_attention
 from unspoken.core.lm.pretrained import (
@@ -21,8 +25,9 @@ from unspoken.core.lm.pretrained import (
     load_tokenizer,
     tokenizer_place,
 )
+from unspoken.core.precision import adapter_parameters
 from unspoken.core.seal import changed
-from unspoken.errors import BackboneError, ConfigError
+from unspoken.errors import BackboneError, ConfigError, RunError
 
 BUILTIN = "builtin:"
 """Prefix of the models that ship inside the package, e.g. "builtin:tiny"."""
@@ -100,3 +105,42 @@ def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: Any) -> Any
     # Without it transformers would ask at the terminal whether a model's own code may run.
     make = partial(AutoModelForCausalLM.from_config, arch, dtype=dtype, trust_remote_code=False)
     return with_attention(make, config.attention)
+
+
+def restore(backbone: Backbone, folder: Path) -> None:
+    """Take the adapter that lies in a folder off the merged model that was loaded from there, and put it on as it was.
+
+    Nothing happens where there is no adapter.
+
+    Raises:
+        RunError: the adapter is broken, or of another model.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    file = folder / ADAPTER
+    if not file.is_file():
+        return
+    try:
+        with safe_open(str(file), framework="pt") as opened:
+            about = json.loads((opened.metadata() or {})["about"])
+        found, tokens = load_file(str(file)), tuple(about["tokens"])
+        if about["lora"] is not None:
+            backbone.adapt(LoraSettings(**about["lora"]), tokens)
+        elif not backbone.adapted:  # a method may have seen to its rows itself
+            backbone.train_rows(tokens)
+        added = adapter_parameters(backbone.lm)
+        if {name: p.shape for name, p in added.items()} != {name: t.shape for name, t in found.items()}:
+            raise ValueError("its tensors are others")
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{file} is truncated, or belongs to another model ({error}); restore the run's own") from error
+    with torch.no_grad():
+        for name, p in added.items():
+            p.copy_(found[name])
+        for module in backbone.lm.modules():
+            if isinstance(module, LoraLayer):
+                module.merged_adapters.append("default")
+                module.unmerge()
+    inside = {id(p) for p in added.values()}
+    for p in backbone.lm.parameters():
+        if id(p) not in inside:
+            p.data = p.data.to(getattr(torch, about["dtype"]))

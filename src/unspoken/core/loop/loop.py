@@ -181,7 +181,7 @@ class Loop:
         own_bW, branch_bW, positions_bW = column_layout(take_b, more_b, self.cursor_b, shared_b)
         embeds_bWD = self._inputs(take_b, own_bW, positions_bW)
         if not (real_bW := own_bW | branch_bW).all():  # NaN shows through a mask: padding holds what its row holds anyway
-            embeds_bWD = torch.where(self._device(real_bW)[:, :, None], embeds_bWD, embeds_bWD[:, :1])
+            embeds_bWD = torch.where(self.to_device(real_bW)[:, :, None], embeds_bWD, embeds_bWD[:, :1])
         first_column = self.mask_bS.shape[1]
         note_columns(self.columns_BT, self.index_b, own_bW, positions_bW, first_column - self.recalled)
         if self.branch_columns_BT is not None and branch is not None:
@@ -194,11 +194,11 @@ class Loop:
             ids_bW = np.where(branch_bW, branch.position_ids(positions_bW, self.index_b), ids_bW)
         unpadded = isinstance(self.cache, Unpadded)
         if branch is not None and not unpadded:
-            mask = self._device(visible(own_bW, branch_bW, positions_bW, shared_b))
+            mask = self.to_device(visible(own_bW, branch_bW, positions_bW, shared_b))
         elif self.mask_bS.all() and not self.batch.gap_B.any():
             mask = None
         else:  # transformers takes a jump in the position ids of unmasked rows for the border of a packed sequence
-            mask = self._device(self.mask_bS).long()
+            mask = self.to_device(self.mask_bS).long()
 
         watch_b = self.batch.watch_B[self.index_b] - self.cursor_b
         watch_b = np.where((watch_b >= 0) & (watch_b < take_b), watch_b, -1)
@@ -210,7 +210,7 @@ class Loop:
         if unpadded:
             real, self.cache.final = own_bW, self.speaking is None and bool((take_b == self.length_b - self.cursor_b).all())
             self.cache.branches = (own_bW, branch_bW, positions_bW, shared_b) if branch is not None else None
-        settings: Any = {"positions_BT": self._device(ids_bW), "mask": mask, "cache": self.cache, "real": real}
+        settings: Any = {"positions_BT": self.to_device(ids_bW), "mask": mask, "cache": self.cache, "real": real}
         if (watch_b >= 0).any() or (branch_watch_b >= 0).any():
             states = self.backbone.states(embeds_bWD, **settings)
             hidden_bWD = states[-1]
@@ -221,7 +221,7 @@ class Loop:
 
         if self.keep_hidden:
             self.hidden.append(self._everyone(hidden_bWD))
-        self.last_bD = hidden_bWD[self._device(np.arange(len(take_b))), self._device(np.maximum(take_b - 1, 0))]
+        self.last_bD = hidden_bWD[self.to_device(np.arange(len(take_b))), self.to_device(np.maximum(take_b - 1, 0))]
         self._trail(hidden_bWD, take_b)
         self.cost.passes += 1
         self.cost.positions += int((take_b + more_b).sum())
@@ -237,17 +237,17 @@ class Loop:
             branch_bTD = self.backbone.embed(self.batch.branch.ids_BT)
             place_bW = np.where(own_bW, place_bW, table_bTD.shape[1] + positions_bW)
             table_bTD = torch.cat([table_bTD, branch_bTD.to(table_bTD.dtype)], dim=1)
-        embeds_bWD = table_bTD.gather(1, self._device(place_bW)[:, :, None].expand(-1, -1, table_bTD.shape[2]))
+        embeds_bWD = table_bTD.gather(1, self.to_device(place_bW)[:, :, None].expand(-1, -1, table_bTD.shape[2]))
         thinks_b = (self.cursor_b >= self.start_b) & (self.cursor_b < self.end_b) & (take_b > 0)
         speaks_b = (self.cursor_b >= self.batch.lengths_B[self.index_b]) & (take_b > 0)
         if isinstance(self.source, Jacobi) and thinks_b.any():
             embeds_bWD, thinks_b = fill(self, self.source, thinks_b, embeds_bWD), thinks_b & False
         first_bD = embeds_bWD[:, 0]
         if len(now_N := np.flatnonzero(thinks_b)) and self.last_bD is not None:
-            latent_ND = self._latents(self.last_bD[self._device(now_N)], now_N, (self.cursor_b - self.start_b)[now_N])
-            first_bD = first_bD.index_copy(0, self._device(now_N), latent_ND.to(first_bD.dtype))
+            latent_ND = self._latents(self.last_bD[self.to_device(now_N)], now_N, (self.cursor_b - self.start_b)[now_N])
+            first_bD = first_bD.index_copy(0, self.to_device(now_N), latent_ND.to(first_bD.dtype))
         if speaks_b.any() and self.spoken_bD is not None:
-            first_bD = torch.where(self._device(speaks_b)[:, None], self.spoken_bD, first_bD)
+            first_bD = torch.where(self.to_device(speaks_b)[:, None], self.spoken_bD, first_bD)
         if thinks_b.any() or speaks_b.any():
             embeds_bWD = torch.cat([first_bD[:, None], embeds_bWD[:, 1:]], dim=1)
         return embeds_bWD
@@ -266,14 +266,14 @@ class Loop:
         fed_last_b = (last_b >= 0) & (last_b < take_b) & (self.end_b > self.start_b)
         now_N = np.flatnonzero(fed_last_b & self.batch.trailing_B[self.index_b])
         if len(now_N):
-            last_ND = hidden_bWD[self._device(now_N), self._device(last_b[now_N])]
+            last_ND = hidden_bWD[self.to_device(now_N), self.to_device(last_b[now_N])]
             self._latents(last_ND, now_N, (self.end_b - self.start_b)[now_N])
 
     def _watch(self, states: Sequence[Tensor], column_b: np.ndarray, kept: list[tuple[np.ndarray, Tensor]]) -> None:
         """Keep the states of every layer at one column per row, where it is not -1."""
         now_N = np.flatnonzero(column_b >= 0)
         if len(now_N):
-            rows_N, columns_N = self._device(now_N), self._device(column_b[now_N])
+            rows_N, columns_N = self.to_device(now_N), self.to_device(column_b[now_N])
             kept.append((self.index_b[now_N], torch.stack([hidden_bWD[rows_N, columns_N] for hidden_bWD in states])))
 
     def _advance(self, take_b: np.ndarray) -> None:
@@ -293,7 +293,7 @@ class Loop:
         assert self.chooser is not None
         assert self.last_bD is not None
         now_N = np.flatnonzero(at_end_b)
-        logits_NV = self.backbone.logits(self.last_bD[self._device(now_N)])
+        logits_NV = self.backbone.logits(self.last_bD[self.to_device(now_N)])
         chosen_N = self.chooser.choose(logits_NV, self.index_b[now_N])
         for b, token in zip(now_N.tolist(), chosen_N.tolist(), strict=True):
             row = int(self.index_b[b])
@@ -307,7 +307,7 @@ class Loop:
             else:
                 self.length_b[b] += 1
         spoken_bD = torch.zeros_like(self.last_bD)
-        self.spoken_bD = spoken_bD.index_copy(0, self._device(now_N), self.backbone.embed(chosen_N).to(spoken_bD.dtype))
+        self.spoken_bD = spoken_bD.index_copy(0, self.to_device(now_N), self.backbone.embed(chosen_N).to(spoken_bD.dtype))
         # Finished rows leave the batch, but not one by one: leaving copies the cache.
         if not self.done_b.all() and self.done_b.sum() * 4 >= len(self.done_b):
             self._keep(np.flatnonzero(~self.done_b))
@@ -317,7 +317,7 @@ class Loop:
         if copies == 1:
             return
         rows_n = np.tile(np.arange(len(self.batch)), copies)
-        index = self._device(rows_n)
+        index = self.to_device(rows_n)
         self.places = [(np.concatenate([rows + c * len(self.batch) for c in range(copies)]), np.tile(number, copies))
                        for rows, number in self.places]  # fmt: skip
         self.latents = [torch.cat([part] * copies) for part in self.latents]
@@ -342,15 +342,15 @@ class Loop:
         B, K, D = thoughts_BKD.shape
         slot_BK = np.arange(K)[None, :] < self.batch.latents_B[:, None]
         (rows_N, number_N), T = np.nonzero(slot_BK), self.given_BTD.shape[1]
-        place_N = self._device(rows_N * T + self.batch.starts_B[rows_N] + number_N)
-        latent_ND = thoughts_BKD.reshape(B * K, D).index_select(0, self._device(rows_N * K + number_N))
+        place_N = self.to_device(rows_N * T + self.batch.starts_B[rows_N] + number_N)
+        latent_ND = thoughts_BKD.reshape(B * K, D).index_select(0, self.to_device(rows_N * K + number_N))
         given_ND = self.given_BTD.reshape(B * T, D).index_copy(0, place_N, latent_ND.to(self.given_BTD.dtype))
         self.embeds_bTD = self.given_BTD = given_ND.view(B, T, D)
-        self.thoughts_BKD = thoughts_BKD * self._device(slot_BK)[:, :, None]
+        self.thoughts_BKD = thoughts_BKD * self.to_device(slot_BK)[:, :, None]
 
     def _keep(self, stay_n: np.ndarray) -> None:
         """Go on with some of the rows only."""
-        index = self._device(stay_n)
+        index = self.to_device(stay_n)
         self.cache.batch_select_indices(index)
         self.embeds_bTD = self.embeds_bTD[index]
         for name in ("last_bD", "spoken_bD"):
@@ -364,7 +364,7 @@ class Loop:
         if len(hidden_bWD) == len(self.batch):
             return hidden_bWD
         hidden_BWD = hidden_bWD.new_zeros(len(self.batch), *hidden_bWD.shape[1:])
-        return hidden_BWD.index_copy(0, self._device(self.index_b), hidden_bWD)
+        return hidden_BWD.index_copy(0, self.to_device(self.index_b), hidden_bWD)
 
     def _trace(self) -> Trace:
         """Gather what the passes left behind."""
@@ -378,8 +378,8 @@ class Loop:
             latents_BKD = self.thoughts_BKD
         elif self.source is None:
             place_BK = np.minimum(batch.starts_B[:, None] + np.arange(K)[None, :], self.given_BTD.shape[1] - 1)
-            latents_BKD = self.given_BTD.gather(1, self._device(place_BK)[:, :, None].expand(-1, -1, D))
-            latents_BKD = latents_BKD * self._device(slot_BK)[:, :, None]
+            latents_BKD = self.given_BTD.gather(1, self.to_device(place_BK)[:, :, None].expand(-1, -1, D))
+            latents_BKD = latents_BKD * self.to_device(slot_BK)[:, :, None]
         elif K == 0:
             latents_BKD = states_BKD = self.given_BTD.new_zeros(B, 0, D)
         else:
@@ -408,7 +408,7 @@ class Loop:
             )
         return trace
 
-    def _device(self, array: np.ndarray) -> Tensor:
+    def to_device(self, array: np.ndarray) -> Tensor:
         """A host array on the backbone's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.given_BTD.device, non_blocking=True)
 

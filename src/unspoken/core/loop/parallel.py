@@ -12,7 +12,7 @@ Shapes: b rows still running, K slots of the row with most, J = K - 1, N latents
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,20 +20,42 @@ from torch import Tensor
 
 from unspoken.core.fast.unpadded import Unpadded
 from unspoken.core.loop.sources import Jacobi
+from unspoken.core.loop.speech import Speech
+from unspoken.core.loop.trace import Cost
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.protocol import CausalLM
 
-if TYPE_CHECKING:
-    from unspoken.core.loop.loop import Loop
+
+class Underway(Protocol):
+    """A `Loop` between two passes, as far as passes beside it read it and add to what it notes."""
+
+    backbone: CausalLM
+    batch: Batch
+    cache: Any
+    speech: Speech
+    cost: Cost
+    start_b: np.ndarray
+    end_b: np.ndarray
+    index_b: np.ndarray
+    mask_bS: np.ndarray
+    embeds_bTD: Tensor
+    last_bD: Tensor | None
+    latents: list[Tensor]
+    states: list[Tensor]
+    places: list[tuple[np.ndarray, np.ndarray]]
+
+    def to_device(self, values: np.ndarray) -> Tensor: ...
 
 
-def fill(loop: Loop, source: Jacobi, thinks_b: np.ndarray, embeds_bWD: Tensor) -> Tensor:
+def fill(loop: Underway, source: Jacobi, thinks_b: np.ndarray, embeds_bWD: Tensor) -> Tensor:
     """What the last pass is fed: the latents of some rows in their first columns, made in the passes before it."""
     latent_ND, rows_N, number_N = refine(loop, source, thinks_b)
     b, W, D = embeds_bWD.shape
-    flat = embeds_bWD.reshape(b * W, D).index_copy(0, loop._device(rows_N * W + number_N), latent_ND.to(embeds_bWD.dtype))
+    flat = embeds_bWD.reshape(b * W, D).index_copy(0, loop.to_device(rows_N * W + number_N), latent_ND.to(embeds_bWD.dtype))
     return flat.view(b, W, D)
 
 
-def refine(loop: Loop, source: Jacobi, thinks_b: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
+def refine(loop: Underway, source: Jacobi, thinks_b: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """The latents of the rows that stand before their first slot, after all passes but the last.
 
     Args:
@@ -56,21 +78,21 @@ def refine(loop: Loop, source: Jacobi, thinks_b: np.ndarray) -> tuple[Tensor, np
 
     def make(states_bKD: Tensor, which: np.ndarray, into_bKD: Tensor) -> Tensor:
         """Put the latents made from some of the states where they belong; entry k of the states makes latent k."""
-        index = loop._device(flat_N[which])
+        index = loop.to_device(flat_N[which])
         state_MD = states_bKD.reshape(-1, D).index_select(0, index)
         latent_MD = source.next(state_MD, loop.index_b[rows_N[which]], number_N[which])
         return into_bKD.reshape(-1, D).index_copy(0, index, latent_MD.to(into_bKD.dtype)).view(into_bKD.shape)
 
     before_b1D = loop.last_bD[:, None]
     states_bKD = torch.cat([before_b1D, before_b1D.new_zeros(len(count_b), K - 1, D)], dim=1)
-    slots_bKD = loop.embeds_bTD.gather(1, loop._device(place_bK)[:, :, None].expand(-1, -1, D))
+    slots_bKD = loop.embeds_bTD.gather(1, loop.to_device(place_bK)[:, :, None].expand(-1, -1, D))
     slots_bKD = latents_bKD = make(states_bKD, first_N, slots_bKD)  # the first latent is exact from the start
     for _ in range(min(source.passes, K) - 1):
         # The last slot's state makes no latent.
         hidden_bJD = _pass(loop, latents_bKD[:, :-1], slot_bK[:, 1:], place_bK[:, :-1])
         states_bKD = torch.cat([before_b1D, hidden_bJD], dim=1)
         latents_bKD = make(states_bKD, later_N, slots_bKD)
-    index = loop._device(flat_N)
+    index = loop.to_device(flat_N)
     latent_ND = latents_bKD.reshape(-1, D).index_select(0, index)
     loop.latents.append(latent_ND)
     loop.states.append(states_bKD.reshape(-1, D).index_select(0, index))
@@ -78,14 +100,14 @@ def refine(loop: Loop, source: Jacobi, thinks_b: np.ndarray) -> tuple[Tensor, np
     return latent_ND, rows_N, number_N
 
 
-def _pass(loop: Loop, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.ndarray) -> Tensor:
+def _pass(loop: Underway, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.ndarray) -> Tensor:
     """States at the slots, given what they hold now."""
     mask_bS = np.concatenate([loop.mask_bS, real_bJ], axis=1)
     whole = mask_bS.all() and not loop.batch.gap_B.any()
     hidden_bJD = loop.backbone.step(
         embeds_bJD,
-        positions_BT=loop._device(loop.batch.position_ids(np.where(real_bJ, place_bJ, 0), loop.index_b)),
-        mask=None if whole else loop._device(mask_bS).long(),
+        positions_BT=loop.to_device(loop.batch.position_ids(np.where(real_bJ, place_bJ, 0), loop.index_b)),
+        mask=None if whole else loop.to_device(mask_bS).long(),
         cache=fork(loop.cache),
         real=real_bJ if isinstance(loop.cache, Unpadded) else None,
     )

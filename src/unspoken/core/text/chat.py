@@ -14,7 +14,7 @@ from datetime import date
 from typing import Any
 
 from unspoken.core.config import STRICT
-from unspoken.core.lm.backbone import Backbone
+from unspoken.core.text.tokenizer import Tokenizer
 from unspoken.errors import ConfigError, DataError
 
 PLACEHOLDER = "\ue000"
@@ -50,21 +50,21 @@ FAMILIES: tuple[SlotMarkers, ...] = (
 """What SoftCoT takes in each family (xuyige/SoftCoT fa7f537): tokens that a frozen model has a row for and seldom reads."""
 
 
-def slot_markers_for(backbone: Backbone, given: SlotMarkers | None = None) -> SlotMarkers:
+def slot_markers_for(tokenizer: Tokenizer, given: SlotMarkers | None = None) -> SlotMarkers:
     """The slot tokens of a model: those given, else those of the first family whose tokens it has, else none."""
     if given is not None:
         return given
-    known = backbone.tokenizer.get_vocab()
+    known = tokenizer.tokenizer.get_vocab()
     return next((s for s in FAMILIES if {s.begin, s.hold, s.end} <= set(known)), SlotMarkers())
 
 
-def placeholder_id(backbone: Backbone, slots: SlotMarkers) -> int:
+def placeholder_id(tokenizer: Tokenizer, slots: SlotMarkers) -> int:
     """The id of the token that stands in a slot.
 
     Raises:
         ConfigError: it is not one token.
     """
-    ids = backbone.encode(slots.hold) if slots.hold else (backbone.tokenizer.eos_token_id,)
+    ids = tokenizer.encode(slots.hold) if slots.hold else (tokenizer.tokenizer.eos_token_id,)
     if len(ids) != 1:
         raise ConfigError(f"slots.hold must be the text of one token, got {slots.hold!r}, which is {len(ids)} tokens")
     return ids[0]
@@ -110,13 +110,13 @@ def check_variables(variables: Mapping[str, Any], field: str) -> None:
             )
 
 
-def has_template(backbone: Backbone) -> bool:
+def has_template(tokenizer: Tokenizer) -> bool:
     """Whether the model's tokenizer says how a chat is written."""
-    return getattr(backbone.tokenizer, "chat_template", None) is not None
+    return getattr(tokenizer.tokenizer, "chat_template", None) is not None
 
 
 def render(
-    backbone: Backbone,
+    tokenizer: Tokenizer,
     messages: Sequence[Message],
     *,
     prompt: bool,
@@ -132,11 +132,11 @@ def render(
             run, and a model's states would change overnight.
         variables: what else the template is told; None = `without_thinking`.
     """
-    if not has_template(backbone):
+    if not has_template(tokenizer):
         return "".join(text for _, text in messages)
-    return backbone.tokenizer.apply_chat_template(
+    return tokenizer.tokenizer.apply_chat_template(
         [{"role": role, "content": text} for role, text in messages],
-        chat_template=_on(today, backbone.tokenizer.get_chat_template()),
+        chat_template=_on(today, tokenizer.tokenizer.get_chat_template()),
         tokenize=False,
         add_generation_prompt=prompt,
         date_string=today.strftime("%d %b %Y"),
@@ -159,13 +159,13 @@ def _on(today: date, template: str) -> str:
     return pinned
 
 
-def encode(backbone: Backbone, text: str, *, first: bool) -> tuple[int, ...]:
+def encode(tokenizer: Tokenizer, text: str, *, first: bool) -> tuple[int, ...]:
     """Token ids of a piece of a chat; a `first` piece without a template gets what the tokenizer puts before a prompt."""
-    return backbone.encode(text, special=first and not has_template(backbone))
+    return tokenizer.encode(text, special=first and not has_template(tokenizer))
 
 
 def around(
-    backbone: Backbone,
+    tokenizer: Tokenizer,
     messages: Sequence[Message],
     *,
     prompt: bool,
@@ -177,13 +177,13 @@ def around(
     Raises:
         ConfigError: the template has lost the hole, or repeats it.
     """
-    before, *rest = render(backbone, messages, prompt=prompt, today=today, variables=variables).split(PLACEHOLDER)
+    before, *rest = render(tokenizer, messages, prompt=prompt, today=today, variables=variables).split(PLACEHOLDER)
     if len(rest) != 1:
         raise ConfigError(f"the chat template must write the place of the thoughts once, it does so {len(rest)} times")
-    return encode(backbone, before, first=True), encode(backbone, rest[0], first=False)
+    return encode(tokenizer, before, first=True), encode(tokenizer, rest[0], first=False)
 
 
-def refuse_special(backbone: Backbone, text: str, more: Sequence[int], name: str) -> None:
+def refuse_special(tokenizer: Tokenizer, text: str, more: Sequence[int], name: str) -> None:
     """Refuse a question that spells a special token: it could close the user's turn, or pass for a slot.
 
     Args:
@@ -194,6 +194,6 @@ def refuse_special(backbone: Backbone, text: str, more: Sequence[int], name: str
     """
     if PLACEHOLDER in text:
         raise DataError(f"{name or 'text'} contains the character U+E000, which marks the place of thoughts; remove it")
-    if found := set(backbone.encode(text)) & {*backbone.tokenizer.all_special_ids, *more}:
-        token = backbone.tokenizer.convert_ids_to_tokens(min(found))
+    if found := set(tokenizer.encode(text)) & {*tokenizer.tokenizer.all_special_ids, *more}:
+        token = tokenizer.tokenizer.convert_ids_to_tokens(min(found))
         raise DataError(f"{name or 'text'} contains {token!r}, a special token of the model; remove it")

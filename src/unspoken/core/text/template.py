@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unspoken.core.config import STRICT
-from unspoken.core.lm.backbone import Backbone
 from unspoken.core.text.example import Example
+from unspoken.core.text.tokenizer import Tokenizer
 from unspoken.errors import ConfigError
 
 
@@ -51,25 +51,25 @@ class Written:
     rest: tuple[int, ...]
 
 
-def question_ids(backbone: Backbone, template: Template, question: str) -> tuple[int, ...]:
+def question_ids(tokenizer: Tokenizer, template: Template, question: str) -> tuple[int, ...]:
     """The prompt's token ids."""
-    return backbone.encode(template.question.replace("{question}", question), special=True)
+    return tokenizer.encode(template.question.replace("{question}", question), special=True)
 
 
-def pieces(backbone: Backbone, template: Template, example: Example) -> Pieces:
+def pieces(tokenizer: Tokenizer, template: Template, example: Example) -> Pieces:
     """Token ids of every part. Parts are encoded one by one, as in the released code, so that a step can be removed
     without changing its neighbours' tokens."""
     return Pieces(
-        question=question_ids(backbone, template, example.question),
-        steps=tuple(backbone.encode(template.step.replace("{step}", step)) for step in example.steps),
-        answer=answer_ids(backbone, template, example.answer),
+        question=question_ids(tokenizer, template, example.question),
+        steps=tuple(tokenizer.encode(template.step.replace("{step}", step)) for step in example.steps),
+        answer=answer_ids(tokenizer, template, example.answer),
     )
 
 
-def answer_ids(backbone: Backbone, template: Template, answer: str) -> tuple[int, ...]:
+def answer_ids(tokenizer: Tokenizer, template: Template, answer: str) -> tuple[int, ...]:
     """Token ids of the written answer, with eos behind it unless the template itself ends with one, as chats do."""
-    ids = backbone.encode(template.answer.replace("{answer}", answer))
-    return ids if ids and ids[-1] in backbone.eos_ids else (*ids, backbone.tokenizer.eos_token_id)
+    ids = tokenizer.encode(template.answer.replace("{answer}", answer))
+    return ids if ids and ids[-1] in tokenizer.eos_ids else (*ids, tokenizer.tokenizer.eos_token_id)
 
 
 def written(
@@ -99,11 +99,11 @@ def written(
     return Written(parts=tuple(parts), steps=tuple(bounds), rest=rest)
 
 
-def answer_start(backbone: Backbone, template: Template, answer: str) -> int:
+def answer_start(tokenizer: Tokenizer, template: Template, answer: str) -> int:
     """How many tokens of the written answer stand before the first one that holds a character of the answer itself.
 
     From character offsets, so that it is right whether a tokenizer makes " 7", " " + "7" or " -" + "7" of it.
     """
     text = template.answer.replace("{answer}", answer)
     first = template.answer.index("{answer}")
-    return next(i for i, end in enumerate(backbone.character_ends(text)) if end > first)
+    return next(i for i, end in enumerate(tokenizer.character_ends(text)) if end > first)

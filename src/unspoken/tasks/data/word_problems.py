@@ -28,6 +28,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.data.asdiv import AsDiv, AsDivConfig
 from unspoken.tasks.reading.equations import infix_steps, plain_number, prefix_steps
 from unspoken.tasks.reading.readers import read_text
 from unspoken.tasks.reading.rows import Row, carve, check_ranges, text_field
@@ -118,8 +119,6 @@ class Svamp:
 
     def _questions(self, task: Shared) -> set[str]:
         """The questions of another task, by their letters: MAWPS writes "shelves ," for "shelves,"."""
-        from unspoken.tasks.data.asdiv import AsDiv, AsDivConfig
-
         beside = self._source.path("train").parent.parent / task
         root = str(beside) if beside.is_dir() else None
         try:
