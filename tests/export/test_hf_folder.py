@@ -317,17 +317,29 @@ def test_sampled_tokens_have_the_right_frequencies(say, want):
     assert set(got.tolist()) == {i for i, p in enumerate(want) if p}
 
 
-def test_a_base_model_in_half_precision(projected, tmp_path):
-    """Its projection stays in fp32, here as there."""
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_a_base_model_in_half_precision(projected, tmp_path, kept):
+    """Weights that train are kept in fp32, and exported so; a run of version 0.1.0 kept them in bf16. The projection is
+    fp32 in both, here as there."""
     run = make_run(tmp_path / "run", METHOD_CASES["codi"], dtype="bfloat16")
+    if kept == torch.bfloat16:
+        keep_as_0_1_0_did(run, kept)
     export_hf(run, tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert model.dtype == torch.bfloat16
+    assert model.dtype == kept
     assert load_file(tmp_path / "out" / "custom_generate" / "projection.safetensors")["0.weight"].dtype == torch.float32
     for question, want in zip(QUESTIONS, answers(unspoken.load(run, device="cpu")), strict=True):
         ids = tokenizer(question.strip(), return_tensors="pt")["input_ids"]
         assert tuple(hf_generate.generate(ids, model=model)[0, ids.shape[1] :].tolist()) == want
+
+
+def keep_as_0_1_0_did(run: Path, dtype: torch.dtype) -> None:
+    """Put the base model of a run into another type, and take away the hashes, of which there were none then."""
+    weights, about = run / "model" / "model.safetensors", run / "model" / "unspoken.json"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    said = json.loads(about.read_text())
+    about.write_text(json.dumps({key: value for key, value in said.items() if key not in ("sha256", "files")}))
 
 
 def test_a_run_that_samples_says_so_in_its_folder(projected, tmp_path):

@@ -167,12 +167,15 @@ def test_random_weights_from_an_architecture(tmp_path: Path):
 
 
 def test_nothing_at_the_path(tmp_path: Path):
-    with pytest.raises(BackboneError, match=re.escape(f"cannot load a model from {tmp_path}")):
+    with pytest.raises(BackboneError, match=re.escape(f"{tmp_path} is an empty folder; give a Hugging Face folder")):
         load_backbone(BackboneConfig(path=str(tmp_path)))
 
 
 def test_run_directories_and_built_in_models(tmp_path: Path):
     (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(BackboneError, match="has no model yet: it has not reached a validation"):
+        resolve(str(tmp_path))
+    (tmp_path / "model").mkdir()
     assert resolve(str(tmp_path)) == str(tmp_path / "model")
     assert resolve("somewhere/else") == "somewhere/else"
     with pytest.raises(ConfigError, match="no built-in model 'builtin:nothing'; known: "):

@@ -72,7 +72,7 @@ class Projected(Coconut):
         return Other() if self.layers == "other" else Recurrence(self.projection)
 
 
-PROJECTED = ("projected", "hf_fakes:Projected")
+PROJECTED = ("projected", "support.fakes.hf:Projected")
 """Its line in the table of methods."""
 
 
