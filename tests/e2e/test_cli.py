@@ -220,7 +220,7 @@ def test_too_long_a_question_is_named(run, tmp_path):
         (["data", "tinny"], ("unknown task 'tinny'", "did you mean 'tiny'")),
         (["eval", ".", "--split", "tset"], ("unknown split 'tset'",)),
         (["eval", "."], ("no run directory", "run.json")),
-        (["ask", "missing", "x"], ("no run directory",)),
+        (["ask", "missing", "x"], ("no such folder",)),
         (["compare", "."], ("no reports of a whole", "unspoken eval")),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.command_line import START, refused, unspoken
 
-from unspoken.cli.options import whole_numbers
+from unspoken.cli._options import whole_numbers
 from unspoken.errors import ConfigError
 
 LONG = "n" * 300

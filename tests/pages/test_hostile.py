@@ -21,7 +21,7 @@ from unspoken.causal import control_report
 from unspoken.causal.control_report import Control, ControlsReport, Outcome
 from unspoken.causal.scaling import ScalingReport
 from unspoken.cli import _streams
-from unspoken.cli.options import new_console
+from unspoken.cli._options import new_console
 from unspoken.core.text.markup import cell, escape, metric_rows, number
 from unspoken.evaluation import groups
 from unspoken.evaluation.tables import compare, comparison_markdown, to_markdown

@@ -1,21 +1,27 @@
-"""The command line. Each command is a few lines over the library; heavy imports happen inside, so `--help` is instant."""
+"""The command line, a file per command. Each is a few lines over the library; what is heavy is imported inside, so that
+`--help` is instant."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
 import warnings
 from typing import Any, NoReturn
 
-from unspoken.cli.options import app
+from unspoken.cli._options import app
 from unspoken.errors import UnspokenError
 
-from unspoken.cli import runs, answers, scores, controls, scale, stopping  # isort: skip  (the order of --help)
-from unspoken.cli import inspect, harness, problems, bench, bench_inference  # isort: skip
+COMMANDS = (
+    *("quickstart", "train", "import_", "export", "serve", "controls", "eval", "ask", "compare"),
+    *("rescore", "card", "verify", "scale", "learn_stop", "inspect", "probe", "lm_eval"),
+    *("data", "condense", "learn_steps", "list", "bench_train", "bench_generate", "bench_serve_offline"),
+)
+"""The files of the commands, in the order of --help."""
 
-__all__ = ["answers", "app", "bench", "bench_inference", "controls", "harness"]
-__all__ += ["inspect", "main", "problems", "runs", "scale", "scores", "stopping"]
+for _name in COMMANDS:
+    importlib.import_module(f"unspoken.cli.{_name}")
 
 
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command `controls`, which `eval` runs too: does it matter what the latents say?"""
+"""`unspoken controls`: does it matter what the latents say?"""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from unspoken.cli.options import (
+from unspoken.cli._options import (
+    CONTROLLED,
     FILE,
+    BatchSize,
+    Chains,
+    Latents,
     MaxNewTokens,
+    OtherTask,
     Run,
     Seed,
+    SplitName,
     TaskOverrides,
     Temperature,
     TopK,
@@ -19,12 +25,11 @@ from unspoken.cli.options import (
     app,
     given,
     new_console,
+    numbers,
     task_of,
 )
+from unspoken.cli._progress import bar
 from unspoken.errors import ConfigError
-
-LIMIT = 200
-"""Problems per control; `causal/controls.py:LIMIT` says why. Stands here so that `--help` loads nothing."""
 
 
 def report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
@@ -39,16 +44,13 @@ def control(model: Any, task: Any, split: str, out: Path, console: Any, **how: A
     Args:
         how: arguments of `run_controls`.
     """
-    from rich.progress import Progress
-
     from unspoken.causal.control_report import table
     from unspoken.causal.controls import run_controls
 
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        job = bar.add_task("controls", total=None)
+    with bar(console, "controls") as tell:
         report = run_controls(
-            model, task, split,  # pyright: ignore[reportArgumentType]
-            progress=lambda name, done, total: bar.update(job, description=f"controls: {name}", completed=done, total=total),
+            model, task, split,
+            progress=lambda name, done, total: tell(done, total, description=f"controls: {name}"),
             **how,
         )  # fmt: skip
     report.save(out)
@@ -85,17 +87,17 @@ def after_eval(
 def controls(
     run: Run,
     overrides: TaskOverrides = None,
-    task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    limit: Annotated[int, typer.Option(help="Only the first N problems; 0 = all.")] = LIMIT,
+    task: OtherTask = None,
+    split: SplitName = "test",
+    limit: Annotated[int, typer.Option(help="Only the first N problems; 0 = all.")] = CONTROLLED,
     only: Annotated[
         str | None, typer.Option(help="Some controls, e.g. 'shuffled,zero'; default all (docs/guides/controls.md).")
     ] = None,
     noise: Annotated[str, typer.Option(help="Scales of the noise, in standard deviations of the latents.")] = "0.5,1,2",
     control_seed: Annotated[int, typer.Option(help="Seed of the shuffling and of the noise.")] = 0,
-    latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
-    chains: Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")] = None,
+    latents: Latents = None,
+    batch_size: BatchSize = 32,
+    chains: Chains = None,
     temperature: Temperature = None,
     top_p: TopP = None,
     top_k: TopK = None,
@@ -108,13 +110,10 @@ def controls(
     from unspoken.causal.control_report import to_markdown
     from unspoken.core.files import write_text
     from unspoken.runs.directory import load
-    from unspoken.tasks.base import SPLITS
 
-    if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     if limit < 0:
         raise ConfigError(f"--limit must be at least 1, or 0 for the whole split, got {limit}")
-    chosen = task_of(run, task, overrides or [])
+    chosen = task_of(run, task, overrides)
     model = load(run, explain=False)
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
     names = None if only is None else [name.strip() for name in only.split(",")]
@@ -122,7 +121,7 @@ def controls(
     named = {
         **changed,
         **given(seed_of_controls=control_seed or None),
-        **({} if limit == LIMIT else {"limit": limit or "all"}),
+        **({} if limit == CONTROLLED else {"limit": limit or "all"}),
     }
     target = out or report_path(run, chosen.name, split, named)
     report = control(
@@ -131,15 +130,3 @@ def controls(
     )  # fmt: skip
     if markdown is not None:
         write_text(markdown, to_markdown(report))
-
-
-def numbers(text: str, option: str) -> list[float]:
-    """Numbers with commas between them.
-
-    Raises:
-        ConfigError: something else.
-    """
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"{option} needs numbers with commas between them, e.g. 0.5,1,2; got {text!r}") from None

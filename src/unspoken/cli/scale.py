@@ -1,4 +1,4 @@
-"""The command `scale`: several trajectories of thought per question, a vote, and what it costs."""
+"""`unspoken scale`: several trajectories of thought per question, a vote, and what it costs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from typing import Annotated
 
 import typer
 
-from unspoken.cli.controls import numbers
-from unspoken.cli.options import (
+from unspoken.cli._options import (
     FILE,
+    Latents,
     MaxNewTokens,
+    OtherTask,
     Run,
     Seed,
+    SplitName,
     TaskOverrides,
     TopK,
     TopP,
     app,
     given,
     new_console,
+    numbers,
     task_of,
 )
+from unspoken.cli._progress import bar
 from unspoken.errors import ConfigError
 
 
@@ -33,10 +37,10 @@ def scale(
     strength: Annotated[
         float | None, typer.Option(help="Of noise, in deviations (0.3); dropout's share (0.1); temperature (1).")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    task: OtherTask = None,
+    split: SplitName = "test",
     limit: Annotated[int, typer.Option(help="Only the first N problems; 0 = all.")] = 200,
-    latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
+    latents: Latents = None,
     batch_size: Annotated[int, typer.Option(help="Answers per batch.")] = 256,
     trajectory_seed: Annotated[int, typer.Option(help="Seed of noise and dropout.")] = 0,
     top_p: TopP = None,
@@ -48,15 +52,11 @@ def scale(
     """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve."""
     from rich import box
     from rich.markup import escape
-    from rich.progress import Progress
     from rich.table import Table
 
     from unspoken.causal.scaling import scale as along
     from unspoken.runs.directory import load
-    from unspoken.tasks.base import SPLITS
 
-    if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     if limit < 0:
         raise ConfigError(f"--limit must be at least 1, or 0 for the whole split, got {limit}")
     counts = numbers(n, "--n")
@@ -64,16 +64,15 @@ def scale(
         raise ConfigError(f"--n needs whole numbers with commas between them, e.g. 1,2,4,8; got {n!r}")
     if out is not None and out.suffix != ".json":
         raise ConfigError(f"--out must end in .json (a .md and a .svg go beside it), got {str(out)!r}")
-    chosen = task_of(run, task, overrides or [])
+    chosen = task_of(run, task, overrides)
     model = load(run, explain=False)
     console = new_console()
     changed = given(latents=latents, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        job = bar.add_task("trajectories", total=None)
+    with bar(console, "trajectories") as tell:
         report = along(
-            model, chosen, split, by=by, counts=[int(count) for count in counts], strength=strength,  # pyright: ignore[reportArgumentType]
+            model, chosen, split, by=by, counts=[int(count) for count in counts], strength=strength,
             limit=limit or None, batch_size=batch_size, trajectory_seed=trajectory_seed,
-            progress=lambda done, total: bar.update(job, completed=done, total=total), **changed,
+            progress=tell, **changed,
         )  # fmt: skip
     name = f"scale-{chosen.name}-{split}-{by}-{report.strength:g}"
     settings = "".join(

@@ -1,4 +1,4 @@
-"""Commands that measure: bench train."""
+"""`unspoken bench train`: optimizer steps, ours and the way of the released code."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from unspoken.cli.options import app, new_console
-
-bench = typer.Typer(
-    help="Measure speed against baselines: medians over paired rounds, and exact counts.", no_args_is_help=True
-)
-app.add_typer(bench, name="bench")
+from unspoken.cli._bench import bench
+from unspoken.cli._options import AsJson, new_console
 
 
 @bench.command("train")
@@ -28,7 +24,7 @@ def bench_train(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default a GPU if there is one.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default torch's choice.")] = None,
     baseline: Annotated[bool, typer.Option(help="Also run the way of the released code.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Optimizer steps of Coconut, SIM-CoT and CODI, ours and the way of the released code, in alternation."""
     import torch

@@ -1,37 +1,19 @@
-"""Commands that read evaluations again: rescore, card, verify."""
+"""`unspoken rescore`: stored answers by other rules."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from unspoken.cli.options import FILE, Run, app, argument, new_console
+from unspoken.cli._options import FILE, Report, app, new_console, report_file
 from unspoken.errors import ConfigError
-
-
-def report_file(path: Path) -> Path:
-    """A report file; of a run directory the one of a whole test split, or the only one.
-
-    Raises:
-        ConfigError: the run directory has none, or several that could be meant.
-    """
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("eval-*.json"))
-    whole = [file for file in files if file.name.endswith("-test.json")]
-    if not files:
-        raise ConfigError(f"{path} has no reports; run `unspoken eval {path}`, or name a file")
-    if len(files) > 1 and len(whole) != 1:
-        raise ConfigError(f"{path} has {len(files)} reports ({', '.join(map(str, files))}); name one of them")
-    return whole[0] if whole else files[0]
 
 
 @app.command()
 def rescore(
-    report: Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")],
+    report: Report,
     extractor: Annotated[list[str] | None, typer.Option(help="A rule, several times if need be; default: all.")] = None,
     show: Annotated[int, typer.Option("--list", help="Also show this many problems on which rules differ.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the report as scored by the one --extractor.", **FILE)] = None,
@@ -83,41 +65,3 @@ def rescore(
         console.print(f"written: {out}", highlight=False, soft_wrap=True)
     for one in found if not names else ():
         typer.echo(f"  {one.name:17} {EXTRACTORS[one.name].says}")
-
-
-@app.command("card")
-def card_(
-    report: Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")],
-    out: Annotated[Path, typer.Option(help="The card: a JSON file.", **FILE)],
-    n: Annotated[int, typer.Option("-n", help="How many of the answers it holds.")] = 64,
-) -> None:
-    """Make a card of a report: its score and a part of its answers, which `verify` holds a run to."""
-    from unspoken.evaluation.card import make_card
-    from unspoken.evaluation.records import EvalReport
-
-    made = make_card(EvalReport.from_json(report_file(report)), n)
-    made.save(out)
-    typer.echo(f"{out}: {len(made.records)} answers of {made.score.n}")
-
-
-@app.command()
-def verify(
-    run: Run,
-    card: Annotated[Path, typer.Option(help="What `card` or `eval --card` wrote.")],
-    batch_size: Annotated[int | None, typer.Option(help="Questions per batch; default as recorded.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON.")] = False,
-) -> None:
-    """Say whether a run still gives its recorded score, and what is different if not. Exit code 1: it does not."""
-    from unspoken.evaluation.card import Card
-    from unspoken.evaluation.card import verify as check
-    from unspoken.runs.directory import load
-
-    recorded = Card.from_json(card)
-    result = check(load(run, explain=False), recorded, batch_size)
-    if as_json:
-        typer.echo(json.dumps(result.plain(), indent=1, default=str))
-    else:
-        for line in result.lines():
-            typer.echo(line)
-    if not result.verified:
-        raise typer.Exit(1)

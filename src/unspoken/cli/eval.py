@@ -1,37 +1,40 @@
-"""Commands that put questions to runs: eval, ask, compare."""
+"""`unspoken eval`: answer a split and score it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from unspoken.cli.controls import LIMIT, after_eval
-from unspoken.cli.options import (
+from unspoken.cli._options import (
+    CONTROLLED,
     FILE,
+    BatchSize,
+    Chains,
     Dtype,
     Expect,
+    Latents,
     MaxNewTokens,
+    OtherTask,
     Run,
     Seed,
+    SplitName,
     Stop,
     TaskOverrides,
     Temperature,
     TopK,
     TopP,
     app,
-    argument,
     given,
     new_console,
     rule_names,
     task_of,
 )
+from unspoken.cli.controls import after_eval
 from unspoken.errors import ConfigError
 
 MOST_SEEDS = 10_000
@@ -88,15 +91,15 @@ def _report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> P
 def evaluate(
     run: Run,
     overrides: TaskOverrides = None,
-    task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
+    task: OtherTask = None,
     tasks: Annotated[str | None, typer.Option(help="Several, with commas: gsm8k,svamp; one report each.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: SplitName = "test",
     limit: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
-    latents: Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")] = None,
+    latents: Latents = None,
     parallel: Annotated[int | None, typer.Option(help="Make the latents in so many parallel passes (PCCoT).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 32,
+    batch_size: BatchSize = 32,
     explain: Annotated[bool, typer.Option(help="Decode the thoughts too, and score the steps.")] = False,
-    chains: Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")] = None,
+    chains: Chains = None,
     samples: Annotated[int, typer.Option(help="Answers per set of thoughts; several answers vote.")] = 1,
     seeds: Annotated[str | None, typer.Option(help="Once per seed: 5 (0 to 4) or 41,42,43; a report each.")] = None,
     temperature: Temperature = None,
@@ -111,7 +114,7 @@ def evaluate(
     controls: Annotated[
         bool | None, typer.Option(help="Do the latents matter? Default: asked where there are some.")
     ] = None,
-    controls_limit: Annotated[int, typer.Option(help="Problems per control (see `controls`).")] = LIMIT,
+    controls_limit: Annotated[int, typer.Option(help="Problems per control (see `controls`).")] = CONTROLLED,
     extractors: Annotated[str | None, typer.Option(help="Also score by these rules (`rescore`): all, or names.")] = None,
     card: Annotated[Path | None, typer.Option(help="Also write a card, for `verify`.", **FILE)] = None,
     restart: Annotated[bool, typer.Option(help="Throw away what an interrupted evaluation left.")] = False,
@@ -130,11 +133,8 @@ def evaluate(
     from unspoken.evaluation.several import pooled_over_seeds as together
     from unspoken.evaluation.tables import over_sampling_seeds, table
     from unspoken.runs.directory import load
-    from unspoken.tasks.base import SPLITS
     from unspoken.tasks.reading.remarks import remarks
 
-    if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     every, said = _tasks(run, task, tasks, overrides or [], out), _seeds(seeds, seed, out)
     rules = rule_names(extractors)
     if card is not None and len(every) * len(said) > 1:
@@ -223,98 +223,3 @@ def _goes_on(keep: Any) -> Iterator[None]:
         if keep.processes.main:
             typer.echo(f"interrupted; the same command goes on with what is kept beside {keep.report}", err=True)
         raise typer.Exit(130) from None
-
-
-@app.command()
-def ask(
-    run: Run,
-    question: Annotated[str, argument("A question in plain text; - reads it from standard input.")],
-    show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="Print the decoded thoughts.")] = False,
-    latents: Annotated[int | None, typer.Option(help="How many latents to think.")] = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    top_k: TopK = None,
-    seed: Seed = None,
-    max_new_tokens: MaxNewTokens = None,
-    stop: Stop = None,
-    expect: Expect = None,
-    dtype: Dtype = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
-) -> None:
-    """Ask a trained model one question."""
-    from dataclasses import asdict
-
-    from unspoken.evaluation.tables import cut_off
-    from unspoken.runs.directory import load
-
-    text = sys.stdin.read() if question == "-" else question
-    model = load(run, explain=show_thoughts, dtype=dtype)
-    speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    speaking |= given(stop=stop, expect=expect)
-    said = model.answer([text], latents=latents, explain=show_thoughts, names=["the question"], **speaking)[0]
-    if as_json:
-        typer.echo(json.dumps(asdict(said), ensure_ascii=False))
-        return
-    for number, thought in enumerate(said.thoughts or (), start=1):
-        typer.echo(f"thought {number}: {thought}")
-    typer.echo(said.text)
-    end = " and eos" if said.finished else ""
-    typer.echo(f"({said.latents} latents, {said.visible} tokens{end}, {said.passes} forward passes)", err=True)
-    if not said.finished:
-        typer.echo(cut_off(1, 1, speaking.get("max_new_tokens", model.speaking.max_new_tokens)), err=True)
-
-
-@app.command()
-def compare(
-    runs: Annotated[list[Path], argument("Run directories (evaluated before) or report files.")],
-    out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).", **FILE)] = None,
-    chart: Annotated[Path | None, typer.Option(help="Also draw accuracy by forward passes: an .svg file.", **FILE)] = None,
-    extractor: Annotated[str | None, typer.Option(help="Score all answers by this rule (see `rescore`).")] = None,
-    group: Annotated[
-        bool, typer.Option("--group", help="One line per recipe: the mean over training seeds, with an interval over them.")
-    ] = False,
-) -> None:
-    """Put evaluations side by side: runs times tasks, with a paired test on the problems that runs share."""
-    from unspoken.core.files import write_text
-    from unspoken.evaluation.groups import grouped, hint, trained
-    from unspoken.evaluation.rescore import rescore
-    from unspoken.pages.comparison import chart as draw
-    from unspoken.pages.comparison import find, grid_json, grid_markdown, terminal
-
-    found = find(runs)
-    if extractor is not None:
-        found = {task: {name: (rescore(r, extractor), at) for name, (r, at) in row.items()} for task, row in found.items()}
-    grid = {task: {label: report for label, (report, _) in row.items()} for task, row in found.items()}
-    how = {task: {label: trained(*one) for label, one in row.items()} for task, row in found.items()}
-    console = new_console()
-    if group:
-        if chart is not None:
-            raise ConfigError("--chart draws runs, not groups of them; give --chart without --group")
-        _print_groups({task: grouped(row, how[task]) for task, row in grid.items()}, console, out)
-        return
-    for part in terminal(grid):
-        console.print(part, highlight=False)
-    for task, row in grid.items():
-        with contextlib.suppress(ConfigError):  # the same run twice: fine in a table of runs
-            for line in hint(grouped(row, how[task])):
-                console.print(line, highlight=False, soft_wrap=True)
-    for path, make in ((out, grid_json if out is not None and out.suffix == ".json" else grid_markdown), (chart, draw)):
-        if path is not None:
-            write_text(path, make(grid))
-            console.print(f"written: {path}", highlight=False, soft_wrap=True)
-
-
-def _print_groups(tasks: dict[str, Any], console: Any, out: Path | None) -> None:
-    """The tables of `compare --group`, printed and written."""
-    from unspoken.core.files import write_text
-    from unspoken.core.text.markup import cell
-    from unspoken.evaluation import groups
-
-    for task, found in tasks.items():
-        console.print(task)
-        for part in groups.terminal(found):
-            console.print(part, highlight=False)
-    if out is not None:
-        text = "\n".join(f"## {cell(task)}\n\n{groups.to_markdown(found)}" for task, found in tasks.items())
-        write_text(out, groups.to_json(tasks) if out.suffix == ".json" else text)
-        console.print(f"written: {out}", highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import typer
 
 from unspoken.core.checks import number_of, shown
 from unspoken.errors import ConfigError
+from unspoken.tasks.base import SPLITS, Split
 
 app = typer.Typer(
     help="Language models that reason without writing the reasoning down: train, evaluate, ask, compare.",
@@ -66,12 +67,44 @@ def whole_numbers(text: str, option: str, example: str, *, most: int = 999_999_9
     return [number for number in found if number is not None]
 
 
+def _split(text: str) -> Split:
+    for split in SPLITS:
+        if split == text:
+            return split
+    raise ConfigError(f"unknown split {text!r}; known: {', '.join(SPLITS)}")
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers with commas between them.
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"{option} needs numbers with commas between them, e.g. 0.5,1,2; got {text!r}") from None
+
+
+CONTROLLED = 200
+"""Problems per control; `causal/controls.py:LIMIT` says why. Stands here so that `--help` loads nothing."""
+
 FILE: Any = {"parser": out_file, "metavar": "FILE"}
 FOLDER: Any = {"parser": out_folder, "metavar": "FOLDER"}
 
 Overrides = Annotated[list[str] | None, argument("Overrides, e.g. train.lr=1e-3 backbone.path=DIR.")]
 TaskOverrides = Annotated[list[str] | None, argument("Overrides of the task's fields, e.g. root=DIR.")]
 Run = Annotated[Path, argument("A run directory, or builtin:tiny.")]
+SplitName = Annotated[Split, typer.Option(help="train, validation or test.", parser=_split, metavar="<str>")]
+OtherTask = Annotated[str | None, typer.Option(help="Another task than the run's own.")]
+Latents = Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")]
+Chains = Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")]
+BatchSize = Annotated[int, typer.Option(help="Questions per batch.")]
+Quiet = Annotated[bool, typer.Option(help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
+TaskName = Annotated[str, argument("A task's name (see `list`).")]
+Report = Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")]
+
 Temperature = Annotated[float | None, typer.Option(help="0 = greedy; default as in the run.")]
 TopP = Annotated[float | None, typer.Option(help="Nucleus sampling; 1 = off.")]
 TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens; 0 = all.")]
@@ -110,34 +143,38 @@ def rule_names(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def task_of(run: Path, task: str | None, overrides: list[str]) -> Any:
+def task_of(run: Path, task: str | None, overrides: list[str] | None) -> Any:
     """The run's own task, or another one, with overrides of its fields."""
-    from unspoken.core.config import dump, override
     from unspoken.runs.directory import RunDir
+
+    return task_named(RunDir(run).config().task if task is None else task, overrides)
+
+
+def task_named(task: Any, overrides: list[str] | None) -> Any:
+    """A task by its name or config, with overrides of its fields."""
+    from unspoken.core.config import dump, override
     from unspoken.tasks import make_task, task_config
 
-    config = RunDir(run).config().task if task is None else task_config(task)
-    return make_task(override(dump(config), overrides))
-
-
-def run_training(config: Any, out: Path, label: str, quiet: bool) -> None:
-    """Train, and print where the run is. Who stops it learns where the same command goes on, and what is lost."""
-    from unspoken.runs.directory import RunDir
-    from unspoken.training.loop import train
-    from unspoken.training.progress import Live
-
-    try:
-        done = train(config, out, None if quiet else Live(label))
-    except KeyboardInterrupt as stop:
-        kept = RunDir(out).latest_step()
-        whence = "from the start (no state had been saved: see train.save_every)" if kept is None else f"from step {kept}"
-        lost = getattr(stop, "step", 0) - (kept or 0)
-        steps = "" if lost <= 0 else f"; {lost} step{'s' if lost > 1 else ''} behind it {'are' if lost > 1 else 'is'} lost"
-        typer.echo(f"interrupted; the same command goes on {whence}{steps}", err=True)
-        raise typer.Exit(128 + getattr(stop, "number", 2)) from None
-    typer.echo(str(done.path))
+    return make_task(override(dump(task_config(task) if isinstance(task, str) else task), overrides or []))
 
 
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def report_file(path: Path) -> Path:
+    """A report file; of a run directory the one of a whole test split, or the only one.
+
+    Raises:
+        ConfigError: the run directory has none, or several that could be meant.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("eval-*.json"))
+    whole = [file for file in files if file.name.endswith("-test.json")]
+    if not files:
+        raise ConfigError(f"{path} has no reports; run `unspoken eval {path}`, or name a file")
+    if len(files) > 1 and len(whole) != 1:
+        raise ConfigError(f"{path} has {len(files)} reports ({', '.join(map(str, files))}); name one of them")
+    return whole[0] if whole else files[0]

@@ -1,10 +1,10 @@
-"""The command that hands over to lm-evaluation-harness: lm-eval."""
+"""`unspoken lm-eval`: hand over to lm-evaluation-harness."""
 
 from __future__ import annotations
 
 import typer
 
-from unspoken.cli.options import app
+from unspoken.cli._options import app
 
 _ALL = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

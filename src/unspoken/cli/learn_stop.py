@@ -1,4 +1,4 @@
-"""The command that learns when to stop thinking: learn-stop."""
+"""`unspoken learn-stop`: learn when to stop thinking."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from unspoken.cli.options import Run, TaskOverrides, app, task_of
+from unspoken.cli._options import OtherTask, Run, TaskOverrides, app, task_of
 from unspoken.errors import ConfigError
 
 
@@ -14,7 +14,7 @@ from unspoken.errors import ConfigError
 def learn_stop(
     run: Run,
     overrides: TaskOverrides = None,
-    task: Annotated[str | None, typer.Option(help="Another task than the run's own.")] = None,
+    task: OtherTask = None,
     split: Annotated[str, typer.Option(help="train or validation.")] = "validation",
     limit: Annotated[int, typer.Option(help="Learn from the first N problems.")] = 500,
 ) -> None:
@@ -27,7 +27,7 @@ def learn_stop(
         raise ConfigError(f"learn-stop learns from train or validation, never from a test split; got {split!r}")
     if str(run).startswith("builtin:"):
         raise ConfigError(f"{run} lies inside the package; give a run directory of your own")
-    chosen = task_of(run, task, overrides or [])
+    chosen = task_of(run, task, overrides)
     learned = learn(load(run, explain=False), chosen, chosen.examples(split)[:limit])
     save_head(run / STOP_HEAD, (learned.weight_D, learned.bias))
     typer.echo(

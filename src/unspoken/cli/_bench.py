@@ -1,0 +1,59 @@
+"""What the commands of `unspoken bench` share: their group, options, and the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unspoken.cli._options import FILE, app, new_console
+from unspoken.errors import ConfigError
+
+bench = typer.Typer(
+    help="Measure speed against baselines: medians over paired rounds, and exact counts.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+
+Shape = Annotated[str, typer.Option(help="gpt2-small, smollm2-135m, llama-1b (random weights), or a model folder.")]
+Rounds = Annotated[int, typer.Option(help="How often each side is measured.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: a GPU if there is one.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: PyTorch's.")]
+Json = Annotated[bool, typer.Option("--json", help="Everything, as JSON on standard output.")]
+Out = Annotated[Path | None, typer.Option(help="Also write the JSON here.", **FILE)]
+
+
+def use_threads(count: int | None) -> None:
+    """Let PyTorch use so many CPU threads; None = its own choice."""
+    if count is None:
+        return
+    if count < 1:
+        raise ConfigError(f"--threads must be at least 1, got {count}")
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def show(report: dict[str, Any], columns: Sequence[str], as_json: bool, out: Path | None) -> None:
+    """A table, or all of it; and a file."""
+    text = json.dumps(report, indent=1)
+    if out is not None:
+        from unspoken.core.files import write_text
+
+        write_text(out, text + "\n")
+    if as_json:
+        typer.echo(text)
+        return
+    from rich.table import Table
+
+    table = Table("side", *(name.replace("_", " ") for name in columns))
+    for name, side in report["sides"].items():
+        table.add_row(name, *(f"{side[c]:.4g}" if isinstance(side[c], float) else str(side[c]) for c in columns))
+    console = new_console()
+    console.print(table)
+    for name, ratio in report["ratios"].items():
+        wall, cpu = ratio["seconds"], ratio["cpu_seconds"]
+        told = f"{wall['median']:.2f}x ({wall['low']:.2f} to {wall['high']:.2f}), processor time {cpu['median']:.2f}x"
+        console.print(f"{name}: {told}", highlight=False)
