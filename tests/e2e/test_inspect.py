@@ -76,7 +76,7 @@ def test_what_inspect_and_probe_refuse(coconut: Path, tmp_path: Path) -> None:
     refused(unspoken("probe", "builtin:tiny"), "give --out")
     refused(unspoken("inspect", tmp_path), "is no run directory")
     refused(unspoken("inspect", coconut, "--split", "dev"), "unknown split 'dev'")
-    refused(unspoken("inspect", coconut, "--counts", "1;2"), "--counts needs numbers of latents", "got '1;2'")
+    refused(unspoken("inspect", coconut, "--counts", "1;2"), "--counts needs whole numbers", "got '1;2'")
     refused(unspoken("inspect", coconut, "--latents", "0"), "with 0 latents there is nothing to inspect")
     refused(unspoken("probe", coconut, "method.trains=both"), "a probe trains the decoder alone")
     refused(unspoken("train", "tiny/codi", f"start={coconut}", *FAST, "--out", tmp_path / "y"), "cannot be the start")

@@ -117,7 +117,7 @@ def test_charts_as_files_are_xml():
 
 def test_charts_for_papers(tmp_path: Path):
     pytest.importorskip("matplotlib")
-    from unspoken.inspector.plots import draw
+    from unspoken.pages.plots import draw
 
     formulas = [{"kind": "train", "step": s, "terms": {"$\\frac": 1.0}, "stage": f"$x{s}"} for s in (90, 91)]
     seen = inspect(model(), Problems(), metrics=[*metrics(), *formulas])

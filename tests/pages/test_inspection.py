@@ -144,12 +144,12 @@ def test_the_page_is_self_contained_and_escaped(sound: Inspection) -> None:
 
 
 def test_words_are_made_visible(sound: Inspection) -> None:
-    from unspoken.pages.inspection import _shown
+    from unspoken.pages.inspection import visible
 
-    assert _shown(" 12") == "␣12"
-    assert _shown("\n") == "⏎"
-    assert _shown("\x05<") == "\\x05&lt;"
-    assert _shown("  ") == "␣␣"
+    assert visible(" 12") == "␣12"
+    assert visible("\n") == "⏎"
+    assert visible("\x05<") == "\\x05<"
+    assert visible("  ") == "␣␣"
 
 
 def test_the_verdict(sound: Inspection, broken: Inspection) -> None:

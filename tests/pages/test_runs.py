@@ -16,7 +16,7 @@ from support.fakes.evaluation import record, report
 
 from unspoken.errors import DataError
 from unspoken.pages.runs import POINTS, PageRun, downsample, page, summary, thoughts_of, write_page
-from unspoken.pages.svg import Line, Point, line_chart, scatter
+from unspoken.pages.svg import Chart, Line, Point, line_chart, scatter
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 
@@ -168,7 +168,7 @@ numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda v: round(v, 3))
 @settings(max_examples=60)
 def test_charts_draw_anything_inside_the_frame(curves: list[list[tuple[float, float]]], markers: bool) -> None:
     lines = [Line(i, f"run {i}", tuple(Point(x, y) for x, y in sorted(points))) for i, points in enumerate(curves)]
-    text = line_chart(lines, name="n", x_label="x", markers=markers)
+    text = line_chart(Chart(lines=lines, name="n", x_label="x", markers=markers))
     parsed(text)
     for path in re.findall('class="curve" d="M(.*?)"', text):
         for place in path.split("L"):

@@ -25,7 +25,7 @@ from unspoken.evaluation.records import EvalReport, Record, check_records
 from unspoken.evaluation.statistics import Rate, mean, rate
 from unspoken.evaluation.tables import cut_off, markdown, p_value, percent, points, with_interval
 from unspoken.evaluation.vote import Completion, elect
-from unspoken.pages.svg import Line, Point, line_chart
+from unspoken.pages.svg import Chart, Line, Point, sheet
 from unspoken.tasks.base import Split, Task
 
 if TYPE_CHECKING:
@@ -215,23 +215,12 @@ class ScalingReport:
             Line(0, "vote", tuple(Point(f.positions, f.vote.value, *f.vote.interval) for f in curve)),
             Line(1, "any is right", tuple(Point(f.positions, f.any.value, *f.any.interval) for f in curve)),
         ]
-        drawn = line_chart(
-            lines, name=f"accuracy by {self.by}", x_label="positions forwarded per question", percent=True, markers=True
-        )
-        return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
-            ">", f"><style>{_STYLE}</style>", 1
-        )
+        name = f"accuracy by {self.by}"
+        return sheet(name, [("", Chart(name=name, lines=lines, x_label=_X, percent=True, markers=True).svg)])
 
 
 HEADINGS = ("trajectories", "vote % (95%)", "gain, points", "any %", "answers", "passes", "positions")
-
-_STYLE = (
-    "svg{background:#fff} text{font:12px sans-serif;fill:#5f666e} .name{fill:currentColor;font-weight:600} "
-    ".c0{color:#2a66cf} .c1{color:#b55200} .rule{stroke:#dfe1dd} .axis{stroke:#5f666e} "
-    ".curve{fill:none;stroke:currentColor;stroke-width:1.8} .whisker,.leader{stroke:currentColor;opacity:.55} "
-    ".dot{fill:currentColor}"
-)
-"""What the page's style says of a chart's shapes, for a chart that stands alone."""
+_X = "positions forwarded per question"
 
 
 def scale(

@@ -50,7 +50,7 @@ def inspect(
 
     numbers = _counts(counts)
     if plots:
-        from unspoken.inspector.plots import check_matplotlib
+        from unspoken.pages.plots import check_matplotlib
 
         check_matplotlib()
     chosen = task_of(run, task, overrides)
@@ -66,7 +66,7 @@ def inspect(
     folder = out or (Path(f"{run.name.replace(':', '-')}-{name}") if builtin else run / name)
     files = list(write_inspection(seen, folder))
     if plots:
-        from unspoken.inspector.plots import draw
+        from unspoken.pages.plots import draw
 
         files += draw(seen, folder)
     console.print(summary(seen), highlight=False)

@@ -15,7 +15,7 @@ from rich.markup import escape as mark_up
 from rich.table import Table
 
 from unspoken.core.seal import changed, identity
-from unspoken.core.text.markup import cell, escape
+from unspoken.core.text.markup import cell
 from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.tables import (
@@ -30,7 +30,7 @@ from unspoken.evaluation.tables import (
     to_markdown,
     with_interval,
 )
-from unspoken.pages.svg import HEIGHT, WIDTH, Line, Point, scatter
+from unspoken.pages.svg import Line, Point, scatter, sheet
 
 Grid = Mapping[str, Reports]
 """Task -> label of the run -> report."""
@@ -136,34 +136,15 @@ def grid_json(grid: Grid) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-_TITLE = 26
-_STYLE = """
-text { font: 12px system-ui, sans-serif; fill: #5f666e } .title { font-size: 14px; font-weight: 600; fill: #1c1f23 }
-.paper { fill: #fcfcfa } .rule { stroke: #dfe1dd } .axis { stroke: #5f666e }
-.dot { fill: currentColor } .whisker { stroke: currentColor; stroke-width: 1.3; fill: none; opacity: .75 }
-.name { fill: currentColor; font-size: 11.5px; font-weight: 600 } .leader { stroke: currentColor; opacity: .6 }
-.c0 { color: #2a66cf } .c1 { color: #b55200 } .c2 { color: #0a7a67 } .c3 { color: #ad2f78 }
-.c4 { color: #6a4bc3 } .c5 { color: #846300 } .c6 { color: #b3312b } .c7 { color: #56616b }
-"""
-
-
 def chart(grid: Grid) -> str:
     """Accuracy against forward passes as a file of its own: SVG, a panel per task, the same colour for a run in each."""
     runs = {label: number for number, label in enumerate(labels(grid))}
-    panel = HEIGHT + _TITLE
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {panel * len(grid)}" width="{WIDTH}" '
-        f'height="{panel * len(grid)}" role="img" aria-label="Accuracy against forward passes">',
-        f'<style>{_STYLE}</style><rect class="paper" width="100%" height="100%"/>',
-    ]
-    for number, (name, reports) in enumerate(grid.items()):
+    panels = []
+    for name, reports in grid.items():
         dots = [
             Line(runs[label], label, (Point(r.mean_passes, r.accuracy.value, *r.accuracy.interval),))
             for label, r in reports.items()
         ]
-        inner = scatter(dots, name=f"{name}: accuracy against forward passes", x_label="forward passes per question")
-        top = panel * number
-        parts.append(f'<text class="title" x="8" y="{top + 18}">{escape(name)}: accuracy, 95% interval</text>')
-        place = f'<svg y="{top + _TITLE}" width="{WIDTH}" height="{HEIGHT}" '
-        parts.append(place + inner.removeprefix("<svg "))
-    return "".join(parts) + "</svg>\n"
+        drawn = scatter(dots, name=f"{name}: accuracy against forward passes", x_label="forward passes per question")
+        panels.append((f"{name}: accuracy, 95% interval", drawn))
+    return sheet("Accuracy against forward passes", panels)

@@ -1,7 +1,8 @@
-"""The page's charts as SVG text: a bar with a whisker, a scatter, a line chart. Plain string building, no library.
+"""Charts as SVG text: a bar with a whisker, a scatter, a line chart, a heat map. Plain string building, no library.
 
-Colours come from the page's CSS (classes `c0` ... `c7` set `color`, shapes use it), so one chart serves both schemes. Text
-is 12 units of a 460-unit drawing: readable on a phone, where the drawing shrinks to about 330 pixels.
+Colours come from the stylesheet (classes `c0` ... `c7` set `color`, shapes use it), so one chart serves both schemes. Text
+is 12 units of a 460-unit drawing: readable on a phone, where the drawing shrinks to about 330 pixels. A `Chart` is what a
+line chart shows, without the drawing: pages/plots.py draws the same with matplotlib.
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
+
+from markupsafe import Markup
 
 from unspoken.core.text.markup import escape
+from unspoken.pages.templating import chart_style
 
 COLOURS = 8  # of the page's style; from the ninth run on they come again, dashed
 WIDTH, HEIGHT = 460, 268
 LEFT, RIGHT, TOP, BOTTOM = 42, 120, 18, 40  # RIGHT holds the labels at the lines' ends
 GAP = 14  # between the baselines of two labels
 LONGEST = 17  # characters of a label that fit into RIGHT
+_TITLE = 26  # height of a panel's title on a sheet
+_SIDE = 268  # of a large heat map
+_NUMBERS = 22  # room for the numbers beside it
+_LEVELS = 10  # of each colour; cells of a level are one path, so that a page of 200 maps stays small
+_WRITTEN = 8  # up to so many latents, the numbers stand in the cells
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,52 @@ class Line:
 
 
 Stages = Sequence[tuple[int, float, str]]
-"""(run, x, name) of the stage boundaries."""
+"""(run, x, name) of boundaries: "stage 2" where a stage of the curriculum begins, "collapse"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Curves, labelled where they end.
+
+    Attributes:
+        name: what the chart shows: its heading, and what is read to those who do not see it.
+        lines: at least one, each with at least one point.
+        x_label: under the horizontal axis.
+        percent: values are shares; the axis starts at 0.
+        log_y: logarithmic vertical axis; values must be positive.
+        markers: draw every point, with its interval if it has one.
+        stages: boundaries to draw as thin vertical lines.
+        note: a sentence below the heading.
+    """
+
+    name: str
+    lines: Sequence[Line]
+    x_label: str
+    percent: bool = False
+    log_y: bool = False
+    markers: bool = False
+    stages: Stages = ()
+    note: str = ""
+
+    @property
+    def heading(self) -> str:
+        """The name, and the scale where it is not the usual one."""
+        return self.name + (", log scale" if self.log_y else "")
+
+    @property
+    def svg(self) -> Markup:
+        """Drawn."""
+        return line_chart(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A chart of another kind, drawn already, under its heading."""
+
+    heading: str
+    svg: Markup
+    note: str = ""
+    stages: ClassVar[Stages] = ()
 
 
 def colour(run: int) -> str:
@@ -47,11 +102,11 @@ def colour(run: int) -> str:
     return f"c{run % COLOURS}"
 
 
-def bar(run: int, value: float, low: float, high: float) -> str:
+def bar(run: int, value: float, low: float, high: float) -> Markup:
     """A share as a bar from 0 to 1, with its interval as a whisker."""
     said = f"{100 * value:.1f}%, 95% interval {100 * low:.1f} to {100 * high:.1f}"
     x = [f"{2 + 196 * share:.1f}" for share in (value, low, high)]
-    return (
+    return Markup(
         f'<svg class="{colour(run)}" viewBox="0 0 200 18" role="img" aria-label="{said}">'
         '<rect class="track" x="2" y="4" width="196" height="10" rx="2"/>'
         f'<rect class="fill" x="2" y="4" width="{196 * value:.1f}" height="10" rx="2"/>'
@@ -59,33 +114,15 @@ def bar(run: int, value: float, low: float, high: float) -> str:
     )
 
 
-def line_chart(
-    lines: Sequence[Line],
-    *,
-    name: str,
-    x_label: str,
-    percent: bool = False,
-    log_y: bool = False,
-    markers: bool = False,
-    stages: Stages = (),
-) -> str:
-    """Curves, labelled where they end.
-
-    Args:
-        lines: at least one, each with at least one point.
-        name: what the chart shows, for those who do not see it.
-        x_label: under the horizontal axis.
-        percent: values are shares; the axis starts at 0.
-        log_y: logarithmic vertical axis; values must be positive.
-        markers: draw every point, with its interval if it has one.
-        stages: boundaries to draw as thin vertical lines.
-    """
+def line_chart(chart: Chart) -> Markup:
+    """The chart of curves."""
+    lines, percent, log_y, markers = chart.lines, chart.percent, chart.log_y, chart.markers
     xs = [p.x for line in lines for p in line.points]
     ys = [v for line in lines for p in line.points for v in (p.y, p.low, p.high) if v is not None]
     pad = 0.04 * (max(xs) - min(xs)) if markers else 0.0
     plot = _Plot(min(xs) - pad, max(xs) + pad, *_bounds(ys, percent, log_y), percent=percent, log_y=log_y)
     whole = markers and len(set(xs)) <= 12 and all(x == int(x) for x in xs)
-    parts = [plot.frame(x_label, sorted(set(xs)) if whole else None), _stages(plot, stages)]
+    parts = [plot.frame(chart.x_label, sorted(set(xs)) if whole else None), _stages(plot, chart.stages)]
     ends = []
     for line in lines:
         places = [(plot.x(p.x), plot.y(p.y)) for p in line.points]
@@ -97,10 +134,10 @@ def line_chart(
             shapes.extend(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>' for x, y in places)
         parts.append(f'<g class="{colour(line.run)}">{"".join(shapes)}</g>')
         ends.append((line, *places[-1]))
-    return _svg(name, parts + _labels(ends))
+    return _svg(chart.name, parts + _labels(ends))
 
 
-def scatter(lines: Sequence[Line], *, name: str, x_label: str) -> str:
+def scatter(lines: Sequence[Line], *, name: str, x_label: str) -> Markup:
     """One point per run, with its interval, labelled beside it. The vertical axis is a share."""
     xs = [p.x for line in lines for p in line.points]
     ys = [v for line in lines for p in line.points for v in (p.y, p.low, p.high) if v is not None]
@@ -113,6 +150,70 @@ def scatter(lines: Sequence[Line], *, name: str, x_label: str) -> str:
         parts.append(f'<g class="{colour(line.run)}">{_whisker(plot, point)}{dot}</g>')
         ends.append((line, x + 3, y))
     return _svg(name, parts + _labels(ends))
+
+
+def heat_map(matrix: Sequence[Sequence[float]], *, name: str, small: bool = False) -> Markup:
+    """Cosine similarities, latent against latent: `c0` for alike (1), `c1` for opposed (-1), no colour for neither.
+
+    Args:
+        matrix: [K][K], entries from -1 to 1.
+        name: what it shows, for those who do not see it.
+        small: no numbers, for many of them on a page.
+    """
+    K = len(matrix)
+    edge = (_SIDE - _NUMBERS) / K if not small else 8.0
+    room = 0 if small else _NUMBERS
+    size = room + edge * K
+    levels: dict[tuple[str, int], list[str]] = {}
+    for i, row in enumerate(matrix):
+        for j, value in enumerate(row):
+            if not math.isfinite(value) or not (level := round(min(abs(value), 1.0) * _LEVELS)):
+                continue
+            cell = f"M{room + j * edge:.4g} {room + i * edge:.4g}h{edge:.4g}v{edge:.4g}h-{edge:.4g}z"
+            levels.setdefault(("c0" if value > 0 else "c1", level), []).append(cell)
+    parts = [
+        f'<path class="{colour}" fill="currentColor" opacity="{level / _LEVELS:.1f}" d="{"".join(cells)}"/>'
+        for (colour, level), cells in sorted(levels.items())
+    ]
+    parts.append(f'<rect class="edge" x="{room}" y="{room}" width="{edge * K:.4g}" height="{edge * K:.4g}"/>')
+    if not small:
+        every = max(1, K // 12)
+        for k in range(0, K, every):
+            middle = room + (k + 0.5) * edge
+            parts.append(f'<text x="{middle:.1f}" y="{room - 6}" text-anchor="middle">{k + 1}</text>')
+            parts.append(f'<text x="{room - 6}" y="{middle + 4:.1f}" text-anchor="end">{k + 1}</text>')
+        for i, row in enumerate(matrix if K <= _WRITTEN else ()):
+            for j, value in enumerate(row):
+                place = f'x="{room + (j + 0.5) * edge:.1f}" y="{room + (i + 0.5) * edge + 4:.1f}"'
+                kind = "cell strong" if abs(value) > 0.55 else "cell"
+                parts.append(f'<text class="{kind}" {place} text-anchor="middle">{value:.2f}</text>')
+    kind = "map small" if small else "map"
+    return Markup(
+        f'<svg class="{kind}" viewBox="0 0 {size:.4g} {size:.4g}" role="img" aria-label="{escape(name)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def sheet(name: str, panels: Sequence[tuple[str, Markup]]) -> str:
+    """Charts one below the other as a file of its own.
+
+    Args:
+        name: what all of them show.
+        panels: (title, what `line_chart` or `scatter` drew); a title of "" takes no room.
+    """
+    parts, top = [], 0
+    for title, drawn in panels:
+        if title:
+            parts.append(f'<text class="title" x="8" y="{top + 18}">{escape(title)}</text>')
+            top += _TITLE
+        inner = str(drawn).removeprefix("<svg ")
+        parts.append(f'<svg y="{top}" width="{WIDTH}" height="{HEIGHT}" {inner}')
+        top += HEIGHT
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}" role="img" '
+        f'aria-label="{escape(name)}"><style>{chart_style()}</style>'
+        f'<rect class="paper" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
+    )
 
 
 class _Plot:
@@ -150,8 +251,8 @@ class _Plot:
         return "".join(parts)
 
 
-def _svg(name: str, parts: Iterable[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'
+def _svg(name: str, parts: Iterable[str]) -> Markup:
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>')
 
 
 def _whisker(plot: _Plot, point: Point) -> str:
@@ -176,7 +277,8 @@ def _stages(plot: _Plot, stages: Stages) -> str:
                 continue
             x = plot.x(value)
             line = f'<line class="stage" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>'
-            text = f"stage {name}" if x - last > 56 else name if x - last > 7 * len(name) + 6 else ""
+            short = name.removeprefix("stage ")
+            text = name if x - last > 56 else short if x - last > 7 * len(short) + 6 else ""
             if not shared or x + 3.2 * len(text) > WIDTH - 6:
                 text = ""
             if text:

@@ -10,8 +10,8 @@ from support.fakes.inspection import Problems, model
 
 from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.look import inspect
-from unspoken.inspector.plots import check_matplotlib, draw
-from unspoken.pages.inspection_charts import heat_map
+from unspoken.pages.plots import check_matplotlib, draw
+from unspoken.pages.svg import heat_map
 
 METRICS = [
     *({"kind": "train", "step": s, "stage": s // 5, "terms": {"answer": 2.0 / s, "explain": 1.0}} for s in range(1, 12)),
@@ -34,9 +34,9 @@ def test_files(tmp_path: Path) -> None:
         assert file.stat().st_size > 5_000
     drawn = draw(seen, tmp_path, ".svg")[1].read_text(encoding="utf-8")
     assert drawn.count("<!-- ") > 20
-    for word in ("latents of one question", "numbers", "collapse", "optimizer step"):
+    for word in ("Distances over training", "numbers", "collapse", "optimizer step"):
         assert f"<!-- {word} -->" in drawn
-    assert "<!-- across questions -->" not in drawn  # there was nothing to draw of it
+    assert "<!-- across -->" not in drawn  # there was nothing to draw of it
     bare = inspect(model(), Problems(), limit=2, counts=[])
     assert [file.name for file in draw(bare, tmp_path)] == ["similarity.png"]
 

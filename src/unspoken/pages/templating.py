@@ -1,0 +1,46 @@
+"""From templates to text. `templates/` holds the HTML of pages and the one stylesheet, which charts as files share.
+
+Every value that a template shows is escaped (autoescape), and what HTML cannot write is replaced before that.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from unspoken.core.text.markup import printable
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("unspoken.pages"),
+        autoescape=True,
+        finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of `templates/` with its values, as text.
+
+    Args:
+        template: a file there, which says what values it takes.
+        values: by their names in the template, functions that it calls too; text is escaped, `Markup` (what `pages.svg`
+            draws) goes in as it is.
+    """
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def chart_style() -> str:
+    """The stylesheet's rules for charts in the colours of its light scheme, for a chart that is a file of its own."""
+    style = _environment().get_template("style.css").render()
+    colours = dict(re.findall(r"--([\w-]+): ([^;}]+)", style.partition("@media")[0]))
+    rules = style.partition("/* charts */")[2].partition("/* pages */")[0]
+    return re.sub(r"var\(--([\w-]+)\)", lambda name: colours[name[1]].strip(), rules)
