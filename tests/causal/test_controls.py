@@ -259,7 +259,7 @@ def test_the_file_holds_every_record(tmp_path):
     assert data["summary"]["verdict"] == report.verdict
     assert {row["control"] for row in data["summary"]["controls"]} == set(WHAT)
     text = to_markdown(report)
-    assert "| shuffled | 0.0 (0.0–8.8) | −100.0 (−100.0 to −86.0) | 40 | 0 | < 0.001 | 0.0 |" in text
+    assert "| shuffled | 0.0 (0.0–8.8) | −100.0 (−100.0 to −86.0) | 40 | 0 | &lt; 0.001 | 0.0 |" in text
     assert "shuffled: another problem's latents" in text
 
 

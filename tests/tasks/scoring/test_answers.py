@@ -346,3 +346,61 @@ def test_flexible_agrees_with_the_verdicts_published_with_gsm8k(shared_data: Pat
                 assert score_number(reference, solution["solution"]).flexible == solution["is_correct"], solution
                 checked += 1
     assert checked == 4 * 1119
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1 500", "1500"),
+        ("1 500 000.50", "1500000.5"),
+        ("-1 500", "-1500"),
+        ("$1 500", "1500"),
+        ("1'500", "1500"),
+        ("1\u2019500\u2019000", "1500000"),
+        ("1_500", "1500"),
+        ("1.500,25", "1500.25"),
+        ("1.500.000", "1500000"),
+        ("\u200f12\u200f", "12"),
+        ("\\dfrac{3}{4}", "3/4"),
+        ("-\\frac34", "-3/4"),
+        ("1\\frac{1}{2}", "1 1/2"),
+    ],
+)
+def test_thousands_of_every_style_and_fractions(text: str, number: str) -> None:
+    assert equal(text, number)
+    score = score_number(example(number), f"1 + 1\n### {text}")
+    assert (score.strict, score.flexible, score.extracted) == (True, True, number)
+
+
+@pytest.mark.parametrize("text", ["1 50", "1500 000", "0 500", "12 3456", "1.500", "1,5", "1'50", "192.168.100.2"])
+def test_what_may_be_several_numbers_is_not_joined(text: str) -> None:
+    joined = "".join(sign for sign in text if sign.isdigit())
+    assert not equal(text, joined)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("### 1 500 dollars", "1500"),
+        ("#### 1 500 (about 1000)", "1500"),
+        ("### 3\u00b2 = 9", "9"),
+        ("### 3 x 10^2 = 300", "300"),
+        ("### 50% of 24 = 12", "12"),
+        ("### 1/2 of 24 = 12", "12"),
+        ("### 2**3 = 8", "8"),
+        ("#### minus 3", "-3"),
+        ("### x = negative 3", "-3"),
+        ("### 12 x 24 boxes", "12"),
+        ("### 40 - 50", "40"),
+    ],
+)
+def test_what_a_text_behind_the_mark_comes_to(text: str, number: str) -> None:
+    score = score_number(example(number), text)
+    assert (score.strict, score.flexible, score.extracted) == (False, True, number)
+    assert not score_number(example("3" if number == "-3" else "1"), text).flexible
+
+
+def test_a_numerator_is_not_the_answer() -> None:
+    assert not score_number(example("3"), "### \\frac{3}{4}").flexible
+    assert not score_number(example("4"), "so it is \\frac{3}{4}").flexible
+    assert score_number(example("500"), "first 1 500").flexible  # two numbers, where more than one may stand

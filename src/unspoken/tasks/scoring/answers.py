@@ -15,7 +15,7 @@ from decimal import Decimal
 
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import Score
-from unspoken.tasks.scoring.numerals import first_number, last_number, plain_numerals, whole_number
+from unspoken.tasks.scoring.numerals import first_number, last_number, plain_fractions, plain_numerals, whole_number
 
 MARKS = ("####", "###", "The answer is:")
 """GSM8K's mark, Coconut's and CODI's. A mark inside a longer run of "#" is the same mark; of several, the last counts."""
@@ -42,7 +42,7 @@ def _marks_end(text: str, marks: Sequence[str] = MARKS) -> int:
 
 def extract_flexible(text: str) -> str | None:
     """The last number in the text, in digits of any script, as ASCII digits; see `numerals.last_number`."""
-    return last_number(plain_numerals(SPECIAL.sub(" ", text)))
+    return last_number(_plain(SPECIAL.sub(" ", text)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def numbers_in(text: str) -> Numbers:
     claims = [match.end() for match in _CLAIM.finditer(text)]
     for end in (_marks_end(text), claims[-1] if claims else -1):
         said = _ANSWER_END.split(text[end:], maxsplit=1)[0] if end >= 0 else ""
-        first = first_number(plain_numerals(said.strip()))
+        first = first_number(_plain(said.strip()))
         if first is not None:
             found = said.strip() if _decimal(said) is not None else first
             return Numbers(marked=marked, found=found, last=extract_flexible(text[end + len(said) :]) or first)
@@ -75,9 +75,13 @@ def numbers_in(text: str) -> Numbers:
     return Numbers(marked=marked, found=last or marked, last=last)
 
 
+def _plain(text: str) -> str:
+    return plain_fractions(plain_numerals(text))
+
+
 def _tidy(text: str) -> str:
     """One way to write digits, minus, thousands and white space, and no closing stop."""
-    tidy = " ".join(plain_numerals(text).split())
+    tidy = " ".join(_plain(text).split())
     return tidy.rstrip(" .\u3002\uff0e\uff61\u0964\u06d4") or tidy
 
 

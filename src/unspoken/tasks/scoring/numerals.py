@@ -16,11 +16,25 @@ _SIGNS = str.maketrans(
      "\uff04": "$", "\uffe1": "£", "\uffe5": "¥", "\u2044": "/", "\u066b": ".", "\u066c": ","}
 )  # fmt: skip
 _BETWEEN = (
-    (re.compile(r"(?<=[0-9])[\uff0c\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))"), ","),
+    (re.compile(r"(?<=[0-9])[\uff0c\u00a0\u2009\u202f\u2019](?=[0-9]{3}(?![0-9]))"), ","),
     (re.compile(r"(?<=[0-9])\uff0e(?=[0-9])"), "."),
 )
-"""What separates digits only between digits: a full-width comma or stop, spaces that no line breaks at."""
+"""What separates digits only between digits: a full-width comma or stop, spaces that no line breaks at, an apostrophe."""
+_BETWEEN_ASCII = re.compile(r"(?<=[0-9])['_](?=[0-9]{3}(?![0-9]))")
+# Only what has one reading: 1.500,25 and 1.500.000, but not 1.500.
+_EUROPEAN = re.compile(
+    r"(?<![\w.,])(?P<whole>[0-9]{1,3}(?:\.[0-9]{3})+),(?P<part>[0-9]{1,2})(?![\w]|[.,][0-9])"
+    r"|(?<![\w.,])(?P<groups>[0-9]{1,3}(?:\.[0-9]{3}){2,})(?![\w]|[.,][0-9])"
+)
+_LATEX_FRACTION = re.compile(
+    r"(?P<digit>(?<=[0-9])\s*)?\\[cdt]?frac\s*"
+    r"(?:\{\s*([0-9.]+)\s*\}\s*\{\s*([0-9.]+)\s*\}|([0-9])\s*([0-9]))"
+)
+_UNSEEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+"""What shows nothing: marks of the direction of writing, and joins."""
 
+SPACED = r"[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9/])"
+"""Thousands with ordinary spaces, 1 500. Two numbers may look the same, so they are read where one number is expected."""
 GROUPED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]+)"
 """Digits with or without thousands commas, also as in India: 1,00,000."""
 DIGITS = rf"{GROUPED}(?:\.[0-9]+)?"
@@ -35,12 +49,17 @@ _FOUND = re.compile(
     rf"(?P<number>(?:{DIGITS}|(?<![\w.])\.[0-9]+)(?:{EXPONENT}|(?:/[0-9]+(?:\.[0-9]+)?)*))"
 )
 _WHOLE = re.compile(
-    rf"(?:(?P<sign>[-+]) ?)?(?:{CURRENCY})?(?P<sign2>[-+])?(?P<number>(?:{DIGITS}|\.[0-9]+){EXPONENT}?)\.?"
+    rf"(?:(?P<sign>[-+]) ?)?(?:{CURRENCY})?(?P<sign2>[-+])?"
+    rf"(?P<number>{SPACED}(?:\.[0-9]+)?|(?:{DIGITS}|\.[0-9]+){EXPONENT}?)\.?"
     rf"(?: ?(?:\\?%|{CURRENCY}))?"
 )
 _BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
-_OPERATOR = re.compile(r"\s*(?:[-+*/×÷·^]|\\times|\\cdot|\\div)\s*[$€£¥₹(]?\s*[-+]?[0-9.]")
-_LOOSE_MINUS = re.compile(r"(?P<before>\A|=)\s*-\s+(?=[$€£¥₹]?[0-9.])")
+_OPERATOR = re.compile(
+    r"(?:[\u00b2\u00b3\u2074-\u2079]\s*=|\s*(?:\*\*|[-+*/×÷·^]|x(?![A-Za-z])|\\times|\\cdot|\\div|(?:%|(?<=/[0-9]))\s*of\b)"
+    r"\s*[$€£¥₹(]?\s*[-+]?[0-9.])"
+)
+_LOOSE_MINUS = re.compile(r"(?P<before>\A|=)\s*(?:-\s+|(?:minus|negative)\s+)(?=[$€£¥₹]?[0-9.])", re.IGNORECASE)
+_SPACED = re.compile(rf"(?<![\w.,/] )(?<![\w.,/]){SPACED}")
 
 
 def plain_numerals(text: str) -> str:
@@ -49,11 +68,24 @@ def plain_numerals(text: str) -> str:
     Full-width, Devanagari and Arabic-Indic twelve give "12", a full-width "1,200" its ASCII comma, U+2212 "-", U+00BD "1/2".
     """
     if not text.isascii():
-        text = "".join(map(_plain, text.translate(_SIGNS)))
+        text = "".join(map(_plain, _UNSEEN.sub("", text).translate(_SIGNS)))
         for pattern, mark in _BETWEEN:
             text = pattern.sub(mark, text)
         text = re.sub(r"(?<=[0-9])\u2008(?=[0-9]+/[0-9])", " ", text).replace("\u2008", "")
+    text = _EUROPEAN.sub(_english, _BETWEEN_ASCII.sub(",", text))
     return text.replace("{,}", ",")
+
+
+def plain_fractions(text: str) -> str:
+    """Text whose LaTeX fractions of two numbers are written with a slash: "\\\\dfrac{3}{4}" as "3/4"."""
+    if "frac" not in text:
+        return text
+    return _LATEX_FRACTION.sub(lambda m: f"{' ' if m['digit'] is not None else ''}{m[2] or m[4]}/{m[3] or m[5]}", text)
+
+
+def _english(match: re.Match[str]) -> str:
+    whole = (match["whole"] or match["groups"]).replace(".", ",")
+    return f"{whole}.{match['part']}" if match["part"] else whole
 
 
 def _plain(letter: str) -> str:
@@ -73,7 +105,7 @@ def whole_number(text: str) -> Decimal | None:
     if match is None or (match["sign"] and match["sign2"]):
         return None
     sign = match["sign"] or match["sign2"] or ""
-    return Decimal(sign + match["number"].replace(",", ""))
+    return Decimal(sign + match["number"].replace(",", "").replace(" ", ""))
 
 
 def last_number(text: str) -> str | None:
@@ -91,7 +123,7 @@ def first_number(text: str) -> str | None:
     The first one: what follows explains it ("12 (since 3*4)", "20, see step 3", "12 or 13", "1,200 (about 1000)"). Not one
     in brackets if there is another; and of a calculation, "3*4 = 12 eggs", what it comes to.
     """
-    text = _LOOSE_MINUS.sub(r"\g<before>-", text)
+    text = _LOOSE_MINUS.sub(r"\g<before>-", _SPACED.sub(lambda match: match[0].replace(" ", ""), text))
     bare = _BRACKETS.sub(" ", text)
     if _FOUND.search(bare):
         text = bare
