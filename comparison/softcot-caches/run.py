@@ -115,7 +115,7 @@ def measure(backbone: Any, base: str, task: str, shots: int, latents: int, steps
         "latents": latents,
         "positions_before_slots": round(before, 1),
         "positions_from_slots_on": round(behind, 1),
-        "assistant_positions": round(statistics.mean(len(row.assistant.ids) for row in laid if row.assistant), 1),
+        "assistant_positions": round(statistics.mean(row.positions_elsewhere(0, 0) for row in laid), 1),
         "seconds": {name: round(value, 4) for name, value in medians.items()},
         "times_faster_than_no_caches": round(medians["no caches"] / medians["caches"], 2),
         "times_faster_than_plain": round(medians["plain"] / medians["caches"], 2),

@@ -23,6 +23,7 @@ from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.methods import method_config
 from unspoken.methods.base import Method, add_counts
+from unspoken.methods.sim_cot import STEP_TARGETS
 
 GREEDY = SamplingParams(max_new_tokens=8)
 SAMPLED = SamplingParams(max_new_tokens=8, temperature=1.3, top_p=0.9, top_k=50, seed=7)
@@ -248,7 +249,7 @@ def test_inference_sees_the_question_only(method: Any):
         assert prompt.ids == row.ids[:given]
         assert (prompt.start, prompt.latents, prompt.name) == (min(row.start, given), row.latents, row.name)
         assert set(prompt.labels) == {IGNORE}
-        assert not prompt.targets
+        assert STEP_TARGETS not in prompt.extra
 
 
 def test_as_many_latents_as_training_ended_with(method: Any):

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 from support import backbones
+from support.attachments import step_targets
 from support.fakes.evaluation import FakeTask
 
 from unspoken.core.text.example import Example
@@ -40,7 +41,7 @@ def test_evaluation_expects_what_training_taught(surplus, missing, count):
     steps = tuple(f"<<{k}+1={k + 1}>>" for k in range(count))
     example = Example(question="Ann has 3 pens.", steps=steps, answer="7", id="a")
     row = method.layout(example, method.curriculum().last, Random(0))
-    taught = [method.backbone.decode(t[:-1]) if t else None for t in row.targets]
+    taught = [method.backbone.decode(t[:-1]) if t else None for t in step_targets(row)]
     assert list(Model(method).expected(example, len(taught))) == taught
 
 
@@ -51,7 +52,7 @@ def test_latents_of_codi_stand_for_what_the_teacher_writes():
     steps = ("<<1+1=2>>", "<<2+1=3>>", "<<3+1=4>>", "<<4+1=5>>")
     example = Example(question="Ann has 3 pens.", steps=steps, answer="5")
     row = method.layout(example, method.curriculum().last, Random(0))
-    assert [method.backbone.decode(t[:-1]) for t in row.targets] == list(steps[:3])
+    assert [method.backbone.decode(t[:-1]) for t in step_targets(row)] == list(steps[:3])
     assert Model(method).expected(example, 3) == steps[:3]
     thoughts = Model(method).answer(["Ann has 3 pens."], explain=True, max_new_tokens=2)[0].thoughts
     assert thoughts is not None

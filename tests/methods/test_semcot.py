@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from contract.cases import EXAMPLES, make
 from support import backbones
+from support.attachments import assistant_row, step_targets
 
 from unspoken.core.losses import pair_contrast_sum
 from unspoken.core.rows.batch import collate
@@ -90,8 +92,7 @@ def test_prompts_begin_as_the_models_expect():
         row = method.prompt("How many?")
         hold = method.backbone.tokenizer.eos_token
         said = method.backbone.tokenizer.decode(row.ids)
-        assert row.assistant is not None
-        asked = method.assistant.backbone.tokenizer.decode(row.assistant.ids)
+        asked = method.assistant.backbone.tokenizer.decode(assistant_row(row).ids)
         if plain:
             assert said == f"Question: How many?{hold}{hold}\n"
             assert asked == "Question: How many?<thought>"
@@ -117,13 +118,12 @@ def test_the_last_thought_is_not_forwarded():
     """n latents: the question's last token and n - 1 thoughts; with one more behind them, the latents are the same."""
     method = generator(latents=4)
     row = method.prompt("How many pens?")
-    assert row.assistant is not None
     thought = method.assistant.token_ids[0]
-    assert row.assistant.ids[row.assistant.start + 1 :] == (thought,) * 3
-    longer = type(row.assistant)(**{**vars(row.assistant), "ids": (*row.assistant.ids, thought),
-                                    "labels": (*row.assistant.labels, IGNORE)})  # fmt: skip
+    asked = assistant_row(row)
+    assert asked.ids[asked.start + 1 :] == (thought,) * 3
+    longer = replace(asked, ids=(*asked.ids, thought), labels=(*asked.labels, IGNORE))
     with torch.no_grad():
-        a, b = (method.assistant.states(collate([one])) for one in (row.assistant, longer))
+        a, b = (method.assistant.states(collate([one])) for one in (asked, longer))
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -239,7 +239,7 @@ def test_without_a_temperature_pairs_that_cannot_be_better_still_have_a_loss():
 def test_all_condensed_texts_of_a_step_are_negatives():
     """A row alone is held against the rest of its step; the released loss of a batch of one is zero."""
     method = semcot()
-    rows = [row for row in rows_of(method, "encoder") if row.texts]
+    rows = [row for row in rows_of(method, "encoder") if row.value("encoder_texts")]
     counts = method.counts(collate(rows))
     assert len(counts["condensed"]) == len(rows) == 4
     with torch.no_grad():
@@ -260,7 +260,7 @@ def test_counts_of_parts_list_the_texts_of_all():
 
 def test_problems_with_the_same_condensed_text_are_not_held_against_each_other():
     method = semcot()
-    first, second = (row for row in rows_of(method, "encoder") if row.texts and row.name in ("two", "one"))
+    first, second = (row for row in rows_of(method, "encoder") if row.value("encoder_texts") and row.name in ("two", "one"))
     with torch.no_grad():
         once = method(collate([first, second]), method.counts(collate([first, second]))).total
         rows = [first, first, second, second]
@@ -276,7 +276,8 @@ def test_where_reasoning_comes_from():
     data, rule = semcot(condensed="data"), semcot()
 
     def texts(method: Any, example: Example) -> list[str]:
-        return [method.backbone.decode(ids) for ids in method.layout(example, stages(method)["encoder"], Random(0)).texts]
+        row = method.layout(example, stages(method)["encoder"], Random(0))
+        return [method.backbone.decode(ids) for ids in row.value("encoder_texts", ())]
 
     assert texts(data, PAIR) == ["She has 3, and 4 more, which is 7.", "3+4=7"]
     assert texts(rule, EXAMPLES[0]) == ["<<3+4=7>>\n<<7*2=14>>", "3+4=7; 7*2=14"]
@@ -285,7 +286,7 @@ def test_where_reasoning_comes_from():
     with pytest.raises(DataError, match=missing):
         texts(data, EXAMPLES[0])
     aligned = data.layout(PAIR, stages(data)[""], Random(0))
-    assert [data.backbone.decode(ids) for ids in aligned.texts] == ["She has 3, and 4 more, which is 7."]
+    assert [data.backbone.decode(ids) for ids in aligned.value("encoder_texts")] == ["She has 3, and 4 more, which is 7."]
 
 
 def test_a_row_without_reasoning_is_trained_by_its_answer_alone():
@@ -307,12 +308,12 @@ def test_a_step_of_which_the_encoder_can_learn_nothing_is_refused():
 
 def test_the_alignment_is_the_cosine_to_the_encoded_reasoning():
     method = semcot()
-    rows = [row for row in rows_of(method, "") if row.texts]
+    rows = [row for row in rows_of(method, "") if row.value("encoder_texts")]
     with torch.no_grad():
         report = method(collate(rows), method.counts(collate(rows)))
         e = method.encoder
         got = e.embed_latents(report.trace.latents_BKD, np.full(len(rows), 3))
-        want = e.embed([row.texts[0] for row in rows])
+        want = e.embed([row.value("encoder_texts")[0] for row in rows])
         cosine = torch.nn.functional.cosine_similarity(got, want, dim=1)
     expected = method.config.align_weight * float((1 - cosine).mean())
     assert float(report.terms["align"]) == pytest.approx(expected, rel=1e-5)
@@ -345,7 +346,7 @@ def test_step_supervision_reaches_the_generator():
     """SIM-CoT on SemCoT: its decoder's loss alone trains projection and generator."""
     method = make("sim_cot semcot", "llama")
     row = method.layout(EXAMPLES[0], method.curriculum().last, Random(0))
-    assert [method.backbone.decode(step) for step in row.targets] == ["<<3+4=7>>", "<<7*2=14>>"]
+    assert [method.backbone.decode(step) for step in step_targets(row)] == ["<<3+4=7>>", "<<7*2=14>>"]
     report = method(collate([row]), method.counts(collate([row])))
     assert set(report.terms) == {"answer", "align", "explain"}
     report.terms["explain"].backward()

@@ -14,8 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import backbones
+from support.attachments import marks_on
 
 from unspoken.core.rows.batch import collate
+from unspoken.core.rows.label_marks import label_weights
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
@@ -42,15 +44,13 @@ def laid_out(made: Any, example: Example = EXAMPLE, stage: int = 0) -> Row:
 
 def groups(made: Any, row: Row) -> list[str]:
     """The text of each step of a row, from the ids that are marked as its tokens."""
-    assert row.marks is not None
-    numbers = sorted({n for n in row.marks.steps if n >= 0})
-    return [made.backbone.decode([i for i, n in zip(row.ids, row.marks.steps, strict=True) if n == k]) for k in numbers]
+    numbers = sorted({n for n in marks_on(row).steps if n >= 0})
+    return [made.backbone.decode([i for i, n in zip(row.ids, marks_on(row).steps, strict=True) if n == k]) for k in numbers]
 
 
 def heavy(made: Any, row: Row) -> str:
     """The text whose labels weigh more than 1."""
-    assert row.marks is not None
-    return made.backbone.decode([i for i, w in zip(row.ids, row.marks.weights, strict=True) if w > 1])
+    return made.backbone.decode([i for i, w in zip(row.ids, marks_on(row).weights, strict=True) if w > 1])
 
 
 def test_1_a_task_gives_steps_and_where_they_are(tmp_path: Any) -> None:
@@ -91,31 +91,28 @@ _METHODS = {rule: method(segmenter=rule) for rule in ("markers", "steps")}
 def test_3_weights_of_spans_and_of_windows() -> None:
     made = method(multiplier=3.0)
     row = laid_out(made)
-    assert row.marks is not None
     assert heavy(made, row) == "<<3+4=7>><<7*2=14>>"
-    assert set(row.marks.weights) == {1.0, 3.0}
+    assert set(marks_on(row).weights) == {1.0, 3.0}
     question = sum(label == IGNORE for label in row.labels)
-    assert set(row.marks.weights[:question]) == {1.0}
-    first, second = (row.marks.steps.index(k) for k in (0, 1))
-    window = laid_out(method(multiplier=3.0, mode="window")).marks
+    assert set(marks_on(row).weights[:question]) == {1.0}
+    first, second = (marks_on(row).steps.index(k) for k in (0, 1))
+    window = marks_on(laid_out(method(multiplier=3.0, mode="window")))
     assert window is not None
     want = {t for f in (first, second) for t in range(f - 2, f + 5)}  # 2 before a step's first label and 5 from it on
     assert {t for t, w in enumerate(window.weights) if w == 3.0} == want
-    assert window.steps == row.marks.steps  # accuracies are of the steps themselves
-    narrow = laid_out(method(multiplier=3.0, mode="window", before=0, after=1)).marks
+    assert window.steps == marks_on(row).steps  # accuracies are of the steps themselves
+    narrow = marks_on(laid_out(method(multiplier=3.0, mode="window", before=0, after=1)))
     assert narrow is not None
     assert [t for t, w in enumerate(narrow.weights) if w == 3.0] == [first, second]
     # A window never reaches into the question, whose tokens are no labels.
     at_once = Example(id="x", question="Ann", steps=("<<1+1=2>>",), answer="2")
     wide = laid_out(method(mode="window", before=50), at_once)
-    assert wide.marks is not None
-    assert all(w == 1 for w, label in zip(wide.marks.weights, wide.labels, strict=True) if label == IGNORE)
+    assert all(w == 1 for w, label in zip(marks_on(wide).weights, wide.labels, strict=True) if label == IGNORE)
 
 
 def test_4_accuracies_are_of_the_marked_labels() -> None:
     made = method()
     row = laid_out(made)
-    assert row.marks is not None
     batch = collate([row])
     report = made(batch, made.counts(batch))
     told = {name: metric.told() for name, metric in report.metrics.items()}
@@ -123,14 +120,14 @@ def test_4_accuracies_are_of_the_marked_labels() -> None:
     with torch.no_grad():
         best = made.backbone.lm(input_ids=batch.ids_BT).logits[0].argmax(dim=1).numpy()
     at = np.flatnonzero(labels != IGNORE)
-    hits, steps = best[at - 1] == labels[at], np.array(row.marks.steps)[at]
+    hits, steps = best[at - 1] == labels[at], np.array(marks_on(row).steps)[at]
     assert told["num_tokens"] == len(at)
     assert told["weighted_tokens"] == len(at) + (steps >= 0).sum()
     assert told["step_tokens"] == (steps >= 0).sum()
     assert told["token_accuracy"] == pytest.approx(hits.mean(), abs=1e-6)
     assert told["step_accuracy"] == pytest.approx(hits[steps >= 0].mean(), abs=1e-6)
     assert told["step_accuracy_by_step"] == pytest.approx([hits[steps == k].mean() for k in (0, 1)], abs=1e-6)
-    results = [i for i, r in zip(row.ids, row.marks.results, strict=True) if r]
+    results = [i for i, r in zip(row.ids, marks_on(row).results, strict=True) if r]
     assert made.backbone.decode(results) == "714"
     silent = method(track=False)
     batch = collate([laid_out(silent)])
@@ -156,7 +153,7 @@ def test_5_a_batch_holds_weights_and_labels_at_the_same_places() -> None:
     plain = Example(id="none", question="How many?", steps=("three",), answer="3")
     rows = [laid_out(made, plain), laid_out(made)]
     batch = collate(rows)
-    weights, (at_B, at_T, labels) = batch.label_weights(), batch.label_places()
+    weights, (at_B, at_T, labels) = label_weights(batch), batch.label_places()
     assert weights is not None
     assert len(weights) == len(labels) == sum(label != IGNORE for row in rows for label in row.labels)
     assert made.backbone.decode([int(i) for i in labels[weights == 2]]) == "<<3+4=7>><<7*2=14>>"
@@ -171,11 +168,10 @@ def test_the_loss_is_the_weighted_mean_over_the_whole_step() -> None:
     rows = [laid_out(made, example) for example in examples]
     total = weight = 0.0
     for row in rows:
-        assert row.marks is not None
         batch = collate([row])
         with torch.no_grad():
             logits = made.backbone.lm(input_ids=batch.ids_BT).logits[0].double()
-        for t, (label, w) in enumerate(zip(row.labels, row.marks.weights, strict=True)):
+        for t, (label, w) in enumerate(zip(row.labels, marks_on(row).weights, strict=True)):
             if label != IGNORE:
                 total, weight = total - w * float(logits[t - 1].log_softmax(0)[label]), weight + w
     whole = collate(rows)
@@ -205,8 +201,7 @@ def test_what_a_curriculum_leaves_is_what_is_weighted() -> None:
     made = method(inner={"name": "coconut", "first_stage": 0})
     assert [groups(made, laid_out(made, stage=k)) for k in (0, 1, 2)] == [["<<3+4=7>>", "<<7*2=14>>"], ["<<7*2=14>>"], []]
     row = laid_out(made, stage=1)
-    assert row.marks is not None
-    assert {n for n in row.marks.steps if n >= 0} == {1}  # it keeps its number
+    assert {n for n in marks_on(row).steps if n >= 0} == {1}  # it keeps its number
 
 
 def test_the_teacher_of_codi_is_weighted_and_its_student_is_not() -> None:
@@ -218,7 +213,7 @@ def test_the_teacher_of_codi_is_weighted_and_its_student_is_not() -> None:
     batch = collate([row])
     counts = made.counts(batch)
     assert float(counts["teacher"]) == sum(label != IGNORE for label in row.branch.labels) + len(
-        [n for n in row.branch.marks.steps if n >= 0]  # pyright: ignore[reportOptionalMemberAccess]
+        [n for n in marks_on(row.branch).steps if n >= 0]
     )
     assert made(batch, counts).metrics["step_accuracy"].total > 0
     made.check([row])  # the teacher's weights count
@@ -229,16 +224,14 @@ def test_icot_keeps_the_weights_of_the_tokens_that_are_left(side: str) -> None:
     made = method(inner={"name": "icot_si", "side": side, "smoothing": None})
     whole = laid_out(made)
     assert groups(made, whole) == ["<<3+4=7>>", "<<7*2=14>>"]
-    assert whole.marks is not None
     chain = [t for t, label in enumerate(whole.labels) if label != IGNORE]
     for gone in (1, 5, 12):
         row = laid_out(made, stage=gone)
-        assert row.marks is not None
         at = [t for t, label in enumerate(row.labels) if label != IGNORE]
         assert len(at) == len(chain) - gone
         n = len(made.backbone.encode(made.method.written(EXAMPLE).parts[0]))
         kept = chain[gone:] if side == "left" else chain[: n - gone] + chain[n:]
-        assert [row.marks.weights[t] for t in at] == [whole.marks.weights[t] for t in kept]
+        assert [marks_on(row).weights[t] for t in at] == [marks_on(whole).weights[t] for t in kept]
         assert [row.labels[t] for t in at] == [whole.labels[t] for t in kept]
 
 

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from support.attachments import step_targets
 from support.parity import cases
 from support.parity.coconut import latents_of, left_padding, official_total, solve, stages_of, supervised, training_method
 
@@ -217,7 +218,7 @@ def test_step_targets(name: str):
     for k in thoughts(name):
         labels = solved.case.tensors[f"explain/{k}/labels"]
         targets = [tuple(ids for ids in row[C:].tolist() if ids >= 0) for row in labels]
-        assert [row.targets[k] for row in solved.rows] == targets
+        assert [step_targets(row)[k] for row in solved.rows] == targets
         fed = solved.case.tensors[f"explain/{k}/inputs_embeds"]
         _, batch = solved.method.decoder.read(group(name, k), targets)
         ours = torch.cat([group(name, k), solved.method.backbone.embed(batch.ids_BT[:, C:])], dim=1)
@@ -235,7 +236,7 @@ def test_decoder_logits_and_loss_per_thought(name: str):
     solved = solve(name)
     decoder = solved.method.decoder
     for k in thoughts(name):
-        targets = [row.targets[k] for row in solved.rows]
+        targets = [step_targets(row)[k] for row in solved.rows]
         index = solved.case.tensors[f"explain/{k}/logits_index"].numpy()
         trace, _ = decoder.read(group(name, k), targets)
         logits = decoder.logits(trace.hidden_at(index[:, 0], index[:, 1]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.attachments import step_targets
 from support.parity import cases
 from support.parity.coconut import latents_of, method_of, stages_of
 
@@ -48,8 +49,8 @@ def test_departure_groups_without_a_step_are_not_supervised():
     """Released: they are trained to write the text that is still visible. Ours says nothing about them."""
     case = the_case("simcot_coconut_gpt2_stage3_c2")
     released, ours = method_of(case, case.backbone()), with_defaults(case)
-    written = [row.targets for row in rows_of(case, released)]
-    kept = [row.targets for row in rows_of(case, ours)]
+    written = [step_targets(row) for row in rows_of(case, released)]
+    kept = [step_targets(row) for row in rows_of(case, ours)]
     differing = 0
     for example, row, b in zip(case.examples, written, kept, strict=True):
         steps = len(example.steps)
@@ -122,7 +123,7 @@ def test_departure_any_text_is_a_step():
     method = method_of(case, case.backbone())
     example = Example(question="How many pens?", steps=("3 and 4 are 7", "!!"), answer="7")
     stage = method.curriculum().phases[3].stage
-    targets = method.layout(example, stage, Random(0)).targets
+    targets = step_targets(method.layout(example, stage, Random(0)))
     assert [method.backbone.decode(target) for target in targets[:2]] == ["3 and 4 are 7", "!!"]
 
 

@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from support.attachments import step_targets
 from support.parity import cases
 from support.parity.codi import (
     base_prefix,
@@ -245,7 +246,7 @@ def test_decoder_inputs(name: str):
     decoder, latents_BKD = solved.method.decoder, solved.report.trace.latents_BKD
     assert explained_latents(solved.case)
     for k in explained_latents(solved.case):
-        targets = [row.targets[k] for row in solved.rows]
+        targets = [step_targets(row)[k] for row in solved.rows]
         _, batch = decoder.read(latents_BKD[:, k : k + 1], targets)
         ours = torch.cat([decoder.project(latents_BKD[:, k : k + 1]), decoder.embed(batch.ids_BT[:, 1:])], dim=1)
         fed = solved.case.tensors[f"explain/{k}/inputs_embeds"]
@@ -262,7 +263,7 @@ def test_decoder_logits_and_loss_per_latent(name: str):
     decoder, latents_BKD = solved.method.decoder, solved.report.trace.latents_BKD
     terms = solved.case.facts["explain_terms"]
     for k, term in zip(explained_latents(solved.case), terms, strict=True):
-        targets = [row.targets[k] for row in solved.rows]
+        targets = [step_targets(row)[k] for row in solved.rows]
         trace, _ = decoder.read(latents_BKD[:, k : k + 1], targets)
         index = solved.case.tensors[f"explain/{k}/logits_index"].numpy()
         logits = decoder.logits(trace.hidden_at(index[:, 0], index[:, 1]))
@@ -279,8 +280,8 @@ def test_own_step_targets(name: str):
     assert len(space) == len(plain) == 1
     (own,), (row,) = own_rows(solved.case, solved.method), solved.rows
     steps = len(solved.case.examples[0].steps) - 1
-    assert [len(target) > 0 for target in own.targets] == [k < steps for k in range(len(own.targets))]
-    for k, (ours, official) in enumerate(zip(own.targets, row.targets, strict=True)):
+    assert [len(target) > 0 for target in step_targets(own)] == [k < steps for k in range(len(step_targets(own)))]
+    for k, (ours, official) in enumerate(zip(step_targets(own), step_targets(row), strict=True)):
         assert official[:1] == ((plain if k == 0 else space) if k < steps else ())
         assert ours == (plain + official[1:] if official else ())
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.attachments import step_targets
 from support.parity import cases
 from support.parity.codi import (
     base_prefix,
@@ -346,8 +347,8 @@ def test_departure_step_targets_are_whole(name: str):
     cut = 0
     for example, own, official in zip(case.examples, own_rows(case, method), official_targets(case), strict=True):
         steps = example.steps[:-1]
-        assert [len(target) > 0 for target in own.targets] == [k < len(steps) for k in range(7)]
-        for step, ours, theirs in zip(steps, own.targets, official, strict=False):
+        assert [len(target) > 0 for target in step_targets(own)] == [k < len(steps) for k in range(7)]
+        for step, ours, theirs in zip(steps, step_targets(own), official, strict=False):
             assert (method.backbone.decode(ours), ours[-1]) == (step, eos)
             assert theirs in {ours, (space,)}
             cut += theirs == (space,)
@@ -363,7 +364,7 @@ def test_departure_steps_are_written_alike_wherever_they_stand():
     case = the_case("simcot_codi_gpt2_full_prj_lat1_merge")
     method = method_of(case)
     for example, own, official in zip(case.examples, own_rows(case, method), official_targets(case), strict=True):
-        words = [method.backbone.decode(target) for target in own.targets]
+        words = [method.backbone.decode(target) for target in step_targets(own)]
         assert words == [example.steps[0], "\n".join(example.steps[1:])]
         theirs = [method.backbone.decode(target) for target in official]
         assert theirs == [example.steps[0], "".join(f" {step}" for step in example.steps[1:])]
@@ -375,7 +376,7 @@ def test_departure_any_text_is_a_step():
     method = method_of(case)
     example = Example(question="How many pens?", steps=("3 and 4 are 7", "!!", "so 7"), answer="7")
     row = method.layout(example, method.curriculum().phases[0].stage, Random(0))
-    assert [method.backbone.decode(target) for target in row.targets] == ["3 and 4 are 7", "!!", "", "", "", "", ""]
+    assert [method.backbone.decode(target) for target in step_targets(row)] == ["3 and 4 are 7", "!!", "", "", "", "", ""]
 
 
 def test_departure_all_latents_go_through_the_decoder_at_once(monkeypatch: pytest.MonkeyPatch):

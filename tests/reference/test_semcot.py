@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.attachments import assistant_row
 from support.parity import cases
 from support.parity.semcot import alpha_of, examples_of, solve
 
@@ -35,10 +36,9 @@ def test_rows(name: str):
         assert row.ids[: row.start] == parts["query"]
         assert row.ids[row.start + row.latents : -1] == parts["answer_prompt"] + parts["answer"]
         assert [label for label in row.labels if label >= 0] == list(parts["answer"])
-        assert row.assistant is not None
         thought = solved.case.facts["special_ids"]["thought"]
-        assert row.assistant.ids == parts["query"] + (thought,) * (row.latents - 1)
-        assert (row.assistant.start, row.assistant.latents) == (len(parts["query"]) - 1, row.latents)
+        assert assistant_row(row).ids == parts["query"] + (thought,) * (row.latents - 1)
+        assert (assistant_row(row).start, assistant_row(row).latents) == (len(parts["query"]) - 1, row.latents)
 
 
 @every_case
@@ -47,7 +47,7 @@ def test_what_the_encoder_reads(name: str):
     solved = solve(name)
     encoder, base = solved.method.encoder, solved.method.backbone
     for i, row in enumerate(solved.pairs):
-        for ids, kind in zip(row.texts, ("hidden", "condensed_hidden"), strict=True):
+        for ids, kind in zip(row.value("encoder_texts"), ("hidden", "condensed_hidden"), strict=True):
             embeds = base.embed(torch.tensor([ids]))
             states = base.below(encoder.first, embeds, positions_BT=torch.arange(len(ids))[None])
             cases.same("encoder input", states, solved.case.tensors[f"reasoning/{i}/{kind}"])
@@ -58,7 +58,7 @@ def test_encoder(name: str):
     """Embeddings of R and S, one text at a time as released; and, since ours is masked, all in one batch."""
     solved = solve(name)
     for which, kind in enumerate(("original", "condensed")):
-        texts = [row.texts[which] for row in solved.pairs]
+        texts = [row.value("encoder_texts")[which] for row in solved.pairs]
         want = solved.case.tensors[f"st/{kind}_embeddings"]
         with torch.no_grad():
             cases.same("embeddings", torch.cat([solved.method.encoder.embed([ids]) for ids in texts]), want)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support.attachments import assistant_row
 from support.parity import cases
 from support.parity.softcot import chains_of, latents_of, several, slices_of, solve
 
@@ -39,9 +40,8 @@ def test_rows(name: str):
         assert row.labels == tuple(tensors["batch/labels"][b, :length].tolist())
         start, end, first, last = tensors["batch/thought_index"][b].tolist()
         assert (row.start, row.start + row.latents) == (start, end)
-        assert row.assistant is not None
-        assert (row.assistant.start, len(row.assistant.ids)) == (first, last)
-        assert row.assistant.ids == tuple(tensors["batch/assistant_input_ids"][b, :last].tolist())
+        assert (assistant_row(row).start, len(assistant_row(row).ids)) == (first, last)
+        assert assistant_row(row).ids == tuple(tensors["batch/assistant_input_ids"][b, :last].tolist())
 
 
 @every_case
@@ -53,7 +53,7 @@ def test_prompts(name: str):
         assert row.ids == tuple(solved.case.tensors[f"generate/input_ids_{i}"].tolist())
         start, end, _, last = solved.case.tensors[f"generate/thought_index_{i}"].tolist()
         assert (row.start, row.start + row.latents) == (start, end)
-        assert row.assistant.ids == tuple(solved.case.tensors[f"generate/assistant_input_ids_{i}"].tolist())[:last]
+        assert assistant_row(row).ids == tuple(solved.case.tensors[f"generate/assistant_input_ids_{i}"].tolist())[:last]
 
 
 @every_case

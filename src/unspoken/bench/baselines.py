@@ -30,6 +30,7 @@ from unspoken.core.loop.trace import Cost
 from unspoken.core.losses import layer_distance_sum
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.row import IGNORE
+from unspoken.methods.sim_cot import STEP_TARGETS
 
 
 class _Passes:
@@ -108,7 +109,7 @@ def _explain(method: Any, batch: Batch, latents_BKD: Tensor, cost: Cost) -> Tens
     decoder, C, at = method.decoder, method.latents_per_group, latents_BKD.device
     losses = []
     for group in range(latents_BKD.shape[1] // C):
-        steps = [targets[group] for targets in batch.targets]
+        steps = [targets[group] for targets in batch.values(STEP_TARGETS)]
         if not any(steps):
             continue
         width, ahead = max(map(len, steps)) + 1, [C] * len(steps)  # one padded column more than is needed

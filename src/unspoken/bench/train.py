@@ -32,6 +32,7 @@ from unspoken.core.rows.row import Row
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
 from unspoken.methods.base import Counts
+from unspoken.methods.sim_cot import STEP_TARGETS
 from unspoken.training.schedule import micro_batches
 
 Step = Callable[[Cost], Tensor]
@@ -135,7 +136,7 @@ def coconut_bench(model: str, device: torch.device, precision: str, load: Load, 
         about={"rows": load.rows, "longest": load.length, "latents": load.latents, "labels": labels, "tokens": positions},
     )
     if with_decoder:
-        steps = [step for row in rows for step in row.targets]
+        steps = [step for row in rows for step in row.value(STEP_TARGETS)]
         more = _work(base.backbone, sum(map(len, steps)) + base.latents_per_group * len(steps), sum(map(len, steps)))
         bench.sides |= {"sim_cot ours": ours(method, [rows], precision)}
         bench.sides |= {"sim_cot released": theirs(sim_cot_step, method, rows, precision)}

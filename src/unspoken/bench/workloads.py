@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.row import IGNORE, Row
+from unspoken.methods.sim_cot import STEP_TARGETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,8 @@ def coconut_rows(load: Load, words: int, group: int, seed: int = 0) -> list[Row]
                 labels=(IGNORE,) * (length - load.labels) + ids[length - load.labels :],
                 start=length - load.labels - 1 - load.latents,
                 latents=load.latents,
-                targets=tuple(tuple(step.tolist()) for step in steps),
                 name=f"row {b}",
+                extra={STEP_TARGETS: HostValue(tuple(tuple(step.tolist()) for step in steps))},
             )
         )
     return rows

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from unspoken.core.fast.chunked_loss import Head, weighted_cross_entropy
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.label_marks import label_metrics
+from unspoken.core.rows.label_marks import label_metrics, label_weights, marks_of
 from unspoken.core.rows.metrics import Metrics
 
 Distance = Literal["smooth_l1", "l1", "l2"]
@@ -47,7 +47,7 @@ def labelled_cross_entropy_sum(trace: Trace, batch: Batch, head: Head) -> Tensor
 
 
 def _factors(batch: Batch, hidden_ND: Tensor) -> Tensor | None:
-    weights_N = batch.label_weights()
+    weights_N = label_weights(batch)
     return None if weights_N is None else torch.from_numpy(weights_N.astype(np.float32)).to(hidden_ND.device)
 
 
@@ -58,14 +58,12 @@ def labelled_loss(trace: Trace, batch: Batch, head: Head) -> tuple[Tensor, Metri
         The weighted sum, and the metrics of the labels; none where no row is marked.
     """
     rows_N, places_N, labels_N = batch.label_places()
-    if (marks := batch.marks) is None or not labels_N.size:
+    if (marks := marks_of(batch)) is None or not labels_N.size:
         return labelled_cross_entropy_sum(trace, batch, head), {}
     hidden_ND = trace.hidden_at(rows_N, places_N)
     targets_N = torch.from_numpy(labels_N).to(hidden_ND.device)
     loss, hits_N = weighted_cross_entropy(hidden_ND, targets_N, head, _factors(batch, hidden_ND), hits=marks.track)
-    at = np.s_[rows_N, places_N + 1]
-    metrics = label_metrics(hits_N, marks.weights_BT[at], marks.steps_BT[at], marks.results_BT[at])
-    return loss, metrics
+    return loss, label_metrics(hits_N, *marks.at(rows_N, places_N + 1))
 
 
 def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Tensor:

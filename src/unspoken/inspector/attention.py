@@ -50,7 +50,7 @@ class Paid:
 def spoken_row(row: Row, tokens: Sequence[int]) -> Row:
     """A prompt with what was spoken behind it; the last token was never fed."""
     said = tuple(tokens[:-1])
-    return replace(row, ids=(*row.ids, *said), labels=(*row.labels, *((IGNORE,) * len(said))), assistant=None)
+    return replace(row, ids=(*row.ids, *said), labels=(*row.labels, *((IGNORE,) * len(said))), extra={})
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage
+from unspoken.core.rows.label_marks import label_weights
 from unspoken.core.rows.metrics import Metrics
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
@@ -125,7 +126,7 @@ def add_counts(parts: Sequence[Mapping[str, np.ndarray]]) -> Counts:
 
 def answer_counts(batch: Batch) -> np.ndarray:
     """What the labelled positions of a batch weigh, as float: their number, where no row is marked."""
-    weights_N = batch.label_weights()
+    weights_N = label_weights(batch)
     return np.array(float(len(batch.label_places()[2])) if weights_N is None else weights_N.sum())
 
 

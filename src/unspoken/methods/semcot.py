@@ -46,8 +46,9 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import cosine_distance_sum, pair_contrast_sum
+from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.curriculum import Curriculum, Phase, Stage, StageSettings
+from unspoken.core.rows.curriculum import TRAINABLE_PART, Curriculum, Phase, Stage, StageSettings
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.condense import condense
 from unspoken.core.text.example import Example
@@ -57,6 +58,9 @@ from unspoken.methods.base import Counts, LossReport, Method
 
 HEAD, ENCODER = "encoder head", "encoder"
 """What the first two stages train: the linear layer alone, the whole encoder."""
+
+ENCODER_TEXTS = "encoder_texts"
+"""In `Row.extra`: token ids of R, for the encoder; while that learns, also of S."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,8 @@ class SemCot(nn.Module):
         if not reasoning:
             return row
         texts = (reasoning,) if row.latents else (reasoning, self._condensed(example))
-        return replace(row, texts=tuple(self.encoder.encode(text, example.id) for text in texts if text))
+        encoded = tuple(self.encoder.encode(text, example.id) for text in texts if text)
+        return replace(row, extra={**row.extra, ENCODER_TEXTS: HostValue(encoded)})
 
     def _reasoning(self, example: Example) -> str:
         """R: the rationale as the data have it, or the steps, a line each."""
@@ -178,23 +183,24 @@ class SemCot(nn.Module):
     def _learns(self, batch: Batch) -> Batch:
         """The batch as the generator learns from it: no row of an encoder's stage has a label."""
         labels_BT = batch.labels_BT.copy()
-        labels_BT[[part in (HEAD, ENCODER) for part in batch.trains]] = IGNORE
+        labels_BT[[part in (HEAD, ENCODER) for part in batch.values(TRAINABLE_PART)]] = IGNORE
         return replace(batch, labels_BT=labels_BT)
 
     def _pairs(self, batch: Batch, trains: tuple[str, ...] = (HEAD, ENCODER)) -> list[int]:
         """Rows from whose R and S the encoder learns."""
-        return [b for b, part in enumerate(batch.trains) if part in trains and len(batch.texts[b]) == 2]
+        texts_B, part_B = batch.values(ENCODER_TEXTS, ()), batch.values(TRAINABLE_PART)
+        return [b for b in range(len(batch)) if part_B[b] in trains and len(texts_B[b]) == 2]
 
     def _aligned(self, batch: Batch) -> list[int]:
         """Rows whose latents are aligned with their R."""
-        return [b for b in range(len(batch)) if batch.latents_B[b] and batch.texts[b]]
+        return [b for b, texts in enumerate(batch.values(ENCODER_TEXTS)) if batch.latents_B[b] and texts]
 
     def counts(self, batch: Batch) -> Counts:
         """The generator's; rows that are aligned; pairs, and all condensed texts that they are held against."""
         pairs = self._pairs(batch)
         condensed = np.empty(len(pairs), dtype=object)
         for i, b in enumerate(pairs):
-            condensed[i] = batch.texts[b][1]
+            condensed[i] = batch.values(ENCODER_TEXTS)[b][1]
         return {
             **self.method.counts(self._learns(batch)),
             "aligned": np.array(float(len(self._aligned(batch)))),
@@ -229,7 +235,7 @@ class SemCot(nn.Module):
             return trace.latents_BKD.sum() * 0.0
         with self.encoder.constant():
             with torch.no_grad():
-                want_BE = self.encoder.embed([batch.texts[b][0] for b in rows])
+                want_BE = self.encoder.embed([batch.values(ENCODER_TEXTS)[b][0] for b in rows])
             got_BE = self.encoder.embed_latents(trace.latents_BKD[rows], trace.counts_B[rows])
         return cosine_distance_sum(got_BE, want_BE)
 
@@ -237,16 +243,16 @@ class SemCot(nn.Module):
         """InfoNCE of the batch's pairs against all condensed texts of the step, summed over pairs."""
         keys = list(dict.fromkeys(condensed))
         place = {ids: i for i, ids in enumerate(keys)}
-        parts = []
+        parts, texts_B = [], batch.values(ENCODER_TEXTS)
         for trains in (HEAD, ENCODER):
             rows = self._pairs(batch, (trains,))
             if not rows:
                 continue
             # In the head's stage the layers are a constant: what they say needs no gradient.
             with torch.set_grad_enabled(torch.is_grad_enabled() and trains == ENCODER):
-                pooled = self.encoder.pooled([batch.texts[b][0] for b in rows] + keys)
+                pooled = self.encoder.pooled([texts_B[b][0] for b in rows] + keys)
             embedded = self.encoder.project(pooled)
-            own_N = torch.tensor([place[batch.texts[b][1]] for b in rows], device=embedded.device)
+            own_N = torch.tensor([place[texts_B[b][1]] for b in rows], device=embedded.device)
             anchors, others = embedded[: len(rows)], embedded[len(rows) :]
             parts.append(pair_contrast_sum(anchors, others, own_N, self.config.temperature))
         last = (*self.encoder.head.parameters(), *self.encoder.body.parameters())  # learn in every stage of the encoder

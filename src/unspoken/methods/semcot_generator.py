@@ -38,7 +38,7 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from unspoken.core.auxiliary.assistant import Assistant, Assisted
+from unspoken.core.auxiliary.assistant import ASSISTANT_PROMPT, Assistant, AssistantPrompt, Assisted, assistant_batch
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.prefix_cache import PrefixCache
@@ -46,8 +46,9 @@ from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.curriculum import Curriculum, Phase, Stage, StageSettings, single
+from unspoken.core.rows.curriculum import TRAINABLE_PART, Curriculum, Phase, Stage, StageSettings, single
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.chat import (
     PLACEHOLDER,
@@ -175,8 +176,7 @@ class SemCotGenerator(nn.Module):
             latents=head.latents,
             covers=len(example.steps),
             name=example.id,
-            assistant=head.assistant,
-            trains=stage.trains,
+            extra={**head.extra, TRAINABLE_PART: HostValue(stage.trains)},
         )
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
@@ -208,7 +208,7 @@ class SemCotGenerator(nn.Module):
             start=len(before),
             latents=latents,
             name=name,
-            assistant=self._assistant_row(question, latents, name),
+            extra={ASSISTANT_PROMPT: self._assistant_prompt(question, latents, name)},
         )
 
     def _around(self, backbone: Backbone, chat: list[Message], *, prompt: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -219,7 +219,7 @@ class SemCotGenerator(nn.Module):
         before, behind = "".join(text for _, text in chat).split(PLACEHOLDER)
         return backbone.encode(before), backbone.encode(behind)
 
-    def _assistant_row(self, question: str, latents: int, name: str) -> Row:
+    def _assistant_prompt(self, question: str, latents: int, name: str) -> AssistantPrompt:
         """The question and <thought>; what is read begins at the question's last token."""
         other = self.assistant.backbone
         refuse_special(other, question, self.assistant.token_ids, name)
@@ -231,7 +231,8 @@ class SemCotGenerator(nn.Module):
                 f"{name or 'a question'} is too long for the generator: {len(ids)} positions, its context is "
                 f"{other.context}; shorten it, or take a generator with a longer context"
             )
-        return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(before) - 1, latents=latents, name=name)
+        row = Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(before) - 1, latents=latents, name=name)
+        return AssistantPrompt(row)
 
     def project(self, states: Tensor) -> Tensor:
         """States [..., A] of the generator -> latents [..., D], in fp32 also under autocast."""
@@ -264,10 +265,10 @@ class _Generated(Assisted):
 
     def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
         """See `Prompted.vectors`."""
-        alone_B = np.array([part == PROJECTION for part in batch.trains], dtype=bool)
-        if batch.assistant is None or not alone_B.any():
+        alone_B = np.array([part == PROJECTION for part in batch.values(TRAINABLE_PART)], dtype=bool)
+        if (asked := assistant_batch(batch)) is None or not alone_B.any():
             return super().vectors(batch, chains)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not alone_B.all()):
-            states = self.assistant.states(batch.assistant)
+            states = self.assistant.states(asked)
         alone = torch.from_numpy(alone_B).to(states.device)[:, None, None]
         return self.project(torch.where(alone, states.detach(), states))

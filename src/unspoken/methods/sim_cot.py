@@ -47,6 +47,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
+from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import Row
@@ -54,6 +55,9 @@ from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, LossReport, Method
+
+STEP_TARGETS = "step_targets"
+"""In `Row.extra`: per thought group, the token ids of the step it stands for, eos included; () where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +168,7 @@ class SimCot(nn.Module):
                 targets.append((*words, eos))
             else:
                 targets.append(visible if c.missing == "visible" else ())
-        return replace(row, targets=tuple(targets))
+        return replace(row, extra={**row.extra, STEP_TARGETS: HostValue(tuple(targets))})
 
     def expected(self, example: Example, groups: int) -> tuple[str | None, ...]:
         """What each of so many thought groups stands for; None for a group without a step.
@@ -189,9 +193,10 @@ class SimCot(nn.Module):
 
     def counts(self, batch: Batch) -> Counts:
         """The inner method's, and per group: rows with a target, target tokens."""
-        most = max((len(targets) for targets in batch.targets), default=0)
+        targets_B = batch.values(STEP_TARGETS, ())
+        most = max(map(len, targets_B), default=0)
         rows_G, tokens_G = np.zeros(most), np.zeros(most)
-        for targets in batch.targets:
+        for targets in targets_B:
             rows_G[: len(targets)] += [len(step) > 0 for step in targets]
             tokens_G[: len(targets)] += [len(step) for step in targets]
         return {**self.method.counts(batch), "explain_rows": rows_G, "explain_tokens": tokens_G}
@@ -207,10 +212,11 @@ class SimCot(nn.Module):
         """Cross-entropy of all steps given their groups, normalised as the config says."""
         # A method may have several sets of thoughts for a row; each is explained, and their loss is averaged.
         copies = len(trace.counts_B) // len(batch)
-        places = [(b, g) for b, targets in enumerate(batch.targets * copies) for g, step in enumerate(targets) if step]
+        targets_B = batch.values(STEP_TARGETS, ()) * copies
+        places = [(b, g) for b, targets in enumerate(targets_B) for g, step in enumerate(targets) if step]
         if not places:
             return trace.latents_BKD.sum() * 0.0 + sum(p.sum() * 0.0 for p in self.decoder.parameters())
-        targets = [batch.targets[b % len(batch)][g] for b, g in places]
+        targets = [targets_B[b][g] for b, g in places]
         tokens_G = counts["explain_tokens"]
         per_G = {
             "sequence": counts["explain_rows"] * (tokens_G > 0).sum(),

@@ -39,7 +39,7 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from unspoken.core.auxiliary.assistant import Assistant, Assisted
+from unspoken.core.auxiliary.assistant import ASSISTANT_PROMPT, Assistant, AssistantPrompt, Assisted
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.prefix_cache import PrefixCache
@@ -173,7 +173,7 @@ class SoftCot(nn.Module):
             latents=head.latents,
             covers=len(example.steps),
             name=example.id,
-            assistant=head.assistant,
+            extra=head.extra,
         )
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
@@ -203,10 +203,10 @@ class SoftCot(nn.Module):
             start=len(before),
             latents=latents,
             name=name,
-            assistant=self._assistant_row(question, latents, name),
+            extra={ASSISTANT_PROMPT: self._assistant_prompt(question, latents, name)},
         )
 
-    def _assistant_row(self, question: str, latents: int, name: str) -> Row:
+    def _assistant_prompt(self, question: str, latents: int, name: str) -> AssistantPrompt:
         """Its instruction, the opening of its answer, and slots; nothing behind them can change their states."""
         other = self.assistant.backbone
         refuse_special(other, question, (self.hold,), name)
@@ -219,7 +219,7 @@ class SoftCot(nn.Module):
                 f"{name or 'a question'} is too long for the assistant: {len(ids)} positions, its context is "
                 f"{other.context}; shorten it, or take an assistant with a longer context"
             )
-        return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(before), latents=latents, name=name)
+        return AssistantPrompt(Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(before), latents=latents, name=name))
 
     def project(self, states: Tensor) -> Tensor:
         """States [..., A] of the assistant -> latents [..., D], in fp32 also under autocast."""

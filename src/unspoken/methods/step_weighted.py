@@ -40,7 +40,7 @@ from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage
-from unspoken.core.rows.label_marks import Marks
+from unspoken.core.rows.label_marks import LABEL_MARKS, Marks
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.core.text.finders import finder
@@ -131,11 +131,11 @@ class StepWeighted(nn.Module):
         """
         row = self.method.layout(example, stage, rng)
         ids, marks = self._marked(example)
-        branch = row.branch and replace(row.branch, marks=self._placed(row.branch, ids, marks))
-        return replace(row, marks=self._placed(row, ids, marks), branch=branch)
+        branch = row.branch and self._placed(row.branch, ids, marks)
+        return replace(self._placed(row, ids, marks), branch=branch)
 
-    def _placed(self, row: Row, ids: tuple[int, ...], marks: Marks) -> Marks:
-        """The marks of a whole text on the labels of a row, which a curriculum may have taken some of the chain from."""
+    def _placed(self, row: Row, ids: tuple[int, ...], marks: Marks) -> Row:
+        """A row with the marks of a whole text on its labels; a curriculum may have taken some of the chain from it."""
         at = [t for t, label in enumerate(row.labels) if label != IGNORE]
         labels = tuple(row.labels[t] for t in at)
         kept = next((n for n, label in enumerate(labels) if n == len(ids) or label != ids[n]), len(labels))
@@ -143,7 +143,8 @@ class StepWeighted(nn.Module):
         for front in (0, kept):
             tail = len(labels) - front
             if front + tail <= len(ids) and labels[front:] == ids[len(ids) - tail :]:
-                return marks.placed([*range(front), *range(len(ids) - tail, len(ids))], at, len(row.labels))
+                placed = marks.placed([*range(front), *range(len(ids) - tail, len(ids))], at, len(row.labels))
+                return replace(row, extra={**row.extra, LABEL_MARKS: placed})
         raise ConfigError(
             f"step_weighted cannot weigh {self.config.inner.name!r}: its labels are not the text that it writes"
         )
@@ -196,9 +197,11 @@ class StepWeighted(nn.Module):
         """
         if self.config.multiplier == 1 or not self.config.require_steps:
             return
-        marked = [r for row in rows for r in (row, row.branch) if r is not None and r.marks is not None]
+        marked = [(r, r.extra.get(LABEL_MARKS)) for row in rows for r in (row, row.branch) if r is not None]
         labelled = [
-            [(i, w) for i, w in zip(r.labels, r.marks.weights, strict=True) if i != IGNORE] for r in marked if r.marks
+            [(i, w) for i, w in zip(r.labels, marks.weights, strict=True) if i != IGNORE]
+            for r, marks in marked
+            if isinstance(marks, Marks)
         ]
         if any(weight != 1 for row in labelled for _, weight in row):
             return

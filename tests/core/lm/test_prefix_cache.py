@@ -13,6 +13,7 @@ from contract.cases import EXAMPLES, LORA, settings
 from support.backbones import ARCHS, backbone
 from torch import Tensor
 
+from unspoken.core.auxiliary.assistant import assistant_batch
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.methods import make_method
@@ -100,8 +101,9 @@ def test_without_caches_everything_is_read_again(fed: Any):
     learnt(method, batch)
     base, assistant = fed(method.backbone), fed(method.assistant.backbone)
     learnt(method, batch)
-    assert batch.assistant is not None
-    assert assistant == [(2, batch.assistant.ids_BT.shape[1], False)]
+    asked = assistant_batch(batch)
+    assert asked is not None
+    assert assistant == [(2, asked.ids_BT.shape[1], False)]
     assert base == [(2, int(batch.starts_B.max()), False), (2, int((batch.lengths_B - batch.starts_B).max()), True)]
 
 

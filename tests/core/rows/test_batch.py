@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import collate, windows_by_length
 from unspoken.core.rows.row import IGNORE, Row
 
 ROWS = [
     Row(ids=(5, 6, 7), labels=(IGNORE, 6, 7), start=3, latents=0, name="a"),
-    Row(ids=(1, 2, 0, 0, 9), labels=(IGNORE,) * 4 + (9,), start=2, latents=2, targets=((4, 8),), name="b"),
+    Row(ids=(1, 2, 0, 0, 9), labels=(IGNORE,) * 4 + (9,), start=2, latents=2, name="b", extra={"own": HostValue((4, 8))}),
 ]
 
 
@@ -21,7 +23,9 @@ def test_rows_are_padded_on_the_right():
     assert batch.lengths_B.tolist() == [3, 5]
     assert batch.starts_B.tolist() == [3, 2]
     assert batch.latents_B.tolist() == [0, 2]
-    assert (batch.targets, batch.names, len(batch)) == ([(), ((4, 8),)], ["a", "b"], 2)
+    assert (batch.values("own", ()), batch.names, len(batch)) == ([(), (4, 8)], ["a", "b"], 2)
+    assert batch.select(np.array([1, 0, 1])).values("own") == [(4, 8), None, (4, 8)]
+    assert collate(ROWS[:1]).values("own", 3) == [3]
 
 
 def test_the_state_before_a_label_predicts_it():

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from unspoken.core.rows.batch import collate
-from unspoken.core.rows.label_marks import STEPS_APART, BatchMarks, Marks, label_metrics
+from unspoken.core.rows.label_marks import LABEL_MARKS, STEPS_APART, Marks, label_metrics, label_weights, marks_of
 from unspoken.core.rows.metrics import Metric, add_metrics
 from unspoken.core.rows.row import IGNORE, Row
 
@@ -68,14 +68,15 @@ def test_marks_stand_beside_their_labels_in_a_batch() -> None:
     placed = marks.placed([1, 2], [3, 4], 5)
     assert placed == Marks(weights=(1, 1, 1, 2, 3), steps=(-1, -1, -1, 0, 1), results=(False,) * 4 + (True,))
     rows = [
-        Row(ids=(5, 6, 7), labels=(IGNORE, 6, 7), start=3, latents=0, marks=marks),
+        Row(ids=(5, 6, 7), labels=(IGNORE, 6, 7), start=3, latents=0, extra={LABEL_MARKS: marks}),
         Row(ids=(1, 2, 3, 4), labels=(IGNORE, 2, 3, 4), start=4, latents=0),
     ]
     batch = collate(rows)
-    weights = batch.label_weights()
+    weights = label_weights(batch)
     assert weights is not None
     assert weights.tolist() == [2.0, 3.0, 1.0, 1.0, 1.0]
-    assert batch.marks is not None
-    assert batch.marks.steps_BT.tolist() == [[-1, 0, 1, -1], [-1] * 4]
-    assert BatchMarks.of([None, None], 4) is None
-    assert collate(rows[1:]).label_weights() is None
+    found = marks_of(batch)
+    assert found is not None
+    assert found.steps_BT.tolist() == [[-1, 0, 1, -1], [-1] * 4]
+    assert marks_of(batch.select(np.array([1]))) is not None
+    assert label_weights(collate(rows[1:])) is None

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from contract.cases import EXAMPLES, settings
+from support.attachments import assistant_row
 from support.backbones import backbone
 
 from unspoken.core.config import build, dump
@@ -142,7 +143,7 @@ def test_released_without_the_header():
 def test_what_the_assistant_reads():
     """Instruction, opening, slots; nothing behind them; the number of slots in words where the texts say so."""
     method = method_of()
-    row = method.prompt("How many?", latents=3).assistant
+    row = assistant_row(method.prompt("How many?", latents=3))
     said = text_of(method.assistant.backbone, row.ids)
     slots = "<|endoftext|>" * 3
     assert said.startswith("Today: 26 Jul 2024\n[user] 3 words for: How many?")
@@ -153,7 +154,7 @@ def test_what_the_assistant_reads():
 def test_no_thoughts_no_hint():
     method = method_of()
     row = method.prompt("How many?", latents=0)
-    assert row.assistant is None
+    assert not row.extra
     assert text_of(method.backbone, row.ids) == "Today: 26 Jul 2024\n[user] How many?\n<|endoftext|>\n[assistant] "
 
 
@@ -182,7 +183,7 @@ def test_what_a_template_is_told_is_a_setting(template: dict[str, Any] | None, e
 def test_what_the_assistants_template_is_told():
     before = "{{- more or '-' }}" + DATED
     method = method_of(before, assistant_template={"more": "x"})
-    assert text_of(method.assistant.backbone, method.prompt("How?").assistant.ids).startswith("xToday")
+    assert text_of(method.assistant.backbone, assistant_row(method.prompt("How?")).ids).startswith("xToday")
     assert text_of(method.backbone, method.prompt("How?").ids).startswith("-Today")
 
 

@@ -17,10 +17,12 @@ from support.parity.padding import AttendsPadding, Padding, attended, padded
 from torch import Tensor
 
 from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.methods import make_method
 from unspoken.methods.base import LossReport
+from unspoken.methods.sim_cot import STEP_TARGETS
 
 TABLES = ("wte.weight", "embed_tokens.weight", "lm_head.weight")
 """How parameters with a row per token end."""
@@ -190,7 +192,10 @@ def rows_of(case: cases.Case, method: Any) -> list[Row]:
     if not case.facts["method_config"]["remove_eos"]:
         rows = [with_eos(row, case.facts["special_ids"]["eos"]) for row in rows]
     if is_explained(case):
-        rows = [dataclasses.replace(row, targets=t) for row, t in zip(rows, official_targets(case), strict=True)]
+        rows = [
+            dataclasses.replace(row, extra={STEP_TARGETS: HostValue(t)})
+            for row, t in zip(rows, official_targets(case), strict=True)
+        ]
     return rows
 
 

@@ -9,8 +9,9 @@ Shapes: B rows, K slots, D width of the base, A width of the assistant.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +24,33 @@ from unspoken.core.lm.markers import add_tokens
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.loop import unroll
 from unspoken.core.precision import circumstances
-from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.attachment import Attachment
+from unspoken.core.rows.batch import Batch, collate
+from unspoken.core.rows.row import EMPTY, Row
+
+ASSISTANT_PROMPT = "assistant_prompt"
+"""The name of an `AssistantPrompt` in `Row.extra`."""
+
+
+@dataclass(frozen=True)
+class AssistantPrompt(Attachment):
+    """What the assistant reads to make a row's latents; its states at this row's own latent slots are taken."""
+
+    row: Row
+
+    @classmethod
+    def collate(cls, parts: Sequence[AssistantPrompt | None], /) -> Batch:
+        """A batch of its own, with empty rows where there is nothing to read."""
+        return collate([EMPTY if part is None else part.row for part in parts])
+
+    def positions_elsewhere(self, chain: int, sample: int) -> int:
+        """The whole prompt for the first set of thoughts, only the slots for later sets, nothing for further samples."""
+        return 0 if sample else self.row.latents if chain else len(self.row.ids)
+
+
+def assistant_batch(batch: Batch) -> Batch | None:
+    """What the assistant reads for a batch; None where no row has latents."""
+    return cast("Batch | None", batch.extra.get(ASSISTANT_PROMPT))
 
 
 class Assistant(nn.Module):
@@ -204,7 +231,7 @@ class Assisted:
     """Prompted thoughts: an assistant's states, projected to the base model's width.
 
     Args:
-        assistant: reads `Batch.assistant`.
+        assistant: reads the rows' `AssistantPrompt`s.
         project: states [..., A] -> latents [..., D].
         initial_KA: the [INI] vectors, one per set; None = one set, from the slots' own token.
     """
@@ -219,7 +246,7 @@ class Assisted:
 
     def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
         """See `Prompted.vectors`."""
-        if batch.assistant is None:  # no row has slots
+        if (asked := assistant_batch(batch)) is None:  # no row has slots
             B = chains * len(batch)
             return self.project(torch.zeros(B, 0, self.assistant.width, device=self.assistant.backbone.device))
-        return self.project(self.assistant.states(batch.assistant, self.initial_KA, chains))
+        return self.project(self.assistant.states(asked, self.initial_KA, chains))

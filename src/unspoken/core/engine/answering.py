@@ -94,5 +94,5 @@ def _answer(backbone: Backbone, active: ActiveRequest, seconds: float, thoughts:
         seconds=seconds,
         thoughts=thoughts,
         passed=sum(token in backbone.eos_ids for token in spoken),
-        assistant_positions=active.row.assistant_positions(0, 0),
+        assistant_positions=active.row.positions_elsewhere(0, 0),
     )

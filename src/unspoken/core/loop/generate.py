@@ -91,7 +91,7 @@ def sample(
         for b, (i, c, s) in enumerate((i, c, s) for s in range(samples) for c in range(chains) for i in chosen):
             answer = speech.answer(
                 b, backbone, latents=int(loop.batch.latents_B[b]), seconds=seconds, thoughts=thoughts[b % len(thoughts)],
-                chain=c, sample=s, assistant_positions=rows[i].assistant_positions(c, s),
+                chain=c, sample=s, assistant_positions=rows[i].positions_elsewhere(c, s),
             )  # fmt: skip
             answers.setdefault(i, []).append(answer)
     return [tuple(sorted(answers[i], key=lambda a: (a.chain, a.sample))) for i in range(len(rows))]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.core.rows.label_marks import BatchMarks
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.attachment import BatchAttachment, HostValues
+from unspoken.core.rows.row import EMPTY, IGNORE, Row
 from unspoken.errors import DataError
 
 
@@ -26,15 +27,12 @@ class Batch:
         ids_BT: token ids, 0 where a row has ended.
         labels_BT: labels on the host, IGNORE where there is no target.
         lengths_B, starts_B, latents_B: per row: positions, first latent's position, number of latents.
-        targets: per row, per thought group: the step's token ids (see `Row.targets`).
         names: per row, its name for messages.
         trailing_B, watch_B: see `Row`; watch is -1 where nothing is watched.
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
-        assistant: what the assistant model reads, as a batch of its own, or None where no row has such a thing.
         gap_at_B, gap_B, ends_B: see `Row`.
-        marks: the rows' marks, or None where no row has any.
-        texts, trains: per row; see `Row`.
+        extra: what the rows' method needs besides, by name; a name that no row has is missing.
     """
 
     ids_BT: Tensor
@@ -42,19 +40,15 @@ class Batch:
     lengths_B: np.ndarray
     starts_B: np.ndarray
     latents_B: np.ndarray
-    targets: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     trailing_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     watch_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     branch: Batch | None = None
     shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    assistant: Batch | None = None
     gap_at_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     gap_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     ends_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    marks: BatchMarks | None = None
-    texts: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)
-    trains: list[str] = field(default_factory=list)
+    extra: dict[str, BatchAttachment] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lengths_B)
@@ -69,19 +63,18 @@ class Batch:
         behind_bW = places_bW >= self.gap_at_B[index_b][:, None]
         return places_bW + behind_bW * self.gap_B[index_b][:, None]
 
-    def label_weights(self) -> np.ndarray | None:
-        """Weight of each target, in the order of `label_places`; None = all 1."""
-        if self.marks is None:
-            return None
-        rows, places, _ = self.label_places()
-        return self.marks.weights_BT[rows, places + 1]
+    def values(self, name: str, default: Any = None) -> list[Any]:
+        """Per row, its `HostValue` of a name; `default` where it has none."""
+        found = self.extra.get(name)
+        values = found.values if isinstance(found, HostValues) else [None] * len(self)
+        return [default if value is None else value for value in values]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its ids on `device`."""
         self.ids_BT = self.ids_BT.to(device, non_blocking=True)
-        for part in (self.branch, self.assistant):
-            if part is not None:
-                part.to(device)
+        if self.branch is not None:
+            self.branch.to(device)
+        self.extra = {name: part.to(device) for name, part in self.extra.items()}
         return self
 
     def select(self, rows_N: np.ndarray) -> Batch:
@@ -92,19 +85,15 @@ class Batch:
             lengths_B=self.lengths_B[rows_N],
             starts_B=self.starts_B[rows_N],
             latents_B=self.latents_B[rows_N],
-            targets=[self.targets[b] for b in rows_N],
             names=[self.names[b] for b in rows_N],
             trailing_B=self.trailing_B[rows_N],
             watch_B=self.watch_B[rows_N],
             branch=None if self.branch is None else self.branch.select(rows_N),
             shared_B=self.shared_B[rows_N],
-            assistant=None if self.assistant is None else self.assistant.select(rows_N),
             gap_at_B=self.gap_at_B[rows_N],
             gap_B=self.gap_B[rows_N],
             ends_B=self.ends_B[rows_N],
-            marks=None if self.marks is None else self.marks.select(rows_N),
-            texts=[self.texts[b] for b in rows_N],
-            trains=[self.trains[b] for b in rows_N],
+            extra={name: part.select(rows_N) for name, part in self.extra.items()},
         )
 
     def tile(self, copies: int) -> Batch:
@@ -137,24 +126,22 @@ def collate(rows: Sequence[Row]) -> Batch:
         lengths_B=np.array([len(row.ids) for row in rows], dtype=np.int64),
         starts_B=np.array([row.start for row in rows], dtype=np.int64),
         latents_B=np.array([row.latents for row in rows], dtype=np.int64),
-        targets=[row.targets for row in rows],
         names=[row.name for row in rows],
         trailing_B=np.array([row.trailing and row.latents > 0 for row in rows], dtype=bool),
         watch_B=np.array([-1 if row.watch is None else row.watch for row in rows], dtype=np.int64),
         branch=_branches(rows),
         shared_B=np.array([row.shared for row in rows], dtype=np.int64),
-        assistant=collate([row.assistant or _EMPTY for row in rows]) if any(row.assistant for row in rows) else None,
         gap_at_B=np.array([row.gap[0] for row in rows], dtype=np.int64),
         gap_B=np.array([row.gap[1] for row in rows], dtype=np.int64),
         ends_B=np.array([row.ends for row in rows], dtype=np.int64),
-        marks=BatchMarks.of([row.marks for row in rows], T),
-        texts=[row.texts for row in rows],
-        trains=[row.trains for row in rows],
+        extra=_extra(rows),
     )
 
 
-_EMPTY = Row(ids=(), labels=(), start=0, latents=0)
-"""Stands where other rows of the batch have a branch or an assistant's row."""
+def _extra(rows: Sequence[Row]) -> dict[str, BatchAttachment]:
+    """The rows' attachments, name by name."""
+    kinds = {name: type(part) for row in rows for name, part in row.extra.items()}
+    return {name: kind.collate([row.extra.get(name) for row in rows]) for name, kind in kinds.items()}
 
 
 def _branches(rows: Sequence[Row]) -> Batch | None:
@@ -162,13 +149,13 @@ def _branches(rows: Sequence[Row]) -> Batch | None:
     if all(row.branch is None for row in rows):
         return None
     for row in rows:
-        branch = row.branch or _EMPTY
+        branch = row.branch or EMPTY
         if row.shared > row.start or branch.ids[: row.shared] != row.ids[: row.shared] or branch.latents or branch.branch:
             raise DataError(
                 f"{row.name or 'a row'}: its branch must begin with the row's first {row.shared} positions, which lie "
                 "before the first latent, and have no latents or branch of its own; this is a bug of the row's method"
             )
-    return collate([row.branch or _EMPTY for row in rows])
+    return collate([row.branch or EMPTY for row in rows])
 
 
 def windows_by_length(lengths: Sequence[int], order: Sequence[int], batch: int, window: int) -> list[list[int]]:

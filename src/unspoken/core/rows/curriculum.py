@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from unspoken.core.config import STRICT
 from unspoken.errors import ConfigError
 
+TRAINABLE_PART = "trainable_part"
+"""The name in `Row.extra` under which a row says which part of the method learns from it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:

@@ -13,14 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unspoken.core.rows.attachment import Attachment
+from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.metrics import Metric, Metrics
+
+LABEL_MARKS = "label_marks"
+"""Their name in `Row.extra`."""
 
 STEPS_APART = 16
 """I. Steps that the accuracy per step tells apart; those behind the last count with it. GSM8K has at most 9."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Marks:
+class Marks(Attachment):
     """One entry per position of a row, about the label there.
 
     Attributes:
@@ -42,6 +47,21 @@ class Marks:
             weights[there], steps[there], results[there] = self.weights[mine], self.steps[mine], self.results[mine]
         return Marks(weights=tuple(weights), steps=tuple(steps), results=tuple(results), track=self.track)
 
+    @classmethod
+    def collate(cls, parts: Sequence[Marks | None], /) -> BatchMarks:
+        """Side by side. The last column is unmarked: it stands for all that lies beyond the longest marked row."""
+        T = max(len(marks.weights) for marks in parts if marks is not None)
+        weights_BT = np.ones((len(parts), T + 1), dtype=np.float64)
+        steps_BT = np.full((len(parts), T + 1), -1, dtype=np.int64)
+        results_BT = np.zeros((len(parts), T + 1), dtype=bool)
+        for b, marks in enumerate(parts):
+            if marks is not None:
+                weights_BT[b, : len(marks.weights)] = marks.weights
+                steps_BT[b, : len(marks.steps)] = marks.steps
+                results_BT[b, : len(marks.results)] = marks.results
+        track = any(marks is not None and marks.track for marks in parts)
+        return BatchMarks(weights_BT=weights_BT, steps_BT=steps_BT, results_BT=results_BT, track=track)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchMarks:
@@ -52,26 +72,34 @@ class BatchMarks:
     results_BT: np.ndarray
     track: bool
 
-    @staticmethod
-    def of(rows: Sequence[Marks | None], T: int) -> BatchMarks | None:
-        """Side by side, padded to T; None where no row is marked."""
-        if all(marks is None for marks in rows):
-            return None
-        weights_BT = np.ones((len(rows), T), dtype=np.float64)
-        steps_BT = np.full((len(rows), T), -1, dtype=np.int64)
-        results_BT = np.zeros((len(rows), T), dtype=bool)
-        for b, marks in enumerate(rows):
-            if marks is not None:
-                weights_BT[b, : len(marks.weights)] = marks.weights
-                steps_BT[b, : len(marks.steps)] = marks.steps
-                results_BT[b, : len(marks.results)] = marks.results
-        track = any(marks is not None and marks.track for marks in rows)
-        return BatchMarks(weights_BT=weights_BT, steps_BT=steps_BT, results_BT=results_BT, track=track)
-
-    def select(self, rows_N: np.ndarray) -> BatchMarks:
+    def select(self, rows_N: np.ndarray, /) -> BatchMarks:
         """Those of some of the rows."""
         parts = {name: getattr(self, name)[rows_N] for name in ("weights_BT", "steps_BT", "results_BT")}
         return BatchMarks(**parts, track=self.track)
+
+    def to(self, device: torch.device | str, /) -> BatchMarks:
+        """Itself: nothing of it is on a device."""
+        return self
+
+    def at(self, rows_N: np.ndarray, positions_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(weights_N, steps_N, results_N) of the labels at some positions of some rows."""
+        at = np.s_[rows_N, np.minimum(positions_N, self.weights_BT.shape[1] - 1)]
+        return self.weights_BT[at], self.steps_BT[at], self.results_BT[at]
+
+
+def marks_of(batch: Batch) -> BatchMarks | None:
+    """The marks of a batch; None where no row has any."""
+    marks = batch.extra.get(LABEL_MARKS)
+    assert marks is None or isinstance(marks, BatchMarks)
+    return marks
+
+
+def label_weights(batch: Batch) -> np.ndarray | None:
+    """Weight of each target, in the order of `Batch.label_places`; None = all 1."""
+    if (marks := marks_of(batch)) is None:
+        return None
+    rows, places, _ = batch.label_places()
+    return marks.at(rows, places + 1)[0]
 
 
 def label_metrics(hits_N: Tensor | None, weights_N: np.ndarray, steps_N: np.ndarray, results_N: np.ndarray) -> Metrics:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from unspoken.core.rows.label_marks import Marks
+from unspoken.core.rows.attachment import Attachment
 
 IGNORE = -100
 """The label of a position that is no target, as in `torch.nn.functional.cross_entropy`."""
@@ -20,20 +22,15 @@ class Row:
         start: position of the first latent; equals `len(ids)` where there is none.
         latents: number of latent slots, contiguous from `start`.
         covers: how many leading steps of the problem the latents stand for.
-        targets: per thought group, the token ids of the step it stands for, eos included; () where it has none.
-            Empty for methods and rows that supervise no latent.
         name: how to name the row in an error: its example's id.
         trailing: make one more latent, from the state at the last one, that is never fed; only a step decoder reads it.
         watch: position at which the states of every layer are kept, or None.
         branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
             both. Neither sees the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
-        assistant: what another model reads to make this row's latents; the states at its own latent slots are taken.
         gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
         ends: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
-        marks: per position, what its label weighs and which step it belongs to; None = all weigh 1.
-        texts: token ids of further texts that a sentence encoder reads.
-        trains: which part of the method learns from this row (`Stage.trains`); "" = all of it.
+        extra: what the row's method needs besides, by name.
     """
 
     ids: tuple[int, ...]
@@ -41,18 +38,14 @@ class Row:
     start: int
     latents: int
     covers: int = 0
-    targets: tuple[tuple[int, ...], ...] = ()
     name: str = ""
     trailing: bool = False
     watch: int | None = None
     branch: Row | None = None
     shared: int = 0
-    assistant: Row | None = None
     gap: tuple[int, int] = (0, 0)
     ends: int = 1
-    marks: Marks | None = None
-    texts: tuple[tuple[int, ...], ...] = ()
-    trains: str = ""
+    extra: Mapping[str, Attachment] = field(default_factory=dict)
 
     @property
     def positions(self) -> int:
@@ -64,8 +57,14 @@ class Row:
         """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
         return max(len(self.ids) + self.gap[1], self.branch.longest if self.branch is not None else 0)
 
-    def assistant_positions(self, chain: int, sample: int) -> int:
-        """What an assistant reads for a sample of a set of thoughts: its prompt for the first; for later sets the slots."""
-        if self.assistant is None or sample > 0:
-            return 0
-        return self.assistant.latents if chain else len(self.assistant.ids)
+    def value(self, name: str, default: Any = None) -> Any:
+        """The `HostValue` of a name; `default` where the row has none."""
+        return getattr(self.extra.get(name), "value", default)
+
+    def positions_elsewhere(self, chain: int, sample: int) -> int:
+        """Positions that other models forward for a sample of a set of thoughts."""
+        return sum(part.positions_elsewhere(chain, sample) for part in self.extra.values())
+
+
+EMPTY = Row(ids=(), labels=(), start=0, latents=0)
+"""Stands where other rows of a batch have a further row, e.g. a branch."""
