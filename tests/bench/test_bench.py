@@ -111,7 +111,7 @@ def test_commands(tmp_path):
     ("asked", "message"),
     [
         (["generate", "--dtypes", "int4"], "unknown dtype 'int4' in --dtypes; known: float32, bfloat16, int8"),
-        (["generate", "--batches", "many"], "--batches needs numbers with commas between them, e.g. 1,8,32; got 'many'"),
+        (["generate", "--batches", "many"], "--batches needs whole numbers with commas between them, e.g. 1,8,32; got"),
         (["generate", "--threads", "0"], "--threads must be at least 1, got 0"),
         (["generate", "--rounds", "0"], "bench generate needs lengths, batches and rounds of at least 1"),
         (["serve-offline", "--dtype", "int4"], "unknown dtype 'int4'"),

@@ -15,7 +15,7 @@ from support.fakes.evaluation import FakeTask, report
 from unspoken.causal.scaling import ScalingReport, scale
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.vote import Completion
+from unspoken.evaluation.several import Completion
 from unspoken.runs.model import Model
 
 EXAMPLES = [replace(e, id=f"x-{i}") for i, e in enumerate(cases.EXAMPLES)]

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from unspoken.errors import ConfigError, DataError
-from unspoken.evaluation.paired import difference, paired_interval
+from unspoken.evaluation.statistics import difference, paired_interval
 
 
 def test_by_hand():

@@ -17,9 +17,9 @@ from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.rescore import agreements, mark_of, rescore, several_marks
+from unspoken.evaluation.several import Completion
 from unspoken.evaluation.statistics import Rate
 from unspoken.evaluation.tables import notes
-from unspoken.evaluation.vote import Completion
 from unspoken.tasks.scoring.answers import score_number
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 
 from unspoken.cli import app
 from unspoken.errors import ConfigError, DataError
-from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.several import pass_at, pooled_over_seeds, several, within
+from unspoken.evaluation.records import EvalReport, pooled_over_seeds
+from unspoken.evaluation.several import Completion, pass_at, several
 from unspoken.evaluation.statistics import Rate, wilson
-from unspoken.evaluation.vote import Completion
 
 THREE = [  # the votes: right; wrong; a tie, which the first answer wins
     [("1", True), ("1", True), ("2", False), ("3", False)],
@@ -63,7 +62,7 @@ def test_of_reports():
     second = report([True, False, False])
     together = pooled_over_seeds([first, second])
     assert (together.answers, together.pass_at[1].value, together.pass_at[2].value) == (2, 0.5, 2 / 3)
-    assert within(first) is None
+    assert first.several is None
     assert first.summary()["several"] is None
     said = tuple(
         Completion(
@@ -72,7 +71,7 @@ def test_of_reports():
         for s in range(3)
     )
     voted = replace(first, records=(record(0, False, said=said), record(1, True, said=said)), samples=3)
-    assert within(voted) == several([[(str(s), s == 1) for s in range(3)]] * 2)
+    assert voted.several == several([[(str(s), s == 1) for s in range(3)]] * 2)
     assert voted.summary()["several"]["pass_at"]["3"]["value"] == 1.0
     assert pooled_over_seeds([voted, voted]).answers == 6
 

@@ -10,26 +10,24 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 from support.fakes.evaluation import record, report
 
 from unspoken.causal.control_report import ControlsReport
 from unspoken.causal.scaling import ScalingReport
+from unspoken.core.text.table import Table
 from unspoken.errors import DataError, RunError
 from unspoken.evaluation.card import Card
 from unspoken.evaluation.records import EvalReport
+from unspoken.evaluation.several import Completion
 from unspoken.evaluation.statistics import mcnemar
 from unspoken.evaluation.tables import (
     compare,
-    comparison_markdown,
     comparison_table,
     p_value,
     percent,
     table,
     to_json,
-    to_markdown,
 )
-from unspoken.evaluation.vote import Completion
 
 FIRST = [True] * 9 + [False] * 11
 SECOND = [True] * 8 + [False] * 2 + [True] * 10
@@ -42,7 +40,7 @@ def shown(value: Table) -> str:
 
 
 def test_markdown_holds_every_column() -> None:
-    text = to_markdown({"CoT": report(FIRST), "a|b\nc": report(SECOND)})
+    text = table({"CoT": report(FIRST), "a|b\nc": report(SECOND)}).markdown()
     head, rule, first, second, *_ = text.splitlines()
     assert head.startswith(
         "| method | accuracy % (95%) | flexible % | latents | visible tokens | forward passes | ms/question |"
@@ -61,14 +59,14 @@ def test_terminal_table_keeps_brackets() -> None:
 
 
 def test_what_cannot_be_compared_is_said() -> None:
-    text = to_markdown({"x": report(FIRST), "y": report(FIRST, batch_size=1, fingerprint="ff")})
+    text = table({"x": report(FIRST), "y": report(FIRST, batch_size=1, fingerprint="ff")}).markdown()
     assert "evaluated on different problems, so accuracies cannot be compared" in text
     assert "under different conditions, so it cannot be compared" in text
 
 
 def test_time_that_includes_explaining_is_marked() -> None:
     explained = report([True], records=(record(0, True, thoughts=("<<0>>",)),))
-    text = to_markdown({"plain": report([True]), "sim": explained})
+    text = table({"plain": report([True]), "sim": explained}).markdown()
     assert "| 2000† |" in text
     assert "† includes decoding the thoughts into words; without it: sim 1000.0 ms." in text
 
@@ -98,7 +96,7 @@ def test_compare_makes_all_pairs_and_those_of_the_first() -> None:
     assert [(p.a, p.b) for p in result.pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert [(p.a, p.b) for p in result.against_first] == [("a", "b"), ("a", "c")]
     assert (result.pairs[1].p, result.pairs[1].overlap) == (1.0, True)
-    text = comparison_markdown(result)
+    text = comparison_table(result).markdown()
     assert "| a | b | +45.0 | 1 | 10 | 0.012 | apart |" in text
     assert "| b | c | −45.0 | 10 | 1 | 0.012 | apart |" in text
     assert "20 problems paired by id" in text
@@ -137,9 +135,9 @@ def test_answers_cut_at_the_limit_are_told():
     line = "15 of 20 answers reached max_new_tokens=12 without ending; raise --max-new-tokens"
     assert (cut.cut_off, cut.answers) == (15, 20)
     assert cut.summary()["cut_off"] == 15
-    assert line in to_markdown({"x": cut})
-    assert f"y: {line}" in to_markdown({"x": report(FIRST), "y": cut})
-    assert "without ending" not in to_markdown({"x": report(FIRST)})
+    assert line in table({"x": cut}).markdown()
+    assert f"y: {line}" in table({"x": report(FIRST), "y": cut}).markdown()
+    assert "without ending" not in table({"x": report(FIRST)}).markdown()
     assert line in " ".join(shown(table({"x": cut})).split())
     voted = replace(cut.records[0], said=tuple(said(finished) for finished in (True, False, False)))
     assert (report([True], records=(voted,)).cut_off, report([True], records=(voted,)).answers) == (2, 3)
@@ -225,5 +223,5 @@ def test_what_is_only_odd_is_shown(tmp_path: Path, fields: dict[str, Any]):
     file = tmp_path / "r.json"
     file.write_text(json.dumps(changed(**fields)))
     made = EvalReport.from_json(file)
-    assert "| x |" in to_markdown({"x": made})
+    assert "| x |" in table({"x": made}).markdown()
     compare({"x": made, "y": made})

@@ -10,8 +10,8 @@ from support.fakes.evaluation import FakeModel, FakeTask, report
 
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
+from unspoken.evaluation.several import elect
 from unspoken.evaluation.tables import notes, over_sampling_seeds
-from unspoken.evaluation.vote import elect
 
 
 @pytest.mark.parametrize(

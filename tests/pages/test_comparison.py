@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from unspoken.cli import app
 from unspoken.errors import ConfigError, DataError
-from unspoken.pages.comparison import chart, grid_json, grid_markdown, read
+from unspoken.pages.comparison import chart, grid_json, markdown, read, tables
 
 FIRST, SECOND = [True] * 9 + [False] * 11, [True] * 8 + [False] * 2 + [True] * 10
 
@@ -40,7 +40,7 @@ def test_reports_are_sorted_by_task(runs: list[Path]):
 
 def test_markdown_and_json(runs: list[Path]):
     grid = read(runs)
-    text = grid_markdown(grid)
+    text = markdown(tables(grid))
     assert text.startswith("| method | svamp | tiny |\n")
     assert "| b | – | 90.0 (69.9–97.2) |" in text
     assert text.count("McNemar p") == 1
@@ -75,7 +75,7 @@ def test_the_command(runs: list[Path], tmp_path: Path):
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "a[b]" in done.output
-    assert files[0].read_text() == grid_markdown(read(runs))
+    assert files[0].read_text() == markdown(tables(read(runs)))
     assert files[1].read_text() == chart(read(runs))
     words = ["compare", *map(str, runs), "--extractor", "lm-eval:strict", "--out", str(files[2])]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
@@ -90,7 +90,7 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path):
         read([tmp_path / "none"])
     other = replace(read(runs)["tiny"]["b"], fingerprint="99")
     with pytest.raises(DataError, match="the task fingerprint differs"):
-        grid_markdown({"tiny": {"a": read(runs)["tiny"]["a[b]"], "b": other}})
+        markdown(tables({"tiny": {"a": read(runs)["tiny"]["a[b]"], "b": other}}))
     other = replace(read(runs)["tiny"]["b"], extractor="flexible")
     with pytest.raises(DataError, match=r"the extractor differs, 'strict' .* against 'flexible'"):
-        grid_markdown({"tiny": {"a": read(runs)["tiny"]["a[b]"], "b": other}})
+        markdown(tables({"tiny": {"a": read(runs)["tiny"]["a[b]"], "b": other}}))

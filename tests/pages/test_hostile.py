@@ -24,8 +24,8 @@ from unspoken.cli import _streams
 from unspoken.cli._options import new_console
 from unspoken.core.text.markup import cell, escape, metric_rows, number
 from unspoken.evaluation import groups
-from unspoken.evaluation.tables import compare, comparison_markdown, to_markdown
-from unspoken.evaluation.vote import Completion
+from unspoken.evaluation.several import Completion
+from unspoken.evaluation.tables import compare, comparison_table, table
 from unspoken.inspector.look import inspect
 from unspoken.pages import comparison
 from unspoken.pages.inspection import page as inspector_page
@@ -159,10 +159,10 @@ def tables(text: str) -> None:
 
 def test_markdown():
     reports = {f"{EVIL}{k}\n# x": evil_report() for k in range(3)}
-    tables(to_markdown(reports))
-    tables(comparison_markdown(compare(reports)))
-    tables(comparison.grid_markdown({EVIL: reports, "b": reports}))
-    tables(groups.to_markdown(groups.grouped(reports, dict.fromkeys(reports))))
+    tables(table(reports).markdown())
+    tables(comparison_table(compare(reports)).markdown())
+    tables(comparison.markdown(comparison.tables({EVIL: reports, "b": reports})))
+    tables(comparison.markdown({EVIL: groups.tables(groups.grouped(reports, dict.fromkeys(reports)))}))
     tables(control_report.to_markdown(_controls()))
     tables(_scaling().to_markdown())
 
@@ -171,8 +171,9 @@ def test_the_terminal_shows_marks_as_they_are(capsys: pytest.CaptureFixture[str]
     _streams()  # as `main` does: half a surrogate pair is written as its number
     console = new_console()
     reports = {"[bold]x[/y]": evil_report(task={"name": "[/z]"}), "[/b]": evil_report(task={"name": "[/z]"})}
-    for part in comparison.terminal({"[/t]": reports, "u": reports}):
-        console.print(part)
+    for name, some in comparison.tables({"[/t]": reports, "u": reports}).items():
+        for part in (name, *some):
+            console.print(part)
     console.print(control_report.table(_controls()))
     console.print("[/path]/[red]file")
     said = capsys.readouterr().out

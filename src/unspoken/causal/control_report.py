@@ -11,18 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rich import box
-from rich.markup import escape as mark_up
-from rich.table import Table
-
 from unspoken.core.config import STRICT, build, dump
 from unspoken.core.files import write_text
 from unspoken.core.text.markup import cell
+from unspoken.core.text.table import Table
 from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.paired import Difference, difference
 from unspoken.evaluation.records import EvalReport, Record, check_records
-from unspoken.evaluation.statistics import Rate, rate
-from unspoken.evaluation.tables import cut_off, markdown, p_value, percent, points, with_interval
+from unspoken.evaluation.statistics import Difference, Rate, difference, rate
+from unspoken.evaluation.tables import cut_off, p_value, percent, points, with_interval
 
 FORMAT = 1
 """Version of the file that `ControlsReport.save` writes."""
@@ -231,9 +227,6 @@ class ControlsReport:
         return report
 
 
-HEADINGS = ("control", "accuracy % (95%)", "difference, points (95%)", "lost", "won", "McNemar p", "same answer %")
-
-
 def cells(report: ControlsReport) -> list[list[str]]:
     """The rows of the table, the unmodified run first."""
     rows = [["unmodified", with_interval(report.plain.accuracy), "", "", "", "", ""]]
@@ -277,22 +270,19 @@ def _cut_notes(report: ControlsReport) -> list[str]:
 
 
 def table(report: ControlsReport) -> Table:
-    """The controls as a table for the terminal."""
-    result = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=mark_up("\n".join(notes(report))), caption_justify="left"
+    """The controls as a table."""
+    return Table(
+        headings=("control", "accuracy % (95%)", "difference, points (95%)", "lost", "won", "McNemar p", "same answer %"),
+        rows=cells(report),
+        notes=notes(report),
+        narrow=("control", "accuracy %", "points (95%)", None, None, "p", "same %"),
     )
-    for number, heading in enumerate(("control", "accuracy %", "points (95%)", "p", "same %")):
-        result.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    for label, accuracy, effect, _, _, p, same in cells(report):
-        result.add_row(*map(mark_up, (label, accuracy, effect, p, same)))
-    return result
 
 
 def to_markdown(report: ControlsReport) -> str:
     """Verdict, table and notes as Markdown."""
-    told = markdown(list(HEADINGS), cells(report)).rstrip("\n")
     lost = "Lost, won: problems that only the unmodified run, or only the control, gets right."
-    return "\n".join([cell(report.verdict), "", told, "", *(f"{cell(line)}  " for line in (*notes(report), lost))]) + "\n"
+    return f"{cell(report.verdict)}\n\n{table(report).markdown().rstrip()}  \n{cell(lost)}\n"
 
 
 def _said(extracted: str | None, text: str) -> str:

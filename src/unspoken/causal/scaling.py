@@ -18,13 +18,13 @@ from unspoken.causal.controls import Through
 from unspoken.core.config import STRICT, build
 from unspoken.core.files import write_text
 from unspoken.core.text.markup import cell
+from unspoken.core.text.table import Table
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.evaluation.paired import Difference, difference
 from unspoken.evaluation.records import EvalReport, Record, check_records
-from unspoken.evaluation.statistics import Rate, mean, rate
-from unspoken.evaluation.tables import cut_off, markdown, p_value, percent, points, with_interval
-from unspoken.evaluation.vote import Completion, elect
+from unspoken.evaluation.several import Completion, elect
+from unspoken.evaluation.statistics import Difference, Rate, difference, mean, rate
+from unspoken.evaluation.tables import cut_off, p_value, percent, points, with_interval
 from unspoken.pages.svg import Chart, Line, Point, sheet
 from unspoken.tasks.base import Split, Task
 
@@ -181,15 +181,22 @@ class ScalingReport:
         check_records(report.report, path)
         return report
 
-    def cells(self) -> list[list[str]]:
-        """The rows of the table."""
+    @property
+    def table(self) -> Table:
+        """A row per number of trajectories."""
         rows = []
         for f in self.curve:
             low, high = f.gain.interval
             gain = f"{points(f.gain.value)} ({points(low)} to {points(high)})" if f.n > 1 or self.by == "sampling" else ""
             cost = [f"{f.passes:.1f}", f"{f.positions:.1f}"]
             rows.append([str(f.n), with_interval(f.vote), gain, percent(f.any.value), f"{f.distinct:.2f}", *cost])
-        return rows
+        return Table(
+            headings=("trajectories", "vote % (95%)", "gain, points", "any %", "answers", "passes", "positions"),
+            rows=rows,
+            notes=[self.note],
+            text_columns=0,
+            narrow=("n", "vote % (95%)", "gain, points (95%)", "any %", "answers", "passes", "positions"),
+        )
 
     @property
     def note(self) -> str:
@@ -205,8 +212,7 @@ class ScalingReport:
 
     def to_markdown(self) -> str:
         """Verdict, table and note."""
-        told = markdown(list(HEADINGS), self.cells(), text_columns=0)
-        return f"{cell(self.verdict)}\n\n{told}\n{cell(self.note)}\n"
+        return f"{cell(self.verdict)}\n\n{self.table.markdown()}"
 
     def to_svg(self) -> str:
         """Accuracy against positions forwarded, as a file of its own."""
@@ -219,7 +225,6 @@ class ScalingReport:
         return sheet(name, [("", Chart(name=name, lines=lines, x_label=_X, percent=True, markers=True).svg)])
 
 
-HEADINGS = ("trajectories", "vote % (95%)", "gain, points", "any %", "answers", "passes", "positions")
 _X = "positions forwarded per question"
 
 

@@ -38,21 +38,21 @@ def use_threads(count: int | None) -> None:
 
 def show(report: dict[str, Any], columns: Sequence[str], as_json: bool, out: Path | None) -> None:
     """A table, or all of it; and a file."""
+    from unspoken.core.files import write_text
+    from unspoken.core.text.table import Table
+
     text = json.dumps(report, indent=1)
     if out is not None:
-        from unspoken.core.files import write_text
-
         write_text(out, text + "\n")
     if as_json:
         typer.echo(text)
         return
-    from rich.table import Table
-
-    table = Table("side", *(name.replace("_", " ") for name in columns))
-    for name, side in report["sides"].items():
-        table.add_row(name, *(f"{side[c]:.4g}" if isinstance(side[c], float) else str(side[c]) for c in columns))
+    rows = [
+        (name, *(f"{side[c]:.4g}" if isinstance(side[c], float) else str(side[c]) for c in columns))
+        for name, side in report["sides"].items()
+    ]
     console = new_console()
-    console.print(table)
+    console.print(Table(headings=("side", *(name.replace("_", " ") for name in columns)), rows=rows))
     for name, ratio in report["ratios"].items():
         wall, cpu = ratio["seconds"], ratio["cpu_seconds"]
         told = f"{wall['median']:.2f}x ({wall['low']:.2f} to {wall['high']:.2f}), processor time {cpu['median']:.2f}x"

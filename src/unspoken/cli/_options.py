@@ -126,6 +126,10 @@ def new_console(quiet: bool = False) -> Any:
         def print(self, *objects: Any, **how: Any) -> None:
             super().print(*objects, **({"markup": False} if all(isinstance(o, str) for o in objects) else {}), **how)
 
+        def say(self, line: str) -> None:
+            """Print a line in one colour, not broken where the terminal ends."""
+            self.print(line, highlight=False, soft_wrap=True)
+
     return Plain(emoji=False, quiet=quiet)  # "paper:coconut:" is a rule, not a picture
 
 

@@ -9,6 +9,7 @@ import typer
 
 from unspoken.cli._bench import bench
 from unspoken.cli._options import AsJson, new_console
+from unspoken.core.text.table import Table
 
 
 @bench.command("train")
@@ -40,7 +41,9 @@ def bench_train(
         return
     console = new_console()
     for name, found in report["workloads"].items():
-        console.print(_table(name, found))
+        about = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found["about"].items())
+        console.say(f"{name}: {about}")
+        console.print(_table(found))
         for pair, ratio in found["ratios"].items():
             wall, cpu = ratio["seconds"], ratio["cpu_seconds"]
             console.print(
@@ -50,21 +53,16 @@ def bench_train(
             )
 
 
-def _table(name: str, found: dict[str, Any]) -> Any:
+def _table(found: dict[str, Any]) -> Table:
     """One workload: a line per side."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    about = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in found["about"].items())
-    table = Table(title=escape(f"{name}: {about}"), title_justify="left")
     heads = ("side", "passes", "positions", "padding", "head rows", "s", "CPU s", "peak MB", "tokens/s", "utilisation")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "side" else "right")
-    for side, row in found["sides"].items():
-        memory = "-" if row["peak_memory"] is None else f"{row['peak_memory'] / 2**20:.0f}"
-        table.add_row(
+    rows = [
+        (
             side, str(row["passes"]), str(row["positions"]), f"{row['padding_share']:.1%}", str(row["head_rows"]),
-            f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}", memory, f"{row['tokens_per_second']:.0f}",
-            f"{row['utilisation']:.0%}",
-        )  # fmt: skip
-    return table
+            f"{row['seconds']:.2f}", f"{row['cpu_seconds']:.2f}",
+            "-" if row["peak_memory"] is None else f"{row['peak_memory'] / 2**20:.0f}",
+            f"{row['tokens_per_second']:.0f}", f"{row['utilisation']:.0%}",
+        )
+        for side, row in found["sides"].items()
+    ]  # fmt: skip
+    return Table(headings=heads, rows=rows)

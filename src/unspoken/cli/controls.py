@@ -56,7 +56,7 @@ def control(model: Any, task: Any, split: str, out: Path, console: Any, **how: A
     report.save(out)
     console.print(table(report))
     console.print(report.verdict, highlight=False)
-    console.print(f"controls: {out}", highlight=False, soft_wrap=True)
+    console.say(f"controls: {out}")
     return report
 
 
@@ -79,7 +79,7 @@ def after_eval(
     how["limit"] = min(most, how.get("limit", most))
     target = report.with_name(f"controls-{report.name.removeprefix('eval-')}")
     first = f"controls: the first {how['limit']} problems again, with tampered latents (--no-controls leaves this out)"
-    console.print(first, highlight=False, soft_wrap=True)
+    console.say(first)
     control(model, task, split, target, console, **how)
 
 

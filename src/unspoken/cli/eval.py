@@ -126,14 +126,15 @@ def evaluate(
     from rich.progress import Progress
 
     from unspoken.core.files import check_file
-    from unspoken.evaluation.details import details
     from unspoken.evaluation.evaluator import evaluate as score
     from unspoken.evaluation.processes import processes
+    from unspoken.evaluation.records import pooled_over_seeds as together
+    from unspoken.evaluation.rescore import agreements
     from unspoken.evaluation.resume import PartialReport
-    from unspoken.evaluation.several import pooled_over_seeds as together
-    from unspoken.evaluation.tables import over_sampling_seeds, table
+    from unspoken.evaluation.tables import by_rules, details, over_sampling_seeds, table
     from unspoken.runs.directory import load
     from unspoken.tasks.reading.remarks import remarks
+    from unspoken.tasks.scoring.extractors import EXTRACTORS
 
     every, said = _tasks(run, task, tasks, overrides or [], out), _seeds(seeds, seed, out)
     rules = rule_names(extractors)
@@ -174,18 +175,20 @@ def evaluate(
             keep.forget()
             reports[f"{run.name}, seed {one}" if len(said) > 1 else run.name] = report
             if len(said) > 1:
-                console.print(f"report: {target}", highlight=False, soft_wrap=True)
+                console.say(f"report: {target}")
         console.print(table(reports))
         if len(said) > 1:
-            console.print(over_sampling_seeds(list(reports.values())), highlight=False, soft_wrap=True)
+            console.say(over_sampling_seeds(list(reports.values())))
             for line in together(list(reports.values())).lines():
-                console.print(line, highlight=False, soft_wrap=True)
+                console.say(line)
         for label, report in reports.items():
             where = f"{label}: " if len(said) > 1 else ""
-            for line in details(report, rules):
-                console.print(where + line, highlight=False, soft_wrap=True)
+            every = set(rules) == set(EXTRACTORS)
+            others = by_rules(*agreements(report, None if every else rules)) if rules else []
+            for line in details(report) + others:
+                console.say(where + line)
         if len(said) == 1:
-            console.print(f"report: {target}", highlight=False, soft_wrap=True)
+            console.say(f"report: {target}")
             if me.main:
                 how = {"limit": limit, "batch_size": batch_size, "latents": latents, "chains": chains, **speaking}
                 how.pop("expect", None)  # it changes no answer
@@ -197,7 +200,7 @@ def evaluate(
         from unspoken.evaluation.card import make_card
 
         make_card(report).save(card)
-        console.print(f"card: {card}", highlight=False, soft_wrap=True)
+        console.say(f"card: {card}")
     me.close()
 
 

@@ -73,4 +73,4 @@ def inspect(
     if (collapsed := verdict(seen)) is not None:
         console.print(f"collapsed: {collapsed}", highlight=False)
     for file in files:
-        console.print(f"written: {file}", highlight=False, soft_wrap=True)
+        console.say(f"written: {file}")

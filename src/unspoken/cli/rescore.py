@@ -19,10 +19,7 @@ def rescore(
     out: Annotated[Path | None, typer.Option(help="Write the report as scored by the one --extractor.", **FILE)] = None,
 ) -> None:
     """Score stored answers again by other rules (the papers', lm-eval's, ...), without the model."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
+    from unspoken.core.text.table import Table
     from unspoken.evaluation.records import EvalReport
     from unspoken.evaluation.rescore import agreements, several_marks
     from unspoken.evaluation.rescore import rescore as again
@@ -34,25 +31,25 @@ def rescore(
         raise ConfigError(f"--out writes the report as one rule scores it; give one --extractor, got {len(names)}")
     given = EvalReport.from_json(report_file(report))
     found, left_out = agreements(given, names or None)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
-    for number, heading in enumerate(("extractor", "accuracy % (95%)", "found", f"only {given.extractor}", "only this")):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    for one in found:
-        counts = (one.extracted, len(one.only_own), len(one.only_this))
-        table.add_row(escape(one.name), with_interval(one.accuracy), *map(str, counts))
+    table = Table(
+        headings=("extractor", "accuracy % (95%)", "found", f"only {given.extractor}", "only this"),
+        rows=[
+            (one.name, with_interval(one.accuracy), str(one.extracted), str(len(one.only_own)), str(len(one.only_this)))
+            for one in found
+        ],
+    )
     console = new_console()
     console.print(table)
-    console.print(
-        f"{given.n} problems; found: texts in which the rule finds an answer; only ...: right by one of the two rules alone",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    console.say(
+        f"{given.n} problems; found: texts in which the rule finds an answer; only ...: right by one of the two rules alone"
+    )
     if several := several_marks(given):
-        console.print(
+        console.say(
             f"in {several} of {given.answers} texts the first and the last answer mark are followed by other answers: the "
-            "model goes on after its answer; `first` scores the first one", highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            "model goes on after its answer; `first` scores the first one"
+        )
     for line in cut_notes({"": given}):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.say(line)
     for one in found:
         for record in (*one.only_own, *one.only_this)[:show]:
             side = f"right by {one.name}" if record.strict else f"right by {given.extractor}"
@@ -62,6 +59,6 @@ def rescore(
         typer.echo(f"left out: {name}: {reason}", err=True)
     if out is not None:
         again(given, names[0]).save(out)
-        console.print(f"written: {out}", highlight=False, soft_wrap=True)
+        console.say(f"written: {out}")
     for one in found if not names else ():
         typer.echo(f"  {one.name:17} {EXTRACTORS[one.name].says}")

@@ -50,10 +50,6 @@ def scale(
     out: Annotated[Path | None, typer.Option(help="JSON file, a .md and a .svg beside it; default in RUN.", **FILE)] = None,
 ) -> None:
     """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     from unspoken.causal.scaling import scale as along
     from unspoken.runs.directory import load
 
@@ -82,11 +78,6 @@ def scale(
     place = Path(f"{short}-{name}{settings}.json") if str(run).startswith("builtin:") else run / f"{name}{settings}.json"
     target = out or place
     report.save(target)
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=escape(report.note), caption_justify="left")
-    for heading in ("n", "vote % (95%)", "gain, points (95%)", "any %", "answers", "passes", "positions"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for row in report.cells():
-        shown.add_row(*row)
-    console.print(shown)
+    console.print(report.table)
     console.print(report.verdict, highlight=False)
-    console.print(f"report: {target} (and .md, .svg)", highlight=False, soft_wrap=True)
+    console.say(f"report: {target} (and .md, .svg)")

@@ -16,7 +16,7 @@ from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.resume import Kept, PartialReport, evaluate_missing
-from unspoken.evaluation.vote import Completion, elect
+from unspoken.evaluation.several import Completion, elect
 from unspoken.tasks.base import SPLITS, Split, Task
 
 if TYPE_CHECKING:  # reading a report must not load torch
@@ -50,7 +50,7 @@ def evaluate(
         batch_size: questions per batch; where each is answered several times, answers per batch.
         explain: decode thoughts, and hold them against the true steps.
         chains: sets of thoughts per question, for a method that has several (SoftCoT++).
-        samples: answers per set. Where a question gets several answers, they vote (`evaluation/vote.py`).
+        samples: answers per set. Where a question gets several answers, they vote (`evaluation/several.py`).
         progress: called with (questions answered, questions in all), once per batch and at the end.
         keep: where finished batches are kept, so that an interrupted evaluation goes on and processes share it; the report
             then also holds a hash of the weights. None = all in one go.

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from unspoken.core.config import dump
-from unspoken.core.text.markup import cell
+from unspoken.core.text.table import Table
 from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import OverSeeds, difference_of_means, mean, over_training_seeds
-from unspoken.evaluation.tables import cut_notes, each_seed, markdown, over_seeds_cell, percent, points, terminal_table
+from unspoken.evaluation.tables import cut_notes, each_seed, over_seeds_cell, percent, points
 
 HEADINGS = (
     "recipe",
@@ -195,24 +192,12 @@ def notes(groups: Sequence[Group]) -> list[str]:
     return lines + cut_notes({label: r for g in groups for label, r in zip(g.labels, g.reports.values(), strict=True)})
 
 
-def terminal(groups: Sequence[Group]) -> list[Table | str]:
-    """The table and the differences for the terminal."""
-    table = terminal_table(HEADINGS, text_columns=1, caption="\n".join(notes(groups)))
-    for group in groups:
-        table.add_row(*map(escape, cells(group)))
-    parts: list[Table | str] = [table]
+def tables(groups: Sequence[Group]) -> list[Table]:
+    """The recipes, and below them the differences between them."""
+    every = [Table(headings=HEADINGS, rows=[cells(group) for group in groups], notes=notes(groups))]
     if len(groups) > 1:
-        differences = terminal_table(PAIR_HEADINGS, text_columns=2, caption="")
-        for row in _pairs(groups):
-            differences.add_row(*map(escape, row))
-        parts.append(differences)
-    return parts
-
-
-def to_markdown(groups: Sequence[Group]) -> str:
-    """The same as Markdown."""
-    text = markdown(list(HEADINGS), [cells(group) for group in groups]) + "\n" + "  \n".join(map(cell, notes(groups))) + "\n"
-    return text + ("\n" + markdown(list(PAIR_HEADINGS), _pairs(groups), text_columns=2) if len(groups) > 1 else "")
+        every.append(Table(headings=PAIR_HEADINGS, rows=_pairs(groups), text_columns=2))
+    return every
 
 
 def to_json(tasks: Mapping[str, Sequence[Group]]) -> str:

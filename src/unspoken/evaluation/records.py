@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 
 from unspoken.core.config import STRICT, build, dump
 from unspoken.core.files import lines_json, write_text
-from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.several import within
+from unspoken.errors import ConfigError, DataError, RunError
+from unspoken.evaluation.several import Completion, Several, several
 from unspoken.evaluation.statistics import Rate, mean, rate
-from unspoken.evaluation.vote import Completion
 
 FORMAT = 1
 """Version of the file that `EvalReport.save` writes."""
@@ -60,6 +59,11 @@ class Record:
     thoughts: tuple[str, ...] | None = None
     expected: tuple[str | None, ...] | None = None
     said: tuple[Completion, ...] | None = None
+
+    @property
+    def answers(self) -> list[tuple[str | None, bool]]:
+        """What was extracted from each answer, and whether it is right."""
+        return [(one.extracted, one.strict) for one in self.said or (self,)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +225,11 @@ class EvalReport:
         )
 
     @property
+    def several(self) -> Several | None:
+        """Figures of several answers per question; None where each has one."""
+        return several([r.answers for r in self.records]) if any(r.said for r in self.records) else None
+
+    @property
     def hardware(self) -> str:
         """What it ran on, in words."""
         gpu = self.environment.get("gpu")
@@ -238,7 +247,7 @@ class EvalReport:
             "accuracy": _plain(self.accuracy),
             "flexible": _plain(self.flexible),
             "single": self.single,
-            "several": None if (several := within(self)) is None else several.plain(),
+            "several": None if self.several is None else self.several.plain(),
             "finished": self.finished.value,
             "answers": self.answers,
             "cut_off": self.cut_off,
@@ -300,6 +309,19 @@ class EvalReport:
             raise RunError(str(error)) from None
         check_records(report, path)
         return report
+
+
+def pooled_over_seeds(reports: Sequence[EvalReport]) -> Several:
+    """The figures of evaluations of the same problems: each adds its answers to every question.
+
+    Raises:
+        DataError: the problems differ.
+    """
+    ids = [[record.id for record in report.records] for report in reports]
+    if any(names != ids[0] for names in ids):
+        raise DataError("answers of several reports can be put together for the same problems only; these differ")
+    questions = zip(*(report.records for report in reports), strict=True)
+    return several([[one for record in asked for one in record.answers] for asked in questions])
 
 
 def check_records(report: EvalReport, path: str | Path) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.records import EvalReport, Record
+from unspoken.evaluation.several import elect
 from unspoken.evaluation.statistics import Rate
-from unspoken.evaluation.vote import elect
 from unspoken.tasks import make_task
 from unspoken.tasks.scoring.extractors import EXTRACTORS, Rule, extractor, judge
 from unspoken.tasks.scoring.math_answers import first_answer

@@ -1,6 +1,9 @@
-"""What several answers to each question are worth: pass@k, the vote, how many of them differ.
+"""Several answers to each question: the vote on them (self-consistency), pass@k, how many of them differ.
 
 They are the samples and sets of thoughts of one evaluation (`Record.said`), or evaluations of one model with several seeds.
+
+A vote looks at what a task's rule extracts from each text, which never depends on the reference answer. A text from which
+nothing is extracted does not vote; of answers with as many votes the one that was said first wins.
 """
 
 from __future__ import annotations
@@ -12,10 +15,62 @@ from typing import TYPE_CHECKING, Any
 
 from unspoken.errors import DataError
 from unspoken.evaluation.statistics import Rate, mean, rate, wilson
-from unspoken.evaluation.vote import elect
+from unspoken.tasks.base import Score
 
-if TYPE_CHECKING:
-    from unspoken.evaluation.records import EvalReport
+if TYPE_CHECKING:  # reading a report must not load torch
+    from unspoken.core.loop.trace import Answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One of several answers to a question.
+
+    Attributes:
+        chain, sample: from which set of thoughts, and which of the answers from it.
+        text: what was spoken.
+        strict, flexible, extracted: see `Score`.
+        visible_tokens: tokens spoken, without eos.
+        finished: eos was reached before the limit.
+        passes, positions: see `Answer`: what several answers share counts for the first of them.
+    """
+
+    chain: int
+    sample: int
+    text: str
+    strict: bool
+    flexible: bool
+    extracted: str | None
+    visible_tokens: int
+    finished: bool
+    passes: int = 0
+    positions: int = 0
+
+    @classmethod
+    def of(cls, answer: Answer, score: Score) -> Completion:
+        """An answer and its score."""
+        return cls(
+            chain=answer.chain,
+            sample=answer.sample,
+            text=answer.text,
+            strict=bool(score.strict),
+            flexible=bool(score.flexible),
+            extracted=score.extracted,
+            visible_tokens=int(answer.visible),
+            finished=bool(answer.finished),
+            passes=int(answer.passes),
+            positions=int(answer.positions),
+        )
+
+
+def elect(extracted: Sequence[str | None]) -> int:
+    """The number of the first answer that says what most of them say; 0 where none says anything."""
+    votes: dict[str, int] = {}
+    for answer in extracted:
+        if answer is not None:
+            votes[answer] = votes.get(answer, 0) + 1
+    if not votes:
+        return 0
+    return extracted.index(max(votes, key=lambda answer: votes[answer]))  # the first of the largest, in order of saying
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +90,7 @@ class Several:
         pass_at: k -> the chance that at least one of k answers, drawn from those of the question, is right (Chen et al.
             2021), mean over questions. For k = `answers` it is a count. Else its interval is Wilson's at that share: what
             lies between 0 and 1 varies at most as much as what is either.
-        vote: the answer that most agree on is right; see `evaluation/vote.py`.
+        vote: the answer that most agree on is right; see `elect`.
         distinct: different answers per question, those from which nothing is extracted being one.
     """
 
@@ -94,25 +149,3 @@ def several(questions: Sequence[Said]) -> Several:
         vote=rate(said[elect([found for found, _ in said])][1] for said in questions),
         distinct=mean(len({found for found, _ in said}) for said in questions),
     )
-
-
-def pooled_over_seeds(reports: Sequence[EvalReport]) -> Several:
-    """The figures of evaluations of the same problems: each adds its answers to every question.
-
-    Raises:
-        DataError: the problems differ.
-    """
-    ids = [[record.id for record in report.records] for report in reports]
-    if any(names != ids[0] for names in ids):
-        raise DataError("answers of several reports can be put together for the same problems only; these differ")
-    return several([[one for r in group for one in _said(r)] for group in zip(*(r.records for r in reports), strict=True)])
-
-
-def _said(record: Any) -> list[tuple[str | None, bool]]:
-    """All answers in a record."""
-    return [(one.extracted, one.strict) for one in record.said or (record,)]
-
-
-def within(report: EvalReport) -> Several | None:
-    """The figures of one evaluation; None where it has one answer per question."""
-    return several([_said(r) for r in report.records]) if any(r.said for r in report.records) else None

@@ -1,4 +1,4 @@
-"""Several evaluations side by side: one table in three forms (terminal, Markdown, JSON), and the paired comparison."""
+"""Several evaluations side by side: a table, JSON, the paired comparison, and what is said besides."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-
-from unspoken.core.text.markup import cell
+from unspoken.core.text.table import Table
 from unspoken.errors import DataError
 from unspoken.evaluation.records import EvalReport
+from unspoken.evaluation.rescore import Agreement
 from unspoken.evaluation.statistics import OverSeeds, Rate, mcnemar
 
 Reports = Mapping[str, EvalReport]
@@ -143,26 +140,9 @@ def over_sampling_seeds(reports: Sequence[EvalReport]) -> str:
 
 
 def table(reports: Reports) -> Table:
-    """The reports as a table for the terminal."""
-    result = terminal_table(NARROW, text_columns=1, caption="\n".join(notes(reports)))
-    for label, report in reports.items():
-        result.add_row(*map(escape, cells(label, report)))
-    return result
-
-
-def terminal_table(headings: tuple[str, ...], text_columns: int, caption: str) -> Table:
-    """A table in which no figure is broken over two lines; long labels are."""
-    result = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=escape(caption), caption_justify="left")
-    for number, heading in enumerate(headings):
-        text = number < text_columns
-        result.add_column(escape(heading), justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    return result
-
-
-def to_markdown(reports: Reports) -> str:
-    """The table as Markdown, with its notes."""
+    """The reports as a table, with its notes."""
     rows = [cells(label, report) for label, report in reports.items()]
-    return markdown(list(HEADINGS), rows) + "\n" + "\n".join(f"{cell(line)}  " for line in notes(reports)) + "\n"
+    return Table(headings=HEADINGS, rows=rows, notes=notes(reports), narrow=NARROW)
 
 
 def to_json(reports: Reports) -> str:
@@ -181,6 +161,34 @@ def to_json(reports: Reports) -> str:
         for label, report in reports.items()
     }
     return json.dumps(data, indent=2, default=str) + "\n"
+
+
+def details(report: EvalReport) -> list[str]:
+    """What an evaluation says beyond its row in the table: cost, difficulty, several answers, steps; in lines."""
+    lines = [
+        f"cost per question: {report.mean_latents:.1f} latents, {report.mean_visible_tokens:.1f} visible tokens, "
+        f"{report.mean_passes:.1f} forward passes, {report.mean_positions:.1f} positions, {report.ms_per_question:.2f} ms; "
+        f"{report.tokens_per_second:.0f} visible tokens/s at batch size {report.batch_size}"
+    ]
+    by_steps = report.by_steps
+    if set(by_steps) - {0}:
+        each = "; ".join(f"{count}: {with_interval(rate)} of {rate.n}" for count, rate in by_steps.items())
+        lines.append(f"by number of true steps: {each}")
+    if (several := report.several) is not None:
+        lines.extend(several.lines())
+    if (steps := report.step_accuracy) is not None:
+        right = f"{percent(steps.correct_only.value)}%" if steps.correct_only.n else "there is none"
+        told = f"{percent(steps.overall.value)}%; where the answer is right, {right}"
+        lines.append(f"decoded steps equal to the true step: {told}")
+    return lines
+
+
+def by_rules(found: Sequence[Agreement], left_out: Mapping[str, str]) -> list[str]:
+    """The accuracy by other rules, in lines; see `rescore.agreements`."""
+    return [
+        *(f"by {one.name}: {with_interval(one.accuracy)}" for one in found),
+        *(f"left out: {name}: {reason}" for name, reason in left_out.items()),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,22 +267,15 @@ def compare(reports: Reports) -> Comparison:
     return Comparison(labels=tuple(reports), n=baseline.n, pairs=tuple(pairs), extractor=baseline.extractor)
 
 
-PAIR_COLUMNS = ("a", "b", "b - a, points", "only a right", "only b right", "McNemar p", "95% intervals")
-
-
 def comparison_table(comparison: Comparison) -> Table:
-    """The comparison as a table for the terminal."""
-    headings = ("a", "b", "b - a", "only a", "only b", "p", "intervals")
-    result = terminal_table(headings, text_columns=2, caption=_pair_note(comparison))
-    for pair in comparison.pairs:
-        result.add_row(*map(escape, _pair_cells(pair)))
-    return result
-
-
-def comparison_markdown(comparison: Comparison) -> str:
-    """The comparison as Markdown."""
-    rows = [_pair_cells(pair) for pair in comparison.pairs]
-    return markdown(list(PAIR_COLUMNS), rows, text_columns=2) + f"\n{cell(_pair_note(comparison))}\n"
+    """The comparison as a table."""
+    return Table(
+        headings=("a", "b", "b - a, points", "only a right", "only b right", "McNemar p", "95% intervals"),
+        rows=[_pair_cells(pair) for pair in comparison.pairs],
+        notes=[_pair_note(comparison)],
+        text_columns=2,
+        narrow=("a", "b", "b - a", "only a", "only b", "p", "intervals"),
+    )
 
 
 def _pair_cells(pair: Pair) -> list[str]:
@@ -335,10 +336,3 @@ def _problems(report: EvalReport) -> str:
 def _conditions(report: EvalReport) -> str:
     """What a time depends on, in words."""
     return f"batch size {report.batch_size}, {report.hardware}, {report.model.get('dtype') or 'unknown dtype'}"
-
-
-def markdown(head: list[str], rows: list[list[str]], text_columns: int = 1) -> str:
-    """A Markdown table; all columns but the first ones are figures."""
-    rule = ["---" if i < text_columns else "---:" for i in range(len(head))]
-    lines = [[cell(name) for name in head], rule, *([cell(value) for value in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

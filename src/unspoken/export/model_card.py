@@ -15,7 +15,7 @@ import unspoken
 from unspoken.core.config import dump
 from unspoken.core.text.markup import cell
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.tables import percent, to_markdown
+from unspoken.evaluation.tables import percent, table
 from unspoken.runs.config import RunConfig
 from unspoken.runs.directory import RunDir
 
@@ -161,5 +161,5 @@ def _scores(run: RunDir, config: RunConfig) -> str:
             "checkpoint was chosen by that figure, so it flatters."
         )
     reports = {file.stem: EvalReport.from_json(file) for file in sorted(run.path.glob("eval-*-test.json"))}
-    parts.extend(to_markdown({label: report}).strip() for label, report in reports.items())
+    parts.extend(table({label: report}).markdown().strip() for label, report in reports.items())
     return "\n\n".join(["## Scores", *parts]) if parts else ""

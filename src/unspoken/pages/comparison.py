@@ -11,25 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape as mark_up
-from rich.table import Table
-
 from unspoken.core.seal import changed, identity
 from unspoken.core.text.markup import cell
+from unspoken.core.text.table import Table
 from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.tables import (
-    Reports,
-    compare,
-    comparison_markdown,
-    comparison_table,
-    markdown,
-    table,
-    terminal_table,
-    to_json,
-    to_markdown,
-    with_interval,
-)
+from unspoken.evaluation.tables import Reports, compare, comparison_table, table, to_json, with_interval
 from unspoken.pages.svg import Line, Point, scatter, sheet
 
 Grid = Mapping[str, Reports]
@@ -86,43 +73,29 @@ def labels(grid: Grid) -> list[str]:
     return list(dict.fromkeys(label for reports in grid.values() for label in reports))
 
 
-def _matrix(grid: Grid) -> list[list[str]]:
-    return [
+def tables(grid: Grid) -> dict[str, list[Table]]:
+    """Under each task's name the table of its runs and, where there are several, of their pairs.
+
+    Under "" stands what no task's name stands above: runs times tasks, or the one task's tables.
+    """
+    found = {name: [table(row), *([comparison_table(compare(row))] if len(row) > 1 else [])] for name, row in grid.items()}
+    if len(grid) == 1:
+        return {"": next(iter(found.values()))}
+    rows = [
         [label, *(with_interval(row[label].accuracy) if label in row else "–" for row in grid.values())]
         for label in labels(grid)
     ]
+    rule = next(iter(next(iter(grid.values())).values())).extractor
+    note = f"Accuracy: {rule} rule, per cent, with the 95% Wilson interval."
+    matrix = Table(headings=("method", *grid), rows=rows, notes=[note], narrow=("accuracy %", *grid))
+    return {"": [matrix], **found}
 
 
-def terminal(grid: Grid) -> list[Table | str]:
-    """What the command prints: the matrix where there are several tasks, then each task's table and pairs."""
-    parts: list[Table | str] = []
-    if len(grid) > 1:
-        whole = terminal_table(("accuracy %", *grid), text_columns=1, caption="")
-        for row in _matrix(grid):
-            whole.add_row(*map(mark_up, row))
-        parts.append(whole)
-    for name, reports in grid.items():
-        parts += [name] if len(grid) > 1 else []
-        parts.append(table(reports))
-        if len(reports) > 1:
-            parts.append(comparison_table(compare(reports)))
-    return parts
-
-
-def grid_markdown(grid: Grid) -> str:
-    """The same as Markdown."""
-    text = ""
-    if len(grid) > 1:
-        rule = next(iter(next(iter(grid.values())).values())).extractor
-        text = (
-            markdown(["method", *grid], _matrix(grid))
-            + f"\nAccuracy: {rule} rule, per cent, with the 95% Wilson interval.\n"
-        )
-    for name, reports in grid.items():
-        text += f"\n## {cell(name)}\n\n" if len(grid) > 1 else ""
-        text += to_markdown(reports)
-        text += "\n" + comparison_markdown(compare(reports)) if len(reports) > 1 else ""
-    return text
+def markdown(tables: Mapping[str, Sequence[Table]]) -> str:
+    """Tables as Markdown, under the names that they stand under."""
+    return "\n".join(
+        (f"## {cell(name)}\n\n" if name else "") + "\n".join(one.markdown() for one in some) for name, some in tables.items()
+    )
 
 
 def grid_json(grid: Grid) -> str:
