@@ -26,7 +26,7 @@ from unspoken.tasks.base import SPLITS, Score, Split
 from unspoken.tasks.reading.equations import equality_steps
 from unspoken.tasks.reading.readers import read_text
 from unspoken.tasks.reading.rows import Row, check_ranges, text_field
-from unspoken.tasks.reading.source import Source, Splits, converted
+from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
 from unspoken.tasks.scoring.answers import SPECIAL, equal, extract_flexible, extract_strict, normalise
 
 FOLDS = 5
@@ -65,18 +65,13 @@ class AsDivConfig:
             raise ConfigError(f"field 'fold' must be 0 to {FOLDS - 1}, or null to test on everything, got {self.fold}")
 
 
-class AsDiv:
-    """School problems of many kinds (Miao et al. 2020): a test set.
-
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-    """
+class AsDiv(SplitTask[AsDivConfig]):
+    """School problems of many kinds (Miao et al. 2020): a test set."""
 
     name: ClassVar[str] = "asdiv"
     Config: ClassVar[type[AsDivConfig]] = AsDivConfig
 
     def __init__(self, config: AsDivConfig) -> None:
-        self.config = config
         self._source = Source(
             task="asdiv",
             files={"test": ("ASDiv.xml",)},
@@ -86,34 +81,8 @@ class AsDiv:
         )
         there = SPLITS if config.fold is not None else ("test",)
         advice = "set fold=0 (to 4) for the authors' folds, or train on another task"
-        self._splits = Splits(config=config, read=self._read, there=there, absent=dict.fromkeys(SPLITS, advice))
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Numbers as numbers, without a unit ("9 (apples)", "9 apples"); lists ("13; 39") in any order; the rest as words.
-
-        Strict: what follows the last mark. Flexible: that, or the last number, or the last line from "answer is" on.
-        """
-        marked = extract_strict(text)
-        last = extract_flexible(_BRACKETS.sub(" ", text)) or extract_flexible(text)  # "9 (since 3*3)" does not say 3
-        lines = [line.strip() for line in SPECIAL.sub("\n", text).split("\n") if line.strip()]
-        said = [_without_unit(marked)] if marked is not None else []
-        strict = any(_same(answer, example.answer) for answer in said)
-        claim = re.split(r"\banswer is:?\s", lines[-1], flags=re.IGNORECASE)[-1] if lines else None
-        loose = [*said, *(answer for answer in (last, claim) if answer is not None)]
-        return Score(
-            strict=strict,
-            flexible=strict or any(_same(answer, example.answer) for answer in loose),
-            extracted=normalise(loose[0]) if loose else None,
-        )
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read, there=there, absent=dict.fromkeys(SPLITS, advice))
+        super().__init__(splits, score_loose)
 
     def _read(self, split: Split) -> list[Example]:
         config = self.config
@@ -128,6 +97,25 @@ class AsDiv:
             wanted = _ids(folder, config, split)
             rows = rows if wanted is None else [example for example in rows if example.meta["id"] in wanted]
         return [example for example in rows if _is_number(example.answer)] if config.numbers_only else rows
+
+
+def score_loose(example: Example, text: str) -> Score:
+    """Numbers as numbers, without a unit ("9 (apples)", "9 apples"); lists ("13; 39") in any order; the rest as words.
+
+    Strict: what follows the last mark. Flexible: that, or the last number, or the last line from "answer is" on.
+    """
+    marked = extract_strict(text)
+    last = extract_flexible(_BRACKETS.sub(" ", text)) or extract_flexible(text)  # "9 (since 3*3)" does not say 3
+    lines = [line.strip() for line in SPECIAL.sub("\n", text).split("\n") if line.strip()]
+    said = [_without_unit(marked)] if marked is not None else []
+    strict = any(_same(answer, example.answer) for answer in said)
+    claim = re.split(r"\banswer is:?\s", lines[-1], flags=re.IGNORECASE)[-1] if lines else None
+    loose = [*said, *(answer for answer in (last, claim) if answer is not None)]
+    return Score(
+        strict=strict,
+        flexible=strict or any(_same(answer, example.answer) for answer in loose),
+        extracted=normalise(loose[0]) if loose else None,
+    )
 
 
 def _ids(folder: Path, config: AsDivConfig, split: Split) -> set[str] | None:

@@ -22,11 +22,11 @@ from typing import Any, ClassVar, Literal
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
-from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.rationales import cot_source, read_cot
 from unspoken.tasks.reading.rows import carve, check_ranges, question_key, text_field
 from unspoken.tasks.reading.segment import Rule, split_steps
-from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.reading.source import Source, Splits, SplitTask
 from unspoken.tasks.scoring.letters import LETTERS, lettered, score_letter, with_options
 
 _LETTER_ONLY = re.compile(
@@ -67,40 +67,23 @@ class CommonsenseQaConfig:
         check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
-class CommonsenseQa:
-    """Everyday knowledge, five options (Talmor et al. 2019).
-
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-    """
+class CommonsenseQa(SplitTask[CommonsenseQaConfig]):
+    """Everyday knowledge, five options (Talmor et al. 2019)."""
 
     name: ClassVar[str] = "commonsenseqa"
     Config: ClassVar[type[CommonsenseQaConfig]] = CommonsenseQaConfig
 
     def __init__(self, config: CommonsenseQaConfig) -> None:
-        self.config = config
         files: Mapping[Split, tuple[str, ...]] = {"train": ("train_rand_split.jsonl",), "test": ("dev_rand_split.jsonl",)}
         hub_splits: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validation",)}
         self._source = Source(task=self.name, files=files, root=config.root, hub=config.hub, hub_splits=hub_splits)
         self._cot = cot_source(self.name, config.cot_hub, hub_splits)
         there = SPLITS if config.validation_fraction else ("train", "test")
         advice = "the dev rows are test here; set validation_fraction=0.05"
-        self._splits = Splits(
+        splits = Splits(
             config=config, read=self._read, there=there, absent={"validation": advice}, carved=True, key=stem_key
         )
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """A letter: see `letters.py`."""
-        return score_letter(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        super().__init__(splits, score_letter)
 
     def _read(self, split: Split) -> list[Example]:
         source: Split = "test" if split == "test" else "train"
@@ -136,18 +119,13 @@ class AquaConfig:
         check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
-class Aqua:
-    """Algebra, five options (Ling et al. 2017).
-
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-    """
+class Aqua(SplitTask[AquaConfig]):
+    """Algebra, five options (Ling et al. 2017)."""
 
     name: ClassVar[str] = "aqua"
     Config: ClassVar[type[AquaConfig]] = AquaConfig
 
     def __init__(self, config: AquaConfig) -> None:
-        self.config = config
         source = Source(
             task="aqua",
             files={"train": ("train.json",), "validation": ("dev.json",), "test": ("test.json",)},
@@ -155,20 +133,8 @@ class Aqua:
             hub=config.hub,
             hub_config=config.hub_config,
         )
-        self._splits = Splits(config=config, read=lambda split: source.examples(split, _aqua_row), key=stem_key)
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """A letter: see `letters.py`."""
-        return score_letter(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=lambda split: source.examples(split, _aqua_row), key=stem_key)
+        super().__init__(splits, score_letter)
 
 
 def stem_key(example: Example) -> str:

@@ -23,7 +23,7 @@ from unspoken.errors import DataError
 from unspoken.tasks.base import Score, Split
 from unspoken.tasks.reading.readers import listed_rows
 from unspoken.tasks.reading.rows import check_ranges, text_field
-from unspoken.tasks.reading.source import Source, Splits, converted
+from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
 from unspoken.tasks.scoring.letters import LETTERS, lettered, options_of, same_text, score_letter, with_options
 from unspoken.tasks.scoring.rules import date_text, read_dates, score_date
 
@@ -53,14 +53,13 @@ class DateUnderstandingConfig:
         check_ranges(self, "limit_test")
 
 
-class DateUnderstanding:
+class DateUnderstanding(SplitTask[DateUnderstandingConfig]):
     """Work out a date (BIG-bench, BBH): a test set."""
 
     name: ClassVar[str] = "date_understanding"
     Config: ClassVar[type[DateUnderstandingConfig]] = DateUnderstandingConfig
 
     def __init__(self, config: DateUnderstandingConfig) -> None:
-        self.config = config
         file = "date_understanding.json" if config.source == "bigbench" else "bbh_date_understanding.json"
         self._source = Source(
             task=self.name,
@@ -69,19 +68,8 @@ class DateUnderstanding:
             instead="use another task: this one is read from files only",
         )
         absent: Mapping[Split, str] = {"train": _ONLY_TEST, "validation": _ONLY_TEST}
-        self._splits = Splits(config=config, read=self._read, there=("test",), absent=absent)
-
-    def examples(self, split: Split) -> list[Example]:
-        """The test split, in file order, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """A date compared as a date, or a letter; an option's date written out counts as its letter by the flexible rule."""
-        return score_date(example, text) if self.config.form == "date" else score_letter(example, text, _same)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read, there=("test",), absent=absent)
+        super().__init__(splits, score_date if config.form == "date" else _score_option)
 
     def _read(self, split: Split) -> list[Example]:
         path = self._source.path("test")
@@ -105,6 +93,11 @@ class DateUnderstanding:
             return {"question": stem, "steps": [], "answer": date_text(days[0])}
         letter = next(letter for letter in LETTERS if options.get(letter) == right)
         return {"question": with_options(stem, options), "steps": [], "answer": letter}
+
+
+def _score_option(example: Example, text: str) -> Score:
+    """A letter; by the flexible rule an option's date written out counts as its letter."""
+    return score_letter(example, text, _same)
 
 
 def _same(a: str, b: str) -> bool:

@@ -22,10 +22,10 @@ from typing import Any, ClassVar, Literal
 
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
-from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.rows import carve, check_ranges, examples_of
 from unspoken.tasks.reading.segment import Rule
-from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.reading.source import Source, Splits, SplitTask
 from unspoken.tasks.scoring.answers import score_number
 
 _FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
@@ -94,70 +94,36 @@ class Gsm8kAugConfig:
         check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
-class Gsm8k:
-    """School problems in sentences (Cobbe et al. 2021).
-
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-    """
+class Gsm8k(SplitTask[Gsm8kConfig]):
+    """School problems in sentences (Cobbe et al. 2021)."""
 
     name: ClassVar[str] = "gsm8k"
     answers: ClassVar[str] = "number"
     Config: ClassVar[type[Any]] = Gsm8kConfig
 
     def __init__(self, config: Gsm8kConfig) -> None:
-        self.config = config
         self._source = _source(config)
         there = SPLITS if config.validation_fraction else ("train", "test")
         advice = "GSM8K has no validation split of its own; set validation_fraction=0.05"
-        self._splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Strict: the number after the last mark (`answers.MARKS`). Flexible: the last number."""
-        return score_number(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
+        super().__init__(splits, score_number)
 
     def _read(self, split: Split) -> list[Example]:
         rows = _read(self._source, self.config.steps, "test" if split == "test" else "train")
         return rows if split == "test" else carve(rows, self.config.validation_fraction, split)
 
 
-class Gsm8kAug:
-    """GSM8K enlarged by GPT-4 (Deng et al. 2024): equations as steps; other files, and a validation split of its own.
-
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-    """
+class Gsm8kAug(SplitTask[Gsm8kAugConfig]):
+    """GSM8K enlarged by GPT-4 (Deng et al. 2024): equations as steps; other files, and a validation split of its own."""
 
     name: ClassVar[str] = "gsm8k_aug"
     answers: ClassVar[str] = "number"
     Config: ClassVar[type[Any]] = Gsm8kAugConfig
 
     def __init__(self, config: Gsm8kAugConfig) -> None:
-        self.config = config
         source = _source(config)
-        self._splits = Splits(config=config, read=lambda split: _read(source, config.steps, split))
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Strict: the number after the last mark (`answers.MARKS`). Flexible: the last number."""
-        return score_number(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=lambda split: _read(source, config.steps, split))
+        super().__init__(splits, score_number)
 
 
 def _source(config: Gsm8kConfig | Gsm8kAugConfig) -> Source:

@@ -21,9 +21,9 @@ from typing import Any, ClassVar, Literal
 
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
-from unspoken.tasks.base import Score, Split
+from unspoken.tasks.base import Split
 from unspoken.tasks.reading.rows import check_ranges, examples_of
-from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.reading.source import Source, Splits, SplitTask
 from unspoken.tasks.scoring.answers import score_number
 
 
@@ -54,19 +54,14 @@ class Gsm8kAugNlConfig:
         check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
-class Gsm8kAugNl:
-    """GSM8K-Aug with steps in sentences (Shen et al. 2025).
-
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped, see the module's text.
-    """
+class Gsm8kAugNl(SplitTask[Gsm8kAugNlConfig]):
+    """GSM8K-Aug with steps in sentences (Shen et al. 2025)."""
 
     name: ClassVar[str] = "gsm8k_aug_nl"
     answers: ClassVar[str] = "number"
     Config: ClassVar[type[Gsm8kAugNlConfig]] = Gsm8kAugNlConfig
 
     def __init__(self, config: Gsm8kAugNlConfig) -> None:
-        self.config = config
         self._train = Source(
             task=config.name,
             files={"train": ("train_nl.txt", "train_nl.jsonl", "train_nl.json", "train_no_aug.txt")},
@@ -83,25 +78,14 @@ class Gsm8kAugNl:
             instead="set evaluation_hub=NAME to a data set that can be loaded",
         )
         self._without_answer = 0
-        self._splits = Splits(config=config, read=self._read)
+        splits = Splits(config=config, read=self._read)
+        super().__init__(splits, score_number)
 
     @property
     def dropped(self) -> dict[Split, int]:
         """Rows dropped so far: held-out questions, and train rows without an answer."""
         held_out = self._splits.dropped
         return {split: n + (self._without_answer if split == "train" else 0) for split, n in held_out.items()}
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Strict: the number after the last mark (`answers.MARKS`). Flexible: the last number."""
-        return score_number(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
 
     def _read(self, split: Split) -> list[Example]:
         if split != "train":

@@ -21,13 +21,13 @@ from typing import Any, ClassVar, Literal
 
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
-from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.rows import carve, check_ranges, text_field
 from unspoken.tasks.reading.segment import Rule, drop_annotations, split_steps
-from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.reading.source import AnswerRule, Source, Splits, SplitTask
 from unspoken.tasks.scoring.answers import score_number
 from unspoken.tasks.scoring.letters import score_letter
-from unspoken.tasks.scoring.rules import score_verdict
+from unspoken.tasks.scoring.rules import score_coin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +57,17 @@ class SemCotConfig:
         check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
-class SemCot:
-    """SemCoT's five tasks with condensed rationales (He et al. 2025).
+_RULES: dict[str, AnswerRule] = {"commonsense_qa": score_letter, "coin_flip": score_coin}
+"""Of the subsets whose answers are no numbers."""
 
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-    """
+
+class SemCot(SplitTask[SemCotConfig]):
+    """SemCoT's five tasks with condensed rationales (He et al. 2025)."""
 
     name: ClassVar[str] = "semcot"
     Config: ClassVar[type[SemCotConfig]] = SemCotConfig
 
     def __init__(self, config: SemCotConfig) -> None:
-        self.config = config
         self._source = Source(
             task=self.name,
             files={"train": (f"{config.subset}/train_42.json",), "test": (f"{config.subset}/eval_42.json",)},
@@ -77,24 +76,8 @@ class SemCot:
         )
         there = SPLITS if config.validation_fraction else ("train", "test")
         advice = "the eval rows are test here; set validation_fraction=0.1"
-        self._splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """By the subset: numbers; a letter of the options (`letters.py`); yes or no, as for coin_flip."""
-        if self.config.subset == "commonsense_qa":
-            return score_letter(example, text)
-        if self.config.subset == "coin_flip":
-            return score_verdict(example, text, also={"heads": True, "tails": False})
-        return score_number(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
+        super().__init__(splits, _RULES.get(config.subset, score_number))
 
     def _read(self, split: Split) -> list[Example]:
         rows = self._source.examples("test" if split == "test" else "train", self._row)

@@ -21,12 +21,12 @@ from typing import Any, ClassVar, Literal
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
-from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.rationales import cot_source, read_cot
 from unspoken.tasks.reading.readers import listed_rows
 from unspoken.tasks.reading.rows import carve, check_ranges, text_field
 from unspoken.tasks.reading.segment import Rule
-from unspoken.tasks.reading.source import Source, Splits, converted
+from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
 from unspoken.tasks.scoring.rules import score_verdict
 
 
@@ -65,18 +65,13 @@ class StrategyQaConfig:
             raise ConfigError("field 'cot' needs form=original: BIG-bench's form is for evaluation only")
 
 
-class StrategyQa:
-    """Yes or no, by steps that the question does not name (Geva et al. 2021).
-
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-    """
+class StrategyQa(SplitTask[StrategyQaConfig]):
+    """Yes or no, by steps that the question does not name (Geva et al. 2021)."""
 
     name: ClassVar[str] = "strategyqa"
     Config: ClassVar[type[StrategyQaConfig]] = StrategyQaConfig
 
     def __init__(self, config: StrategyQaConfig) -> None:
-        self.config = config
         original: Mapping[Split, tuple[str, ...]] = {"train": ("train.json",), "test": ("dev.json",)}
         bigbench: Mapping[Split, tuple[str, ...]] = {"test": ("task.json",)}
         self._source = Source(
@@ -90,20 +85,8 @@ class StrategyQa:
         absent: Mapping[Split, str] = {"validation": "the dev rows are test here; set validation_fraction=0.1"}
         if config.form == "bigbench":
             there, absent = ("test",), dict.fromkeys(SPLITS, "BIG-bench's form is for evaluation only; set form=original")
-        self._splits = Splits(config=config, read=self._read, there=there, absent=absent, carved=True)
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Yes or no (true and false are the same). Strict: that word alone after the mark. Flexible: the last verdict."""
-        return score_verdict(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read, there=there, absent=absent, carved=True)
+        super().__init__(splits, score_verdict)
 
     def _read(self, split: Split) -> list[Example]:
         if self.config.form == "bigbench":

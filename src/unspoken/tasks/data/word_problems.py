@@ -27,12 +27,12 @@ from typing import Any, ClassVar, Literal
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
-from unspoken.tasks.base import SPLITS, Score, Split
+from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.data.asdiv import AsDiv, AsDivConfig
 from unspoken.tasks.reading.equations import infix_steps, plain_number, prefix_steps
 from unspoken.tasks.reading.readers import read_text
 from unspoken.tasks.reading.rows import Row, carve, check_ranges, text_field
-from unspoken.tasks.reading.source import Source, Splits, converted
+from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
 from unspoken.tasks.scoring.answers import score_number
 from unspoken.tasks.scoring.rules import score_close
 
@@ -68,11 +68,10 @@ class SvampConfig:
         check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
-class Svamp:
+class Svamp(SplitTask[SvampConfig]):
     """Easy problems, varied so that shortcuts fail (Patel et al. 2021).
 
     Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
         avoided: how many rows of the training file were taken out because a task of `avoid` has their question.
     """
 
@@ -81,7 +80,6 @@ class Svamp:
     Config: ClassVar[type[SvampConfig]] = SvampConfig
 
     def __init__(self, config: SvampConfig) -> None:
-        self.config = config
         self.avoided = 0
         self._source = Source(
             task="svamp",
@@ -92,20 +90,8 @@ class Svamp:
         )
         there = SPLITS if config.validation_fraction else ("train", "test")
         advice = "SVAMP has no validation split of its own; set validation_fraction=0.05"
-        self._splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Strict: the number after the last mark. Flexible: the last number."""
-        return score_number(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
+        super().__init__(splits, score_number)
 
     def _read(self, split: Split) -> list[Example]:
         if split == "test":
@@ -153,7 +139,7 @@ class MultiArithConfig:
         check_ranges(self, "limit_test")
 
 
-class MultiArith:
+class MultiArith(SplitTask[MultiArithConfig]):
     """Problems of two operations and more (Roy and Roth 2015): a test set."""
 
     name: ClassVar[str] = "multiarith"
@@ -161,7 +147,6 @@ class MultiArith:
     Config: ClassVar[type[MultiArithConfig]] = MultiArithConfig
 
     def __init__(self, config: MultiArithConfig) -> None:
-        self.config = config
         source = Source(
             task="multiarith",
             files={"test": ("MultiArith.json",)},
@@ -169,24 +154,13 @@ class MultiArith:
             hub=config.hub,
             hub_splits={"test": ("train", "test")},
         )
-        self._splits = Splits(
+        splits = Splits(
             config=config,
             read=lambda split: source.examples(split, _multiarith_row),
             there=("test",),
             absent={"train": _ONLY_TEST, "validation": _ONLY_TEST},
         )
-
-    def examples(self, split: Split) -> list[Example]:
-        """The test split, in file order, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Strict: the number after the last mark. Flexible: the last number."""
-        return score_number(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        super().__init__(splits, score_number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,14 +186,13 @@ class GsmHardConfig:
         check_ranges(self, "limit_test")
 
 
-class GsmHard:
+class GsmHard(SplitTask[GsmHardConfig]):
     """GSM8K's test problems with large numbers (Gao et al. 2023): a test set."""
 
     name: ClassVar[str] = "gsm_hard"
     Config: ClassVar[type[GsmHardConfig]] = GsmHardConfig
 
     def __init__(self, config: GsmHardConfig) -> None:
-        self.config = config
         self._source = Source(
             task="gsm_hard",
             files={"test": ("gsmhardv2.jsonl",)},
@@ -228,19 +201,8 @@ class GsmHard:
             hub_splits={"test": ("train", "test")},
         )
         absent: Mapping[Split, str] = {"train": _ONLY_TEST, "validation": _ONLY_TEST}
-        self._splits = Splits(config=config, read=self._read, there=("test",), absent=absent)
-
-    def examples(self, split: Split) -> list[Example]:
-        """The test split, in file order, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """A number within a millionth of the target. Strict: after the last mark. Flexible: there, else the last number."""
-        return score_close(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read, there=("test",), absent=absent)
+        super().__init__(splits, score_close)
 
     def _read(self, split: Split) -> list[Example]:
         rows = self._source.examples(split, _gsm_hard_row)

@@ -21,12 +21,12 @@ from typing import Any, ClassVar, Literal
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
-from unspoken.tasks.base import Score, Split
+from unspoken.tasks.base import Split
 from unspoken.tasks.generated.generated import check_sizes, take, words
 from unspoken.tasks.reading.readers import listed_rows
 from unspoken.tasks.reading.rows import check_ranges, examples_of, question_key, text_field
-from unspoken.tasks.reading.source import Source, Splits, converted
-from unspoken.tasks.scoring.rules import score_verdict
+from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
+from unspoken.tasks.scoring.rules import score_coin
 
 _NAMES = words(
     "Aaron Abby Adam Agnes Alan Alice Amir Amy Andre Anita Ann Anton Arthur Astrid Ava Barbara Basil Bea Ben Beth "
@@ -86,34 +86,21 @@ class CoinFlipConfig:
             )
 
 
-class CoinFlip:
+class CoinFlip(SplitTask[CoinFlipConfig]):
     """Is a coin, flipped or not by several people, still heads up? (Wei et al. 2022)."""
 
     name: ClassVar[str] = "coin_flip"
     Config: ClassVar[type[CoinFlipConfig]] = CoinFlipConfig
 
     def __init__(self, config: CoinFlipConfig) -> None:
-        self.config = config
         self._source = Source(
             task=self.name,
             files={"test": ("coin_flip.json",)},
             root=config.root,
             instead="set source=generated to make every split",
         )
-        self._splits = Splits(config=config, read=self._read)
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order or as generated, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Yes or no. Strict: that word alone after the mark. Flexible: the last verdict, or how the coin lies at last."""
-        return score_verdict(example, text, also={"heads": True, "tails": False})
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read)
+        super().__init__(splits, score_coin)
 
     def _read(self, split: Split) -> list[Example]:
         config = self.config

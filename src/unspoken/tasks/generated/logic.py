@@ -29,9 +29,9 @@ from unspoken.tasks.generated.prosqa_graphs import MAX_STEPS
 from unspoken.tasks.generated.prosqa_graphs import problems as prosqa_problems
 from unspoken.tasks.reading.readers import read_rows
 from unspoken.tasks.reading.rows import check_ranges, examples_of
-from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.reading.source import Source, Splits, SplitTask
 from unspoken.tasks.scoring.answers import equal, extract_strict
-from unspoken.tasks.scoring.rules import bare, score_verdict
+from unspoken.tasks.scoring.rules import bare, score_truth
 
 Problems = Callable[[Split], Iterator[Mapping[str, Any]]]
 _FILE: Mapping[Split, str] = {"train": "train", "validation": "valid", "test": "test"}
@@ -74,42 +74,15 @@ class ProsQaConfig:
         check_sizes(self)
 
 
-class ProsQa:
+class ProsQa(SplitTask[ProsQaConfig]):
     """Paths in a made-up graph: which of two is it? (Hao et al. 2024)."""
 
     name: ClassVar[str] = "prosqa"
     Config: ClassVar[type[ProsQaConfig]] = ProsQaConfig
 
     def __init__(self, config: ProsQaConfig) -> None:
-        self.config = config
-        self._splits = _splits(config, "_graph_4_coconut.json" if config.graph_4 else ".json", self._problems)
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order or as generated, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Which of the two concepts that the question offers.
-
-        Strict: after the last mark stands the whole sentence, "Tom is a lempus." Flexible: the concept named last there,
-        or else in the text; "not a lempus" does not name it.
-        """
-        person, options = _asked(example.question)
-        marked = extract_strict(text)
-        strict = marked is not None and equal(re.sub(r"\ban\b", "a", bare(marked)), example.answer)
-        named = re.compile(rf"(\bnot\s+(?:an?\s+)?)?\b({'|'.join(map(re.escape, options))})\b", re.IGNORECASE)
-
-        def last(part: str) -> str | None:
-            found = [concept.lower() for no, concept in named.findall(bare(part)) if not no]
-            return f"{person} is a {found[-1]}." if found else None
-
-        found = (last(marked) if marked is not None else None) or last(text)
-        return Score(strict=strict, flexible=strict or equal(found, example.answer), extracted=found)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = _splits(config, "_graph_4_coconut.json" if config.graph_4 else ".json", self._problems)
+        super().__init__(splits, score_concept)
 
     def _problems(self, split: Split) -> Iterator[Mapping[str, Any]]:
         return prosqa_problems(f"{self.config.seed}/{split}", max_steps=4 if self.config.graph_4 else MAX_STEPS)
@@ -148,28 +121,37 @@ class ProntoQaConfig:
         check_sizes(self)
 
 
-class ProntoQa:
+class ProntoQa(SplitTask[ProntoQaConfig]):
     """Proofs of five hops in a made-up ontology: true or false? (Saparov and He 2023)."""
 
     name: ClassVar[str] = "prontoqa"
     Config: ClassVar[type[ProntoQaConfig]] = ProntoQaConfig
 
     def __init__(self, config: ProntoQaConfig) -> None:
-        self.config = config
-        self._splits = _splits(config, ".json", lambda split: prontoqa_problems(f"{config.seed}/{split}"))
-        self.dropped = self._splits.dropped
+        splits = _splits(config, ".json", lambda split: prontoqa_problems(f"{config.seed}/{split}"))
+        super().__init__(splits, score_truth)
 
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order or as generated, cut to its limit."""
-        return self._splits.examples(split)
 
-    def score(self, example: Example, text: str) -> Score:
-        """True or false (yes and no are the same). Strict: that word alone after the mark. Flexible: the last verdict."""
-        return score_verdict(example, text, ("True", "False"))
+def score_concept(example: Example, text: str) -> Score:
+    """Score which of the two concepts that the question offers was named.
 
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+    Strict: after the last mark stands the whole sentence, "Tom is a lempus." Flexible: the concept named last there, or
+    else in the text; "not a lempus" does not name it.
+
+    Raises:
+        DataError: the question offers no two concepts.
+    """
+    person, options = _asked(example.question)
+    marked = extract_strict(text)
+    strict = marked is not None and equal(re.sub(r"\ban\b", "a", bare(marked)), example.answer)
+    named = re.compile(rf"(\bnot\s+(?:an?\s+)?)?\b({'|'.join(map(re.escape, options))})\b", re.IGNORECASE)
+
+    def last(part: str) -> str | None:
+        found = [concept.lower() for no, concept in named.findall(bare(part)) if not no]
+        return f"{person} is a {found[-1]}." if found else None
+
+    found = (last(marked) if marked is not None else None) or last(text)
+    return Score(strict=strict, flexible=strict or equal(found, example.answer), extracted=found)
 
 
 def world_key(question: str) -> str:

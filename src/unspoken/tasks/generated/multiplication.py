@@ -24,11 +24,11 @@ from typing import Any, ClassVar, Literal
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
-from unspoken.tasks.base import Score, Split
+from unspoken.tasks.base import Split
 from unspoken.tasks.generated.generated import check_sizes, take
 from unspoken.tasks.reading.readers import read_rows
 from unspoken.tasks.reading.rows import Row, check_ranges, examples_of
-from unspoken.tasks.reading.source import Source, Splits
+from unspoken.tasks.reading.source import Source, Splits, SplitTask
 from unspoken.tasks.scoring.rules import score_digits
 
 
@@ -67,14 +67,13 @@ class MultiplicationConfig:
             raise ConfigError(f"multiplication: digits must be 1 to 20, got {self.digits}")
 
 
-class Multiplication:
+class Multiplication(SplitTask[MultiplicationConfig]):
     """Numbers with 4 to 11 digits, digit by digit (Deng et al. 2024)."""
 
     name: ClassVar[str] = "multiplication"
     Config: ClassVar[type[MultiplicationConfig]] = MultiplicationConfig
 
     def __init__(self, config: MultiplicationConfig) -> None:
-        self.config = config
         folder = f"{config.digits}_by_{config.digits}_mult"
         self._source = Source(
             task=self.name,
@@ -82,20 +81,8 @@ class Multiplication:
             root=config.root,
             instead="set source=generated to make every split",
         )
-        self._splits = Splits(config=config, read=self._read, key=lambda example: pair_key(example.question))
-        self.dropped = self._splits.dropped
-
-    def examples(self, split: Split) -> list[Example]:
-        """The split in file order or as generated, cut to its limit."""
-        return self._splits.examples(split)
-
-    def score(self, example: Example, text: str) -> Score:
-        """Digits, white space aside. Strict: nothing else after the mark. Flexible: the last digits in a row."""
-        return score_digits(example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return self._splits.fingerprint(split)
+        splits = Splits(config=config, read=self._read, key=lambda example: pair_key(example.question))
+        super().__init__(splits, score_digits)
 
     def _read(self, split: Split) -> list[Example]:
         config = self.config

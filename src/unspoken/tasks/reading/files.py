@@ -19,13 +19,13 @@ from typing import Any, ClassVar, Literal
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError, did_you_mean
-from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
+from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.folders import has_splits, hub_id, source_rows
 from unspoken.tasks.reading.own_choices import ANSWERS, OPTIONS, choice_key, lettered_row, refuse_unshown
 from unspoken.tasks.reading.readers import Format
 from unspoken.tasks.reading.rows import REASONING, Row, carve, check_ranges, examples_of, question_key
 from unspoken.tasks.reading.segment import Rule
-from unspoken.tasks.reading.source import Splits
+from unspoken.tasks.reading.source import Splits, SplitTask
 from unspoken.tasks.reading.styles import FIELDS, Style, advice, restyled
 from unspoken.tasks.scoring.answers import score_number, score_text
 from unspoken.tasks.scoring.letters import score_letter
@@ -81,18 +81,13 @@ class FilesConfig:
                 raise ConfigError(f"field 'fields': {name!r} is nothing that is read; {did_you_mean(name, known)}")
 
 
-class Files:
-    """Your own rows; see the module's docstring for what a row looks like.
-
-    Attributes:
-        dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-    """
+class Files(SplitTask[FilesConfig]):
+    """Your own rows; see the module's docstring for what a row looks like."""
 
     name: ClassVar[str] = "files"
     Config: ClassVar[type[FilesConfig]] = FilesConfig
 
     def __init__(self, config: FilesConfig) -> None:
-        self.config = config
         never = "the test split must not be used for selection or training"
         pairs = (
             ("train", "test", never),
@@ -107,11 +102,13 @@ class Files:
         given: tuple[Split, ...] = tuple(s for s in SPLITS if getattr(config, s) is not None)
         there: tuple[Split, ...] = (*given, "validation") if carved else given
         letters = config.answer == "letter"
-        self._splits = Splits(
+        splits = Splits(
             config=config, read=self._read, there=there, carved=carved,
             key=choice_key if letters else lambda example: question_key(example.question),
         )  # fmt: skip
-        self.dropped = self._splits.dropped
+        # rows of MATH are LaTeX, of which a number is some
+        numbers = score_math if config.style in _LATEX else score_number
+        super().__init__(splits, {"number": numbers, "text": score_text, "letter": score_letter}[config.answer])
 
     @property
     def answers(self) -> str:
@@ -128,16 +125,6 @@ class Files:
     def read_before_dropping(self, split: Split) -> list[Example]:
         """The rows of a split that has been read, those dropped for a held-out split included."""
         return self._splits.raw.get(split, [])
-
-    def score(self, example: Example, text: str) -> Score:
-        """Strict and flexible score, by the config's kind of answer; rows of MATH are LaTeX, of which a number is some."""
-        numbers = score_math if self.config.style in _LATEX else score_number
-        rules = {"number": numbers, "text": score_text, "letter": score_letter}
-        return rules[self.config.answer](example, text)
-
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return fingerprint_examples(self.examples(split))
 
     def _read(self, split: Split) -> list[Example]:
         config = self.config

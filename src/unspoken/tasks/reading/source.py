@@ -2,7 +2,7 @@
 
 `Source` finds the file of a split in a folder (a config's `root`, or a subfolder of the folder that the environment
 variable UNSPOKEN_DATA names), or else loads it from the hub. `Splits` reads each split once, cuts it to its limit,
-keeps the splits apart, and says what there is when a split is asked for that does not exist.
+keeps the splits apart, and says what there is when a split is asked for that does not exist. `SplitTask` is a task of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
-from unspoken.tasks.base import SPLITS, Split, fingerprint_examples
+from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
 from unspoken.tasks.reading.folders import folder_rows, hub_rows
 from unspoken.tasks.reading.readers import read_rows
 from unspoken.tasks.reading.rows import Row, check_split, converted_examples, question_key
@@ -23,6 +23,10 @@ from unspoken.tasks.reading.rows import Row, check_split, converted_examples, qu
 DATA_VARIABLE = "UNSPOKEN_DATA"
 
 _HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
+C = TypeVar("C")
+AnswerRule = Callable[[Example, str], Score]
+"""How an answer text is scored: one of `tasks/scoring`."""
+
 Convert = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 """A row of the data set, and where it stands -> a row with `question`, `answer`, perhaps `steps`, and the rest."""
 
@@ -185,10 +189,6 @@ class Splits:
             )
         return rows[: getattr(self.config, f"limit_{split}", None)]
 
-    def fingerprint(self, split: Split) -> str:
-        """16 hex digits that change when an example of the split does."""
-        return fingerprint_examples(self.examples(split))
-
     def _whole(self, split: Split) -> list[Example]:
         if split not in self.there:
             known = ", ".join(self.there)
@@ -202,3 +202,33 @@ class Splits:
             self.dropped[split] = len(rows) - len(kept)
             self._cache[split] = kept
         return self._cache[split]
+
+
+class SplitTask(Generic[C]):
+    """A task of splits and one answer rule. The class of a data set says where its rows come from, and by which rule.
+
+    Attributes:
+        config: the task's config.
+    """
+
+    def __init__(self, splits: Splits, rule: AnswerRule) -> None:
+        self.config: C = splits.config
+        self._splits = splits
+        self._rule = rule
+
+    @property
+    def dropped(self) -> dict[Split, int]:
+        """For each split read so far, how many rows were dropped because a held-out split has their question."""
+        return self._splits.dropped
+
+    def examples(self, split: Split) -> list[Example]:
+        """The split in file order or as generated, without rows that a held-out split has, cut to its limit."""
+        return self._splits.examples(split)
+
+    def score(self, example: Example, text: str) -> Score:
+        """By the task's rule, see `Task.score`."""
+        return self._rule(example, text)
+
+    def fingerprint(self, split: Split) -> str:
+        """16 hex digits that change when an example of the split does."""
+        return fingerprint_examples(self.examples(split))

@@ -85,6 +85,16 @@ def score_verdict(
     return Score(strict=strict, flexible=found is gold, extracted=None if found is None else words[0 if found else 1])
 
 
+def score_coin(example: Example, text: str) -> Score:
+    """Score whether a coin is heads up: `score_verdict`, where "heads" and "tails" are a flexible yes and no."""
+    return score_verdict(example, text, also={"heads": True, "tails": False})
+
+
+def score_truth(example: Example, text: str) -> Score:
+    """Score a true or false (yes and no are the same): see `score_verdict`."""
+    return score_verdict(example, text, ("True", "False"))
+
+
 # Dates
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
