@@ -20,6 +20,7 @@ def sentences(text: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("La Sra. Ruiz tiene ca. 3 kg. Mme. Roux en a 4.", ["La Sra. Ruiz tiene ca. 3 kg.", "Mme. Roux en a 4."]),
         ("小明有3个苹果。他又买了4个。共3+4=7个。", ["小明有3个苹果。", "他又买了4个。", "共3+4=7个。"]),
         ("राम के पास 3 आम हैं। उसने 4 और खरीदे। कुल 7।", ["राम के पास 3 आम हैं।", "उसने 4 और खरीदे।", "कुल 7।"]),
         ("３．５個です。４個！はい？｡そう", ["３．５個です。", "４個！", "はい？｡", "そう"]),

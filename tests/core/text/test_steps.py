@@ -54,6 +54,14 @@ def found(rule: str, text: str) -> list[tuple[str, str | None]]:
         ("tool_calls", "```py\nprint(1)\n```\n```output\n1\n```", [("```py\nprint(1)\n```\n```output\n1\n```", "1")]),
         ("tool_calls", "has [Calculator(3+(4)) -> 7] pens [1] [see (2)]", [("[Calculator(3+(4)) -> 7]", "7")]),
         (r"regex:do (\w+)(?: gives (?P<result>\d+))?", "do a gives 4, do sub", [("do a gives 4", "4"), ("do sub", None)]),
+        ("numbered", "ধাপ ১: ৩ + ৪\nধাপ ২: ৭", [("ধাপ ১: ৩ + ৪", None), ("ধাপ ২: ৭", None)]),
+        ("numbered", "ขั้นตอนที่ 1: ก\nขั้นที่ 2: ข", [("ขั้นตอนที่ 1: ก", None), ("ขั้นที่ 2: ข", None)]),
+        ("numbered", "الخطوة ١: أ\nالخطوة ٢: ب", [("الخطوة ١: أ", None), ("الخطوة ٢: ب", None)]),
+        ("numbered", "مرحله ۱: آ\nگام ۲: ب", [("مرحله ۱: آ", None), ("گام ۲: ب", None)]),
+        ("numbered", "Шаг 1: а\nШаг 2: б", [("Шаг 1: а", None), ("Шаг 2: б", None)]),
+        ("numbered", "①加\n②乘", [("①加", None), ("②乘", None)]),
+        ("equations", r"So 3 \times 4 = 12 and 12 \div 2 = 6.", [(r"3 \times 4 = 12", "12"), (r"12 \div 2 = 6", "6")]),
+        ("equations", "1\u00a0200 + 3 = 1\u00a0203 g", [("1\u00a0200 + 3 = 1\u00a0203", "1\u00a0203")]),
     ],
 )  # fmt: skip
 def test_rules(rule: str, text: str, steps: list[tuple[str, str | None]]) -> None:

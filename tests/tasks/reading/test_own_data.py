@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -382,3 +383,69 @@ def test_options_in_the_question_and_options_that_fail(tmp_path: Path) -> None:
         one(tmp_path, {"question": "Where?", "choices": ["bank", "shop"], "answer": 1})
     plain = one(tmp_path, {"question": "Where?", "choices": ["bank", "shop"], "answer": "shop"}, answer="text")
     assert plain.answer == "shop"
+
+
+# Of the same kind, found by trying
+
+
+def test_names_that_say_another_thing_than_the_content(tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text(json.dumps(ROWS, indent=1))
+    check(read(tmp_path / "list.jsonl"))
+    cells = [f'"{row["question"]}";"{row["answer"]}"' for row in ROWS]
+    (tmp_path / "excel.csv").write_text("sep=;\r\nquestion;answer\r\n" + "\r\n".join(cells), newline="")
+    check(read(tmp_path / "excel.csv"))
+    (tmp_path / "rows.tar.gz").write_bytes(gzip.compress(b"rows.jsonl".ljust(257, b"\0") + b"ustar\x0000" + b"\0" * 248))
+    with pytest.raises(DataError, match="is a tar archive"):
+        read(tmp_path / "rows.tar.gz")
+    (tmp_path / "rows.xml").write_text("<rows><row/></rows>")
+    with pytest.raises(DataError, match=r"neither its name nor its content says what it is; read are \.jsonl, "):
+        read(tmp_path / "rows.xml")
+    for place in ("", " "):
+        with pytest.raises(DataError, match="the place of the train rows is empty"):
+            read(place)
+
+
+def test_an_answer_in_bold_and_a_trace_in_a_trace(tmp_path: Path) -> None:
+    assert told("<think>3+4=7</think>\n\n**7**") == ("3+4=7", "7")
+    assert told("<think>a <think>b</think> c</think> 7") == ("a b\nc", "7")
+    turns = [{"from": "Human", "value": "3+4?"}, {"from": "Assistant", "value": "7"}]
+    assert one(tmp_path, {"conversations": turns}, style="sharegpt").answer == "7"
+
+
+def test_an_index_from_a_column_with_gaps_and_an_option_without_text(tmp_path: Path) -> None:
+    assert one(tmp_path, {"question": "q", "choices": ["x", "y"], "answer": 1.0}, answer="letter").answer == "B"
+    with pytest.raises(DataError, match=r"is none of the options: 1\.5"):
+        one(tmp_path, {"question": "q", "choices": ["x", "y"], "answer": 1.5}, answer="letter")
+    with pytest.raises(DataError, match="an option is empty"):
+        one(tmp_path, {"question": "q", "choices": ["x", " "], "answer": 0}, answer="letter")
+
+
+@pytest.mark.parametrize(
+    ("one_way", "another"),
+    [
+        ("Ann has 3 figs?", "ANN  has\n3 figs\uff1f"),
+        ("Ann has 3", "Ann has \uff13"),
+        ("Caf\u00e9 3", "Cafe\u0301 3"),
+        ("\ud55c\uae00 3", "\u1112\u1161\u11ab\u1100\u1173\u11af 3"),
+        ('Ann\'s "figs" - 3...', "Ann\u2019s \u201cfigs\u201d \u2013 3\u2026"),
+        ("Ann has 3", "\u200bAnn\u00a0has 3\ufeff"),
+        ("\u4e09\u4e2a\uff0c\u56db\u4e2a\u3002", "\u4e09\u4e2a,\u56db\u4e2a."),
+    ],
+)
+def test_one_question_written_in_two_ways_is_in_one_split(tmp_path: Path, one_way: str, another: str) -> None:
+    rows = [{"question": "Bob has 5\u00b2?", "answer": "25"}, {"question": one_way, "answer": "3"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = [{"question": another, "answer": "3"}, {"question": "Bob has 52?", "answer": "52"}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+    task = make_task({"name": "files", "train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl")})
+    assert [example.answer for example in task.examples("train")] == ["25"]
+    assert task.dropped == {"train": 1, "test": 0}  # pyright: ignore[reportAttributeAccessIssue]
+    (tmp_path / "both.jsonl").write_text(
+        "".join(json.dumps({"question": q, "answer": "3"}) + "\n" for q in (one_way, another))
+    )
+    carved = make_task({"name": "files", "train": str(tmp_path / "both.jsonl"), "validation_fraction": 0.5})
+    sides = []
+    for split in ("train", "validation"):  # equal questions fall on one side
+        with contextlib.suppress(DataError):
+            sides.append(len(carved.examples(split)))
+    assert sides == [2]

@@ -39,7 +39,7 @@ def test_splits_share_no_question(tmp_path: Path) -> None:
     assert len(task.examples("test")) == 2
     assert task.dropped == {"test": 0, "validation": 1, "train": 2}
     assert remarks(task, "train") == [
-        "2 train rows were dropped, because validation or test has the same question (case and spaces aside)"
+        "2 train rows were dropped, because validation or test has the same question (case, spaces and Unicode forms aside)"
     ]
     assert remarks(task, "validation")[0].startswith("1 validation row was dropped, because test has")
     assert remarks(task, "test") == []

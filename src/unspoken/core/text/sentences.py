@@ -41,14 +41,17 @@ def _words(text: str) -> frozenset[str]:
 
 
 # A name or an example follows these, so the sentence goes on.
-_GOES_ON = _words("mr mrs ms dr prof st mt rev gen sen capt lt sgt jr sr vs e.g i.e cf approx resp w.r.t al viz z.b d.h bzw")
+_GOES_ON = _words(
+    "mr mrs ms mme mlle sra srta dr prof st mt rev gen sen capt lt sgt jr sr vs e.g i.e cf approx resp w.r.t al viz z.b "
+    "d.h bzw"
+)
 # These can stand last, so the sentence ends where a capital letter follows.
 _MAY_END = _words(
     "a.m p.m u.s u.k u.s.a p.e etc inc ltd co sq sq.ft ft yd yds mi oz lb lbs kg km cm mm hr hrs min mins sec secs "
     "jan feb apr jun jul aug sept oct nov dec ave blvd rd"
 )
 # Only a number after them makes these an abbreviation: "No. 5", but "She said no. He left."
-_BEFORE_NUMBER = _words("no nos fig figs eq eqs eqn vol ch thm prop def pp")
+_BEFORE_NUMBER = _words("no nos ca fig figs eq eqs eqn vol ch thm prop def pp")
 
 
 def stripped(text: str, start: int, end: int) -> tuple[int, int]:

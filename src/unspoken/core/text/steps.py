@@ -40,15 +40,17 @@ Finder = Callable[[str], list[Span]]
 _MARKED = re.compile(r"<<(?!\s*>>).+?>>", re.DOTALL)
 _NUMBERED = re.compile(
     r"^[ \t]*(?:[*#]{1,4}[ \t]*)?(?:step[ \t]+\d+\b|[(（]\d{1,3}[)）](?=\s|[^\x00-\x7f])|\d{1,3}(?:[.)](?=\s)|[、．）])"
-    # "Step 1" in Chinese, Japanese, Korean and Hindi.
-    r"|(?:步骤|步驟|ステップ|手順|단계|चरण)[ \t]*\d+|第[ \t]*[\d一二三四五六七八九十]+[ \t]*步|\d+[ \t]*단계)",
+    # "Step 1" in Chinese, Japanese, Korean, Hindi, Bengali, Thai, Arabic, Persian and more.
+    r"|(?:步骤|步驟|ステップ|手順|단계|चरण|कदम|ধাপ|পদক্ষেপ|ขั้นตอนที่|ขั้นตอน|ขั้นที่|الخطوة|خطوة|مرحله|گام|قدم|مرحلہ"
+    r"|шаг|schritt|[ée]tape|paso|passo)[ \t]*\d+|[①-⑳][ \t]*(?=\S)"
+    r"|第[ \t]*[\d一二三四五六七八九十]+[ \t]*步|\d+[ \t]*단계)",
     re.IGNORECASE | re.MULTILINE,
 )
 # Possessive quantifiers: a long run of numbers without "=" must not be tried in every way.
 # \d is a digit of any script; the patterns read `plain_digits`, so that the signs of those scripts are plain as well.
-_NUMBER = r"[-+−]?[$€£¥₹]?(?:\d++(?:,\d{3})*+(?:\.\d++)?|\.\d++)%?"
+_NUMBER = r"[-+−]?[$€£¥₹]?(?:\d++(?:[,\u00a0\u2009\u202f]\d{3})*+(?:\.\d++)?|\.\d++)%?"
 _OPERAND = rf"(?:\([ \t]*+)*+{_NUMBER}(?:[ \t]*+\))*+"
-_OPERATOR = r"[ \t]*+(?:\*\*|[-+−–*/^×·÷]|x(?![A-Za-z]))[ \t]*+"
+_OPERATOR = r"[ \t]*+(?:\*\*|[-+−–*/^×·÷]|x(?![A-Za-z])|\\(?:times|cdot|div)(?![A-Za-z]))[ \t]*+"
 _SIDE = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})*+"
 # "x3+4=7" is no sum of 3 and 4, but "共3+4=7个" is: letters of alphabets in which names of variables are written count.
 _VARIABLE = r"A-Za-z\u00c0-\u02af\u0370-\u052f"

@@ -10,8 +10,9 @@ variable UNSPOKEN_DATA names) or else, through `datasets`, from the hub. File na
                test        test.txt, gsm_test.json
 
 The iCoT text comes before Coconut's JSON because the JSON is made from it. A train row whose question also stands in
-validation or test (white space and case aside) is dropped, and so is a validation row that stands in test; `dropped`
-counts them. Across the two tasks nothing is checked: GSM8K-Aug's validation rows come from GSM8K's train split.
+validation or test (white space, case and Unicode forms aside) is dropped, and so is a validation row that stands in
+test; `dropped` counts them. Across the two tasks nothing is checked: GSM8K-Aug's validation rows come from GSM8K's
+train split.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ def source_rows(place: str, split: Split, format: Format = "auto") -> tuple[Iter
     Raises:
         DataError: there is no such place, or nothing for this split in it.
     """
+    if not place.strip():
+        raise DataError(f"the place of the {split} rows is empty; give a file, a folder or a name on the hub")
     path = Path(place).expanduser()
     if path.is_dir():
         return folder_rows(path, split, format), place

@@ -53,6 +53,8 @@ def lettered_row(row: Any, where: str) -> Any:
         return _as_asked(row, where)
     if not 2 <= len(texts) <= len(LETTERS):
         raise DataError(f"{where}: a question needs 2 to {len(LETTERS)} options, got {len(texts)}")
+    if not all(text.strip() for text in texts):
+        raise DataError(f"{where}: an option is empty, got {texts!r:.60}; give each a text")
     options = lettered([" ".join(text.split()) for text in texts])
     name, reasoning, said = _said(row, where)
     letter = _letter(said, labels, list(options.values()), where, name)
@@ -118,6 +120,8 @@ def _letter(said: Any, labels: list[str], texts: list[str], where: str, name: st
         DataError: it names none, or two ("2" among the options 1, 2, 3).
     """
     found: set[int] = set()
+    if isinstance(said, float) and said.is_integer():  # a column of indices with gaps
+        said = int(said)
     if isinstance(said, int) and not isinstance(said, bool):
         found |= {said} if 0 <= said < len(texts) else set()
         found |= {labels.index(str(said))} if str(said) in labels else set()

@@ -73,8 +73,13 @@ def read_rows(path: str | Path, format: Format = "auto", split: Split | None = N
         format == "auto" and (data[:6] == b"ARROW1" or (suffix == "arrow" and data[:4] == b"\xff" * 4))
     ):
         return tables.arrow_rows(path, data)
+    if data[257:262] == b"ustar":
+        raise DataError(f"{path}: is a tar archive; unpack it and give a file or the folder")
     text = decoded(data, path)
     kind = _format_of(suffix, text) if format == "auto" else format
+    if format == "auto" and kind == "txt" and suffix != "txt" and "||" not in text:
+        known = ", ".join(SUFFIXES)
+        raise DataError(f"{path}: neither its name nor its content says what it is; read are {known}, or set task.format")
     if kind == "jsonl":
         return _rows_jsonl(str(path), text)
     if kind == "json":
@@ -166,6 +171,8 @@ def decoded(data: bytes, path: str | Path) -> str:
 
 def _format_of(suffix: Format | None, text: str) -> Format:
     first = text.lstrip()[:1]
+    if suffix == "jsonl" and text.lstrip().partition("\n")[0].strip() in ("[", "{", "[{"):
+        return "json"  # one value over several lines, whatever the name says
     if suffix in ("jsonl", "txt", "csv", "tsv"):
         return suffix
     if first == "[":

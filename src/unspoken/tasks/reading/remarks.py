@@ -53,7 +53,9 @@ def dropped(task: Any, split: Split) -> list[str]:
     count = getattr(task, "dropped", {}).get(split, 0)
     others = "validation or test" if split == "train" else "test"
     rows = f"{count} {split} row{'s were' if count != 1 else ' was'}"
-    return [f"{rows} dropped, because {others} has the same question (case and spaces aside)"] if count else []
+    return (
+        [f"{rows} dropped, because {others} has the same question (case, spaces and Unicode forms aside)"] if count else []
+    )
 
 
 def repeated(examples: Iterable[Example], split: Split, *, all_of_it: bool = True) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
@@ -180,15 +181,49 @@ def _clean(value: str, field: str, where: str) -> str:
 
 
 def question_key(question: str) -> str:
-    """What makes two questions the same: white space and case do not count."""
+    """What makes two questions the same: white space, case, and the forms that Unicode has for one sign do not count.
+
+    Full-width letters and stops are as narrow ones, composed accents as those of two characters, curly quotes and long
+    dashes as plain ones; marks that show nothing are left out. "5\u00b2" is not "52".
+    """
+    if not question.isascii():
+        question = unicodedata.normalize("NFC", question).translate(_ONE_FORM)
     return " ".join(question.split()).casefold()
+
+
+class _OneForm(dict[int, str]):
+    """A table for `str.translate` that learns each character when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        sign = chr(code)
+        if unicodedata.category(sign) == "Cf":
+            form = ""
+        elif unicodedata.decomposition(sign).startswith(("<wide>", "<narrow>", "<compat>", "<noBreak>")):
+            form = unicodedata.normalize("NFKC", sign)
+        else:
+            form = _ALIKE.get(sign, sign)
+        self[code] = form
+        return form
+
+
+_ALIKE = {
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+    "\u3002": ".",
+    "\u3001": ",",
+}
+_ONE_FORM = _OneForm()
 
 
 def carve(rows: list[Example], fraction: float, split: Split) -> list[Example]:
     """The train or validation side of rows, drawn by a hash of the question: equal questions fall on one side."""
 
+    told: dict[str, str] = {}  # how the first of equal questions is written
+
     def share(example: Example) -> float:
-        digest = sha256(question_key(example.question).encode("utf-8")).digest()
+        written = " ".join(example.question.split()).casefold()
+        digest = sha256(told.setdefault(question_key(example.question), written).encode("utf-8")).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
     side = [example for example in rows if (share(example) < fraction) == (split == "validation")]

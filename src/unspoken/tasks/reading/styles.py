@@ -163,7 +163,9 @@ def _sharegpt(row: Any, where: str) -> Fields:
         who, what = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
         if who is None or what is None:
             raise DataError(f"{where}: a turn of a conversation needs 'from' and 'value', got {turn!r:.60}")
-        messages.append({**_rest(turn, "from", "value"), "role": _SPEAKERS.get(str(who).lower(), who), "content": what})
+        messages.append(
+            {**_rest(turn, "from", "value"), "role": _SPEAKERS.get(str(who).lower(), str(who).lower()), "content": what}
+        )
     rest = _rest(row, "conversations") if isinstance(row, Mapping) else {}
     if isinstance(rest.get("system"), str) and rest["system"].strip():
         messages.insert(0, {"role": "system", "content": rest["system"]})

@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from unspoken.errors import DataError
 from unspoken.tasks.reading.rows import Row
 
 _NESTED = ("[", "{")
+_EXCEL_CUT = re.compile(r"sep=(?P<cut>[,;\t|])\r?\n", re.IGNORECASE)
+"""A first line by which Excel says what stands between cells."""
 
 
 def csv_rows(path: str | Path, text: str, delimiter: str | None = None) -> Iterator[Row]:
@@ -28,6 +31,8 @@ def csv_rows(path: str | Path, text: str, delimiter: str | None = None) -> Itera
     Raises:
         DataError: a row with more cells than the heading has, or a cell that is never closed.
     """
+    if (told := _EXCEL_CUT.match(text)) is not None:
+        text, delimiter = text[told.end() :], delimiter or told["cut"]
     heading = text.lstrip().partition("\n")[0]
     cut = delimiter or max(",;\t|", key=heading.count)
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # traces of thoughts are longer than the usual 131,072 characters

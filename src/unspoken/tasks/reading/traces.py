@@ -52,6 +52,7 @@ _CLAIM = re.compile(
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?P<brace>\{)?")
 _ONLY_BOXED = re.compile(r"\s*(?:\$+|\\[(\[])?\s*\\(?:boxed|fbox)\b.*", re.DOTALL)
+_BOLD = re.compile(r"(?P<mark>\*\*|__)(?P<said>[^*_\n]+)(?P=mark)\.?")
 _MOST = 200  # characters of a line that claims an answer; a longer one tells something
 
 
@@ -92,8 +93,13 @@ def read_trace(text: str) -> Trace:
     rest.append(text[at:])
     if not thoughts:
         return Trace(None, text.strip(), True)
-    whole = "\n".join(part for thought in thoughts if (part := thought.strip()))
-    return Trace(whole, _LATE.sub("", "".join(rest)).strip(), closed)
+    said = "".join(rest)
+    late = list(_LATE.finditer(said))
+    if late:  # of a trace with another inside: it goes on to its own end
+        thoughts.append(_LATE.sub("", said[: late[-1].start()]))
+        said = said[late[-1].end() :]
+    whole = "\n".join(part for thought in thoughts if (part := _OPEN.sub("", thought).strip()))
+    return Trace(whole, said.strip(), closed)
 
 
 def untagged(text: str) -> str:
@@ -137,7 +143,8 @@ def concluded(text: str) -> tuple[str, str, bool]:
         return body.strip(), last.strip().partition("\n")[0].strip(), True
     if (inside := boxed(text)) is not None:
         return ("" if _ONLY_BOXED.fullmatch(text) else text.strip()), inside, True
-    return "", text.strip(), False
+    bold = _BOLD.fullmatch(text.strip())
+    return "", bold["said"].strip() if bold else text.strip(), False
 
 
 def _bare(said: str) -> str:
