@@ -48,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
             del soft["cache"]
         method = {"name": "softcot_pp", "softcot": soft, "chains": 2} if wrap else soft
         config = RunConfig(
-            backbone=BackboneConfig(path=str(folder / "base"), **(backbone or {})),
+            backbone=BackboneConfig(**{"path": str(folder / "base"), **(backbone or {})}),
             method=method_config(method),
             task=task_config({"name": "files", **{s: str(folder / f"{s}.jsonl") for s in ("train", "validation", "test")}}),
             train=TrainConfig(steps=2, batch_size=4, lr=1e-2, validate_limit=0),

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import unspoken
@@ -23,6 +25,7 @@ from unspoken.cli import app
 from unspoken.core.lm.adapters import LoraSettings
 from unspoken.errors import ConfigError, DataError, RunError
 from unspoken.export.prompt_embeds import PromptEmbedder, encode, export_prompt_embeds
+from unspoken.runs.directory import RunDir
 from unspoken.serving.prompt_embeds import Service
 
 RECORDED = json.loads(Path(__file__).with_name("vllm_completion.json").read_text(encoding="utf-8"))
@@ -92,8 +95,6 @@ def _hold_against_an_engine(run: Path, exported: Path) -> None:
 
 
 def _lm(path: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(path)
 
 
@@ -114,6 +115,21 @@ def test_the_folder_is_whole_without_the_run(exported: Path, tmp_path: Path):
 
 def test_a_base_that_was_trained_is_served_from_the_run(made, tmp_path: Path):
     run = made(wrap=False, backbone={"lora": LoraSettings(r=4, alpha=8.0)})
+    export_prompt_embeds(run, tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "prompt_embeds.json").read_text())
+    assert (about["unmodified"], about["model"]) == (False, str(run / "model"))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "run"])
+def test_a_base_that_an_engine_cannot_take_is_served_from_the_run(made, tmp_path: Path, kind: str):
+    """An adapter was merged into its base, and a run is no folder of transformers."""
+    base, place = Path(RunDir(made(wrap=False)).config().backbone.path or ""), tmp_path / "place"
+    if kind == "adapter":
+        adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules="all-linear"))
+        adapted.save_pretrained(place)
+    else:
+        shutil.copytree(made(wrap=False, backbone={"lora": LoraSettings(r=4, alpha=8.0)}), place)
+    run = made(wrap=False, backbone={"path": str(place)})
     export_prompt_embeds(run, tmp_path / "out")
     about = json.loads((tmp_path / "out" / "prompt_embeds.json").read_text())
     assert (about["unmodified"], about["model"]) == (False, str(run / "model"))

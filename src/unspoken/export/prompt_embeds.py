@@ -27,6 +27,9 @@ from transformers import AutoTokenizer
 from unspoken.core.checks import latents_asked, spoken, whole
 from unspoken.core.config import build, dump
 from unspoken.core.files import check_new, write_folder
+from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.loading import resolve
+from unspoken.core.lm.pretrained import adapter_base
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.precision import kept_dtype
@@ -242,8 +245,7 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
             f"method {method.config.name!r} cannot be served as prompt embeddings: its thoughts come out of the base model "
             "itself; use --format hf or run"
         )
-    # A base that was trained is another model than the one it started from: the run's own folder is what to serve.
-    unmodified = config.backbone.lora is None and not _trained(dump(method.config)) and config.backbone.path is not None
+    unmodified = _is_unmodified(config.backbone, dump(method.config))
     about = {
         "format": FORMAT,
         "model": config.backbone.path if unmodified else str(Path(path).resolve() / "model"),
@@ -265,6 +267,16 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
         (folder / "README.md").write_text(_readme(about["model"]), encoding="utf-8")
 
     write_folder(out, write, then="export again")
+
+
+def _is_unmodified(base: BackboneConfig, method: dict[str, Any]) -> bool:
+    """Whether an engine can serve the base model from where it came from. Not one that was trained, or merged with the
+    adapter that lies there, nor one whose place only unspoken knows (a run, a built-in model): the run's own folder then.
+    """
+    if base.path is None or base.lora is not None or _trained(method):
+        return False
+    where = resolve(base.path)
+    return adapter_base(where) is None and Path(where) == Path(base.path).expanduser()
 
 
 def _trained(data: dict[str, Any]) -> bool:

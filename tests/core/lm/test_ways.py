@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.backbones import ARCHS, tokenizer
 from support.families import UNPADDED, causal_lm, model
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from unspoken.core.fast.unpadded import Unpadded
 from unspoken.core.lm import ways
@@ -108,4 +110,20 @@ def test_a_family_that_is_right_in_no_way_is_refused(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(lm.base_model, "forward", unlike)
     with pytest.raises(BackboneError, match=r"BloomForCausalLM: a row in a batch does not give .*docs/families.md"):
+        Backbone(lm, words)
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("gemma4_text", {"head_dim": 8, "sliding_window": 8}),  # looks up which tokens its input vectors are of
+        ("ctrl", {"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48}),  # changes them in place
+    ],
+)
+def test_a_family_that_takes_no_latents_is_refused(family: str, more: dict[str, Any]):
+    words = tokenizer()
+    shape = {k: v for k, v in ARCHS["llama"].items() if k != "model_type"} if "head_dim" in more else {}
+    config = AutoConfig.for_model(family, **{**shape, **more, "vocab_size": len(words)})
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with pytest.raises(BackboneError, match="it cannot be fed vectors that are no token's and trained"):
         Backbone(lm, words)

@@ -112,7 +112,13 @@ def _find(lm: Any) -> Ways:
 
 def _tried(lm: Any, limit: int | None, switch: int | None) -> Ways:
     """Try ways, the fastest first; one that is right forwards only may still answer."""
-    want = alone(lm)
+    try:
+        want = alone(lm)
+    except Exception as error:  # families raise whatever their code comes across
+        raise BackboneError(
+            f"{type(lm).__name__}: it cannot be fed vectors that are no token's and trained ({_first_line(error)}), as "
+            "latents are; take a model of another family, docs/families.md lists those that work"
+        ) from error
     answering, gaps = "", []
     for way in ("padded", *UNPADDED):
         states, gradients = gap(lm, way, want)
@@ -173,11 +179,11 @@ def _apart(mine_TD: Tensor, whole_TD: Tensor, exact: bool) -> float:
 
 
 def _rows(lm: Any) -> list[Tensor]:
-    """Input embeddings [T, D] of two rows."""
+    """Vectors [T, D] of two rows, none of which is any token's: some families look up what they are fed."""
     table, ends = lm.get_input_embeddings(), np.cumsum([sum(widths) for widths in zip(*PASSES, strict=True)])
     with torch.no_grad():
         ids = torch.arange(1, int(ends[-1]) + 1, device=table.weight.device) % table.weight.shape[0]
-        parts = table(ids).split([int(ends[0]), int(ends[1] - ends[0])])
+        parts = (1.25 * table(ids)).split([int(ends[0]), int(ends[1] - ends[0])])
     return [part.clone().requires_grad_() for part in parts]
 
 
