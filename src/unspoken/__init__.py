@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unspoken.causal.campaign import evaluate_run
     from unspoken.core.config import build, dump
     from unspoken.core.loop.trace import Answer, Trace
     from unspoken.core.text.example import Example
@@ -39,6 +40,7 @@ _WHERE = {
     "build": "unspoken.core.config",
     "dump": "unspoken.core.config",
     "evaluate": "unspoken.evaluation.evaluator",
+    "evaluate_run": "unspoken.causal.campaign",
     "export": "unspoken.runs.directory",
     "load": "unspoken.runs.directory",
     "make_task": "unspoken.tasks",
@@ -57,6 +59,7 @@ __all__ = [
     "build",
     "dump",
     "evaluate",
+    "evaluate_run",
     "export",
     "load",
     "make_task",

@@ -175,8 +175,9 @@ def report_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    files = sorted(path.glob("eval-*.json"))
-    whole = [file for file in files if file.name.endswith("-test.json")]
+    from unspoken.runs.directory import RunDir
+
+    files, whole = RunDir(path).reports(), RunDir(path).reports(whole=True)
     if not files:
         raise ConfigError(f"{path} has no reports; run `unspoken eval {path}`, or name a file")
     if len(files) > 1 and len(whole) != 1:

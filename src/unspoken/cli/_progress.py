@@ -11,7 +11,7 @@ import typer
 
 
 @contextlib.contextmanager
-def bar(console: Any, what: str) -> Iterator[Callable[..., None]]:
+def bar(console: Any, what: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar while something runs, on a terminal.
 
     Args:
@@ -19,13 +19,13 @@ def bar(console: Any, what: str) -> Iterator[Callable[..., None]]:
         what: what is counted.
 
     Yields:
-        A function of (done, in all), and of `description` where that changes.
+        A function of (what is counted, done, in all).
     """
     from rich.progress import Progress
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as drawn:
         job = drawn.add_task(what, total=None)
-        yield lambda done, total, **more: drawn.update(job, completed=done, total=total, **more)
+        yield lambda what, done, total: drawn.update(job, description=what, completed=done, total=total)
 
 
 def run_training(config: Any, out: Path, label: str, quiet: bool) -> None:

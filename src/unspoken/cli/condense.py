@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,11 @@ def condense(
         typer.echo(f"warning: {told}", err=True)
     with bar(new_console(), "rows") as tell:
         asked = condense_file(
-            Endpoint(url=url, model=model, key=key), examples, out, words=words, workers=workers, progress=tell
+            Endpoint(url=url, model=model, key=key),
+            examples,
+            out,
+            words=words,
+            workers=workers,
+            progress=partial(tell, "rows"),
         )
     typer.echo(f"{len(examples)} rows in {out}, {asked} of them new; train on them with task files train={out}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,16 +33,20 @@ from unspoken.cli._options import (
     rule_names,
     task_of,
 )
-from unspoken.cli.controls import after_eval
+from unspoken.cli._progress import bar
+from unspoken.cli.controls import show_controls
 from unspoken.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unspoken.causal.campaign import Evaluated
 
 MOST_SEEDS = 10_000
 
 
-def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int | None]:
-    """The seeds of an evaluation; None = as the run says. One number is how many: 5 = 0, 1, 2, 3, 4."""
+def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int]:
+    """The seeds of several evaluations; none = one, as the run or --seed says. One number is how many: 5 = 0, 1, 2, 3, 4."""
     if text is None:
-        return [seed]
+        return []
     if seed is not None or out is not None:
         raise ConfigError("--seeds goes without --seed and --out: there is one report per seed, named by it")
     parts = [part.strip() for part in text.split(",")]
@@ -67,7 +70,7 @@ def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int | N
     return [int(part) for part in parts]
 
 
-def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str], out: Path | None) -> list[Any]:
+def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str] | None, out: Path | None) -> list[Any]:
     """The tasks of an evaluation; each takes all overrides."""
     if tasks is None:
         return [task_of(run, task, overrides)]
@@ -77,14 +80,6 @@ def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str],
     if not all(names) or len(set(names)) < len(names):
         raise ConfigError(f"--tasks needs different names with commas between them, e.g. gsm8k,svamp; got {tasks!r}")
     return [task_of(run, name, overrides) for name in names]
-
-
-def _report_path(run: Path, task: str, split: str, changed: dict[str, Any]) -> Path:
-    """Where a report goes. Settings other than the run's own stand in its name: `compare` reads the plain one."""
-    plain = {name: re.sub(r"[^\w.]+", "-", str(value)) for name, value in changed.items()}
-    settings = "".join(f"-{name}-{value}" for name, value in plain.items())
-    name = f"eval-{task}-{split}{settings}.json"
-    return Path(f"{run.name.replace(':', '-')}-{name}") if str(run).startswith("builtin:") else run / name
 
 
 @app.command("eval")
@@ -123,106 +118,86 @@ def evaluate(
 
     The same command goes on where an interrupted one stopped. Processes that torchrun starts share the problems.
     """
-    from rich.progress import Progress
-
-    from unspoken.core.files import check_file
-    from unspoken.evaluation.evaluator import evaluate as score
-    from unspoken.evaluation.processes import processes
-    from unspoken.evaluation.records import pooled_over_seeds as together
-    from unspoken.evaluation.rescore import agreements
-    from unspoken.evaluation.resume import PartialReport
-    from unspoken.evaluation.tables import by_rules, details, over_sampling_seeds, table
-    from unspoken.runs.directory import load
+    from unspoken.causal.campaign import Campaign
+    from unspoken.evaluation.tables import by_rules, details
     from unspoken.tasks.reading.remarks import remarks
-    from unspoken.tasks.scoring.extractors import EXTRACTORS
 
-    every, said = _tasks(run, task, tasks, overrides or [], out), _seeds(seeds, seed, out)
-    rules = rule_names(extractors)
-    if card is not None and len(every) * len(said) > 1:
+    every, said = _tasks(run, task, tasks, overrides, out), _seeds(seeds, seed, out)
+    if card is not None and len(every) * max(len(said), 1) > 1:
         raise ConfigError("--card is of one report; give one task and one seed, or run `unspoken card` on each report")
-    if out is not None:
-        check_file(out)
-    me = processes()
-    model = load(run, explain=explain, device=me.device, dtype=dtype)
-    model.parallel = parallel
+    if controls_limit < 1:
+        raise ConfigError(f"--controls-limit must be at least 1, got {controls_limit}; --no-controls leaves them out")
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    speaking |= given(stop=stop, expect=expect)
+    campaign = Campaign(
+        run=run, tasks=every, seeds=said, split=split, limit=limit, latents=latents, parallel=parallel, card=card, out=out,
+        batch_size=batch_size, explain=explain, chains=chains, samples=samples, dtype=dtype, controls=controls,
+        controls_limit=controls_limit, extractors=rule_names(extractors), restart=restart,
+        speaking={**speaking, **given(stop=stop, expect=expect)},
+    )  # fmt: skip
+    me = campaign.processes
     console = new_console(quiet=not me.main)
-    if len(said) > 1 and speaking.get("temperature", model.speaking.temperature) == 0:
+    if len(said) > 1 and speaking.get("temperature", campaign.model.speaking.temperature) == 0:
         console.print("note: at temperature 0 nothing is drawn, so every seed gives the same answers; see --temperature")
-    for chosen in every:
+    for chosen in campaign.tasks:
         for line in remarks(chosen, split) if me.main else ():
             typer.echo(f"warning: {line}", err=True)
-        reports = {}
-        for one in said:
-            settings = {**speaking, **given(seed=one)}
-            several = {"chains": chains, "samples": samples if samples > 1 else None}
-            named = given(
-                limit=limit, latents=latents, parallel=parallel, explain=explain or None, dtype=dtype, **several, **settings
-            )
-            target = out or _report_path(run, chosen.name, split, named)
-            keep = PartialReport(target, me, restart)
-            with Progress(console=console, transient=True, disable=not console.is_terminal) as bar, _goes_on(keep):
-                job = bar.add_task("questions", total=None)
-                tell = _teller(bar, job, console)
-                report = score(
-                    model, chosen, split, limit=limit, latents=latents, batch_size=batch_size, explain=explain,
-                    chains=model.chains if chains is None else chains, samples=samples, keep=keep,
-                    progress=tell, **settings,
-                )  # fmt: skip
-            if me.main:
-                report.save(target)
-            keep.forget()
-            reports[f"{run.name}, seed {one}" if len(said) > 1 else run.name] = report
+        found = []
+        for one in said or (None,):
+            with bar(console, "questions") as draw, _goes_on(campaign.path(chosen, one), me.main):
+                found.append(campaign.evaluate(chosen, one, _teller(draw, console)))
             if len(said) > 1:
-                console.say(f"report: {target}")
-        console.print(table(reports))
-        if len(said) > 1:
-            console.say(over_sampling_seeds(list(reports.values())))
-            for line in together(list(reports.values())).lines():
-                console.say(line)
-        for label, report in reports.items():
-            where = f"{label}: " if len(said) > 1 else ""
-            every = set(rules) == set(EXTRACTORS)
-            others = by_rules(*agreements(report, None if every else rules)) if rules else []
-            for line in details(report) + others:
+                console.say(f"report: {found[-1].path}")
+        _show(found, run.name, console)
+        for done in found:
+            where = f"{run.name}, seed {done.seed}: " if len(said) > 1 else ""
+            for line in details(done.report) + by_rules(done.by_rules, done.left_out):
                 console.say(where + line)
-        if len(said) == 1:
-            console.say(f"report: {target}")
-            if me.main:
-                how = {"limit": limit, "batch_size": batch_size, "latents": latents, "chains": chains, **speaking}
-                how.pop("expect", None)  # it changes no answer
-                wanted = (
-                    False if stop is not None and controls is None else controls
-                )  # with a stop rule no latent can be changed
-                after_eval(model, chosen, split, target, console, wanted, controls_limit, **how)
-    if card is not None and me.main:
-        from unspoken.evaluation.card import make_card
-
-        make_card(report).save(card)
+        if len(said) < 2:
+            console.say(f"report: {found[0].path}")
+        if campaign.controlled:
+            most = campaign.most_controlled
+            console.say(f"controls: the first {most} problems again, with tampered latents (--no-controls leaves this out)")
+            with bar(console, "controls") as draw:
+                done = campaign.control(chosen, found[0], draw)
+            show_controls(done.controls, done.controls_path, console)
+    if card is not None:
         console.say(f"card: {card}")
     me.close()
 
 
-def _teller(bar: Any, job: Any, console: Any) -> Callable[[int, int], None]:
+def _show(found: Sequence[Evaluated], name: str, console: Any) -> None:
+    """The table of a task, and what several seeds come to."""
+    from unspoken.evaluation.records import pooled_over_seeds
+    from unspoken.evaluation.tables import over_sampling_seeds, table
+
+    reports = [done.report for done in found]
+    if len(found) == 1:
+        console.print(table({name: reports[0]}))
+        return
+    console.print(table({f"{name}, seed {done.seed}": done.report for done in found}))
+    for line in (over_sampling_seeds(reports), *pooled_over_seeds(reports).lines()):
+        console.say(line)
+
+
+def _teller(draw: Callable[..., None], console: Any) -> Callable[[str, int, int], None]:
     """Moves a bar; says first how much an interrupted evaluation has left."""
     calls: list[int] = []
 
-    def tell(done: int, total: int) -> None:
+    def tell(what: str, done: int, total: int) -> None:
         if not calls and done:
             console.print(f"going on: {done} of {total} problems were answered before", highlight=False)
         calls.append(done)
-        bar.update(job, completed=done, total=total)
+        draw(what, done, total)
 
     return tell
 
 
 @contextlib.contextmanager
-def _goes_on(keep: Any) -> Iterator[None]:
+def _goes_on(report: Path, main: bool) -> Iterator[None]:
     """Where an evaluation is stopped, say that what is done is kept."""
     try:
         yield
     except KeyboardInterrupt:
-        if keep.processes.main:
-            typer.echo(f"interrupted; the same command goes on with what is kept beside {keep.report}", err=True)
+        if main:
+            typer.echo(f"interrupted; the same command goes on with what is kept beside {report}", err=True)
         raise typer.Exit(130) from None

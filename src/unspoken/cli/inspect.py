@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -59,11 +60,9 @@ def inspect(
     with bar(console, "problems") as tell:
         seen = look(
             model, chosen, split, limit=n, latents=latents, counts=numbers, metrics=RunDir(run).metrics(),
-            progress=tell,
+            progress=partial(tell, "problems"),
         )  # fmt: skip
-    name = f"inspect-{chosen.name}-{split}"
-    builtin = str(run).startswith("builtin:")
-    folder = out or (Path(f"{run.name.replace(':', '-')}-{name}") if builtin else run / name)
+    folder = out or RunDir(run).place(f"inspect-{chosen.name}-{split}")
     files = list(write_inspection(seen, folder))
     if plots:
         from unspoken.pages.plots import draw

@@ -21,11 +21,11 @@ def learn_stop(
     """Learn when a run's model has thought enough; `--stop head:0.5` of eval and ask then uses it."""
     from unspoken.causal.stop_head import learn_stop as learn
     from unspoken.core.engine.stopping import STOP_HEAD, save_head
-    from unspoken.runs.directory import load
+    from unspoken.runs.directory import RunDir, load
 
     if split not in ("train", "validation"):
         raise ConfigError(f"learn-stop learns from train or validation, never from a test split; got {split!r}")
-    if str(run).startswith("builtin:"):
+    if RunDir(run).inside:
         raise ConfigError(f"{run} lies inside the package; give a run directory of your own")
     chosen = task_of(run, task, overrides)
     learned = learn(load(run, explain=False), chosen, chosen.examples(split)[:limit])

@@ -28,8 +28,9 @@ def probe(
 ) -> None:
     """Train a step decoder on a frozen run, so that its latents can be read: `ask --show-thoughts`, `inspect`."""
     from unspoken.inspector.probe import probe_config
+    from unspoken.runs.directory import RunDir
 
-    if out is None and str(run).startswith("builtin:"):
+    if out is None and RunDir(run).inside:
         raise ConfigError("a model inside the package has no place for its probe; give --out")
     config = probe_config(run, task, overrides or [])
     run_training(config, out or run.with_name(f"{run.name}-probe"), f"probe of {run.name}", quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def scale(
 ) -> None:
     """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve."""
     from unspoken.causal.scaling import scale as along
-    from unspoken.runs.directory import load
+    from unspoken.runs.directory import RunDir, load
 
     if limit < 0:
         raise ConfigError(f"--limit must be at least 1, or 0 for the whole split, got {limit}")
@@ -68,15 +69,10 @@ def scale(
         report = along(
             model, chosen, split, by=by, counts=[int(count) for count in counts], strength=strength,
             limit=limit or None, batch_size=batch_size, trajectory_seed=trajectory_seed,
-            progress=tell, **changed,
+            progress=partial(tell, "trajectories"), **changed,
         )  # fmt: skip
-    name = f"scale-{chosen.name}-{split}-{by}-{report.strength:g}"
-    settings = "".join(
-        f"-{key}-{value}" for key, value in {**changed, **({} if limit == 200 else {"limit": limit or "all"})}.items()
-    )
-    short = str(run).replace(":", "-")
-    place = Path(f"{short}-{name}{settings}.json") if str(run).startswith("builtin:") else run / f"{name}{settings}.json"
-    target = out or place
+    settings = {**changed, **({} if limit == 200 else {"limit": limit or "all"})}
+    target = out or RunDir(run).place(f"scale-{chosen.name}-{split}-{by}-{report.strength:g}", ".json", **settings)
     report.save(target)
     console.print(report.table)
     console.print(report.verdict, highlight=False)

@@ -160,6 +160,6 @@ def _scores(run: RunDir, config: RunConfig) -> str:
             f"On at most {train.validate_limit} problems of the validation split: {kind} (step {model['step']}). This "
             "checkpoint was chosen by that figure, so it flatters."
         )
-    reports = {file.stem: EvalReport.from_json(file) for file in sorted(run.path.glob("eval-*-test.json"))}
+    reports = {file.stem: EvalReport.from_json(file) for file in run.reports(whole=True)}
     parts.extend(table({label: report}).markdown().strip() for label, report in reports.items())
     return "\n\n".join(["## Scores", *parts]) if parts else ""

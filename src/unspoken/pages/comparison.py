@@ -18,6 +18,7 @@ from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.tables import Reports, compare, comparison_table, table, to_json, with_interval
 from unspoken.pages.svg import Line, Point, scatter, sheet
+from unspoken.runs.directory import RunDir
 
 Grid = Mapping[str, Reports]
 """Task -> label of the run -> report."""
@@ -42,10 +43,10 @@ def find(paths: Sequence[Path]) -> dict[str, dict[str, tuple[EvalReport, Path]]]
     """
     grid: dict[str, dict[str, tuple[EvalReport, Path]]] = {}
     for path in paths:
-        files = sorted(path.glob("eval-*-test.json")) if path.is_dir() else [path]
+        files = RunDir(path).reports(whole=True) if path.is_dir() else [path]
         if not files:
-            there = sorted(path.glob("eval-*.json"))
-            named = f" ({', '.join(f.name for f in there)})" if there else ""
+            there = ", ".join(f.name for f in RunDir(path).reports())
+            named = f" ({there})" if there else ""
             raise ConfigError(
                 f"{path} has no reports of a whole test split{named}; run `unspoken eval {path}`, or name a report file"
             )

@@ -67,7 +67,7 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
         with console.status(f"evaluating {label} on {problems} test problems"):
             # Thoughts are decoded in a call of their own below, so that they do not count in the time per question.
             reports[label] = evaluate(model, task, "test", limit=problems, batch_size=100)
-        where = out / "sft_cot.json" if label == START else out / _folder(label) / f"eval-{task.name}-test.json"
+        where = out / "sft_cot.json" if label == START else RunDir(out / _folder(label)).report_path(task.name, "test")
         reports[label].save(where)
     console.print(table(reports))
     console.print(comparison_table(pair(reports)))
@@ -76,7 +76,7 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
         model = load(out / _folder(label))
         if model.explains:
             explained = evaluate(model, task, "test", limit=problems, batch_size=100, explain=True)
-            explained.save(out / _folder(label) / f"eval-{task.name}-test-explain.json")
+            explained.save(RunDir(out / _folder(label)).report_path(task.name, "test", explain=True))
             shown[label] = thoughts_of(explained, 8)
             _print_thoughts(label, explained, console)
     page = out / "index.html"

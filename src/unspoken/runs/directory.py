@@ -42,7 +42,7 @@ from unspoken.core.files import (
     write_text,
 )
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.lm.loading import BUILTIN, builtin, load_backbone, restore
+from unspoken.core.lm.loading import load_backbone, restore
 from unspoken.core.precision import kept_dtype
 from unspoken.core.seal import SEAL, broken, model_info, sealed, state_info
 from unspoken.core.tensors import load_tensors, save_tensors
@@ -52,6 +52,7 @@ from unspoken.methods.base import Method
 from unspoken.runs.config import RunConfig
 from unspoken.runs.lock import LOCK
 from unspoken.runs.model import Model
+from unspoken.runs.places import Places
 from unspoken.runs.stage import own_latents, stage_of
 
 _DECODER = "decoder"
@@ -151,15 +152,8 @@ def _needed(data: dict[str, Any], *, explain: bool) -> tuple[dict[str, Any], Cal
     return {**data, "inner": left}, around
 
 
-class RunDir:
-    """A run directory on disk.
-
-    Args:
-        path: the folder, made by `create`; or a model inside the package ("builtin:tiny").
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = builtin(str(path)) if str(path).startswith(BUILTIN) else Path(path)
+class RunDir(Places):
+    """A run directory on disk, made by `create`; see `Places` for what is written beside the model."""
 
     @property
     def exists(self) -> bool:

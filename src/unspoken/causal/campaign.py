@@ -1,0 +1,225 @@
+"""A whole evaluation of a run: tasks times seeds, shared by processes, resumed where it stopped, with causal controls.
+
+`evaluate_run` does it and returns data; `unspoken eval` takes the same steps (`Campaign`) and prints. It stands in this
+room, above evaluation, because it decides which evaluations get controls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unspoken.causal.control_report import ControlsReport
+from unspoken.causal.controls import LIMIT, run_controls
+from unspoken.core.files import check_file
+from unspoken.errors import ConfigError
+from unspoken.evaluation.card import make_card
+from unspoken.evaluation.evaluator import evaluate
+from unspoken.evaluation.processes import Processes, processes
+from unspoken.evaluation.records import EvalReport
+from unspoken.evaluation.rescore import Agreement, agreements
+from unspoken.evaluation.resume import PartialReport
+from unspoken.runs.directory import RunDir, load
+from unspoken.runs.model import Model
+from unspoken.tasks import make_task
+from unspoken.tasks.base import Split, Task
+from unspoken.tasks.scoring.extractors import EXTRACTORS
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is counted, done, in all)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """One evaluation of a campaign.
+
+    Attributes:
+        task: its name.
+        seed: of sampling; None = as the run says.
+        report: the records and every figure.
+        path: where the report is kept.
+        by_rules: the same answers by other rules.
+        left_out: rule -> why these answers cannot be scored by it.
+        controls: whether the latents matter; None where that was not asked.
+        controls_path: where the report of the controls is kept.
+    """
+
+    task: str
+    seed: int | None
+    report: EvalReport
+    path: Path
+    by_rules: Sequence[Agreement] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    controls: ControlsReport | None = None
+    controls_path: Path | None = None
+
+
+@dataclass(kw_only=True)
+class Campaign:
+    """What is to be evaluated, and how. Making one loads the model.
+
+    Attributes:
+        run: a run directory, or a model inside the package ("builtin:tiny").
+        tasks: tasks, their names or configs; () = the run's own.
+        seeds: of sampling, an evaluation each; () = one, as the run says.
+        split, limit, latents, batch_size, explain, samples: as in `evaluate`.
+        chains: sets of thoughts per question; None = all that the model has.
+        parallel: make the latents in so many parallel passes.
+        dtype: as in `load`.
+        out: file of the one report; None = in the run, named by task, split and changed settings.
+        controls: whether to run causal controls; None = where they can say something, see `controlled`.
+        controls_limit: problems per control.
+        extractors: names of rules to score the answers by as well; all of them leaves out those that cannot.
+        card: file for a card of the one report.
+        restart: throw away what an interrupted evaluation left.
+        speaking: fields of `SamplingParams`.
+
+    Raises:
+        ConfigError: a file for several reports, or settings that contradict each other.
+        RunError: the run cannot be loaded.
+    """
+
+    run: str | Path
+    tasks: Sequence[Any] = ()
+    seeds: Sequence[int] = ()
+    split: Split = "test"
+    limit: int | None = None
+    latents: int | None = None
+    batch_size: int = 32
+    explain: bool = False
+    samples: int = 1
+    chains: int | None = None
+    parallel: int | None = None
+    dtype: str | None = None
+    out: str | Path | None = None
+    controls: bool | None = None
+    controls_limit: int = LIMIT
+    extractors: Sequence[str] = ()
+    card: str | Path | None = None
+    restart: bool = False
+    speaking: Mapping[str, Any] = field(default_factory=dict)
+    model: Model = field(init=False)
+    processes: Processes = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.controls_limit < 1:
+            raise ConfigError(
+                f"controls_limit must be at least 1, got {self.controls_limit}; controls=False leaves them out"
+            )
+        if self.seeds and "seed" in self.speaking:
+            raise ConfigError("seeds are the seeds of several evaluations; leave the one seed out")
+        tasks = self.tasks or (RunDir(self.run).config().task,)
+        self.tasks = [task if isinstance(task, Task) else make_task(task) for task in tasks]
+        many = len(self.tasks) * max(len(self.seeds), 1)
+        if many > 1 and (self.out is not None or self.card is not None):
+            raise ConfigError(f"out and card are files of one report, but {many} evaluations are asked for")
+        if self.out is not None:
+            check_file(self.out)
+        self.processes = processes()
+        self.model = load(self.run, explain=self.explain, device=self.processes.device, dtype=self.dtype)
+        self.model.parallel = self.parallel
+
+    def path(self, task: Task, seed: int | None = None) -> Path:
+        """Where a report goes: settings other than the run's own stand in its name."""
+        if self.out is not None:
+            return Path(self.out)
+        changed = {
+            "limit": self.limit, "latents": self.latents, "parallel": self.parallel, "explain": self.explain or None,
+            "dtype": self.dtype, "chains": self.chains, "samples": self.samples if self.samples > 1 else None,
+            **self._speaking(seed),
+        }  # fmt: skip
+        return RunDir(self.run).report_path(task.name, self.split, **_given(changed))
+
+    def evaluate(self, task: Task, seed: int | None = None, progress: Progress | None = None) -> Evaluated:
+        """Answer and score one split, going on where an interrupted evaluation stopped, and keep the report."""
+        path = self.path(task, seed)
+        keep = PartialReport(path, self.processes, self.restart)
+        report = evaluate(
+            self.model, task, self.split, limit=self.limit, latents=self.latents, batch_size=self.batch_size,
+            explain=self.explain, chains=self.model.chains if self.chains is None else self.chains, samples=self.samples,
+            keep=keep, progress=None if progress is None else lambda done, total: progress("questions", done, total),
+            **self._speaking(seed),
+        )  # fmt: skip
+        if self.processes.main:
+            report.save(path)
+        keep.forget()
+        every = set(self.extractors) == set(EXTRACTORS)
+        found, left_out = agreements(report, None if every else tuple(self.extractors)) if self.extractors else ([], {})
+        if self.card is not None and self.processes.main:
+            make_card(report).save(self.card)
+        return Evaluated(task=task.name, seed=seed, report=report, path=path, by_rules=found, left_out=left_out)
+
+    @property
+    def controlled(self) -> bool:
+        """Whether controls are run: as asked for, else where there are latents and no stop rule, which lets none be changed.
+
+        One process runs them, and never once per seed.
+        """
+        if not self.processes.main or len(self.seeds) > 1:
+            return False
+        if self.controls is not None:
+            return self.controls
+        thinks = bool(self.model.method.latents_per_group) and self.latents != 0
+        return thinks and "stop" not in self.speaking
+
+    @property
+    def most_controlled(self) -> int:
+        """Problems per control."""
+        return self.controls_limit if self.limit is None else min(self.controls_limit, self.limit)
+
+    def control(self, task: Task, done: Evaluated, progress: Progress | None = None) -> Evaluated:
+        """Run the controls of an evaluation and keep their report beside its own."""
+        how = {"latents": self.latents, "chains": self.chains, "batch_size": self.batch_size, **self._speaking(done.seed)}
+        how.pop("expect", None)  # it changes no answer
+        report = run_controls(
+            self.model, task, self.split, limit=self.most_controlled, **_given(how),
+            progress=None if progress is None else lambda name, n, total: progress(f"controls: {name}", n, total),
+        )  # fmt: skip
+        path = done.path.with_name(f"controls-{done.path.name.removeprefix('eval-')}")
+        report.save(path)
+        return dataclasses.replace(done, controls=report, controls_path=path)
+
+    def _speaking(self, seed: int | None) -> dict[str, Any]:
+        return {**self.speaking, **({} if seed is None else {"seed": seed})}
+
+
+def evaluate_run(
+    run: str | Path,
+    tasks: Sequence[Any] = (),
+    seeds: Sequence[int] = (),
+    *,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> list[Evaluated]:
+    """Evaluate a run as `unspoken eval` does: every task, once per seed, each report kept in the run.
+
+    The same call goes on where an interrupted one stopped; processes that torchrun starts share the problems.
+
+    Args:
+        run, tasks, seeds: see `Campaign`.
+        progress: called with (what is counted, done, in all).
+        settings: other fields of `Campaign` (split, limit, controls, ...) and of `SamplingParams` (temperature, ...).
+
+    Returns:
+        One per task and seed, tasks outside.
+
+    Raises:
+        UnspokenError: as `Campaign`, `evaluate` and `run_controls`.
+    """
+    known = {f.name for f in dataclasses.fields(Campaign) if f.init and f.name != "speaking"}
+    speaking = {name: value for name, value in settings.items() if name not in known}
+    own = {name: value for name, value in settings.items() if name in known}
+    campaign = Campaign(run=run, tasks=tasks, seeds=seeds, speaking=speaking, **own)
+    found = []
+    for task in campaign.tasks:
+        for seed in campaign.seeds or (None,):
+            done = campaign.evaluate(task, seed, progress)
+            found.append(campaign.control(task, done, progress) if campaign.controlled else done)
+    return found
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
