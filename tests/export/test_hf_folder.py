@@ -75,7 +75,7 @@ def test_folder_answers_token_for_token_without_unspoken(said, place, name):
     assert said["modules"] == ["unspoken"]  # the entry that forbids it
     method: Any = model.method.inner
     assert got["prompts"] == [list(question_ids(method.backbone, method.config.template, q.strip())) for q in QUESTIONS]
-    want, ends = answers(model), method.prompt("?").ends
+    want, ends = answers(model), method.prompt("?").num_eos
     assert len({len(tokens) for tokens in want}) > 1  # some end early
     assert [spoken(row, got, ends) for row in got["batch"]] == want
     assert [spoken(row, got, ends) for row in got["alone"]] == want

@@ -45,7 +45,7 @@ def test_a_recorded_pass_says_what_usual_ones_say(family, slots):
 def test_slots_that_grow_are_recorded_anew():
     """Prompts short enough for the first slots, answers that outgrow them twice."""
     backbone = backbones.backbone("llama").cuda()
-    rows = [Row(ids=(5, 6, 7), labels=(IGNORE,) * 3, start=1, latents=1, ends=10**9) for _ in range(3)]
+    rows = [Row(ids=(5, 6, 7), labels=(IGNORE,) * 3, start=1, latents=1, num_eos=10**9) for _ in range(3)]
     told = []
     for graphs in (False, True):
         queue = Scheduler(backbone, Recurrence(), slots=3, graphs=graphs)

@@ -45,7 +45,7 @@ def semcot(family: str = "llama", **more: Any) -> Any:
 
 def stages(method: Any) -> dict[str, Stage]:
     """The stages by what they train."""
-    return {phase.stage.trains: phase.stage for phase in method.curriculum().phases}
+    return {phase.stage.trainable_part: phase.stage for phase in method.curriculum().phases}
 
 
 def rows_of(method: Any, trains: str, examples: Any = EXAMPLES) -> list[Row]:
@@ -202,7 +202,7 @@ def test_stages_can_be_left_out_and_have_rates_of_their_own():
         encoder_training={"epochs": 1.5, "lr": 0.25, "weight_decay": 0.125},
     )
     phases = method.curriculum().phases
-    assert [(p.epochs, p.stage.trains, p.stage.lr, p.stage.weight_decay) for p in phases] == [
+    assert [(p.epochs, p.stage.trainable_part, p.stage.lr, p.stage.weight_decay) for p in phases] == [
         (1.5, "encoder", 0.25, 0.125),
         (2.0, "projection", 0.5, None),
         (0.0, "", None, None),

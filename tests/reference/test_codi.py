@@ -108,8 +108,8 @@ def test_compared_positions(name: str):
     """Right before the answer, in student and teacher. All answers of the fixtures are numbers that follow a colon or a
     single space, for which the released rule and ours agree; where they do not: test_codi_departures.py."""
     solved = solve(name)
-    student = [row.watch - row.start - row.latents for row in solved.rows if row.watch is not None]
-    teacher = [row.branch.watch for row in solved.rows if row.branch is not None]
+    student = [row.capture_at - row.start - row.latents for row in solved.rows if row.capture_at is not None]
+    teacher = [row.branch.capture_at for row in solved.rows if row.branch is not None]
     assert student == solved.case.tensors["distill/student_position"].tolist()
     assert teacher == solved.case.tensors["distill/teacher_position"].tolist()
 
@@ -131,7 +131,7 @@ def test_compared_states(name: str):
     solved = solve(name)
     trace = solved.report.trace
     assert trace.branch is not None
-    for kind, watched in (("student", trace.watched_LBD), ("teacher", trace.branch.watched_LBD)):
+    for kind, watched in (("student", trace.captured_LBD), ("teacher", trace.branch.captured_LBD)):
         want = solved.case.tensors[f"distill/{kind}"]
         assert watched is not None
         assert watched.shape == want.shape

@@ -93,7 +93,7 @@ def test_departure_padding_is_never_seen(name: str):
             alone = run(method, [row]).trace
             official = case.tensors["latents"][b]
             assert off(together.latents_BKD[b], alone.latents_BKD[0]) < cases.RTOL
-            assert off(together.watched_LBD[:, b], alone.watched_LBD[:, 0]) < cases.RTOL
+            assert off(together.captured_LBD[:, b], alone.captured_LBD[:, 0]) < cases.RTOL
             apart = off(alone.latents_BKD[0], official)
             assert apart < cases.RTOL if padding.left[b] == 0 else apart > 0.1
             apart = off(alone.latents_BKD[0, 0], official[0])
@@ -144,13 +144,13 @@ def test_departure_the_compared_position_comes_from_offsets(name: str, answer: s
     assert row.branch is not None
     phrase, shift = backbone.encode("The answer is:"), case.facts["position_shift_for_llama"]
     for one in (row, row.branch):
-        assert one.watch is not None
-        assert backbone.decode(one.ids[: one.watch + 1]).rstrip().endswith("The answer is:")
-        assert backbone.decode(one.ids[one.watch + 1 :]).lstrip() == answer
-        assert backbone.decode(one.ids[one.watch + 1 : one.watch + 2]).strip()
-        assert released_position(one.ids, phrase, shift) == one.watch + beside
+        assert one.capture_at is not None
+        assert backbone.decode(one.ids[: one.capture_at + 1]).rstrip().endswith("The answer is:")
+        assert backbone.decode(one.ids[one.capture_at + 1 :]).lstrip() == answer
+        assert backbone.decode(one.ids[one.capture_at + 1 : one.capture_at + 2]).strip()
+        assert released_position(one.ids, phrase, shift) == one.capture_at + beside
         # The rule of a folder whose name says nothing: right only where no token stands between colon and answer.
-        assert (released_position(one.ids, phrase, 0) == one.watch) == (shift == 0 or beside == 1)
+        assert (released_position(one.ids, phrase, 0) == one.capture_at) == (shift == 0 or beside == 1)
 
 
 def test_departure_marker_rows_train_under_lora_and_start_as_the_step_marker():
@@ -199,11 +199,11 @@ def test_departure_the_teacher_runs_once():
     torch.manual_seed(0)
     rows = own_rows(case, method)
     first, second = run(method, rows).trace, run(method, rows).trace
-    assert off(first.branch.watched_LBD, second.branch.watched_LBD) > 0.05
+    assert off(first.branch.captured_LBD, second.branch.captured_LBD) > 0.05
     for b, row in enumerate(rows):
         assert row.branch is not None
-        state = first.branch.hidden_at(np.array([b]), np.array([row.branch.watch]))
-        assert torch.equal(first.branch.watched_LBD[-1, b], state[0])
+        state = first.branch.hidden_at(np.array([b]), np.array([row.branch.capture_at]))
+        assert torch.equal(first.branch.captured_LBD[-1, b], state[0])
 
 
 def test_the_distance_gives_the_teacher_no_gradient():
@@ -250,7 +250,7 @@ def test_departure_the_distance_does_not_depend_on_micro_batches(name: str):
     power = 2 if method.config.distance == "l2" else 1
     pairs = [
         measure(student_D, teacher_D) / teacher_D.std() ** power
-        for student_BD, teacher_BD in zip(trace.watched_LBD, trace.branch.watched_LBD, strict=True)
+        for student_BD, teacher_BD in zip(trace.captured_LBD, trace.branch.captured_LBD, strict=True)
         for student_D, teacher_D in zip(student_BD, teacher_BD, strict=True)
     ]
     assert off(whole, torch.stack(pairs).mean()) < 1e-6

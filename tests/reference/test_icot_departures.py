@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support import backbones
+from support.attachments import without_tokens
 from tokenizers import processors
 
 from unspoken.core.lm.backbone import Backbone
@@ -19,6 +20,7 @@ from unspoken.core.rows.curriculum import Stage
 from unspoken.core.text.example import Example
 from unspoken.methods import make_method
 from unspoken.methods.coconut import CoconutConfig
+from unspoken.methods.icot_si import removed_tokens
 from unspoken.methods.pause import PauseConfig
 from unspoken.recipes import recipe
 from unspoken.runs.config import TrainConfig
@@ -69,8 +71,8 @@ def test_departure_the_optimizer_restarts_until_the_longest_chain_is_gone(side: 
     made = schedule(method, [SHORT, EXAMPLE], 2, batch_size=1)
     restarts = [n for n in range(made.total) if made.stage_starts(n) and made.stage(n).restart]
     assert restarts == [2 * k for k in range(1, long + 1)]
-    assert made.stage(restarts[short]).tokens is not None
-    assert made.stage(restarts[-1]).tokens is None
+    assert removed_tokens(made.stage(restarts[short])).count is not None
+    assert removed_tokens(made.stage(restarts[-1])).count is None
 
 
 def test_departure_a_long_example_is_left_out_alone():
@@ -78,7 +80,7 @@ def test_departure_a_long_example_is_left_out_alone():
     method = icot()
     stages = method.curriculum().extremes()
     most = method.layout(SHORT, Stage(), Random(0)).longest
-    assert method.layout(EXAMPLE, Stage(tokens=None), Random(0)).longest <= most
+    assert method.layout(EXAMPLE, without_tokens(None), Random(0)).longest <= most
     assert method.layout(EXAMPLE, Stage(), Random(0)).longest > most
     assert drop_long(method, [SHORT, EXAMPLE, SHORT], stages, most) == ([SHORT, SHORT], 1)
 
@@ -117,7 +119,7 @@ def test_departure_answers_end_at_their_own_second_eos():
 def test_departure_answers_are_written_as_the_data_have_them():
     """The released reader drops their commas."""
     method = icot()
-    row = method.layout(EXAMPLE, Stage(tokens=None), Random(0))
+    row = method.layout(EXAMPLE, without_tokens(None), Random(0))
     assert method.backbone.decode(row.ids).endswith(" #### 1,234.5 ")
 
 
@@ -127,18 +129,18 @@ def test_departure_an_eos_inside_a_question():
     eos = method.backbone.tokenizer.eos_token
     odd = Example(question=f"Say {eos} to 3 pens.", steps=EXAMPLE.steps, answer="6")
     prompt = method.prompt(odd.question)
-    row = method.layout(odd, Stage(tokens=2), Random(0))
+    row = method.layout(odd, without_tokens(2), Random(0))
     assert row.ids[: len(prompt.ids)] == prompt.ids
     assert prompt.ids.count(method.backbone.tokenizer.eos_token_id) == 2
     assert row.labels[: len(prompt.ids)] == (-100,) * len(prompt.ids)
-    plain = method.layout(EXAMPLE, Stage(tokens=2), Random(0))
+    plain = method.layout(EXAMPLE, without_tokens(2), Random(0))
     kept = len(method.backbone.encode(" <<1+2=3>> <<3+3=6>> ")) - 2
     assert row.ids[len(prompt.ids) :][:kept] == plain.ids[len(method.prompt(EXAMPLE.question).ids) :][:kept]
 
 
 def test_departure_a_tokenizer_that_ends_every_text_with_an_eos():
     """One behind the question and none inside the parts, as with any other tokenizer."""
-    want = icot().layout(EXAMPLE, Stage(tokens=3), Random(0)).ids
+    want = icot().layout(EXAMPLE, without_tokens(3), Random(0)).ids
     backbone = backbones.backbone()
     words = backbone.tokenizer
     pairs = [(words.eos_token, words.eos_token_id)]
@@ -146,7 +148,7 @@ def test_departure_a_tokenizer_that_ends_every_text_with_an_eos():
     backbone.forget_encoded()
     assert backbone.encode("pens", special=True)[-1] == words.eos_token_id
     method = icot(backbone)
-    assert method.layout(EXAMPLE, Stage(tokens=3), Random(0)).ids == want
+    assert method.layout(EXAMPLE, without_tokens(3), Random(0)).ids == want
     assert method.prompt(EXAMPLE.question).ids == icot().prompt(EXAMPLE.question).ids
 
 
@@ -156,8 +158,8 @@ def test_departure_positions_are_kept_in_every_family(family: str):
     losses = []
     for keep in (False, True):
         method = icot(backbones.backbone(family), keep_position=keep)
-        assert method.prompt(EXAMPLE.question).gap == (0, 0)
-        batch = collate([method.layout(EXAMPLE, Stage(tokens=5), Random(0))])
+        assert method.prompt(EXAMPLE.question).position_gap == (0, 0)
+        batch = collate([method.layout(EXAMPLE, without_tokens(5), Random(0))])
         with torch.no_grad():
             losses.append(float(method(batch, method.counts(batch)).total))
     assert losses[0] != losses[1]

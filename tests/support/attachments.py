@@ -1,12 +1,14 @@
-"""What methods attach to their rows, as tests look at it."""
+"""What methods attach to their rows and stages, as tests make it and look at it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from unspoken.core.auxiliary.assistant import ASSISTANT_PROMPT, AssistantPrompt
+from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.label_marks import LABEL_MARKS, Marks
 from unspoken.core.rows.row import Row
+from unspoken.methods.icot_si import REMOVED_TOKENS, RemovedTokens
 from unspoken.methods.sim_cot import STEP_TARGETS
 
 
@@ -27,3 +29,8 @@ def marks_on(row: Row) -> Marks:
 def step_targets(row: Row) -> Any:
     """Per thought group, the token ids of its step."""
     return row.value(STEP_TARGETS)
+
+
+def without_tokens(count: int | None, smoothing: float | None = None, **fields: Any) -> Stage:
+    """iCoT's stage at which so many tokens of the chain are gone; None = all."""
+    return Stage(extra={REMOVED_TOKENS: RemovedTokens(count=count, smoothing=smoothing)}, **fields)

@@ -154,14 +154,14 @@ def codi_step(method: Any, batch: Batch, cost: Cost) -> Tensor:
         states = student.feed(latent(states))
     states = student.feed(backbone.embed(_put(tails, [0] * len(tails), long, 0, at)))
     answer = _shifted_loss(student.logits[-1], _put(tail_labels, [0] * len(tails), long, IGNORE, at))
-    place_B = torch.from_numpy(batch.watch_B - ends)
+    place_B = torch.from_numpy(batch.capture_at_B - ends)
     told_LBD = torch.stack([state[torch.arange(len(batch)), place_B] for state in states])
 
     taught = [branch.ids_BT[b, : branch.lengths_B[b]].tolist() for b in rows]
     taught_labels = [branch.labels_BT[b, : branch.lengths_B[b]].tolist() for b in rows]
     none, most = [0] * len(taught), max(map(len, taught))
     ids_BT, mask_BT = _put(taught, none, most, 0, at), _put([[1] * len(t) for t in taught], none, most, 0, at)
-    place_B = torch.from_numpy(branch.watch_B)
+    place_B = torch.from_numpy(branch.capture_at_B)
     with torch.no_grad():  # once for the states that are the target
         states = _Passes(backbone, mask_BT, cost).feed(backbone.embed(ids_BT))
         target_LBD = torch.stack([state[torch.arange(len(batch)), place_B] for state in states])

@@ -35,7 +35,7 @@ def questions(count: int, length: int, latents: int, words: int, seed: int = 0) 
     rows = []
     for _ in range(count):
         ids = (*rng.integers(1, words, length + 1).tolist(), *(0,) * latents, int(rng.integers(1, words)))
-        rows.append(Row(ids=ids, labels=(IGNORE,) * len(ids), start=length + 1, latents=latents, ends=10**9))
+        rows.append(Row(ids=ids, labels=(IGNORE,) * len(ids), start=length + 1, latents=latents, num_eos=10**9))
     return rows
 
 

@@ -53,7 +53,7 @@ def mixed(
         text = rng.integers(1, words, length).tolist()
         ids = (*text[:-1], *(0,) * thoughts, text[-1])
         start = length - 1 if thoughts else len(ids)
-        row = Row(ids=ids, labels=(IGNORE,) * len(ids), start=start, latents=thoughts, ends=10**9)
+        row = Row(ids=ids, labels=(IGNORE,) * len(ids), start=start, latents=thoughts, num_eos=10**9)
         requests.append(Request(row=row, speaking=SamplingParams(max_new_tokens=said), number=number))
     return requests
 
@@ -80,7 +80,7 @@ def static(backbone: Backbone, requests: Sequence[Request], rows: int) -> Served
         chosen = order[first : first + rows]
         limits = [requests[i].speaking.max_new_tokens for i in chosen]
         batch = collate([requests[i].row for i in chosen]).to(backbone.device)
-        batch.ends_B[:] = limits
+        batch.num_eos_B[:] = limits
         loop = _Watched(backbone, batch, Recurrence(), speaking=SamplingParams(max_new_tokens=max(limits)), numbers=chosen)
         loop.eos = every  # each token counts as an end, of which a row speaks as many as it may
         trace, speech = loop.run()

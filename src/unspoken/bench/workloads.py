@@ -72,7 +72,7 @@ def codi_rows(count: int, latents: int, words: int, seed: int = 0) -> list[Row]:
             labels=(IGNORE,) * len(question) + chain + answer,
             start=len(taught),
             latents=0,
-            watch=len(taught) - 3,
+            capture_at=len(taught) - 3,
         )
         rows.append(
             Row(
@@ -80,7 +80,7 @@ def codi_rows(count: int, latents: int, words: int, seed: int = 0) -> list[Row]:
                 labels=(IGNORE,) * len(head) + answer,
                 start=len(question) + 1,
                 latents=latents,
-                watch=len(ids) - 3,
+                capture_at=len(ids) - 3,
                 branch=teacher,
                 shared=len(question),
                 name=f"row {b}",

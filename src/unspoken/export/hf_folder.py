@@ -136,7 +136,7 @@ def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
             if method.prompt(probe).ids != (*asked, *behind) or source is not None:
                 raise _refusal(name, "its prompt is not the question and fixed tokens, though it has no thoughts")
         _refuse_more(method, ())
-        return Thoughts(about=_about(method, "none", trained, before=behind)) if behind or trained.ends > 1 else None
+        return Thoughts(about=_about(method, "none", trained, before=behind)) if behind or trained.num_eos > 1 else None
     one = method.prompt(PROBES[0], 1)
     before, slot, after = one.ids[len(question) : one.start], one.ids[one.start], one.ids[one.start + 1 :]
     for row in (one, trained, method.prompt(PROBES[0], 0)):
@@ -170,7 +170,7 @@ def _about(
         "before": list(before),
         "slot": slot,
         "after": list(after),
-        "ends": trained.ends,
+        "ends": trained.num_eos,
         "markers": markers,
         # A tokenizer's own special token may well stand in a prompt, as bos does; one that was added may not.
         "reserved": [text for text, number in markers.items() if number not in tokenizer.all_special_ids],

@@ -125,9 +125,9 @@ def stands_for(model: Model, example: Example, groups: int) -> tuple[tuple[str |
     Where the method does not say, group k stands for step k, of those steps that its latents cover.
     """
     method = model.method
-    covers = method.layout(example, method.curriculum().last, Random(0)).covers
-    whole = 0 < covers >= len(example.steps)
+    covered = method.layout(example, method.curriculum().last, Random(0)).steps_covered
+    whole = 0 < covered >= len(example.steps)
     if (told := model.expected(example, groups)) is not None:
         return told, whole and any(told)
-    steps = example.steps[:covers]
-    return tuple(steps[k] if k < len(steps) else None for k in range(groups)), whole and groups >= covers
+    steps = example.steps[:covered]
+    return tuple(steps[k] if k < len(steps) else None for k in range(groups)), whole and groups >= covered

@@ -143,7 +143,7 @@ class Coconut(nn.Module):
             labels=(IGNORE,) * len(head) + text,
             start=len(parts.question) + 1,
             latents=latents,
-            covers=removed if self.config.curriculum == "staged" else steps,
+            steps_covered=removed if self.config.curriculum == "staged" else steps,
             name=example.id,
         )
 

@@ -154,7 +154,7 @@ class Codi(nn.Module):
             labels=(IGNORE,) * len(question) + text,
             start=len(ids),
             latents=0,
-            watch=len(question) + len(chain) + before - 1,
+            capture_at=len(question) + len(chain) + before - 1,
             name=example.id,
         )
 
@@ -177,10 +177,10 @@ class Codi(nn.Module):
             labels=(*head.labels, *answer),
             start=head.start,
             latents=head.latents,
-            covers=len(self._chain(example)),
+            steps_covered=len(self._chain(example)),
             name=example.id,
-            trailing=head.trailing,
-            watch=len(head.ids) + before - 1,
+            unfed_latent=head.unfed_latent,
+            capture_at=len(head.ids) + before - 1,
             branch=self._teacher(question, answer, before, example),
             shared=len(question),
         )
@@ -208,7 +208,7 @@ class Codi(nn.Module):
             start=len(ids) + 1,
             latents=latents,
             name=name,
-            trailing=self.config.trailing and latents > 0,
+            unfed_latent=self.config.trailing and latents > 0,
         )
 
     def source(self) -> Source | PrecomputedThoughts | None:
@@ -245,9 +245,11 @@ class Codi(nn.Module):
 
     def _distance(self, student: Trace, teacher: Trace) -> Tensor:
         """Between the states before the answer, summed over rows; the teacher's are the target and get no gradient."""
-        assert student.watched_LBD is not None
-        assert teacher.watched_LBD is not None
-        return layer_distance_sum(student.watched_LBD, teacher.watched_LBD.detach(), self.config.distance, self.config.scale)
+        assert student.captured_LBD is not None
+        assert teacher.captured_LBD is not None
+        return layer_distance_sum(
+            student.captured_LBD, teacher.captured_LBD.detach(), self.config.distance, self.config.scale
+        )
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """CODI cannot read its own latents."""

@@ -27,9 +27,10 @@ Departures:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -39,7 +40,7 @@ from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_loss
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.curriculum import Curriculum, Stage, TokenRemoval
+from unspoken.core.rows.curriculum import Curriculum, Phase, Stage
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, question_ids, written
@@ -93,6 +94,93 @@ def by_chance(rate: float | None, rng: Random) -> int:
     return min(int(-math.log1p(-rng.random()) / rate), MOST_BY_CHANCE)
 
 
+REMOVED_TOKENS = "removed_tokens"
+"""The name of `RemovedTokens` in `Stage.extra`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovedTokens:
+    """What is gone of the written chain at a stage.
+
+    Attributes:
+        count: how many of its tokens, whichever step they belong to; None = all of them.
+        smoothing: rate of a geometric number of further tokens that each row loses by chance; None = no more.
+    """
+
+    count: int | None = 0
+    smoothing: float | None = None
+
+
+def removed_tokens(stage: Stage) -> RemovedTokens:
+    """What is gone at a stage; nothing where it does not say."""
+    return stage.extra.get(REMOVED_TOKENS, RemovedTokens())
+
+
+def without_chance(stage: Stage) -> Stage:
+    """The same stage with rows that lose exactly what is scheduled."""
+    return replace(stage, extra={REMOVED_TOKENS: replace(removed_tokens(stage), smoothing=None)})
+
+
+def _stage(gone: RemovedTokens, index: int | None = None, **fields: Any) -> Stage:
+    """A stage that is numbered by its tokens, unless told otherwise."""
+    return Stage(index=gone.count or 0 if index is None else index, extra={REMOVED_TOKENS: gone}, **fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRemoval(Curriculum):
+    """One more token of the written chain goes at equal distances, until none is left; then nothing changes any more.
+
+    Attributes:
+        per_epoch: tokens that go in an epoch.
+        longest: no chain has more tokens.
+        first: tokens that are gone from the start.
+        wait: epochs before the first distance begins; no row loses further tokens by chance until then.
+        beyond: once so many tokens are scheduled, all go at once; None = one by one to the end.
+        smoothing: see `RemovedTokens`.
+        restart: the optimizer restarts with every token.
+        steps_per_epoch: optimizer steps in an epoch. A distance is then a whole number of them, the nearest one (the
+            even one of two), and where that is 0, a token goes at every step, the first included. None = exact distances.
+    """
+
+    per_epoch: float
+    longest: int
+    first: int = 0
+    wait: float = 0.0
+    beyond: int | None = None
+    smoothing: float | None = None
+    restart: bool = False
+    steps_per_epoch: int | None = None
+    phases: tuple[Phase, ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        distance, at_once = 1 / self.per_epoch, False
+        if self.steps_per_epoch is not None:
+            steps = round(self.steps_per_epoch / self.per_epoch)
+            distance, at_once = max(steps, 1) / self.steps_per_epoch, steps == 0
+        most = self.longest if self.beyond is None else min(self.beyond, self.longest)
+        phases: list[Phase] = []
+        if self.first < most:
+            begin = _stage(RemovedTokens(count=self.first))
+            smooth = _stage(RemovedTokens(count=self.first, smoothing=self.smoothing))
+            phases = [Phase(epochs=self.wait, stage=begin), Phase(epochs=0.0 if at_once else distance, stage=smooth)]
+            for count in range(self.first + 1, most):
+                stage = _stage(RemovedTokens(count=count, smoothing=self.smoothing), restart=self.restart)
+                phases.append(Phase(epochs=distance, stage=stage))
+        last = _stage(RemovedTokens(count=None), index=max(self.first, most), removed=None, restart=self.restart)
+        phases = [phase for phase in phases if phase.epochs > 0]
+        object.__setattr__(self, "phases", (*phases, Phase(epochs=0.0, stage=last)))
+        super().__post_init__()
+
+    def extremes(self) -> tuple[Stage, ...]:
+        """The first stage, before anything goes by chance, and the last one."""
+        return (without_chance(self.phases[0].stage), self.last)
+
+    def fit(self, steps_per_epoch: int, written: Callable[[], int]) -> TokenRemoval:
+        """Distances in whole steps; no stages beyond the longest chain, each of which would restart the optimizer."""
+        longest = self.longest if self.beyond is not None else min(self.longest, self.phases[0].stage.index + written())
+        return replace(self, steps_per_epoch=steps_per_epoch, longest=longest)
+
+
 class IcotSi(nn.Module):
     """Stepwise internalisation. See the module's card."""
 
@@ -129,7 +217,10 @@ class IcotSi(nn.Module):
         head = self.prompt(example.question, name=example.id).ids
         text = self.written(example)
         chain = self.backbone.encode(text.parts[0])
-        gone = len(chain) if stage.tokens is None else min(stage.tokens + by_chance(stage.smoothing, rng), len(chain))
+        scheduled = removed_tokens(stage)
+        gone = len(chain)
+        if scheduled.count is not None:
+            gone = min(scheduled.count + by_chance(scheduled.smoothing, rng), gone)
         kept = chain[gone:] if c.side == "left" else chain[: len(chain) - gone]
         tail = (*kept, *text.rest)
         hole = len(head) + (0 if c.side == "left" else len(kept))
@@ -139,8 +230,8 @@ class IcotSi(nn.Module):
             start=len(head) + len(tail),
             latents=0,
             name=example.id,
-            gap=(hole - 1, gone) if c.keep_position and gone else (0, 0),
-            ends=2,
+            position_gap=(hole - 1, gone) if c.keep_position and gone else (0, 0),
+            num_eos=2,
         )
 
     def written(self, example: Example) -> Written:
@@ -161,7 +252,7 @@ class IcotSi(nn.Module):
         ids, eos = question_ids(self.backbone, self.config.template, question), self.backbone.tokenizer.eos_token_id
         if ids[-1:] != (eos,):  # a tokenizer that ends every prompt with one has put it there
             ids = (*ids, eos)
-        return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name, ends=2)
+        return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name, num_eos=2)
 
     def source(self) -> None:
         """No latents."""

@@ -96,7 +96,7 @@ class Pause(nn.Module):
             labels=(*head.labels, *text),
             start=head.start,
             latents=head.latents,
-            covers=len(example.steps) - len(written),
+            steps_covered=len(example.steps) - len(written),
             name=example.id,
         )
 

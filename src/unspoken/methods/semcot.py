@@ -128,10 +128,10 @@ class SemCot(nn.Module):
         c = self.config
         learned = ((HEAD, c.encoder_warmup), (ENCODER, c.encoder_training))
         phases = []
-        for trains, how in learned:
+        for part, how in learned:
             if how.epochs:
                 stage = Stage(
-                    index=len(phases), removed=None, groups=0, restart=bool(phases), trains=trains, lr=how.lr,
+                    index=len(phases), removed=None, groups=0, restart=bool(phases), trainable_part=part, lr=how.lr,
                     weight_decay=how.weight_decay,
                 )  # fmt: skip
                 phases.append(Phase(epochs=how.epochs, stage=stage))

@@ -72,7 +72,7 @@ THOUGHT = "<thought>"
 """The released name of the added token."""
 
 PROJECTION = "projection"
-"""What a stage or row `trains` while the generator itself waits."""
+"""The `Stage.trainable_part` while the generator itself waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class SemCotGenerator(nn.Module):
         whole = Stage(removed=None, groups=groups)
         if warm.epochs == 0:
             return single(whole)
-        alone = Stage(removed=None, groups=groups, trains=PROJECTION, lr=warm.lr, weight_decay=warm.weight_decay)
+        alone = Stage(removed=None, groups=groups, trainable_part=PROJECTION, lr=warm.lr, weight_decay=warm.weight_decay)
         last = Stage(index=1, removed=None, groups=groups, restart=True)
         return Curriculum((Phase(epochs=warm.epochs, stage=alone), Phase(epochs=0, stage=last)))
 
@@ -174,9 +174,9 @@ class SemCotGenerator(nn.Module):
             labels=(*head.labels, *text),
             start=head.start,
             latents=head.latents,
-            covers=len(example.steps),
+            steps_covered=len(example.steps),
             name=example.id,
-            extra={**head.extra, TRAINABLE_PART: HostValue(stage.trains)},
+            extra={**head.extra, TRAINABLE_PART: HostValue(stage.trainable_part)},
         )
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:

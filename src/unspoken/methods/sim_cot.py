@@ -154,7 +154,7 @@ class SimCot(nn.Module):
         """The inner method's row, with a target for every thought group."""
         row = self.method.layout(example, stage, rng)
         c = self.config
-        groups = align(row.covers, (row.latents + row.trailing) // self.latents_per_group, c.surplus, c.missing)
+        groups = align(row.steps_covered, (row.latents + row.unfed_latent) // self.latents_per_group, c.surplus, c.missing)
         eos = self.backbone.tokenizer.eos_token_id
         newline = self.backbone.encode("\n")
         # What is still written: from behind the last latent's marker to eos.
@@ -179,8 +179,8 @@ class SimCot(nn.Module):
         stage = curriculum.last
         if stage.groups not in (None, groups):
             stage = next((phase.stage for phase in curriculum.phases if phase.stage.groups == groups), stage)
-        covers = self.method.layout(example, stage, Random(0)).covers
-        numbers_G = align(covers, groups, self.config.surplus, self.config.missing)
+        covered = self.method.layout(example, stage, Random(0)).steps_covered
+        numbers_G = align(covered, groups, self.config.surplus, self.config.missing)
         return tuple("\n".join(example.steps[i].strip() for i in numbers) or None for numbers in numbers_G)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:

@@ -171,7 +171,7 @@ class SoftCot(nn.Module):
             labels=(*head.labels, *text),
             start=head.start,
             latents=head.latents,
-            covers=len(example.steps),
+            steps_covered=len(example.steps),
             name=example.id,
             extra=head.extra,
         )

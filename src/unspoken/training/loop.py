@@ -141,7 +141,7 @@ class Training:
         stages = self.method.curriculum().extremes()
         base = {id(p) for p in self.method.backbone.parameters()}
         beside = any(p.requires_grad and id(p) not in base for p in self.method.parameters())
-        return any(stage.trains or (beside and stage.groups == 0) for stage in stages)
+        return any(stage.trainable_part or (beside and stage.groups == 0) for stage in stages)
 
     # what a step is made of
 

@@ -17,9 +17,10 @@ from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.engine.stopping import StopConfig, StopDecider
 from unspoken.core.loop import generate
-from unspoken.core.loop import loop as engine
+from unspoken.core.loop.loop import Loop, unroll
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
+from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
@@ -81,7 +82,7 @@ def test_rows_make_room_for_others():
     batches = 0
     for first in range(0, 40, 8):
         with torch.no_grad():
-            loop = engine.Loop(backbone, engine.collate(rows[first : first + 8]), Recurrence(), speaking=GREEDY)
+            loop = Loop(backbone, collate(rows[first : first + 8]), Recurrence(), speaking=GREEDY)
             batches += loop.run()[0].cost.passes
     assert queue.cost.passes < 0.75 * batches
     assert queue.cost.passes >= sum(s.passes for s in said) / 8
@@ -173,7 +174,7 @@ def test_thoughts_are_those_of_the_loop():
 def shorter(r: Row, latents: int) -> Row:
     """The same prompt with so many slots."""
     ids = (*r.ids[: r.start], *(0,) * latents, *r.ids[r.start + r.latents :])
-    return Row(ids=ids, labels=(IGNORE,) * len(ids), start=r.start, latents=latents, gap=r.gap)
+    return Row(ids=ids, labels=(IGNORE,) * len(ids), start=r.start, latents=latents, position_gap=r.position_gap)
 
 
 @pytest.mark.parametrize("rule", ["fixed:3", "convergence:1.3", "confidence:0.12", "head:0.5"])
@@ -208,7 +209,7 @@ def test_confidence_stops_at_the_first_place_that_is_sure():
         sure = []
         for k in range(1, r.latents + 1):
             with torch.no_grad():
-                trace = engine.unroll(backbone, engine.collate([shorter(r, k)]), Recurrence())
+                trace = unroll(backbone, collate([shorter(r, k)]), Recurrence())
                 last = trace.hidden_at(np.array([0]), np.array([len(r.ids) - r.latents + k - 1]))
                 sure.append(float(backbone.logits(last).softmax(-1).max()) >= limit)
         sure[-1] = True  # there are no more slots
@@ -248,10 +249,10 @@ def test_a_rule_without_its_head():
 def test_a_latent_after_the_last_is_made_where_a_row_asks_for_it(rule: str | None):
     """Also behind the one at which a row stops; a step decoder reads it."""
     backbone = speaker("llama")
-    rows = [replace(r, trailing=True) for r in many_rows(14) if r.latents]
+    rows = [replace(r, unfed_latent=True) for r in many_rows(14) if r.latents]
     judge = None if rule is None else StopDecider(StopConfig.parse(rule))
     said, queue = ask(backbone, rows, slots=4, keep=True, judge=judge)
-    alone = [replace(shorter(r, r.latents - s.skipped), trailing=True) for r, s in zip(rows, said, strict=True)]
+    alone = [replace(shorter(r, r.latents - s.skipped), unfed_latent=True) for r, s in zip(rows, said, strict=True)]
     got, want = queue.trace(range(len(rows))), generate.think(backbone, alone, Recurrence())
     assert got.counts_B.tolist() == want.counts_B.tolist() == [r.latents + 1 for r in alone]
     torch.testing.assert_close(got.latents_BKD, want.latents_BKD, rtol=1e-4, atol=1e-4)

@@ -33,8 +33,8 @@ def forked(question: tuple[int, ...], latents: int, behind: int, branch: int) ->
         ids,
         start=len(question) + 1,
         latents=latents,
-        watch=len(ids) - 1,
-        branch=row(other, watch=len(other) - 1),
+        capture_at=len(ids) - 1,
+        branch=row(other, capture_at=len(other) - 1),
         shared=len(question),
     )
 
@@ -51,8 +51,8 @@ def test_row_and_branch_are_what_each_is_alone(family: str, attention: str):
     with torch.no_grad():
         together = unroll(body, collate(ROWS), Recurrence())
         assert together.branch is not None
-        assert together.watched_LBD is not None
-        assert together.branch.watched_LBD is not None
+        assert together.captured_LBD is not None
+        assert together.branch.captured_LBD is not None
         for b, whole in enumerate(ROWS):
             assert whole.branch is not None
             own = unroll(body, collate([replace(whole, branch=None, shared=0)]), Recurrence())
@@ -61,12 +61,12 @@ def test_row_and_branch_are_what_each_is_alone(family: str, attention: str):
                 places = np.arange(length)
                 states = got.hidden_at(np.full(length, b), places)
                 torch.testing.assert_close(states, alone.hidden_at(np.zeros(length, int), places), rtol=1e-4, atol=1e-4)
-                assert got.watched_LBD is not None
-                assert alone.watched_LBD is not None
-                torch.testing.assert_close(got.watched_LBD[:, b], alone.watched_LBD[:, 0], rtol=1e-4, atol=1e-4)
-                torch.testing.assert_close(got.watched_LBD[-1, b], states[-1])
+                assert got.captured_LBD is not None
+                assert alone.captured_LBD is not None
+                torch.testing.assert_close(got.captured_LBD[:, b], alone.captured_LBD[:, 0], rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(got.captured_LBD[-1, b], states[-1])
             torch.testing.assert_close(together.row(b).latents_BKD, own.latents_BKD, rtol=1e-4, atol=1e-4)
-    assert len(together.watched_LBD) == 3  # embeddings and two layers
+    assert len(together.captured_LBD) == 3  # embeddings and two layers
 
 
 def test_nothing_shared_is_forwarded_twice():
@@ -138,10 +138,10 @@ def test_codi_takes_a_family(family: str):
             alone = unroll(body, collate([whole]), method.source())
             torch.testing.assert_close(together.row(b).latents_BKD, alone.latents_BKD, rtol=1e-3, atol=1e-3)
             assert together.branch is not None
-            assert together.branch.watched_LBD is not None
+            assert together.branch.captured_LBD is not None
             assert alone.branch is not None
-            assert alone.branch.watched_LBD is not None
-            states = together.branch.watched_LBD[:, b], alone.branch.watched_LBD[:, 0]
+            assert alone.branch.captured_LBD is not None
+            states = together.branch.captured_LBD[:, b], alone.branch.captured_LBD[:, 0]
             torch.testing.assert_close(*states, rtol=1e-3, atol=1e-3)
 
 

@@ -25,9 +25,9 @@ def row(ids: tuple[int, ...], latents: int = 0, start: int | None = None, **more
 
 
 GAPPED = [
-    row(tuple(range(5, 25)), gap=(4, 7)),
-    row(tuple(range(9, 21)), gap=(0, 3)),
-    row(tuple(range(30, 50)), latents=2, start=6, gap=(7, 40)),
+    row(tuple(range(5, 25)), position_gap=(4, 7)),
+    row(tuple(range(9, 21)), position_gap=(0, 3)),
+    row(tuple(range(30, 50)), latents=2, start=6, position_gap=(7, 40)),
     row(tuple(range(60, 75))),
 ]
 
@@ -42,7 +42,7 @@ def test_a_gap_moves_positions_and_nothing_else(family: str, attention: str):
     with torch.no_grad():
         together = unroll(backbone, collate(GAPPED), Recurrence())
         for b, gapped in enumerate(GAPPED):
-            n, (place, size) = len(gapped.ids), gapped.gap
+            n, (place, size) = len(gapped.ids), gapped.position_gap
             embeds = backbone.embed(torch.tensor([gapped.ids])).clone()
             embeds[0, gapped.start : gapped.start + gapped.latents] = together.row(b).latents_BKD[0]
             positions = torch.tensor([[t + size * (t >= place) for t in range(n)]])
@@ -52,7 +52,7 @@ def test_a_gap_moves_positions_and_nothing_else(family: str, attention: str):
                 got = trace.hidden_at(np.full(n, index), np.arange(n))
                 torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
             if size:
-                plain = unroll(backbone, collate([replace(gapped, gap=(0, 0))]), Recurrence())
+                plain = unroll(backbone, collate([replace(gapped, position_gap=(0, 0))]), Recurrence())
                 moved = plain.hidden_at(np.zeros(n, int), np.arange(n))
                 assert not torch.allclose(moved[place:], want[place:], rtol=1e-2, atol=1e-2) or (
                     place == 0 and family != "gpt2"
@@ -62,7 +62,7 @@ def test_a_gap_moves_positions_and_nothing_else(family: str, attention: str):
 def test_a_gap_of_a_branch():
     """Its columns have its own gap, the row's have none."""
     backbone = backbones.backbone("gpt2")
-    other = row((1, 2, 3, 40, 41, 42), gap=(4, 9))
+    other = row((1, 2, 3, 40, 41, 42), position_gap=(4, 9))
     with torch.no_grad():
         both = unroll(backbone, collate([row((1, 2, 3, 7, 8), branch=other, shared=3)]), None)
         assert both.branch is not None
@@ -80,7 +80,7 @@ def test_speaking_goes_on_behind_the_gap(family: str):
     with torch.no_grad():
         for gapped, answer in zip(GAPPED[:2], together, strict=False):
             ids = (*gapped.ids, *answer.tokens[:-1])
-            trace = unroll(backbone, collate([row(ids, gap=gapped.gap)]), None)
+            trace = unroll(backbone, collate([row(ids, position_gap=gapped.position_gap)]), None)
             places = np.arange(len(gapped.ids) - 1, len(ids))
             chosen = backbone.logits(trace.hidden_at(np.zeros(len(places), int), places)).argmax(-1)
             assert tuple(chosen.tolist()) == answer.tokens
@@ -88,13 +88,13 @@ def test_speaking_goes_on_behind_the_gap(family: str):
 
 def test_a_gap_must_fit_into_the_context():
     backbone = backbones.backbone()
-    long = row(tuple(range(1, 201)), gap=(3, 57), name="train-3")
+    long = row(tuple(range(1, 201)), position_gap=(3, 57), name="train-3")
     assert long.longest == 257
     with pytest.raises(DataError, match="train-3 is too long: 257 positions, the model's context is 256"):
         unroll(backbone, collate([row((1, 2)), long]), None)
     with pytest.raises(DataError, match="train-4 is too long: 257 positions"):
         unroll(backbone, collate([row((1, 2, 3), name="train-4", branch=long, shared=3)]), None)
-    unroll(backbone, collate([replace(long, gap=(3, 56))]), None)
+    unroll(backbone, collate([replace(long, position_gap=(3, 56))]), None)
 
 
 @pytest.mark.parametrize("size", [1, 3, 12])
@@ -103,9 +103,9 @@ def test_rows_pass_over_as_many_eos_as_they_are_told(size: int):
     backbone = backbones.backbone("llama")
     backbone.lm.generation_config.eos_token_id = list(range(3, backbone.vocabulary, 16))
     ends = [1 + i % 3 for i in range(12)]
-    rows = [row(tuple(range(2 + i, 9 + 2 * i)), ends=n) for i, n in enumerate(ends)]
+    rows = [row(tuple(range(2 + i, 9 + 2 * i)), num_eos=n) for i, n in enumerate(ends)]
     answers = generate(backbone, rows, None, GREEDY, batch_size=size)
-    firsts = generate(backbone, [replace(r, ends=1) for r in rows], None, GREEDY, batch_size=12)
+    firsts = generate(backbone, [replace(r, num_eos=1) for r in rows], None, GREEDY, batch_size=12)
     assert {a.finished for a in answers} == {True, False}
     for n, a, first in zip(ends, answers, firsts, strict=True):
         places = [i for i, token in enumerate(a.tokens) if token in backbone.eos_ids]
@@ -130,7 +130,7 @@ def test_the_eos_that_are_passed_over_are_not_in_the_text():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Sampler, "choose", lambda self, logits, rows: choose(logits, rows))
-        (answer,) = generate(backbone, [row((1, 2, 3), ends=2)], None, GREEDY)
+        (answer,) = generate(backbone, [row((1, 2, 3), num_eos=2)], None, GREEDY)
     assert (answer.text, answer.tokens, answer.finished, answer.passed) == ("a bc", tuple(words), True, 1)
     assert answer.visible == len(words) - 2
 
@@ -138,7 +138,7 @@ def test_the_eos_that_are_passed_over_are_not_in_the_text():
 def test_a_loop_that_stops_early_has_not_finished():
     backbone = backbones.backbone()
     backbone.lm.generation_config.eos_token_id = list(range(backbone.vocabulary))
-    _, speech = Loop(backbone, collate([row((1, 2), ends=5)]), None, speaking=SamplingParams(max_new_tokens=4)).run()
+    _, speech = Loop(backbone, collate([row((1, 2), num_eos=5)]), None, speaking=SamplingParams(max_new_tokens=4)).run()
     assert (len(speech.tokens[0]), bool(speech.finished_B[0])) == (4, False)
-    _, speech = Loop(backbone, collate([row((1, 2), ends=4)]), None, speaking=SamplingParams(max_new_tokens=4)).run()
+    _, speech = Loop(backbone, collate([row((1, 2), num_eos=4)]), None, speaking=SamplingParams(max_new_tokens=4)).run()
     assert (len(speech.tokens[0]), bool(speech.finished_B[0])) == (4, True)

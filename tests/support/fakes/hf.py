@@ -153,7 +153,7 @@ def make_run(
     speaking = speaking or SamplingParams(max_new_tokens=9)
     # A token that ends some answers early, and not all of them alike, becomes one more eos, as chat models have it.
     free = [answer.tokens for answer in Model(made.eval(), speaking).answer(QUESTIONS, batch_size=1)]
-    last = made.prompt("?").ends
+    last = made.prompt("?").num_eos
     ends = [token for token in dict.fromkeys(free[0][2:]) if len({upto(t, {token}, last) for t in free}) > 1]
     assert ends, f"every answer of this random model is alike: {free}"
     backbone.lm.generation_config.eos_token_id = [backbone.tokenizer.eos_token_id, ends[0]]

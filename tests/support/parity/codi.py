@@ -167,7 +167,7 @@ def with_eos(row: Row, eos: int) -> Row:
         labels=(IGNORE,) * (thought + 1) + ((eos, *answer) if answer else (IGNORE,)),
         start=row.start + 1,
     )
-    if row.branch is None or row.watch is None or row.branch.watch is None:
+    if row.branch is None or row.capture_at is None or row.branch.capture_at is None:
         return row
     text = (*row.branch.ids[asked : len(row.branch.ids) - len(answer)], eos, *answer)
     branch = dataclasses.replace(
@@ -175,9 +175,9 @@ def with_eos(row: Row, eos: int) -> Row:
         ids=(*question, eos, *text),
         labels=(IGNORE,) * (asked + 1) + text,
         start=asked + 1 + len(text),
-        watch=row.branch.watch + 2,
+        capture_at=row.branch.capture_at + 2,
     )
-    return dataclasses.replace(row, watch=row.watch + 2, branch=branch, shared=asked + 1)
+    return dataclasses.replace(row, capture_at=row.capture_at + 2, branch=branch, shared=asked + 1)
 
 
 def own_rows(case: cases.Case, method: Any) -> list[Row]:

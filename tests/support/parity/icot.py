@@ -19,7 +19,7 @@ from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.row import Row
 from unspoken.methods import make_method
-from unspoken.methods.icot_si import MOST_BY_CHANCE
+from unspoken.methods.icot_si import MOST_BY_CHANCE, removed_tokens, without_chance
 from unspoken.runs.config import TrainConfig
 from unspoken.training.schedule import Schedule, written_tokens
 
@@ -136,7 +136,7 @@ def rows_of_step(case: cases.Case, method: Any, stage: Stage, n: int) -> list[Ro
     whole = {method.layout(e, Stage(), Loaded(None, 0)).ids: e for e in case.examples}
     raw = case.tensors[f"step/{n}/raw_input_ids"].tolist()
     return [
-        method.layout(whole[strip(ids, eos, 3)], stage, Loaded(stage.smoothing, offset))
+        method.layout(whole[strip(ids, eos, 3)], stage, Loaded(removed_tokens(stage).smoothing, offset))
         for ids, offset in zip(raw, case.tensors[f"step/{n}/offset"].tolist(), strict=True)
     ]
 
@@ -158,7 +158,7 @@ def _speak(case: cases.Case, method: Any, examples: list[Any]) -> tuple[list[Row
 
 
 def _evaluate(case: cases.Case, method: Any, stage: Stage, examples: list[Any]) -> Evaluation:
-    rows = [method.layout(example, dataclasses.replace(stage, smoothing=None), Loaded(None, 0)) for example in examples]
+    rows = [method.layout(example, without_chance(stage), Loaded(None, 0)) for example in examples]
     batch = collate(rows)
     counts = method.counts(batch)
     with torch.no_grad():

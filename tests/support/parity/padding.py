@@ -138,7 +138,7 @@ def padded(rows: Sequence[Row], padding: Padding | None, pad: int) -> list[Row]:
             ids=(pad,) * left + row.ids,
             labels=(IGNORE,) * left + row.labels,
             start=row.start + left,
-            watch=None if row.watch is None else row.watch + left,
+            capture_at=None if row.capture_at is None else row.capture_at + left,
             shared=0,
         )
         for row, left in zip(rows, padding.left, strict=True)

@@ -133,7 +133,7 @@ def solve(name: str) -> Solved:
     case = cases.load(name)
     method = method_of(case)
     stages = [phase.stage for phase in method.curriculum().phases]
-    assert [stage.trains for stage in stages] == ["encoder head", "encoder", "projection", ""]
+    assert [stage.trainable_part for stage in stages] == ["encoder head", "encoder", "projection", ""]
     pairs = [method.layout(example, stages[1], Random(0)) for example in examples_of(case)]
     batch = collate(pairs)
     contrast = method(batch, method.counts(batch)).total

@@ -82,7 +82,7 @@ def sample(
 
 
 def _answer(backbone: Backbone, active: ActiveRequest, seconds: float, thoughts: tuple[str, ...] | None) -> Answer:
-    finished, tokens = active.ends == 0, tuple(active.tokens)
+    finished, tokens = active.eos_left == 0, tuple(active.tokens)
     spoken = tokens[:-1] if finished else tokens
     return Answer(
         text=backbone.decode(spoken),

@@ -42,7 +42,7 @@ class ActiveRequest:
     end: int  # one behind its last latent; `row.start` where it has none to make
     cursor: int = 0  # next position to feed
     skipped: int = 0  # latent slots left out, since it has thought enough
-    ends: int = 1  # eos still to be spoken
+    eos_left: int = 1  # eos still to be spoken
     trial: tuple[int, ...] = ()  # what is fed behind the known text, and forgotten if it is not so
     probing: bool = False  # the rest of the prompt is such a trial
     tokens: list[int] = field(default_factory=list)
@@ -77,7 +77,7 @@ class ActiveRequest:
     @property
     def over(self) -> bool:
         """Nothing is left to say."""
-        return self.ends == 0 or len(self.tokens) >= self.request.speaking.max_new_tokens
+        return self.eos_left == 0 or len(self.tokens) >= self.request.speaking.max_new_tokens
 
     def ids(self, take: int) -> Sequence[int]:
         """The tokens at its next positions; a placeholder where a latent is fed."""
@@ -91,7 +91,7 @@ class ActiveRequest:
 
     def position_ids(self, take: int) -> list[int]:
         """Their position ids: the positions, larger behind a gap."""
-        at, size = self.row.gap
+        at, size = self.row.position_gap
         return [p + size * (p + self.skipped * (p >= self.end) >= at) for p in range(self.cursor, self.cursor + take)]
 
 
@@ -101,7 +101,7 @@ def common_prefix(rows: Sequence[Row], first: Sequence[int] | None = None) -> in
     Args:
         first: tokens that they must share with these too; None = with each other.
     """
-    limit = min(min(row.start, len(row.ids), row.gap[0] if row.gap[1] else len(row.ids)) for row in rows) - 1
+    limit = min(min(row.start, len(row.ids), *row.position_gap[: row.position_gap[1] > 0]) for row in rows) - 1
     first = rows[0].ids if first is None else first
     limit = max(min(limit, len(first)), 0)
     for row in rows:

@@ -184,7 +184,7 @@ class Scheduler:
             slot=slot,
             stream=self._choosers[key].add(request.number),
             end=row.start + (row.latents if self.source is not None else 0),
-            ends=row.ends,
+            eos_left=row.num_eos,
             cursor=len(self.prefix),
             positions=len(self.prefix),  # as if it had read alone what all share
         )
@@ -295,7 +295,7 @@ class Scheduler:
 
     def _trail(self, active: ActiveRequest, state_1D: Tensor) -> None:
         """Make the latent after the last one, which is never fed, where a row asks for it and somebody for the trace."""
-        if not (self.keep and active.row.trailing):
+        if not (self.keep and active.row.unfed_latent):
             return
         assert self.source is not None
         made_1D = self.source.next(state_1D, np.array([active.place]), np.array([active.end - active.row.start]))
@@ -329,7 +329,7 @@ class Scheduler:
             for (active, at), token in zip(on, chosen, strict=True):
                 said = len(active.tokens)
                 active.tokens.append(token)
-                active.ends -= token in self.backbone.eos_ids
+                active.eos_left -= token in self.backbone.eos_ids
                 if self.on_token is not None:
                     self.on_token(active.place, token)
                 if said < len(active.trial) and token == active.trial[said] and not active.over:

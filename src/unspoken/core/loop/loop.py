@@ -117,11 +117,11 @@ class Loop:
         self.latents: list[Tensor] = []
         self.states: list[Tensor] = []
         self.places: list[tuple[np.ndarray, np.ndarray]] = []
-        self.watched: list[tuple[np.ndarray, Tensor]] = []
-        self.branch_watched: list[tuple[np.ndarray, Tensor]] = []
+        self.captured: list[tuple[np.ndarray, Tensor]] = []
+        self.branch_captured: list[tuple[np.ndarray, Tensor]] = []
         self.thoughts_BKD: Tensor | None = None  # prompted ones
         self.speech = Speech.silent(B)
-        self.ends_B = batch.ends_B.copy()  # eos still to be spoken
+        self.eos_left_B = batch.num_eos_B.copy()  # eos still to be spoken
         if not self.apart:
             self._copy(self.chains)
             self._fill()
@@ -200,22 +200,22 @@ class Loop:
         else:  # transformers takes a jump in the position ids of unmasked rows for the border of a packed sequence
             mask = self.to_device(self.mask_bS).long()
 
-        watch_b = self.batch.watch_B[self.index_b] - self.cursor_b
-        watch_b = np.where((watch_b >= 0) & (watch_b < take_b), watch_b, -1)
-        branch_watch_b = np.full_like(watch_b, -1)
+        capture_b = self.batch.capture_at_B[self.index_b] - self.cursor_b
+        capture_b = np.where((capture_b >= 0) & (capture_b < take_b), capture_b, -1)
+        branch_capture_b = np.full_like(capture_b, -1)
         if branch is not None:
-            behind_b = np.where(branch.watch_B < shared_b, branch.watch_B, take_b + branch.watch_B - shared_b)
-            branch_watch_b = np.where(branch.watch_B >= 0, behind_b, -1)
+            behind_b = np.where(branch.capture_at_B < shared_b, branch.capture_at_B, take_b + branch.capture_at_B - shared_b)
+            branch_capture_b = np.where(branch.capture_at_B >= 0, behind_b, -1)
         real = real_bW if self.keep_hidden and not self.backbone.checkpointing else None
         if unpadded:
             real, self.cache.final = own_bW, self.speaking is None and bool((take_b == self.length_b - self.cursor_b).all())
             self.cache.branches = (own_bW, branch_bW, positions_bW, shared_b) if branch is not None else None
         settings: Any = {"positions_BT": self.to_device(ids_bW), "mask": mask, "cache": self.cache, "real": real}
-        if (watch_b >= 0).any() or (branch_watch_b >= 0).any():
+        if (capture_b >= 0).any() or (branch_capture_b >= 0).any():
             states = self.backbone.states(embeds_bWD, **settings)
             hidden_bWD = states[-1]
-            self._watch(states, watch_b, self.watched)
-            self._watch(states, branch_watch_b, self.branch_watched)
+            self._capture(states, capture_b, self.captured)
+            self._capture(states, branch_capture_b, self.branch_captured)
         else:
             hidden_bWD = self.backbone.step(embeds_bWD, **settings)
 
@@ -264,12 +264,12 @@ class Loop:
         """Make the latent after the last one, which is never fed, where a row asks for it."""
         last_b = self.end_b - 1 - self.cursor_b  # the column of the row's last latent in this pass
         fed_last_b = (last_b >= 0) & (last_b < take_b) & (self.end_b > self.start_b)
-        now_N = np.flatnonzero(fed_last_b & self.batch.trailing_B[self.index_b])
+        now_N = np.flatnonzero(fed_last_b & self.batch.unfed_latent_B[self.index_b])
         if len(now_N):
             last_ND = hidden_bWD[self.to_device(now_N), self.to_device(last_b[now_N])]
             self._latents(last_ND, now_N, (self.end_b - self.start_b)[now_N])
 
-    def _watch(self, states: Sequence[Tensor], column_b: np.ndarray, kept: list[tuple[np.ndarray, Tensor]]) -> None:
+    def _capture(self, states: Sequence[Tensor], column_b: np.ndarray, kept: list[tuple[np.ndarray, Tensor]]) -> None:
         """Keep the states of every layer at one column per row, where it is not -1."""
         now_N = np.flatnonzero(column_b >= 0)
         if len(now_N):
@@ -298,8 +298,8 @@ class Loop:
         for b, token in zip(now_N.tolist(), chosen_N.tolist(), strict=True):
             row = int(self.index_b[b])
             self.speech.tokens[row].append(token)
-            self.ends_B[row] -= token in self.eos
-            self.speech.finished_B[row] = self.ends_B[row] == 0
+            self.eos_left_B[row] -= token in self.eos
+            self.speech.finished_B[row] = self.eos_left_B[row] == 0
             if self.on_token is not None:
                 self.on_token(row % len(self.asked), token)
             if self.speech.finished_B[row] or len(self.speech.tokens[row]) >= self.speaking.max_new_tokens:
@@ -324,10 +324,10 @@ class Loop:
         self.states = [torch.cat([part] * copies) for part in self.states]
         self.hidden = [hidden_BWD[index] for hidden_BWD in self.hidden]
         self.thoughts_BKD = None if self.thoughts_BKD is None else self.thoughts_BKD[index]
-        assert not self.watched, "a watched row is trained, and goes on as copies before anything of it is watched"
+        assert not self.captured, "rows are captured in training, where copies are made before the first capture"
         self.cache.batch_select_indices(index)
         self.batch, self.speech = self.batch.tile(copies), self.speech.copied(copies)
-        self.ends_B = self.batch.ends_B.copy()
+        self.eos_left_B = self.batch.num_eos_B.copy()
         self.embeds_bTD = self.given_BTD = self.given_BTD[index]
         self.last_bD = None if self.last_bD is None else self.last_bD[index]
         self.index_b = np.arange(len(rows_n))
@@ -370,7 +370,7 @@ class Loop:
         """Gather what the passes left behind."""
         batch = self.batch
         B, D = len(batch), self.given_BTD.shape[2]
-        made_B = batch.latents_B + (batch.trailing_B if self.source is not None else 0)
+        made_B = batch.latents_B + (batch.unfed_latent_B if self.source is not None else 0)
         K = int(made_B.max())
         slot_BK = np.arange(K)[None, :] < made_B[:, None]
         states_BKD = None
@@ -393,7 +393,7 @@ class Loop:
             hidden_BSD=hidden_BSD,
             column_BT=self.columns_BT,
             cost=self.cost,
-            watched_LBD=gather_states(self.watched, B),
+            captured_LBD=gather_states(self.captured, B),
         )
         if batch.branch is not None and self.branch_columns_BT is not None:
             trace.branch = Trace(
@@ -404,7 +404,7 @@ class Loop:
                 hidden_BSD=hidden_BSD,
                 column_BT=self.branch_columns_BT,
                 cost=self.cost,
-                watched_LBD=gather_states(self.branch_watched, B),
+                captured_LBD=gather_states(self.branch_captured, B),
             )
         return trace
 

@@ -18,7 +18,7 @@ _ERRORS = (ValueError, TypeError, RuntimeError, AttributeError)
 
 
 def _row(ids: tuple[int, ...]) -> Row:
-    return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, watch=len(ids) - 1)
+    return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, capture_at=len(ids) - 1)
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def _try(backbone: Backbone) -> None:
             assert trace is not None
             states = trace.hidden_at(np.full(len(alone.ids), b), np.arange(len(alone.ids)))
             true = want.hidden_at(np.zeros(len(alone.ids), dtype=int), np.arange(len(alone.ids)))
-            assert trace.watched_LBD is not None
-            for got, wanted in ((states, true), (trace.watched_LBD[-1, b], true[-1])):
+            assert trace.captured_LBD is not None
+            for got, wanted in ((states, true), (trace.captured_LBD[-1, b], true[-1])):
                 if not torch.allclose(got.float(), wanted.float(), rtol=5e-2, atol=5e-2 * float(true.abs().max())):
                     raise ValueError("its states differ from those of the sequences alone")

@@ -41,7 +41,7 @@ class Trace:
 
     Attributes:
         latents_BKD: the vectors fed as thoughts, zero where a row has fewer than K; where the row asked for it
-            (`Row.trailing`) also one that was made after them and not fed.
+            (`Row.unfed_latent`) also one that was made after them and not fed.
         states_BKD: the hidden state each latent was made from, before any projection; None for prompted thoughts.
         counts_B: latents per row.
         starts_B: position of each row's first latent inside the row.
@@ -49,8 +49,8 @@ class Trace:
         column_BT: column of `hidden_BSD` at which position t of row b was forwarded, -1 where there is none: beyond the
             row's end, and where what the position would give was known from an earlier step (`core/lm/prefix_cache.py`).
         cost: passes and positions.
-        watched_LBD: states of every layer at each row's watched position: the embeddings, then each layer's output, the
-            last after the final norm; zero for rows that watch nothing; None where no row does.
+        captured_LBD: states of every layer at each row's captured position (`Row.capture_at`): the embeddings, then each
+            layer's output, the last after the final norm; zero for rows without one; None where no row has one.
         branch: the same of the rows' branches, which share columns (and `hidden_BSD`) with their rows.
     """
 
@@ -61,7 +61,7 @@ class Trace:
     hidden_BSD: Tensor | None = None
     column_BT: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     cost: Cost = field(default_factory=Cost)
-    watched_LBD: Tensor | None = None
+    captured_LBD: Tensor | None = None
     branch: Trace | None = None
 
     def hidden_at(self, rows_N: np.ndarray, positions_N: np.ndarray) -> Tensor:
@@ -97,7 +97,7 @@ class Trace:
             starts_B=self.starts_B[part],
             hidden_BSD=None if self.hidden_BSD is None else self.hidden_BSD[part],
             column_BT=self.column_BT[part],
-            watched_LBD=None if self.watched_LBD is None else self.watched_LBD[:, part],
+            captured_LBD=None if self.captured_LBD is None else self.captured_LBD[:, part],
             branch=None if self.branch is None else self.branch._rows(part),
         )
 
@@ -146,7 +146,7 @@ class Answer:
         thoughts: decoded steps, one per thought group, where the model can explain its latents and was asked to.
         chain, sample: which set of thoughts it was spoken from, and which of the answers from it; from 0.
         assistant_positions: positions that another model had to read for it.
-        passed: eos among `tokens` that did not end the answer (`Row.ends`).
+        passed: eos among `tokens` that did not end the answer (`Row.num_eos`).
     """
 
     text: str

@@ -28,10 +28,11 @@ class Batch:
         labels_BT: labels on the host, IGNORE where there is no target.
         lengths_B, starts_B, latents_B: per row: positions, first latent's position, number of latents.
         names: per row, its name for messages.
-        trailing_B, watch_B: see `Row`; watch is -1 where nothing is watched.
+        unfed_latent_B, capture_at_B: see `Row`; -1 where nothing is captured.
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
-        gap_at_B, gap_B, ends_B: see `Row`.
+        gap_at_B, gap_B: place and size of the gap (`Row.position_gap`).
+        num_eos_B: see `Row`.
         extra: what the rows' method needs besides, by name; a name that no row has is missing.
     """
 
@@ -41,13 +42,13 @@ class Batch:
     starts_B: np.ndarray
     latents_B: np.ndarray
     names: list[str] = field(default_factory=list)
-    trailing_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    watch_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    unfed_latent_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    capture_at_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     branch: Batch | None = None
     shared_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     gap_at_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     gap_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    ends_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    num_eos_B: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     extra: dict[str, BatchAttachment] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -86,13 +87,13 @@ class Batch:
             starts_B=self.starts_B[rows_N],
             latents_B=self.latents_B[rows_N],
             names=[self.names[b] for b in rows_N],
-            trailing_B=self.trailing_B[rows_N],
-            watch_B=self.watch_B[rows_N],
+            unfed_latent_B=self.unfed_latent_B[rows_N],
+            capture_at_B=self.capture_at_B[rows_N],
             branch=None if self.branch is None else self.branch.select(rows_N),
             shared_B=self.shared_B[rows_N],
             gap_at_B=self.gap_at_B[rows_N],
             gap_B=self.gap_B[rows_N],
-            ends_B=self.ends_B[rows_N],
+            num_eos_B=self.num_eos_B[rows_N],
             extra={name: part.select(rows_N) for name, part in self.extra.items()},
         )
 
@@ -127,13 +128,13 @@ def collate(rows: Sequence[Row]) -> Batch:
         starts_B=np.array([row.start for row in rows], dtype=np.int64),
         latents_B=np.array([row.latents for row in rows], dtype=np.int64),
         names=[row.name for row in rows],
-        trailing_B=np.array([row.trailing and row.latents > 0 for row in rows], dtype=bool),
-        watch_B=np.array([-1 if row.watch is None else row.watch for row in rows], dtype=np.int64),
+        unfed_latent_B=np.array([row.unfed_latent and row.latents > 0 for row in rows], dtype=bool),
+        capture_at_B=np.array([-1 if row.capture_at is None else row.capture_at for row in rows], dtype=np.int64),
         branch=_branches(rows),
         shared_B=np.array([row.shared for row in rows], dtype=np.int64),
-        gap_at_B=np.array([row.gap[0] for row in rows], dtype=np.int64),
-        gap_B=np.array([row.gap[1] for row in rows], dtype=np.int64),
-        ends_B=np.array([row.ends for row in rows], dtype=np.int64),
+        gap_at_B=np.array([row.position_gap[0] for row in rows], dtype=np.int64),
+        gap_B=np.array([row.position_gap[1] for row in rows], dtype=np.int64),
+        num_eos_B=np.array([row.num_eos for row in rows], dtype=np.int64),
         extra=_extra(rows),
     )
 

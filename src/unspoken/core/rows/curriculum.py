@@ -6,8 +6,9 @@ import bisect
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from unspoken.core.config import STRICT
 from unspoken.errors import ConfigError
@@ -25,21 +26,19 @@ class Stage:
         removed: how many leading steps are gone from the text; None = all of them.
         groups: thought groups in every row; None = as many as the row has steps, at most the method's maximum.
         restart: the optimizer starts afresh when this stage begins.
-        tokens: how many tokens of the written chain are gone, whichever step they belong to; None = all of them.
-        smoothing: rate of a geometric number of further tokens that each row loses by chance; None = no more.
-        trains: which part of the method learns, by the method's own name; "" = all of it. Its rows say so too.
+        trainable_part: which part of the method learns, by the method's own name; "" = all of it. Its rows say so too.
         lr, weight_decay: instead of those of the run; None = those.
+        extra: what the method's own schedule says besides, by name; values compare equal where the stage is the same.
     """
 
     index: int = 0
     removed: int | None = 0
     groups: int | None = 0
     restart: bool = False
-    tokens: int | None = 0
-    smoothing: float | None = None
-    trains: str = ""
+    trainable_part: str = ""
     lr: float | None = None
     weight_decay: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,57 +134,3 @@ def single(stage: Stage) -> Curriculum:
 def stagewise(stages: Sequence[Stage], epochs_per_stage: float) -> Curriculum:
     """Equal phases, one per stage; the last lasts to the end."""
     return Curriculum(tuple(Phase(epochs=epochs_per_stage, stage=stage) for stage in stages))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenRemoval(Curriculum):
-    """One more token of the written chain goes at equal distances, until none is left; then nothing changes any more.
-
-    Attributes:
-        per_epoch: tokens that go in an epoch.
-        longest: no chain has more tokens.
-        first: tokens that are gone from the start.
-        wait: epochs before the first distance begins; no row loses further tokens by chance until then.
-        beyond: once so many tokens are scheduled, all go at once; None = one by one to the end.
-        smoothing, restart: see `Stage`; the optimizer restarts with every token.
-        steps_per_epoch: optimizer steps in an epoch. A distance is then a whole number of them, the nearest one (the
-            even one of two), and where that is 0, a token goes at every step, the first included. None = exact distances.
-    """
-
-    per_epoch: float
-    longest: int
-    first: int = 0
-    wait: float = 0.0
-    beyond: int | None = None
-    smoothing: float | None = None
-    restart: bool = False
-    steps_per_epoch: int | None = None
-    phases: tuple[Phase, ...] = field(default=(), init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        distance, at_once = 1 / self.per_epoch, False
-        if self.steps_per_epoch is not None:
-            steps = round(self.steps_per_epoch / self.per_epoch)
-            distance, at_once = max(steps, 1) / self.steps_per_epoch, steps == 0
-        most = self.longest if self.beyond is None else min(self.beyond, self.longest)
-        phases: list[Phase] = []
-        if self.first < most:
-            begin = Stage(index=self.first, tokens=self.first)
-            smooth = replace(begin, smoothing=self.smoothing)
-            phases = [Phase(epochs=self.wait, stage=begin), Phase(epochs=0.0 if at_once else distance, stage=smooth)]
-            for count in range(self.first + 1, most):
-                stage = replace(smooth, index=count, tokens=count, restart=self.restart)
-                phases.append(Phase(epochs=distance, stage=stage))
-        last = Stage(index=max(self.first, most), removed=None, tokens=None, restart=self.restart)
-        phases = [phase for phase in phases if phase.epochs > 0]
-        object.__setattr__(self, "phases", (*phases, Phase(epochs=0.0, stage=last)))
-        super().__post_init__()
-
-    def extremes(self) -> tuple[Stage, ...]:
-        """The first stage, before anything goes by chance, and the last one."""
-        return (replace(self.phases[0].stage, smoothing=None), self.last)
-
-    def fit(self, steps_per_epoch: int, written: Callable[[], int]) -> TokenRemoval:
-        """Distances in whole steps; no stages beyond the longest chain, each of which would restart the optimizer."""
-        longest = self.longest if self.beyond is not None else min(self.longest, self.phases[0].stage.index + written())
-        return replace(self, steps_per_epoch=steps_per_epoch, longest=longest)

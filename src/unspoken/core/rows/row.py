@@ -21,15 +21,15 @@ class Row:
         labels: the id to predict *at* each position (its own id, as Hugging Face has it), or IGNORE.
         start: position of the first latent; equals `len(ids)` where there is none.
         latents: number of latent slots, contiguous from `start`.
-        covers: how many leading steps of the problem the latents stand for.
+        steps_covered: how many leading steps of the problem the latents stand for.
         name: how to name the row in an error: its example's id.
-        trailing: make one more latent, from the state at the last one, that is never fed; only a step decoder reads it.
-        watch: position at which the states of every layer are kept, or None.
+        unfed_latent: make one more latent, from the state at the last one, that is never fed; only a step decoder reads it.
+        capture_at: position at which the states of every layer are kept, or None.
         branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
             both. Neither sees the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
-        gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
-        ends: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
+        position_gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
+        num_eos: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
         extra: what the row's method needs besides, by name.
     """
 
@@ -37,14 +37,14 @@ class Row:
     labels: tuple[int, ...]
     start: int
     latents: int
-    covers: int = 0
+    steps_covered: int = 0
     name: str = ""
-    trailing: bool = False
-    watch: int | None = None
+    unfed_latent: bool = False
+    capture_at: int | None = None
     branch: Row | None = None
     shared: int = 0
-    gap: tuple[int, int] = (0, 0)
-    ends: int = 1
+    position_gap: tuple[int, int] = (0, 0)
+    num_eos: int = 1
     extra: Mapping[str, Attachment] = field(default_factory=dict)
 
     @property
@@ -55,7 +55,7 @@ class Row:
     @property
     def longest(self) -> int:
         """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
-        return max(len(self.ids) + self.gap[1], self.branch.longest if self.branch is not None else 0)
+        return max(len(self.ids) + self.position_gap[1], self.branch.longest if self.branch is not None else 0)
 
     def value(self, name: str, default: Any = None) -> Any:
         """The `HostValue` of a name; `default` where the row has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import backbones
+from support.attachments import without_tokens
 
-from unspoken.core.rows.curriculum import Curriculum, Stage, TokenRemoval
+from unspoken.core.rows.curriculum import Curriculum, Stage
 from unspoken.core.rows.row import IGNORE
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method, method_config
+from unspoken.methods.icot_si import RemovedTokens, TokenRemoval, removed_tokens
 
 EXAMPLE = Example(question="Ann has 3 pens.", steps=("<<1+2=3>>", "<<3+3=6>>"), answer="6", id="train-1")
 
@@ -25,19 +28,24 @@ def never() -> int:
     raise AssertionError("nobody should have to lay out all rows")
 
 
+def gone(stages: Iterable[Stage]) -> list[int | None]:
+    """Tokens that are gone at each stage."""
+    return [removed_tokens(stage).count for stage in stages]
+
+
 def counts(curriculum: Curriculum, steps_per_epoch: int, steps: int) -> list[int | None]:
     """Tokens that are gone at every optimizer step."""
-    return [curriculum.at(step / steps_per_epoch).tokens for step in range(steps)]
+    return gone(curriculum.at(step / steps_per_epoch) for step in range(steps))
 
 
 def test_exact_distances():
     """As the paper writes it: floor(per_epoch * epochs)."""
     curriculum = TokenRemoval(per_epoch=2, longest=3, smoothing=4.0, restart=True)
-    assert [curriculum.at(epoch).tokens for epoch in (0, 0.49, 0.5, 0.99, 1, 1.49, 1.5, 9)] == [0, 0, 1, 1, 2, 2, None, None]
+    assert gone(map(curriculum.at, (0, 0.49, 0.5, 0.99, 1, 1.49, 1.5, 9))) == [0, 0, 1, 1, 2, 2, None, None]
     assert curriculum.boundaries() == [0.5, 1.0, 1.5]
     assert [phase.stage.restart for phase in curriculum.phases] == [False, True, True, True]
     assert [phase.stage.index for phase in curriculum.phases] == [0, 1, 2, 3]
-    assert curriculum.last == Stage(index=3, removed=None, tokens=None, restart=True)
+    assert curriculum.last == without_tokens(None, index=3, removed=None, restart=True)
 
 
 @given(
@@ -71,9 +79,9 @@ def test_half_a_step_goes_to_the_even_side():
 
 def test_nothing_goes_by_chance_before_the_first_distance():
     curriculum = TokenRemoval(per_epoch=1, longest=9, first=2, wait=1.5, smoothing=0.5)
-    assert [(stage.tokens, stage.smoothing) for stage in map(curriculum.at, (0, 1.4, 1.5, 2.4, 2.5))] == [
-        (2, None), (2, None), (2, 0.5), (2, 0.5), (3, 0.5)
-    ]  # fmt: skip
+    assert [removed_tokens(curriculum.at(epoch)) for epoch in (0, 1.4, 1.5, 2.4, 2.5)] == [
+        RemovedTokens(count=count, smoothing=rate) for count, rate in ((2, None), (2, None), (2, 0.5), (2, 0.5), (3, 0.5))
+    ]
 
 
 def test_it_ends_with_the_longest_chain():
@@ -81,12 +89,9 @@ def test_it_ends_with_the_longest_chain():
     curriculum = TokenRemoval(per_epoch=8, longest=1024, first=1, restart=True)
     fitted = curriculum.fit(16, lambda: 4)
     assert len(curriculum.phases) == 1024
-    assert [phase.stage.tokens for phase in fitted.phases] == [1, 2, 3, 4, None]
+    assert gone(phase.stage for phase in fitted.phases) == [1, 2, 3, 4, None]
     assert fitted.fit(16, lambda: 4) == fitted
-    assert [stage.tokens for stage in TokenRemoval(per_epoch=8, longest=1024, beyond=2).fit(16, never).extremes()] == [
-        0,
-        None,
-    ]
+    assert gone(TokenRemoval(per_epoch=8, longest=1024, beyond=2).fit(16, never).extremes()) == [0, None]
     assert TokenRemoval(per_epoch=8, longest=5, first=7).phases == TokenRemoval(per_epoch=3, longest=7, first=7).phases
 
 
@@ -123,18 +128,18 @@ def test_rows_lose_tokens_from_one_end():
     chain = backbone.encode(" <<1+2=3>> <<3+3=6>> ")
     question, answer = " Ann has 3 pens. ", " #### 6 "
     assert rows(Stage()) == [question, backbone.decode(chain), answer]
-    assert rows(Stage(tokens=2)) == [question, backbone.decode(chain[2:]), answer]
-    assert rows(Stage(tokens=2), side="right") == [question, backbone.decode(chain[:-2]), answer]
-    assert rows(Stage(tokens=500)) == rows(Stage(tokens=None)) == [question, "", answer]
+    assert rows(without_tokens(2)) == [question, backbone.decode(chain[2:]), answer]
+    assert rows(without_tokens(2), side="right") == [question, backbone.decode(chain[:-2]), answer]
+    assert rows(without_tokens(500)) == rows(without_tokens(None)) == [question, "", answer]
     # Three quarters of all rows lose no more than 2 further tokens at a rate of ln 2: 1/2, 1/4, ...
-    assert rows(Stage(tokens=2, smoothing=0.6931), draw=0.76) == [question, backbone.decode(chain[4:]), answer]
-    assert rows(Stage(tokens=2, smoothing=None), draw=0.76) == rows(Stage(tokens=2))
+    assert rows(without_tokens(2, smoothing=0.6931), draw=0.76) == [question, backbone.decode(chain[4:]), answer]
+    assert rows(without_tokens(2, smoothing=None), draw=0.76) == rows(without_tokens(2))
 
 
 def test_a_problem_without_steps_has_an_empty_chain():
     example = Example(question="How many?", answer="6")
     assert rows(Stage(), example=example) == [" How many? ", "  ", " #### 6 "]
-    assert rows(Stage(tokens=1), example=example) == [" How many? ", " ", " #### 6 "]
+    assert rows(without_tokens(1), example=example) == [" How many? ", " ", " #### 6 "]
 
 
 @pytest.mark.parametrize(("side", "before"), [("left", 0), ("right", 4)])
@@ -143,9 +148,9 @@ def test_what_is_left_keeps_its_positions(side: str, before: int):
     method = make_method({"name": "icot_si", "side": side, "keep_position": True}, backbones.backbone())
     whole, question = method.layout(EXAMPLE, Stage(), Random(0)), method.prompt(EXAMPLE.question)
     chain = len(method.backbone.encode(" <<1+2=3>> <<3+3=6>> "))
-    row = method.layout(EXAMPLE, Stage(tokens=chain - 4 if before else 3), Random(0))
-    assert whole.gap == question.gap == (0, 0)
-    assert row.gap == (len(question.ids) + before - 1, len(whole.ids) - len(row.ids))
+    row = method.layout(EXAMPLE, without_tokens(chain - 4 if before else 3), Random(0))
+    assert whole.position_gap == question.position_gap == (0, 0)
+    assert row.position_gap == (len(question.ids) + before - 1, len(whole.ids) - len(row.ids))
     assert row.longest == len(whole.ids)
 
 
