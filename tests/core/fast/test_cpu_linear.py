@@ -168,3 +168,14 @@ def test_a_model_answers_with_its_present_weights():
         assert torch.equal(model.think(questions).latents_BKD, want)
         assert [a.tokens for a in model.answer(questions)] == [a.tokens for a in again.answer(questions)]
     assert first[0].tokens != model.answer(questions)[0].tokens
+
+
+def test_weights_made_in_inference_mode_have_no_count_of_writes():
+    """Only what they are is held against the copy, where answers begin."""
+    with torch.inference_mode():
+        _, fast = pair("linear")
+        x, before = torch.randn(8, 160), fast(torch.ones(8, 160))
+        fast[0].weight.mul_(0.5)
+        look_again()
+        torch.testing.assert_close(fast(x), nn.functional.linear(x, fast[0].weight, fast[0].bias))
+        assert not torch.equal(fast(torch.ones(8, 160)), before)

@@ -182,6 +182,23 @@ def test_run_directories_and_built_in_models(tmp_path: Path):
         resolve("builtin:nothing")
 
 
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "model.embed_tokens"])
+def test_lora_on_a_table_that_is_embedding_and_head_is_refused(target: str):
+    """Merged, it would be another model than the one that was trained."""
+    lora = LoraSettings(r=2, targets=("q_proj", target))
+    with pytest.raises(ConfigError, match=f"LoRA cannot be added to '{target}': embedding and head of this model are one"):
+        backbones.backbone("llama", tie_word_embeddings=True).adapt(lora)
+    apart = backbones.backbone("llama", tie_word_embeddings=False)
+    apart.adapt(lora)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in apart.lm.parameters():
+            if p.requires_grad:
+                p.normal_(std=0.1)
+        ids = torch.arange(1, 7)[None]
+        torch.testing.assert_close(apart.plain()(ids).logits, apart.lm(ids).logits, rtol=1e-4, atol=1e-4)
+
+
 def test_freezing():
     backbone = backbones.backbone()
     backbone.freeze()

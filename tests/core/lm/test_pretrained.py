@@ -42,7 +42,9 @@ def adapter(base: Path, out: Path, *, new: int = 0, tokenizer: bool = True, **se
     if new:
         words.add_tokens([f"<new {k}>" for k in range(new)])
         lm.resize_token_embeddings(len(words))
-    adapted = get_peft_model(lm, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **settings))
+    adapted = get_peft_model(
+        lm, LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **settings})
+    )
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
@@ -60,6 +62,8 @@ def adapter(base: Path, out: Path, *, new: int = 0, tokenizer: bool = True, **se
         ({"tokenizer": False}, 0),
         ({"use_rslora": True, "lora_alpha": 3}, 0),
         ({"use_dora": True}, 0),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, 0),  # of a table that is the head as well
+        ({"target_modules": ["q_proj", "lm_head"]}, 0),
         ({"new": 3}, 3),
         ({"new": 3, "modules_to_save": ["embed_tokens", "lm_head"]}, 3),
     ],
@@ -113,6 +117,14 @@ def test_an_adapter_that_cannot_be_merged(base, tmp_path):
     weights = load_file(tmp_path / "other" / "adapter_model.safetensors")
     save_file({k: v[..., :5].contiguous() for k, v in weights.items()}, tmp_path / "other" / "adapter_model.safetensors")
     with pytest.raises(BackboneError, match="cannot be merged into"):
+        load(tmp_path / "other")
+    key = next(key for key in weights if ".layers.0." in key)
+    weights[key.replace(".layers.0.", ".layers.9.")] = weights[key].clone()  # of a model with more layers
+    save_file(weights, tmp_path / "other" / "adapter_model.safetensors")
+    with pytest.raises(BackboneError, match=r"weights for parts that the model does not have, e.g. .*layers\.9\."):
+        load(tmp_path / "other")
+    (tmp_path / "other" / "adapter_model.safetensors").unlink()
+    with pytest.raises(BackboneError, match=r"is a PEFT adapter without its weights \(adapter_model.safetensors\)"):
         load(tmp_path / "other")
 
 
@@ -242,12 +254,12 @@ def test_no_code_of_a_model_runs_whoever_says_yes(base, tmp_path, monkeypatch):
 
 
 def test_every_call_says_that_no_code_runs():
-    package = Path(__file__).parents[2] / "src" / "unspoken"
+    package = Path(__file__).parents[3] / "src" / "unspoken"
     calls = ("AutoTokenizer.from_pretrained(", "AutoConfig.from_pretrained(", "CausalLM.from_pretrained(")
     calls += ("AutoModel.from_pretrained(", "AutoModel.from_config(", "CausalLM.from_config(")
     found = 0
     for file in package.rglob("*.py"):
-        if file.name in ("hf_card.py", "hf_generate.py"):  # text for the reader of a card; code that runs in transformers
+        if file.name in ("model_card.py", "hf_generate.py"):  # text for the reader of a card; code that runs in transformers
             continue
         text = file.read_text(encoding="utf-8")
         for call in calls:

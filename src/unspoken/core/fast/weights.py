@@ -17,8 +17,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 def version(tensors: Iterable[Tensor]) -> Any:
-    """Something that differs once a tensor has been replaced or written to, but for what the module's text says; cheap."""
-    return tuple((t.data_ptr(), t.dtype, t._version) for t in tensors)
+    """Something that differs once a tensor has been replaced or written to, but for what the module's text says; cheap.
+
+    Writes into tensors made in inference mode are never counted.
+    """
+    return tuple((t.data_ptr(), t.dtype, None if t.is_inference() else t._version) for t in tensors)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,28 @@ def merged(adapted: Any) -> Any:
         known = {id(p): nn.Parameter(p.detach().cpu().float()) for p in adapted.parameters()}
         known |= {id(b): b.detach().cpu() for b in adapted.buffers()}
     return copy.deepcopy(adapted, known).merge_and_unload()
+
+
+def tied_targets(lm: Any, targets: Iterable[str]) -> list[str]:
+    """Those of the modules that LoRA is to be put on, by name, that are one of two tables with one weight: the embedding and
+    a head tied to it. Merged, what one of them has learned would be in both."""
+    tables = (lm.get_input_embeddings(), lm.get_output_embeddings())
+    if tables[1] is None or tables[0].weight is not tables[1].weight:
+        return []
+    names = [name for name, module in lm.named_modules() if any(module is table for table in tables)]
+    return [target for target in targets if any(f".{name}".endswith(f".{target}") for name in names)]
+
+
+def untie_adapted(lm: Any) -> None:
+    """Give an embedding and a head that are tied a weight each where an adapter is on one of the two, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tables = (lm.get_input_embeddings(), lm.get_output_embeddings())
+    adapted = [isinstance(table, BaseTunerLayer) for table in tables]
+    if any(adapted) and not all(adapted) and tables[0].weight is tables[1].weight:
+        head = tables[1].get_base_layer() if adapted[1] else tables[1]
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        lm.config.tie_word_embeddings = False
 
 
 def keep(lm: Any, settings: dict[str, Any], folder: Path) -> None:

@@ -25,7 +25,7 @@ from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
 from unspoken.core.fast.cpu_linear import look_again
 from unspoken.core.fast.token_store import Encodings
-from unspoken.core.lm.adapters import LoraSettings, keep, merged
+from unspoken.core.lm.adapters import LoraSettings, keep, merged, tied_targets
 from unspoken.core.lm.hf import layer_list, part_from_copies
 from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
 from unspoken.core.precision import is_low
@@ -326,9 +326,18 @@ class Backbone(nn.Module):
         self.lm.requires_grad_(False)
 
     def adapt(self, lora: LoraSettings, trained_tokens: tuple[int, ...] = ()) -> None:
-        """Freeze the base model and add LoRA; the rows of `trained_tokens` in the embedding train in full."""
+        """Freeze the base model and add LoRA; the rows of `trained_tokens` in the embedding train in full.
+
+        Raises:
+            ConfigError: settings that peft refuses, or a table that is embedding and head at once.
+        """
         from peft import LoraConfig, get_peft_model
 
+        if tied := tied_targets(self.lm, lora.targets or ()):
+            raise ConfigError(
+                f"LoRA cannot be added to {tied[0]!r}: embedding and head of this model are one table, and what one of them "
+                "learns would change the other when it is merged; leave it out of backbone.lora's targets"
+            )
         part_from_copies(self.lm, trained_tokens)
         config = LoraConfig(
             r=lora.r,

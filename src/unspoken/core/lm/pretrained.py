@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unspoken.core.files import kind_of, read_object
+from unspoken.core.lm.adapters import untie_adapted
 from unspoken.core.lm.hf import with_attention
 from unspoken.errors import BackboneError
 
@@ -85,6 +86,10 @@ def _check_names(path: str, folder: Path, names: set[str]) -> None:
     if not names:
         raise BackboneError(f"{path} is an empty folder; {GIVE}")
     if _ADAPTER in names:
+        if not any(name.startswith("adapter_model.") for name in names):
+            raise BackboneError(
+                f"{path} is a PEFT adapter without its weights (adapter_model.safetensors); copy them there too"
+            )
         if weights & {"model.safetensors", "pytorch_model.bin", *(n for n in weights if "-of-" in n)}:
             raise BackboneError(
                 f"{path} holds both a whole model and a PEFT adapter ({_ADAPTER}), so it is open which is meant; move one "
@@ -300,6 +305,9 @@ def merged(lm: Any, path: str, base: str) -> Any:
             raise ValueError(lost[0])
         if not hasattr(adapted, "merge_and_unload"):
             raise ValueError("it is of a kind that adds virtual tokens")
+        if more := _left_over(Path(path), adapted):
+            raise ValueError(f"it has weights for parts that the model does not have, e.g. {more[0]}")
+        untie_adapted(lm)
         lm = adapted.merge_and_unload(safe_merge=True)
     except Exception as error:  # peft, torch and safetensors each raise their own kinds
         raise BackboneError(
@@ -307,6 +315,14 @@ def merged(lm: Any, path: str, base: str) -> Any:
         ) from error
     warnings.warn(f"{path} is a PEFT adapter: it was merged into its base {base}", stacklevel=2)
     return lm
+
+
+def _left_over(path: Path, adapted: Any) -> list[str]:
+    """Weights of an adapter in a folder that went nowhere: the model is smaller than the one it was made for."""
+    from peft.utils import get_peft_model_state_dict, load_peft_weights
+
+    taken = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return sorted(key for key in load_peft_weights(str(path), device="cpu") if ".lora_" in key and key not in taken)
 
 
 def _rows(path: Path, lm: Any) -> int | None:
