@@ -5,3 +5,14 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from unspoken.core.fast.switch import FastConfig, using
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_states_at_home():
+    """No test keeps states of assistants in the user's home; trained runs have a config of their own."""
+    with using(FastConfig(states=None)):
+        yield

@@ -28,9 +28,11 @@ from typing import Any
 
 import torch
 
+from unspoken.core.fast.switch import FastConfig, using
 from unspoken.core.files import write_text
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
+from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.loop import unroll
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.provenance import provenance
@@ -45,12 +47,17 @@ SMALL = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, 
          "num_key_value_heads": 3, "max_position_embeddings": 2048, "tie_word_embeddings": True}  # fmt: skip
 
 
-def method_on(backbone: Any, base: str, texts: SoftTexts, latents: int, cache: str | None, prefix_gb: float) -> Any:
+BARE = FastConfig(states=None, prefix_gb=0.0)
+"""Without caches."""
+
+
+def method_on(backbone: Any, base: str, texts: SoftTexts, latents: int, fast: FastConfig) -> Any:
     """SoftCoT with the same projection every time."""
     torch.manual_seed(0)
     assistant = {"arch": {"model_type": "llama", **SMALL}, "tokenizer": base}
     data = {"name": "softcot", "assistant": assistant, "latents": latents, "texts": texts}
-    return make_method({**data, "cache": cache, "prefix_gb": prefix_gb}, backbone).train()  # pyright: ignore
+    with using(fast):
+        return make_method(data, backbone).train()  # pyright: ignore
 
 
 def texts_with(examples: list[Example]) -> SoftTexts:
@@ -64,6 +71,12 @@ def plain(method: Any, batch: Batch) -> Any:
     """Everything in one pass, and gradient through all of it."""
     trace = unroll(method.backbone, batch, method.source())
     return labelled_cross_entropy_sum(trace, batch, method.backbone.logits) / float(method.counts(batch)["answer"])
+
+
+def without_caches(method: Any, batch: Batch) -> Any:
+    """A method's own loss, what was read before being read again."""
+    with using(BARE):
+        return method(batch, method.counts(batch)).total
 
 
 def step(method: Any, batch: Batch, loss: Any) -> tuple[float, torch.Tensor]:
@@ -85,12 +98,14 @@ def measure(backbone: Any, base: str, task: str, shots: int, latents: int, steps
     seconds: dict[str, list[float]] = {"caches": [], "no caches": [], "plain": []}
     apart: dict[str, list[float]] = {"no caches": [], "plain": []}
     with tempfile.TemporaryDirectory() as folder:
-        cached = method_on(backbone, base, texts, latents, folder, 4.0)
-        bare = method_on(backbone, base, texts, latents, None, 0.0)
+        with_caches = FastConfig(states=folder, prefix_gb=4.0)
+        backbone.prefixes = PrefixCache(backbone.lm, with_caches.prefix_gb)
+        cached = method_on(backbone, base, texts, latents, with_caches)
+        bare = method_on(backbone, base, texts, latents, BARE)
         assert torch.equal(cached.projection.weight, bare.projection.weight)
         ways = {
             "caches": (cached, lambda m, b: m(b, m.counts(b)).total),
-            "no caches": (bare, lambda m, b: m(b, m.counts(b)).total),
+            "no caches": (bare, without_caches),
             "plain": (bare, plain),
         }
         laid = [cached.layout(e, cached.curriculum().last, Random(0)) for e in examples]

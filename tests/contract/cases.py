@@ -69,7 +69,7 @@ ANOTHER = "another"
 
 def _softcot(**more: Any) -> dict[str, Any]:
     texts = {"assistant": "{latents} words for: {question}", "opening": "Words: ", "hint": "({slots})\n"}
-    return {"name": "softcot", "assistant": ANOTHER, "latents": 4, "texts": texts, "cache": None, **more}
+    return {"name": "softcot", "assistant": ANOTHER, "latents": 4, "texts": texts, **more}
 
 
 def _softcot_pp(**more: Any) -> dict[str, Any]:

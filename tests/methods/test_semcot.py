@@ -14,6 +14,7 @@ from contract.cases import EXAMPLES, make
 from support import backbones
 from support.attachments import assistant_row, step_targets
 
+from unspoken.core.fast.switch import FastConfig, using
 from unspoken.core.losses import pair_contrast_sum
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.curriculum import Stage, StageSettings
@@ -139,7 +140,8 @@ def test_what_the_frozen_model_has_read_can_be_kept_from_step_to_step():
     seen = []
     for prefix_gb in (0.0, 0.1):
         torch.manual_seed(0)
-        method = generator(prefix_gb=prefix_gb, warmup={"epochs": 0}).train()
+        with using(FastConfig(prefix_gb=prefix_gb)):
+            method = generator(warmup={"epochs": 0}).train()
         rows = [method.layout(example, method.curriculum().last, Random(0)) for example in EXAMPLES]
         for _ in range(2):
             method.zero_grad(set_to_none=True)
@@ -166,7 +168,7 @@ def test_generator_errors():
     with pytest.raises(ConfigError, match=r"latents_per_step must be at least 1, got 0"):
         generator(latents_per_step=0)
     with pytest.raises(ConfigError, match=r"prefix_gb must be 0 or more, got -1"):
-        generator(prefix_gb=-1)
+        FastConfig(prefix_gb=-1)
     with pytest.raises(ConfigError, match=r"today must be a date as YYYY-MM-DD, got 'soon'"):
         generator(today="soon")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import unspoken
 from unspoken.cli import app
 from unspoken.core.config import build, dump
+from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
@@ -35,7 +37,7 @@ def soft(files: Path, tmp_path: Path):
     def made(wrap: str = "softcot", assistant: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         inner: dict[str, Any] = {
             "name": "softcot", "assistant": {"path": str(folder), **(assistant or {})}, "latents": 4, "texts": "plain",
-            "cache": str(tmp_path / "states"), **more,
+            **more,
         }  # fmt: skip
         if wrap == "softcot":
             return inner
@@ -53,8 +55,10 @@ WRAPS = ["softcot", "softcot_pp", "sim_cot"]
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_a_killed_run_goes_on(make, soft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrap: str, caches: bool):
     """Bit for bit; with caches but for rounding: what one run remembers the other reads again, in other batches."""
-    method = soft(wrap) if caches else soft(wrap, cache=None, prefix_gb=0.0)
-    train(make(method), tmp_path / "whole")
+    config = make(soft(wrap))
+    if not caches:
+        config = replace(config, fast=FastConfig(states=None, prefix_gb=0.0))
+    train(config, tmp_path / "whole")
     step = Training._train_step
 
     def dying(self: Any) -> None:
@@ -64,9 +68,9 @@ def test_a_killed_run_goes_on(make, soft, tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Training, "_train_step", dying)
     with pytest.raises(KeyboardInterrupt):
-        train(make(method), tmp_path / "parts")
+        train(config, tmp_path / "parts")
     monkeypatch.setattr(Training, "_train_step", step)
-    train(make(method), tmp_path / "parts")
+    train(config, tmp_path / "parts")
     states = [next((tmp_path / run / "state").glob("step-*")) / "state.safetensors" for run in ("whole", "parts")]
     a, b = map(load_file, states)
     assert a.keys() == b.keys()

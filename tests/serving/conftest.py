@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.backbones import ARCHS, tokenizer
 
+from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
 from unspoken.core.loop.sampling import SamplingParams
@@ -42,10 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     def run(wrap: bool = True, backbone: dict[str, Any] | None = None, **more: Any) -> Path:
         soft: dict[str, Any] = {
             "name": "softcot", "assistant": {"path": str(folder / "assistant")}, "latents": 3, "texts": "plain",
-            "cache": None, **more,
+            **more,
         }  # fmt: skip
-        if soft["name"] != "softcot":
-            del soft["cache"]
         method = {"name": "softcot_pp", "softcot": soft, "chains": 2} if wrap else soft
         config = RunConfig(
             backbone=BackboneConfig(**{"path": str(folder / "base"), **(backbone or {})}),
@@ -53,6 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
             task=task_config({"name": "files", **{s: str(folder / f"{s}.jsonl") for s in ("train", "validation", "test")}}),
             train=TrainConfig(steps=2, batch_size=4, lr=1e-2, validate_limit=0),
             speaking=SamplingParams(max_new_tokens=6),
+            fast=FastConfig(states=None),
         )
         out = tmp_path_factory.mktemp("run")
         train(config, out / "run")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.backbones import ARCHS, tokenizer
 
+from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods import method_config
@@ -58,6 +59,7 @@ def make(files: Path):
             task=task_config({"name": "files", **splits}),
             train=TrainConfig(**given),
             speaking=SamplingParams(max_new_tokens=6),
+            fast=FastConfig(states=str(files.parent / "states")),
         )
 
     return config

@@ -19,6 +19,7 @@ from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import OverSeeds, difference_of_means, mean, over_training_seeds
 from unspoken.evaluation.tables import cut_notes, each_seed, over_seeds_cell, percent, points
+from unspoken.runs.earlier import updated
 
 HEADINGS = (
     "recipe",
@@ -49,10 +50,11 @@ class Trained:
 def trained(report: EvalReport, folder: Path) -> Trained | None:
     """How the run of a report was trained, from the run.json beside the report; None where there is none."""
     try:
-        config = json.loads((folder / "run.json").read_bytes())["config"]
+        config = updated(json.loads((folder / "run.json").read_bytes())["config"])
         seed = config["train"]["seed"]
         # A task that is made up by a seed (tiny) makes other problems of the same kind from another one.
         rest = {part: _without_seed(value) if part in ("train", "task") else value for part, value in config.items()}
+        rest.pop("fast", None)  # changes no result
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     how = {name: dump(getattr(report, name)) for name in ("split", "limit", "latents", "speaking", "extractor", "chains")}

@@ -142,6 +142,8 @@ def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
     for row in (one, trained, method.prompt(PROBES[0], 0)):
         if row.ids != (*question, *before, *(slot,) * row.latents, *after):
             raise _refusal(name, "its prompt is not: question, tokens, a latent's slot repeated, tokens")
+    if method.backbone.parallel is not None:
+        raise _refusal(name, "its latents are made in parallel passes (thinking.parallel); one after the other was expected")
     if source is not None and type(source) is not Recurrence:
         raise _refusal(name, f"its latents come from {type(source).__name__}; a hidden state fed back was expected")
     transform = None if source is None else source.transform

@@ -38,6 +38,7 @@ from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods import make_method
 from unspoken.runs.directory import RunDir, own_state
+from unspoken.runs.earlier import updated_method
 
 FORMAT = 1
 """Version of the folder."""
@@ -109,7 +110,7 @@ class PromptEmbedder:
             raise RunError(
                 f"{folder} is no folder of `unspoken export --prompt-embeds`, or not a whole one: {error}; export again"
             ) from error
-        data = _placed(about["method"], str(folder / "assistant"), kept_dtype(folder / "assistant"))
+        data = _placed(updated_method(about["method"])[0], str(folder / "assistant"), kept_dtype(folder / "assistant"))
         method = make_method(data, Embeddings(table, tokenizer))  # pyright: ignore[reportArgumentType]
         wanted, found = own_state(method), load_tensors(folder / _METHOD)
         if {name: t.shape for name, t in wanted.items()} != {name: t.shape for name, t in found.items()}:
@@ -250,7 +251,7 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
         "format": FORMAT,
         "model": config.backbone.path if unmodified else str(Path(path).resolve() / "model"),
         "unmodified": unmodified,
-        "method": _bare(dump(method.config)),
+        "method": dump(method.config),
         "speaking": dump(config.speaking),
         "eos_ids": list(method.backbone.eos_ids),
     }
@@ -283,12 +284,6 @@ def _trained(data: dict[str, Any]) -> bool:
     """Whether a method's settings, or those of one inside it, train the base model's own weights."""
     inside = (value for value in data.values() if isinstance(value, dict))
     return bool(data.get("base_trains")) or any(_trained(value) for value in inside)
-
-
-def _bare(data: dict[str, Any]) -> dict[str, Any]:
-    """A method's settings without what only training needs."""
-    never = {"cache": None, "prefix_gb": 0.0}
-    return {k: never[k] if k in never else _bare(v) if isinstance(v, dict) else v for k, v in data.items()}
 
 
 def _placed(data: dict[str, Any], folder: str, dtype: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
 from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source, check_parallel, parallel
+from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_loss
 from unspoken.core.rows.batch import Batch
@@ -59,9 +59,6 @@ class CoconutConfig:
     pad_to_max: bool = True  # last stage: K groups for every problem; False: min(steps, K)
     curriculum: Literal["staged", "progressive", "none"] = "staged"
     thoughts: Literal["recurrent", "pause"] = "recurrent"  # pause: the slots hold a learned token
-    parallel: int | None = (
-        None  # passes in which all latents are made at once (core/loop/parallel.py); None = one after the other
-    )
     mixing: Literal["none", "uniform", "proportional"] = "none"  # also draw rows of other stages
     mixing_probability: float = 1.0  # chance that a row is drawn from the mixture
     restart_optimizer: bool = True  # when a stage begins
@@ -77,7 +74,6 @@ class CoconutConfig:
             raise ConfigError(f"first_stage must be in 0..max_stage + 1 = {self.max_stage + 1}, got {self.first_stage}")
         if not 0 <= self.mixing_probability <= 1:
             raise ConfigError(f"mixing_probability must be in [0, 1], got {self.mixing_probability}")
-        check_parallel(self.parallel, self.thoughts == "recurrent")
         if self.epochs_per_stage <= 0:
             raise ConfigError(f"epochs_per_stage must be positive, got {self.epochs_per_stage}")
 
@@ -169,7 +165,7 @@ class Coconut(nn.Module):
 
     def source(self) -> Source | PrecomputedThoughts | None:
         """The recurrence itself, without a projection; None for pause tokens, which stand in the prompt."""
-        return parallel(Recurrence() if self.config.thoughts == "recurrent" else None, self.config.parallel)
+        return Recurrence() if self.config.thoughts == "recurrent" else None
 
     def counts(self, batch: Batch) -> Counts:
         """Labelled tokens."""

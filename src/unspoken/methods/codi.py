@@ -44,7 +44,7 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
 from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.self_check import check_branches
-from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source, check_parallel, parallel
+from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import Distance, Scale, labelled_loss, layer_distance_sum
 from unspoken.core.rows.batch import Batch
@@ -67,9 +67,6 @@ class CodiConfig:
     latents: int = 6  # K; for every problem, in training and at inference
     latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
     trailing: bool = False  # make one more latent than is fed; the released SIM-CoT explains it too
-    parallel: int | None = (
-        None  # passes in which all latents are made at once (core/loop/parallel.py); None = one after the other
-    )
     projection: bool = True  # False: the state itself is fed back
     projection_width: int | None = None  # of its hidden layer; None = the model's width
     projection_dropout: float = 0.0
@@ -87,7 +84,6 @@ class CodiConfig:
     chain_end: str = ""  # behind the last step, where there is one
 
     def __post_init__(self) -> None:
-        check_parallel(self.parallel)
         if self.latents < 0:
             raise ConfigError(f"latents must be 0 or more, got {self.latents}")
         if self.latents_per_step < 1:
@@ -213,7 +209,7 @@ class Codi(nn.Module):
 
     def source(self) -> Source | PrecomputedThoughts | None:
         """The recurrence through the projection."""
-        return parallel(Recurrence(self.projection), self.config.parallel)
+        return Recurrence(self.projection)
 
     def counts(self, batch: Batch) -> Counts:
         """Labelled tokens of student and teacher, and pairs of states to compare."""

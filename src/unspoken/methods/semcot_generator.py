@@ -41,7 +41,6 @@ from torch import Tensor, nn
 from unspoken.core.auxiliary.assistant import ASSISTANT_PROMPT, Assistant, AssistantPrompt, Assisted, assistant_batch
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
-from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
@@ -96,9 +95,6 @@ class SemCotGeneratorConfig:
         default_factory=without_thinking
     )  # what the base's chat template is told; Qwen3: thinking
     assistant_template: dict[str, Any] = field(default_factory=without_thinking)  # the same for the assistant's
-    # Host memory for what a frozen model has read before the slots; 0 = read it at every step. With it a resumed run goes on
-    # up to rounding only: what is kept was read in another batch.
-    prefix_gb: float = 0.0
 
     def __post_init__(self) -> None:
         check_variables(self.template, "template")
@@ -107,8 +103,6 @@ class SemCotGeneratorConfig:
             raise ConfigError(f"latents must be at least 1, got {self.latents}; for none use 'cot' with steps=false")
         if self.latents_per_step < 1:
             raise ConfigError(f"latents_per_step must be at least 1, got {self.latents_per_step}")
-        if not self.prefix_gb >= 0:
-            raise ConfigError(f"prefix_gb must be 0 or more, got {self.prefix_gb}")
         try:
             date.fromisoformat(self.today)
         except ValueError:
@@ -131,7 +125,6 @@ class SemCotGenerator(nn.Module):
         self.assistant = Assistant(config.assistant, trains=True, tokens=(THOUGHT,))
         self.projection = nn.Linear(self.assistant.width, backbone.width)  # fp32, whatever the models' types are
         self.slots = slot_markers_for(backbone, config.slots or SlotMarkers())
-        self._prefixes = PrefixCache(backbone.lm, config.prefix_gb) if config.prefix_gb else None
         self._base_hold = placeholder_id(backbone, self.slots)
         self._today = date.fromisoformat(config.today)
 
@@ -144,8 +137,6 @@ class SemCotGenerator(nn.Module):
         """A frozen base model never drops out."""
         super().train(mode)
         self.backbone.train(mode and not self.frozen)
-        if mode and self._prefixes is not None:
-            self._prefixes.look_again()
         return self
 
     @property
@@ -250,7 +241,7 @@ class SemCotGenerator(nn.Module):
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy of the answer, mean over the labelled tokens that `counts` speaks of."""
         # Only a run that trains comes back to a prompt.
-        prefixes = self._prefixes if self.training and self.frozen else None
+        prefixes = self.backbone.prefixes if self.training and self.frozen else None
         trace = unroll(self.backbone, batch, self.source(), frozen=self.frozen, prefixes=prefixes)
         loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
         return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)

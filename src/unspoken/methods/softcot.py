@@ -42,7 +42,6 @@ from torch import Tensor, nn
 from unspoken.core.auxiliary.assistant import ASSISTANT_PROMPT, Assistant, AssistantPrompt, Assisted
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
-from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
@@ -89,8 +88,6 @@ class SoftCotConfig:
         default_factory=without_thinking
     )  # what the base's chat template is told; Qwen3: thinking
     assistant_template: dict[str, Any] = field(default_factory=without_thinking)  # the same for the assistant's
-    cache: str | None = "~/.cache/unspoken/states"  # where a frozen assistant's states are kept; None = nowhere
-    prefix_gb: float = 1.0  # host memory for what a frozen model has read before the slots; 0 = read it at every step
 
     def __post_init__(self) -> None:
         check_variables(self.template, "template")
@@ -99,8 +96,6 @@ class SoftCotConfig:
             raise ConfigError(f"latents must be at least 1, got {self.latents}; for none use 'cot'")
         if self.latents_per_step < 1:
             raise ConfigError(f"latents_per_step must be at least 1, got {self.latents_per_step}")
-        if not self.prefix_gb >= 0:
-            raise ConfigError(f"prefix_gb must be 0 or more, got {self.prefix_gb}")
         try:
             date.fromisoformat(self.today)
         except ValueError:
@@ -120,8 +115,7 @@ class SoftCot(nn.Module):
         self.latents_per_group = config.latents_per_step
         if not config.base_trains:
             backbone.freeze()
-        self.assistant = Assistant(config.assistant, cache=config.cache, prefix_gigabytes=config.prefix_gb)
-        self._prefixes = PrefixCache(backbone.lm, config.prefix_gb) if config.prefix_gb else None
+        self.assistant = Assistant(config.assistant)
         self.projection = nn.Linear(self.assistant.width, backbone.width)  # fp32, whatever the models' types are
         self.slots = slot_markers_for(backbone, config.slots)
         self._base_hold = placeholder_id(backbone, self.slots)
@@ -139,8 +133,6 @@ class SoftCot(nn.Module):
         """A frozen base model never drops out."""
         super().train(mode)
         self.backbone.train(mode and not self.frozen)
-        if mode and self._prefixes is not None:
-            self._prefixes.look_again()
         return self
 
     @property
@@ -233,7 +225,7 @@ class SoftCot(nn.Module):
     def read(self, batch: Batch, source: PrecomputedThoughts, chains: int = 1) -> Trace:
         """Forward training rows, each with so many sets of thoughts."""
         # Only a run that trains comes back to a prompt.
-        prefixes = self._prefixes if self.training and self.frozen else None
+        prefixes = self.backbone.prefixes if self.training and self.frozen else None
         return unroll(self.backbone, batch, source, chains=chains, frozen=self.frozen, prefixes=prefixes)
 
     def counts(self, batch: Batch) -> Counts:

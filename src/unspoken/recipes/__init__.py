@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from unspoken.core.config import build, dump, lookup, override
 from unspoken.errors import ConfigError, did_you_mean
+from unspoken.runs.earlier import check_moved, updated
 
 if TYPE_CHECKING:
     from unspoken.runs.config import RunConfig
@@ -125,7 +126,11 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
             data = json.loads(Path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read recipe file {name}: {error}") from error
-        config = build(RunConfig, data.get("config", data) if isinstance(data, dict) else data, f"{name}: ")
+        data = data.get("config", data) if isinstance(data, dict) else data
+        config = build(RunConfig, updated(data), f"{name}: ")
     else:
         raise ConfigError(f"unknown recipe {name!r}; {did_you_mean(name, RECIPES)}; or give a JSON file")
-    return build(RunConfig, override(dump(config), overrides)) if overrides else config
+    if not overrides:
+        return config
+    check_moved(dumped := dump(config), overrides)
+    return build(RunConfig, override(dumped, overrides))

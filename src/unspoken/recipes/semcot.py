@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Literal
 
 from unspoken.core.auxiliary.sentence_encoder import EncoderConfig
+from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.curriculum import StageSettings
@@ -64,6 +65,7 @@ def _run(
             seed=42,  # [S] main.py
             select="loss",  # [S] the least loss is kept; here of a validation split
         ),
+        fast=FastConfig(prefix_gb=0.0),  # [ours] a resumed run then is the same bit for bit
         speaking=SamplingParams(max_new_tokens=30),  # [S] utils.py: 30 new tokens; greedy is [ours]
     )
 

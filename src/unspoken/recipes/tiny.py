@@ -13,6 +13,7 @@ from typing import Any
 
 from unspoken.core.auxiliary.sentence_encoder import EncoderConfig
 from unspoken.core.auxiliary.step_decoder import StepDecoderConfig
+from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
@@ -288,6 +289,7 @@ def semcot() -> RunConfig:
         task=_TASK,
         train=_TRAIN,
         speaking=_SPEAKING,
+        fast=FastConfig(prefix_gb=0.0),  # a resumed run then is the same bit for bit
     )
 
 

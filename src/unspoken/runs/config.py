@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from unspoken.core.config import STRICT
+from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sources import ThinkingConfig
 from unspoken.errors import ConfigError
 from unspoken.methods import method_config
 from unspoken.tasks import task_config
@@ -108,7 +110,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run: what is trained, how, on what, and how it speaks."""
+    """One run: what is trained, how, on what, how it thinks and speaks, and what is done to be sooner at it."""
 
     __pydantic_config__ = STRICT
 
@@ -116,7 +118,9 @@ class RunConfig:
     method: Annotated[Any, BeforeValidator(method_config)]
     task: Annotated[Any, BeforeValidator(task_config)]
     train: TrainConfig
+    thinking: ThinkingConfig = field(default_factory=ThinkingConfig)
     speaking: SamplingParams = field(default_factory=SamplingParams)
+    fast: FastConfig = field(default_factory=FastConfig)
     start: str | None = None  # a run of the same (inner) method whose own parts this one begins with: its projection, ...
 
     @property
@@ -165,7 +169,7 @@ weights then are the same up to rounding, and with dropout up to what is dropped
 def changed_fields(old: Any, new: Any) -> tuple[list[str], list[str]]:
     """Names of the fields in which two dumped configs differ: those that a resumed run may not change, and the rest."""
     found = _differences(old, new)
-    free = [name for name in found if name in _FREE or name.startswith("speaking.")]
+    free = [name for name in found if name in _FREE or name.startswith(("speaking.", "fast."))]
     return [name for name in found if name not in free], free
 
 

@@ -19,6 +19,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from unspoken.core.config import build, dump, lookup
 from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.stopping import STOP_HEAD, read_head
 from unspoken.core.fast.cpu_linear import use_dtype
+from unspoken.core.fast.switch import using
 from unspoken.core.files import (
     check_new,
     parse_json,
@@ -50,6 +52,7 @@ from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
 from unspoken.methods import METHODS, make_method
 from unspoken.methods.base import Method
 from unspoken.runs.config import RunConfig
+from unspoken.runs.earlier import updated, updated_method
 from unspoken.runs.lock import LOCK
 from unspoken.runs.model import Model
 from unspoken.runs.places import Places
@@ -185,7 +188,7 @@ class RunDir(Places):
             raise RunError(f"{self.path} exists and is no run directory; give another --out, or empty it")
 
     def read(self) -> dict[str, Any]:
-        """run.json as a dict.
+        """run.json as a dict, its config as this version has it.
 
         Raises:
             RunError: there is none, or it is broken.
@@ -196,6 +199,7 @@ class RunDir(Places):
             for name, kind in (("id", str), ("config", dict)):
                 if not isinstance(data.get(name), kind):
                     raise ValueError(f"{name!r} is missing or of another type")
+            data["config"] = updated(data["config"])
         except (FileNotFoundError, NotADirectoryError):
             hint = "give a folder that `unspoken train` wrote"
             if not self.path.exists():
@@ -328,7 +332,7 @@ class RunDir(Places):
         about, folder = self.read(), self.path / "model"
         recover(folder)
         model = self.model_info()
-        run, data, own = model["run"], deepcopy(model["method"]), set(model["own"])
+        run, data, own = model["run"], deepcopy(updated_method(model["method"])[0]), set(model["own"])
         if run != about["id"]:
             raise RunError(
                 f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
@@ -346,6 +350,7 @@ class RunDir(Places):
             backbone = load_backbone(BackboneConfig(path=str(folder), dtype=kept_dtype(folder), **settings))
             words = len(backbone.tokenizer)
             method = make_method(data, backbone)
+            backbone.parallel = about["config"].get("thinking", {}).get("parallel")
             restore(backbone, folder)
             if (assistant := _assistant(method)) is not None:
                 restore(assistant.backbone, folder / _ASSISTANT)
@@ -401,7 +406,12 @@ class RunDir(Places):
 
 
 def load(
-    path: str | Path, *, device: str | torch.device | None = None, explain: bool = True, dtype: str | None = None
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    explain: bool = True,
+    dtype: str | None = None,
+    fast: bool | None = None,
 ) -> Model:
     """A trained model, from its run directory.
 
@@ -410,6 +420,8 @@ def load(
         device: where to put it; None = a GPU if there is one, else the CPU.
         explain: also load an auxiliary decoder, if the run has one, so that thoughts can be decoded.
         dtype: float32, bfloat16 or int8 (CPU only); None = as trained. Answers of the latter two are near, not equal.
+        fast: take the shortcuts of `core/fast`, continuous batching among them; False = the plain path, which says the same;
+            None = as the run's config says.
 
     Raises:
         RunError: the folder is missing, truncated, or from another model.
@@ -417,13 +429,16 @@ def load(
     """
     run = RunDir(path)
     config = run.config()
-    method: Any = run.load_method(inner=not explain)
+    how = config.fast if fast is None else replace(config.fast, enabled=fast)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Model(method.to(device).eval(), config.speaking, latents=own_latents(run.path), path=str(path))
-    if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
-        supports_kv_slots(method.backbone, 0)
-    use_dtype(method, dtype)
+    with using(how):
+        method: Any = run.load_method(inner=not explain)
+        method.to(device).eval()
+        if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
+            supports_kv_slots(method.backbone, 0)
+        use_dtype(method, dtype)
+    model = Model(method, config.speaking, latents=own_latents(run.path), path=str(path), fast=how)
     model.dtype = dtype
     model.saved = run.model_info().get(SEAL)
     model.stop_head = read_head(run.path / STOP_HEAD)

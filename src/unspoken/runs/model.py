@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from unspoken.core.config import build, check_whole, dump
 from unspoken.core.engine.answering import sample
 from unspoken.core.engine.stopping import StopConfig, StopDecider
+from unspoken.core.fast.switch import FastConfig, using
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import think
 from unspoken.core.loop.sampling import SamplingParams
@@ -47,18 +48,25 @@ class Model:
         speaking: how to speak where a call does not say.
         latents: how many latents to think where a call does not say; None = as many as training ended with.
         path: where it was loaded from, for reports.
+        fast: which shortcuts it takes (`core/fast/switch.py`); None = those that hold where it is called.
 
     Attributes:
-        parallel: make the latents in so many parallel passes (`core/loop/sources.py:Jacobi`); None = as the method says.
+        parallel: make the latents in so many parallel passes (`core/loop/sources.py:Jacobi`); None = as it was trained.
     """
 
     parallel: int | None = None
 
     def __init__(
-        self, method: Method, speaking: SamplingParams | None = None, latents: int | None = None, path: str | None = None
+        self,
+        method: Method,
+        speaking: SamplingParams | None = None,
+        latents: int | None = None,
+        path: str | None = None,
+        fast: FastConfig | None = None,
     ) -> None:
         self.method = method
         self.path = path
+        self.fast = fast
         self.speaking = speaking or SamplingParams()
         self.latents = latents
         self.dtype: str | None = None  # asked for at loading; None = the weights' own
@@ -263,7 +271,8 @@ class Model:
 
     def _source(self) -> Source | PrecomputedThoughts | None:
         """Where latents come from, and in how many passes."""
-        return parallel(self.method.source(), self.parallel)
+        trained = self.method.backbone.parallel
+        return parallel(self.method.source(), trained if self.parallel is None else self.parallel)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -273,6 +282,7 @@ class Model:
             was_training = module.training
             module.eval()
             try:
-                yield
+                with using(self.fast):
+                    yield
             finally:
                 module.train(was_training)

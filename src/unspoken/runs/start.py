@@ -6,6 +6,7 @@ from typing import Any
 
 from unspoken.core.lm.loading import load_backbone
 from unspoken.core.lm.markers import BOT, EOT, LATENT
+from unspoken.core.loop.sources import parallel
 from unspoken.core.precision import train_in_float32
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods import make_method
@@ -18,7 +19,8 @@ def build_method(config: RunConfig) -> Method:
     """The method of a config on its base model, LoRA included, as training starts from it.
 
     Raises:
-        ConfigError: LoRA on a base model that the method is told not to train.
+        ConfigError: LoRA on a base model that the method is told not to train; parallel passes over latents that are known
+            before.
         RunError: `start` is of another method.
     """
     trains = getattr(config.method, "trains", "both")
@@ -26,6 +28,8 @@ def build_method(config: RunConfig) -> Method:
         raise ConfigError(f"backbone.lora trains the base model, method.trains={trains} does not; set one of them otherwise")
     backbone = load_backbone(config.backbone)
     method = make_method(config.method, backbone)
+    parallel(method.source(), config.thinking.parallel)  # refuses thoughts that do not follow from each other
+    backbone.parallel = config.thinking.parallel
     if config.start is not None:
         _continue(method, config.start)
     if config.backbone.lora is not None:

@@ -25,6 +25,7 @@ from unspoken.core.engine.cuda_graphs import release
 from unspoken.core.fast.activation_checkpointing import checkpoint_activations
 from unspoken.core.fast.attention import fuse_activations
 from unspoken.core.fast.malloc import explained_memory, keeping_freed
+from unspoken.core.fast.switch import is_on, using
 from unspoken.core.fast.token_store import Encodings
 from unspoken.core.lm.hf import token_parameters
 from unspoken.core.precision import computing
@@ -115,12 +116,12 @@ class Training:
         set_seed(t.seed)  # decides random weights; dropout gets its own seed per process later
         self.method: Any = build_method(config)
         self.method.to(self.accelerator.device).train()
-        if t.encodings is not None and self.method.backbone.tokenizer.is_fast:
+        if is_on() and t.encodings is not None and self.method.backbone.tokenizer.is_fast:
             one = self.accelerator.is_local_main_process  # all processes see the same texts
             kept = Encodings(t.encodings, self.method.backbone.tokenizer, writes=one)
             self.method.backbone.encodings = kept
         checkpoint_activations(self.method, t.activation_checkpointing)
-        if t.fused_activation:
+        if t.fused_activation and is_on():
             fuse_activations(self.method)
         curriculum = self.method.curriculum()
         stages = curriculum.extremes()
@@ -492,7 +493,7 @@ def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) 
         Interrupted: a KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP. The step under way is finished and a state is saved.
     """
     reporter = reporter or Quiet()
-    with reporter, Signals() as signals:
+    with using(config.fast), reporter, Signals() as signals:
         training = Training(config, out, reporter, signals)
         with keeping_freed(training.accelerator.device.type):
             return training.go()

@@ -24,7 +24,7 @@ from unspoken.methods import make_method
 METHODS: dict[str, dict[str, Any]] = {
     "coconut": {"name": "coconut", "first_stage": 0},
     "codi": {"name": "codi", "latents": 4, "trailing": True},
-    "coconut parallel": {"name": "coconut", "first_stage": 0, "parallel": 2},
+    "coconut parallel": {"name": "coconut", "first_stage": 0},
     "sim_cot": {"name": "sim_cot", "inner": {"name": "coconut"}, "decoder": {"dropout": True}},
 }
 
@@ -33,6 +33,7 @@ def step(name: str, family: str, checkpointing: bool) -> tuple[float, dict[str, 
     """Loss and gradients of a step with dropout."""
     base = backbones.backbone(family, **({"resid_pdrop": 0.1, "attn_pdrop": 0.1} if family == "gpt2" else {}))
     torch.manual_seed(1)
+    base.parallel = 2 if name.endswith("parallel") else None
     method: Any = make_method(METHODS[name], base)
     method.train()
     checkpoint_activations(method, checkpointing)

@@ -14,6 +14,7 @@ from support.backbones import ARCHS, backbone
 from torch import Tensor
 
 from unspoken.core.auxiliary.assistant import assistant_batch
+from unspoken.core.fast.switch import FastConfig, using
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.methods import make_method
@@ -21,13 +22,14 @@ from unspoken.methods import make_method
 FAMILIES = tuple(ARCHS)
 
 
-def made(name: str, family: str, **more: Any) -> Any:
-    """A method in training, its weights the same every time."""
+def made(name: str, family: str, states: Path | None = None, prefix_gb: float = 0.0, **more: Any) -> Any:
+    """A method in training with such caches, its weights the same every time."""
     data = settings(name, family)
     soft = data if data["name"] == "softcot" else data["softcot"]
     soft |= {"texts": {"base": "Solve: {question}\n{thoughts}", "assistant": "Help: {question}"}, **more}
     torch.manual_seed(0)
-    method: Any = make_method(data, backbone(family))
+    with using(FastConfig(states=None if states is None else str(states), prefix_gb=prefix_gb)):
+        method: Any = make_method(data, backbone(family))
     torch.manual_seed(1)
     with torch.no_grad():
         for key, value in method.named_parameters():
@@ -72,8 +74,8 @@ def fed(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("name", ["softcot", "softcot_pp"])
 def test_the_same_gradients_with_caches_and_without(name: str, family: str, tmp_path: Path):
     """Cold, warm, in other company and alone."""
-    bare = made(name, family, cache=None, prefix_gb=0.0)
-    cached = made(name, family, cache=str(tmp_path), prefix_gb=0.1)
+    bare = made(name, family)
+    cached = made(name, family, states=tmp_path, prefix_gb=0.1)
     for numbers in ((0, 1, 2), (0, 1, 2), (2, 3), (1,), (4, 0, 3, 3)):
         batch = batch_of(bare, *numbers)
         want, expected = learnt(bare, batch)
@@ -86,7 +88,7 @@ def test_the_same_gradients_with_caches_and_without(name: str, family: str, tmp_
 
 def test_a_known_prompt_costs_what_trains(tmp_path: Path, fed: Any):
     """SoftCoT's second step: no pass of the assistant, one of the base model, from the first slot on."""
-    method = made("softcot", "llama", cache=str(tmp_path), prefix_gb=0.1)
+    method = made("softcot", "llama", states=tmp_path, prefix_gb=0.1)
     batch = batch_of(method, 0, 2)
     learnt(method, batch)
     base, assistant = fed(method.backbone), fed(method.assistant.backbone)
@@ -96,7 +98,7 @@ def test_a_known_prompt_costs_what_trains(tmp_path: Path, fed: Any):
 
 
 def test_without_caches_everything_is_read_again(fed: Any):
-    method = made("softcot", "llama", cache=None, prefix_gb=0.0)
+    method = made("softcot", "llama")
     batch = batch_of(method, 0, 2)
     learnt(method, batch)
     base, assistant = fed(method.backbone), fed(method.assistant.backbone)
@@ -109,7 +111,7 @@ def test_without_caches_everything_is_read_again(fed: Any):
 
 def test_initial_vectors_that_train_cost_the_slots(tmp_path: Path, fed: Any):
     """SoftCoT++: what the assistant reads before its slots is known too; sets differ only behind it."""
-    method = made("softcot_pp", "llama", cache=str(tmp_path), prefix_gb=0.1)
+    method = made("softcot_pp", "llama", states=tmp_path, prefix_gb=0.1)
     batch = batch_of(method, 0, 2)
     learnt(method, batch)
     assistant = fed(method.assistant.backbone)
@@ -120,14 +122,14 @@ def test_initial_vectors_that_train_cost_the_slots(tmp_path: Path, fed: Any):
 def test_what_all_prompts_begin_with_is_read_once(fed: Any):
     """A question that was never seen is read from where it differs; so it is when memory holds no question at all."""
     for gigabytes in (0.1, 1e-9):
-        method = made("softcot", "llama", cache=None, prefix_gb=gigabytes)
+        method = made("softcot", "llama", prefix_gb=gigabytes)
         learnt(method, batch_of(method, 0, 1))
         base = fed(method.backbone)
         batch = batch_of(method, 2)
         learnt(method, batch)
         instruction = len(method.backbone.encode("Solve: "))
         assert base[0] == (1, int(batch.starts_B[0]) - instruction, False)
-        assert len(method._prefixes) == (3 if gigabytes > 1e-3 else 0)
+        assert len(method.backbone.prefixes) == (3 if gigabytes > 1e-3 else 0)
 
 
 def test_the_least_used_make_room():
@@ -145,19 +147,19 @@ def test_the_least_used_make_room():
 
 
 def test_other_weights_forget(fed: Any):
-    method = made("softcot", "llama", cache=None, prefix_gb=0.1)
+    method = made("softcot", "llama", prefix_gb=0.1)
     batch = batch_of(method, 0, 1)
     learnt(method, batch)
     with torch.no_grad():
         method.backbone.lm.get_input_embeddings().weight.mul_(1.5)
-    bare = made("softcot", "llama", cache=None, prefix_gb=0.0)
+    bare = made("softcot", "llama")
     with torch.no_grad():
         bare.backbone.lm.get_input_embeddings().weight.mul_(1.5)
     assert learnt(method, batch)[0] == pytest.approx(learnt(bare, batch)[0], rel=1e-6)
 
 
 def test_a_base_that_trains_is_not_remembered(fed: Any):
-    method = made("softcot", "llama", cache=None, prefix_gb=0.1, base_trains=True)
+    method = made("softcot", "llama", prefix_gb=0.1, base_trains=True)
     batch = batch_of(method, 0, 1)
     learnt(method, batch)
     base = fed(method.backbone)
@@ -166,8 +168,8 @@ def test_a_base_that_trains_is_not_remembered(fed: Any):
 
 
 def test_an_assistant_that_trains_is_not_remembered(tmp_path: Path, fed: Any):
-    data = {**settings("softcot", "llama"), "cache": str(tmp_path)}
-    method = make_method({**data, "assistant": {**data["assistant"], **LORA}}, backbone()).train()
+    assistant = {**settings("softcot", "llama")["assistant"], **LORA}
+    method = made("softcot", "llama", states=tmp_path, assistant=assistant)
     batch = batch_of(method, 0, 1)
     learnt(method, batch)
     assistant = fed(method.assistant.backbone)
@@ -181,8 +183,8 @@ def test_a_window_is_read_as_ever(fed: Any):
     """A layer that keeps only a window has no whole prefix to remember."""
     lm = backbone("qwen3", sliding_window=64, use_sliding_window=True, layer_types=["sliding_attention", "full_attention"])
     assert PrefixCache(lm.lm, 1.0).read(lm, torch.arange(5, 25)[None], np.array([20])) is None
-    data = {**settings("softcot", "qwen3"), "prefix_gb": 0.1}
-    method: Any = make_method(data, lm).train()
+    method: Any = make_method(settings("softcot", "qwen3"), lm).train()
+    assert lm.prefixes is not None
     batch = batch_of(method, 0)
     learnt(method, batch)
     base = fed(method.backbone)
@@ -191,16 +193,16 @@ def test_a_window_is_read_as_ever(fed: Any):
 
 
 def test_nothing_is_remembered_while_it_only_answers(fed: Any):
-    method = made("softcot", "llama", cache=None, prefix_gb=0.1).eval()
+    method = made("softcot", "llama", prefix_gb=0.1).eval()
     batch = batch_of(method, 0, 1)
     with torch.no_grad():
         method(batch, method.counts(batch))
-    assert len(method._prefixes) == 0
+    assert len(method.backbone.prefixes) == 0
 
 
 def test_an_earlier_read_state_is_refused():
     """A trace has no state where nothing was forwarded, and says so instead of giving another's."""
-    method = made("softcot", "llama", cache=None, prefix_gb=0.1)
+    method = made("softcot", "llama", prefix_gb=0.1)
     batch = batch_of(method, 0)
     trace = method(batch, method.counts(batch)).trace
     assert (trace.column_BT[0, : batch.starts_B[0]] == -1).all()

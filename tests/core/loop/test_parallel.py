@@ -49,8 +49,7 @@ def method_of(settings: dict[str, Any], family: str, passes: int | None) -> Any:
     """A method on random weights, the same whatever the passes."""
     base = backbones.backbone(family)
     torch.manual_seed(1)
-    inner = settings.get("inner")
-    settings = {**settings, "inner": {**inner, "parallel": passes}} if inner else {**settings, "parallel": passes}
+    base.parallel = passes
     return make_method(settings, base)
 
 

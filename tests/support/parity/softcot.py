@@ -110,7 +110,6 @@ def method_of(case: cases.Case, **more: Any) -> Any:
         "slots": slots,
         "assistant_slots": slots,
         "generation_header": False,
-        "cache": None,
         **more,
     }
     backbone = backbone_of(case)

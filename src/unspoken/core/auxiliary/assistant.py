@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from unspoken.core.fast.state_cache import StateCache, Watch, config_hash, weights_hash
+from unspoken.core.fast.switch import is_on, settings
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
 from unspoken.core.lm.markers import add_tokens
-from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.loop import unroll
 from unspoken.core.precision import circumstances
 from unspoken.core.rows.attachment import Attachment
@@ -54,13 +54,11 @@ def assistant_batch(batch: Batch) -> Batch | None:
 
 
 class Assistant(nn.Module):
-    """A causal LM beside the base model.
+    """A causal LM beside the base model. Where the states of a frozen one are kept, the run says (`FastConfig.states`).
 
     Args:
         config: which one; with `lora` it trains.
         trains: it trains: all of it without `lora`, but of the embedding the rows of `tokens` only, and no head.
-        cache: the folder that keeps the states of a frozen one; None = compute them every time.
-        prefix_gigabytes: memory for what a frozen one has read before its slots, where these hold vectors that train.
         tokens: texts of tokens that are added, and train where it does.
         like: a text; rows of added tokens start as the mean of its tokens' rows.
     """
@@ -70,8 +68,6 @@ class Assistant(nn.Module):
         config: BackboneConfig,
         *,
         trains: bool = False,
-        cache: str | None = None,
-        prefix_gigabytes: float = 0.0,
         tokens: tuple[str, ...] = (),
         like: str = "\n",
     ) -> None:
@@ -86,8 +82,7 @@ class Assistant(nn.Module):
             self.backbone.adapt(config.lora, self.token_ids)
         else:
             _train_rows(self.backbone.lm, self.token_ids)
-        self._prefixes = PrefixCache(self.backbone.lm, prefix_gigabytes) if self.frozen and prefix_gigabytes else None
-        self._folder = cache
+        self._folder = settings().states
         self._keeps = False
         self._watch = Watch(self.backbone.lm)
         self._hash = ""
@@ -110,8 +105,8 @@ class Assistant(nn.Module):
         super().train(mode and not self.frozen)
         self.training = mode
         self._keeps = self._keeps or (mode and self.frozen)
-        for part in (self._watch, *([self._prefixes] if self._prefixes else [])) if mode else ():
-            part.look_again()
+        if mode:
+            self._watch.look_again()
         return self
 
     def states(self, batch: Batch, initial_KA: Tensor | None = None, chains: int = 1) -> Tensor:
@@ -126,7 +121,7 @@ class Assistant(nn.Module):
             [chains x B, K, A], set c of row b at c * B + b; zero beyond a row's slots.
         """
         fixed = self.frozen and (initial_KA is None or not initial_KA.requires_grad)
-        if not (fixed and self._keeps and self._folder is not None):
+        if not (fixed and self._keeps and self._folder is not None and is_on()):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not fixed):
                 return self._run(batch, initial_KA, chains)
         return self._kept(batch, initial_KA, chains)
@@ -140,7 +135,7 @@ class Assistant(nn.Module):
             return zeros.flatten(0, 1)
         part = batch.select(rows_n)
         source = None if initial_KA is None else _Initial(initial_KA)
-        prefixes = self._prefixes if self._keeps else None
+        prefixes = self.backbone.prefixes if self._keeps else None
         trace = unroll(self.backbone, part, source, chains=chains, frozen=self.frozen, prefixes=prefixes)
         place_nK = part.starts_B[:, None] + np.minimum(np.arange(K)[None, :], part.latents_B[:, None] - 1)
         rows_N = np.repeat(np.arange(chains * len(part)), K)

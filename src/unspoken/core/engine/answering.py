@@ -11,12 +11,13 @@ from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.requests import ActiveRequest, Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.engine.stopping import StopDecider
+from unspoken.core.fast.switch import is_on
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import sample as sample_batches
 from unspoken.core.loop.loop import OnToken
 from unspoken.core.loop.sampling import SamplingParams
-from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source
+from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source, at_once
 from unspoken.core.loop.trace import Answer, Trace, clock
 from unspoken.core.rows.row import Row
 from unspoken.errors import ConfigError
@@ -53,7 +54,9 @@ def sample(
         ConfigError: a judge where only batches can serve.
     """
     columns = max((len(row.ids) for row in rows), default=0) + speaking.max_new_tokens
-    plain = chains * samples == 1 and edit is None and on_trace is None and not isinstance(source, Jacobi)
+    if not isinstance(source, PrecomputedThoughts):
+        source = at_once(source, backbone.parallel)
+    plain = chains * samples == 1 and edit is None and on_trace is None and not isinstance(source, Jacobi) and is_on()
     if not rows or not plain or not supports_kv_slots(backbone, columns):
         if judge is not None and rows:
             raise ConfigError(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from unspoken.core.fast.switch import is_on
 from unspoken.core.fast.weights import seal, version
 from unspoken.errors import ConfigError
 
@@ -69,14 +70,15 @@ def look_again() -> None:
 
 
 def speed_up_linears(lm: nn.Module, *, int8: bool = False) -> int:
-    """Make a model's linear layers fast without gradients; how many it has found. Layers on other devices are left alone.
+    """Make a model's linear layers fast without gradients; how many it has found. Layers on other devices are left alone,
+    and on the plain path (`core/fast/switch.py`) all that are not to be of 8 bits.
 
     Raises:
         ConfigError: 8 bits were asked for, and this build of PyTorch, or the model's place or type, does not have them.
     """
     if int8 and ("x86" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel")):
         raise ConfigError("dtype int8 needs PyTorch's x86 kernels, which this build does not have; use float32 or bfloat16")
-    if not int8 and not torch.backends.mkldnn.is_available():
+    if not int8 and not (is_on() and torch.backends.mkldnn.is_available()):
         return 0
     found = 0
     for module in lm.modules():
@@ -176,7 +178,7 @@ def _eight(layer: Any, x: Tensor, weight_OI: Tensor) -> Tensor:
 class _FastLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """See `nn.Linear`."""
-        if _usual(self, input, _FEW_ROWS.get(input.dtype, 1)):
+        if not is_on() or _usual(self, input, _FEW_ROWS.get(input.dtype, 1)):
             return super().forward(input)
         return _pointwise(self, input, self.weight)
 
@@ -184,7 +186,7 @@ class _FastLinear(nn.Linear):
 class _FastConv1D(Conv1D):
     def forward(self, x: Tensor) -> Tensor:
         """See `Conv1D`."""
-        if _usual(self, x, _FEW_ROWS.get(x.dtype, 1)):
+        if not is_on() or _usual(self, x, _FEW_ROWS.get(x.dtype, 1)):
             return super().forward(x)
         return _pointwise(self, x, self.weight.t())
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from unspoken.core.fast.switch import is_on
 from unspoken.errors import TrainingError
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3), malloc.h
@@ -29,12 +30,12 @@ def keeping_freed(device_type: str) -> Iterator[bool]:
     """Inside, this process keeps the memory that it frees; on leaving, it is given back.
 
     Args:
-        device_type: where the training runs; nothing is done but for "cpu".
+        device_type: where the training runs; nothing is done but for "cpu", nor on the plain path (`core/fast/switch.py`).
 
     Yields:
         Whether it does: glibc on Linux only.
     """
-    libc = _glibc() if device_type == "cpu" else None
+    libc = _glibc() if device_type == "cpu" and is_on() else None
     if libc is None:
         yield False
         return

@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from unspoken.core.fast.attention import attending, pairs_mask, takes_pairs
+from unspoken.core.fast.switch import is_on
 from unspoken.core.fast.unpadded import Unpadded
 
 _NAME = "unspoken_packed"
@@ -122,7 +123,7 @@ def forward(
 
 def packs(lm: Any, real_BW: np.ndarray | None) -> bool:
     """Whether a pass goes without its padding: it has enough of it, and the model takes it."""
-    if real_BW is None or real_BW.mean() > 1 - WORTH:
+    if real_BW is None or real_BW.mean() > 1 - WORTH or not is_on():
         return False
     return lm.config._attn_implementation == "sdpa" and takes_packing(lm)
 
@@ -132,6 +133,8 @@ def takes_packing(lm: Any) -> bool:
     """Whether a model gives the same packed as padded: tried once, on two rows in two passes, and noted on the model."""
     if (known := getattr(lm, "_takes_packing", None)) is not None:
         return known
+    if not is_on():  # nothing would be packed, and so nothing compared
+        return False
     lm._takes_packing = False
     if not takes_pairs(lm) or any(type(layer) is not DynamicLayer for layer in DynamicCache(config=lm.config).layers):
         return False

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from unspoken.core.fast.cpu_linear import has_layout, laid_out, product
+from unspoken.core.fast.switch import is_on
 
 LEAST = 2**16
 """Entries from which on a matrix is worth the trouble."""
@@ -175,7 +176,7 @@ def share_gradients(model: nn.Module | None, columns: int = 0) -> Iterator[None]
     Args:
         columns: about how many columns all passes will have.
     """
-    if model is None or not torch.is_grad_enabled():
+    if model is None or not torch.is_grad_enabled() or not is_on():
         yield
         return
     passes = _Passes(columns)

@@ -157,7 +157,7 @@ def _write(folder: Path, waiting: dict[str, Tensor]) -> None:
         first += len(tensor)
     whole = {"states": torch.cat(list(waiting.values()))}
     how = {"index": json.dumps(index)}
-    then = "or name another folder in the method's 'cache', or set it to null to compute the states at every step"
+    then = "or name another folder in fast.states, or set it to null to compute the states at every step"
     sweep(folder)
     path = folder / f"{uuid.uuid4().hex}.safetensors"
     write_file(path, lambda new: save_file(whole, str(new), metadata=how), error=TrainingError, then=then)

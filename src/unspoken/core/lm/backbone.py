@@ -24,9 +24,11 @@ from unspoken.core.config import STRICT
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
 from unspoken.core.fast.cpu_linear import look_again
+from unspoken.core.fast.switch import settings
 from unspoken.core.fast.token_store import Encodings
 from unspoken.core.lm.adapters import LoraSettings, keep, merged, tied_targets
 from unspoken.core.lm.hf import layer_list, part_from_copies
+from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
 from unspoken.core.precision import is_low
 from unspoken.errors import BackboneError, ConfigError
@@ -72,6 +74,11 @@ class Backbone(nn.Module):
         lm: a causal LM of transformers.
         tokenizer: its tokenizer; one without a pad token pads with eos.
 
+    Attributes:
+        parallel: in how many passes the loop makes all latents at once (`core/loop/parallel.py`); None = one by one.
+        prefixes: what it has read before the slots of prompts, where it is frozen; None = that is not kept
+            (`FastConfig.prefix_gb`).
+
     Raises:
         BackboneError: the model's logits are not head(body(embeddings)), or it has no eos token.
     """
@@ -88,6 +95,8 @@ class Backbone(nn.Module):
         self.remembered = 1 << 30  # bytes of encoded texts that are kept; 0 = none
         self.encodings: Encodings | None = None  # where a large corpus is kept instead
         self._bounds: dict[str, np.ndarray] = {}
+        self.parallel: int | None = None
+        self.prefixes = PrefixCache(lm, gigabytes) if (gigabytes := settings().prefix_gb) else None
         if tokenizer.eos_token_id is None:
             raise BackboneError("the tokenizer has no eos token; set tokenizer.eos_token so that answers can end")
         if tokenizer.pad_token_id is None:
@@ -321,6 +330,13 @@ class Backbone(nn.Module):
             )
         ways_of(self.lm)
 
+    def train(self, mode: bool = True) -> Backbone:
+        """See `nn.Module`. What was kept of it is looked at again: anybody may have changed its weights meanwhile."""
+        super().train(mode)
+        if self.prefixes is not None:
+            self.prefixes.look_again()
+        return self
+
     def freeze(self) -> None:
         """No weight of the base model trains."""
         self.lm.requires_grad_(False)
@@ -377,6 +393,7 @@ class Backbone(nn.Module):
         """Merge any LoRA into the model for good; one coarser than fp32 becomes fp32."""
         if self._peft is not None:
             self.lm = self.plain().to(self.device)  # pyright: ignore[reportArgumentType]
+            self.prefixes = None  # they were of the other one
             object.__setattr__(self, "_peft", None)
 
     def save(self, folder: Path) -> None:

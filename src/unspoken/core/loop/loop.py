@@ -29,12 +29,13 @@ from torch import Tensor
 
 from unspoken.core.fast.packing import packs
 from unspoken.core.fast.shared_gradients import share_gradients
+from unspoken.core.fast.switch import settings
 from unspoken.core.fast.unpadded import Unpadded
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.branch import column_layout, note_columns, visible
 from unspoken.core.loop.parallel import fill
 from unspoken.core.loop.sampling import Sampler, SamplingParams
-from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source
+from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source, at_once
 from unspoken.core.loop.speech import Speech, check_context, columns_of
 from unspoken.core.loop.trace import Cost, Trace, gather_states, stack_latents
 from unspoken.core.rows.batch import Batch
@@ -86,7 +87,7 @@ class Loop:
         B, T = batch.ids_BT.shape
         check_context(backbone, batch, speaking.max_new_tokens if speaking else 0)
         self.prompted = source if isinstance(source, PrecomputedThoughts) else None
-        self.source = None if isinstance(source, PrecomputedThoughts) else source
+        self.source = None if isinstance(source, PrecomputedThoughts) else at_once(source, backbone.parallel)
         self.backbone, self.asked, self.batch, self.speaking = backbone, batch, batch, speaking
         self.chains, self.samples, self.frozen, self.prefixes = chains, samples, frozen, prefixes
         # What comes before the first slot is read by itself where that saves something, and there is anything.
@@ -141,9 +142,8 @@ class Loop:
     def _recall(self) -> None:
         """Take what stands before the first slot from an earlier step, instead of reading it."""
         take_b, plain = self.start_b, self.batch.branch is None and not self.batch.gap_B.any() and self.speaking is None
-        if self.prefixes is None or not (
-            self.apart and self.frozen and plain and take_b.all() and self.batch.latents_B.all()
-        ):
+        fits = self.apart and self.frozen and plain and take_b.all() and self.batch.latents_B.all()
+        if self.prefixes is None or not fits or not settings().prefix_gb:
             return
         if (known := self.prefixes.read(self.backbone, self.batch.ids_BT, take_b)) is None:
             return

@@ -9,14 +9,29 @@ Shapes: B rows, N rows that think now (or latents to edit), K latents of the row
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unspoken.core.config import STRICT
 from unspoken.core.rows.batch import Batch
 from unspoken.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinkingConfig:
+    """How a run makes latents that follow from each other, in training and afterwards."""
+
+    __pydantic_config__ = STRICT
+
+    parallel: int | None = None  # passes in which all are made at once (core/loop/parallel.py); None = one by one
+
+    def __post_init__(self) -> None:
+        if self.parallel is not None and self.parallel < 1:
+            raise ConfigError(f"parallel passes over the latents must be 1 or more, got {self.parallel}; null: in turn")
 
 
 class Source(Protocol):
@@ -85,7 +100,7 @@ class Jacobi:
 
     def __init__(self, inner: Source, passes: int) -> None:
         if passes < 1:
-            raise ConfigError(f"parallel passes over the latents must be 1 or more, got {passes}; null makes them in turn")
+            raise ConfigError(f"parallel passes over the latents must be 1 or more, got {passes}; null: in turn")
         self.inner = inner
         self.passes = passes
 
@@ -107,14 +122,9 @@ def parallel(source: Source | PrecomputedThoughts | None, passes: int | None) ->
     return Jacobi(source.inner if isinstance(source, Jacobi) else source, passes)
 
 
-def check_parallel(passes: int | None, recurrent: bool = True) -> None:
-    """Refuse a method's setting of parallel passes that cannot be.
-
-    Raises:
-        ConfigError: no pass, or latents that are not made one from the other.
-    """
-    if passes is not None:
-        parallel(Recurrence() if recurrent else None, passes)
+def at_once(source: Source | None, passes: int | None) -> Source | None:
+    """The source that a loop asks whose model is set to so many parallel passes; one that says so itself stays."""
+    return source if source is None or passes is None or isinstance(source, Jacobi) else Jacobi(source, passes)
 
 
 class SlotTokens:

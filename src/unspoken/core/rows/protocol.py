@@ -11,10 +11,16 @@ from transformers import DynamicCache
 
 
 class CausalLM(Protocol):
-    """A causal LM as the loop drives it. Shapes: B rows, T columns of a pass, D width."""
+    """A causal LM as the loop drives it. Shapes: B rows, T columns of a pass, D width.
+
+    Attributes:
+        checkpointing: in training, make activations again instead of keeping them.
+        parallel: in how many passes latents that follow from each other are made at once; None = one by one.
+    """
 
     lm: Any
     checkpointing: bool
+    parallel: int | None
 
     @property
     def device(self) -> torch.device: ...

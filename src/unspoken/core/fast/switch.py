@@ -1,0 +1,64 @@
+"""The one switch of everything in `core/fast`: on, or the plain path, which comes to the same numbers up to rounding.
+
+What is switched holds for a block of code (`using`): a run's training, a call of a model. It is asked where a shortcut
+begins, so nothing has to be handed down to it. The environment variable UNSPOKEN_FAST=0 turns everything off in a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from unspoken.core.config import STRICT
+from unspoken.errors import ConfigError
+
+VARIABLE = "UNSPOKEN_FAST"
+"""The environment variable; "0" is off, whatever a run or a call says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastConfig:
+    """How a run comes to its numbers sooner. Nothing here says what is trained; results are the same up to rounding."""
+
+    __pydantic_config__ = STRICT
+
+    # packed passes, shared gradients, losses in pieces, oneDNN's layouts, kept memory, caches; answering by the scheduler
+    enabled: bool = True
+    states: str | None = "~/.cache/unspoken/states"  # where a frozen assistant's states are kept; None = nowhere
+    # Host memory for what a frozen model has read before the slots of its prompts; 0 = read it at every step. With it a
+    # resumed run goes on up to rounding only: what is kept was read in another batch.
+    prefix_gb: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.prefix_gb >= 0:
+            raise ConfigError(f"prefix_gb must be 0 or more, got {self.prefix_gb}")
+
+
+PLAIN = FastConfig(enabled=False, states=None, prefix_gb=0.0)
+"""No shortcut and no cache."""
+
+_CURRENT: ContextVar[FastConfig] = ContextVar("shortcuts taken", default=FastConfig())  # noqa: B039 - it is frozen
+
+
+def settings() -> FastConfig:
+    """What holds here; `PLAIN` where everything is off."""
+    now = _CURRENT.get()
+    return now if now.enabled and os.environ.get(VARIABLE) != "0" else PLAIN
+
+
+def is_on() -> bool:
+    """Whether shortcuts are taken here."""
+    return _CURRENT.get().enabled and os.environ.get(VARIABLE) != "0"
+
+
+@contextlib.contextmanager
+def using(config: FastConfig | None) -> Iterator[None]:
+    """Inside, a config holds; None = the one that holds already."""
+    token = _CURRENT.set(_CURRENT.get() if config is None else config)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
