@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.parity import cases
 
-from unspoken.core.fast import shared_gradients
+from unspoken.core.fast import shared_gradients, switch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plainly() -> Iterator[None]:
+    """The numbers are those of the plain path, unless UNSPOKEN_FAST=1 asks for the shortcuts (docs/decisions/022)."""
+    with switch.using(switch.FastConfig(states=None) if os.environ.get(switch.VARIABLE) == "1" else switch.PLAIN):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -14,7 +14,7 @@ from unspoken.core.seal import SEAL, sealed
 from unspoken.errors import ConfigError
 from unspoken.recipes import recipe
 from unspoken.runs.config import RunConfig
-from unspoken.runs.directory import RunDir
+from unspoken.runs.directory import RunDir, export
 from unspoken.runs.earlier import updated
 from unspoken.training.loop import train
 
@@ -89,7 +89,7 @@ def test_a_run_of_earlier_loads_and_goes_on(make: Any, tmp_path: Path):
     assert RunDir(run.path).config().thinking.parallel == 2
     again = unspoken.load(run.path)
     assert [(a.tokens, a.passes) for a in again.answer(ASKED)] == want
-    unspoken.export(run.path, tmp_path / "out")
+    export(run.path, tmp_path / "out")
     assert [(a.tokens, a.passes) for a in unspoken.load(tmp_path / "out").answer(ASKED)] == want
     assert train(config, run.path).config() == build(RunConfig, {**dump(config), "fast": {}})
 

@@ -138,7 +138,7 @@ def test_a_base_that_an_engine_cannot_take_is_served_from_the_run(made, tmp_path
 def test_sampling_is_the_runs_unless_said(exported: Path):
     embedder = PromptEmbedder.load(exported)
     assert "seed" not in embedder.request(QUESTION)
-    embedder.speaking = unspoken.core.loop.sampling.Speaking(temperature=0.7, top_p=0.9, top_k=20, seed=3)  # pyright: ignore
+    embedder.speaking = unspoken.core.loop.sampling.SamplingParams(temperature=0.7, top_p=0.9, top_k=20, seed=3)  # pyright: ignore
     body = embedder.request(QUESTION, samples=4, max_tokens=9, seed=8)
     assert (body["temperature"], body["top_p"], body["top_k"], body["seed"], body["n"]) == (0.7, 0.9, 20, 8, 4)
     assert body["max_tokens"] == 9

@@ -18,7 +18,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unspoken.core.config import build, dump, lookup
-from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.stopping import STOP_HEAD, read_head
-from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.fast.switch import using
 from unspoken.core.files import (
     check_new,
@@ -332,7 +329,7 @@ class RunDir(Places):
         about, folder = self.read(), self.path / "model"
         recover(folder)
         model = self.model_info()
-        run, data, own = model["run"], deepcopy(updated_method(model["method"])[0]), set(model["own"])
+        run, data, own = model["run"], updated_method(model["method"])[0], set(model["own"])
         if run != about["id"]:
             raise RunError(
                 f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
@@ -345,8 +342,7 @@ class RunDir(Places):
         if (folder / _ASSISTANT).is_dir():
             _with_assistant(data, folder / _ASSISTANT)
         try:
-            trained = about["config"].get("backbone", {})
-            settings = {k: trained[k] for k in ("attention",) if k in trained}
+            settings = {k: v for k, v in about["config"].get("backbone", {}).items() if k == "attention"}
             backbone = load_backbone(BackboneConfig(path=str(folder), dtype=kept_dtype(folder), **settings))
             words = len(backbone.tokenizer)
             method = make_method(data, backbone)
@@ -365,8 +361,7 @@ class RunDir(Places):
                 f"{folder}: the tokenizer lacks {added} marker tokens of method {data['name']!r}; "
                 "it was replaced by another model's"
             )
-        wanted = own_state(method)
-        if set(wanted) != own:
+        if set(wanted := own_state(method)) != own:
             raise RunError(f"{folder} does not fit its method: tensors differ, e.g. {sorted(set(wanted) ^ own)[0]!r}")
         if wanted:
             found = load_tensors(folder / "method.safetensors")
@@ -420,8 +415,7 @@ def load(
         device: where to put it; None = a GPU if there is one, else the CPU.
         explain: also load an auxiliary decoder, if the run has one, so that thoughts can be decoded.
         dtype: float32, bfloat16 or int8 (CPU only); None = as trained. Answers of the latter two are near, not equal.
-        fast: take the shortcuts of `core/fast`, continuous batching among them; False = the plain path, which says the same;
-            None = as the run's config says.
+        fast: take the shortcuts of `core/fast`; False = the plain path, which says the same; None = as the run's config.
 
     Raises:
         RunError: the folder is missing, truncated, or from another model.
@@ -430,16 +424,11 @@ def load(
     run = RunDir(path)
     config = run.config()
     how = config.fast if fast is None else replace(config.fast, enabled=fast)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     with using(how):
         method: Any = run.load_method(inner=not explain)
-        method.to(device).eval()
-        if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
-            supports_kv_slots(method.backbone, 0)
-        use_dtype(method, dtype)
+    method.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     model = Model(method, config.speaking, latents=own_latents(run.path), path=str(path), fast=how)
-    model.dtype = dtype
+    model.use_dtype(dtype)
     model.saved = run.model_info().get(SEAL)
     model.stop_head = read_head(run.path / STOP_HEAD)
     return model
@@ -480,8 +469,7 @@ def _write_model(
 ) -> None:
     """Fill model/."""
     method.backbone.save(folder)
-    extra = own_state(method)
-    if extra:
+    if extra := own_state(method):
         save_tensors(folder / "method.safetensors", extra)
     if (lm := _other_lm(method)) is not None:
         lm.save_pretrained(folder / _DECODER)

@@ -11,7 +11,9 @@ from weakref import WeakKeyDictionary
 
 from unspoken.core.config import build, check_whole, dump
 from unspoken.core.engine.answering import sample
+from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.stopping import StopConfig, StopDecider
+from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.fast.switch import FastConfig, using
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import think
@@ -72,6 +74,18 @@ class Model:
         self.dtype: str | None = None  # asked for at loading; None = the weights' own
         self.saved: str | None = None  # a hash of the files it was loaded from (`core/seal.py`)
         self.stop_head: tuple[Any, Any] | None = None  # weight and bias, see `core/engine/stopping.py`
+
+    def use_dtype(self, dtype: str | None) -> None:
+        """Answer in a precision: float32, bfloat16 or int8 (CPU only), as fast as the device allows; None = as trained.
+
+        Raises:
+            ConfigError: no such precision, or not here.
+        """
+        if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
+            supports_kv_slots(self.method.backbone, 0)
+        with using(self.fast):
+            use_dtype(self.method, dtype)
+        self.dtype = dtype
 
     @property
     def explains(self) -> bool:
