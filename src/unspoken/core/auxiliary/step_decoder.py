@@ -88,7 +88,7 @@ class StepDecoder(nn.Module):
         self.config = config
         self.spent = Cost()  # by the last call of `read`
         self.checkpointing = False  # see `Backbone`
-        self.parallel = None  # it thinks nothing
+        self.parallel: int | None = None  # it thinks nothing
         self.lm: Any
         self._base: Backbone
         object.__setattr__(self, "_base", backbone)  # used, not owned: its parameters are not this module's

@@ -44,7 +44,7 @@ class Underway(Protocol):
     states: list[Tensor]
     places: list[tuple[np.ndarray, np.ndarray]]
 
-    def to_device(self, values: np.ndarray) -> Tensor: ...
+    def to_device(self, array: np.ndarray) -> Tensor: ...
 
 
 def fill(loop: Underway, source: Jacobi, thinks_b: np.ndarray, embeds_bWD: Tensor) -> Tensor:
