@@ -116,11 +116,6 @@ def removed_tokens(stage: Stage) -> RemovedTokens:
     return stage.extra.get(REMOVED_TOKENS, RemovedTokens())
 
 
-def without_chance(stage: Stage) -> Stage:
-    """The same stage with rows that lose exactly what is scheduled."""
-    return replace(stage, extra={REMOVED_TOKENS: replace(removed_tokens(stage), smoothing=None)})
-
-
 def _stage(gone: RemovedTokens, index: int | None = None, **fields: Any) -> Stage:
     """A stage that is numbered by its tokens, unless told otherwise."""
     return Stage(index=gone.count or 0 if index is None else index, extra={REMOVED_TOKENS: gone}, **fields)
@@ -173,7 +168,11 @@ class TokenRemoval(Curriculum):
 
     def extremes(self) -> tuple[Stage, ...]:
         """The first stage, before anything goes by chance, and the last one."""
-        return (without_chance(self.phases[0].stage), self.last)
+        return (self.without_chance(self.phases[0].stage), self.last)
+
+    def without_chance(self, stage: Stage) -> Stage:
+        """Rows lose exactly what is scheduled."""
+        return replace(stage, extra={REMOVED_TOKENS: replace(removed_tokens(stage), smoothing=None)})
 
     def fit(self, steps_per_epoch: int, written: Callable[[], int]) -> TokenRemoval:
         """Distances in whole steps; no stages beyond the longest chain, each of which would restart the optimizer."""

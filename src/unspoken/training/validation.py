@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -82,7 +81,7 @@ class Validation:
 
     def _losses(self, stage: Stage) -> tuple[float, Metrics]:
         """This process's part of the loss, with the data's own dice, and of its metrics. No token goes by chance."""
-        stage, train = replace(stage, smoothing=None), self.config.train
+        stage, train = self.method.curriculum().without_chance(stage), self.config.train
         rows = [self.method.layout(e, stage, Random(f"{train.seed}/validation/{e.id}")) for e in self.examples]
         size = train.micro_batch_size or train.batch_size
         if self.ranks.count > 1:

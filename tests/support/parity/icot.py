@@ -19,7 +19,7 @@ from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.row import Row
 from unspoken.methods import make_method
-from unspoken.methods.icot_si import MOST_BY_CHANCE, removed_tokens, without_chance
+from unspoken.methods.icot_si import MOST_BY_CHANCE, removed_tokens
 from unspoken.runs.config import TrainConfig
 from unspoken.training.schedule import Schedule, written_tokens
 
@@ -158,7 +158,7 @@ def _speak(case: cases.Case, method: Any, examples: list[Any]) -> tuple[list[Row
 
 
 def _evaluate(case: cases.Case, method: Any, stage: Stage, examples: list[Any]) -> Evaluation:
-    rows = [method.layout(example, without_chance(stage), Loaded(None, 0)) for example in examples]
+    rows = [method.layout(example, method.curriculum().without_chance(stage), Loaded(None, 0)) for example in examples]
     batch = collate(rows)
     counts = method.counts(batch)
     with torch.no_grad():
