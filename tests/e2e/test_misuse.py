@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.command_line import START, refused, unspoken
 
 from unspoken.cli._options import whole_numbers
@@ -56,6 +59,43 @@ def test_one_line(words: tuple[str, ...], said: str, tmp_path: Path):
 def test_numbers_that_are_none(text: str):
     with pytest.raises(ConfigError, match="--n needs whole numbers"):
         whole_numbers(text, "--n", "1,2")
+
+
+OPTIONS = {
+    "ask": ("--latents", "--temperature", "--max-new-tokens", "--seed", "--stop", "--expect", "--dtype"),
+    "eval": (
+        "--limit",
+        "--seeds",
+        "--latents",
+        "--batch-size",
+        "--max-new-tokens",
+        "--temperature",
+        "--split",
+        "--extractor",
+    ),
+    "data": ("-n", "--split", "--out"),
+    "compare": ("--group", "--out"),
+}
+WORDS = [
+    "", " ", "-1", "0", "1e9", "1e-400", "nan", "inf", "9" * 30, "9" * 5000, "\u00b2", "\u0663", "x", "a,b", "[", "{}",
+    "null", "\ud800", "/dev/null/x", "n" * 300,
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_option_values_of_any_kind(data: st.DataObject):
+    """A command ends well, or in one line and exit code 2; whatever is wrong is found before anything long begins."""
+    name = data.draw(st.sampled_from(sorted(OPTIONS)))
+    option, word = data.draw(st.sampled_from(OPTIONS[name])), data.draw(st.sampled_from(WORDS))
+    place = {"ask": (START, "Ann has 3 figs?"), "eval": (START, "--no-controls"), "data": ("tiny",)}.get(name, (START,))
+    quick = ("--limit", "1") if name == "eval" and option != "--limit" else ()
+    with tempfile.TemporaryDirectory() as folder:
+        done = unspoken(name, *place, *quick, option, word, cwd=Path(folder))
+    assert done.returncode in (0, 2), (name, option, word, done.stderr)
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert [line[:7] for line in done.stderr.strip().splitlines()][-1] == "error: ", (name, option, word, done.stderr)
 
 
 def command(script: str) -> subprocess.CompletedProcess[str]:

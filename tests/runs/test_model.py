@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import backbones
 
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.example import Example
-from unspoken.errors import ConfigError, DataError
+from unspoken.errors import ConfigError, DataError, UnspokenError
 from unspoken.methods import make_method
 from unspoken.runs.model import Model
 
@@ -128,3 +132,52 @@ def test_arguments_of_the_wrong_kind(more: dict[str, Any], message: str):
     with pytest.raises((ConfigError, DataError)) as caught:
         model().sample(questions, **{"samples": 1, **{k: v for k, v in more.items() if v is not None}})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("ask", ["answer", "think", "batches", "its own"])
+def test_more_latents_than_positions_are_refused_before_a_row_is_built(ask: str):
+    asked = model(latents=10**12 if ask == "its own" else None)
+    more: Any = {} if ask == "its own" else {"latents": 10**12}  # 8 TB as a row
+    call: Any = {"think": asked.think, "batches": lambda given, **how: asked.batches(given, 2, **how)}.get(ask, asked.answer)
+    with pytest.raises(ConfigError, match="1000000000000 latents do not fit into the model, which takes 256 positions"):
+        call(QUESTIONS, **more)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "codi", "latents": 10**12},
+        {"name": "pause", "pauses": 10**12},
+        {"name": "coconut", "max_stage": 10**12},
+        {"name": "coconut", "latents_per_step": 10**12},
+        {"name": "sim_cot", "inner": {"name": "codi", "latents": 10**12}},
+    ],
+)
+def test_a_method_of_more_latents_than_positions_is_refused(method: Any):
+    with pytest.raises(ConfigError, match="latents do not fit into the model, which takes 256 positions"):
+        make_method(method, backbones.backbone())
+
+
+VALUES = [
+    None, True, -1, 0, 1, 2, 10**9, 10**30, -0.0, 0.5, 1e-45, math.nan, math.inf, "", "2", "confidence:0.9", "\ud800", b"2",
+    [], ["a"], (1, 2), {}, {"a": 1}, object(),
+]  # fmt: skip
+TAKEN = (
+    "latents", "names", "batch_size", "explain", "stop", "expect", "numbers", "chains", "samples", "temperature", "top_p",
+    "top_k", "seed", "max_new_tokens", "speed",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def asked() -> Model:
+    return Model(make_method("coconut", backbones.backbone()), SamplingParams(max_new_tokens=2))
+
+
+@settings(max_examples=100, deadline=None)
+@given(more=st.dictionaries(st.sampled_from(TAKEN), st.sampled_from(VALUES), max_size=3))
+def test_arguments_of_any_kind(asked: Model, more: dict[str, Any]):
+    """Answers, or an error of ours."""
+    with contextlib.suppress(UnspokenError):
+        answers = asked.sample(QUESTIONS, **more)
+        each = more.get("samples", 1) * more.get("chains", 1)
+        assert [len(some) for some in answers] == [each, each]

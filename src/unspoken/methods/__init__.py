@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from unspoken.core.checks import latents_asked
 from unspoken.core.config import lookup, named
 
 if TYPE_CHECKING:
@@ -35,8 +36,19 @@ def method_config(data: Any) -> Any:
 
 
 def make_method(data: Any, backbone: Backbone) -> Method:
-    """The method of a config on a base model. The backbone becomes the method's own: markers are added to it."""
+    """The method of a config on a base model. The backbone becomes the method's own: markers are added to it.
+
+    Raises:
+        ConfigError: unknown method, wrong field, or more latents than the base model has positions.
+    """
     config = method_config(data)
+    stages = getattr(config, "max_stage", None)
+    for latents in (
+        getattr(config, "latents", None),
+        getattr(config, "pauses", None),
+        None if stages is None else stages * config.latents_per_step,
+    ):
+        latents_asked(latents, backbone.context)
     return lookup(METHODS, config.name, "method")(config, backbone)
 
 

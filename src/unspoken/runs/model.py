@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from unspoken.core.checks import latents_asked
 from unspoken.core.config import build, check_whole, dump
 from unspoken.core.engine.answering import sample
 from unspoken.core.engine.kv_slots import supports_kv_slots
@@ -34,6 +35,16 @@ def _lock_of(backbone: Any) -> threading.RLock:
     """The lock of a base model, which several models may share. No attribute: a module with a lock cannot be copied."""
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(backbone, threading.RLock())
+
+
+def _check_each(values: Any, what: str, count: int) -> None:
+    """Raises DataError for what is no list of one value per question; None passes."""
+    if values is None:
+        return
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise DataError(f"{what} must be a list, one per question, got {type(values).__name__}")
+    if len(values) != count:
+        raise DataError(f"{what} must be one per question, got {len(values)} for {count} questions")
 
 
 MOST_ANSWERS = 10_000
@@ -174,6 +185,8 @@ class Model:
         if explain and not self.explains:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
         check_whole(batch_size=batch_size, chains=chains, samples=samples, latents=latents)
+        if batch_size is None or chains is None or samples is None:
+            raise ConfigError("batch_size, chains and samples must be whole numbers, got None; leave out what is as usual")
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         if not isinstance(expect, str):
@@ -204,8 +217,9 @@ class Model:
         judge = None if stop is None else self._judge(stop)
         with self._alone():
             rows = self._rows(questions, latents, names)
-            if numbers is not None and len(numbers) != len(rows):
-                raise DataError(f"numbers must be one per question, got {len(numbers)} for {len(rows)} questions")
+            _check_each(numbers, "numbers", len(rows))
+            for number in numbers or ():
+                check_whole(numbers=number)
             return sample(
                 self.method.backbone,
                 rows,
@@ -258,6 +272,8 @@ class Model:
 
     def _judge(self, stop: StopConfig | str) -> StopDecider:
         """A stop rule as this model applies it: at the end of a thought group."""
+        if not isinstance(stop, (str, StopConfig)):
+            raise ConfigError(f"stop must be a rule, e.g. 'confidence:0.9', got {stop!r:.60} ({type(stop).__name__})")
         rule = StopConfig.parse(stop) if isinstance(stop, str) else stop
         if self.method.source() is None or isinstance(self.method.source(), PrecomputedThoughts):
             raise ConfigError(
@@ -270,9 +286,8 @@ class Model:
             raise DataError("questions must be a list of texts, got one text; write [question]")
         if not isinstance(questions, Sequence):
             raise DataError(f"questions must be a list of texts, got {type(questions).__name__}; write list(questions)")
-        if names is not None and len(names) != len(questions):
-            raise DataError(f"names must be one per question, got {len(names)} for {len(questions)} questions")
-        check_whole(latents=latents)
+        _check_each(names, "names", len(questions))
+        latents = latents_asked(self.latents if latents is None else latents, self.method.backbone.context)
         rows = []
         for i, question in enumerate(questions):
             name = names[i] if names is not None else f"question {i}"
@@ -280,7 +295,7 @@ class Model:
                 raise DataError(f"{name} must be a text that is not empty, got {question!r:.60}")
             if any("\ud800" <= letter <= "\udfff" for letter in question):
                 raise DataError(f"{name} holds half of a surrogate pair, which is not text: {question!r:.60}")
-            rows.append(self.method.prompt(question.strip(), self.latents if latents is None else latents, name))
+            rows.append(self.method.prompt(question.strip(), latents, name))
         return rows
 
     def _source(self) -> Source | PrecomputedThoughts | None:
