@@ -241,7 +241,7 @@ def test_export_leaves_nothing_behind_when_it_fails(run, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(directory, "_write_model", full)
+    monkeypatch.setattr(directory, "write_model", full)
     with pytest.raises(
         RunError, match=r"cannot write .*out: No space left on device; .*free some space; export again"
     ) as told:

@@ -30,6 +30,7 @@ from unspoken.core.loop.trace import Cost
 from unspoken.core.losses import layer_distance_sum
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.row import IGNORE
+from unspoken.methods.base import parts_of
 from unspoken.methods.sim_cot import STEP_TARGETS
 
 
@@ -106,7 +107,8 @@ def sim_cot_step(method: Any, batch: Batch, cost: Cost) -> tuple[Tensor, Cost]:
 
 def _explain(method: Any, batch: Batch, latents_BKD: Tensor, cost: Cost) -> Tensor:
     """One decoder call per thought group."""
-    decoder, C, at = method.decoder, method.latents_per_group, latents_BKD.device
+    decoder: Any = parts_of(method)["decoder"].module
+    C, at = method.latents_per_group, latents_BKD.device
     losses = []
     for group in range(latents_BKD.shape[1] // C):
         steps = [targets[group] for targets in batch.values(STEP_TARGETS)]

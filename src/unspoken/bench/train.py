@@ -22,6 +22,7 @@ from unspoken.bench.baselines import coconut_step, codi_step, sim_cot_step
 from unspoken.bench.shapes import backbone_of, operations
 from unspoken.bench.watch import OperatorCounter
 from unspoken.bench.workloads import Load, coconut_rows, codi_rows
+from unspoken.core.auxiliary.step_decoder import StepDecoder
 from unspoken.core.fast.attention import fuse_activations
 from unspoken.core.fast.malloc import give_back, keeping_freed
 from unspoken.core.lm.adapters import LoraSettings
@@ -67,7 +68,7 @@ def ours(method: Any, parts: Sequence[Sequence[Row]], precision: str) -> Step:
     """A step as the training loop makes it: micro-batches, each loss divided by the counts of all."""
     device = method.backbone.device
     counts: Counts = method.counts(collate([row for part in parts for row in part]))
-    decoder = getattr(method, "decoder", None)
+    decoder = next((module for module in method.modules() if isinstance(module, StepDecoder)), None)
 
     def step(cost: Cost) -> Tensor:
         fuse_activations(method)
@@ -150,7 +151,7 @@ def _codi(model: str, device: torch.device, precision: str, rows_per_step: int, 
     """CODI with LoRA of rank 128, as published for GPT-2."""
     backbone = backbone_of(model, device)
     method: Any = make_method({"name": "codi", "latents": 6, "marker_init": "the"}, backbone)
-    backbone.adapt(LoraSettings(r=128, alpha=32.0), method.markers.ids)
+    backbone.adapt(LoraSettings(r=128, alpha=32.0), method.new_tokens())
     method.to(device).eval()
     rows = codi_rows(rows_per_step, 6, backbone.vocabulary - 3)
     both = [one for row in rows for one in (row, row.branch) if one is not None]

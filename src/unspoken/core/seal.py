@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ def sealed(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     return {**whole, SEAL: _of(whole)}
 
 
-def broken(folder: Path, name: str, about: Mapping[str, Any], *, without: str | None = None) -> str | None:
+def broken(folder: Path, name: str, about: Mapping[str, Any], *, without: Collection[str] = ()) -> str | None:
     """What in a folder is no longer as it was saved, in words; None where all is, or where no hashes were kept.
 
     Args:
         folder: where it lies.
         name: the file in it that `about` was read from.
         about: what `sealed` gave.
-        without: a folder in it that is not used, so need not be read.
+        without: folders in it that are not used, so need not be read.
     """
     if SEAL not in about:
         return None
@@ -45,7 +45,7 @@ def broken(folder: Path, name: str, about: Mapping[str, Any], *, without: str | 
         return f"{name} was changed since it was saved"
     files = about.get("files")
     for file, hash in (files if isinstance(files, dict) else {}).items():
-        if without is not None and file.startswith(f"{without}/"):
+        if file.split("/")[0] in without:
             continue
         try:
             if sha256(folder / file) != hash:

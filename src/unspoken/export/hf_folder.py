@@ -36,7 +36,8 @@ from unspoken.errors import ConfigError
 from unspoken.export.hf_generate import FORMAT, TENSORS, project
 from unspoken.export.model_card import card
 from unspoken.methods.base import Method
-from unspoken.runs.directory import RunDir, own_state
+from unspoken.runs.directory import RunDir
+from unspoken.runs.saved import own_state
 from unspoken.runs.stage import own_latents
 
 GENERATE = Path(__file__).with_name("hf_generate.py")
@@ -82,7 +83,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
     source = RunDir(path)
     check_new(out)
     config = source.config()
-    method: Any = source.load_method(inner=True).inner
+    method = source.load_method(inner=True).inner
     method.eval()
     thoughts = thoughts_of(method, own_latents(source.path))
     backbone, tokenizer = method.backbone, method.backbone.tokenizer
@@ -95,7 +96,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
     backbone.lm.generation_config = generation_config(backbone, config.speaking)
     tokenizer.chat_template = chat_template(method)
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # only what is in init_kwargs is saved
-    text = card(source, thoughts.about if thoughts else None, method.config.template.question, bool(tokenizer.chat_template))
+    text = card(source, thoughts.about if thoughts else None, template_of(method).question, bool(tokenizer.chat_template))
 
     def write(folder: Path) -> None:
         folder.mkdir()
@@ -123,10 +124,7 @@ def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
     Raises:
         ConfigError: it does more than `generate.py` can do.
     """
-    name, source = method.config.name, method.source()
-    template = getattr(method.config, "template", None)
-    if not isinstance(template, Template):
-        raise _refusal(name, "another model thinks for it; `export --prompt-embeds` writes what serves it")
+    name, source, template = method.config.name, method.source(), template_of(method)
     question = question_ids(method.backbone, template, PROBES[0])
     trained = method.prompt(PROBES[0], latents)
     if not method.latents_per_group:
@@ -151,6 +149,17 @@ def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
     _refuse_more(method, () if transform is None else tuple(transform.state_dict(keep_vars=True).values()))
     kind = "tokens" if source is None else "recurrent"
     return Thoughts(about=_about(method, kind, trained, before, slot, after, layers), tensors=tensors)
+
+
+def template_of(method: Method) -> Template:
+    """How a method's prompts write the question.
+
+    Raises:
+        ConfigError: there is more in them than that.
+    """
+    if method.template is None:
+        raise _refusal(method.config.name, "another model thinks for it; `export --prompt-embeds` writes what serves it")
+    return method.template
 
 
 def _about(
@@ -187,7 +196,7 @@ def _refusal(name: str, why: str) -> ConfigError:
 def _refuse_more(method: Method, exported: tuple[Tensor, ...]) -> None:
     """Tensors that the method has beside its base model, and that nothing would carry over."""
     known = {id(tensor) for tensor in exported}
-    if left := sorted(name for name, tensor in own_state(method).items() if id(tensor) not in known):
+    if left := sorted(name for name, tensor in own_state(method, answering=True).items() if id(tensor) not in known):
         raise _refusal(method.config.name, f"it has tensors that the folder has no place for, e.g. {left[0]!r}")
 
 
@@ -256,7 +265,7 @@ def generation_config(backbone: Any, speaking: SamplingParams) -> GenerationConf
 
 def chat_template(method: Method) -> str | None:
     """A chat template of one user message that gives the method's question tokens; None where none gives exactly those."""
-    backbone, template = method.backbone, method.config.template
+    backbone, template = method.backbone, template_of(method)
     bare, whole = backbone.encode(PROBES[0]), backbone.encode(PROBES[0], special=True)
     starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
     if not starts:

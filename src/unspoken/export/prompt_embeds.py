@@ -18,7 +18,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +27,19 @@ from transformers import AutoTokenizer
 from unspoken.core.checks import latents_asked, spoken, whole
 from unspoken.core.config import build, dump
 from unspoken.core.files import check_new, write_folder
-from unspoken.core.lm.backbone import BackboneConfig
+from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import resolve
 from unspoken.core.lm.pretrained import adapter_base
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts
-from unspoken.core.precision import kept_dtype
 from unspoken.core.rows.batch import collate
 from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods import make_method
-from unspoken.runs.directory import RunDir, own_state
+from unspoken.methods.base import Method, parts_of
+from unspoken.runs.directory import RunDir
 from unspoken.runs.earlier import updated_method
+from unspoken.runs.saved import own_state, placed, save_models
 
 FORMAT = 1
 """Version of the folder."""
@@ -87,7 +88,7 @@ class PromptEmbedder:
         eos_ids: tokens that end an answer.
     """
 
-    method: Any
+    method: Method
     model: str
     speaking: SamplingParams
     eos_ids: tuple[int, ...]
@@ -110,15 +111,20 @@ class PromptEmbedder:
             raise RunError(
                 f"{folder} is no folder of `unspoken export --prompt-embeds`, or not a whole one: {error}; export again"
             ) from error
-        data = _placed(updated_method(about["method"])[0], str(folder / "assistant"), kept_dtype(folder / "assistant"))
+        data, _ = updated_method(about["method"])
+        for inside in folder.glob("*/"):
+            if (inside / "config.json").is_file():
+                placed(data, inside.name, inside)
         method = make_method(data, Embeddings(table, tokenizer))  # pyright: ignore[reportArgumentType]
-        wanted, found = own_state(method), load_tensors(folder / _METHOD)
+        wanted, found = own_state(method, answering=True), load_tensors(folder / _METHOD)
         if {name: t.shape for name, t in wanted.items()} != {name: t.shape for name, t in found.items()}:
             raise RunError(f"{folder / _METHOD} does not fit the method; export again")
         for name, tensor in wanted.items():
             tensor.data.copy_(found[name])
-        method.eval()  # pyright: ignore[reportAttributeAccessIssue]
-        method.assistant.backbone.remembered = 0  # pyright: ignore[reportAttributeAccessIssue]  # no question comes twice
+        method.eval()
+        for module in method.modules():
+            if isinstance(module, Backbone):
+                module.remembered = 0  # no question comes twice
         return cls(
             method=method,
             model=about["model"],
@@ -127,9 +133,19 @@ class PromptEmbedder:
         )
 
     @property
+    def _source(self) -> PrecomputedThoughts:
+        return cast("PrecomputedThoughts", self.method.source())
+
+    @property
     def chains(self) -> int:
         """How many sets of thoughts there are for one question."""
-        return int(self.method.source().chains)
+        return self._source.chains
+
+    @property
+    def _context(self) -> int | None:
+        """The most positions that all models beside the base model take; None where none says."""
+        found = (part.lm.context for part in parts_of(self.method).values() if part.lm is not None)
+        return min((most for most in found if most is not None), default=None)
 
     @torch.inference_mode()
     def embeds(self, question: str, *, latents: int | None = None, chains: int = 1) -> list[Tensor]:
@@ -140,13 +156,13 @@ class PromptEmbedder:
             DataError: an empty question, or one that spells a special token.
         """
         question = spoken(question, "the question")
-        latents = latents_asked(latents, self.method.assistant.backbone.context)
+        latents = latents_asked(latents, self._context)
         chains = whole(chains, "chains", least=1, most=self.chains)
         row = self.method.prompt(question, latents, "the question")
         given_LD = self.method.backbone.embed(torch.tensor(row.ids))
         if not row.latents:
             return [given_LD] * chains
-        thoughts_CKD = self.method.source().vectors(collate([row]), chains)[:, : row.latents]
+        thoughts_CKD = self._source.vectors(collate([row]), chains)[:, : row.latents]
         made = []
         for thoughts_KD in thoughts_CKD:
             made.append(given_LD.clone())
@@ -240,18 +256,19 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
     check_new(out)
     run = RunDir(path)
     config = run.config()
-    method: Any = run.load_method(inner=True)
-    if not isinstance(method.source(), PrecomputedThoughts) or not hasattr(method, "assistant"):
+    method = run.load_method(inner=True)
+    if not isinstance(method.source(), PrecomputedThoughts):
         raise ConfigError(
             f"method {method.config.name!r} cannot be served as prompt embeddings: its thoughts come out of the base model "
             "itself; use --format hf or run"
         )
-    unmodified = _is_unmodified(config.backbone, dump(method.config))
+    trained = any(p.requires_grad for p in method.backbone.parameters())
+    unmodified = not trained and _is_unmodified(config.backbone)
     about = {
         "format": FORMAT,
         "model": config.backbone.path if unmodified else str(Path(path).resolve() / "model"),
         "unmodified": unmodified,
-        "method": dump(method.config),
+        "method": dump(method.answering_config()),
         "speaking": dump(config.speaking),
         "eos_ids": list(method.backbone.eos_ids),
     }
@@ -261,40 +278,23 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
         with torch.no_grad():
             table_VD = method.backbone.embed(torch.arange(method.backbone.vocabulary))
         save_tensors(folder / _TABLE, {"embeddings": table_VD.clone()})
-        save_tensors(folder / _METHOD, own_state(method))
+        save_tensors(folder / _METHOD, own_state(method, answering=True))
         method.backbone.tokenizer.save_pretrained(folder / "tokenizer")
-        method.assistant.backbone.save(folder / "assistant")
+        save_models(method, folder, all_of_them=True)
         (folder / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_readme(about["model"]), encoding="utf-8")
 
     write_folder(out, write, then="export again")
 
 
-def _is_unmodified(base: BackboneConfig, method: dict[str, Any]) -> bool:
+def _is_unmodified(base: BackboneConfig) -> bool:
     """Whether an engine can serve the base model from where it came from. Not one that was trained, or merged with the
     adapter that lies there, nor one whose place only unspoken knows (a run, a built-in model): the run's own folder then.
     """
-    if base.path is None or base.lora is not None or _trained(method):
+    if base.path is None or base.lora is not None:
         return False
     where = resolve(base.path)
     return adapter_base(where) is None and Path(where) == Path(base.path).expanduser()
-
-
-def _trained(data: dict[str, Any]) -> bool:
-    """Whether a method's settings, or those of one inside it, train the base model's own weights."""
-    inside = (value for value in data.values() if isinstance(value, dict))
-    return bool(data.get("base_trains")) or any(_trained(value) for value in inside)
-
-
-def _placed(data: dict[str, Any], folder: str, dtype: str) -> dict[str, Any]:
-    """The settings with the assistant in its place, in the type that it is kept in."""
-    placed = {}
-    for key, value in data.items():
-        if key == "assistant" and isinstance(value, dict):
-            placed[key] = {"path": folder, "dtype": dtype}
-        else:
-            placed[key] = _placed(value, folder, dtype) if isinstance(value, dict) and key != "texts" else value
-    return placed
 
 
 def _readme(model: str) -> str:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig
 
 from unspoken.core.config import build
@@ -31,6 +30,7 @@ from unspoken.importers.files import Weights
 from unspoken.importers.rules import Mapped, Rule, rename, require
 from unspoken.importers.settings import Choices
 from unspoken.methods import make_method, method_config
+from unspoken.methods.base import parts_of
 from unspoken.runs.config import RunConfig, TrainConfig
 from unspoken.runs.directory import write_run
 from unspoken.tasks import task_config
@@ -112,13 +112,11 @@ def import_projection(weights: Weights, target: Path, how: ProjectionImport) -> 
             temperature=1.0, top_k=int(getattr(base.generation, "top_k", None) or 50), max_new_tokens=1024
         ),
     )
-    method: Any = make_method(data, load_backbone(config.backbone))
-    projection = method.soft.projection if several else method.projection
-    with torch.no_grad():
-        projection.weight.copy_(mapped.tensors["projection.weight"])
-        projection.bias.copy_(mapped.tensors["projection.bias"])
-        if several:
-            method.initial.weight.copy_(mapped.tensors["initial.weight"])
+    method = make_method(data, load_backbone(config.backbone))
+    for name, part in parts_of(method).items():  # "projection"; "initial": what slots hold
+        if part.lm is None:
+            own = {key.removeprefix(f"{name}."): t for key, t in mapped.tensors.items() if key.startswith(f"{name}.")}
+            part.module.load_state_dict(own)
     record = {
         "family": title,
         "files": weights.sources(),

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unspoken.core.auxiliary.step_decoder import StepDecoder
 from unspoken.core.config import build, dump
 from unspoken.core.files import check_new, write_folder
 from unspoken.core.lm.backbone import BackboneConfig
@@ -33,6 +34,7 @@ from unspoken.importers.projection import ProjectionImport, import_projection, i
 from unspoken.importers.rules import listed
 from unspoken.importers.settings import Choices, settings
 from unspoken.methods import make_method, method_config
+from unspoken.methods.base import Method, parts_of
 from unspoken.methods.semcot_generator import THOUGHT
 from unspoken.runs.config import RunConfig, TrainConfig
 from unspoken.runs.directory import write_run
@@ -191,7 +193,7 @@ def import_checkpoint(
     return done
 
 
-def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: Path, target: Path) -> Any:
+def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: Path, target: Path) -> Method:
     """The method with the checkpoint's weights. It is built as any method is: from Hugging Face folders, made in `parts`."""
     kind, base = getattr(torch, ground.dtype), found.base
     if found.family.decoder:
@@ -203,28 +205,32 @@ def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: 
     if found.family.method != "cot":
         add_markers(base.tokenizer)
     write_lm(parts / "lm", base, lm[found.model.embedding].shape[0], lm, kind)
-    method: Any = make_method(data, load_backbone(replace(ground, path=str(parts / "lm"))))
+    method = make_method(data, load_backbone(replace(ground, path=str(parts / "lm"))))
     if found.projection:
-        method.inner.projection.load_state_dict(_part(found, PROJECTION))
+        parts_of(method)["projection"].module.load_state_dict(_part(found, PROJECTION))
     if found.family.decoder:
-        method.decoder.project.load_state_dict(_part(found, PROJECT))
-        # Where the decoder will lie, so that run.json names a place that exists.
-        place = replace(method.config.decoder, path=str(target / "model" / "decoder"))
-        method.config = replace(method.config, decoder=place)
+        decoder = parts_of(method)["decoder"].module
+        assert isinstance(decoder, StepDecoder)
+        decoder.project.load_state_dict(_part(found, PROJECT))
+        _will_lie(method, "decoder", target)
     return method
 
 
-def _build_generator(data: dict[str, Any], found: Generator, ground: BackboneConfig, parts: Path, target: Path) -> Any:
+def _will_lie(method: Method, name: str, target: Path) -> None:
+    """Where a language model beside the base model will lie, so that run.json names a place that exists."""
+    place = replace(getattr(method.config, name), path=str(target / "model" / name))
+    method.config = replace(method.config, **{name: place})
+
+
+def _build_generator(data: dict[str, Any], found: Generator, ground: BackboneConfig, parts: Path, target: Path) -> Method:
     """The same of SemCoT's generator; the frozen model is taken as it is."""
     found.small.tokenizer.add_tokens([THOUGHT])
     rows = found.small.words
     write_lm(parts / "assistant", found.small, rows, found.lm(), getattr(torch, ground.dtype))
     data["assistant"] = {"path": str(parts / "assistant"), "dtype": ground.dtype}
-    method: Any = make_method(data, load_backbone(ground))
-    method.projection.load_state_dict(found.projection())
-    # Where it will lie, so that run.json names a place that exists.
-    place = replace(method.config.assistant, path=str(target / "model" / "assistant"))
-    method.config = replace(method.config, assistant=place)
+    method = make_method(data, load_backbone(ground))
+    parts_of(method)["projection"].module.load_state_dict(found.projection())
+    _will_lie(method, "assistant", target)
     return method
 
 

@@ -21,7 +21,7 @@ from unspoken.core.precision import kept_dtype
 from unspoken.errors import ConfigError
 from unspoken.inspector.gather import check_latents
 from unspoken.methods.base import Method
-from unspoken.runs.config import RunConfig
+from unspoken.runs.config import RunConfig, field_of
 from unspoken.runs.directory import RunDir
 from unspoken.runs.stage import stage_of
 
@@ -75,6 +75,8 @@ def probe_config(run: str | Path, task: str | None = None, overrides: Sequence[s
         "start": str(run),
     }
     probe = build(RunConfig, override(config, overrides))
-    if getattr(probe.method, "trains", None) != "decoder" or probe.backbone.lora is not None:
+    if any(
+        field_of(dump(probe), name) != field_of(config, name) for name in ("method.name", "method.trains", "backbone.lora")
+    ):
         raise ConfigError("a probe trains the decoder alone; leave method.trains and backbone.lora as they are")
     return probe

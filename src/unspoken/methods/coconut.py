@@ -27,22 +27,17 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
-from torch import nn
-
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
-from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source
-from unspoken.core.loop.trace import Trace
-from unspoken.core.losses import labelled_loss
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single, stagewise
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, pieces, question_ids, written
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, answer_counts
+from unspoken.methods.base import Counts, LossReport, Method, answer_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +73,22 @@ class CoconutConfig:
             raise ConfigError(f"epochs_per_stage must be positive, got {self.epochs_per_stage}")
 
 
-class Coconut(nn.Module):
+class Coconut(Method):
     """Chain of continuous thought. See the module's card."""
 
     Config = CoconutConfig
-    explains = False
+    config: CoconutConfig
 
     def __init__(self, config: CoconutConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = backbone
+        super().__init__(config, backbone)
+        self.template = config.template
         self.markers = add_markers(backbone, config.marker_init)
         self.latents_per_group = config.latents_per_step
         self._stages = self._all_stages()
 
-    @property
-    def inner(self) -> Coconut:
-        """Itself: nothing is dropped at inference."""
-        return self
+    def new_tokens(self) -> tuple[int, ...]:
+        """The three markers."""
+        return self.markers.ids
 
     def _all_stages(self) -> tuple[Stage, ...]:
         """Stages 0..K+1, by their number."""
@@ -167,16 +160,6 @@ class Coconut(nn.Module):
         """The recurrence itself, without a projection; None for pause tokens, which stand in the prompt."""
         return Recurrence() if self.config.thoughts == "recurrent" else None
 
-    def counts(self, batch: Batch) -> Counts:
-        """Labelled tokens."""
-        return {"answer": answer_counts(batch)}
-
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy on the written rest, mean over the labelled tokens that `counts` speaks of."""
-        trace = unroll(self.backbone, batch, self.source())
-        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """Coconut cannot read its own latents."""
-        return [() for _ in trace.counts_B]
+        return answer_loss(self, batch, counts)

@@ -54,7 +54,7 @@ from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, answer_ids, answer_start, question_ids, written
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, answer_counts
+from unspoken.methods.base import Counts, LossReport, Method, Part, answer_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,26 +110,28 @@ class Projection(nn.Sequential):
         return super().forward(input.to(self[1].weight.dtype))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-class Codi(nn.Module):
+class Codi(Method):
     """Self-distillation into latents. See the module's card."""
 
     Config = CodiConfig
-    explains = False
+    config: CodiConfig
 
     def __init__(self, config: CodiConfig, backbone: Backbone) -> None:
-        super().__init__()
+        super().__init__(config, backbone)
+        self.template = config.template
         check_branches(backbone)
-        self.config = config
-        self.backbone = backbone
         self.markers = add_markers(backbone, config.marker_init)
         self.latents_per_group = config.latents_per_step
         self.projection = Projection(backbone.width, config) if config.projection else None
         self._answer_starts: dict[str, int] = {}
 
-    @property
-    def inner(self) -> Codi:
-        """Itself: the teacher is the same model, and is not run at inference."""
-        return self
+    def new_tokens(self) -> tuple[int, ...]:
+        """The three markers."""
+        return self.markers.ids
+
+    def parts(self) -> dict[str, Part]:
+        """The projection, where there is one."""
+        return {} if self.projection is None else {"projection": Part(module=self.projection)}
 
     def curriculum(self) -> Curriculum:
         """One stage: all latents, no written step."""
@@ -246,7 +248,3 @@ class Codi(nn.Module):
         return layer_distance_sum(
             student.captured_LBD, teacher.captured_LBD.detach(), self.config.distance, self.config.scale
         )
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """CODI cannot read its own latents."""
-        return [() for _ in trace.counts_B]

@@ -19,20 +19,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
-from torch import nn
-
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.trace import Trace
-from unspoken.core.losses import labelled_loss
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, pieces, question_ids, written
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, answer_counts
+from unspoken.methods.base import Counts, LossReport, Method, answer_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +41,15 @@ class CotConfig:
     template: Template = field(default_factory=Template)
 
 
-class Cot(nn.Module):
+class Cot(Method):
     """SFT-CoT or No-CoT. See the module's card."""
 
     Config = CotConfig
-    latents_per_group = 0
-    explains = False
+    config: CotConfig
 
     def __init__(self, config: CotConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = backbone
-
-    @property
-    def inner(self) -> Cot:
-        """Itself: nothing is dropped at inference."""
-        return self
+        super().__init__(config, backbone)
+        self.template = config.template
 
     def curriculum(self) -> Curriculum:
         """One stage: all steps in words, or none."""
@@ -74,6 +62,11 @@ class Cot(nn.Module):
         text = (*sum(steps, ()), *parts.answer)
         ids = (*parts.question, *text)
         return Row(ids=ids, labels=(IGNORE,) * len(parts.question) + text, start=len(ids), latents=0, name=example.id)
+
+    @property
+    def uses_steps(self) -> bool:
+        """Whether steps are written."""
+        return self.config.steps
 
     def written(self, example: Example) -> Written:
         """Every step, then the answer."""
@@ -91,20 +84,6 @@ class Cot(nn.Module):
         ids = question_ids(self.backbone, self.config.template, question)
         return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name)
 
-    def source(self) -> None:
-        """No latents."""
-        return
-
-    def counts(self, batch: Batch) -> Counts:
-        """Labelled tokens."""
-        return {"answer": answer_counts(batch)}
-
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy, mean over the labelled tokens that `counts` speaks of."""
-        trace = unroll(self.backbone, batch, self.source())
-        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """No latents, no words."""
-        return [() for _ in trace.counts_B]
+        return answer_loss(self, batch, counts)

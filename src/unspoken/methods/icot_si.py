@@ -32,20 +32,15 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
-from torch import nn
-
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.trace import Trace
-from unspoken.core.losses import labelled_loss
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Phase, Stage
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, question_ids, written
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, answer_counts
+from unspoken.methods.base import Counts, LossReport, Method, answer_loss
 
 MOST_BY_CHANCE = 99
 """Most tokens that smoothing removes: the released distribution has 100 bins, the last with all that is left."""
@@ -180,22 +175,15 @@ class TokenRemoval(Curriculum):
         return replace(self, steps_per_epoch=steps_per_epoch, longest=longest)
 
 
-class IcotSi(nn.Module):
+class IcotSi(Method):
     """Stepwise internalisation. See the module's card."""
 
     Config = IcotSiConfig
-    latents_per_group = 0
-    explains = False
+    config: IcotSiConfig
 
     def __init__(self, config: IcotSiConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = backbone
-
-    @property
-    def inner(self) -> IcotSi:
-        """Itself: nothing is dropped at inference."""
-        return self
+        super().__init__(config, backbone)
+        self.template = config.template
 
     def curriculum(self) -> Curriculum:
         """One token more at equal distances, until no chain that fits into the context has any left."""
@@ -253,20 +241,6 @@ class IcotSi(nn.Module):
             ids = (*ids, eos)
         return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name, num_eos=2)
 
-    def source(self) -> None:
-        """No latents."""
-        return
-
-    def counts(self, batch: Batch) -> Counts:
-        """Labelled tokens."""
-        return {"answer": answer_counts(batch)}
-
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy on what is written, mean over the labelled tokens that `counts` speaks of."""
-        trace = unroll(self.backbone, batch, self.source())
-        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """No latents, no words."""
-        return [() for _ in trace.counts_B]
+        return answer_loss(self, batch, counts)

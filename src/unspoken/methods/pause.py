@@ -25,21 +25,16 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
-from torch import nn
-
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import LATENT, add_tokens, refuse_tokens
-from unspoken.core.loop.loop import unroll
-from unspoken.core.loop.trace import Trace
-from unspoken.core.losses import labelled_loss
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, pieces, question_ids, written
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, answer_counts
+from unspoken.methods.base import Counts, LossReport, Method, answer_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,25 +55,28 @@ class PauseConfig:
             raise ConfigError(f"pauses must be at least 1, got {self.pauses}; for none use 'cot'")
 
 
-class Pause(nn.Module):
+class Pause(Method):
     """Pause tokens. See the module's card."""
 
     Config = PauseConfig
+    config: PauseConfig
     latents_per_group = 1
-    explains = False
 
     def __init__(self, config: PauseConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = backbone
+        super().__init__(config, backbone)
+        self.template = config.template
         (self.pause,) = add_tokens(backbone, (LATENT,), config.marker_init)
         if config.trains == "pauses":
             backbone.train_rows((self.pause,))
 
+    def new_tokens(self) -> tuple[int, ...]:
+        """The pause."""
+        return (self.pause,)
+
     @property
-    def inner(self) -> Pause:
-        """Itself: nothing is dropped at inference."""
-        return self
+    def trains_base(self) -> bool:
+        """Not where the pause's row is all that trains."""
+        return self.config.trains == "all"
 
     def curriculum(self) -> Curriculum:
         """One stage: all pauses, and all steps or none."""
@@ -100,6 +98,11 @@ class Pause(nn.Module):
             name=example.id,
         )
 
+    @property
+    def uses_steps(self) -> bool:
+        """Whether steps are written."""
+        return self.config.steps
+
     def written(self, example: Example) -> Written:
         """Every step, then the answer."""
         parts = pieces(self.backbone, self.config.template, example)
@@ -119,20 +122,6 @@ class Pause(nn.Module):
         row = (*ids, *((self.pause,) * pauses))
         return Row(ids=row, labels=(IGNORE,) * len(row), start=len(ids), latents=pauses, name=name)
 
-    def source(self) -> None:
-        """Pauses are tokens of the prompt."""
-        return
-
-    def counts(self, batch: Batch) -> Counts:
-        """Labelled tokens."""
-        return {"answer": answer_counts(batch)}
-
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy behind the pauses, mean over the labelled tokens that `counts` speaks of."""
-        trace = unroll(self.backbone, batch, self.source())
-        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """Pauses have no words."""
-        return [() for _ in trace.counts_B]
+        return answer_loss(self, batch, counts)

@@ -38,12 +38,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import BeforeValidator
-from torch import Tensor, nn
+from torch import Tensor
 
 from unspoken.core.auxiliary.sentence_encoder import EncoderConfig, SentenceEncoder
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import cosine_distance_sum, pair_contrast_sum
 from unspoken.core.rows.attachment import HostValue
@@ -54,7 +53,7 @@ from unspoken.core.text.condense import condense
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method, method_config
-from unspoken.methods.base import Counts, LossReport, Method
+from unspoken.methods.base import Counts, LossReport, Part, Wrapper
 
 HEAD, ENCODER = "encoder head", "encoder"
 """What the first two stages train: the linear layer alone, the whole encoder."""
@@ -97,31 +96,22 @@ class SemCotConfig:
             raise ConfigError("encoder_warmup trains a linear layer, and encoder.width=null has none; set its epochs to 0")
 
 
-class SemCot(nn.Module):
+class SemCot(Wrapper):
     """Latents aligned with the encoded reasoning. See the module's card."""
 
     Config = SemCotConfig
-    explains = False
+    config: SemCotConfig
 
     def __init__(self, config: SemCotConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.method: Method = make_method(config.inner, backbone)
-        self.latents_per_group = self.method.latents_per_group
+        super().__init__(config, make_method(config.inner, backbone))
         self.encoder = SentenceEncoder(config.encoder, backbone)
         if not config.encoder_training.epochs:
             self.encoder.body.requires_grad_(False)
             self.encoder.head.requires_grad_(config.encoder_warmup.epochs > 0)
 
-    @property
-    def backbone(self) -> Backbone:
-        """The base model."""
-        return self.method.backbone
-
-    @property
-    def inner(self) -> Method:
-        """What inference needs: the generator, without the encoder."""
-        return self.method.inner
+    def parts(self) -> dict[str, Part]:
+        """The encoder."""
+        return {"encoder": Part(module=self.encoder, needed="train")}
 
     def curriculum(self) -> Curriculum:
         """The encoder's two stages, then the generator's."""
@@ -171,14 +161,6 @@ class SemCot(nn.Module):
                 f"'condensed_reasoning', got {told!r:.40}; set method.condensed=rule, or let `unspoken condense` write it"
             )
         return told.strip()
-
-    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """The generator's."""
-        return self.method.prompt(question, latents, name)
-
-    def source(self) -> Source | PrecomputedThoughts | None:
-        """The generator's."""
-        return self.method.source()
 
     def _learns(self, batch: Batch) -> Batch:
         """The batch as the generator learns from it: no row of an encoder's stage has a label."""
@@ -257,10 +239,6 @@ class SemCot(nn.Module):
             parts.append(pair_contrast_sum(anchors, others, own_N, self.config.temperature))
         last = (*self.encoder.head.parameters(), *self.encoder.body.parameters())  # learn in every stage of the encoder
         return torch.stack(parts).sum() if parts else next(p for p in last if p.requires_grad).sum() * 0.0
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """SemCoT cannot read its own latents."""
-        return [() for _ in trace.counts_B]
 
 
 def _nothing(batch: Batch, backbone: Backbone) -> Trace:

@@ -43,7 +43,6 @@ from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.sources import PrecomputedThoughts
-from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import Batch
@@ -65,7 +64,7 @@ from unspoken.core.text.chat import (
 from unspoken.core.text.example import Example
 from unspoken.core.text.prompts import TEXTS, SoftTexts, texts_of
 from unspoken.errors import ConfigError, DataError
-from unspoken.methods.base import Counts, LossReport, answer_counts
+from unspoken.methods.base import Counts, LossReport, Method, Part
 
 THOUGHT = "<thought>"
 """The released name of the added token."""
@@ -109,17 +108,14 @@ class SemCotGeneratorConfig:
             raise ConfigError(f"today must be a date as YYYY-MM-DD, got {self.today!r}") from None
 
 
-class SemCotGenerator(nn.Module):
+class SemCotGenerator(Method):
     """Latents of a small trained model. See the module's card."""
 
     Config = SemCotGeneratorConfig
-    explains = False
-    uses_steps = False  # it learns answers alone
+    config: SemCotGeneratorConfig
 
     def __init__(self, config: SemCotGeneratorConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = backbone
+        super().__init__(config, backbone)
         self.latents_per_group = config.latents_per_step
         backbone.freeze()
         self.assistant = Assistant(config.assistant, trains=True, tokens=(THOUGHT,))
@@ -127,11 +123,6 @@ class SemCotGenerator(nn.Module):
         self.slots = slot_markers_for(backbone, config.slots or SlotMarkers())
         self._base_hold = placeholder_id(backbone, self.slots)
         self._today = date.fromisoformat(config.today)
-
-    @property
-    def inner(self) -> SemCotGenerator:
-        """Itself."""
-        return self
 
     def train(self, mode: bool = True) -> SemCotGenerator:
         """A frozen base model never drops out."""
@@ -143,6 +134,18 @@ class SemCotGenerator(nn.Module):
     def frozen(self) -> bool:
         """Nothing of the base model trains."""
         return not any(p.requires_grad for p in self.backbone.parameters())
+
+    @property
+    def uses_steps(self) -> bool:
+        """It learns answers alone."""
+        return False
+
+    def parts(self) -> dict[str, Part]:
+        """The generator, and the projection of its states."""
+        return {
+            "assistant": Part(module=self.assistant, lm=self.assistant),
+            "projection": Part(module=self.projection),
+        }
 
     def curriculum(self) -> Curriculum:
         """The projection alone, then all."""
@@ -234,10 +237,6 @@ class SemCotGenerator(nn.Module):
         """The generator, projected."""
         return _Generated(self.assistant, self.project)
 
-    def counts(self, batch: Batch) -> Counts:
-        """Labelled tokens."""
-        return {"answer": answer_counts(batch)}
-
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy of the answer, mean over the labelled tokens that `counts` speaks of."""
         # Only a run that trains comes back to a prompt.
@@ -245,10 +244,6 @@ class SemCotGenerator(nn.Module):
         trace = unroll(self.backbone, batch, self.source(), frozen=self.frozen, prefixes=prefixes)
         loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
         return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """SemCoT cannot read its own latents."""
-        return [() for _ in trace.counts_B]
 
 
 class _Generated(Assisted):

@@ -40,12 +40,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import BeforeValidator
-from torch import Tensor, nn
+from torch import Tensor
 
 from unspoken.core.auxiliary.step_decoder import StepDecoder, StepDecoderConfig
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import Batch
@@ -54,7 +53,7 @@ from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method, method_config
-from unspoken.methods.base import Counts, LossReport, Method
+from unspoken.methods.base import Counts, LossReport, Part, Wrapper
 
 STEP_TARGETS = "step_targets"
 """In `Row.extra`: per thought group, the token ids of the step it stands for, eos included; () where it has none."""
@@ -109,41 +108,39 @@ def align(steps: int, groups: int, surplus: str, missing: str) -> list[tuple[int
     return [(k,) if k < steps else () for k in range(groups)]
 
 
-class SimCot(nn.Module):
+class SimCot(Wrapper):
     """Step supervision for any method with thought groups. See the module's card."""
 
     Config = SimCotConfig
+    config: SimCotConfig
     explains = True
 
     def __init__(self, config: SimCotConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.method: Method = make_method(config.inner, backbone)
+        super().__init__(config, make_method(config.inner, backbone))
         if not self.method.latents_per_group:
             raise ConfigError(f"sim_cot needs a method with thoughts inside; {config.inner.name!r} has none")
         self.decoder = StepDecoder(config.decoder, backbone)
-        self.latents_per_group = self.method.latents_per_group
         if config.trains == "inner":
             self.decoder.requires_grad_(False)
         elif config.trains == "decoder":
-            self.method.requires_grad_(False)  # pyright: ignore[reportAttributeAccessIssue]
+            self.method.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SimCot:
         """A frozen inner method never drops out: the decoder learns to read the latents that it will see."""
         super().train(mode)
         if self.config.trains == "decoder":
-            self.method.train(False)  # pyright: ignore[reportAttributeAccessIssue]
+            self.method.train(False)
         return self
 
     @property
-    def backbone(self) -> Backbone:
-        """The inner method's."""
-        return self.method.backbone
+    def trains_base(self) -> bool:
+        """Not where the decoder is all that trains."""
+        return self.config.trains != "decoder" and self.method.trains_base
 
-    @property
-    def inner(self) -> Method:
-        """What inference needs: the inner method, without the decoder."""
-        return self.method.inner
+    def parts(self) -> dict[str, Part]:
+        """The decoder, which answering leaves out."""
+        elsewhere = self.config.decoder.path is not None
+        return {"decoder": Part(module=self.decoder, needed="explain", lm=self.decoder if elsewhere else None)}
 
     def curriculum(self) -> Curriculum:
         """The inner method's; where that is frozen, its last stage alone: it stays at the end of its training."""
@@ -182,14 +179,6 @@ class SimCot(nn.Module):
         covered = self.method.layout(example, stage, Random(0)).steps_covered
         numbers_G = align(covered, groups, self.config.surplus, self.config.missing)
         return tuple("\n".join(example.steps[i].strip() for i in numbers) or None for numbers in numbers_G)
-
-    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """The inner method's."""
-        return self.method.prompt(question, latents, name)
-
-    def source(self) -> Source | PrecomputedThoughts | None:
-        """The inner method's."""
-        return self.method.source()
 
     def counts(self, batch: Batch) -> Counts:
         """The inner method's, and per group: rows with a target, target tokens."""

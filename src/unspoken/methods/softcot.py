@@ -64,7 +64,7 @@ from unspoken.core.text.chat import (
 from unspoken.core.text.example import Example
 from unspoken.core.text.prompts import TEXTS, SoftTexts, texts_of
 from unspoken.errors import ConfigError, DataError
-from unspoken.methods.base import Counts, LossReport, answer_counts
+from unspoken.methods.base import Counts, LossReport, Method, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +102,14 @@ class SoftCotConfig:
             raise ConfigError(f"today must be a date as YYYY-MM-DD, got {self.today!r}") from None
 
 
-class SoftCot(nn.Module):
+class SoftCot(Method):
     """Soft thoughts of an assistant. See the module's card."""
 
     Config = SoftCotConfig
-    explains = False
+    config: SoftCotConfig
 
     def __init__(self, config: SoftCotConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = backbone
+        super().__init__(config, backbone)
         self.latents_per_group = config.latents_per_step
         if not config.base_trains:
             backbone.freeze()
@@ -124,11 +122,6 @@ class SoftCot(nn.Module):
         )
         self._today = date.fromisoformat(config.today)
 
-    @property
-    def inner(self) -> SoftCot:
-        """Itself: the assistant is needed at inference."""
-        return self
-
     def train(self, mode: bool = True) -> SoftCot:
         """A frozen base model never drops out."""
         super().train(mode)
@@ -139,6 +132,18 @@ class SoftCot(nn.Module):
     def frozen(self) -> bool:
         """Nothing of the base model trains."""
         return not any(p.requires_grad for p in self.backbone.parameters())
+
+    @property
+    def uses_steps(self) -> bool:
+        """Whether steps are written."""
+        return self.config.steps
+
+    def parts(self) -> dict[str, Part]:
+        """The assistant, and the projection of its states."""
+        return {
+            "assistant": Part(module=self.assistant, lm=self.assistant),
+            "projection": Part(module=self.projection),
+        }
 
     def curriculum(self) -> Curriculum:
         """One stage."""
@@ -228,16 +233,8 @@ class SoftCot(nn.Module):
         prefixes = self.backbone.prefixes if self.training and self.frozen else None
         return unroll(self.backbone, batch, source, chains=chains, frozen=self.frozen, prefixes=prefixes)
 
-    def counts(self, batch: Batch) -> Counts:
-        """Labelled tokens."""
-        return {"answer": answer_counts(batch)}
-
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
         """Token cross-entropy behind the prompt, mean over the labelled tokens that `counts` speaks of."""
         trace = self.read(batch, self.source())
         loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
         return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """SoftCoT cannot read its own latents."""
-        return [() for _ in trace.counts_B]

@@ -49,7 +49,7 @@ from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method, method_config
-from unspoken.methods.base import Counts, LossReport, uses_steps
+from unspoken.methods.base import Counts, LossReport, Method, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +79,15 @@ class SoftCotPpConfig:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
 
 
-class SoftCotPp(nn.Module):
+class SoftCotPp(Method):
     """Several sets of soft thoughts. See the module's card."""
 
     Config = SoftCotPpConfig
-    explains = False
+    config: SoftCotPpConfig
 
     def __init__(self, config: SoftCotPpConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, None)
         self.soft: Any = make_method(config.softcot, backbone)
-        self.uses_steps = uses_steps(self.soft)
         self.latents_per_group = self.soft.latents_per_group
         table = self.assistant.backbone.lm.get_input_embeddings().weight.detach().float()
         self.initial = nn.Embedding(config.chains, self.assistant.width)
@@ -109,9 +107,18 @@ class SoftCotPp(nn.Module):
         return self.soft.assistant
 
     @property
-    def inner(self) -> SoftCotPp:
-        """Itself: all sets are needed at inference."""
-        return self
+    def wrapped(self) -> Method:
+        """SoftCoT."""
+        return self.soft
+
+    @property
+    def uses_steps(self) -> bool:
+        """SoftCoT's."""
+        return self.soft.uses_steps
+
+    def parts(self) -> dict[str, Part]:
+        """The vectors that the assistant's slots hold."""
+        return {"initial": Part(module=self.initial)}
 
     def curriculum(self) -> Curriculum:
         """SoftCoT's."""
@@ -153,7 +160,3 @@ class SoftCotPp(nn.Module):
         sets_BCF = trace.latents_BKD.flatten(1).unflatten(0, (C, -1)).transpose(0, 1)
         views_BCF = F.dropout(sets_BCF, self.config.dropout, self.training)
         return info_nce_sum(sets_BCF, views_BCF, self.config.temperature)
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """SoftCoT++ cannot read its own latents."""
-        return [() for _ in trace.counts_B]

@@ -26,20 +26,17 @@ Shapes: T tokens of the written chain and answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator
-from torch import nn
 
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.sources import PrecomputedThoughts, Source
-from unspoken.core.loop.trace import Trace
-from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.curriculum import Curriculum, Stage
+from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.label_marks import LABEL_MARKS, Marks
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.core.text.example import Example
@@ -48,7 +45,7 @@ from unspoken.core.text.steps import RULES, Span, check_rule, result_of
 from unspoken.core.text.template import Written
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method, method_config
-from unspoken.methods.base import Counts, LossReport, Method, WritesChain
+from unspoken.methods.base import Wrapper
 
 
 def _checked(rule: str) -> str:
@@ -56,6 +53,10 @@ def _checked(rule: str) -> str:
         return rule if rule == "steps" else check_rule(rule)
     except ConfigError as error:
         raise ValueError(f"{error}, and 'steps', the example's own") from error
+
+
+_ANY = Example(id="any", question="?", steps=("1",), answer="1")
+"""A problem, to see whether a method writes chains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,45 +84,28 @@ class StepWeightedConfig:
             raise ConfigError(f"a window needs before >= 0 and after >= 1, got {self.before} and {self.after}")
 
 
-class StepWeighted(nn.Module):
+class StepWeighted(Wrapper):
     """Step-weighted fine-tuning. See the module's card."""
 
     Config = StepWeightedConfig
-    explains = False
+    config: StepWeightedConfig
 
     def __init__(self, config: StepWeightedConfig, backbone: Backbone) -> None:
-        super().__init__()
-        self.config = config
-        self.method: Method = make_method(config.inner, backbone)
+        super().__init__(config, make_method(config.inner, backbone))
         name = config.inner.name
         if self.method.inner is not self.method:
             raise ConfigError(
                 f"step_weighted cannot wrap {name!r}, which wraps a method itself; put step_weighted inside it"
             )
-        if not isinstance(self.method, WritesChain):
+        if self.method.written(_ANY) is None:
             raise ConfigError(f"step_weighted needs a method that writes steps inside; {name!r} writes none; take e.g. cot")
-        self.latents_per_group = self.method.latents_per_group
         self._found: dict[str, list[Span]] = {}
-
-    @property
-    def backbone(self) -> Backbone:
-        """The inner method's."""
-        return self.method.backbone
-
-    @property
-    def inner(self) -> Method:
-        """What inference needs: the inner method."""
-        return self.method.inner
 
     @property
     def advice(self) -> str:
         """What the released README says of an unstable loss."""
         m = self.config.multiplier
         return f"lower method.multiplier, now {m:g}, to {1.5 if m > 1.5 else 1:g}" if m > 1 else ""
-
-    def curriculum(self) -> Curriculum:
-        """The inner method's."""
-        return self.method.curriculum()
 
     def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """The inner method's row, its labels marked.
@@ -151,7 +135,8 @@ class StepWeighted(nn.Module):
 
     def _marked(self, example: Example) -> tuple[tuple[int, ...], Marks]:
         """Token ids of the whole written chain and answer, and what each of them is."""
-        written = cast(WritesChain, self.method).written(example)
+        written = self.method.written(example)
+        assert written is not None
         starts = np.cumsum([0, *map(len, written.parts)])
         bounds = [self.backbone.character_bounds(text) + at for text, at in zip(written.parts, starts, strict=False)]
         bounds_T2 = np.concatenate([np.zeros((0, 2), dtype=np.int64), *bounds])
@@ -189,7 +174,7 @@ class StepWeighted(nn.Module):
             self._found[text] = finder(self.config.segmenter)(text)
         return self._found[text]
 
-    def check(self, rows: list[Row]) -> None:
+    def check(self, rows: Sequence[Row]) -> None:
         """Refuse a batch without a weighted label: training on it is plain SFT, which is not what was asked for.
 
         Raises:
@@ -215,26 +200,6 @@ class StepWeighted(nn.Module):
             "task.steps=annotated to keep <<...>> in natural text, method.multiplier=1 for plain SFT, or "
             "method.require_steps=false to train on such batches"
         )
-
-    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """The inner method's."""
-        return self.method.prompt(question, latents, name)
-
-    def source(self) -> Source | PrecomputedThoughts | None:
-        """The inner method's."""
-        return self.method.source()
-
-    def counts(self, batch: Batch) -> Counts:
-        """The inner method's; labels count by their weight."""
-        return self.method.counts(batch)
-
-    def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """The inner method's, with its labels weighted as the batch is marked."""
-        return self.method(batch, counts)  # pyright: ignore[reportCallIssue]
-
-    def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """No decoder, no words."""
-        return self.method.explain(trace)
 
 
 def _overlap(bounds_T2: np.ndarray, start: int, end: int) -> np.ndarray:

@@ -17,16 +17,15 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from unspoken.core.config import build, dump, lookup
+from unspoken.core.config import build, dump
 from unspoken.core.engine.stopping import STOP_HEAD, read_head
 from unspoken.core.fast.switch import using
 from unspoken.core.files import (
@@ -40,116 +39,23 @@ from unspoken.core.files import (
     write_json,
     write_text,
 )
-from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.lm.loading import load_backbone, restore
-from unspoken.core.precision import kept_dtype
 from unspoken.core.seal import SEAL, broken, model_info, sealed, state_info
 from unspoken.core.tensors import load_tensors, save_tensors
-from unspoken.errors import BackboneError, ConfigError, RunError, TrainingError
-from unspoken.methods import METHODS, make_method
+from unspoken.errors import RunError, TrainingError
 from unspoken.methods.base import Method
 from unspoken.runs.config import RunConfig
-from unspoken.runs.earlier import updated, updated_method
+from unspoken.runs.earlier import updated
 from unspoken.runs.lock import LOCK
 from unspoken.runs.model import Model
 from unspoken.runs.places import Places
+from unspoken.runs.saved import read_model, write_model
 from unspoken.runs.stage import own_latents, stage_of
-
-_DECODER = "decoder"
-"""Folder inside `model/` for a step decoder that came from elsewhere, so that a run directory is whole by itself."""
-
-_ASSISTANT = "assistant"
-"""Folder inside `model/` for an assistant model that was trained, or has no other place; others are named with a hash."""
-
-_INSIDE = "method."
-"""What the tensors of a wrapped method begin with, in the method around it."""
-
 
 TRAINING: Any = {
     "error": TrainingError,
     "then": "run the same command again, training goes on from the last saved state",
 }
 """How a failed write is told while a run trains."""
-
-
-def own_state(method: Any) -> dict[str, Tensor]:
-    """What a method has beyond its base model: projections, decoders. Another LM (a decoder, an assistant) is not here."""
-    parts = [method.backbone.lm]
-    if (assistant := _assistant(method)) is not None:
-        parts.append(assistant.backbone.lm)
-    if (decoder := _other_lm(method)) is not None:
-        parts.append(decoder)
-    elsewhere = {id(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers())}
-    return {name: tensor for name, tensor in method.state_dict(keep_vars=True).items() if id(tensor) not in elsewhere}
-
-
-def _other_lm(method: Any) -> Any:
-    """A step decoder's LM that came from elsewhere, or None."""
-    decoder = getattr(method, "decoder", None)
-    return decoder.lm if decoder is not None and decoder.config.path is not None else None
-
-
-def _assistant(method: Any) -> Any:
-    """The assistant model of a method (`core/auxiliary/assistant.py`), or None."""
-    return getattr(method.inner, "assistant", None)
-
-
-def _is_elsewhere(assistant: Any) -> bool:
-    """An assistant can be named instead of saved: it was not trained, and does not lie in a run's own folder."""
-    path = assistant.config.path
-    return assistant.frozen and path is not None and not (Path(path).parent / "unspoken.json").is_file()
-
-
-def _with_assistant(data: dict[str, Any], folder: Path) -> None:
-    """Put the folder of a saved assistant into a dumped method config, wherever in it an assistant is configured."""
-    for key, value in data.items():
-        if key == "assistant" and isinstance(value, dict):
-            kept = {"path": str(folder), "dtype": kept_dtype(folder)}  # what was trained is kept in fp32
-            data[key] = {k: v for k, v in value.items() if k == "attention"} | kept
-        elif isinstance(value, dict):
-            _with_assistant(value, folder)
-
-
-def _check_assistant(method: Any, named: Any, folder: Path) -> None:
-    """An assistant that was only named must have the weights that it had in training.
-
-    Raises:
-        RunError: it has others.
-    """
-    assistant = _assistant(method)
-    if named and assistant is not None and assistant.hash != named["weights"]:
-        raise RunError(
-            f"{folder} was trained with other weights of the assistant {named['path']} than lie there now; restore them "
-            f"(hash {named['weights'][:8]}, got {assistant.hash[:8]}), or train again"
-        )
-
-
-def _needed(data: dict[str, Any], *, explain: bool) -> tuple[dict[str, Any], Callable[[str], str | None]]:
-    """A dumped method without the methods around another one that only training needs, as SemCoT's encoder is.
-
-    Args:
-        data: the method's config.
-        explain: keep those that can explain latents.
-
-    Returns:
-        The config of what is left, and what its tensors were called: old name -> new name, None = not there any more.
-    """
-    if "inner" not in data:
-        return data, lambda name: name
-    left, below = _needed(data["inner"], explain=explain)
-
-    def inside(name: str) -> str | None:
-        return below(name.removeprefix(_INSIDE)) if name.startswith(_INSIDE) else None
-
-    if not (explain and lookup(METHODS, data["name"], "method").explains):
-        return left, inside
-
-    def around(name: str) -> str | None:
-        if not name.startswith(_INSIDE):
-            return name
-        return None if (new := inside(name)) is None else _INSIDE + new
-
-    return {**data, "inner": left}, around
 
 
 class RunDir(Places):
@@ -315,7 +221,9 @@ class RunDir(Places):
                 one, and how many "latents" it thinks then (None = as many as at the end).
         """
         run = self.read()["id"]
-        write_folder(self.path / "model", lambda new: _write_model(new, run, method, step, score, stage), **TRAINING)
+        write_folder(
+            self.path / "model", lambda new: write_model(new, run, method, step=step, score=score, stage=stage), **TRAINING
+        )
 
     def load_method(self, *, inner: bool = False) -> Method:
         """Rebuild the trained method from model/.
@@ -329,53 +237,15 @@ class RunDir(Places):
         about, folder = self.read(), self.path / "model"
         recover(folder)
         model = self.model_info()
-        run, data, own = model["run"], updated_method(model["method"])[0], set(model["own"])
-        if run != about["id"]:
+        if model["run"] != about["id"]:
             raise RunError(
-                f"{folder} belongs to another run ({run[:8]}, expected {about['id'][:8]}); restore the run's own model"
+                f"{folder} belongs to another run ({model['run'][:8]}, expected {about['id'][:8]}); "
+                "restore the run's own model"
             )
-        unused = _DECODER if inner else None
-        data, ours = _needed(data, explain=not inner)
-        own = {new for name in own if (new := ours(name)) is not None}
-        if not inner and isinstance(data.get("decoder"), dict) and (folder / _DECODER).is_dir():
-            data["decoder"]["path"] = str(folder / _DECODER)
-        if (folder / _ASSISTANT).is_dir():
-            _with_assistant(data, folder / _ASSISTANT)
-        try:
-            settings = {k: v for k, v in about["config"].get("backbone", {}).items() if k == "attention"}
-            backbone = load_backbone(BackboneConfig(path=str(folder), dtype=kept_dtype(folder), **settings))
-            words = len(backbone.tokenizer)
-            method = make_method(data, backbone)
-            backbone.parallel = about["config"].get("thinking", {}).get("parallel")
-            restore(backbone, folder)
-            if (assistant := _assistant(method)) is not None:
-                restore(assistant.backbone, folder / _ASSISTANT)
-        except (BackboneError, ConfigError, SafetensorError, RuntimeError, OSError) as error:
-            changed = broken(folder, "unspoken.json", model, without=unused)
-            why = f"{changed}; " if changed else ""
-            raise RunError(
-                f"{folder} cannot be loaded: {why}{str(error).splitlines()[0]}; it is truncated or from another model"
-            ) from error
-        if added := len(backbone.tokenizer) - words:
-            raise RunError(
-                f"{folder}: the tokenizer lacks {added} marker tokens of method {data['name']!r}; "
-                "it was replaced by another model's"
-            )
-        if set(wanted := own_state(method)) != own:
-            raise RunError(f"{folder} does not fit its method: tensors differ, e.g. {sorted(set(wanted) ^ own)[0]!r}")
-        if wanted:
-            found = load_tensors(folder / "method.safetensors")
-            found = {ours(name): tensor for name, tensor in found.items()}
-            for name, tensor in wanted.items():
-                if name not in found or found[name].shape != tensor.shape:
-                    got = tuple(found[name].shape) if name in found else "nothing"
-                    raise RunError(f"{folder / 'method.safetensors'}: {name} should be {tuple(tensor.shape)}, got {got}")
-                if not found[name].isfinite().all():
-                    raise RunError(f"{folder / 'method.safetensors'}: {name} holds nan or inf; take another copy of the run")
-                if tensor.is_floating_point():
-                    tensor.data = tensor.data.to(found[name].dtype)  # as it was kept, whatever the base model's type
-                tensor.data.copy_(found[name])
-        _check_assistant(method, model.get("assistant"), folder)
+        config = about["config"]
+        how = {"attention": config.get("backbone", {}).get("attention")}
+        how |= {"parallel": config.get("thinking", {}).get("parallel")}
+        method, unused = read_model(folder, model, explain=not inner, **how)
         self.check_model(without=unused)
         return method
 
@@ -383,11 +253,11 @@ class RunDir(Places):
         """See `core.seal.model_info`."""
         return model_info(self.path / "model" / "unspoken.json")
 
-    def check_model(self, *, without: str | None = None) -> None:
+    def check_model(self, *, without: Collection[str] = ()) -> None:
         """See that model/ is what was saved, by the hashes of its files; runs of older versions have none.
 
         Args:
-            without: a folder in it that is not used.
+            without: folders in it that are not used.
 
         Raises:
             RunError: it is not; names the file.
@@ -425,7 +295,7 @@ def load(
     config = run.config()
     how = config.fast if fast is None else replace(config.fast, enabled=fast)
     with using(how):
-        method: Any = run.load_method(inner=not explain)
+        method = run.load_method(inner=not explain)
     method.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     model = Model(method, config.speaking, latents=own_latents(run.path), path=str(path), fast=how)
     model.use_dtype(dtype)
@@ -445,43 +315,37 @@ def export(path: str | Path, out: str | Path) -> None:
     about = source.read()
     method = source.load_method(inner=True)
     config = build(RunConfig, {**about["config"], "method": dump(method.config)})
+
+    def write(new: Path) -> None:
+        write_run(new, config, more, method, stage_of(source.path), answering=True)
+
     more = {"exported_from": about["id"], "provenance": about.get("provenance")}
-    write_folder(out, lambda new: write_run(new, config, more, method, stage_of(source.path)), then="export again")
+    write_folder(out, write, then="export again")
 
 
 def write_run(
-    folder: Path, config: RunConfig, about: Mapping[str, Any], method: Method, stage: Mapping[str, Any] | None = None
+    folder: Path,
+    config: RunConfig,
+    about: Mapping[str, Any],
+    method: Method,
+    stage: Mapping[str, Any] | None = None,
+    *,
+    answering: bool = False,
 ) -> None:
-    """Make a run of a method that nobody trains on, inside a folder that is being written (`write_folder`)."""
+    """Make a run of a method that nobody trains on, inside a folder that is being written (`write_folder`).
+
+    Args:
+        answering: without the tensors that answering does not need.
+    """
     begun = _begun(config, about)
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(begun, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _write_model(folder / "model", begun["id"], method, 0, None, stage)
+    write_model(folder / "model", begun["id"], method, stage=stage, answering=answering)
 
 
 def _begun(config: RunConfig, about: Mapping[str, Any]) -> dict[str, Any]:
     """run.json of a new run."""
     return {"id": uuid.uuid4().hex, "config": dump(config), **about}
-
-
-def _write_model(
-    folder: Path, run: str, method: Method, step: int, score: float | None, stage: Mapping[str, Any] | None
-) -> None:
-    """Fill model/."""
-    method.backbone.save(folder)
-    if extra := own_state(method):
-        save_tensors(folder / "method.safetensors", extra)
-    if (lm := _other_lm(method)) is not None:
-        lm.save_pretrained(folder / _DECODER)
-        method.backbone.tokenizer.save_pretrained(folder / _DECODER)
-    about: dict[str, Any] = {"run": run, "step": step, "score": score, "method": dump(method.config), "own": sorted(extra)}
-    if (assistant := _assistant(method)) is not None:
-        if _is_elsewhere(assistant):
-            about["assistant"] = {"path": assistant.config.path, "weights": assistant.hash}
-        else:
-            assistant.backbone.save(folder / _ASSISTANT)
-    about |= {"stage": dict(stage)} if stage else {}
-    (folder / "unspoken.json").write_text(json.dumps(sealed(folder, about), indent=1), encoding="utf-8")
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

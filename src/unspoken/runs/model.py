@@ -267,8 +267,7 @@ class Model:
 
     def expected(self, example: Example, groups: int) -> tuple[str | None, ...] | None:
         """What each of so many thought groups of a problem stands for; None where the method does not say."""
-        say = getattr(self.method, "expected", None)
-        return None if say is None else say(example, groups)
+        return self.method.expected(example, groups)
 
     def _judge(self, stop: StopConfig | str) -> StopDecider:
         """A stop rule as this model applies it: at the end of a thought group."""
@@ -306,12 +305,11 @@ class Model:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Inside, no other thread runs the base model, whose attention works for one pass at a time, and dropout is off."""
-        module: Any = self.method
         with _lock_of(self.method.backbone):
-            was_training = module.training
-            module.eval()
+            was_training = self.method.training
+            self.method.eval()
             try:
                 with using(self.fast):
                     yield
             finally:
-                module.train(was_training)
+                self.method.train(was_training)

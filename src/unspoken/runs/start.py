@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from unspoken.core.lm.loading import load_backbone
-from unspoken.core.lm.markers import BOT, EOT, LATENT
 from unspoken.core.loop.sources import parallel
 from unspoken.core.precision import train_in_float32
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods import make_method
-from unspoken.methods.base import Method
+from unspoken.methods.base import Method, new_tokens_of
 from unspoken.runs.config import RunConfig
-from unspoken.runs.directory import RunDir, own_state
+from unspoken.runs.directory import RunDir
+from unspoken.runs.saved import own_state
 
 
 def build_method(config: RunConfig) -> Method:
     """The method of a config on its base model, LoRA included, as training starts from it.
 
     Raises:
-        ConfigError: LoRA on a base model that the method is told not to train; parallel passes over latents that are known
-            before.
+        ConfigError: LoRA on a base model that the method is told not to train; a token that the method has added and does
+            not speak of; parallel passes over latents that are known before.
         RunError: `start` is of another method.
     """
-    trains = getattr(config.method, "trains", "both")
-    if config.backbone.lora is not None and trains in ("decoder", "pauses"):
-        raise ConfigError(f"backbone.lora trains the base model, method.trains={trains} does not; set one of them otherwise")
     backbone = load_backbone(config.backbone)
+    words, lora = len(backbone.tokenizer), config.backbone.lora
     method = make_method(config.method, backbone)
     parallel(method.source(), config.thinking.parallel)  # refuses thoughts that do not follow from each other
     backbone.parallel = config.thinking.parallel
+    new, name = new_tokens_of(method), config.method.name
+    if silent := sorted({*range(words, len(backbone.tokenizer))} - {*new}):
+        raise ConfigError(
+            f"method {name!r} has added {backbone.tokenizer.convert_ids_to_tokens(silent[0])!r} to the base model, which is "
+            "not among its new_tokens(): with LoRA its row would never train; let the method name it there"
+        )
+    if lora is not None and not method.trains_base:
+        raise ConfigError(
+            f"backbone.lora trains the base model, and method {name!r} is told to leave it as it is (method.trains); "
+            "set one of them otherwise"
+        )
     if config.start is not None:
         _continue(method, config.start)
-    if config.backbone.lora is not None:
-        known = backbone.tokenizer.get_vocab()
-        backbone.adapt(config.backbone.lora, tuple(known[name] for name in (BOT, EOT, LATENT) if name in known))
-    train_in_float32(method)  # pyright: ignore[reportArgumentType]
+    if lora is not None:
+        backbone.adapt(lora, new)
+    train_in_float32(method)
     return method
 
 
@@ -45,7 +51,7 @@ def _continue(method: Method, start: str) -> None:
     Raises:
         RunError: it has other parts than this method.
     """
-    mine: Any = method.inner
+    mine = method.inner
     theirs = own_state(RunDir(start).load_method(inner=True))
     wanted = own_state(mine)
     differ = sorted(

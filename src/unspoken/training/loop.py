@@ -35,7 +35,7 @@ from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.metrics import Metrics, add_metrics
 from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.monitor import Monitor
-from unspoken.methods.base import ChecksBatches, LossReport, latents_at, layers
+from unspoken.methods.base import LossReport, Method, latents_at, layers
 from unspoken.runs.config import RunConfig, learning_rate
 from unspoken.runs.directory import RunDir
 from unspoken.runs.lock import Lock
@@ -96,7 +96,7 @@ class Training:
         watched = self.task.examples("validation")[: self.t.stability_limit] if self.t.stability_limit else []
         self.monitor = Monitor(self.method, watched) if watched else None
         self.feed = rows_of.Feed(self.method, self.examples, self.schedule, self.t.seed)
-        self.picky = [part for part in layers(self.method) if isinstance(part, ChecksBatches)]
+        self.picky = [layer for layer in layers(self.method) if type(layer).check is not Method.check]
         self._check_batches()
         set_seed(self.t.seed + 1_000_003 * (self.ranks.index + 1))
 
@@ -114,7 +114,7 @@ class Training:
         self.examples = self.task.examples("train")
         self.validation = self.task.examples("validation")[: t.validate_limit] if t.validate_limit else []
         set_seed(t.seed)  # decides random weights; dropout gets its own seed per process later
-        self.method: Any = build_method(config)
+        self.method = build_method(config)
         self.method.to(self.accelerator.device).train()
         if is_on() and t.encodings is not None and self.method.backbone.tokenizer.is_fast:
             one = self.accelerator.is_local_main_process  # all processes see the same texts
@@ -161,8 +161,8 @@ class Training:
         """Let the method refuse a batch of the first epoch before there is a run directory."""
         for step in range(min(self.schedule.steps_per_epoch, self.schedule.total) if self.picky else 0):
             rows = self.feed.rows(step, self.schedule.stage(0))  # the stage that writes most
-            for part in self.picky:
-                part.check(rows)
+            for layer in self.picky:
+                layer.check(rows)
 
     def _train_step(self) -> None:
         """One optimizer step; what it reports waits in `pending`, so that a GPU is not stopped to be asked."""
@@ -254,7 +254,7 @@ class Training:
         everyone = self.ranks.gather(lambda: (sums_of(steps), self.signals.asked))
         self.stopping = next((asked for _, asked in everyone if asked is not None), None)
         sums = add_sums([sums for sums, _ in everyone])
-        check_finite(steps, sums, self.run.latest_step(), [part.advice for part in self.picky])
+        check_finite(steps, sums, self.run.latest_step(), [layer.advice for layer in layers(self.method)])
         return sums
 
     def _told(self, parts: list[Metrics]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from unspoken.core.rows.curriculum import Curriculum, Stage
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
-from unspoken.methods.base import Method, uses_steps
+from unspoken.methods.base import Method
 from unspoken.runs.config import TrainConfig
 from unspoken.tasks.base import Task
 from unspoken.tasks.reading.remarks import remarks, without_steps
@@ -190,7 +190,7 @@ def warn_of(task: Task, method: Method, examples: Sequence[Example], validates: 
         validates: the validation split is used too.
     """
     told = remarks(task, "train") + (remarks(task, "validation") if validates else [])
-    if uses_steps(method) and (bare := without_steps(examples)) is not None:
+    if method.uses_steps and (bare := without_steps(examples)) is not None:
         told.insert(0, bare)
     for line in told if PartialState().is_main_process else ():
         warnings.warn(line, stacklevel=4)

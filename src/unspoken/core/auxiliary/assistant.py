@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from unspoken.core.fast.state_cache import StateCache, Watch, config_hash, weights_hash
 from unspoken.core.fast.switch import is_on, settings
 from unspoken.core.lm.backbone import BackboneConfig
-from unspoken.core.lm.loading import load_backbone
+from unspoken.core.lm.loading import load_backbone, restore
 from unspoken.core.lm.markers import add_tokens
 from unspoken.core.loop.loop import unroll
 from unspoken.core.precision import circumstances
@@ -92,6 +93,32 @@ class Assistant(nn.Module):
     def width(self) -> int:
         """A."""
         return self.backbone.width
+
+    @property
+    def lm(self) -> nn.Module:
+        """The causal LM itself."""
+        return self.backbone.lm
+
+    @property
+    def context(self) -> int | None:
+        """The most positions it takes, or None where its config does not say."""
+        return self.backbone.context
+
+    @property
+    def named(self) -> dict[str, str] | None:
+        """Its path and hash: it need not be saved, since it was not trained, and does not lie in a run's own folder."""
+        path = self.config.path
+        if not self.frozen or path is None or (Path(path).parent / "unspoken.json").is_file():
+            return None
+        return {"path": path, "weights": self.hash}
+
+    def save(self, folder: Path) -> None:
+        """Write it as an ordinary Hugging Face folder."""
+        self.backbone.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Put on the adapter that lies in a folder it was loaded from, if there is one."""
+        restore(self.backbone, folder)
 
     @property
     def hash(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -114,6 +115,19 @@ class StepDecoder(nn.Module):
         super().train(mode)
         self.lm.train(mode and self.config.dropout)
         return self
+
+    @property
+    def named(self) -> None:
+        """It trains, so it is saved wherever it came from."""
+        return
+
+    def save(self, folder: Path) -> None:
+        """Write it, with the base model's tokenizer, as an ordinary Hugging Face folder."""
+        self.lm.save_pretrained(folder)
+        self._base.tokenizer.save_pretrained(folder)
+
+    def restore(self, folder: Path) -> None:
+        """It has no adapters."""
 
     @property
     def device(self) -> torch.device:
