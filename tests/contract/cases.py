@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from support import backbones
 
-from unspoken.core.lm.adapters import LoraSettings
+from unspoken.core.config import build
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
-from unspoken.methods import make_method
+from unspoken.runs.config import RunConfig
+from unspoken.runs.start import build_method
 
 FAMILIES = ("gpt2", "llama", "qwen3")
 
@@ -183,25 +184,32 @@ def _assistant(family: str, more: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def make(name: str, family: str, seed: int = 0) -> Any:
-    """A case's method on a fresh random backbone."""
-    case = CASES[name]
-    backbone = backbones.backbone(family, seed)
-    method: Any = make_method(settings(name, family), backbone)
+    """A case's method on a fresh random backbone, built as training builds it."""
+    return built(settings(name, family), family, CASES[name].lora, seed)
+
+
+def built(method: dict[str, Any], family: str, lora: bool = False, seed: int = 0) -> Any:
+    """A method of some settings, LoRA or not, through `build_method`, which is how a run begins."""
+    more = {"lora": {"r": 4, "alpha": 8.0}} if lora else {}
+    config = {
+        "backbone": {**backbones.settings(family), **more},
+        "method": method,
+        "task": "tiny",
+        "train": {"steps": 1},
+    }
+    torch.manual_seed(seed)
+    made: Any = build_method(build(RunConfig, config))
     torch.manual_seed(seed + 1)
     with torch.no_grad():
         # New rows start alike. Apart, no two tokens have equal logits, and greedy choices are not left to rounding.
-        for weight in {id(w): w for w in tables(method)}.values():
+        for weight in {id(w): w for w in tables(made)}.values():
             weight[OLD_WORDS:].add_(torch.randn_like(weight[OLD_WORDS:]) * 0.2)
-        for key, value in method.named_parameters():
+        for key, value in made.named_parameters():
             if "trainable_tokens_delta" in key:  # rows that train alone are kept apart from their table
                 value.add_(torch.randn_like(value) * 0.2)
-    if case.lora:
-        backbone.adapt(LoraSettings(r=4, alpha=8.0), tuple(range(OLD_WORDS, len(backbone.tokenizer))))
-    with torch.no_grad():
-        for key, value in method.named_parameters():
             if "lora_B" in key:  # starts at 0, and lora_A would get no gradient
                 value.normal_(std=0.1)
-    return method.eval()
+    return made.eval()
 
 
 OLD_WORDS = len(backbones.tokenizer())

@@ -167,3 +167,43 @@ def test_a_value_that_nothing_can_hold(value: str):
         override({"a": 1}, [f"a={value}"])
     assert "cannot be a value" in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_package.method:Hint", "method 'no_such_package.method:Hint' cannot be loaded: module "
+         "'no_such_package.method' is not installed; install the package, or put the folder that it lies in on PYTHONPATH"),
+        ("somebodys:Hint", "method 'somebodys:Hint' cannot be loaded: module 'somebodys' needs 'no_such_package', which is "
+         "not installed"),
+        ("broken:Hint", "method 'broken:Hint' cannot be loaded: module 'broken' fails: ZeroDivisionError: division by zero"),
+        ("unspoken.methods.coconut:Cocnut", "module 'unspoken.methods.coconut' has no 'Cocnut'; did you mean 'Coconut'"),
+        ("json:JSONDecoder", "'json:JSONDecoder' is no method: it has no `Config`"),
+        ("a:b:c", "unknown method 'a:b:c'"),
+    ],
+)  # fmt: skip
+def test_a_name_from_outside_that_is_none_is_one_clear_line(name, message, tmp_path, monkeypatch):
+    (tmp_path / "somebodys.py").write_text("import no_such_package\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        method_config({"name": name})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_installed_package_adds_names(tmp_path, monkeypatch):
+    """By entry points, as `pip install` writes them; a name of our own stays ours."""
+    about = tmp_path / "somebodys-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[unspoken.plugins]\nmethod.ours = unspoken.methods.cot:Cot\nmethod.coconut = json:loads\n"
+        "stop_rule.soon = somebodys:Soon\n"
+    )
+    (tmp_path / "somebodys.py").write_text("class Soon:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert lookup(METHODS, "ours", "method").__name__ == "Cot"
+    assert lookup(METHODS, "coconut", "method").__name__ == "Coconut"
+    assert lookup({}, "soon", "stop rule").__name__ == "Soon"
+    with pytest.raises(ConfigError, match=r"unknown method 'soon'.*ours"):
+        lookup(METHODS, "soon", "method")

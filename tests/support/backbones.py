@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from typing import Any
 
 import torch
@@ -50,6 +51,26 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_tokenizer_json()), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
+
+
+@functools.cache
+def tokenizer_folder() -> str:
+    """The tokenizer as a folder, for configs."""
+    kept = tempfile.TemporaryDirectory(prefix="tokenizer-")
+    _KEPT.append(kept)
+    tokenizer().save_pretrained(kept.name)
+    return kept.name
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+"""Removed when Python ends."""
+
+
+def settings(family: str = "llama", **more: Any) -> dict[str, Any]:
+    """`backbone` as fields of a `BackboneConfig`: its weights are drawn from torch's current seed."""
+    eos = tokenizer().eos_token_id
+    ids = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
+    return {"arch": {**ARCHS[family], "initializer_range": 0.2, **ids, **more}, "tokenizer": tokenizer_folder()}
 
 
 def backbone(family: str = "llama", seed: int = 0, **more: Any) -> Backbone:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.metadata
 import json
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -16,7 +18,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from unspoken.core.checks import readable, shown
-from unspoken.errors import ConfigError, did_you_mean
+from unspoken.errors import ConfigError, UnspokenError, did_you_mean
 
 T = TypeVar("T")
 
@@ -27,16 +29,65 @@ Table = Mapping[str, str]
 """An extension point: name -> "module:Attribute", imported only when asked for."""
 
 
+PLUGINS = "unspoken.plugins"
+"""The group of entry points in which an installed package says what it adds: "method.hint" = "package.module:Hint"."""
+
+
+def plugins(kind: str) -> dict[str, str]:
+    """What installed packages add to an extension point: name -> "module:Attribute".
+
+    Args:
+        kind: method, task, recipe, extractor or stop rule; entry points write "stop_rule".
+    """
+    begin = kind.replace(" ", "_") + "."
+    found = importlib.metadata.entry_points(group=PLUGINS)
+    return {point.name.removeprefix(begin): point.value for point in found if point.name.startswith(begin)}
+
+
 def lookup(table: Table, name: str, kind: str) -> Any:
-    """The object that `table` names, imported now.
+    """The object of a name, imported now: one that `table` or an installed package names, or "module:Attribute" itself.
 
     Raises:
-        ConfigError: no such name; the message suggests the nearest ones.
+        ConfigError: no such name (the message suggests the nearest ones), or what it stands for cannot be imported.
     """
-    if name not in table:
-        raise ConfigError(f"unknown {kind} {name!r}; {did_you_mean(str(name), table)}")
-    module, attribute = table[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    if name in table:
+        where = table[name]
+    elif _PLACE.fullmatch(name):
+        where = name
+    elif name in (others := plugins(kind)):
+        where = others[name]
+    else:
+        raise ConfigError(f"unknown {kind} {name!r}; {did_you_mean(str(name), (*table, *others))}")
+    return _imported(where, f"{kind} {name!r}")
+
+
+_PLACE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+"""module:Attribute."""
+
+
+def _imported(where: str, what: str) -> Any:
+    """The attribute of a module.
+
+    Raises:
+        ConfigError: there is no such module or attribute, or the module fails.
+    """
+    module, _, attribute = where.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        needs = "is" if module == error.name or module.startswith(f"{error.name}.") else f"needs {error.name!r}, which is"
+        raise ConfigError(
+            f"{what} cannot be loaded: module {module!r} {needs} not installed; install the package, or put the folder "
+            "that it lies in on PYTHONPATH"
+        ) from None
+    except UnspokenError:
+        raise
+    except Exception as error:  # whatever somebody's module does
+        raise ConfigError(f"{what} cannot be loaded: module {module!r} fails: {type(error).__name__}: {error}") from error
+    if not hasattr(found, attribute):
+        public = [name for name in vars(found) if not name.startswith("_")]
+        raise ConfigError(f"{what}: module {module!r} has no {attribute!r}; {did_you_mean(attribute, public)}")
+    return getattr(found, attribute)
 
 
 def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> str:
@@ -95,10 +146,10 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
 def named(table: Table, kind: str, data: Any) -> Any:
     """Build the config of a class chosen by name: `{"name": "coconut", ...}` -> `CoconutConfig(...)`.
 
-    Each entry of the table names a class that has the attribute `Config`.
+    Each entry of the table names a class that has the attribute `Config`. So does "module:Class" of anybody's.
 
     Raises:
-        ConfigError: the name is missing or unknown, or a field is wrong.
+        ConfigError: the name is missing or unknown, is no such class, or a field is wrong.
     """
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         return data
@@ -106,7 +157,10 @@ def named(table: Table, kind: str, data: Any) -> Any:
         data = {"name": data}
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
         raise ConfigError(f"a {kind} is a mapping with a 'name', got {data!r:.80}; {did_you_mean('', table)}")
-    return build(lookup(table, data["name"], kind).Config, data)
+    config = getattr(lookup(table, data["name"], kind), "Config", None)
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        raise ConfigError(f"{data['name']!r} is no {kind}: it has no `Config`, the frozen dataclass of its settings")
+    return build(config, data)
 
 
 def dump(config: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unspoken.core.config import build, dump, lookup, override
-from unspoken.errors import ConfigError, did_you_mean
+from unspoken.errors import ConfigError
 from unspoken.runs.earlier import check_moved, updated
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The config of a recipe, with `a.b=value` overrides applied.
 
     Args:
-        name: a name of the table, or a JSON file that holds a config (a run.json will do).
+        name: a name of the table or of an installed package, "module:function", or a JSON file that holds a config (a
+            run.json will do).
         overrides: assignments, e.g. "train.lr=1e-3".
 
     Raises:
@@ -119,9 +120,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     from unspoken.runs.config import RunConfig
 
-    if name in RECIPES:
-        config = lookup(RECIPES, name, "recipe")()
-    elif name.endswith(".json") or Path(name).is_file():
+    if name not in RECIPES and (name.endswith(".json") or Path(name).is_file()):
         try:
             data = json.loads(Path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -129,7 +128,11 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         data = data.get("config", data) if isinstance(data, dict) else data
         config = build(RunConfig, updated(data), f"{name}: ")
     else:
-        raise ConfigError(f"unknown recipe {name!r}; {did_you_mean(name, RECIPES)}; or give a JSON file")
+        try:
+            made = lookup(RECIPES, name, "recipe")()
+        except ConfigError as error:
+            raise ConfigError(f"{error}; or give a JSON file") from None
+        config = build(RunConfig, made, f"recipe {name!r}: ")
     if not overrides:
         return config
     check_moved(dumped := dump(config), overrides)

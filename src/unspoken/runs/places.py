@@ -35,7 +35,8 @@ class Places:
 
     def report_path(self, task: str, split: str, **changed: Any) -> Path:
         """Where the report of an evaluation goes; `compare` reads the one with no changed settings."""
-        return self.place(f"eval-{task}-{split}", ".json", **changed)
+        plainly = re.sub(r"[^\w.-]+", "-", task)  # "module:Class" is a name of tasks, but none of files
+        return self.place(f"eval-{plainly}-{split}", ".json", **changed)
 
     def reports(self, *, whole: bool = False) -> list[Path]:
         """The reports in the run's folder.

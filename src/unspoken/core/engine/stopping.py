@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import STRICT, lookup, plugins
 from unspoken.core.files import write_file
 from unspoken.errors import ConfigError, RunError
 
@@ -36,13 +36,15 @@ class StopConfig:
 
     __pydantic_config__ = STRICT
 
-    rule: Rule = "fixed"
+    rule: str = "fixed"  # one of `Rule`; of an installed package; or "module:Class", see `StopDecider`
     # fixed: number of latents; confidence and head: least probability; convergence: largest relative change of a latent
     threshold: float = 1.0
     least: int = 1  # latents thought before the rule is asked
     every: int = 1  # stop at multiples only; of a method's thought groups, where `Model` applies it
 
     def __post_init__(self) -> None:
+        if self.rule not in get_args(Rule):
+            lookup(dict.fromkeys(get_args(Rule), ""), self.rule, "stop rule")
         if self.least < 1 or self.every < 1:
             raise ConfigError(f"a stop rule needs least and every of at least 1, got {self.least} and {self.every}")
         if self.rule == "fixed" and not (self.threshold >= 1 and float(self.threshold).is_integer()):
@@ -59,21 +61,24 @@ class StopConfig:
         Raises:
             ConfigError: no such rule, or a threshold that is no number.
         """
-        rule, _, number = text.partition(":")
+        rule, _, number = text.rpartition(":")
         try:
             threshold = float(number)
         except ValueError:
             threshold = None
-        if rule not in get_args(Rule) or threshold is None:
+        known = (*get_args(Rule), *plugins("stop rule"))
+        if threshold is None or (rule not in known and ":" not in rule):
             raise ConfigError(
-                f"a stop rule is written RULE:NUMBER with a rule of {', '.join(get_args(Rule))}, e.g. confidence:0.9; "
-                f"got {text!r}"
+                f"a stop rule is written RULE:NUMBER with a rule of {', '.join(known)}, e.g. confidence:0.9; got {text!r}"
             )
-        return cls(rule=rule, threshold=threshold)  # pyright: ignore[reportArgumentType]
+        return cls(rule=rule, threshold=threshold)
 
 
 class StopDecider:
     """Applies a rule.
+
+    A rule from outside is a class that is made from the threshold. Called with how many latents a row has thought, the one
+    that is about to be fed [D] and the one before it [D] (None = it is the first), it says whether that one is the last.
 
     Args:
         stopping: the rule.
@@ -87,6 +92,9 @@ class StopDecider:
         if stopping.rule == "head" and head is None:
             raise ConfigError("stop rule 'head' needs a trained head, which this model lacks; run `unspoken learn-stop RUN`")
         self.stopping, self.head = stopping, head
+        self._other = None
+        if stopping.rule not in get_args(Rule):
+            self._other = lookup({}, stopping.rule, "stop rule")(stopping.threshold)
 
     @property
     def tries(self) -> bool:
@@ -99,6 +107,8 @@ class StopDecider:
 
     def is_last(self, thought: int, latent_D: Tensor, before_D: Tensor | None) -> bool:
         """Whether the latent that is about to be fed, number `thought` counted from 1, is the last; not for `tries`."""
+        if self._other is not None:
+            return bool(self._other(thought, latent_D, before_D))
         rule, limit = self.stopping.rule, self.stopping.threshold
         if rule == "fixed":
             return thought >= limit

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unspoken.core.config import lookup
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, did_you_mean
 from unspoken.tasks.base import Score
@@ -54,16 +55,21 @@ class Extractor:
 
 
 def extractor(name: str) -> Extractor:
-    """The rule of a name.
+    """The rule of a name: of `EXTRACTORS`, of an installed package, or "module:NAME".
 
     Raises:
         ConfigError: no such name (with a did-you-mean), or a library that it needs is not installed.
     """
-    if name not in EXTRACTORS:
-        raise ConfigError(f"unknown extractor {name!r}; {did_you_mean(name, EXTRACTORS)}")
     if name == "math-verify":
         _math_verify()
-    return EXTRACTORS[name]
+    if name in EXTRACTORS:
+        return EXTRACTORS[name]
+    if name.partition(":")[0] in {known.partition(":")[0] for known in EXTRACTORS}:  # "paper:" is no module
+        raise ConfigError(f"unknown extractor {name!r}; {did_you_mean(name, EXTRACTORS)}")
+    found = lookup(dict.fromkeys(EXTRACTORS, ""), name, "extractor")
+    if not isinstance(found, Extractor):
+        raise ConfigError(f"{name!r} is no extractor: expected an `Extractor`, got {type(found).__name__}")
+    return found
 
 
 def judge(name: str, example: Example, text: str, rule: Rule = score_number, mark: str | None = None) -> Verdict:
