@@ -116,7 +116,7 @@ class PromptEmbedder:
             if (inside / "config.json").is_file():
                 placed(data, inside.name, inside)
         method = make_method(data, Embeddings(table, tokenizer))  # pyright: ignore[reportArgumentType]
-        wanted, found = own_state(method, answering=True), load_tensors(folder / _METHOD)
+        wanted, found = own_state(method), load_tensors(folder / _METHOD)
         if {name: t.shape for name, t in wanted.items()} != {name: t.shape for name, t in found.items()}:
             raise RunError(f"{folder / _METHOD} does not fit the method; export again")
         for name, tensor in wanted.items():
@@ -280,7 +280,7 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
         save_tensors(folder / _TABLE, {"embeddings": table_VD.clone()})
         save_tensors(folder / _METHOD, own_state(method, answering=True))
         method.backbone.tokenizer.save_pretrained(folder / "tokenizer")
-        save_models(method, folder, all_of_them=True)
+        save_models(method, folder, answering=True, elsewhere=True)
         (folder / _ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_readme(about["model"]), encoding="utf-8")
 

@@ -94,7 +94,8 @@ class Part:
 
     Attributes:
         module: what it is; its tensors are kept in method.safetensors.
-        needed: what for. What answering does not need is left out of exports.
+        needed: what for. Exports leave out what answering does not need: with the `Wrapper` that has it, or where
+            `answering_config` makes a method without it.
         lm: the language model that it is or holds, where that is kept as a Hugging Face folder of the part's name. The
             method's settings then have a field of the same name that says which model it is, by its `path`.
     """
@@ -198,7 +199,8 @@ class Method(nn.Module, ABC):
         return True
 
     def answering_config(self) -> Any:
-        """The config as answering needs it, without what makes only training faster."""
+        """The config of what is left for answering, as exports hold it: without parts that are needed for something else
+        (`Part.needed`), and without what makes only training faster."""
         return self.config
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:

@@ -314,7 +314,7 @@ def export(path: str | Path, out: str | Path) -> None:
     check_new(out)
     about = source.read()
     method = source.load_method(inner=True)
-    config = build(RunConfig, {**about["config"], "method": dump(method.config)})
+    config = build(RunConfig, {**about["config"], "method": dump(method.answering_config())})
 
     def write(new: Path) -> None:
         write_run(new, config, more, method, stage_of(source.path), answering=True)
@@ -335,7 +335,7 @@ def write_run(
     """Make a run of a method that nobody trains on, inside a folder that is being written (`write_folder`).
 
     Args:
-        answering: without the tensors that answering does not need.
+        answering: without what answering does not need.
     """
     begun = _begun(config, about)
     folder.mkdir()

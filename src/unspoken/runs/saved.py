@@ -28,7 +28,7 @@ from unspoken.core.seal import broken, sealed
 from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import BackboneError, ConfigError, RunError
 from unspoken.methods import METHODS, make_method
-from unspoken.methods.base import Method, Wrapper, layers, parts_of
+from unspoken.methods.base import Method, Wrapper, parts_of
 from unspoken.runs.earlier import updated_method
 
 _INSIDE = "method."
@@ -64,36 +64,40 @@ def write_model(
         folder: where; the base model's own writer makes it.
         run: id of the run.
         step, score, stage: see `RunDir.save_model`.
-        answering: leave out tensors that answering does not need.
+        answering: leave out what answering does not need.
     """
     method.backbone.save(folder)
     own = own_state(method, answering=answering)
     if own:
         save_tensors(folder / "method.safetensors", own)
-    named = save_models(method, folder)
-    about: dict[str, Any] = {"run": run, "step": step, "score": score, "method": dump(method.config), "own": sorted(own)}
+    named = save_models(method, folder, answering=answering)
+    config = method.answering_config() if answering else method.config
+    about: dict[str, Any] = {"run": run, "step": step, "score": score, "method": dump(config), "own": sorted(own)}
     about |= {"named": named} if named else {}
     about |= {"stage": dict(stage)} if stage else {}
-    about |= {"answering": True} if answering else {}
     (folder / "unspoken.json").write_text(json.dumps(sealed(folder, about), indent=1), encoding="utf-8")
 
 
-def save_models(method: Method, folder: Path, *, all_of_them: bool = False) -> dict[str, dict[str, str]]:
+def save_models(
+    method: Method, folder: Path, *, answering: bool = False, elsewhere: bool = False
+) -> dict[str, dict[str, str]]:
     """Write the language models beside the base model, each into a folder of its name.
 
     Args:
-        all_of_them: those too that lie elsewhere and could be named instead.
+        answering: only those that answering needs.
+        elsewhere: those too that lie elsewhere and could be named instead.
 
     Returns:
         Path and hash of those that are only named, by name.
     """
     named: dict[str, dict[str, str]] = {}
     for name, part in parts_of(method).items():
-        if part.lm is not None:
-            if not all_of_them and (found := part.lm.named) is not None:
-                named[name] = found
-            else:
-                part.lm.save(folder / name)
+        if part.lm is None or (answering and part.needed != "answer"):
+            continue
+        if not elsewhere and (found := part.lm.named) is not None:
+            named[name] = found
+        else:
+            part.lm.save(folder / name)
     return named
 
 
@@ -160,8 +164,6 @@ def read_model(
             "it was replaced by another model's"
         )
     wanted = own_state(method)
-    if model.get("answering"):
-        wanted = _without_absent(method, wanted, own)
     if set(wanted) != own:
         raise RunError(f"{folder} does not fit its method: tensors differ, e.g. {sorted(set(wanted) ^ own)[0]!r}")
     if wanted:
@@ -198,18 +200,6 @@ def _needed(data: dict[str, Any], *, explain: bool) -> tuple[dict[str, Any], Cal
         return None if (new := inside(name)) is None else _INSIDE + new
 
     return {**data, "inner": left}, around
-
-
-def _without_absent(method: Method, wanted: dict[str, Tensor], own: set[str]) -> dict[str, Tensor]:
-    """What an export for answering holds of a method's tensors. What explains and is not there can explain no more."""
-    absent = set(wanted) - set(own_state(method, answering=True)) - own
-    lost = {id(wanted[name]) for name in absent}
-    for layer in layers(method):
-        for part in layer.parts().values():
-            inside = part.module.state_dict(keep_vars=True).values()
-            if part.needed == "explain" and any(id(tensor) in lost for tensor in inside):
-                layer.explains = False
-    return {name: tensor for name, tensor in wanted.items() if name not in absent}
 
 
 def _fill(wanted: Mapping[str, Tensor], found: Mapping[str | None, Tensor], file: Path) -> None:
