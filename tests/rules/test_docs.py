@@ -138,3 +138,10 @@ def test_the_site_needs_no_network():
     config = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), _Loader)
     assert config["theme"]["font"] is False
     assert not [name for key in ("extra_css", "extra_javascript") for name in config.get(key, []) if "//" in name]
+
+
+def test_promises_name_tests_that_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8"))
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), (file, test)

@@ -158,7 +158,7 @@ def lm_of(family: str, words: Any, shape: dict[str, Any]) -> Any:
 
 def row_of(family: str) -> tuple[str, ...]:
     """The family's row of the table."""
-    words = AutoTokenizer.from_pretrained(str(builtin("builtin:tiny") / "model"))
+    words = AutoTokenizer.from_pretrained(str(builtin("builtin:tiny") / "model"), trust_remote_code=False)
     shape = (PADDED | UNPADDED)[family]
 
     def model(name: str) -> Model:
@@ -243,7 +243,7 @@ def _export(model: Model) -> str:
     method.eval()
     with tempfile.TemporaryDirectory() as folder:
         method.backbone.save(Path(folder))
-        lm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        lm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
     for example in EXAMPLES:
         ids = torch.tensor([method.prompt(example.question).ids])
         mask = torch.ones_like(ids)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,9 @@ def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str],
         check_place(path)
     base = adapter_base(path)
     if base is None:
-        how: Any = {"dtype": dtype, "output_loading_info": True, "trust_remote_code": False}
-        lm, found = with_attention(lambda **kind: AutoModelForCausalLM.from_pretrained(path, **kind, **how), attention)
+        how: Any = {"dtype": dtype, "output_loading_info": True}
+        load = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=False, **how)
+        lm, found = with_attention(load, attention)
         if missing := sorted(found["missing_keys"]):
             raise BackboneError(
                 f"{path} lacks {len(missing)} of the model's weights (first: {missing[0]!r}), which would be random; "
