@@ -265,12 +265,12 @@ def test_the_file_holds_every_record(tmp_path):
 
 def test_files_that_are_none(tmp_path):
     file = tmp_path / "controls.json"
-    with pytest.raises(RunError, match="cannot read it"):
+    with pytest.raises(RunError, match="cannot read the report of controls"):
         ControlsReport.from_json(file)
     controls("idle").save(file)
     text = file.read_text()
     file.write_text(text[:2000])
-    with pytest.raises(RunError, match="not a report, or cut off"):
+    with pytest.raises(RunError, match="not a report of controls, or cut off"):
         ControlsReport.from_json(file)
     controls("idle").plain.save(file)
     with pytest.raises(RunError, match="expected a report of controls of format 1"):

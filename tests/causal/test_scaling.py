@@ -114,7 +114,7 @@ def test_files(tmp_path):
         assert word in words
     assert len(drawn.findall(".//{*}circle")) == 6
     file.write_text(file.read_text()[:300])
-    with pytest.raises(RunError, match="not a report, or cut off"):
+    with pytest.raises(RunError, match="not a report of scaling, or cut off"):
         ScalingReport.from_json(file)
     scaled.plain.save(file)
     with pytest.raises(RunError, match="expected a report of scaling of format 1"):

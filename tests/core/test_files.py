@@ -190,9 +190,9 @@ def test_equal_tensors_make_equal_files(tmp_path):
 @given(st.lists(st.dictionaries(st.text(), st.integers())), st.integers(1, 3))
 @settings(max_examples=50, deadline=None)
 def test_lines_json_is_json_with_a_record_a_line(rows, indent):
-    text = files.lines_json({"format": 1}, "rows", rows, indent)
+    text = files.lines_json({"format": 1, "rows": rows}, ("rows",), indent)
     assert json.loads(text) == {"format": 1, "rows": rows}
-    assert len(text.splitlines()) == 5 + max(len(rows), 1)
+    assert len(text.splitlines()) == (5 + len(rows) if rows else 4)
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def test_votes_and_other_rules_verify(model: Any, tmp_path: Path):
     [
         (None, "cannot read the card"),
         ("{", "not a card, or cut off"),
-        ("[]", "expected a file of format 'unspoken card 1', got list"),
-        ('{"format": 1}', "got 1; `unspoken card REPORT` makes a card"),
+        ("[]", "expected a card of format 'unspoken card 1', got list"),
+        ('{"format": 1}', "got format 1; `unspoken card REPORT` makes one"),
         ('{"format": "unspoken card 1"}', "field 'score' of Card is missing"),
     ],
 )

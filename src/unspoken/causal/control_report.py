@@ -6,17 +6,15 @@ Every figure is computed from the records, and so is the verdict. Reading a repo
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT, build, dump
-from unspoken.core.files import write_text
+from unspoken.core.stored import Stored
 from unspoken.core.text.markup import cell
 from unspoken.core.text.table import Table
-from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.records import EvalReport, Record, check_records
+from unspoken.errors import RunError
+from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.statistics import Difference, Rate, difference, rate
 from unspoken.evaluation.tables import cut_off, p_value, percent, points, with_interval
 
@@ -90,7 +88,7 @@ class Control:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlsReport:
+class ControlsReport(Stored):
     """Controls of one model on one split, and the unmodified run that they are held against.
 
     Attributes:
@@ -102,7 +100,10 @@ class ControlsReport:
         controls: in the order in which they were run.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    KIND: ClassVar[str] = "report of controls"
+    MADE_BY: ClassVar[str] = "controls"
+    ROWS: ClassVar[tuple[str, ...]] = ("controls", "outcomes", "records")
+    PARTS: ClassVar[tuple[str, ...]] = ("plain",)
 
     plain: EvalReport
     latents: int
@@ -174,57 +175,13 @@ class ControlsReport:
             "left_out": self.left_out,
         }
 
-    def to_json(self) -> str:
-        """The report as JSON text: the summary for people, and what `from_json` reads."""
-        head: dict[str, Any] = {"format": self.format, "summary": self.summary()}
-        head |= {name: dump(getattr(self, name)) for name in ("latents", "seed", "donors", "left_out")}
-        opening = json.dumps(head, indent=2, default=str).removesuffix("\n}")
-        controls = []
+    def check(self, path: str | Path) -> None:
+        """Refuse records that no evaluation gives, and controls of other problems."""
+        self.plain.check(path)
+        ids = [record.id for record in self.plain.records]
         for control in self.controls:
-            rows = ",\n".join("      " + json.dumps(dump(outcome)) for outcome in control.outcomes)
-            name, setting = json.dumps(control.name), json.dumps(control.setting)
-            controls.append(f'    {{"name": {name}, "setting": {setting}, "outcomes": [\n{rows}\n    ]}}')
-        return (
-            f'{opening},\n  "plain": {self.plain.to_json().strip()},\n  "controls": [\n'
-            + ",\n".join(controls)
-            + "\n  ]\n}\n"
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file, all or nothing.
-
-        Raises:
-            RunError: the file cannot be written; one that was there before is unchanged.
-        """
-        write_text(path, self.to_json())
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> ControlsReport:
-        """Read what `save` wrote.
-
-        Raises:
-            RunError: no such file, not a report of controls, or of another format.
-        """
-        try:
-            data = json.loads(Path(path).read_bytes())
-        except OSError as error:
-            raise RunError(f"{path}: cannot read it ({error.strerror}); give a file that `controls` wrote") from None
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{path}: not a report, or cut off: {error}; run the controls again") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT or not isinstance(data.get("plain"), dict):
-            raise RunError(f"{path}: expected a report of controls of format {FORMAT}; give a file that `controls` wrote")
-        data.pop("summary", None)  # computed again: the records are what counts
-        data["plain"].pop("summary", None)
-        try:
-            report = build(cls, data, where=f"{path}: ")
-        except ConfigError as error:
-            raise RunError(str(error)) from None
-        check_records(report.plain, path)
-        ids = [record.id for record in report.plain.records]
-        for control in report.controls:
             if [outcome.id for outcome in control.outcomes] != ids:
                 raise RunError(f"{path}: {control.label} has other problems than the unmodified run; run the controls again")
-        return report
 
 
 def cells(report: ControlsReport) -> list[list[str]]:

@@ -8,20 +8,19 @@ share its prompt, which is read once; the curve of n trajectories takes the firs
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unspoken.causal.controls import Through
-from unspoken.core.config import STRICT, build
 from unspoken.core.files import write_text
+from unspoken.core.stored import Stored
 from unspoken.core.text.markup import cell
 from unspoken.core.text.table import Table
-from unspoken.errors import ConfigError, RunError
+from unspoken.errors import ConfigError
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.evaluation.records import EvalReport, Record, check_records
+from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.several import Completion, elect
 from unspoken.evaluation.statistics import Difference, Rate, difference, mean, rate
 from unspoken.evaluation.tables import cut_off, p_value, percent, points, with_interval
@@ -65,7 +64,7 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingReport:
+class ScalingReport(Stored):
     """Trajectories of one model on one split.
 
     Attributes:
@@ -76,7 +75,9 @@ class ScalingReport:
         report: all trajectories, with what each said.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    KIND: ClassVar[str] = "report of scaling"
+    MADE_BY: ClassVar[str] = "scale"
+    PARTS: ClassVar[tuple[str, ...]] = ("plain", "report")
 
     by: str
     strength: float
@@ -134,12 +135,6 @@ class ScalingReport:
             "curve": rows,
         }
 
-    def to_json(self) -> str:
-        """The report as JSON text: the summary for people, and what `from_json` reads."""
-        head = {"format": self.format, "summary": self.summary(), "by": self.by, "strength": self.strength}
-        opening = json.dumps({**head, "counts": list(self.counts)}, indent=2, default=str).removesuffix("\n}")
-        return f'{opening},\n  "plain": {self.plain.to_json().strip()},\n  "report": {self.report.to_json().strip()}\n}}\n'
-
     def save(self, path: str | Path) -> None:
         """Write JSON, and beside it the table (.md) and the curve (.svg).
 
@@ -147,39 +142,14 @@ class ScalingReport:
             RunError: a file cannot be written.
         """
         path = Path(path)
-        write_text(path, self.to_json())
+        super().save(path)
         write_text(path.with_suffix(".md"), self.to_markdown())
         write_text(path.with_suffix(".svg"), self.to_svg())
 
-    @classmethod
-    def from_json(cls, path: str | Path) -> ScalingReport:
-        """Read what `save` wrote.
-
-        Raises:
-            RunError: no such file, not such a report, or of another format.
-        """
-        try:
-            data = json.loads(Path(path).read_bytes())
-        except OSError as error:
-            raise RunError(f"{path}: cannot read it ({error.strerror}); give a file that `scale` wrote") from None
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{path}: not a report, or cut off: {error}; run it again") from None
-        parts = ("plain", "report")
-        if (
-            not isinstance(data, dict)
-            or data.get("format") != FORMAT
-            or not all(isinstance(data.get(p), dict) for p in parts)
-        ):
-            raise RunError(f"{path}: expected a report of scaling of format {FORMAT}; give a file that `scale` wrote")
-        for part in (data, data["plain"], data["report"]):
-            part.pop("summary", None)  # computed again: the records are what counts
-        try:
-            report = build(cls, data, where=f"{path}: ")
-        except ConfigError as error:
-            raise RunError(str(error)) from None
-        check_records(report.plain, path)
-        check_records(report.report, path)
-        return report
+    def check(self, path: str | Path) -> None:
+        """Refuse records that no evaluation gives."""
+        self.plain.check(path)
+        self.report.check(path)
 
     @property
     def table(self) -> Table:

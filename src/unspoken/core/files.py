@@ -18,7 +18,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,39 @@ def write_json(path: str | Path, data: Any, *, error: type[UnspokenError] = RunE
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n", error=error, then=then)
 
 
-def lines_json(head: Mapping[str, Any], name: str, rows: Iterable[Any], indent: int = 2) -> str:
-    """JSON of an object whose last entry, a list of many records, takes a line each.
+def lines_json(data: Mapping[str, Any], rows: Collection[str], indent: int = 2, *, ensure_ascii: bool = True) -> str:
+    """JSON in which lists of many records take a line per record; other lists take one line.
 
     A value that JSON has no form for (a path) goes in as text: it must not cost a finished evaluation.
+
+    Args:
+        data: what to write.
+        rows: names of the lists of records, at any depth.
+        indent: spaces per level.
+        ensure_ascii: write other letters as numbers.
     """
-    opening = json.dumps(dict(head), indent=indent, default=str).removesuffix("\n}")
-    inside = ",\n".join(" " * 2 * indent + json.dumps(row) for row in rows)
-    return f'{opening},\n{" " * indent}"{name}": [\n{inside}\n{" " * indent}]\n}}\n'
+
+    def told(value: Any, level: int) -> str:
+        space, end = "\n" + " " * indent * (level + 1), "\n" + " " * indent * level
+        if not isinstance(value, Mapping) or not value:
+            return _one_line(value, ensure_ascii)
+        parts = []
+        for name, inner in value.items():
+            if name in rows and inner and isinstance(inner, (list, tuple)):
+                within = any(isinstance(row, Mapping) and not rows.isdisjoint(row) for row in inner)
+                lines = [told(row, level + 2) if within else _one_line(row, ensure_ascii) for row in inner]
+                text = f"[{space}{' ' * indent}" + f",{space}{' ' * indent}".join(lines) + f"{space}]"
+            else:
+                text = told(inner, level + 1)
+            parts.append(f"{_one_line(str(name), ensure_ascii)}: {text}")
+        return "{" + space + f",{space}".join(parts) + end + "}"
+
+    rows = set(rows)
+    return told(data, 0) + "\n"
+
+
+def _one_line(value: Any, ensure_ascii: bool) -> str:
+    return json.dumps(value, default=str, ensure_ascii=ensure_ascii)
 
 
 def check_file(path: str | Path, *, error: type[UnspokenError] = RunError) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unspoken.core.config import STRICT, build, dump
-from unspoken.core.files import lines_json, write_text
+from unspoken.core.config import dump
 from unspoken.core.provenance import provenance
+from unspoken.core.stored import Stored
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import describe, record_of
@@ -34,7 +34,7 @@ SHOWN = 5  # changed answers that the text shows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class Card(Stored):
     """A recorded score and a part of the answers behind it.
 
     Attributes:
@@ -45,7 +45,8 @@ class Card:
         records: without thoughts, and without the single answers where several voted.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    KIND: ClassVar[str] = "card"
+    MADE_BY: ClassVar[str] = "card REPORT"
 
     score: Rate
     task: dict[str, Any]
@@ -64,41 +65,12 @@ class Card:
     records: tuple[Record, ...]
     format: str = FORMAT
 
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON, one record a line, all or nothing.
-
-        Raises:
-            RunError: the file cannot be written.
-        """
-        head = {f.name: dump(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("format", "records")}
-        records = (dump(record) for record in self.records)
-        write_text(path, lines_json({"format": self.format, **head}, "records", records, indent=1))
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> Card:
-        """Read what `save` wrote.
-
-        Raises:
-            RunError: no such file, or not a card.
-        """
-        try:
-            data = json.loads(Path(path).read_bytes())
-        except OSError as error:
-            raise RunError(f"{path}: cannot read the card ({error.strerror}); `unspoken card REPORT` makes one") from None
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{path}: not a card, or cut off: {error}; make it again with `unspoken card REPORT`") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            got = repr(data.get("format")) if isinstance(data, dict) else type(data).__name__
-            raise RunError(f"{path}: expected a file of format {FORMAT!r}, got {got}; `unspoken card REPORT` makes a card")
-        try:
-            card = build(cls, data, where=f"{path}: ")
-        except ConfigError as error:
-            raise RunError(str(error)) from None
-        if len({record.id for record in card.records}) < len(card.records):
+    def check(self, path: str | Path) -> None:
+        """Refuse a card with an id twice, or other records than places."""
+        if len({record.id for record in self.records}) < len(self.records):
             raise RunError(f"{path}: two records have the same id; make the card again")
-        if not card.records or len(card.records) != len(card.places):
-            raise RunError(f"{path}: {len(card.records)} records for {len(card.places)} places; make the card again")
-        return card
+        if not self.records or len(self.records) != len(self.places):
+            raise RunError(f"{path}: {len(self.records)} records for {len(self.places)} places; make the card again")
 
 
 def make_card(report: EvalReport, n: int = 64) -> Card:

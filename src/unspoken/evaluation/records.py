@@ -5,16 +5,13 @@ A number can so always be traced to the answers behind it, and two runs can be p
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from unspoken.core.config import STRICT, build, dump
-from unspoken.core.files import lines_json, write_text
-from unspoken.errors import ConfigError, DataError, RunError
+from unspoken.core.stored import Stored
+from unspoken.errors import DataError, RunError
 from unspoken.evaluation.several import Completion, Several, several
 from unspoken.evaluation.statistics import Rate, mean, rate
 
@@ -87,7 +84,7 @@ class StepAccuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalReport:
+class EvalReport(Stored):
     """An evaluation: the records, and where they come from. All figures are computed from the records.
 
     Attributes:
@@ -109,7 +106,8 @@ class EvalReport:
             (`evaluation/rescore.py`): `Record.strict` and `Record.extracted` are then what that rule says.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+    KIND: ClassVar[str] = "report"
+    MADE_BY: ClassVar[str] = "eval"
 
     task: dict[str, Any]
     split: str
@@ -270,45 +268,9 @@ class EvalReport:
             },
         }
 
-    def to_json(self) -> str:
-        """The report as JSON text: the summary for people, and what `from_json` reads, one record a line."""
-        head: dict[str, Any] = {"format": self.format, "summary": self.summary()}
-        head |= {
-            f.name: dump(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("format", "records")
-        }
-        return lines_json(head, "records", (dump(r) for r in self.records))
-
-    def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file, all or nothing.
-
-        Raises:
-            RunError: the file cannot be written; one that was there before is unchanged.
-        """
-        write_text(path, self.to_json())
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> EvalReport:
-        """Read what `save` wrote.
-
-        Raises:
-            RunError: no such file, not a report, or of another format.
-        """
-        try:
-            data = json.loads(Path(path).read_bytes())
-        except OSError as error:
-            raise RunError(f"{path}: cannot read the report ({error.strerror}); give a file that `eval` wrote") from None
-        except (ValueError, RecursionError) as error:
-            raise RunError(f"{path}: not a report, or cut off: {error}; run the evaluation again") from None
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            got = f"format {data.get('format')!r}" if isinstance(data, dict) else type(data).__name__
-            raise RunError(f"{path}: expected a report of format {FORMAT}, got {got}; run the evaluation again")
-        data.pop("summary", None)  # computed again: the records are what counts
-        try:
-            report = build(cls, data, where=f"{path}: ")
-        except ConfigError as error:
-            raise RunError(str(error)) from None
-        check_records(report, path)
-        return report
+    def check(self, path: str | Path) -> None:
+        """Refuse values that no evaluation gives: no records, an id twice, a count or a time out of range."""
+        check_records(self, path)
 
 
 def pooled_over_seeds(reports: Sequence[EvalReport]) -> Several:

@@ -7,7 +7,6 @@ writes it down.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from unspoken.core.config import dump
+from unspoken.core.files import lines_json
 from unspoken.core.provenance import provenance
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
@@ -117,9 +117,8 @@ class Inspection:
     def to_json(self) -> str:
         """As JSON text, one problem a line; the curves stay in the run's own metrics.jsonl."""
         head = {"format": FORMAT, **self.head, "figures": self.figures, "counts": self.counts, "history": self.history}
-        opening = json.dumps(_rounded(head), indent=1, default=str, ensure_ascii=False).removesuffix("\n}")
-        rows = ",\n".join("  " + json.dumps(_rounded(dataclasses.asdict(p)), ensure_ascii=False) for p in self.problems)
-        return f'{opening},\n "problems": [\n{rows}\n ]\n}}\n'
+        problems = [dataclasses.asdict(problem) for problem in self.problems]
+        return lines_json(_rounded({**head, "problems": problems}), ("problems",), indent=1, ensure_ascii=False)
 
 
 def _rounded(value: Any) -> Any:
