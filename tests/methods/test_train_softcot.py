@@ -159,7 +159,7 @@ def test_seeds_give_a_report_each(make, soft, tmp_path: Path):
     options = ["--temperature", "1.5", "--limit", "4", "--max-new-tokens", "6"]
     done = runner.invoke(app, ["eval", str(run), "--seeds", "41, 42,43", *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "accuracy over 3 seeds" in done.output
+    assert "accuracy over 3 sampling seeds" in done.output
     reports = {path.name: json.loads(path.read_text()) for path in run.glob("eval-*.json")}
     assert sorted(r["speaking"]["seed"] for r in reports.values()) == [41, 42, 43]
     assert len({json.dumps([record["text"] for record in r["records"]]) for r in reports.values()}) == 3
