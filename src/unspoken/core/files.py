@@ -119,7 +119,7 @@ def lines_json(data: Mapping[str, Any], rows: Collection[str], indent: int = 2, 
         parts = []
         for name, inner in value.items():
             if name in rows and inner and isinstance(inner, (list, tuple)):
-                within = any(isinstance(row, Mapping) and not rows.isdisjoint(row) for row in inner)
+                within = any(isinstance(row, Mapping) and any(one in rows for one in row) for row in inner)
                 lines = [told(row, level + 2) if within else _one_line(row, ensure_ascii) for row in inner]
                 text = f"[{space}{' ' * indent}" + f",{space}{' ' * indent}".join(lines) + f"{space}]"
             else:
@@ -127,7 +127,6 @@ def lines_json(data: Mapping[str, Any], rows: Collection[str], indent: int = 2, 
             parts.append(f"{_one_line(str(name), ensure_ascii)}: {text}")
         return "{" + space + f",{space}".join(parts) + end + "}"
 
-    rows = set(rows)
     return told(data, 0) + "\n"
 
 

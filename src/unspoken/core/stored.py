@@ -75,7 +75,7 @@ class Stored:
             raise RunError(f"{path}: cannot read the {cls.KIND} ({error.strerror}); {made} makes one") from None
         except ValueError as error:
             raise RunError(f"{path}: not a {cls.KIND}, or cut off: {error}; make it again with {made}") from None
-        parts = [data.get(name) for name in cls.PARTS] if isinstance(data, dict) else []
+        parts: list[Any] = [data.get(name) for name in cls.PARTS] if isinstance(data, dict) else []
         if not isinstance(data, dict) or data.get("format") != cls.format or not all(isinstance(p, dict) for p in parts):
             got = f"format {data.get('format')!r}" if isinstance(data, dict) else type(data).__name__
             raise RunError(f"{path}: expected a {cls.KIND} of format {cls.format!r}, got {got}; {made} makes one")
