@@ -68,14 +68,15 @@ class Thinker:
         said: dict[int, str] = {}
         for first in range(0, len(order), how["batch_size"]):
             now = order[first : first + how["batch_size"]]
+            keys = [(how["names"][i], 0) for i in now]
             latents = torch.tensor([[[1.0 if self.alike else float(own[i])] * D] * count for i in now]).view(
                 len(now), count, D
             )
             if how.get("edit") is not None:
                 for k in range(count):
-                    latents[:, k] = how["edit"](latents[:, k], np.array(now), np.full(len(now), k))
+                    latents[:, k] = how["edit"](latents[:, k], keys, np.full(len(now), k))
             if how.get("on_trace") is not None:
-                how["on_trace"](SimpleNamespace(latents_BKD=latents, counts_B=np.full(len(now), count)), now)
+                how["on_trace"](SimpleNamespace(latents_BKD=latents, counts_B=np.full(len(now), count)), keys)
             for b, i in enumerate(now):
                 said[i] = self.say(own[i], latents[b])
         return [

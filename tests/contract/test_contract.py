@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import collate
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import IGNORE, Key, Row
 from unspoken.methods import method_config
 from unspoken.methods.base import Method, add_counts
 from unspoken.methods.sim_cot import STEP_TARGETS
@@ -185,18 +187,18 @@ def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.Monk
                 assert fed[0].grad is not None
                 assert fed[0].grad[b, row.start : row.start + row.latents].any(dim=1).all()
         return
-    rows = [row for row in rows if row.latents >= 2][:3]
+    rows = [replace(row, name=str(b)) for b, row in enumerate([row for row in rows if row.latents >= 2][:3])]
     made: list[Tensor] = []
 
-    def watch(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
-        places = zip(rows_N % len(rows), index_N, strict=True)
-        if all(number < rows[b].latents for b, number in places):  # fed, not trailing
+    def watch(latents_ND: Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> Tensor:
+        places = zip(keys_N, index_N, strict=True)
+        if all(number < rows[int(name)].latents for (name, _), number in places):  # fed, not trailing
             latents_ND.retain_grad()
             made.append(latents_ND)
         return latents_ND
 
     source = method.source()
-    monkeypatch.setattr(method.inner, "source", lambda: edited(source, watch))
+    monkeypatch.setattr(method.inner, "source", lambda: edited(source, watch, collate(rows).keys()))
     loss_and_gradients(method, rows, method.counts(collate(rows)))
     at_once = source.chains * sum(row.latents for row in rows) if isinstance(source, PrecomputedThoughts) else len(rows)
     assert made[0].shape[0] == at_once

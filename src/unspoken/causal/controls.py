@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unspoken.causal.interventions import Known
+    from unspoken.core.rows.row import Key
     from unspoken.runs.model import Model
 
 LIMIT = 200
@@ -67,7 +68,7 @@ def run_controls(
         ConfigError: the model makes no latents, an unknown control, a negative scale, or what `evaluate` refuses.
         DataError: as `evaluate`.
     """
-    from unspoken.causal.interventions import Mean, Noise, Patch, Replace, Zero, edit_of, slot_vector
+    from unspoken.causal.interventions import Known, Mean, Noise, Patch, Replace, Zero, edit_of, latents_into, slot_vector
 
     if odd := [name for name in only or () if name not in WHAT]:
         raise ConfigError(f"unknown control {odd[0]!r}; known: {', '.join(WHAT)}")
@@ -79,9 +80,9 @@ def run_controls(
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "chains": chains, **speaking}
     tell = progress or (lambda name, done, total: None)
     tell("unmodified", 0, 1)
-    recorder = Through(model)
-    plain = evaluate(recorder, task, split, latents=latents, **how)  # pyright: ignore[reportArgumentType]
-    known = recorder.known([record.id for record in plain.records])
+    kept: dict[Key, Tensor] = {}
+    plain = evaluate(model, task, split, latents=latents, on_trace=latents_into(kept), **how)
+    known = Known.of(kept, [record.id for record in plain.records])
     K = max(record.latents for record in plain.records) // chains
     left_out = _senseless(model, known, plain)
     wanted = [name for name in WHAT if (only is None or name in only) and name not in left_out]
@@ -102,8 +103,8 @@ def run_controls(
     controls = []
     for name, setting, intervention, count in jobs:
         tell(name, 1 + len(controls), 1 + len(jobs))
-        asked = model if intervention is None else Through(model, recorder.places, edit_of([intervention], known))
-        report = evaluate(asked, task, split, latents=count, **how)  # pyright: ignore[reportArgumentType]
+        edit = None if intervention is None else edit_of([intervention], known)
+        report = evaluate(model, task, split, latents=count, edit=edit, **how)
         outcomes = tuple(Outcome.of(record) for record in report.records)
         controls.append(Control(name=name, setting=setting, outcomes=outcomes))
     tell("done", 1 + len(jobs), 1 + len(jobs))
@@ -136,57 +137,3 @@ def _senseless(model: Model, known: Known, plain: EvalReport) -> dict[str, str]:
         why = "the model's latents are the same for every problem"
         return {SHUFFLED: why, MEAN: why}
     return {}
-
-
-class Through:
-    """A model to evaluate whose latents pass an edit; where there is none, they are kept.
-
-    Args:
-        model: the model; what is not said here is its own.
-        places: number of each problem by name, for an edit; None = in the order in which they are asked.
-        edit: knows problems by these numbers.
-    """
-
-    def __init__(self, model: Model, places: dict[str, int] | None = None, edit: Callable[..., Any] | None = None) -> None:
-        self.model, self.places, self.edit = model, {} if places is None else places, edit
-        self.kept: dict[tuple[int, int], Tensor] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def answer(self, questions: Sequence[str], **how: Any) -> list[Any]:
-        """See `Model.answer`."""
-        return self.model.answer(questions, **self._how(how))
-
-    def sample(self, questions: Sequence[str], **how: Any) -> list[tuple[Any, ...]]:
-        """See `Model.sample`."""
-        return self.model.sample(questions, **self._how(how))
-
-    def _how(self, how: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of a call, with the edit told which problems the call is about, or with a keeper of latents."""
-        numbers_n = np.array([self.places.setdefault(name, len(self.places)) for name in how["names"]], dtype=np.int64)
-        if self.edit is None:
-
-            def keep(trace: Any, numbers: list[int]) -> None:
-                for b, count in enumerate(trace.counts_B):
-                    chain, place = divmod(b, len(numbers))
-                    self.kept[chain, int(numbers_n[numbers[place]])] = trace.latents_BKD[b, : int(count)].clone()
-
-            return {**how, "on_trace": keep}
-        change, total = self.edit, len(self.places)
-
-        def edit(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
-            chain_N, place_N = np.divmod(rows_N, len(numbers_n))
-            return change(latents_ND, chain_N * total + numbers_n[place_N], index_N)
-
-        return {**how, "edit": edit}
-
-    def known(self, names: Sequence[str]) -> Known:
-        """What was kept, the problems numbered as they are named here: a split may be asked in parts, in any order."""
-        from unspoken.causal.interventions import Known
-
-        kept, total = self.kept, len(names)
-        by_name = {(chain, name): kept[chain, self.places[name]] for chain, _ in kept for name in names}
-        self.places = {name: number for number, name in enumerate(names)}
-        self.kept = {(chain, self.places[name]): latents for (chain, name), latents in by_name.items()}
-        return Known.of({chain * total + place: latents for (chain, place), latents in self.kept.items()}, total)

@@ -9,12 +9,13 @@ so a recurrent method thinks what comes after a changed latent anew, from the ch
 unmodified run's latents there instead. What interventions need to know of other latents (a mean, a donor's, the later of
 two that are swapped) comes from the unmodified run, which is made first.
 
-Shapes: R rows (set c of question i is row c x questions + i), N latents that are fed now, K latents per row, D width.
+Shapes: R rows (all questions' first sets of thoughts, then their second ones, ...), N latents that are fed now, K latents
+per row, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +24,9 @@ import torch
 from torch import Tensor
 
 from unspoken.core.loop.edits import Edit
+from unspoken.core.loop.generate import OnTrace
 from unspoken.core.loop.trace import Answer, Trace
+from unspoken.core.rows.row import Key
 from unspoken.errors import ConfigError, DataError
 from unspoken.runs.model import Model
 
@@ -34,22 +37,32 @@ class Known:
     Args:
         latents_RKD: zero where a row has fewer than K.
         counts_R: latents per row.
-        questions: how many questions the rows belong to.
+        names: of the questions that the rows belong to, in their order.
     """
 
-    def __init__(self, latents_RKD: Tensor, counts_R: np.ndarray, questions: int) -> None:
-        self.latents_RKD, self.counts_R, self.questions = latents_RKD, counts_R, questions
+    def __init__(self, latents_RKD: Tensor, counts_R: np.ndarray, names: Sequence[str]) -> None:
+        self.latents_RKD, self.counts_R, self.questions = latents_RKD, counts_R, len(names)
+        self._places = {name: place for place, name in enumerate(names)}
         real_RK1 = torch.from_numpy(np.arange(latents_RKD.shape[1])[None, :, None] < counts_R[:, None, None])
         self._real_RK1 = real_RK1.to(latents_RKD.device)
         self.counts_K = self._real_RK1.sum(dim=(0, 2)).clamp(min=1)
 
     @classmethod
-    def of(cls, rows: dict[int, Tensor], questions: int) -> Known:
-        """From the latents [K, D] of every row, by its number."""
-        counts_R = np.array([len(rows[r]) for r in range(len(rows))], dtype=np.int64)
-        return cls(
-            torch.nn.utils.rnn.pad_sequence([rows[r] for r in range(len(rows))], batch_first=True), counts_R, questions
-        )
+    def of(cls, latents: Mapping[Key, Tensor], names: Sequence[str]) -> Known:
+        """From the latents [K, D] of every set of thoughts of the named questions."""
+        rows = [latents[name, chain] for chain in range(len(latents) // len(names)) for name in names]
+        counts_R = np.array([len(row) for row in rows], dtype=np.int64)
+        return cls(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), counts_R, names)
+
+    def rows(self, keys_N: Sequence[Key]) -> np.ndarray:
+        """Where the latents of those keys lie; sets beyond those known go on counting.
+
+        Raises:
+            ConfigError: a question of another call.
+        """
+        if odd := [name for name, _ in keys_N if name not in self._places]:
+            raise ConfigError(f"{odd[0]!r} is no question of the unmodified run; edit the questions that were asked there")
+        return np.array([chain * self.questions + self._places[name] for name, chain in keys_N], dtype=np.int64)
 
     @property
     def mean_KD(self) -> Tensor:
@@ -84,7 +97,7 @@ class Intervention(Protocol):
 
     Attributes:
         latents: the places, counted from 0, negative ones from the end; None = all.
-        questions: numbers of the questions in the call; None = all.
+        questions: numbers of the questions, in the order of the call; None = all.
     """
 
     @property
@@ -92,7 +105,7 @@ class Intervention(Protocol):
     @property
     def questions(self) -> Sequence[int] | None: ...
     def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
-        """What stands there instead."""
+        """What stands there instead; `rows_N` are rows of `known`."""
         ...
 
 
@@ -295,35 +308,39 @@ def intervene(
     """
     if not questions:
         raise DataError("there is no question to intervene in; give at least one")
-    plain_traces, traces = Traces(), Traces()
-    plain = model.answer(questions, on_trace=plain_traces.keep, **how)
-    known = Known.of({i: trace.latents_BKD[0] for i, trace in plain_traces.rows.items()}, len(questions))
-    edit = edit_of(interventions, known, hold=hold)
-    answers = model.answer(questions, edit=edit, on_trace=traces.keep, **how)
-    ordered = [[kept.rows[i] for i in range(len(questions))] for kept in (traces, plain_traces)]
-    return Intervened(answers=answers, plain=plain, traces=ordered[0], plain_traces=ordered[1])
+    names = [f"question {i}" for i in range(len(questions))] if how.get("names") is None else list(how["names"])
+    if len(set(names)) < len(names):
+        raise DataError("names must tell questions apart, and two are the same; change one, or leave names out")
+    how["names"] = names
+    before: dict[Key, Trace] = {}
+    after: dict[Key, Trace] = {}
+    plain = model.answer(questions, on_trace=traces_into(before), **how)
+    known = Known.of({key: trace.latents_BKD[0] for key, trace in before.items()}, names)
+    answers = model.answer(questions, edit=edit_of(interventions, known, hold=hold), on_trace=traces_into(after), **how)
+    traces, plain_traces = ([kept[name, 0] for name in names] for kept in (after, before))
+    return Intervened(answers=answers, plain=plain, traces=traces, plain_traces=plain_traces)
 
 
-class Traces:
-    """Keeps the trace of every row of a call, by its number: give `keep` as `on_trace`.
+def traces_into(kept: dict[Key, Trace]) -> OnTrace:
+    """An `on_trace` that keeps the trace of every row under its key."""
 
-    Args:
-        questions: how many the call has, where it has several sets of thoughts for each.
-    """
+    def keep(trace: Trace, keys: Sequence[Key]) -> None:
+        kept.update((key, trace.row(b)) for b, key in enumerate(keys))
 
-    def __init__(self, questions: int = 0) -> None:
-        self.questions = questions
-        self.rows: dict[int, Trace] = {}
+    return keep
 
-    def keep(self, trace: Trace, numbers: Sequence[int]) -> None:
-        """See `Model.sample`."""
-        for b in range(len(trace.counts_B)):
-            chain, place = divmod(b, len(numbers))
-            self.rows[chain * self.questions + numbers[place]] = trace.row(b)
+
+def latents_into(kept: dict[Key, Tensor]) -> OnTrace:
+    """An `on_trace` that keeps the latents [K, D] of every row under its key."""
+
+    def keep(trace: Trace, keys: Sequence[Key]) -> None:
+        kept.update((key, trace.latents_BKD[b, : int(trace.counts_B[b])].clone()) for b, key in enumerate(keys))
+
+    return keep
 
 
 def edit_of(interventions: Sequence[Intervention], known: Known, *, hold: bool = False) -> Edit:
-    """Interventions as what `Model.sample(edit=...)` takes, for a call with the questions of `known`.
+    """Interventions as what `Model.sample(edit=...)` takes, for a call about questions of `known`.
 
     Raises:
         ConfigError: an intervention at a place or question that is not there.
@@ -338,7 +355,8 @@ def edit_of(interventions: Sequence[Intervention], known: Known, *, hold: bool =
             raise ConfigError(f"question {odd[0]} is not there: the call has {known.questions}, numbered from 0")
         where.append((one, np.array(_places(one.latents, K), dtype=np.int64), np.array(asked, dtype=np.int64)))
 
-    def edit(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+    def edit(latents_ND: Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> Tensor:
+        rows_N = known.rows(keys_N)
         if hold:
             latents_ND = known.at(rows_N, index_N).to(latents_ND.dtype)
         for one, places, asked in where:

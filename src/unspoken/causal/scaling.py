@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unspoken.causal.controls import Through
 from unspoken.core.files import write_text
 from unspoken.core.stored import Stored
 from unspoken.core.text.markup import cell
@@ -28,6 +27,9 @@ from unspoken.pages.svg import Chart, Line, Point, sheet
 from unspoken.tasks.base import Split, Task
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unspoken.core.rows.row import Key
     from unspoken.runs.model import Model
 
 FORMAT = 1
@@ -230,7 +232,7 @@ def scale(
         ConfigError: no such way, numbers that make no curve, a strength out of range, or a model without latents.
         DataError: as `evaluate`.
     """
-    from unspoken.causal.interventions import Drop, Noise, edit_of
+    from unspoken.causal.interventions import Drop, Known, Noise, edit_of, latents_into
 
     if by not in STRENGTH:
         raise ConfigError(f"unknown way to make trajectories {by!r}; known: {', '.join(STRENGTH)}")
@@ -245,19 +247,17 @@ def scale(
     if by != "sampling" and (not model.method.latents_per_group or latents == 0):
         raise ConfigError(f"this model thinks without latents, so {by} has nothing to disturb; take sampling")
     how: dict[str, Any] = {"limit": limit, "latents": latents, "batch_size": batch_size, **speaking}
-    recorder = Through(model)
-    greedy = {**how, "temperature": 0.0}
-    plain = evaluate(recorder, task, split, **greedy)  # pyright: ignore[reportArgumentType]
+    kept: dict[Key, Tensor] = {}
+    plain = evaluate(model, task, split, **{**how, "temperature": 0.0, "on_trace": latents_into(kept)})
     most = counts[-1]
     if by == "sampling":
         report = evaluate(model, task, split, samples=most, progress=progress, **{**how, "temperature": strength})
     else:
-        known = recorder.known([record.id for record in plain.records])
+        known = Known.of(kept, [record.id for record in plain.records])
         one = Noise(scale=strength, seed=trajectory_seed, spare=1)
         if by == "dropout":
             one = Drop(share=strength, seed=trajectory_seed, spare=1)
-        asked: Any = Through(model, recorder.places, edit_of([one], known))
-        report = evaluate(asked, task, split, chains=most, progress=progress, **how)
+        report = evaluate(model, task, split, chains=most, progress=progress, edit=edit_of([one], known), **how)
     return ScalingReport(by=by, strength=strength, counts=counts, plain=plain, report=report)
 
 

@@ -20,6 +20,8 @@ from unspoken.evaluation.several import Completion, elect
 from unspoken.tasks.base import SPLITS, Split, Task
 
 if TYPE_CHECKING:  # reading a report must not load torch
+    from unspoken.core.loop.edits import Edit
+    from unspoken.core.loop.generate import OnTrace
     from unspoken.core.loop.trace import Answer
     from unspoken.runs.model import Model
 
@@ -37,6 +39,8 @@ def evaluate(
     samples: int = 1,
     progress: Callable[[int, int], None] | None = None,
     keep: PartialReport | None = None,
+    edit: Edit | None = None,
+    on_trace: OnTrace | None = None,
     **speaking: Any,
 ) -> EvalReport:
     """Put the first `limit` questions of a split to a model and score its answers.
@@ -54,6 +58,7 @@ def evaluate(
         progress: called with (questions answered, questions in all), once per batch and at the end.
         keep: where finished batches are kept, so that an interrupted evaluation goes on and processes share it; the report
             then also holds a hash of the weights. None = all in one go.
+        edit, on_trace: change or observe the latents; see `Model.sample`. Examples are named by their ids.
         speaking: fields of `Speaking`: temperature, top_p, top_k, seed, max_new_tokens.
 
     Raises:
@@ -72,6 +77,8 @@ def evaluate(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     if chains < 1 or samples < 1:
         raise ConfigError(f"chains and samples must be at least 1, got chains={chains} and samples={samples}")
+    if keep is not None and (edit is not None or on_trace is not None):
+        raise ConfigError("edited or observed latents need an evaluation in one go; leave out keep, or edit and on_trace")
     examples = task.examples(split)[:limit]
     ids = _ids(examples, split)
     about = {
@@ -93,6 +100,7 @@ def evaluate(
     # One call for all questions: their place in it seeds the sampling, and the engine sorts them by length.
     at_once = max(batch_size // (chains * samples), 1)
     more: dict[str, Any] = {} if progress is None else {"on_token": _counter(progress, len(ids), at_once)}
+    more |= {name: value for name, value in (("edit", edit), ("on_trace", on_trace)) if value is not None}
     more |= {"latents": latents, "names": ids, "batch_size": batch_size, "explain": explain, **speaking}
     questions = [example.question for example in examples]
     began = time.perf_counter()

@@ -17,7 +17,7 @@ from unspoken.core.engine.stopping import StopConfig, StopDecider
 from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.fast.switch import FastConfig, using
 from unspoken.core.loop.edits import Edit
-from unspoken.core.loop.generate import think
+from unspoken.core.loop.generate import OnTrace, think
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts, Source, parallel
 from unspoken.core.loop.sources import SlotTokens as SlotTokens
@@ -113,7 +113,7 @@ class Model:
         explain: bool = False,
         edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
-        on_trace: Callable[[Trace, list[int]], None] | None = None,
+        on_trace: OnTrace | None = None,
         stop: StopConfig | str | None = None,
         expect: str = "",
         **speaking: Any,
@@ -145,7 +145,7 @@ class Model:
         explain: bool = False,
         edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
-        on_trace: Callable[[Trace, list[int]], None] | None = None,
+        on_trace: OnTrace | None = None,
         numbers: Sequence[int] | None = None,
         stop: StopConfig | str | None = None,
         expect: str = "",
@@ -162,12 +162,10 @@ class Model:
             names: how errors name the questions; None = "question 0", ...
             batch_size: answers at a time; all answers to a question are in one batch, be they more.
             explain: decode the latents into steps (`Answer.thoughts`).
-            edit: passes every latent on its way in: (latents_ND, rows_N, index_N) -> latents_ND. Set c of question i has
-                the number c * len(questions) + i in `rows_N`, whatever batch it is in; `index_N` counts the latents of a
-                row from 0.
+            edit: passes every latent on its way in: (latents_ND, keys_N, index_N) -> latents_ND. Set c of a question has
+                the key (its name, c); `index_N` counts the latents of a row from 0.
             on_token: called with (question number, token id) as tokens are chosen.
-            on_trace: called once per batch with its trace, whose latents are those that were fed, and the numbers of its
-                questions; set c of the b-th of them is row c * (how many they are) + b.
+            on_trace: called once per batch with its trace, whose latents are those that were fed, and a key per row of it.
             numbers: what the sampling of each question is seeded by; None = its place in `questions`. So a part of a split,
                 given its places in the split, is answered as in the whole.
             stop: when to think no further latent, e.g. "confidence:0.9"; None = never before the last.

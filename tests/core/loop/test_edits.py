@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from contract import cases as cases
 
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.rows.row import Key
 from unspoken.errors import ConfigError
 from unspoken.runs.model import Model
 
@@ -22,10 +25,11 @@ def model(name: str) -> Model:
     return Model(cases.shared(name, "llama"), SamplingParams(max_new_tokens=8))
 
 
-def own_noise(latents_ND: torch.Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> torch.Tensor:
-    """Noise that depends on whose latent it is, and on nothing else."""
+def own_noise(latents_ND: torch.Tensor, keys_N: Sequence[Key], index_N: np.ndarray, path: int = 0) -> torch.Tensor:
+    """Noise that depends on whose latent it is, and on nothing else; `path` is added to the number of the set."""
     draws = [
-        np.random.default_rng((r, k)).standard_normal(latents_ND.shape[1]) for r, k in zip(rows_N, index_N, strict=True)
+        np.random.default_rng((*name.encode(), chain + path, k)).standard_normal(latents_ND.shape[1])
+        for (name, chain), k in zip(keys_N, index_N.tolist(), strict=True)
     ]
     return latents_ND + torch.from_numpy(np.stack(draws)).to(latents_ND.dtype)
 
@@ -35,12 +39,12 @@ def test_an_edit_knows_its_question_whatever_the_batch(name: str):
     asked = model(name)
     n, seen = len(QUESTIONS), []
 
-    def edit(latents_ND: torch.Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> torch.Tensor:
-        seen.extend(zip(rows_N.tolist(), index_N.tolist(), strict=True))
-        return own_noise(latents_ND, rows_N, index_N)
+    def edit(latents_ND: torch.Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> torch.Tensor:
+        seen.extend(zip(keys_N, index_N.tolist(), strict=True))
+        return own_noise(latents_ND, keys_N, index_N)
 
     whole = asked.answer(QUESTIONS, latents=4, edit=edit)
-    assert sorted(seen) == [(i, k) for i in range(n) for k in range(4)]
+    assert sorted(seen) == [((f"question {i}", 0), k) for i in range(n) for k in range(4)]
     for size in (2, 1):
         assert [a.tokens for a in asked.answer(QUESTIONS, latents=4, edit=own_noise, batch_size=size)] == [
             a.tokens for a in whole
@@ -50,12 +54,12 @@ def test_an_edit_knows_its_question_whatever_the_batch(name: str):
 
 @pytest.mark.parametrize("name", [name for name in LATENT if name != "softcot_pp"])
 def test_several_paths_of_one_question(name: str):
-    """Path c is numbered c x questions + question; path by path as if it were asked alone."""
+    """Path c of a question has the key (its name, c); path by path as if it were asked alone."""
     asked = model(name)
     n, paths = len(QUESTIONS), 4
 
     def path(number: int) -> Any:
-        return lambda latents_ND, rows_N, index_N: own_noise(latents_ND, rows_N + number * n, index_N)
+        return functools.partial(own_noise, path=number)
 
     together = asked.sample(QUESTIONS, chains=paths, latents=3, edit=own_noise, batch_size=7)
     assert [[a.chain for a in given] for given in together] == [list(range(paths))] * n
@@ -72,7 +76,7 @@ def test_several_paths_of_one_question(name: str):
 def test_paths_share_the_question():
     asked = model("coconut")
     alone = asked.answer(QUESTIONS, latents=3)
-    together = asked.sample(QUESTIONS, chains=3, latents=3, edit=lambda latents_ND, rows_N, index_N: latents_ND)
+    together = asked.sample(QUESTIONS, chains=3, latents=3, edit=lambda latents_ND, keys_N, index_N: latents_ND)
     for question, one, given in zip(QUESTIONS, alone, together, strict=True):
         head = asked.method.prompt(question, 3).start
         assert [a.tokens for a in given] == [one.tokens] * 3
@@ -83,20 +87,21 @@ def test_paths_share_the_question():
 def test_traces_say_what_was_fed(name: str):
     asked = model(name)
     chains = max(asked.chains, 2)
-    kept: dict[int, torch.Tensor] = {}
+    kept: dict[Key, torch.Tensor] = {}
+    numbers = {(str(i), c): 10 * (c * len(QUESTIONS) + i) for i in range(len(QUESTIONS)) for c in range(chains)}
 
-    def keep(trace: Any, numbers: list[int]) -> None:
-        for b, i in enumerate(numbers):
-            for c in range(chains):
-                kept[c * len(QUESTIONS) + i] = trace.latents_BKD[c * len(numbers) + b]
+    def keep(trace: Any, keys: list[Key]) -> None:
+        kept.update(zip(keys, trace.latents_BKD, strict=True))
 
-    def mark(latents_ND: torch.Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> torch.Tensor:
-        return torch.ones_like(latents_ND) * torch.from_numpy(rows_N * 10 + index_N)[:, None].to(latents_ND.dtype)
+    def mark(latents_ND: torch.Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> torch.Tensor:
+        marks_N = torch.tensor([numbers[key] for key in keys_N]) + torch.from_numpy(index_N)
+        return torch.ones_like(latents_ND) * marks_N[:, None].to(latents_ND.dtype)
 
-    asked.sample(QUESTIONS, chains=chains, latents=2, edit=mark, batch_size=4, on_trace=keep)
-    assert sorted(kept) == list(range(chains * len(QUESTIONS)))
-    for number, latents_KD in kept.items():
-        assert latents_KD[:2, 0].tolist() == [number * 10, number * 10 + 1]
+    names = [str(i) for i in range(len(QUESTIONS))]
+    asked.sample(QUESTIONS, chains=chains, latents=2, names=names, edit=mark, batch_size=4, on_trace=keep)
+    assert kept.keys() == numbers.keys()
+    for key, latents_KD in kept.items():
+        assert latents_KD[:2, 0].tolist() == [numbers[key], numbers[key] + 1]
 
 
 def test_nothing_to_edit():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,19 +158,20 @@ def test_thinking_without_speaking():
 
 def test_an_edit_changes_what_is_fed():
     """Latents pass through the edit on their way in, with row and number; the trace shows what was fed."""
-    backbone, rows = backbones.backbone(), many_rows(14)
+    backbone, rows = backbones.backbone(), [replace(row, name=str(b)) for b, row in enumerate(many_rows(14))]
+    keys = collate(rows).keys()
     seen: list[tuple[int, int]] = []
 
-    def zero(latents: torch.Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> torch.Tensor:
-        seen.extend(zip(rows_N.tolist(), index_N.tolist(), strict=True))
+    def zero(latents: torch.Tensor, keys_N: Any, index_N: np.ndarray) -> torch.Tensor:
+        seen.extend(zip((int(name) for name, _ in keys_N), index_N.tolist(), strict=True))
         return latents * 0
 
-    trace = think(backbone, rows, Edited(Recurrence(), zero))
+    trace = think(backbone, rows, Edited(Recurrence(), zero, keys))
     assert sorted(seen) == [(b, k) for b, r in enumerate(rows) for k in range(r.latents)]
     assert not trace.latents_BKD.any()
     assert trace.states_BKD is not None
     assert trace.states_BKD[13].any(dim=1).all()
-    same = generate(backbone, rows, Edited(Recurrence(), lambda latents, *_: latents), GREEDY)
+    same = generate(backbone, rows, Edited(Recurrence(), lambda latents, *_: latents, keys), GREEDY)
     assert [a.tokens for a in same] == [a.tokens for a in generate(backbone, rows, Recurrence(), GREEDY)]
 
 

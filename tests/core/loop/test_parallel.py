@@ -134,10 +134,11 @@ def test_a_slot_that_no_pass_has_made_holds_its_token():
 def test_an_edit_stands_in_the_way_of_every_latent():
     """Edited and parallel, in either order."""
     backbone, rows = backbones.backbone("llama"), rows_of([5, 2])
+    keys = collate(rows).keys()
     edit = lambda latents, *_: latents * 0.5  # noqa: E731
     with torch.no_grad():
-        want = unroll(backbone, collate(rows), Edited(Recurrence(), edit)).latents_BKD
-        for source in (edited(Jacobi(Recurrence(), 5), edit), Jacobi(Edited(Recurrence(), edit), 5)):
+        want = unroll(backbone, collate(rows), Edited(Recurrence(), edit, keys)).latents_BKD
+        for source in (edited(Jacobi(Recurrence(), 5), edit, keys), Jacobi(Edited(Recurrence(), edit, keys), 5)):
             got = unroll(backbone, collate(rows), source).latents_BKD  # pyright: ignore[reportArgumentType]
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 

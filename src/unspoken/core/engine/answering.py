@@ -14,6 +14,7 @@ from unspoken.core.engine.stopping import StopDecider
 from unspoken.core.fast.switch import is_on
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.edits import Edit
+from unspoken.core.loop.generate import OnTrace
 from unspoken.core.loop.generate import sample as sample_batches
 from unspoken.core.loop.loop import OnToken
 from unspoken.core.loop.sampling import SamplingParams
@@ -37,7 +38,7 @@ def sample(
     explain: Callable[[Trace], list[tuple[str, ...]]] | None = None,
     edit: Edit | None = None,
     on_token: OnToken | None = None,
-    on_trace: Callable[[Trace, list[int]], None] | None = None,
+    on_trace: OnTrace | None = None,
     judge: StopDecider | None = None,
     expected: tuple[int, ...] = (),
 ) -> list[tuple[Answer, ...]]:

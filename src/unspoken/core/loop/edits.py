@@ -10,13 +10,10 @@ from torch import Tensor
 
 from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source
 from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.row import Key
 
-Edit = Callable[[Tensor, np.ndarray, np.ndarray], Tensor]
-"""(latents_ND, rows_N, index_N) -> latents_ND.
-
-`rows_N` says whose latents they are: set c of question i of the call has the number c x questions + i, whatever batch it
-is in. `index_N` is the number of the latent inside its row, from 0.
-"""
+Edit = Callable[[Tensor, Sequence[Key], np.ndarray], Tensor]
+"""(latents_ND, keys_N, index_N) -> latents_ND: whose latents they are, and the number of each inside its row, from 0."""
 
 
 class Edited:
@@ -25,17 +22,15 @@ class Edited:
     Args:
         inner: where the latents come from.
         edit: see `Edit`.
-        numbers: the number of each row of the batch in the call; None = its place in the batch.
-        total: how many questions the call has; None = as many as the batch.
+        keys: whose latents those of each row are (`Batch.keys`).
     """
 
-    def __init__(self, inner: Source, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None) -> None:
-        self.inner = inner
-        self.edit = _numbered(edit, numbers, total)
+    def __init__(self, inner: Source, edit: Edit, keys: Sequence[Key]) -> None:
+        self.inner, self.edit, self.keys = inner, edit, keys
 
     def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
         """See `Source.next`."""
-        return self.edit(self.inner.next(hidden_ND, rows_N, index_N), rows_N, index_N)
+        return self.edit(self.inner.next(hidden_ND, rows_N, index_N), [self.keys[row] for row in rows_N], index_N)
 
 
 class EditedPrompt:
@@ -45,11 +40,8 @@ class EditedPrompt:
     apart.
     """
 
-    def __init__(
-        self, inner: PrecomputedThoughts, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None
-    ) -> None:
-        self.inner = inner
-        self.edit = _numbered(edit, numbers, total)
+    def __init__(self, inner: PrecomputedThoughts, edit: Edit) -> None:
+        self.inner, self.edit = inner, edit
 
     @property
     def chains(self) -> int:
@@ -67,28 +59,13 @@ class EditedPrompt:
             return vectors_BKD
         flat_N = torch.from_numpy(rows_N * K + index_N).to(vectors_BKD.device)
         flat_ND = vectors_BKD.reshape(B * K, D)
-        edited_ND = self.edit(flat_ND.index_select(0, flat_N), rows_N, index_N)
+        keys_B = batch.keys(chains)
+        edited_ND = self.edit(flat_ND.index_select(0, flat_N), [keys_B[row] for row in rows_N], index_N)
         return flat_ND.index_copy(0, flat_N, edited_ND).view(B, K, D)
 
 
-def edited(
-    source: Source | PrecomputedThoughts, edit: Edit, numbers: Sequence[int] | None = None, total: int | None = None
-) -> Source | PrecomputedThoughts:
+def edited(source: Source | PrecomputedThoughts, edit: Edit, keys: Sequence[Key]) -> Source | PrecomputedThoughts:
     """The same source with a function in the way of its latents; see `Edited`."""
     if isinstance(source, Jacobi):
-        return Jacobi(Edited(source.inner, edit, numbers, total), source.passes)
-    kind = EditedPrompt if isinstance(source, PrecomputedThoughts) else Edited
-    return kind(source, edit, numbers, total)  # pyright: ignore[reportArgumentType]
-
-
-def _numbered(edit: Edit, numbers: Sequence[int] | None, total: int | None) -> Edit:
-    """A function that is told the numbers of a call, for rows that are counted inside a batch."""
-    if numbers is None:
-        return edit
-    number_B, whole = np.asarray(numbers), len(numbers) if total is None else total
-
-    def told(latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
-        chain_N, row_N = np.divmod(rows_N, len(number_B))
-        return edit(latents_ND, chain_N * whole + number_B[row_N], index_N)
-
-    return told
+        return Jacobi(Edited(source.inner, edit, keys), source.passes)
+    return EditedPrompt(source, edit) if isinstance(source, PrecomputedThoughts) else Edited(source, edit, keys)

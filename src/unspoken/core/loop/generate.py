@@ -14,7 +14,10 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Answer, Trace, clock
 from unspoken.core.rows.batch import collate, longest_first
-from unspoken.core.rows.row import Row
+from unspoken.core.rows.row import Key, Row
+
+OnTrace = Callable[[Trace, list[Key]], None]
+"""Called with the trace of a batch and whose latents those of each of its rows are."""
 
 
 @torch.inference_mode()
@@ -48,7 +51,7 @@ def sample(
     explain: Callable[[Trace], list[tuple[str, ...]]] | None = None,
     edit: Edit | None = None,
     on_token: OnToken | None = None,
-    on_trace: Callable[[Trace, list[int]], None] | None = None,
+    on_trace: OnTrace | None = None,
 ) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts, longest first in batches of like length.
 
@@ -62,11 +65,9 @@ def sample(
         samples: answers per set of thoughts.
         numbers: a number per row; None = its place in `rows`.
         explain: decodes a trace into steps per row; its words go into `Answer.thoughts`.
-        edit: passes every latent on its way in (`core/loop/sources.py:Edit`); set c of `rows[i]` has the number c x
-        rows + i.
+        edit: passes every latent on its way in (`core/loop/edits.py:Edit`); the rows' names tell them apart.
         on_token: called with (place in `rows`, token id).
-        on_trace: called once per batch with its trace and the place in `rows` of each of its rows; set c of the b-th of
-            them is row c x (how many they are) + b of the trace.
+        on_trace: called once per batch with its trace, whose latents are those that were fed, and a key per row of it.
 
     Returns:
         Per row, in their order, its chains x samples answers: all samples of the first set, then of the next.
@@ -79,14 +80,15 @@ def sample(
         began = clock(backbone.device)
         hook = None if on_token is None else (lambda b, t, c=chosen: on_token(c[b], t))
         batch = collate([rows[i] for i in chosen]).to(backbone.device)
-        thinker = source if edit is None or source is None else edited(source, edit, chosen, len(rows))
+        keys = batch.keys(chains)
+        thinker = source if edit is None or source is None else edited(source, edit, keys)
         who = chosen if numbers is None else [numbers[i] for i in chosen]
         loop = Loop(backbone, batch, thinker, speaking=speaking, numbers=who, on_token=hook, chains=chains, samples=samples)
         trace, speech = loop.run()
         seconds = (clock(backbone.device) - began) / len(speech.tokens)
         sets = trace.first(chains * len(chosen))  # samples have the same thoughts
         if on_trace is not None:
-            on_trace(sets, chosen)
+            on_trace(sets, keys)
         thoughts = explain(sets) if explain is not None else [None] * len(sets.counts_B)
         for b, (i, c, s) in enumerate((i, c, s) for s in range(samples) for c in range(chains) for i in chosen):
             answer = speech.answer(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unspoken.core.rows.attachment import BatchAttachment, HostValues
-from unspoken.core.rows.row import EMPTY, IGNORE, Row
+from unspoken.core.rows.row import EMPTY, IGNORE, Key, Row
 from unspoken.errors import DataError
 
 
@@ -63,6 +63,10 @@ class Batch:
         """The position ids of places in the given rows: the places themselves, and the row's gap from its place on."""
         behind_bW = places_bW >= self.gap_at_B[index_b][:, None]
         return places_bW + behind_bW * self.gap_B[index_b][:, None]
+
+    def keys(self, chains: int = 1) -> list[Key]:
+        """Whose latents those of `tile(chains)` are, a key per row."""
+        return [(name, chain) for chain in range(chains) for name in self.names]
 
     def values(self, name: str, default: Any = None) -> list[Any]:
         """Per row, its `HostValue` of a name; `default` where it has none."""

@@ -11,6 +11,9 @@ from unspoken.core.rows.attachment import Attachment
 IGNORE = -100
 """The label of a position that is no target, as in `torch.nn.functional.cross_entropy`."""
 
+Key = tuple[str, int]
+"""Whose latents they are: the row's name, and the number of the set of thoughts, from 0."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -22,7 +25,7 @@ class Row:
         start: position of the first latent; equals `len(ids)` where there is none.
         latents: number of latent slots, contiguous from `start`.
         steps_covered: how many leading steps of the problem the latents stand for.
-        name: how to name the row in an error: its example's id.
+        name: its example's id: how errors name the row, and what tells its latents from others' (`Key`).
         unfed_latent: make one more latent, from the state at the last one, that is never fed; only a step decoder reads it.
         capture_at: position at which the states of every layer are kept, or None.
         branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
