@@ -13,9 +13,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unspoken.causal.stop_head import learn_stop
 from unspoken.core.files import write_text
 from unspoken.evaluation.evaluator import evaluate
+from unspoken.experimental.stop_head import learn_stop
+from unspoken.experimental.stopping import decider
 from unspoken.runs.directory import RunDir, load
 from unspoken.tasks import make_task
 
@@ -31,10 +32,10 @@ def measure(run: Path, limit: int) -> list[dict[str, Any]]:
     """A line per rule and threshold."""
     model, task = load(run, device="cpu", explain=False), make_task(RunDir(run).config().task)
     learned = learn_stop(model, task, task.examples("validation")[:limit])
-    model.stop_head = (learned.weight_D, learned.bias)
+    head = (learned.weight_D, learned.bias)
     lines = []
     for stop in (None, *(f"{rule}:{number}" for rule, numbers in RULES.items() for number in numbers)):
-        how: dict[str, Any] = {} if stop is None else {"stop": stop}
+        how: dict[str, Any] = {} if stop is None else {"stop": decider(model, stop, head)}
         report = evaluate(model, task, "test", limit=limit, **how)
         accuracy, records = report.accuracy, report.records
         lines.append(

@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from unspoken.core.extensions import extend
+
 if TYPE_CHECKING:
     from unspoken.causal.campaign import evaluate_run
     from unspoken.core.config import build, dump
@@ -47,6 +49,14 @@ _WHERE = {
     "recipe": "unspoken.recipes",
     "train": "unspoken.training.loop",
 }
+
+extend(
+    {
+        "finder:learned": "unspoken.experimental.step_tagger:learned_finder",
+        "stop": "unspoken.experimental.stopping:decider",
+        "dtype:int8": "unspoken.experimental.int8:round_linears",
+    }
+)
 
 __all__ = [
     "Answer",

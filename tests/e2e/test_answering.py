@@ -10,9 +10,9 @@ import torch
 from support.command_line import said as command
 
 import unspoken
-from unspoken.causal.stop_head import learn_stop
-from unspoken.core.engine.stopping import STOP_HEAD, read_head
 from unspoken.errors import ConfigError, DataError, RunError
+from unspoken.experimental.stop_head import learn_stop
+from unspoken.experimental.stopping import STOP_HEAD, read_head
 from unspoken.runs.directory import RunDir
 from unspoken.tasks import make_task
 
@@ -85,7 +85,7 @@ def test_learn_stop(run: Path):
     assert {r["latents"] for r in said(run, "--stop", "head:0")} == {1}
     (run / STOP_HEAD).write_bytes(b"no tensors")
     with pytest.raises(RunError, match="is damaged"):
-        unspoken.load(run, device="cpu")
+        unspoken.load(run, device="cpu").answer(["Ann has 3 pens."], stop="head:0")
     (run / STOP_HEAD).unlink()
 
 

@@ -20,7 +20,7 @@ ROOMS = (
     ("evaluation",),
     ("inspector",),
     ("pages",),
-    ("training", "causal", "importers", "export"),
+    ("training", "causal", "importers", "export", "experimental"),
     ("serving",),
     ("recipes", "bench"),
     ("cli",),
@@ -28,7 +28,7 @@ ROOMS = (
 """A room imports from rooms before it; rooms on one line do not import each other."""
 
 CORE = (
-    ("config", "checks", "files", "precision", "provenance", "seal", "stored", "tensors"),
+    ("config", "checks", "extensions", "files", "precision", "provenance", "seal", "stored", "tensors"),
     ("text",),
     ("rows",),
     ("fast",),
@@ -49,8 +49,6 @@ HIDDEN: dict[str, set[str]] = {
     "unspoken.evaluation.evaluator": {"unspoken.core.fast.state_cache"},
     "unspoken.importers": {"unspoken.importers.released"},
     "unspoken.recipes": {"unspoken.runs.config"},
-    # read where somebody has learned one
-    "unspoken.core.text.finders": {"unspoken.core.text.step_tagger"},
 }
 """Imports of our own inside a function that are wanted, {file: {module}}: they save start-up, none turns an arrow round."""
 

@@ -10,6 +10,7 @@ import torch
 from unspoken.core.fast.cpu_linear import speed_up_linears
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import load_backbone
+from unspoken.experimental.int8 import round_linears
 
 SHAPES: dict[str, dict[str, Any]] = {
     "gpt2-small": {"model_type": "gpt2", "vocab_size": 50257},
@@ -49,7 +50,7 @@ def variant(backbone: Backbone, kind: Kind) -> Backbone:
         return other
     shared = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
     other = copy.deepcopy(backbone, shared)
-    speed_up_linears(other.lm, int8=kind == "int8")
+    (round_linears if kind == "int8" else speed_up_linears)(other.lm)
     return other
 
 

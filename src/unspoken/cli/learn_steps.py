@@ -25,7 +25,7 @@ def learn_steps(
     seed: Annotated[int, typer.Option(help="Seed of the order in which they are looked at.")] = 0,
 ) -> None:
     """Learn to find reasoning steps in text without marks. `learned:FILE` then is a rule, for tasks and step_weighted."""
-    from unspoken.core.text.step_tagger import learn
+    from unspoken.experimental.step_tagger import learn
     from unspoken.tasks.reading.segment import bare
 
     examples = task_named(task, overrides).examples("train")[:limit]

@@ -19,8 +19,8 @@ def learn_stop(
     limit: Annotated[int, typer.Option(help="Learn from the first N problems.")] = 500,
 ) -> None:
     """Learn when a run's model has thought enough; `--stop head:0.5` of eval and ask then uses it."""
-    from unspoken.causal.stop_head import learn_stop as learn
-    from unspoken.core.engine.stopping import STOP_HEAD, save_head
+    from unspoken.experimental.stop_head import learn_stop as learn
+    from unspoken.experimental.stopping import STOP_HEAD, save_head
     from unspoken.runs.directory import RunDir, load
 
     if split not in ("train", "validation"):

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from unspoken.core.config import build, dump
-from unspoken.core.engine.stopping import STOP_HEAD, read_head
 from unspoken.core.fast.switch import using
 from unspoken.core.files import (
     check_new,
@@ -300,7 +299,6 @@ def load(
     model = Model(method, config.speaking, latents=own_latents(run.path), path=str(path), fast=how)
     model.use_dtype(dtype)
     model.saved = run.model_info().get(SEAL)
-    model.stop_head = read_head(run.path / STOP_HEAD)
     return model
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +12,8 @@ from unspoken.core.checks import latents_asked
 from unspoken.core.config import build, check_whole, dump
 from unspoken.core.engine.answering import sample
 from unspoken.core.engine.kv_slots import supports_kv_slots
-from unspoken.core.engine.stopping import StopConfig, StopDecider
+from unspoken.core.engine.stopping import StopDecider
+from unspoken.core.extensions import extension
 from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.fast.switch import FastConfig, using
 from unspoken.core.loop.edits import Edit
@@ -84,7 +84,6 @@ class Model:
         self.latents = latents
         self.dtype: str | None = None  # asked for at loading; None = the weights' own
         self.saved: str | None = None  # a hash of the files it was loaded from (`core/seal.py`)
-        self.stop_head: tuple[Any, Any] | None = None  # weight and bias, see `core/engine/stopping.py`
 
     def use_dtype(self, dtype: str | None) -> None:
         """Answer in a precision: float32, bfloat16 or int8 (CPU only), as fast as the device allows; None = as trained.
@@ -114,7 +113,7 @@ class Model:
         edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
         on_trace: OnTrace | None = None,
-        stop: StopConfig | str | None = None,
+        stop: StopDecider | str | None = None,
         expect: str = "",
         **speaking: Any,
     ) -> list[Answer]:
@@ -147,7 +146,7 @@ class Model:
         on_token: Callable[[int, int], None] | None = None,
         on_trace: OnTrace | None = None,
         numbers: Sequence[int] | None = None,
-        stop: StopConfig | str | None = None,
+        stop: StopDecider | str | None = None,
         expect: str = "",
         **speaking: Any,
     ) -> list[tuple[Answer, ...]]:
@@ -168,7 +167,8 @@ class Model:
             on_trace: called once per batch with its trace, whose latents are those that were fed, and a key per row of it.
             numbers: what the sampling of each question is seeded by; None = its place in `questions`. So a part of a split,
                 given its places in the split, is answered as in the whole.
-            stop: when to think no further latent, e.g. "confidence:0.9"; None = never before the last.
+            stop: when to think no further latent, e.g. "confidence:0.9", or a decider of your own; None = never before the
+                last.
             expect: how answers are expected to begin, e.g. "### ". Changes no answer; where it is so, they come sooner.
             speaking: fields of `SamplingParams` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
 
@@ -267,16 +267,15 @@ class Model:
         """What each of so many thought groups of a problem stands for; None where the method does not say."""
         return self.method.expected(example, groups)
 
-    def _judge(self, stop: StopConfig | str) -> StopDecider:
-        """A stop rule as this model applies it: at the end of a thought group."""
-        if not isinstance(stop, (str, StopConfig)):
+    def _judge(self, stop: StopDecider | str) -> StopDecider:
+        """A stop rule as this model applies it, or the caller's own."""
+        if not isinstance(stop, (str, StopDecider)):
             raise ConfigError(f"stop must be a rule, e.g. 'confidence:0.9', got {stop!r:.60} ({type(stop).__name__})")
-        rule = StopConfig.parse(stop) if isinstance(stop, str) else stop
         if self.method.source() is None or isinstance(self.method.source(), PrecomputedThoughts):
             raise ConfigError(
                 "a stop rule needs a method that makes its latents one by one; this one has them in its prompt"
             )
-        return StopDecider(replace(rule, every=rule.every * self.method.inner.latents_per_group), self.stop_head)
+        return stop if isinstance(stop, StopDecider) else extension("stop")(self, stop)
 
     def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
         if isinstance(questions, str):

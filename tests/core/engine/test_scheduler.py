@@ -15,7 +15,6 @@ from unspoken.core.engine.answering import sample
 from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
-from unspoken.core.engine.stopping import StopConfig, StopDecider
 from unspoken.core.loop import generate
 from unspoken.core.loop.loop import Loop, unroll
 from unspoken.core.loop.sampling import SamplingParams
@@ -23,6 +22,7 @@ from unspoken.core.loop.sources import Recurrence
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
+from unspoken.experimental.stopping import RuleDecider, StopConfig
 from unspoken.methods import make_method
 
 
@@ -182,7 +182,7 @@ def shorter(r: Row, latents: int) -> Row:
 def test_a_row_that_stops_says_what_it_says_with_so_many_slots(rule: str, slots: int):
     backbone, rows = speaker("llama"), many_rows(28)
     torch.manual_seed(1)
-    judge = StopDecider(StopConfig.parse(rule), (torch.randn(32), torch.zeros(1)))
+    judge = RuleDecider(StopConfig.parse(rule), (torch.randn(32), torch.zeros(1)))
     said, _ = ask(backbone, rows, slots=slots, judge=judge)
     thought = [r.latents - s.skipped for r, s in zip(rows, said, strict=True)]
     assert any(0 < k < r.latents for k, r in zip(thought, rows, strict=True)), thought
@@ -203,7 +203,7 @@ def test_confidence_stops_at_the_first_place_that_is_sure():
     backbone, rows = backbones.backbone("llama"), [r for r in many_rows(28) if r.latents > 2]
     limit = 0.1
     said, _ = ask(
-        backbone, rows, SamplingParams(max_new_tokens=1), judge=StopDecider(StopConfig(rule="confidence", threshold=limit))
+        backbone, rows, SamplingParams(max_new_tokens=1), judge=RuleDecider(StopConfig(rule="confidence", threshold=limit))
     )
     for r, s in zip(rows, said, strict=True):
         sure = []
@@ -217,7 +217,7 @@ def test_confidence_stops_at_the_first_place_that_is_sure():
 
 
 def test_what_only_batches_do_refuses_a_stop_rule():
-    judge = StopDecider(StopConfig(rule="fixed", threshold=2))
+    judge = RuleDecider(StopConfig(rule="fixed", threshold=2))
     with pytest.raises(
         ConfigError, match="a stop rule needs one answer per question, unedited latents and a model with standard"
     ):
@@ -242,7 +242,7 @@ def test_stop_rules_that_make_no_sense(text: str, message: str):
 
 def test_a_rule_without_its_head():
     with pytest.raises(ConfigError, match="needs a trained head, which this model lacks; run `unspoken learn-stop RUN`"):
-        StopDecider(StopConfig.parse("head:0.5"))
+        RuleDecider(StopConfig.parse("head:0.5"))
 
 
 @pytest.mark.parametrize("rule", [None, "fixed:3", "confidence:0.12"])
@@ -250,7 +250,7 @@ def test_a_latent_after_the_last_is_made_where_a_row_asks_for_it(rule: str | Non
     """Also behind the one at which a row stops; a step decoder reads it."""
     backbone = speaker("llama")
     rows = [replace(r, unfed_latent=True) for r in many_rows(14) if r.latents]
-    judge = None if rule is None else StopDecider(StopConfig.parse(rule))
+    judge = None if rule is None else RuleDecider(StopConfig.parse(rule))
     said, queue = ask(backbone, rows, slots=4, keep=True, judge=judge)
     alone = [replace(shorter(r, r.latents - s.skipped), unfed_latent=True) for r, s in zip(rows, said, strict=True)]
     got, want = queue.trace(range(len(rows))), generate.think(backbone, alone, Recurrence())

@@ -13,18 +13,21 @@ from transformers.pytorch_utils import Conv1D
 from unspoken.core.fast import cpu_linear
 from unspoken.core.fast.cpu_linear import look_again, speed_up_linears, use_dtype
 from unspoken.errors import ConfigError
+from unspoken.experimental.int8 import round_linears
 from unspoken.methods import make_method
 
 KINDS = {"linear": lambda bias: nn.Linear(160, 128, bias=bias), "conv1d": lambda bias: Conv1D(128, 160)}
 
 
-def pair(kind: str, dtype: torch.dtype = torch.float32, bias: bool = True, **how: bool) -> tuple[nn.Module, nn.Module]:
+def pair(
+    kind: str, dtype: torch.dtype = torch.float32, bias: bool = True, int8: bool = False
+) -> tuple[nn.Module, nn.Module]:
     """A layer as it is, and a fast one with the same weights."""
     torch.manual_seed(0)
     slow = nn.Sequential(KINDS[kind](bias).to(dtype))
     torch.manual_seed(0)
     fast = nn.Sequential(KINDS[kind](bias).to(dtype))
-    assert speed_up_linears(fast, **how) == 1
+    assert (round_linears if int8 else speed_up_linears)(fast) == 1
     return slow, fast
 
 
@@ -109,7 +112,7 @@ def test_a_model_has_its_precision():
     with pytest.raises(
         ConfigError, match="needs linear layers in float32 on the CPU, and this model has none; use bfloat16"
     ):
-        speed_up_linears(nn.Sequential(nn.Linear(4, 4)), int8=True)
+        round_linears(nn.Sequential(nn.Linear(4, 4)))
 
 
 @pytest.mark.parametrize("eight", [False, True])
@@ -141,7 +144,7 @@ def test_no_write_goes_unseen(kind: str, eight: bool, how: str):
         layer.to(torch.bfloat16).to(torch.float32)
     slow.load_state_dict(fast.state_dict())
     if eight:
-        speed_up_linears(slow, int8=True)
+        round_linears(slow)
     look_again()
     with torch.inference_mode():
         torch.testing.assert_close(fast(x), slow(x), rtol=1e-5, atol=1e-5)

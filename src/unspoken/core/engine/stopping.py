@@ -1,149 +1,34 @@
-"""When to stop thinking: rules that are asked before a latent is fed, or after it, row by row.
+"""Who says that a row has thought enough; the rules are in experimental/stopping.py, or a caller's own.
 
-A row that stops after k latents goes on exactly as if it had been given k slots: the rest of its prompt moves up. `fixed`
-stops after so many latents; `convergence` when a latent hardly differs from the one before it; `head` when a trained
-linear head says so (`causal/stop_head.py`); `confidence` tries the rest of the prompt behind every latent and stops when
-the likeliest first token of the answer is likely enough. The first three cost nothing. A trial costs the positions of the
-rest of the prompt, in the same pass; where the row thinks on, its slot forgets them.
+A row that stops after k latents goes on exactly as if it had been given k slots: the rest of its prompt moves up.
 
 Shapes: N rows that are asked, D width, V words.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Protocol, runtime_checkable
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unspoken.core.config import STRICT, lookup, plugins
-from unspoken.core.files import write_file
-from unspoken.errors import ConfigError, RunError
 
-Rule = Literal["fixed", "confidence", "convergence", "head"]
-
-STOP_HEAD = "stop_head.safetensors"
-"""The file in a run directory that holds a trained head."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopConfig:
-    """When a row has thought enough; it never thinks more latents than it has slots."""
-
-    __pydantic_config__ = STRICT
-
-    rule: str = "fixed"  # one of `Rule`; of an installed package; or "module:Class", see `StopDecider`
-    # fixed: number of latents; confidence and head: least probability; convergence: largest relative change of a latent
-    threshold: float = 1.0
-    least: int = 1  # latents thought before the rule is asked
-    every: int = 1  # stop at multiples only; of a method's thought groups, where `Model` applies it
-
-    def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            lookup(dict.fromkeys(get_args(Rule), ""), self.rule, "stop rule")
-        if self.least < 1 or self.every < 1:
-            raise ConfigError(f"a stop rule needs least and every of at least 1, got {self.least} and {self.every}")
-        if self.rule == "fixed" and not (self.threshold >= 1 and float(self.threshold).is_integer()):
-            raise ConfigError(f"stop rule 'fixed' needs a number of latents, at least 1, got {self.threshold:g}")
-        if self.rule in ("confidence", "head") and not 0 <= self.threshold <= 1:
-            raise ConfigError(f"stop rule {self.rule!r} needs a probability in 0..1, got {self.threshold:g}")
-        if self.rule == "convergence" and not self.threshold >= 0:
-            raise ConfigError(f"stop rule 'convergence' needs a relative change of 0 or more, got {self.threshold:g}")
-
-    @classmethod
-    def parse(cls, text: str) -> StopConfig:
-        """From "rule:threshold", e.g. "confidence:0.9".
-
-        Raises:
-            ConfigError: no such rule, or a threshold that is no number.
-        """
-        rule, _, number = text.rpartition(":")
-        try:
-            threshold = float(number)
-        except ValueError:
-            threshold = None
-        known = (*get_args(Rule), *plugins("stop rule"))
-        if threshold is None or (rule not in known and ":" not in rule):
-            raise ConfigError(
-                f"a stop rule is written RULE:NUMBER with a rule of {', '.join(known)}, e.g. confidence:0.9; got {text!r}"
-            )
-        return cls(rule=rule, threshold=threshold)
-
-
-class StopDecider:
-    """Applies a rule.
-
-    A rule from outside is a class that is made from the threshold. Called with how many latents a row has thought, the one
-    that is about to be fed [D] and the one before it [D] (None = it is the first), it says whether that one is the last.
-
-    Args:
-        stopping: the rule.
-        head: for rule `head`: weight [D] and bias [1], in float32.
-
-    Raises:
-        ConfigError: rule `head` without one.
-    """
-
-    def __init__(self, stopping: StopConfig, head: tuple[Tensor, Tensor] | None = None) -> None:
-        if stopping.rule == "head" and head is None:
-            raise ConfigError("stop rule 'head' needs a trained head, which this model lacks; run `unspoken learn-stop RUN`")
-        self.stopping, self.head = stopping, head
-        self._other = None
-        if stopping.rule not in get_args(Rule):
-            self._other = lookup({}, stopping.rule, "stop rule")(stopping.threshold)
+@runtime_checkable
+class StopDecider(Protocol):
+    """Is asked before a latent is fed or, where it tries, after it, row by row."""
 
     @property
     def tries(self) -> bool:
-        """Whether it must see the logits behind the rest of the prompt."""
-        return self.stopping.rule == "confidence"
+        """Whether it must see the logits behind the rest of the prompt, which then is forwarded behind every latent."""
+        ...
 
     def asked(self, thought: int) -> bool:
         """Whether it may stop a row after so many latents."""
-        return thought >= self.stopping.least and thought % self.stopping.every == 0
+        ...
 
     def is_last(self, thought: int, latent_D: Tensor, before_D: Tensor | None) -> bool:
         """Whether the latent that is about to be fed, number `thought` counted from 1, is the last; not for `tries`."""
-        if self._other is not None:
-            return bool(self._other(thought, latent_D, before_D))
-        rule, limit = self.stopping.rule, self.stopping.threshold
-        if rule == "fixed":
-            return thought >= limit
-        if rule == "convergence":
-            return before_D is not None and bool((latent_D - before_D).norm() <= limit * latent_D.norm())
-        assert self.head is not None
-        weight_D, bias = self.head
-        return bool(torch.sigmoid(features(latent_D) @ weight_D.to(latent_D.device) + bias.to(latent_D.device)) >= limit)
+        ...
 
     def sure(self, logits_NV: Tensor) -> list[bool]:
-        """Whether the likeliest token behind the rest of the prompt is likely enough."""
-        return (logits_NV.float().softmax(dim=-1).amax(dim=-1) >= self.stopping.threshold).tolist()
-
-
-def save_head(path: Path, head: tuple[Tensor, Tensor]) -> None:
-    """Write a trained head: whole, or not at all."""
-    tensors = {"weight": head[0].contiguous(), "bias": head[1].contiguous()}
-    write_file(path, lambda new: save_file(tensors, str(new)))
-
-
-def read_head(path: Path) -> tuple[Tensor, Tensor] | None:
-    """What `save_head` wrote; None where there is no file.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    if not path.is_file():
-        return None
-    try:
-        tensors = load_file(str(path))
-        return tensors["weight"], tensors["bias"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise RunError(f"{path} is damaged ({error}); run `unspoken learn-stop` again, or delete it") from error
-
-
-def features(latent: Tensor) -> Tensor:
-    """What a stop head sees of latents [..., D]: their direction, since lengths differ between methods."""
-    return torch.nn.functional.layer_norm(latent.float(), latent.shape[-1:])
+        """For `tries`: whether a row has thought enough, from the logits behind the rest of its prompt."""
+        ...

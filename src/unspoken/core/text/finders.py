@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from unspoken.core.extensions import extension
 from unspoken.core.text.steps import RULES, Finder, _by_pattern, check_rule
 
 
@@ -19,7 +20,5 @@ def finder(rule: str) -> Finder:
         pattern = re.compile(rest)
         return lambda text: _by_pattern(pattern, text)
     if kind == "learned":
-        from unspoken.core.text.step_tagger import load_tagger
-
-        return load_tagger(rest).find
+        return extension("finder:learned")(rest)
     return RULES[rule]

@@ -1,6 +1,6 @@
 """Find the reasoning steps inside a text: which characters are a step, and which of these are its result.
 
-A rule is a name of `RULES`, "regex:PATTERN", or "learned:PATH" (a tagger that `core/text/step_tagger.py` has fitted
+A rule is a name of `RULES`, "regex:PATTERN", or "learned:PATH" (a tagger that `experimental/step_tagger.py` has fitted
 and saved):
 
     markers     <<48/2=24>>, GSM8K's calculator annotations

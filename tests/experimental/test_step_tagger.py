@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from unspoken.cli import app
 from unspoken.core.text.finders import finder
-from unspoken.core.text.step_tagger import fit, joined, learn, span_f1
 from unspoken.errors import ConfigError, DataError
+from unspoken.experimental.step_tagger import fit, joined, learn, span_f1
 
 
 def problems(count: int, seed: int) -> list[tuple[str, ...]]:

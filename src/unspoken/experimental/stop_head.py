@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unspoken.core.engine.stopping import features
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
+from unspoken.experimental.stopping import features
 from unspoken.runs.model import Model
 from unspoken.tasks.base import Task
 

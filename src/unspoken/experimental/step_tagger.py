@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from unspoken.core.files import write_text
-from unspoken.core.text.steps import Span, result_of
+from unspoken.core.text.steps import Finder, Span, result_of
 from unspoken.errors import ConfigError, DataError
 
 BEGIN, INSIDE, OUTSIDE = 0, 1, 2
@@ -192,6 +192,15 @@ def _features(text: str, words: Sequence[re.Match[str]]) -> list[list[str]]:
             ]
         )  # fmt: skip
     return rows
+
+
+def learned_finder(path: str) -> Finder:
+    """The rule "learned:PATH".
+
+    Raises:
+        ConfigError: no such file, or it holds something else.
+    """
+    return load_tagger(path).find
 
 
 def load_tagger(path: str | Path) -> StepTagger:
