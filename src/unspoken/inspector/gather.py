@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unspoken.core.loop.trace import Answer
+from unspoken.core.loop.trace import Answer, Trace
+from unspoken.core.rows.row import Key
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.inspector.attention import Paid, paid
@@ -87,19 +88,24 @@ def _gather(
     method = model.method
     questions = [example.question for example in examples]
     names = [example.id or f"problem {i}" for i, example in enumerate(examples)]
-    # Thinking twice costs a few passes, and leaves the engine without a second way to answer.
-    answers = model.answer(questions, latents=latents, names=names, batch_size=BATCH)
-    trace = model.think(questions, latents=latents)
+    kept: dict[str, tuple[Tensor, RowWords, tuple[str, ...] | None]] = {}
+
+    def keep(trace: Trace, keys: Sequence[Key]) -> None:
+        words = words_of(method.backbone, trace, top)
+        thoughts = model.explain(trace) if model.explains else [None] * len(keys)
+        for b, (name, _) in enumerate(keys):
+            kept[name] = trace.latents_BKD[b, : int(trace.counts_B[b])], words[b], thoughts[b]
+
+    answers = model.answer(questions, latents=latents, names=names, batch_size=BATCH, on_trace=keep)
     rows = [method.prompt(q.strip(), model.latents if latents is None else latents) for q in questions]
-    thoughts = model.explain(trace) if model.explains else None
-    words = words_of(method.backbone, trace, top)
     shares: list[Paid | None] = [None] * len(rows)
     if attention:
-        shares = paid(method.backbone, rows, list(trace.latents_BKD), [answer.tokens for answer in answers])
+        shares = paid(method.backbone, rows, [kept[name][0] for name in names], [answer.tokens for answer in answers])
     found = []
     for b, (example, answer, row) in enumerate(zip(examples, answers, rows, strict=True)):
         score = task.score(example, answer.text)
-        n = int(trace.counts_B[b])
+        latents_KD, words, decoded = kept[names[b]]
+        n = len(latents_KD)
         expected, whole = stands_for(model, example, n // method.latents_per_group)
         found.append(
             Seen(
@@ -107,10 +113,10 @@ def _gather(
                 answer=answer,
                 correct=bool(score.strict),
                 extracted=score.extracted,
-                latents_KD=trace.latents_BKD[b, :n].float(),
-                words=words[b],
+                latents_KD=latents_KD.float(),
+                words=words,
                 fed=min(row.latents, n),
-                decoded=None if thoughts is None else thoughts[b],
+                decoded=decoded,
                 expected=expected,
                 covers_last=whole,
                 paid=shares[b],

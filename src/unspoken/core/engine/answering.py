@@ -1,4 +1,4 @@
-"""Answer many rows: by the scheduler where the family allows it, else by the loop."""
+"""Answer many rows: by the scheduler, and by the loop what that does not do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.engine.stopping import StopDecider
 from unspoken.core.fast.switch import is_on
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.loop.edits import Edit
+from unspoken.core.loop.edits import Edit, edited
 from unspoken.core.loop.generate import OnTrace
 from unspoken.core.loop.generate import sample as sample_batches
 from unspoken.core.loop.loop import OnToken
@@ -31,58 +31,75 @@ def sample(
     source: Source | PrecomputedThoughts | None,
     speaking: SamplingParams,
     *,
+    judge: StopDecider | None = None,
+    expected: tuple[int, ...] = (),
+    **how: Any,
+) -> list[tuple[Answer, ...]]:
+    """Think and speak for any number of prompts, by the scheduler.
+
+    What it does not do goes batch by batch through the loop: several answers to a question, latents made in parallel
+    passes, models whose attention is of their own kind, and everything on the plain path (`core/fast/switch.py`).
+
+    Args:
+        judge: says when a row has thought enough.
+        expected: what answers may begin with, see `Request`.
+        how: the other arguments of `core/loop/generate.py:sample`, which says what they and the first four are, and what
+            is returned.
+
+    Raises:
+        ConfigError: a judge where only the loop can serve.
+    """
+    columns = max((len(row.ids) for row in rows), default=0) + speaking.max_new_tokens
+    if not isinstance(source, PrecomputedThoughts):
+        source = at_once(source, backbone.parallel)
+    single = how.get("chains", 1) * how.get("samples", 1) == 1
+    if rows and single and not isinstance(source, Jacobi) and is_on() and supports_kv_slots(backbone, columns):
+        return [(answer,) for answer in _scheduled(backbone, rows, source, speaking, judge, expected, **how)]
+    if judge is not None and rows:
+        raise ConfigError(
+            "a stop rule needs one answer per question, a model with standard attention, and the shortcuts turned on "
+            "(fast.enabled); leave --stop away, or ask for a single answer"
+        )
+    return sample_batches(backbone, rows, source, speaking, **how)
+
+
+def _scheduled(
+    backbone: Backbone,
+    rows: Sequence[Row],
+    source: Source | PrecomputedThoughts | None,
+    speaking: SamplingParams,
+    judge: StopDecider | None,
+    expected: tuple[int, ...],
+    *,
     batch_size: int = 32,
-    chains: int = 1,
-    samples: int = 1,
     numbers: Sequence[int] | None = None,
     explain: Callable[[Trace], list[tuple[str, ...]]] | None = None,
     edit: Edit | None = None,
     on_token: OnToken | None = None,
     on_trace: OnTrace | None = None,
-    judge: StopDecider | None = None,
-    expected: tuple[int, ...] = (),
-) -> list[tuple[Answer, ...]]:
-    """Think and speak for any number of prompts: `core/loop/loop.py:sample`, continuously batched where that is covered.
-
-    Not covered are several answers to a question, edited or observed latents (`on_trace` sees a batch), latents made in
-    parallel, and models whose attention is of their own kind; they go through the engine's batches.
-
-    Args:
-        judge: says when a row has thought enough.
-        expected: what answers may begin with, see `Request`.
-
-    Raises:
-        ConfigError: a judge where only batches can serve.
-    """
-    columns = max((len(row.ids) for row in rows), default=0) + speaking.max_new_tokens
-    if not isinstance(source, PrecomputedThoughts):
-        source = at_once(source, backbone.parallel)
-    plain = chains * samples == 1 and edit is None and on_trace is None and not isinstance(source, Jacobi) and is_on()
-    if not rows or not plain or not supports_kv_slots(backbone, columns):
-        if judge is not None and rows:
-            raise ConfigError(
-                "a stop rule needs one answer per question, unedited latents and a model with standard attention; "
-                "leave --stop away, or ask for a single answer"
-            )
-        how: Any = {"batch_size": batch_size, "chains": chains, "samples": samples, "explain": explain}
-        how |= {"numbers": numbers, "edit": edit, "on_token": on_token, "on_trace": on_trace}
-        return sample_batches(backbone, rows, source, speaking, **how)
-    queue = Scheduler(
-        backbone, source, slots=min(batch_size, len(rows)), judge=judge, keep=explain is not None, on_token=on_token
-    )
+    **_: Any,
+) -> list[Answer]:
+    """One answer per row, in their order; see `sample`."""
+    keys = [(row.name, 0) for row in rows]
+    if edit is not None and source is not None:
+        source = edited(source, edit, keys)  # the scheduler counts rows as they are here
+    keep = explain is not None or on_trace is not None
+    scheduler = Scheduler(backbone, source, slots=min(batch_size, len(rows)), judge=judge, keep=keep, on_token=on_token)
     began = clock(backbone.device)
     seeds = range(len(rows)) if numbers is None else numbers
-    requests = [
-        Request(row=row, speaking=speaking, number=seed, expected=expected) for row, seed in zip(rows, seeds, strict=True)
-    ]
-    places = queue.run(requests)
+    places = scheduler.run(
+        [Request(row=row, speaking=speaking, number=seed, expected=expected) for row, seed in zip(rows, seeds, strict=True)]
+    )
     seconds = (clock(backbone.device) - began) / len(rows)
     thoughts: list[tuple[str, ...] | None] = [None] * len(rows)
-    if explain is not None:
-        for first in range(0, len(rows), batch_size):
-            part = places[first : first + batch_size]
-            thoughts[first : first + len(part)] = explain(queue.trace(part))
-    return [(_answer(backbone, queue.done[n], seconds, said),) for n, said in zip(places, thoughts, strict=True)]
+    for first in range(0, len(rows) if keep else 0, batch_size):
+        part = slice(first, first + batch_size)
+        trace = scheduler.trace(places[part])
+        if on_trace is not None:
+            on_trace(trace, keys[part])
+        if explain is not None:
+            thoughts[part] = explain(trace)
+    return [_answer(backbone, scheduler.done[n], seconds, said) for n, said in zip(places, thoughts, strict=True)]
 
 
 def _answer(backbone: Backbone, active: ActiveRequest, seconds: float, thoughts: tuple[str, ...] | None) -> Answer:
