@@ -219,7 +219,7 @@ def test_confidence_stops_at_the_first_place_that_is_sure():
 def test_what_only_batches_do_refuses_a_stop_rule():
     judge = RuleDecider(StopConfig(rule="fixed", threshold=2))
     with pytest.raises(
-        ConfigError, match="a stop rule needs one answer per question, unedited latents and a model with standard"
+        ConfigError, match="a stop rule needs one answer per question, a model with standard attention, and the short"
     ):
         sample(families.model("bloom").method.backbone, many_rows(2), Recurrence(), GREEDY, judge=judge)
 
