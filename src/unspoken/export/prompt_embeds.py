@@ -60,6 +60,8 @@ class Embeddings(nn.Module):
         self.lm: Any = nn.Embedding.from_pretrained(table_VD)
         self.tokenizer = tokenizer
 
+    context = None  # of the base model: the engine knows
+
     @property
     def width(self) -> int:
         """D."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ class Reader(nn.Module):
         return self.backbone.logits(states_MCA[:, -1]).float().log_softmax(-1)
 
     @property
-    def lm(self) -> nn.Module:
+    def lm(self) -> Any:
         """The causal LM itself."""
         return self.backbone.lm
 
