@@ -18,6 +18,7 @@ from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError, RunError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport, same_step
+from unspoken.evaluation.resume import PartialReport
 from unspoken.evaluation.statistics import Rate, wilson
 
 
@@ -191,6 +192,13 @@ def test_errors_come_before_any_work(task: FakeTask, options: dict[str, Any], er
     with pytest.raises(error, match=message):
         evaluate(model, task, **options)  # pyright: ignore[reportArgumentType]
     assert not model.calls
+
+
+def test_edited_latents_are_not_kept_as_plain_answers(tmp_path: Path) -> None:
+    """Settings of a partial report say nothing of an edit, so it would go on with the other's answers."""
+    keep = PartialReport(tmp_path / "report.json")
+    with pytest.raises(ConfigError, match="edited or observed latents need an evaluation in one go"):
+        evaluate(FakeModel(say), FakeTask(), keep=keep, edit=lambda latents_ND, keys_N, index_N: latents_ND)
 
 
 def test_provenance_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:

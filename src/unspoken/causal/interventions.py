@@ -309,8 +309,6 @@ def intervene(
     if not questions:
         raise DataError("there is no question to intervene in; give at least one")
     names = [f"question {i}" for i in range(len(questions))] if how.get("names") is None else list(how["names"])
-    if len(set(names)) < len(names):
-        raise DataError("names must tell questions apart, and two are the same; change one, or leave names out")
     how["names"] = names
     before: dict[Key, Trace] = {}
     after: dict[Key, Trace] = {}

@@ -178,7 +178,8 @@ class Model:
         Raises:
             ConfigError: more sets of thoughts than the model has, several samples at temperature 0, explanations of a model
                 without a decoder, or an unknown speaking field.
-            DataError: a question is not a string, does not fit, or spells a marker.
+            DataError: a question is not a string, does not fit, or spells a marker; or two have one name where latents are
+                edited or observed.
         """
         if explain and not self.explains:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
@@ -215,6 +216,8 @@ class Model:
         judge = None if stop is None else self._judge(stop)
         with self._alone():
             rows = self._rows(questions, latents, names)
+            if (edit is not None or on_trace is not None) and len({row.name for row in rows}) < len(rows):
+                raise DataError("two questions have one name, so their latents cannot be told apart; change one in names")
             _check_each(numbers, "numbers", len(rows))
             for number in numbers or ():
                 check_whole(numbers=number)

@@ -13,7 +13,7 @@ from contract import cases as cases
 
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.row import Key
-from unspoken.errors import ConfigError
+from unspoken.errors import ConfigError, DataError
 from unspoken.runs.model import Model
 
 QUESTIONS = [e.question for e in cases.EXAMPLES]
@@ -107,3 +107,8 @@ def test_traces_say_what_was_fed(name: str):
 def test_nothing_to_edit():
     with pytest.raises(ConfigError, match="makes no latents while it thinks, so there is nothing to edit"):
         model("no-cot").answer(QUESTIONS, edit=own_noise)
+
+
+def test_names_must_tell_questions_apart():
+    with pytest.raises(DataError, match="two questions have one name"):
+        model("coconut").answer(QUESTIONS, names=["a"] * len(QUESTIONS), edit=own_noise)
