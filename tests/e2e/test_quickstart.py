@@ -39,7 +39,8 @@ def test_quickstart_writes_runs_reports_and_a_page(short, tmp_path):
     text = said.getvalue()
     assert list(reports) == [START, "No-CoT", "Coconut", "SIM-CoT"]
     assert reports[START].accuracy.value > 0.9  # the model in the package reasons well in words
-    assert reports["SIM-CoT"].mean_latents == reports["Coconut"].mean_latents == 4
+    assert reports["SIM-CoT"].mean_latents == 4
+    assert reports["Coconut"].mean_latents == 3  # four updates end in stage 3, and a model is asked as its stage trained it
     for word in (*reports, "thought", "unspoken ask"):
         assert word in text
     page = (tmp_path / "index.html").read_text()
