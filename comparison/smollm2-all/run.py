@@ -60,7 +60,7 @@ def folder(label: str) -> str:
 
 def assistant(out: Path) -> Path:
     """The model inside the package with a longer context: its tokenizer spells GSM8K's words out."""
-    from unspoken.runs.directory import builtin
+    from unspoken.core.lm.loading import builtin
 
     copy = out / "assistant"
     if not copy.exists():

@@ -21,7 +21,7 @@ import unspoken
 from unspoken.cli import app
 from unspoken.core.config import dump, lookup
 from unspoken.errors import ConfigError
-from unspoken.export.hf_folder import export_hf
+from unspoken.exporters.hf_folder import export_hf
 from unspoken.methods import method_config
 from unspoken.recipes import recipe
 from unspoken.runs.directory import RunDir, export

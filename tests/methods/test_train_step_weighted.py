@@ -22,7 +22,7 @@ from unspoken.cli import app
 from unspoken.core.config import dump
 from unspoken.errors import DataError, TrainingError
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.export.hf_folder import export_hf
+from unspoken.exporters.hf_folder import export_hf
 from unspoken.methods.step_weighted import StepWeighted
 from unspoken.recipes import recipe
 from unspoken.runs.directory import export

@@ -20,7 +20,7 @@ ROOMS = (
     ("evaluation",),
     ("inspector",),
     ("pages",),
-    ("training", "causal", "importers", "export", "experimental"),
+    ("training", "causal", "importers", "exporters", "experimental"),
     ("serving",),
     ("recipes", "bench"),
     ("cli",),
@@ -182,7 +182,7 @@ def test_method_names_stand_in_one_place():
     from unspoken.methods import METHODS
 
     for path in MODULES:
-        if room(dotted(path)) in ("core", "runs", "training", "evaluation", "inspector", "causal", "export"):
+        if room(dotted(path)) in ("core", "runs", "training", "evaluation", "inspector", "causal", "exporters"):
             compared = {
                 leaf.value
                 for node in ast.walk(parsed(path))
@@ -191,3 +191,10 @@ def test_method_names_stand_in_one_place():
                 if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
             }
             assert not compared & set(METHODS), f"{path.name} compares with the name of a method"
+
+
+def test_no_function_of_the_package_has_the_name_of_a_room():
+    """Python binds a room to its name in the package once anything in it is imported, in place of the function."""
+    import unspoken
+
+    assert not {name for name in unspoken.__all__ if (PACKAGE / name).is_dir()}

@@ -14,7 +14,7 @@ from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
 from unspoken.core.loop.sampling import SamplingParams
-from unspoken.export.prompt_embeds import export_prompt_embeds
+from unspoken.exporters.prompt_embeds import export_prompt_embeds
 from unspoken.methods import method_config
 from unspoken.runs.config import RunConfig, TrainConfig
 from unspoken.tasks import task_config

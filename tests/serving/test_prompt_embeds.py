@@ -24,7 +24,7 @@ import unspoken
 from unspoken.cli import app
 from unspoken.core.lm.adapters import LoraSettings
 from unspoken.errors import ConfigError, DataError, RunError
-from unspoken.export.prompt_embeds import PromptEmbedder, encode, export_prompt_embeds
+from unspoken.exporters.prompt_embeds import PromptEmbedder, encode, export_prompt_embeds
 from unspoken.runs.directory import RunDir
 from unspoken.serving.prompt_embeds import Service
 

@@ -16,7 +16,7 @@ import pytest
 
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
-from unspoken.export.prompt_embeds import PromptEmbedder
+from unspoken.exporters.prompt_embeds import PromptEmbedder
 from unspoken.serving import prompt_embeds
 from unspoken.serving.prompt_embeds import Service, engine_url
 

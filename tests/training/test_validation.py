@@ -11,7 +11,7 @@ import pytest
 import unspoken
 from unspoken.errors import ConfigError
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.export.hf_folder import export_hf
+from unspoken.exporters.hf_folder import export_hf
 from unspoken.inspector.probe import probe_config
 from unspoken.runs.directory import RunDir
 from unspoken.tasks import make_task

@@ -27,11 +27,11 @@ def export(
     if prompt_embeds:
         if format != "run":
             raise ConfigError("--prompt-embeds is a format of its own; leave --format out")
-        from unspoken.export.prompt_embeds import export_prompt_embeds as write
+        from unspoken.exporters.prompt_embeds import export_prompt_embeds as write
     elif format == "run":
         from unspoken.runs.directory import export as write
     elif format == "hf":
-        from unspoken.export.hf_folder import export_hf as write
+        from unspoken.exporters.hf_folder import export_hf as write
     else:
         raise ConfigError(f"unknown format {format!r}; known: run, hf")
     write(run, out)

@@ -25,7 +25,7 @@ def serve(
     key: Annotated[str | None, typer.Option(help="The environment variable that holds a key; clients must send it.")] = None,
 ) -> None:
     """Turn questions into prompt embeddings in front of a stock engine (vLLM --enable-prompt-embeds)."""
-    from unspoken.export.prompt_embeds import PromptEmbedder
+    from unspoken.exporters.prompt_embeds import PromptEmbedder
     from unspoken.serving.prompt_embeds import Service
 
     secret = None if key is None else os.environ.get(key, "").strip()

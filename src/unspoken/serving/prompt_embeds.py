@@ -38,7 +38,7 @@ from pydantic import Field
 from unspoken.core.checks import parse_json, shown, spoken
 from unspoken.core.config import STRICT, build
 from unspoken.errors import ConfigError, DataError, UnspokenError
-from unspoken.export.prompt_embeds import PromptEmbedder
+from unspoken.exporters.prompt_embeds import PromptEmbedder
 
 LONGEST = 1 << 20
 """Bytes of a request: a question, not a book."""

@@ -26,8 +26,8 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.text.template import question_ids
 from unspoken.errors import ConfigError, RunError
-from unspoken.export import hf_folder, hf_generate
-from unspoken.export.hf_folder import chat_template, export_hf, projection
+from unspoken.exporters import hf_folder, hf_generate
+from unspoken.exporters.hf_folder import chat_template, export_hf, projection
 from unspoken.methods import METHODS, make_method
 from unspoken.runs.directory import RunDir
 

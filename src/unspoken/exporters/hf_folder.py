@@ -3,7 +3,7 @@
     config.json, model.safetensors, tokenizer, generation_config.json    weights (LoRA merged) and how the run speaks
     README.md                                                            the model card
     custom_generate/                                                     methods with latents only:
-        generate.py              `export/hf_generate.py`, which takes the place of `model.generate`
+        generate.py              `exporters/hf_generate.py`, which takes the place of `model.generate`
         thoughts.json            markers, number of latents, layers of the projection
         projection.safetensors   where latents are projected
         requirements.txt         checked by transformers
@@ -33,8 +33,8 @@ from unspoken.core.rows.row import Row
 from unspoken.core.tensors import save_tensors
 from unspoken.core.text.template import Template, question_ids
 from unspoken.errors import ConfigError
-from unspoken.export.hf_generate import FORMAT, TENSORS, project
-from unspoken.export.model_card import card
+from unspoken.exporters.hf_generate import FORMAT, TENSORS, project
+from unspoken.exporters.model_card import card
 from unspoken.methods.base import Method
 from unspoken.runs.directory import RunDir
 from unspoken.runs.saved import own_state
