@@ -106,7 +106,7 @@ def test_what_cannot_be_probed(make, tmp_path: Path) -> None:
     train(make(METHODS["codi"], steps=4), tmp_path / "codi")
     with pytest.raises(ConfigError, match="a probe trains the decoder alone"):
         probe_config(tmp_path / "codi", overrides=["method.trains=both"])
-    with pytest.raises(RunError, match="no run directory"):
+    with pytest.raises(RunError, match="no such folder; give a folder that `unspoken train` wrote"):
         probe_config(tmp_path / "nothing")
 
 

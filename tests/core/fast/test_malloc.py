@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from unspoken.training.allocator import keeping_freed
+from unspoken.core.fast.malloc import keeping_freed
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
