@@ -74,6 +74,7 @@ def test_an_adapter_is_merged_into_its_base_and_that_is_said(base, tmp_path, set
         got = load(tmp_path / "adapter")
     plain = load(base)
     assert len(got.tokenizer) == got.vocabulary == plain.vocabulary + more
+    assert all(p.requires_grad for p in got.parameters())  # it trains as any model does
     with torch.no_grad():
         logits, before = got.lm(IDS).logits, plain.lm(IDS).logits
     torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-4)

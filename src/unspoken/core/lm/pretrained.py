@@ -311,6 +311,7 @@ def merged(lm: Any, path: str, base: str) -> Any:
             raise ValueError(f"it has weights for parts that the model does not have, e.g. {more[0]}")
         untie_adapted(lm)
         lm = adapted.merge_and_unload(safe_merge=True)
+        lm.requires_grad_(True)  # peft has frozen the base, which is an ordinary model again
     except Exception as error:  # peft, torch and safetensors each raise their own kinds
         raise BackboneError(
             f"{path} is a PEFT adapter that cannot be merged into {base}: {first_line(error):.200}; give a base model"
