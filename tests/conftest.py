@@ -7,8 +7,11 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from support.quick_runs import files, make
 
 from unspoken.core.fast.switch import FastConfig, using
+
+__all__ = ["files", "make"]  # fixtures of every room: runs that train in a second
 
 
 @pytest.fixture(scope="session", autouse=True)

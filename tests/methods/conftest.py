@@ -1,5 +1,0 @@
-"""Runs that train in a second."""
-
-from support.quick_runs import files, make
-
-__all__ = ["files", "make"]
