@@ -1,6 +1,6 @@
 """Whether `torch.compile` helps: a figure of docs/speed/training.md.
 
-    python benchmarks/compile.py --threads 1 > compile.json
+    python -m benchmarks.compile --threads 1 > compile.json
 
 The body of a model as transformers has it, compiled and not, alternating in one process: forward and backward of a batch
 as in a training step, and a pass of one column behind a prompt, as thinking makes them. With a GPU also in the mode that

@@ -1,6 +1,6 @@
 """What the token ids of a large corpus cost in memory, as Python objects and in files: a figure of docs/speed/training.md.
 
-    python benchmarks/encodings.py --texts 400000
+    python -m benchmarks.encodings --texts 400000
 
 Each way runs in a process of its own; texts are steps and questions such as GSM8K-Aug's, in the tokens of `builtin:tiny`.
 """

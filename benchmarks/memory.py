@@ -1,6 +1,6 @@
 """Peak memory of a training step as the vocabulary and the labels grow: a figure of docs/speed/training.md.
 
-    python benchmarks/memory.py > memory.json
+    python -m benchmarks.memory > memory.json
 
 A Coconut step (forward and backward) of a GPT-2 with few layers, so that the head is what costs; ours, and the way of the
 released code. Every figure comes from a process of its own: the most it held, less what it held before the step and less
@@ -23,8 +23,9 @@ def measure(side: str, words: int, rows: int, layers: int) -> None:
     """One step; prints megabytes."""
     import torch
 
-    from unspoken.bench import shapes, train
-    from unspoken.bench.workloads import Load
+    from benchmarks import train
+    from benchmarks.workloads import Load
+    from unspoken.bench import shapes
     from unspoken.core.loop.trace import Cost
 
     torch.set_num_threads(1)
@@ -59,7 +60,8 @@ def main() -> None:
     for side in ("coconut ours", "coconut released"):
         for words in VOCABULARIES:
             for rows in ROWS:
-                command = [sys.executable, __file__, "--layers", str(given.layers), "--one", side, str(words), str(rows)]
+                command = [sys.executable, "-m", "benchmarks.memory", "--layers", str(given.layers)]
+                command += ["--one", side, str(words), str(rows)]
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 found.append(json.loads(said.splitlines()[-1]))
                 print(found[-1], file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unspoken.bench.families import PADDED, UNPADDED, page, row_of
+from benchmarks.families import PADDED, UNPADDED, page, row_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 ROWS = {

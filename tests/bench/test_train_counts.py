@@ -7,11 +7,9 @@ import math
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from unspoken.bench import train as bench
-from unspoken.bench.workloads import Load
-from unspoken.cli import app
+from benchmarks import train as bench
+from benchmarks.workloads import Load
 from unspoken.core.fast import chunked_loss
 from unspoken.errors import ConfigError
 
@@ -100,14 +98,26 @@ def test_the_report_is_json_and_its_figures_are_finite(report: dict[str, Any]):
     }
 
 
-def test_the_command_writes_json():
-    run = CliRunner().invoke(
-        app, ["bench", "train", "--model", "small-test", "--what", "coconut", "--rounds", "1", "--no-baseline", "--json"]
-    )
-    assert run.exit_code == 0, run.output
-    report = json.loads(run.stdout[run.stdout.index("{") :])
+SMALL = ["--model", "small-test", "--what", "coconut", "--rounds", "1"]
+
+
+def test_the_command_writes_json(capsys: pytest.CaptureFixture[str]):
+    bench.main([*SMALL, "--no-baseline", "--json"])
+    report = json.loads(capsys.readouterr().out)
     assert list(report["workloads"]["coconut"]["sides"]) == ["coconut ours"]
     assert report["workloads"]["coconut"]["ratios"] == {}
+
+
+def test_the_command_prints_a_line_per_side(capsys: pytest.CaptureFixture[str]):
+    bench.main(SMALL)
+    said = capsys.readouterr().out
+    assert "coconut ours" in said
+    assert "coconut released / coconut ours: " in said
+
+
+def test_the_command_says_in_a_line_what_is_wrong():
+    with pytest.raises(SystemExit, match="error: unknown workload 'codis'"):
+        bench.main(["--what", "codis"])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import torch
 from contract.cases import training_rows
 from support import backbones
 
-from unspoken.bench import train
-from unspoken.bench.workloads import Load
+from benchmarks import train
+from benchmarks.workloads import Load
 from unspoken.core.fast import chunked_loss, packing, shared_gradients
 from unspoken.core.rows.batch import collate
 from unspoken.methods import make_method

@@ -6,7 +6,7 @@ from typing import Any
 
 from support.backbones import tokenizer
 
-from unspoken.bench.families import PADDED, UNPADDED, lm_of
+from benchmarks.families import PADDED, UNPADDED, lm_of
 from unspoken.core.lm.backbone import Backbone
 from unspoken.methods import make_method
 from unspoken.runs.model import Model

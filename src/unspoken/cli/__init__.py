@@ -16,7 +16,7 @@ from unspoken.errors import UnspokenError
 COMMANDS = (
     *("quickstart", "train", "import_", "export", "serve", "controls", "eval", "ask", "compare"),
     *("rescore", "card", "verify", "scale", "learn_stop", "inspect", "probe", "lm_eval"),
-    *("data", "condense", "learn_steps", "list", "bench_train", "bench_generate", "bench_serve_offline"),
+    *("data", "condense", "learn_steps", "list", "bench_generate", "bench_serve_offline"),
 )
 """The files of the commands, in the order of --help."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unspoken.bench.watch import OperatorCounter
+from benchmarks.watch import OperatorCounter
 from unspoken.core.fast.chunked_loss import PIECE, weighted_cross_entropy
 
 N, D, V = 50, 16, 301

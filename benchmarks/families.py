@@ -1,7 +1,7 @@
 """Does a family of models work? Random small ones, trained and asked every way that matters; the table of docs/families.md.
 
-    python -m unspoken.bench.families            # every family, and write the page
-    python -m unspoken.bench.families lfm2 mpt   # some, and print their rows
+    python -m benchmarks.families            # every family, and write the page
+    python -m benchmarks.families lfm2 mpt   # some, and print their rows
 
 Each cell is found out by numbers: losses and gradients of a batch of unlike rows against its rows one by one, answers of
 a batch against each alone, of the scheduler against the loop, and of transformers' own `generate` on the exported model.
@@ -277,7 +277,7 @@ refused ([decision 017](decisions/017-rows-without-padding.md)).
 
 A column says whether the method trains (loss and gradients of a batch are those of its rows), whether a row in a
 batch answers as alone, whether the scheduler and the loop agree, and whether transformers' `generate` says the same
-with the exported weights. Made by `python -m unspoken.bench.families` with small random weights; a test holds it.
+with the exported weights. Made by `python -m benchmarks.families` with small random weights; a test holds it.
 
 """
 
@@ -292,7 +292,7 @@ def main(names: list[str]) -> None:
         rows.append(row_of(family))
         print(*rows[-1], sep=" | ", flush=True)
     if not names:
-        (Path(__file__).resolve().parents[3] / "docs" / "families.md").write_text(page(rows), encoding="utf-8")
+        (Path(__file__).resolve().parents[1] / "docs" / "families.md").write_text(page(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

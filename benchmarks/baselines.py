@@ -1,4 +1,4 @@
-"""Training steps the way the released code makes them, on our rows and models: what `unspoken bench train` is held against.
+"""Training steps the way the released code makes them, on our rows and models: what `benchmarks.train` is held against.
 
 Written from a description of what facebookresearch/coconut 27273cb, zhenyi4/codi 4fd88d4 and InternLM/SIM-CoT f3ae967 do;
 nothing of them is here. Losses are ours to rounding, so that only the way differs. Every pass gives the states of all layers
