@@ -21,9 +21,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from unspoken.core.builtin import builtin
 from unspoken.core.engine import answering, kv_slots
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.lm.loading import builtin
 from unspoken.core.lm.ways import ways_of
 from unspoken.core.loop import generate
 from unspoken.core.loop.sampling import SamplingParams

@@ -218,7 +218,7 @@ def test_too_long_a_question_is_named(run, tmp_path):
         (["train", "tiny/cot", "train.lr"], ("needs the form field.subfield=value",)),
         (["train", "tiny/no_cot", "backbone.path=builtin:tin"], ("no built-in model",)),
         (["data", "tinny"], ("unknown task 'tinny'", "did you mean 'tiny'")),
-        (["eval", ".", "--split", "tset"], ("unknown split 'tset'",)),
+        (["eval", START, "--split", "tset"], ("unknown split 'tset'",)),
         (["eval", "."], ("no run directory", "run.json")),
         (["ask", "missing", "x"], ("no such folder",)),
         (["compare", "."], ("no reports of a whole", "unspoken eval")),

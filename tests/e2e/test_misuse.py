@@ -32,7 +32,7 @@ LONG = "n" * 300
         (("eval", START, "--seeds", "9" * 5000), "--seeds needs"),
         (("eval", START, "--limit", "x"), "--limit"),
         (("eval", START, "--no-such-option"), "--no-such-option"),
-        (("eval",), "run"),
+        (("eval",), "RUN"),
         (("no-such-command",), "no-such-command"),
         (("train", "tiny/coconut", "--out", ""), "must have a name"),
         (("train", "tiny/coconut", "--out", LONG), "300 bytes long"),
@@ -111,3 +111,37 @@ def test_who_reads_no_further_gets_no_traceback():
 def test_a_closed_output():
     done = command("$U list >&-")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "cp1252", "utf-8"])
+def test_signs_that_a_code_page_lacks_are_written_plainly(encoding: str):
+    """Windows: a minus, a dash or an arrow that cp1252 or cp437 has not is no traceback."""
+    code = "from unspoken.cli import _streams; _streams(); print('\u22122.5 (1\u20133) \u2192 \u2260 \u6f22')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True
+    )
+    said = done.stdout.decode(encoding).strip()
+    assert said == ("\u22122.5 (1\u20133) \u2192 \u2260 \u6f22" if encoding == "utf-8" else said)
+    if encoding != "utf-8":
+        assert said.replace("\u2013", "-") == "-2.5 (1-3) -> != \\u6f22"
+
+
+def test_a_run_that_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path):
+    """Loading torch takes seconds; who mistyped a name waits for none of them."""
+    (tmp_path / "runs" / "sim_cot").mkdir(parents=True)
+    (tmp_path / "runs" / "sim_cot" / "run.json").write_text("{}")
+    code = (
+        "import sys; sys.argv = ['unspoken', sys.argv[1], 'runs/simcot', *sys.argv[2:]]\n"
+        "from unspoken.cli import main\n"
+        "try: main()\n"
+        "finally: assert 'torch' not in sys.modules, 'torch'"
+    )
+    for words in (("eval",), ("ask", "How many?"), ("controls",), ("inspect",), ("compare",)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words[:1], *words[1:]], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2, done.stderr
+        assert "runs/simcot" in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        if words[0] != "compare":
+            assert "did you mean runs/sim_cot?" in done.stderr

@@ -28,7 +28,7 @@ ROOMS = (
 """A room imports from rooms before it; rooms on one line do not import each other."""
 
 CORE = (
-    ("config", "checks", "extensions", "files", "precision", "provenance", "seal", "stored", "tensors"),
+    ("builtin", "config", "checks", "extensions", "files", "precision", "provenance", "seal", "stored", "tensors"),
     ("text",),
     ("rows",),
     ("fast",),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import io
 import os
@@ -68,7 +69,7 @@ def _misused(error: Any) -> NoReturn:
 
 
 def _streams() -> None:
-    """Standard streams that are closed lead nowhere, and what an encoding cannot write is written as its number.
+    """Standard streams that are closed lead nowhere, and what an encoding cannot write is written in plainer signs.
 
     A file opened later would take a closed stream's place, and get what is said there.
     """
@@ -77,4 +78,37 @@ def _streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="plainly")
+
+
+_PLAINER = {
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),  # hyphens, dashes, minus
+    **dict.fromkeys("\u2018\u2019", "'"),
+    **dict.fromkeys("\u201c\u201d", '"'),
+    **dict.fromkeys("\u2022\u00b7", "*"),
+    "\u2026": "...",
+    "\u00d7": "x",
+    "\u00b1": "+-",
+    "\u2260": "!=",
+    "\u2248": "~",
+    "\u2264": "<=",
+    "\u2265": ">=",
+    "\u2192": "->",
+    "\u2190": "<-",
+    "\u2020": "(+)",
+    "\u00a0": " ",
+    "\u202f": " ",
+    "\u2713": "ok",
+}
+"""Signs of ours that code pages of Windows (cp1252, cp437) or plain ASCII lack, and what stands for them there."""
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of codecs: plainer signs, and a character's number where there is none."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lost = error.object[error.start : error.end]
+    return "".join(_PLAINER.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lost), error.end
+
+
+codecs.register_error("plainly", _plainly)

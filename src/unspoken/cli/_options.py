@@ -89,12 +89,32 @@ def numbers(text: str, option: str) -> list[float]:
 CONTROLLED = 200
 """Problems per control; `causal/controls.py:LIMIT` says why. Stands here so that `--help` loads nothing."""
 
+
+def run_place(text: str | Path) -> Path:
+    """A run that is there: seen at once, long before torch is loaded."""
+    from unspoken.runs.places import Places
+
+    Places(text).read()
+    return Path(text)
+
+
+def _complete_runs(incomplete: str) -> list[str]:
+    """Runs and models of the package that begin so, for the shell."""
+    from unspoken.core.builtin import BUILTIN, builtin
+
+    inside = [BUILTIN + run.parent.name for run in builtin(BUILTIN).glob("*/run.json")]
+    begun = Path(incomplete + "x").parent  # "runs/" and "runs/s" both look into runs
+    found = [file.parent.as_posix() for folder in {begun, Path("runs")} for file in folder.glob("*/run.json")]
+    return sorted(name for name in {*inside, *found} if name.startswith(incomplete))
+
+
+RUN: Any = {"parser": run_place, "metavar": "RUN", "autocompletion": _complete_runs}
 FILE: Any = {"parser": out_file, "metavar": "FILE"}
 FOLDER: Any = {"parser": out_folder, "metavar": "FOLDER"}
 
 Overrides = Annotated[list[str] | None, argument("Overrides, e.g. train.lr=1e-3 backbone.path=DIR.")]
 TaskOverrides = Annotated[list[str] | None, argument("Overrides of the task's fields, e.g. root=DIR.")]
-Run = Annotated[Path, argument("A run directory, or builtin:tiny.")]
+Run = Annotated[Path, argument("A run directory, or builtin:tiny-sim-cot.", **RUN)]
 SplitName = Annotated[Split, typer.Option(help="train, validation or test.", parser=_split, metavar="<str>")]
 OtherTask = Annotated[str | None, typer.Option(help="Another task than the run's own.")]
 Latents = Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")]
@@ -175,9 +195,9 @@ def report_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    from unspoken.runs.directory import RunDir
+    from unspoken.runs.places import Places
 
-    files, whole = RunDir(path).reports(), RunDir(path).reports(whole=True)
+    files, whole = Places(path).reports(), Places(path).reports(whole=True)
     if not files:
         raise ConfigError(f"{path} has no reports; run `unspoken eval {path}`, or name a file")
     if len(files) > 1 and len(whole) != 1:

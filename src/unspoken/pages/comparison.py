@@ -18,7 +18,7 @@ from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.tables import Reports, compare, comparison_table, table, to_json, with_interval
 from unspoken.pages.svg import Line, Point, scatter, sheet
-from unspoken.runs.directory import RunDir
+from unspoken.runs.places import Places
 
 Grid = Mapping[str, Reports]
 """Task -> label of the run -> report."""
@@ -43,9 +43,9 @@ def find(paths: Sequence[Path]) -> dict[str, dict[str, tuple[EvalReport, Path]]]
     """
     grid: dict[str, dict[str, tuple[EvalReport, Path]]] = {}
     for path in paths:
-        files = RunDir(path).reports(whole=True) if path.is_dir() else [path]
+        files = Places(path).reports(whole=True) if path.is_dir() else [path]
         if not files:
-            there = ", ".join(f.name for f in RunDir(path).reports())
+            there = ", ".join(f.name for f in Places(path).reports())
             named = f" ({there})" if there else ""
             raise ConfigError(
                 f"{path} has no reports of a whole test split{named}; run `unspoken eval {path}`, or name a report file"

@@ -24,6 +24,7 @@ RECIPES = {
     "tiny/pause": "unspoken.recipes.tiny:pause",
     "tiny/icot_si": "unspoken.recipes.tiny:icot_si",
     "tiny/sim_cot": "unspoken.recipes.tiny:sim_cot",
+    "tiny/shipped": "unspoken.recipes.tiny:shipped",
     "tiny/codi": "unspoken.recipes.tiny:codi",
     "tiny/sim_cot_codi": "unspoken.recipes.tiny:sim_cot_codi",
     "tiny/softcot": "unspoken.recipes.tiny:softcot",

@@ -193,6 +193,25 @@ def coconut_progressive() -> RunConfig:
     return replace(base, method=base.method.inner)
 
 
+def shipped() -> RunConfig:
+    """The SIM-CoT that ships inside the package ("builtin:tiny-sim-cot"), from random weights in one run.
+
+    The text of all four steps is written at first (an eighth of the run), and withdrawn until 60% of it. Attention heads
+    are 32 wide, the narrowest that vLLM's kernels for CPUs take; the size is that of the other models here.
+    """
+    updates = 5600
+    base = sim_cot()
+    train = replace(_TRAIN, steps=updates, lr=3e-3, validate_every=400, save_every=400)
+    inner = replace(base.method.inner, epochs_per_stage=_stage_epochs(train, STEPS + 1, 0.6))
+    shape = {**SHAPE, "num_attention_heads": 3, "num_key_value_heads": 3}
+    return replace(
+        base,
+        backbone=BackboneConfig(arch=shape, tokenizer="builtin:tiny-tokenizer"),
+        method=replace(base.method, inner=inner),
+        train=train,
+    )
+
+
 def codi() -> RunConfig:
     """CODI: as many latents as steps; student and teacher learn side by side from the first update."""
     return RunConfig(

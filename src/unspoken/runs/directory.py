@@ -14,7 +14,6 @@ Only safetensors and JSON; nothing is unpickled. Everything is written under a t
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Collection, Mapping
@@ -29,8 +28,6 @@ from unspoken.core.config import build, dump
 from unspoken.core.fast.switch import using
 from unspoken.core.files import (
     check_new,
-    parse_json,
-    read_object,
     reason,
     recover,
     sweep,
@@ -43,7 +40,6 @@ from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import RunError, TrainingError
 from unspoken.methods.base import Method
 from unspoken.runs.config import RunConfig
-from unspoken.runs.earlier import updated
 from unspoken.runs.lock import LOCK
 from unspoken.runs.model import Model
 from unspoken.runs.places import Places
@@ -59,11 +55,6 @@ TRAINING: Any = {
 
 class RunDir(Places):
     """A run directory on disk, made by `create`; see `Places` for what is written beside the model."""
-
-    @property
-    def exists(self) -> bool:
-        """There is a run here."""
-        return os.path.isfile(self.path / "run.json")  # also where the name is too long, or the place cannot be seen
 
     def create(self, config: RunConfig, about: Mapping[str, Any]) -> None:
         """Start a run: write run.json.
@@ -89,34 +80,6 @@ class RunDir(Places):
         if taken:
             raise RunError(f"{self.path} exists and is no run directory; give another --out, or empty it")
 
-    def read(self) -> dict[str, Any]:
-        """run.json as a dict, its config as this version has it.
-
-        Raises:
-            RunError: there is none, or it is broken.
-        """
-        file = self.path / "run.json"
-        try:
-            data = read_object(file)
-            for name, kind in (("id", str), ("config", dict)):
-                if not isinstance(data.get(name), kind):
-                    raise ValueError(f"{name!r} is missing or of another type")
-            data["config"] = updated(data["config"])
-        except (FileNotFoundError, NotADirectoryError):
-            hint = "give a folder that `unspoken train` wrote"
-            if not self.path.exists():
-                raise RunError(f"{self.path}: no such folder; {hint}") from None
-            if not self.path.is_dir():
-                raise RunError(f"{self.path} is no run directory but a file; {hint}") from None
-            if (self.path / "config.json").is_file():
-                hint = "it is a Hugging Face folder: load it with transformers, or train from it (backbone.path)"
-            raise RunError(f"{self.path} is no run directory: it has no run.json; {hint}") from None
-        except OSError as error:
-            raise RunError(f"{file!s:.200} cannot be read: {reason(error)[0]}; give another folder, or mend this") from error
-        except ValueError as error:
-            raise RunError(f"{file} is truncated or broken ({error}); take another copy of the run") from error
-        return data
-
     def config(self) -> RunConfig:
         """The run's config."""
         try:
@@ -139,15 +102,6 @@ class RunDir(Places):
             raise TrainingError(
                 f"cannot write {self.path / 'metrics.jsonl'}: {reason(error)[0]}; {reason(error)[1]} and resume"
             ) from error
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl. A line that is none, as a kill or a full disk leaves it, is dropped."""
-        file = self.path / "metrics.jsonl"
-        try:
-            lines = file.read_bytes().split(b"\n") if file.is_file() else []
-        except OSError as error:
-            raise RunError(f"{file} cannot be read: {reason(error)[0]}") from error
-        return [row for line in lines if (row := _row(line)) is not None]
 
     def forget_after(self, step: int, again: bool = False) -> None:
         """Drop metrics of steps that will be trained again; and of that step itself, where it will be validated again."""
@@ -174,15 +128,6 @@ class RunDir(Places):
         for old in self._states():
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
-
-    def _states(self) -> list[Path]:
-        found = (self.path / "state").glob("step-*")
-        return sorted(folder for folder in found if folder.name.removeprefix("step-").isdecimal())
-
-    def latest_step(self) -> int | None:
-        """The step of the newest state, or None."""
-        states = self._states()
-        return int(states[-1].name.removeprefix("step-")) if states else None
 
     def sweep(self) -> None:
         """Remove what killed processes have left half-written."""
@@ -344,13 +289,3 @@ def write_run(
 def _begun(config: RunConfig, about: Mapping[str, Any]) -> dict[str, Any]:
     """run.json of a new run."""
     return {"id": uuid.uuid4().hex, "config": dump(config), **about}
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    """A row of metrics.jsonl, or None where the line is no such thing."""
-    try:
-        row = parse_json(line)
-    except ValueError:
-        return None
-    fits = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str)
-    return row if fits else None

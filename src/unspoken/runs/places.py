@@ -1,12 +1,17 @@
-"""What is written about a run, and under which names: reports, pages, charts."""
+"""A run directory as files: what lies in it, and under which names things are written. Reads no weights, loads no torch."""
 
 from __future__ import annotations
 
+import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from unspoken.core.lm.loading import BUILTIN, builtin
+from unspoken.core.builtin import BUILTIN, builtin
+from unspoken.core.files import parse_json, read_object, reason
+from unspoken.errors import RunError
+from unspoken.runs.earlier import updated
 
 
 class Places:
@@ -45,3 +50,73 @@ class Places:
             whole: only those of a whole test split with the run's own settings.
         """
         return sorted(self.path.glob("eval-*-test.json" if whole else "eval-*.json"))
+
+    # what lies in it
+
+    @property
+    def exists(self) -> bool:
+        """There is a run here."""
+        return os.path.isfile(self.path / "run.json")  # also where the name is too long, or the place cannot be seen
+
+    def read(self) -> dict[str, Any]:
+        """run.json as a dict, its config as this version has it.
+
+        Raises:
+            RunError: there is none, or it is broken.
+        """
+        file = self.path / "run.json"
+        try:
+            data = read_object(file)
+            for name, kind in (("id", str), ("config", dict)):
+                if not isinstance(data.get(name), kind):
+                    raise ValueError(f"{name!r} is missing or of another type")
+            data["config"] = updated(data["config"])
+        except (FileNotFoundError, NotADirectoryError):
+            hint = "give a folder that `unspoken train` wrote"
+            if not self.path.exists():
+                raise RunError(f"{self.path}: no such folder; {hint}{self._near()}") from None
+            if not self.path.is_dir():
+                raise RunError(f"{self.path} is no run directory but a file; {hint}") from None
+            if (self.path / "config.json").is_file():
+                hint = "it is a Hugging Face folder: load it with transformers, or train from it (backbone.path)"
+            raise RunError(f"{self.path} is no run directory: it has no run.json; {hint}") from None
+        except OSError as error:
+            raise RunError(f"{file!s:.200} cannot be read: {reason(error)[0]}; give another folder, or mend this") from error
+        except ValueError as error:
+            raise RunError(f"{file} is truncated or broken ({error}); take another copy of the run") from error
+        return data
+
+    def _near(self) -> str:
+        """Runs that could be meant by a folder that is not there, as the end of a message."""
+        found = [file.parent.as_posix() for folder in {self.path.parent, Path("runs")} for file in folder.glob("*/run.json")]
+        names = {name: name.rpartition("/")[2] for name in found}
+        near = [name for name in sorted(names) if names[name] in get_close_matches(self.name, names.values(), cutoff=0.6)]
+        return f"; did you mean {' or '.join(near[:3])}?" if near else ""
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl. A line that is none, as a kill or a full disk leaves it, is dropped."""
+        file = self.path / "metrics.jsonl"
+        try:
+            lines = file.read_bytes().split(b"\n") if file.is_file() else []
+        except OSError as error:
+            raise RunError(f"{file} cannot be read: {reason(error)[0]}") from error
+        return [row for line in lines if (row := _row(line)) is not None]
+
+    def _states(self) -> list[Path]:
+        found = (self.path / "state").glob("step-*")
+        return sorted(folder for folder in found if folder.name.removeprefix("step-").isdecimal())
+
+    def latest_step(self) -> int | None:
+        """The step of the newest state, or None."""
+        states = self._states()
+        return int(states[-1].name.removeprefix("step-")) if states else None
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A row of metrics.jsonl, or None where the line is no such thing."""
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    fits = isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str)
+    return row if fits else None

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from unspoken.core.builtin import BUILTIN, builtin
 from unspoken.core.lm.adapters import ADAPTER, LoraSettings
 from unspoken.core.lm.backbone import Backbone, BackboneConfig, _no_bars
 from unspoken.core.lm.hf import with_attention
@@ -28,22 +29,6 @@ from unspoken.core.lm.pretrained import (
 from unspoken.core.precision import adapter_parameters
 from unspoken.core.seal import changed
 from unspoken.errors import BackboneError, ConfigError, RunError
-
-BUILTIN = "builtin:"
-"""Prefix of the models that ship inside the package, e.g. "builtin:tiny"."""
-
-
-def builtin(path: str) -> Path:
-    """The folder of a model that ships inside the package: a run directory.
-
-    Raises:
-        ConfigError: there is no such model.
-    """
-    folder = Path(__file__).parents[2] / "assets" / path.removeprefix(BUILTIN)
-    if not folder.is_dir():
-        known = sorted(BUILTIN + p.name for p in folder.parent.glob("*") if p.is_dir())
-        raise ConfigError(f"no built-in model {path!r}; known: {', '.join(known) or 'none'}")
-    return folder
 
 
 def resolve(path: str) -> str:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table as Drawn
+from rich.text import Text
+
 from unspoken.core.text.markup import cell
+
+_LABEL = 8
+"""The narrowest column that holds texts, in characters: labels of runs are broken into pieces of so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +42,45 @@ class Table:
         text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
         return text + ("\n" + "  \n".join(map(cell, self.notes)) + "\n" if self.notes else "")
 
-    def __rich__(self) -> Any:
-        """For a terminal, as rich's `print` asks for it: no figure is broken over two lines; long labels are."""
-        from rich import box
-        from rich.markup import escape
-        from rich.table import Table as Drawn
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        """For a terminal, as rich's `print` asks for it. No figure is cut or broken over two lines, at any width.
 
+        Long labels are broken. Where even that does not fit, every row is written as lines of "heading  value".
+        """
+        yield self._drawn() if self._least() <= options.max_width else Text("\n\n".join(self._listed()) + "\n")
+        if self.notes:
+            yield Text("\n".join(self.notes), style="dim italic")
+
+    def _shown(self) -> list[tuple[int, str]]:
+        """The columns on a terminal: their numbers and headings."""
         shown = self.headings if self.narrow is None else self.narrow
-        notes = escape("\n".join(self.notes))
-        result = Drawn(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=notes, caption_justify="left")
-        for number, heading in enumerate(shown):
+        return [(number, heading) for number, heading in enumerate(shown) if heading is not None]
+
+    def _least(self) -> int:
+        """How wide a terminal must be for the columns: texts may be broken, figures and words of headings may not."""
+        return 1 + sum(2 + self._column(number, heading) for number, heading in self._shown())
+
+    def _column(self, number: int, heading: str) -> int:
+        """The least width of a column."""
+        widest = max((cell_len(row[number]) for row in self.rows), default=0)
+        words = max(map(cell_len, heading.split()), default=1)
+        return max(words, min(widest, _LABEL) if number < self.text_columns else widest)
+
+    def _drawn(self) -> Any:
+        result = Drawn(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for number, heading in self._shown():
             text = number < self.text_columns
-            if heading is not None:
-                justify = "left" if text else "right"
-                result.add_column(escape(heading), justify=justify, overflow="fold", no_wrap=not text)
+            result.add_column(
+                Text(heading), justify="left" if text else "right", overflow="fold", no_wrap=not text,
+                min_width=self._column(number, heading),
+            )  # fmt: skip
         for row in self.rows:
-            result.add_row(*(escape(value) for value, name in zip(row, shown, strict=True) if name is not None))
+            result.add_row(*(Text(row[number]) for number, _ in self._shown()))
         return result
+
+    def _listed(self) -> Iterator[str]:
+        """Every row as lines."""
+        shown = self._shown()
+        wide = max(cell_len(heading) for _, heading in shown)
+        for row in self.rows:
+            yield "\n".join(f"{heading}{' ' * (wide - cell_len(heading))}  {row[number]}" for number, heading in shown)
