@@ -18,6 +18,7 @@ from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.fast.switch import FastConfig, using
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import OnTrace, think
+from unspoken.core.loop.layers import LayerEdit, LayerTrace, LayerWatch
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts, Source, parallel
 from unspoken.core.loop.sources import SlotTokens as SlotTokens
@@ -115,6 +116,7 @@ class Model:
         on_trace: OnTrace | None = None,
         stop: StopDecider | str | None = None,
         expect: str = "",
+        watch: LayerWatch | None = None,
         **speaking: Any,
     ) -> list[Answer]:
         """Think about questions and answer each of them once, batched; the arguments are those of `sample`.
@@ -123,7 +125,7 @@ class Model:
             One `Answer` per question, in order.
         """
         how: Any = {"latents": latents, "names": names, "batch_size": batch_size, "explain": explain, "edit": edit}
-        how |= {"stop": stop, "expect": expect}
+        how |= {"stop": stop, "expect": expect, "watch": watch}
         return [only for (only,) in self.sample(questions, on_token=on_token, on_trace=on_trace, **how, **speaking)]
 
     @property
@@ -148,6 +150,7 @@ class Model:
         numbers: Sequence[int] | None = None,
         stop: StopDecider | str | None = None,
         expect: str = "",
+        watch: LayerWatch | None = None,
         **speaking: Any,
     ) -> list[tuple[Answer, ...]]:
         """Think about questions and answer each of them `chains` x `samples` times.
@@ -170,6 +173,8 @@ class Model:
             stop: when to think no further latent, e.g. "confidence:0.9", or a decider of your own; None = never before the
                 last.
             expect: how answers are expected to begin, e.g. "### ". Changes no answer; where it is so, they come sooner.
+            watch: sees, and may change, the states of layers (`trace` is the short way); for one answer per question, and
+                without a stop rule.
             speaking: fields of `SamplingParams` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
@@ -206,6 +211,8 @@ class Model:
                 f"{samples * chains} answers to each question are more than fit in one batch; {MOST_ANSWERS} at most: ask "
                 "several times with other seeds"
             )
+        if watch is not None and (samples * chains > 1 or stop is not None):
+            raise ConfigError("layers are watched for one answer per question, without a stop rule; leave the others away")
         if samples > 1 and said.temperature == 0:
             raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
         source = self._source()
@@ -233,6 +240,7 @@ class Model:
                 edit=edit,
                 on_token=on_token,
                 on_trace=on_trace,
+                watch=watch,
                 numbers=numbers,
                 judge=judge,
                 expected=self.method.backbone.encode(expect) if expect else (),
@@ -254,6 +262,37 @@ class Model:
         """
         with self._alone():
             return think(self.method.backbone, self._rows(questions, latents, None), self._source())
+
+    def trace(
+        self,
+        questions: Sequence[str],
+        *,
+        layers: bool | Sequence[int] = True,
+        edit_layers: LayerEdit | None = None,
+        **how: Any,
+    ) -> LayerTrace:
+        """Answer questions, and keep the states of layers at every position: question, latents, answer.
+
+        Args:
+            layers: which to keep, by number: 0 is what enters the first layer, l what layer l puts out, negative ones count
+                from the last. True = all.
+            edit_layers: changes states on their way: (layer, states_BWD, columns) -> states_BWD.
+            how: the other arguments of `answer`: latents, names, batch_size, edit, max_new_tokens, ...
+
+        Returns:
+            `states_LBTD` [layers, questions, positions of the longest row, width], where each row's parts stand, and its
+            answers.
+
+        Raises:
+            ConfigError: a layer that is not there, no layer, or several answers per question.
+            BackboneError: the layers of this family are not one list.
+            DataError: no question, or one that does not fit.
+        """
+        if not len(questions):
+            raise DataError("there is no question to trace; give at least one")
+        watch = LayerWatch(layers=layers, edit=edit_layers)
+        answers = self.answer(questions, watch=watch, **how)
+        return watch.states(answers)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """Decoded steps per row of a trace, one per thought group.

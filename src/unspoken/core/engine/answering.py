@@ -38,7 +38,8 @@ def sample(
     """Think and speak for any number of prompts, by the scheduler.
 
     What it does not do goes batch by batch through the loop: several answers to a question, latents made in parallel
-    passes, models whose attention is of their own kind, and everything on the plain path (`core/fast/switch.py`).
+    passes, layers that are watched, models whose attention is of their own kind, and everything on the plain path
+    (`core/fast/switch.py`).
 
     Args:
         judge: says when a row has thought enough.
@@ -52,7 +53,7 @@ def sample(
     columns = max((len(row.ids) for row in rows), default=0) + speaking.max_new_tokens
     if not isinstance(source, PrecomputedThoughts):
         source = at_once(source, backbone.parallel)
-    single = how.get("chains", 1) * how.get("samples", 1) == 1
+    single = how.get("chains", 1) * how.get("samples", 1) == 1 and how.get("watch") is None
     if rows and single and not isinstance(source, Jacobi) and is_on() and supports_kv_slots(backbone, columns):
         return [(answer,) for answer in _scheduled(backbone, rows, source, speaking, judge, expected, **how)]
     if judge is not None and rows:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from unspoken.core.engine.kv_slots import Group, KVSlots, Segment
+from unspoken.core.fast.unhooked import has_hooks
 from unspoken.core.lm.backbone import Backbone
 
 AFTER = 4
@@ -157,7 +158,8 @@ def acquire_slots(backbone: Backbone, rows: int, columns: int, graphs: bool | No
         graphs: record CUDA graphs; None = on a GPU.
         user: when it goes, its slots are there for the next.
     """
-    if not (backbone.device.type == "cuda" if graphs is None else graphs):
+    # A recording calls no hook when it is replayed, and in a steady pass hooks would see slots that feed nothing.
+    if not (backbone.device.type == "cuda" if graphs is None else graphs) or has_hooks(backbone.lm):
         return KVSlots(rows, columns)
     kind = (rows, _addresses(backbone))
     spare = _SPARE.setdefault(backbone, {})

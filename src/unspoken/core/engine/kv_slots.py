@@ -30,6 +30,7 @@ from transformers import AttentionInterface, Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from unspoken.core.fast.attention import attending
+from unspoken.core.fast.unhooked import without_hooks
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.ways import ways_of
 
@@ -287,7 +288,8 @@ def supports_kv_slots(backbone: Any, columns: int) -> bool:
     known, weight = _COVERED.setdefault(backbone, {}), backbone.lm.get_input_embeddings().weight
     kind = f"{backbone.lm.config._attn_implementation} {weight.dtype} {weight.device}"
     if kind not in known:
-        known[kind] = _same(backbone)
+        with without_hooks(backbone.lm):
+            known[kind] = _same(backbone)
     return known[kind]
 
 

@@ -26,6 +26,7 @@ from unspoken.core.fast.activation_checkpointing import recomputing
 from unspoken.core.fast.cpu_linear import look_again
 from unspoken.core.fast.switch import settings
 from unspoken.core.fast.token_store import Encodings
+from unspoken.core.fast.unhooked import without_hooks
 from unspoken.core.lm.adapters import LoraSettings, keep, merged, tied_targets
 from unspoken.core.lm.hf import layer_list, part_from_copies
 from unspoken.core.lm.prefix_cache import PrefixCache
@@ -102,8 +103,9 @@ class Backbone(nn.Module):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.lm.config.use_cache = True
-        self._check()
-        packing.takes_packing(self.lm)
+        with without_hooks(self.lm):
+            self._check()
+            packing.takes_packing(self.lm)
 
     @property
     def body(self) -> nn.Module:

@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import pass_cache
 from unspoken.core.fast.attention import attention_window
+from unspoken.core.fast.unhooked import without_hooks
 from unspoken.core.fast.unpadded import Alone, Grouped, Replayed, Stepwise
 from unspoken.core.lm.hf import rope_switch
 from unspoken.errors import BackboneError
@@ -66,7 +67,8 @@ def ways_of(lm: Any) -> Ways:
     known: dict[str, Ways] = lm.__dict__.setdefault("_ways", {})
     kind = f"{lm.get_input_embeddings().weight.device.type} {lm.config._attn_implementation}"
     if kind not in known:
-        known[kind] = _find(lm)
+        with without_hooks(lm):
+            known[kind] = _find(lm)
     return known[kind]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.edits import Edit, edited
+from unspoken.core.loop.layers import LayerWatch, rows_at_a_time
 from unspoken.core.loop.loop import Loop, OnToken
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts, Source
@@ -52,6 +54,7 @@ def sample(
     edit: Edit | None = None,
     on_token: OnToken | None = None,
     on_trace: OnTrace | None = None,
+    watch: LayerWatch | None = None,
 ) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts, longest first in batches of like length.
 
@@ -68,6 +71,7 @@ def sample(
         edit: passes every latent on its way in (`core/loop/edits.py:Edit`); the rows' names tell them apart.
         on_token: called with (place in `rows`, token id).
         on_trace: called once per batch with its trace, whose latents are those that were fed, and a key per row of it.
+        watch: sees, and may change, the states of layers; for one answer per row.
 
     Returns:
         Per row, in their order, its chains x samples answers: all samples of the first set, then of the next.
@@ -75,6 +79,9 @@ def sample(
     order = longest_first(rows)
     answers: dict[int, list[Answer]] = {}
     size = max(batch_size // (chains * samples), 1)
+    if watch is not None:
+        watch.clear()
+        size = rows_at_a_time(backbone.lm, size)
     for first in range(0, len(order), size):
         chosen = order[first : first + size]
         began = clock(backbone.device)
@@ -83,8 +90,10 @@ def sample(
         keys = batch.keys(chains)
         thinker = source if edit is None or source is None else edited(source, edit, keys)
         who = chosen if numbers is None else [numbers[i] for i in chosen]
-        loop = Loop(backbone, batch, thinker, speaking=speaking, numbers=who, on_token=hook, chains=chains, samples=samples)
-        trace, speech = loop.run()
+        many: Any = {"chains": chains, "samples": samples, "watch": watch}
+        loop = Loop(backbone, batch, thinker, speaking=speaking, numbers=who, on_token=hook, **many)
+        with contextlib.nullcontext() if watch is None else watch.over(backbone.lm, batch, chosen):
+            trace, speech = loop.run()
         seconds = (clock(backbone.device) - began) / len(speech.tokens)
         sets = trace.first(chains * len(chosen))  # samples have the same thoughts
         if on_trace is not None:
@@ -96,4 +105,6 @@ def sample(
                 chain=c, sample=s, assistant_positions=rows[i].positions_elsewhere(c, s),
             )  # fmt: skip
             answers.setdefault(i, []).append(answer)
+            if watch is not None:
+                watch.spoke(i, answer.tokens)
     return [tuple(sorted(answers[i], key=lambda a: (a.chain, a.sample))) for i in range(len(rows))]

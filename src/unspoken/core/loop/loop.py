@@ -33,6 +33,7 @@ from unspoken.core.fast.switch import settings
 from unspoken.core.fast.unpadded import Unpadded
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.branch import column_layout, note_columns, visible
+from unspoken.core.loop.layers import LayerWatch, watching
 from unspoken.core.loop.parallel import fill
 from unspoken.core.loop.sampling import Sampler, SamplingParams
 from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source, at_once
@@ -63,6 +64,7 @@ class Loop:
         samples: speak so many times per row (and set), from the same thoughts; sample s of row i is row s * rows + i.
         frozen: nothing before the first slot trains (prompted thoughts in a frozen model), so it needs no gradient.
         prefixes: remembers what comes before the first slot from step to step, where it is frozen.
+        watch: sees, and may change, the states of layers (`core/loop/layers.py`).
 
     Raises:
         DataError: a row and the tokens it may speak do not fit into the model's context.
@@ -83,12 +85,13 @@ class Loop:
         samples: int = 1,
         frozen: bool = False,
         prefixes: PrefixCache | None = None,
+        watch: LayerWatch | None = None,
     ) -> None:
         B, T = batch.ids_BT.shape
         check_context(backbone, batch, speaking.max_new_tokens if speaking else 0)
         self.prompted = source if isinstance(source, PrecomputedThoughts) else None
         self.source = None if isinstance(source, PrecomputedThoughts) else at_once(source, backbone.parallel)
-        self.backbone, self.asked, self.batch, self.speaking = backbone, batch, batch, speaking
+        self.backbone, self.asked, self.batch, self.speaking, self.watch = backbone, batch, batch, speaking, watch
         self.chains, self.samples, self.frozen, self.prefixes = chains, samples, frozen, prefixes
         # What comes before the first slot is read by itself where that saves something, and there is anything.
         self.apart = (chains > 1 or (self.prompted is not None and frozen)) and bool(batch.starts_B.all())
@@ -217,7 +220,8 @@ class Loop:
             self._capture(states, capture_b, self.captured)
             self._capture(states, branch_capture_b, self.branch_captured)
         else:
-            hidden_bWD = self.backbone.step(embeds_bWD, **settings)
+            with watching(self.watch, self.index_b, np.where(own_bW, positions_bW, -1)):
+                hidden_bWD = self.backbone.step(embeds_bWD, **settings)
 
         if self.keep_hidden:
             self.hidden.append(self._everyone(hidden_bWD))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from unspoken.core.fast.unpadded import Unpadded
+from unspoken.core.loop.layers import LayerWatch, watching
 from unspoken.core.loop.sources import Jacobi
 from unspoken.core.loop.speech import Speech
 from unspoken.core.loop.trace import Cost
@@ -40,6 +41,7 @@ class Underway(Protocol):
     mask_bS: np.ndarray
     embeds_bTD: Tensor
     last_bD: Tensor | None
+    watch: LayerWatch | None
     latents: list[Tensor]
     states: list[Tensor]
     places: list[tuple[np.ndarray, np.ndarray]]
@@ -104,13 +106,14 @@ def _pass(loop: Underway, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.
     """States at the slots, given what they hold now."""
     mask_bS = np.concatenate([loop.mask_bS, real_bJ], axis=1)
     whole = mask_bS.all() and not loop.batch.gap_B.any()
-    hidden_bJD = loop.backbone.step(
-        embeds_bJD,
-        positions_BT=loop.to_device(loop.batch.position_ids(np.where(real_bJ, place_bJ, 0), loop.index_b)),
-        mask=None if whole else loop.to_device(mask_bS).long(),
-        cache=fork(loop.cache),
-        real=real_bJ if isinstance(loop.cache, Unpadded) else None,
-    )
+    with watching(loop.watch, loop.index_b, np.where(real_bJ, place_bJ, -1)):
+        hidden_bJD = loop.backbone.step(
+            embeds_bJD,
+            positions_BT=loop.to_device(loop.batch.position_ids(np.where(real_bJ, place_bJ, 0), loop.index_b)),
+            mask=None if whole else loop.to_device(mask_bS).long(),
+            cache=fork(loop.cache),
+            real=real_bJ if isinstance(loop.cache, Unpadded) else None,
+        )
     took_b = real_bJ.sum(axis=1)
     loop.cost.passes += 1
     loop.cost.positions += int(took_b.sum())

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from unspoken.core.fast.unhooked import without_hooks
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.loop import unroll
 from unspoken.core.rows.batch import collate
@@ -31,11 +32,12 @@ def check_branches(backbone: Backbone) -> None:
     training = backbone.training
     backbone.eval()
     try:
-        try:
-            _try(backbone)
-        except _ERRORS:  # a full attention mask is ignored or misread (Bloom)
-            backbone.lm._branches_apart = True
-            _try(backbone)
+        with without_hooks(backbone.lm):
+            try:
+                _try(backbone)
+            except _ERRORS:  # a full attention mask is ignored or misread (Bloom)
+                backbone.lm._branches_apart = True
+                _try(backbone)
     except _ERRORS as error:
         raise BackboneError(
             f"{type(backbone.lm).__name__} cannot forward a teacher's row beside its student's ({error}); "
