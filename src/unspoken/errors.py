@@ -39,6 +39,10 @@ class TrainingError(UnspokenError):
     """Training that had to stop (non-finite loss, disk full). The last good checkpoint is kept."""
 
 
+class OverloadError(UnspokenError):
+    """Too many requests wait already; the same one may be taken a moment later."""
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A closing phrase for an unknown name: the nearest options if any are near, then all of them."""
     known = sorted(options)

@@ -24,6 +24,7 @@ from unspoken.core.loop.sources import PrecomputedThoughts, Source, parallel
 from unspoken.core.loop.sources import SlotTokens as SlotTokens
 from unspoken.core.loop.trace import Answer, Trace
 from unspoken.core.rows.batch import longest_first
+from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
@@ -215,14 +216,14 @@ class Model:
             raise ConfigError("layers are watched for one answer per question, without a stop rule; leave the others away")
         if samples > 1 and said.temperature == 0:
             raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
-        source = self._source()
+        source = self.source
         if edit is not None:
             if not self.method.latents_per_group:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
             source = source or SlotTokens(self.method.backbone.embed)
-        judge = None if stop is None else self._judge(stop)
+        judge = None if stop is None else self.stop_decider(stop)
         with self._alone():
-            rows = self._rows(questions, latents, names)
+            rows = self.rows(questions, latents, names)
             if (edit is not None or on_trace is not None) and len({row.name for row in rows}) < len(rows):
                 raise DataError("two questions have one name, so their latents cannot be told apart; change one in names")
             _check_each(numbers, "numbers", len(rows))
@@ -251,7 +252,7 @@ class Model:
     ) -> list[list[int]]:
         """The batches, as places in `questions`, into which `sample` puts them: like lengths together, longest first."""
         with _lock_of(self.method.backbone):
-            order = longest_first(self._rows(questions, latents, names))
+            order = longest_first(self.rows(questions, latents, names))
         return [order[first : first + size] for first in range(0, len(order), size)]
 
     def think(self, questions: Sequence[str], *, latents: int | None = None) -> Trace:
@@ -261,7 +262,7 @@ class Model:
             A `Trace`: latents [B, K, D], the states they were made from, counts, cost.
         """
         with self._alone():
-            return think(self.method.backbone, self._rows(questions, latents, None), self._source())
+            return think(self.method.backbone, self.rows(questions, latents, None), self.source)
 
     def trace(
         self,
@@ -309,8 +310,12 @@ class Model:
         """What each of so many thought groups of a problem stands for; None where the method does not say."""
         return self.method.expected(example, groups)
 
-    def _judge(self, stop: StopDecider | str) -> StopDecider:
-        """A stop rule as this model applies it, or the caller's own."""
+    def stop_decider(self, stop: StopDecider | str) -> StopDecider:
+        """A stop rule as this model applies it, or the caller's own.
+
+        Raises:
+            ConfigError: no such rule, or this model makes no latents one by one.
+        """
         if not isinstance(stop, (str, StopDecider)):
             raise ConfigError(f"stop must be a rule, e.g. 'confidence:0.9', got {stop!r:.60} ({type(stop).__name__})")
         if self.method.source() is None or isinstance(self.method.source(), PrecomputedThoughts):
@@ -319,7 +324,8 @@ class Model:
             )
         return stop if isinstance(stop, StopDecider) else extension("stop")(self, stop)
 
-    def _rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Any]:
+    def rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Row]:
+        """The prompts of questions, one row each; see `sample` for the arguments and what is raised."""
         if isinstance(questions, str):
             raise DataError("questions must be a list of texts, got one text; write [question]")
         if not isinstance(questions, Sequence):
@@ -336,7 +342,8 @@ class Model:
             rows.append(self.method.prompt(question.strip(), latents, name))
         return rows
 
-    def _source(self) -> Source | PrecomputedThoughts | None:
+    @property
+    def source(self) -> Source | PrecomputedThoughts | None:
         """Where latents come from, and in how many passes."""
         trained = self.method.backbone.parallel
         return parallel(self.method.source(), trained if self.parallel is None else self.parallel)

@@ -104,8 +104,7 @@ def _scheduled(
 
 
 def _answer(backbone: Backbone, active: ActiveRequest, seconds: float, thoughts: tuple[str, ...] | None) -> Answer:
-    finished, tokens = active.eos_left == 0, tuple(active.tokens)
-    spoken = tokens[:-1] if finished else tokens
+    finished, tokens, spoken = active.eos_left == 0, tuple(active.tokens), tuple(active.spoken)
     return Answer(
         text=backbone.decode(spoken),
         tokens=tokens,

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
+from unspoken.core.engine.stopping import StopDecider
+from unspoken.core.engine.text_stream import TextStream
+from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.row import Row
+
+FinishReason = Literal["stop", "length", "error"]
+"""Why a request ended: it said eos or what was to stop it; it may say no more; it failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +29,43 @@ class Request:
     Attributes:
         row: the prompt, as a method's `prompt` makes it.
         speaking: how to go on after it.
-        number: what seeds its sampling.
+        number: what seeds its sampling: a question's number, or (question, set of thoughts, sample).
         expected: token ids that the answer may begin with, fed on trial. The answer is the same without them.
+        chain: from which of the model's sets of thoughts it answers, from 0.
+        judge: says when it has thought enough; None = when it has filled its slots.
+        edit: passes every latent on its way in; its key is (the row's name, `chain`).
+        keep: keep its latents, and the states that they were made from.
+        stops: texts that end the answer, which is cut before the first of them.
+        stop_token_ids: tokens that end it, besides eos.
+        logprobs: how many of the likeliest tokens to tell beside each chosen one; None = nothing about any.
+        incremental: decode its text while it speaks, for whoever reads along.
     """
 
     row: Row
     speaking: SamplingParams
-    number: int = 0
+    number: int | tuple[int, ...] = 0
     expected: tuple[int, ...] = ()
+    chain: int = 0
+    judge: StopDecider | None = None
+    edit: Edit | None = None
+    keep: bool = False
+    stops: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    logprobs: int | None = None
+    incremental: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprobs:
+    """How likely a chosen token was, before temperature and cuts: natural logarithms.
+
+    Attributes:
+        logprob: of the chosen token.
+        top: (token id, logprob) of the likeliest, the likeliest first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,7 +75,7 @@ class ActiveRequest:
     request: Request
     place: int  # among all requests
     slot: int
-    stream: int
+    stream: np.random.Generator
     end: int  # one behind its last latent; `row.start` where it has none to make
     cursor: int = 0  # next position to feed
     skipped: int = 0  # latent slots left out, since it has thought enough
@@ -46,6 +83,10 @@ class ActiveRequest:
     trial: tuple[int, ...] = ()  # what is fed behind the known text, and forgotten if it is not so
     probing: bool = False  # the rest of the prompt is such a trial
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the tokens, where it asked for them
+    text: TextStream | None = None  # what the tokens spell, where somebody reads along
+    stop_reason: int | str | None = None  # the token or text that ended it, where that was not eos
+    error: Exception | None = None  # what it failed by
     passes: int = 0
     positions: int = 0
     latents: list[Tensor] = field(default_factory=list)
@@ -77,7 +118,36 @@ class ActiveRequest:
     @property
     def over(self) -> bool:
         """Nothing is left to say."""
-        return self.eos_left == 0 or len(self.tokens) >= self.request.speaking.max_new_tokens
+        return self.finish_reason is not None
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why it has ended; None = it has not."""
+        if self.error is not None:
+            return "error"
+        if self.eos_left == 0 or self.stop_reason is not None:
+            return "stop"
+        return "length" if len(self.tokens) >= self.request.speaking.max_new_tokens else None
+
+    @property
+    def spoken(self) -> Sequence[int]:
+        """Its tokens without the one that ended it."""
+        ended = self.eos_left == 0 or isinstance(self.stop_reason, int)
+        return self.tokens[:-1] if ended else self.tokens
+
+    @property
+    def thought(self) -> int:
+        """Latents fed so far."""
+        return min(max(self.cursor - self.row.start, 0), self.row.latents - self.skipped)
+
+    def say(self, token: int, eos: bool) -> None:
+        """Take the next token; it may end the answer."""
+        self.tokens.append(token)
+        self.eos_left -= eos
+        if token in self.request.stop_token_ids and self.eos_left:
+            self.stop_reason = token
+        elif self.text is not None and self.eos_left:
+            self.stop_reason = self.text.add(token)
 
     def ids(self, take: int) -> Sequence[int]:
         """The tokens at its next positions; a placeholder where a latent is fed."""

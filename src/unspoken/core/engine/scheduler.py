@@ -14,10 +14,11 @@ Shapes: N packed columns of a pass, n rows in a pass, D width, K latents.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,16 +26,21 @@ from torch import Tensor
 
 from unspoken.core.engine.cuda_graphs import acquire_slots
 from unspoken.core.engine.kv_slots import Segment
-from unspoken.core.engine.requests import ActiveRequest, Request, common_prefix
+from unspoken.core.engine.requests import ActiveRequest, Request, TokenLogprobs, common_prefix
 from unspoken.core.engine.stopping import StopDecider
+from unspoken.core.engine.text_stream import TextStream
+from unspoken.core.engine.thoughts import trace_of
 from unspoken.core.fast.cpu_linear import look_again
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.loop import OnToken
-from unspoken.core.loop.sampling import Sampler, SamplingParams
+from unspoken.core.loop.sampling import choose, random_stream
 from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.speech import check_context
 from unspoken.core.loop.trace import Cost, Trace
 from unspoken.core.rows.batch import collate
+from unspoken.errors import OverloadError
+
+T = TypeVar("T")
 
 SHORTEST_PREFIX = 8
 """What all prompts begin with is read apart from this length on; a pass of its own costs more than fewer tokens."""
@@ -43,15 +49,19 @@ SHORTEST_PREFIX = 8
 class Scheduler:
     """Requests on their way. `submit` any time, `step` until `idle`; or `run`, which does both.
 
+    One thread steps; others may submit and cancel meanwhile.
+
     Args:
         backbone: the base model.
         source: makes latents from states; None: the slots' own tokens are the thoughts.
         slots: how many requests at a time.
         chunk: prompt positions per pass; four times as many while nobody thinks or speaks.
-        judge: says when a row has thought enough; None = when it has filled its slots.
-        keep: keep the latents of finished requests, for `trace`.
+        judge: `Request.judge` of those that have none.
+        keep: `Request.keep` of all, for `trace`.
         on_token: called with (number of the request, token id).
         graphs: record passes in which everybody thinks or speaks as CUDA graphs; None = on a GPU.
+        max_waiting: how many requests may wait for a slot; None = any number.
+        isolate: a request that fails ends alone, with its error (`ActiveRequest.error`); else the error is raised.
     """
 
     def __init__(
@@ -65,8 +75,12 @@ class Scheduler:
         keep: bool = False,
         on_token: OnToken | None = None,
         graphs: bool | None = None,
+        max_waiting: int | None = None,
+        isolate: bool = False,
     ) -> None:
         self.backbone, self.chunk, self.judge, self.keep, self.on_token = backbone, chunk, judge, keep, on_token
+        self.max_waiting, self.isolate = max_waiting, isolate
+        self.eos_ids = frozenset(backbone.eos_ids)
         self.prompted = source if isinstance(source, PrecomputedThoughts) else None
         self.source = None if isinstance(source, PrecomputedThoughts) else source
         self.slots = acquire_slots(backbone, slots, 64, graphs, self)
@@ -75,8 +89,9 @@ class Scheduler:
         self.done: dict[int, ActiveRequest] = {}
         self.prefix: tuple[int, ...] = ()  # stands in every slot
         self.cost = Cost()
+        self._lock = threading.Lock()  # of what other threads may touch: those who wait, and who has left
         self._submitted = 0
-        self._choosers: dict[SamplingParams, Sampler] = {}
+        self._left: set[int] = set()
         self._states_nD: Tensor | None = None
         self._vectors: dict[int, Tensor] = {}  # prompted thoughts of those who wait
 
@@ -90,18 +105,35 @@ class Scheduler:
 
         Raises:
             DataError: it and what it may speak do not fit into the model's context.
+            OverloadError: too many wait already.
         """
-        check_context(self.backbone, collate([request.row]), request.speaking.max_new_tokens)
-        if self.idle:
-            look_again()
-        self.waiting.append((self._submitted, request))
-        self._submitted += 1
-        return self._submitted - 1
+        return self.submit_all([request])[0]
+
+    def submit_all(self, requests: Sequence[Request]) -> list[int]:
+        """`submit` several: all of them, or none."""
+        for request in requests:
+            check_context(self.backbone, collate([request.row]), request.speaking.max_new_tokens)
+        with self._lock:
+            if self.max_waiting is not None:
+                free = max(self.slots.rows - len(self.running), 0)
+                if len(self.waiting) + len(requests) > self.max_waiting + free:
+                    raise OverloadError(f"{len(self.waiting)} requests wait already; try again in a moment")
+            if self.idle:
+                look_again()
+            first = self._submitted
+            self._submitted += len(requests)
+            self.waiting.extend(enumerate(requests, start=first))
+        return list(range(first, self._submitted))
+
+    def cancel(self, number: int) -> None:
+        """End a request at once, wherever it is: it takes no part in any later pass, and is not among the finished ones."""
+        with self._lock:
+            self._left.add(number)
 
     @torch.inference_mode()
     def run(self, requests: Sequence[Request]) -> list[int]:
         """Submit requests and finish them all, longest prompts first; their numbers."""
-        numbers = [self.submit(request) for request in requests]
+        numbers = self.submit_all(requests)
         self.waiting = deque(sorted(self.waiting, key=lambda one: len(one[1].row.ids), reverse=True))
         self.share_prefix()
         while not self.idle:
@@ -129,6 +161,7 @@ class Scheduler:
         Returns:
             The numbers of requests that this pass finished; what they said is in `done`, until somebody takes it out.
         """
+        self._forget()
         if self.idle:
             return []
         self._admit()
@@ -136,22 +169,68 @@ class Scheduler:
         takes = self._takes()
         # One column each first: so slots want it.
         fed = sorted((active for active in self.running if takes[active.slot]), key=lambda s: (takes[s.slot] > 1, s.slot))
-        widths = [takes[active.slot] for active in fed]
-        hidden_ND = self._feed(fed, widths)
-        self._go_on(fed, widths, hidden_ND)
+        passed = self._each(fed, lambda part: self._feed(part, [takes[active.slot] for active in part]))
+        if passed:
+            hidden_ND = passed[0][1] if len(passed) == 1 else torch.cat([hidden_nD for _, hidden_nD in passed])
+            there = [active for part, _ in passed for active in part]
+            self._go_on(there, [takes[active.slot] for active in there], hidden_ND)
         over = [active for active in self.running if active.over]
         self.running = [active for active in self.running if not active.over]
         self.done |= {active.place: active for active in over}
         return [active.place for active in over]
 
+    def _forget(self) -> None:
+        """Let go of those who have left."""
+        if not self._left:
+            return
+        with self._lock:
+            left, self._left = self._left, set()
+            self.waiting = deque(one for one in self.waiting if one[0] not in left)
+        self.running = [active for active in self.running if active.place not in left]
+        for number in left:
+            self._vectors.pop(number, None)
+
+    def _each(
+        self, members: Sequence[ActiveRequest], work: Callable[[Sequence[ActiveRequest]], T]
+    ) -> list[tuple[Sequence[ActiveRequest], T]]:
+        """Some work on all members at once: (those for whom it went well, what came out), all in one where nobody fails.
+
+        Where it fails and requests are isolated, it is done again on halves, until whoever fails is alone.
+        """
+        if not members:
+            return []
+        try:
+            return [(members, work(members))]
+        except Exception as error:
+            if not self.isolate:
+                raise
+            if len(members) == 1:
+                members[0].error = error
+                return []
+        half = len(members) // 2
+        return [*self._each(members[:half], work), *self._each(members[half:], work)]
+
+    def _guard(self, active: ActiveRequest, work: Callable[..., None], *given: Any) -> None:
+        """Some work on one request, which fails alone if it does."""
+        try:
+            work(active, *given)
+        except Exception as error:
+            if not self.isolate:
+                raise
+            active.error = error
+
     def _admit(self) -> None:
         """Give free slots to those who wait; when nobody does, those under way move together."""
         taken = {active.slot for active in self.running}
         free = [slot for slot in range(self.slots.rows) if slot not in taken]
-        new = [self._seat(slot, *self.waiting.popleft()) for slot in free[: len(self.waiting)]]
-        if new and self.prompted is not None:
-            self._prompt(new)
-        self.running.extend(new)
+        with self._lock:
+            next_up = [(slot, *self.waiting.popleft()) for slot in free[: len(self.waiting)]]
+            new = [self._seat(*one) for one in next_up]
+            self.running.extend(new)
+        if self.prompted is not None:
+            self._each(new, self._prompt)
+        else:
+            self._each([active for active in new if active.request.edit and self.source is None], self._prompt_by_tokens)
         if not new and 4 * (max(taken) + 1) >= 5 * len(taken) and max(taken) + 1 > len(taken):
             for active, slot in zip([s for s in self.running if s.slot >= len(taken)], free, strict=False):
                 self.slots.clear(slot)
@@ -162,53 +241,82 @@ class Scheduler:
         """Give new rows their prompted thoughts; made for many of the waiting at once: another model may read them."""
         assert self.prompted is not None
         if any(active.place not in self._vectors for active in new):
-            ahead = [(active.place, active.row) for active in new]
-            ahead += [(place, request.row) for place, request in islice(self.waiting, self.slots.rows)]
-            ahead = [(place, row) for place, row in ahead if place not in self._vectors]
-            batch = collate([row for _, row in ahead]).to(self.backbone.device)
-            for (place, row), vectors_KD in zip(ahead, self.prompted.vectors(batch, 1), strict=True):
-                self._vectors[place] = vectors_KD[: row.latents]
+            ahead = [(active.place, active.request) for active in new]
+            if len(new) > 1 or not self.isolate:  # alone: whoever waits may be the one that fails
+                ahead += list(islice(self.waiting, self.slots.rows))
+            ahead = [(place, request) for place, request in ahead if place not in self._vectors]
+            batch = collate([request.row for _, request in ahead]).to(self.backbone.device)
+            sets = 1 + max(request.chain for _, request in ahead)
+            vectors_BKD = self.prompted.vectors(batch, sets)
+            for b, (place, request) in enumerate(ahead):
+                self._vectors[place] = vectors_BKD[request.chain * len(ahead) + b, : request.row.latents]
         for active in new:
-            active.vectors_KD = self._vectors.pop(active.place)
+            active.vectors_KD = self._edit(active, self._vectors.pop(active.place), 0)
+
+    def _prompt_by_tokens(self, new: Sequence[ActiveRequest]) -> None:
+        """Thoughts that are tokens, as vectors: only so they can be edited."""
+        for active in new:
+            row = active.row
+            tokens_KD = self.backbone.embed(self._device(row.ids[row.start : row.start + row.latents]))
+            active.vectors_KD = self._edit(active, tokens_KD, 0)
+
+    @staticmethod
+    def _edit(active: ActiveRequest, latents_KD: Tensor, first: int) -> Tensor:
+        """Latents of a request, from number `first` on, as they are fed."""
+        edit = active.request.edit
+        if edit is None or not len(latents_KD):
+            return latents_KD
+        keys = [(active.row.name, active.request.chain)] * len(latents_KD)
+        return edit(latents_KD, keys, np.arange(first, first + len(latents_KD)))
 
     def _seat(self, slot: int, place: int, request: Request) -> ActiveRequest:
-        row, key = request.row, replace(request.speaking, max_new_tokens=1)
+        row = request.row
         if self.prefix and common_prefix([row], self.prefix) < len(self.prefix):
             self.prefix = ()  # the slot is overwritten from the start
         self.slots.clear(slot, len(self.prefix))
-        if key not in self._choosers:
-            self._choosers[key] = Sampler(key, [])
+        reading = request.stops or request.incremental
         return ActiveRequest(
             request=request,
             place=place,
             slot=slot,
-            stream=self._choosers[key].add(request.number),
+            stream=random_stream(request.speaking.seed, request.number),
             end=row.start + (row.latents if self.source is not None else 0),
             eos_left=row.num_eos,
             cursor=len(self.prefix),
             positions=len(self.prefix),  # as if it had read alone what all share
+            text=TextStream(self.backbone.decode, request.stops) if reading else None,
         )
 
     def _think(self, running: Sequence[ActiveRequest]) -> None:
         """Make the latents that are fed now, and ask whether they are the last."""
-        if not running:
-            return
+        for part, (state_ND, latent_ND) in self._each(running, self._latents):
+            for active, state_D, latent_D in zip(part, state_ND, latent_ND, strict=True):
+                self._guard(active, self._take_latent, state_D, latent_D)
+
+    def _latents(self, running: Sequence[ActiveRequest]) -> tuple[Tensor, Tensor]:
+        """The states [N, D] before the next latents, and these."""
         assert self.source is not None
         assert self._states_nD is not None
         state_ND = self._states_nD.index_select(0, self._device([active.state_at for active in running]))
         number_N = np.array([active.cursor - active.row.start for active in running])
-        latent_ND = self.source.next(state_ND, np.array([active.place for active in running]), number_N)
-        for i, active in enumerate(running):
-            before_D, active.latent_D, thought = active.latent_D, latent_ND[i], int(number_N[i]) + 1
-            if self.keep:
-                active.latents.append(latent_ND[i])
-                active.states.append(state_ND[i])
-            if self.judge is None or thought >= active.row.latents or not self.judge.asked(thought):
-                continue
-            if self.judge.tries:
-                active.probing = True
-            elif self.judge.is_last(thought, active.latent_D, before_D):
-                self._stop(active, thought)
+        return state_ND, self.source.next(state_ND, np.array([active.place for active in running]), number_N)
+
+    def _take_latent(self, active: ActiveRequest, state_D: Tensor, latent_D: Tensor) -> None:
+        before_D, number = active.latent_D, active.cursor - active.row.start
+        active.latent_D = latent_D if active.request.edit is None else self._edit(active, latent_D[None], number)[0]
+        if self.keep or active.request.keep:
+            active.latents.append(active.latent_D)
+            active.states.append(state_D)
+        judge, thought = self._judge(active), number + 1
+        if judge is None or thought >= active.row.latents or not judge.asked(thought):
+            return
+        if judge.tries:
+            active.probing = True
+        elif judge.is_last(thought, active.latent_D, before_D):
+            self._stop(active, thought)
+
+    def _judge(self, active: ActiveRequest) -> StopDecider | None:
+        return self.judge if active.request.judge is None else active.request.judge
 
     def _stop(self, active: ActiveRequest, thought: int) -> None:
         """A row has thought enough: the rest of its prompt moves up."""
@@ -222,6 +330,9 @@ class Scheduler:
         for active in self.running:
             row = active.row
             active.trial = ()
+            if active.error is not None:
+                takes[active.slot] = 0
+                continue
             if active.probing:
                 active.trial = row.ids[row.start + row.latents :]
                 takes[active.slot] = 1 + len(active.trial)
@@ -258,18 +369,14 @@ class Scheduler:
                 low, high = (min(max(p - row.start, 0), row.latents) for p in (active.cursor, active.cursor + take))
                 places.extend(first + row.start + k - active.cursor for k in range(low, high))
                 vectors.append(active.vectors_KD[low:high])
-            active.passes += 1
-            active.positions += take
         embeds_ND = self.backbone.embed(self._device(ids))
         if places:
             embeds_ND = embeds_ND.index_copy(0, self._device(places), torch.cat(vectors).to(embeds_ND.dtype))
-        fed = dict(zip((active.slot for active in running), widths, strict=True))
-        self.slots.reserve(
-            max(active.cursor + fed.get(active.slot, 0) for active in self.running) + 1
-        )  # the last stays free
         segments = [Segment(active.slot, active.cursor, take) for active, take in zip(running, widths, strict=True)]
+        self.slots.reserve(max(segment.start + segment.width for segment in segments) + 1)  # the last stays free
+        hidden_ND = self.slots.forward(self.backbone, embeds_ND, self._device(positions), segments)
         self._count(len(ids))
-        return self.slots.forward(self.backbone, embeds_ND, self._device(positions), segments)
+        return hidden_ND
 
     def _go_on(self, running: Sequence[ActiveRequest], widths: Sequence[int], hidden_ND: Tensor) -> None:
         """Move cursors; who stands at the end of its text speaks, or was only trying and thinks on."""
@@ -281,7 +388,9 @@ class Scheduler:
         for i, (active, take, first) in enumerate(zip(running, widths, firsts, strict=True)):
             was_last = active.thinking and active.cursor == active.end - 1
             if was_last:
-                self._trail(active, hidden_ND[first : first + 1])
+                self._guard(active, self._trail, hidden_ND[first : first + 1])
+            active.passes += 1
+            active.positions += take
             active.cursor += take
             active.state_at = i
             states.append(first if active.probing else first + take - 1)
@@ -295,7 +404,7 @@ class Scheduler:
 
     def _trail(self, active: ActiveRequest, state_1D: Tensor) -> None:
         """Make the latent after the last one, which is never fed, where a row asks for it and somebody for the trace."""
-        if not (self.keep and active.row.unfed_latent):
+        if not (active.row.unfed_latent and (self.keep or active.request.keep)):
             return
         assert self.source is not None
         made_1D = self.source.next(state_1D, np.array([active.place]), np.array([active.end - active.row.start]))
@@ -308,85 +417,64 @@ class Scheduler:
         logits_NV = self.backbone.logits(hidden_ND.index_select(0, self._device(columns)))
         firsts = np.cumsum([0, *(len(several) for _, several in asked)]).tolist()
         on: list[tuple[ActiveRequest, int]] = []  # rows that choose now, and the logits they choose from
-        sure = self._sure(
-            [(active, at) for (active, _), at in zip(asked, firsts, strict=False) if active.probing], logits_NV
-        )
         for (active, _), at in zip(asked, firsts, strict=False):
             if active.probing:
-                behind, active.probing = len(active.trial), False
-                active.trial = ()
-                if not sure[active.place]:
-                    active.cursor -= behind
+                self._guard(active, self._probed, logits_NV[at : at + 1])
+                if active.thinking:
                     continue
-                self._stop(active, active.cursor - behind - active.row.start)
-                assert self._states_nD is not None
-                self._trail(active, self._states_nD[active.state_at][None])
             active.cursor -= len(active.trial)
             on.append((active, at))
-        while on:
-            chosen = self._choose(on, logits_NV)
+        while on := [(active, at) for active, at in on if active.error is None]:
             further: list[tuple[ActiveRequest, int]] = []
-            for (active, at), token in zip(on, chosen, strict=True):
+            for active, at, token in self._choose(on, logits_NV):
                 said = len(active.tokens)
-                active.tokens.append(token)
-                active.eos_left -= token in self.backbone.eos_ids
-                if self.on_token is not None:
-                    self.on_token(active.place, token)
+                self._guard(active, self._say, token, logits_NV[at])
                 if said < len(active.trial) and token == active.trial[said] and not active.over:
                     active.cursor += 1  # its column has been fed
                     further.append((active, at + 1))
             on = further
 
-    def _sure(self, probing: list[tuple[ActiveRequest, int]], logits_NV: Tensor) -> dict[int, bool]:
-        """What the judge says of the rows that try, by number."""
-        if not probing:
-            return {}
-        assert self.judge is not None
-        said = self.judge.sure(logits_NV.index_select(0, self._device([at for _, at in probing])))
-        return {active.place: yes for (active, _), yes in zip(probing, said, strict=True)}
+    def _say(self, active: ActiveRequest, token: int, logits_V: Tensor) -> None:
+        """A request says its next token."""
+        if active.request.logprobs is not None:
+            active.logprobs.append(_logprobs(logits_V, token, active.request.logprobs))
+        active.say(token, eos=token in self.eos_ids)
+        if self.on_token is not None:
+            self.on_token(active.place, token)
 
-    def _choose(self, on: list[tuple[ActiveRequest, int]], logits_NV: Tensor) -> list[int]:
-        """A token for each row, by its own way to speak."""
-        tokens = [0] * len(on)
-        kinds: dict[SamplingParams, list[int]] = {}
-        for i, (active, _) in enumerate(on):
-            kinds.setdefault(replace(active.request.speaking, max_new_tokens=1), []).append(i)
-        for kind, members in kinds.items():
-            at = [on[i][1] for i in members]
+    def _probed(self, active: ActiveRequest, logits_1V: Tensor) -> None:
+        """Whoever tried the rest of its prompt goes on with it, or thinks on."""
+        behind, active.probing, active.trial = len(active.trial), False, ()
+        judge = self._judge(active)
+        assert judge is not None
+        if not judge.sure(logits_1V)[0]:
+            active.cursor -= behind
+            return
+        self._stop(active, active.cursor - behind - active.row.start)
+        assert self._states_nD is not None
+        self._trail(active, self._states_nD[active.state_at][None])
+
+    def _choose(self, on: list[tuple[ActiveRequest, int]], logits_NV: Tensor) -> list[tuple[ActiveRequest, int, int]]:
+        """A token for each row, by its own way to speak: (row, the logits it chose from, token), in their order."""
+        places = dict(on)
+        kinds: dict[Any, list[ActiveRequest]] = {}
+        for active, _ in on:
+            kinds.setdefault(active.request.speaking.shape, []).append(active)
+
+        def chosen(part: Sequence[ActiveRequest]) -> list[int]:
+            at = [places[active] for active in part]
             mine_NV = logits_NV if at == list(range(len(logits_NV))) else logits_NV.index_select(0, self._device(at))
-            streams = np.array([on[i][0].stream for i in members])
-            for i, token in zip(members, self._choosers[kind].choose(mine_NV, streams).tolist(), strict=True):
-                tokens[i] = token
-        return tokens
+            return choose(part[0].request.speaking, mine_NV, [active.stream for active in part]).tolist()
+
+        tokens: dict[ActiveRequest, int] = {}
+        for members in kinds.values():
+            for part, made in self._each(members, chosen):
+                tokens |= zip(part, made, strict=True)
+        return [(active, at, tokens[active]) for active, at in on if active in tokens]
 
     def trace(self, numbers: Sequence[int]) -> Trace:
-        """The thoughts of finished requests; `keep` must be on."""
-        running = [self.done[number] for number in numbers]
-        thoughts = [self._thoughts(active) for active in running]
-        states = [torch.stack(active.states) if active.states else None for active in running]
-        K = max(len(made) for made in thoughts)
-        latents_BKD = torch.stack([_padded(made, K) for made in thoughts])
-        states_BKD = None
-        if self.source is not None:
-            states_BKD = torch.stack(
-                [latents_BKD.new_zeros(K, latents_BKD.shape[2]) if s is None else _padded(s, K) for s in states]
-            )
-        return Trace(
-            latents_BKD=latents_BKD,
-            states_BKD=states_BKD,
-            counts_B=np.array([len(made) for made in thoughts]),
-            starts_B=np.array([active.row.start for active in running]),
-            cost=self.cost,
-        )
-
-    def _thoughts(self, active: ActiveRequest) -> Tensor:
-        """The latents of a row, [K, D]; its slots' tokens where these are its thoughts."""
-        if active.vectors_KD is not None:
-            return active.vectors_KD
-        row = active.row
-        if self.source is None:
-            return self.backbone.embed(self._device(row.ids[row.start : row.start + row.latents]))
-        return torch.stack(active.latents) if active.latents else self.backbone.embed(self._device([]))
+        """The thoughts of finished requests; they must have been kept."""
+        return trace_of(self.backbone, self.source, [self.done[number] for number in numbers], self.cost)
 
     def _count(self, columns: int) -> None:
         self.cost.passes += 1
@@ -397,6 +485,8 @@ class Scheduler:
         return torch.tensor(numbers, dtype=torch.long, device=self.backbone.device)
 
 
-def _padded(made_kD: Tensor, K: int) -> Tensor:
-    """[k, D] -> [K, D], zero behind."""
-    return torch.cat([made_kD, made_kD.new_zeros(K - len(made_kD), made_kD.shape[1])])
+def _logprobs(logits_V: Tensor, token: int, top: int) -> TokenLogprobs:
+    logprobs_V = logits_V.float().log_softmax(dim=-1)
+    best = logprobs_V.topk(min(top, len(logprobs_V)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return TokenLogprobs(logprob=float(logprobs_V[token]), top=tuple(pairs))

@@ -40,6 +40,11 @@ class SamplingParams:
         if self.seed < 0:
             raise ConfigError(f"seed must be 0 or more, got {self.seed}")
 
+    @property
+    def shape(self) -> tuple[float, float, int]:
+        """What cuts the distribution to shape; rows that have it in common are drawn for together."""
+        return self.temperature, self.top_p, self.top_k
+
 
 class Sampler:
     """Picks tokens. Each row draws from its own stream, seeded by (seed, the row's numbers), so that batching and the
@@ -53,34 +58,37 @@ class Sampler:
 
     def __init__(self, speaking: SamplingParams, numbers: Sequence[int | tuple[int, ...]]) -> None:
         self.speaking = speaking
-        self.streams: list[np.random.Generator] = []
-        for number in numbers:
-            self.add(number)
-
-    def add(self, number: int | tuple[int, ...]) -> int:
-        """Another row; returns its place among all."""
-        self.streams.append(np.random.default_rng((self.speaking.seed, *_key(number))))
-        return len(self.streams) - 1
+        self.streams = [random_stream(speaking.seed, number) for number in numbers]
 
     def choose(self, logits_NV: Tensor, rows_N: np.ndarray) -> Tensor:
         """Token ids [N] for the rows that speak now."""
-        s = self.speaking
-        if s.temperature < torch.finfo(torch.float32).tiny:  # a float32 cannot be divided by less: greedy, as in the limit
-            return logits_NV.argmax(dim=-1)
-        logits_NV = logits_NV.float()
-        if s.temperature < 1e-6:  # a quotient must not overflow
-            logits_NV = logits_NV - logits_NV.amax(dim=-1, keepdim=True)
-        ordered_NV, order_NV = (logits_NV / s.temperature).sort(dim=-1, descending=True, stable=True)
-        if s.top_k:
-            ordered_NV[:, s.top_k :] = -torch.inf
-        p_NV = ordered_NV.softmax(dim=-1)
-        if s.top_p < 1:
-            before_NV = p_NV.cumsum(dim=-1) - p_NV
-            p_NV = p_NV.masked_fill(before_NV >= s.top_p, 0.0)
-        total_NV = p_NV.double().cumsum(dim=-1)
-        draw_N1 = total_NV.new_tensor([[self.streams[r].random()] for r in rows_N]) * total_NV[:, -1:]
-        index_N1 = torch.searchsorted(total_NV, draw_N1, right=True).clamp(max=p_NV.shape[1] - 1)
-        return order_NV.gather(1, index_N1).squeeze(1)
+        return choose(self.speaking, logits_NV, [self.streams[r] for r in rows_N])
+
+
+def random_stream(seed: int, number: int | tuple[int, ...]) -> np.random.Generator:
+    """What a row with these numbers (see `Sampler`) draws from."""
+    return np.random.default_rng((seed, *_key(number)))
+
+
+def choose(speaking: SamplingParams, logits_NV: Tensor, streams_N: Sequence[np.random.Generator]) -> Tensor:
+    """Token ids [N], one per row; each row draws once from its own stream, unless the choice is greedy."""
+    s = speaking
+    if s.temperature < torch.finfo(torch.float32).tiny:  # a float32 cannot be divided by less: greedy, as in the limit
+        return logits_NV.argmax(dim=-1)
+    logits_NV = logits_NV.float()
+    if s.temperature < 1e-6:  # a quotient must not overflow
+        logits_NV = logits_NV - logits_NV.amax(dim=-1, keepdim=True)
+    ordered_NV, order_NV = (logits_NV / s.temperature).sort(dim=-1, descending=True, stable=True)
+    if s.top_k:
+        ordered_NV[:, s.top_k :] = -torch.inf
+    p_NV = ordered_NV.softmax(dim=-1)
+    if s.top_p < 1:
+        before_NV = p_NV.cumsum(dim=-1) - p_NV
+        p_NV = p_NV.masked_fill(before_NV >= s.top_p, 0.0)
+    total_NV = p_NV.double().cumsum(dim=-1)
+    draw_N1 = total_NV.new_tensor([[stream.random()] for stream in streams_N]) * total_NV[:, -1:]
+    index_N1 = torch.searchsorted(total_NV, draw_N1, right=True).clamp(max=p_NV.shape[1] - 1)
+    return order_NV.gather(1, index_N1).squeeze(1)
 
 
 def _key(number: int | tuple[int, ...]) -> tuple[int, ...]:
