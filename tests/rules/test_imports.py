@@ -23,6 +23,7 @@ ROOMS = (
     ("training", "causal", "importers", "exporters", "experimental"),
     ("serving",),
     ("recipes", "bench"),
+    ("studies",),
     ("cli",),
 )
 """A room imports from rooms before it; rooms on one line do not import each other."""

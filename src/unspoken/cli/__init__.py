@@ -15,7 +15,7 @@ from unspoken.cli._options import app
 from unspoken.errors import UnspokenError
 
 COMMANDS = (
-    *("quickstart", "train", "import_", "export", "serve", "controls", "eval", "ask", "compare"),
+    *("quickstart", "train", "import_", "export", "serve", "controls", "eval", "ask", "compare", "study"),
     *("rescore", "card", "verify", "scale", "learn_stop", "inspect", "probe", "lm_eval"),
     *("data", "condense", "learn_steps", "list", "bench_generate", "bench_serve_offline"),
 )

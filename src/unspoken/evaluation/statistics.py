@@ -88,19 +88,21 @@ def student_t(df: int, confidence: float = 0.95) -> float:
     if df < 1 or not 0 < confidence < 1:
         raise ConfigError(f"student_t needs df >= 1 and confidence between 0 and 1, got {df} and {confidence}")
 
-    def inside(angle: float) -> float:  # P(|T| <= sqrt(df) tan(angle))
-        term = math.cos(angle) if df % 2 else 1.0
-        total = 0.0
-        for k in range(1 + df % 2, df, 2):
-            total += term
-            term *= math.cos(angle) ** 2 * k / (k + 1)
-        total *= math.sin(angle)
-        return 2 / math.pi * (angle + total) if df % 2 else total
-
     low, high = 0.0, math.pi / 2
     while (middle := (low + high) / 2) not in (low, high):
-        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+        low, high = (middle, high) if _within(middle, df) < confidence else (low, middle)
     return math.sqrt(df) * math.tan(low)
+
+
+def _within(angle: float, df: int) -> float:
+    """P(|T| <= sqrt(df) tan(angle)) with df degrees of freedom."""
+    term = math.cos(angle) if df % 2 else 1.0
+    total = 0.0
+    for k in range(1 + df % 2, df, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * k / (k + 1)
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if df % 2 else total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +175,58 @@ def difference_of_means(a: OverSeeds, b: OverSeeds) -> tuple[float, tuple[float,
     df = max(1, math.floor(sum(errors) ** 2 / parts + 1e-9))
     half = student_t(df) * math.sqrt(sum(errors))
     return value, (max(-1.0, value - half), min(1.0, value + half))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedSeeds:
+    """Two recipes that were trained with the same seeds: one difference of accuracies per seed.
+
+    Attributes:
+        differences: b - a, seed by seed.
+    """
+
+    differences: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the seeds."""
+        return mean(self.differences)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% t interval of the mean; None for one seed, or where all differences are equal."""
+        if (error := self._error) is None:
+            return None
+        half = student_t(len(self.differences) - 1) * error
+        return max(-1.0, self.mean - half), min(1.0, self.mean + half)
+
+    @property
+    def p(self) -> float | None:
+        """The paired t test, two-sided; None where there is no interval."""
+        if (error := self._error) is None:
+            return None
+        df = len(self.differences) - 1
+        return max(0.0, 1 - _within(math.atan(abs(self.mean) / error / math.sqrt(df)), df))
+
+    @property
+    def _error(self) -> float | None:
+        """The standard error of the mean."""
+        count = len(self.differences)
+        return stdev(self.differences) / math.sqrt(count) if count > 1 and len(set(self.differences)) > 1 else None
+
+
+def paired_seeds(a: Sequence[float], b: Sequence[float]) -> PairedSeeds:
+    """Compare two recipes seed by seed.
+
+    Args:
+        a, b: accuracies of runs, in the same order of seeds.
+
+    Raises:
+        DataError: not one per seed on both sides, or no seeds.
+    """
+    if len(a) != len(b) or not a:
+        raise DataError(f"a comparison by seeds needs the same seeds on both sides, got {len(a)} and {len(b)} runs")
+    return PairedSeeds(differences=tuple(y - x for x, y in zip(a, b, strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)

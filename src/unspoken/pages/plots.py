@@ -52,6 +52,17 @@ def draw(seen: Inspection, folder: str | Path, suffix: str = ".png") -> list[Pat
     return files
 
 
+def save_charts(charts: Sequence[Chart], path: str | Path) -> Path:
+    """Draw charts one below the other into a file; its suffix says the format (.pdf, .png, .svg).
+
+    Raises:
+        ConfigError: matplotlib is not there.
+        RunError: the file cannot be written, or matplotlib has no such format.
+    """
+    check_matplotlib()
+    return _save(_panels(charts), Path(path))
+
+
 def _panels(charts: Sequence[Chart]) -> Any:
     """A figure with the charts one below the other."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
@@ -61,6 +72,9 @@ def _panels(charts: Sequence[Chart]) -> Any:
         for line in chart.lines:
             x, y = [point.x for point in line.points], [point.y for point in line.points]
             axes.plot(x, y, marker="." if chart.markers else None, linewidth=1.2, label=_plain(line.label))
+            for p in line.points if chart.markers else ():
+                if p.low is not None and p.high is not None:
+                    axes.vlines(p.x, p.low, p.high, color=axes.lines[-1].get_color(), linewidth=0.8, alpha=0.6)
         if chart.log_y:
             axes.set_yscale("log")
         elif chart.percent:

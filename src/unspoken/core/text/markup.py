@@ -37,6 +37,20 @@ def cell(value: Any) -> str:
     return _MARKDOWN.sub(lambda sign: "\\" + sign[0], text)
 
 
+_LATEX = {
+    **{sign: "\\" + sign for sign in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "—": "---",
+    "±": r"$\pm$", "−": "$-$", "†": r"\dag{}",
+}  # fmt: skip
+"""Signs that LaTeX reads otherwise, or whose fonts may lack them."""
+
+
+def latex(value: Any) -> str:
+    """A value as LaTeX text, on one line."""
+    text = printable(" ".join(str(value).split()))
+    return "".join(_LATEX.get(sign, sign) for sign in re.sub(r"(?<![\w.])-(?=[\d.])", "−", text))
+
+
 def number(value: Any) -> float | int | None:
     """A value that a chart can draw; None for everything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,7 @@ from rich.cells import cell_len
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from unspoken.core.text.markup import cell
+from unspoken.core.text.markup import cell, latex
 
 _LABEL = 8
 """The narrowest column that holds texts, in characters: labels of runs are broken into pieces of so many."""
@@ -41,6 +43,20 @@ class Table:
         lines = [[cell(name) for name in self.headings], rule, *([cell(value) for value in row] for row in self.rows)]
         text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
         return text + ("\n" + "  \n".join(map(cell, self.notes)) + "\n" if self.notes else "")
+
+    def latex(self) -> str:
+        """As a LaTeX tabular with booktabs' rules, the notes as comments above it: captions are the reader's own."""
+        notes = "".join(f"% {' '.join(note.split())}\n" for note in self.notes)
+        columns = "l" * self.text_columns + "r" * (len(self.headings) - self.text_columns)
+        lines = [" & ".join(map(latex, row)) + r" \\" for row in (self.headings, *self.rows)]
+        body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
+        return f"{notes}\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"
+
+    def csv(self) -> str:
+        """As comma-separated values, headings first, without the notes."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.headings, *self.rows])
+        return text.getvalue()
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         """For a terminal, as rich's `print` asks for it. No figure is cut or broken over two lines, at any width.

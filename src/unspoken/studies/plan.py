@@ -1,0 +1,248 @@
+"""What a study comes to: one job per combination and seed, each with its whole config, checked before any is started."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unspoken.core.config import build, dump, override
+from unspoken.errors import ConfigError
+from unspoken.recipes import recipe
+from unspoken.runs.config import RunConfig
+from unspoken.runs.earlier import updated
+from unspoken.studies.study import Combination, Evaluation, Prepared, Study, Value, fits, slug
+
+START = "run:"
+"""Before the name of a prepared run, as a value of `set`."""
+
+_IDLE = {
+    f"train.{name}"
+    for name in (
+        "threads", "tracker", "encodings", "log_every", "save_every", "keep_every", "micro_batch_size", "micro_batch_tokens",
+        "activation_checkpointing", "stability_limit", "stability_every",
+    )
+}  # fmt: skip
+"""Fields of a run's config that change nothing about the model that is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of a study.
+
+    Attributes:
+        name: unique in the study: the combination, and the seed.
+        cell: the combination alone; "" for a prepared run.
+        combination: factor -> value.
+        seed: training seed; None for a prepared run that all seeds share.
+        config: what is trained, with the folders of prepared runs in it.
+        fingerprint: of all of the config that changes the model; the folder's name ends in it.
+        folder: the run directory.
+        needs: names of prepared jobs that must be finished before.
+        evaluations: how it is asked.
+    """
+
+    name: str
+    cell: str
+    combination: Mapping[str, Value]
+    seed: int | None
+    config: RunConfig
+    fingerprint: str
+    folder: Path
+    needs: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    def line(self) -> str:
+        """The job as the one line of JSON that its process reads."""
+        asked = [dump(one) for one in self.evaluations]
+        return json.dumps({"config": dump(self.config), "folder": str(self.folder), "evaluations": asked}) + "\n"
+
+
+def combinations(study: Study) -> list[dict[str, Value]]:
+    """Every combination of factors but the excluded ones; the last factor varies fastest."""
+    every = [dict(zip(study.factors, values, strict=True)) for values in itertools.product(*study.factors.values())]
+    return [one for one in every if not any(fits(one, when) for when in study.exclude)]
+
+
+def cell_name(combination: Combination) -> str:
+    """A combination as part of a file's name."""
+    return "-".join(slug(value) for value in combination.values())
+
+
+def plan(study: Study, beside: Path, runs: Path) -> list[Job]:
+    """The jobs of a study: prepared runs first, then all combinations of the first seed, and so on.
+
+    So a study that is stopped half-way has whole tables of fewer seeds.
+
+    Args:
+        study: what to train.
+        beside: the folder of the study file, which paths to configs start from.
+        runs: where run directories go.
+
+    Raises:
+        ConfigError: a combination without a config, an unknown recipe, path or field; names the combination.
+    """
+    chosen = combinations(study)
+    if not chosen:
+        raise ConfigError("exclude leaves no combination of factors, so there is nothing to train")
+    jobs = [job for one in study.prepare for job in _prepared(study, one, beside, runs)]
+    known = {job.name: job for job in jobs}
+    for seed, combination in itertools.product(study.seeds, chosen):
+        jobs.append(_job(study, combination, seed, beside, runs, known))
+    seen: dict[str, str] = {}
+    for job in jobs:
+        if job.name in seen:
+            raise ConfigError(f"two runs of the study would be called {job.name!r}; give the values names that differ")
+        if job.fingerprint in seen.values():
+            twin = next(name for name, mark in seen.items() if mark == job.fingerprint)
+            raise ConfigError(
+                f"{twin} and {job.name} would train the same thing from the same seed: a factor, or the seed, changes "
+                "nothing in the config; write it somewhere with `set` (seeds: seed_paths), or exclude one"
+            )
+        seen[job.name] = job.fingerprint
+    return jobs
+
+
+def _prepared(study: Study, one: Prepared, beside: Path, runs: Path) -> list[Job]:
+    made = []
+    for seed in study.seeds if one.each_seed else [None]:
+        name = one.name if seed is None else f"{one.name}-{seed}"
+        config = _config(
+            one.config, [(one.set, {})], study.seed_paths if seed is not None else (), seed, beside, f"prepare {name!r}"
+        )
+        mark = fingerprint(config)
+        made.append(
+            Job(
+                name=name, cell="", combination={}, seed=seed, config=config, fingerprint=mark,
+                folder=runs / f"{name}-{mark}", needs=(), evaluations=(),
+            )
+        )  # fmt: skip
+    return made
+
+
+def _job(study: Study, combination: Combination, seed: int, beside: Path, runs: Path, known: Mapping[str, Job]) -> Job:
+    cell = cell_name(combination)
+    rules = [rule for rule in study.runs if fits(combination, rule.when)]
+    base = next((rule.config for rule in reversed(rules) if rule.config is not None), None)
+    told = ", ".join(f"{factor}={value}" for factor, value in combination.items())
+    if base is None:
+        raise ConfigError(f"no [[runs]] with a config fits {told}; add one, or exclude the combination")
+    base = filled(base, combination)
+    config = _config(base, [(rule.set, combination) for rule in rules], study.seed_paths, seed, beside, told)
+    needs: dict[str, Job] = {}
+
+    def start(name: str) -> Job:
+        found = known.get(name) or known.get(f"{name}-{seed}")
+        if found is None:
+            given = ", ".join(one.name for one in study.prepare) or "none"
+            raise ConfigError(f"{told}: no prepared run {name!r}; prepare: {given}")
+        needs[name] = found
+        return found
+
+    dumped = dump(config)
+    # The fingerprint speaks of what a run starts from, not of where that lies.
+    marked = build(RunConfig, _replaced(dumped, lambda name: f"{START}{start(name).fingerprint}"))
+    mark, name = fingerprint(marked), f"{cell}-{seed}"
+    config = build(RunConfig, _replaced(dumped, lambda name: str(start(name).folder)))
+    return Job(
+        name=name, cell=cell, combination=dict(combination), seed=seed, config=config, fingerprint=mark,
+        folder=runs / f"{name}-{mark}", needs=tuple(job.name for job in needs.values()),
+        evaluations=tuple(one for one in study.evaluations if fits(combination, one.when)),
+    )  # fmt: skip
+
+
+def _replaced(value: Any, place: Any) -> Any:
+    """A dumped config with every "run:NAME" replaced by `place(NAME)`."""
+    if isinstance(value, str) and value.startswith(START):
+        return place(value.removeprefix(START))
+    if isinstance(value, Mapping):
+        return {key: _replaced(inner, place) for key, inner in value.items()}
+    return [_replaced(inner, place) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _config(
+    base: str,
+    settings: Sequence[tuple[Mapping[str, Any], Combination]],
+    seed_paths: Sequence[str],
+    seed: int | None,
+    beside: Path,
+    where: str,
+) -> RunConfig:
+    """A base config with settings written into it, later ones over earlier ones, and the seed last."""
+    try:
+        file = beside / base
+        data = dump(recipe(str(file) if base.endswith(".json") and file.is_file() else base))
+        for values, combination in settings:
+            for path, value in values.items():
+                data = _written(data, path, filled(value, combination))
+        for path in seed_paths if seed is not None else ():
+            data = override(data, [f"{path}={seed}"])
+        return build(RunConfig, updated(data))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def filled(value: Any, combination: Combination) -> Any:
+    """A value of `set` with the values of factors in it: "{latents}" alone keeps its type."""
+    if isinstance(value, Mapping):
+        return {key: filled(inner, combination) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [filled(inner, combination) for inner in value]
+    if not isinstance(value, str):
+        return value
+    for factor, chosen in combination.items():
+        if value == f"{{{factor}}}":
+            return chosen
+        value = value.replace(f"{{{factor}}}", str(chosen))
+    return value
+
+
+def _written(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A dumped config with a value at a path; a table goes into the table that is there, unless it names another thing."""
+    there: Any = data
+    for part in path.split("."):
+        there = there.get(part) if isinstance(there, Mapping) else None
+    if (
+        isinstance(value, Mapping)
+        and isinstance(there, Mapping)
+        and value.get("name", there.get("name")) == there.get("name")
+    ):
+        for key, inner in value.items():
+            data = _written(data, f"{path}.{key}", inner)
+        return data
+    return override(data, [f"{path}={json.dumps(value)}"])
+
+
+def fingerprint(config: RunConfig) -> str:
+    """Of all of a config that changes the model that is kept. A field that a later version adds does not at its default."""
+    text = json.dumps(_essential(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def evaluation_fingerprint(one: Evaluation) -> str:
+    """Of all that changes what an evaluation of a run says; its name does not."""
+    rest = {name: value for name, value in _essential(one).items() if name not in ("name", "when")}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def _essential(value: Any, path: str = "") -> Any:
+    """A config as plain values, without fields at their default and without those that change nothing."""
+    if not dataclasses.is_dataclass(value):
+        return dump(value)
+    found = {}
+    for one in dataclasses.fields(value):
+        place, inner = f"{path}.{one.name}" if path else one.name, getattr(value, one.name)
+        if place == "fast" or place in _IDLE:
+            continue
+        made = one.default if one.default is not dataclasses.MISSING else None
+        if one.default_factory is not dataclasses.MISSING:
+            made = one.default_factory()
+        known = one.default is not dataclasses.MISSING or one.default_factory is not dataclasses.MISSING
+        if not known or made != inner or one.name == "name":
+            found[one.name] = _essential(inner, place)
+    return found

@@ -1,0 +1,157 @@
+"""A study from its file to its folder: plan, run what is missing, write what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unspoken.core.files import write_json
+from unspoken.errors import ConfigError, RunError, UnspokenError, did_you_mean
+from unspoken.evaluation.card import Card, Verification, verify
+from unspoken.runs.directory import load
+from unspoken.studies.places import StudyPlaces
+from unspoken.studies.plan import Job, plan
+from unspoken.studies.report import write_report
+from unspoken.studies.results import gather
+from unspoken.studies.study import Study, fits, read_study, study_file
+from unspoken.studies.workers import Tell, Workers, places_to_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A study with its jobs.
+
+    Attributes:
+        study: as its file says.
+        places: where things go.
+        every: all jobs.
+        chosen: those that are asked for, and what they need.
+    """
+
+    study: Study
+    places: StudyPlaces
+    every: list[Job]
+    chosen: list[Job]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of running a study.
+
+    Attributes:
+        results: every figure (see `results.gather`).
+        files: what was written.
+        failed: name of a job -> what went wrong.
+    """
+
+    results: Mapping[str, Any]
+    files: Sequence[Path]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+def planned(
+    path: str | Path, *, out: str | Path | None = None, runs: str | Path | None = None, only: Sequence[str] = ()
+) -> Planned:
+    """Read a study and work out its jobs; every config is checked.
+
+    Args:
+        path: the study file, or the folder that has it.
+        out: folder of results; None = that of a file called study.*, else one of the file's name.
+        runs: folder of run directories; None = runs/studies/NAME.
+        only: "factor=value" or "seed=1", values with commas between them; a job must fit all.
+
+    Raises:
+        ConfigError: the file or a config is wrong, or nothing is chosen.
+    """
+    study, places = read_study(path), StudyPlaces.of(path, out, runs)
+    every = plan(study, study_file(path).parent, places.runs)
+    wanted = _conditions(study, only)
+    chosen = {job.name for job in every if job.cell and _chosen(job, wanted)}
+    if not chosen:
+        raise ConfigError(f"--only {' '.join(only)} leaves no run of the study")
+    chosen |= {name for job in every if job.name in chosen for name in job.needs}
+    return Planned(study=study, places=places, every=every, chosen=[job for job in every if job.name in chosen])
+
+
+def _conditions(study: Study, only: Sequence[str]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for one in only:
+        factor, sign, text = one.partition("=")
+        if not sign:
+            raise ConfigError(f"--only {one!r} needs the form factor=value, e.g. {next(iter(study.factors))}=...")
+        values = study.seeds if factor == "seed" else study.factors.get(factor)
+        if values is None:
+            raise ConfigError(f"--only: no factor {factor!r}; {did_you_mean(factor, (*study.factors, 'seed'))}")
+        for name in text.split(","):
+            match = [value for value in values if str(value) == name.strip()]
+            if not match:
+                raise ConfigError(f"--only: {factor} has no value {name!r}; {did_you_mean(name, map(str, values))}")
+            found.setdefault(factor, []).extend(match)
+    return found
+
+
+def _chosen(job: Job, wanted: Mapping[str, list[Any]]) -> bool:
+    rest = {factor: values for factor, values in wanted.items() if factor != "seed"}
+    return fits(job.combination, rest) and ("seed" not in wanted or job.seed in wanted["seed"])
+
+
+def run_study(made: Planned, *, jobs: int | None = None, devices: Sequence[str] | None = None, tell: Tell) -> Outcome:
+    """Run what is missing, then write the results of all that is finished.
+
+    Args:
+        made: see `planned`.
+        jobs: so many processes at a time, on a core each; None = one.
+        devices: instead, a process per device; a device may be named several times.
+        tell: hears how far each job is.
+
+    Raises:
+        ConfigError: no place to run.
+        KeyboardInterrupt: somebody stopped it; the same call goes on.
+    """
+    workers = Workers(jobs=made.chosen, places=places_to_run(jobs, devices), tell=tell)
+    workers.go()
+    return write_results(made, workers.failed)
+
+
+def write_results(made: Planned, failed: Mapping[str, str] | None = None) -> Outcome:
+    """Write cards, tables, charts and the page of what is finished; nothing is run."""
+    results = gather(made.study, made.every, made.places, failed or {})
+    write_json(made.places.results, results)
+    files = [made.places.results, *write_report(results, made.places.out)]
+    return Outcome(results=results, files=files, failed=dict(failed or {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """A run of a study against its card.
+
+    Attributes:
+        name: of the job.
+        found: what today's answers say; None where it could not be asked.
+        fault: why not.
+    """
+
+    name: str
+    found: Verification | None
+    fault: str = ""
+
+
+def verify_study(made: Planned) -> list[Verified]:
+    """Hold the runs of a study against its cards, one after the other.
+
+    Raises:
+        RunError: there are no cards.
+    """
+    cards = [(job, made.places.card(job.name)) for job in made.chosen if job.cell]
+    if not any(card.is_file() for _, card in cards):
+        raise RunError(f"{made.places.out / 'cards'} has no cards of this study; run `unspoken study` on it first")
+    return [_verified(job, card) for job, card in cards if card.is_file()]
+
+
+def _verified(job: Job, file: Path) -> Verified:
+    try:
+        return Verified(name=job.name, found=verify(load(job.folder, explain=False, device="cpu"), Card.from_json(file)))
+    except UnspokenError as error:
+        return Verified(name=job.name, found=None, fault=str(error))

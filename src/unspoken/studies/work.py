@@ -1,0 +1,201 @@
+"""One run of a study, in a process of its own: train it, ask it, look at it. `python -m unspoken.studies.work` does a job
+that it reads from standard input, and says on standard output how far it is, a JSON object a line.
+
+What is there already is only looked at, and what was interrupted goes on, so that the same job can be started any number of
+times. The process ends when standard input does: it never outlives who started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unspoken.causal.campaign import Campaign, Evaluated
+from unspoken.causal.control_report import ControlsReport
+from unspoken.core.config import build, dump, lookup, override
+from unspoken.core.files import read_object, write_json
+from unspoken.errors import RunError, UnspokenError
+from unspoken.evaluation.records import EvalReport
+from unspoken.inspector.look import inspect
+from unspoken.methods import METHODS
+from unspoken.pages.inspection import verdict
+from unspoken.runs.config import RunConfig
+from unspoken.runs.directory import RunDir, load
+from unspoken.runs.lock import Lock
+from unspoken.studies.places import BUSY, JobPlaces
+from unspoken.studies.study import Evaluation
+from unspoken.tasks import make_task, task_config
+from unspoken.training.costs import costs
+from unspoken.training.loop import train
+from unspoken.training.signals import Interrupted
+
+EVERY = 2.0
+"""Seconds between two words about how far training is."""
+
+
+class Told(contextlib.AbstractContextManager[Any]):
+    """A `Reporter` that says on standard output how far training is."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def row(self, row: dict[str, Any], total: int) -> None:
+        """See `Reporter.row`."""
+        if row["step"] >= total or time.monotonic() - self.last > EVERY:
+            self.last = time.monotonic()
+            tell(doing="training", step=row["step"], of=total)
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def tell(**what: Any) -> None:
+    """Say something to who started this process; if nobody listens any more, go on."""
+    with contextlib.suppress(OSError):
+        print(json.dumps(what), flush=True)
+
+
+def work(config: RunConfig, places: JobPlaces, evaluations: list[Evaluation]) -> None:
+    """Do what is missing of a job.
+
+    Raises:
+        RunError: another process is at it, or the run directory is damaged.
+        UnspokenError: as `train` and `evaluate`.
+    """
+    run = places.run
+    if not finished(run):
+        tell(doing="training", step=run.latest_step() or 0, of=None)
+        train(config, run.path, Told())
+    if not places.costs.is_file():
+        tell(doing="counting operations", step=0, of=None)
+        write_json(places.costs, asdict(costs(config, timed=False)))
+    for one in evaluations:
+        ask(run, places, one)
+
+
+def finished(run: RunDir) -> bool:
+    """Whether a run is trained to its end.
+
+    Raises:
+        RunError: its run.json is damaged.
+    """
+    return run.exists and "finished" in run.read()
+
+
+def ask(run: RunDir, places: JobPlaces, one: Evaluation) -> None:
+    """Evaluate a finished run, with controls and a look at its latents where they are asked for and it thinks in latents."""
+    config = run.config()
+    task = task_of(config, one)
+    explains = one.explain and lookup(METHODS, config.method.name, "method").explains
+    path = places.report(one)
+    report = _whole(EvalReport, path)
+    wants_controls = one.controls and _whole(ControlsReport, places.controls(one)) is None
+    wants_look = one.inspect and not _figures(places.look(one))
+    if report is None or (wants_controls and report.mean_latents):
+        campaign = Campaign(
+            run=run.path, tasks=[task], split=one.split, limit=one.limit, latents=one.latents, batch_size=one.batch_size,
+            explain=explains, out=path, controls=False, controls_limit=one.controls or 1, speaking=one.speaking,
+        )  # fmt: skip
+        if report is None:
+            report = campaign.evaluate(task, None, _progress(f"evaluation {one.name}")).report
+        if wants_controls and report.mean_latents:
+            done = Evaluated(task=task.name, seed=None, report=report, path=path)
+            campaign.control(task, done, _progress(f"evaluation {one.name}"))
+    if wants_look and report.mean_latents:
+        tell(doing=f"evaluation {one.name}: latents", step=0, of=None)
+        seen = inspect(load(run.path), task, one.split, limit=one.inspect, latents=one.latents, counts=[])
+        write_json(places.look(one), {"figures": seen.figures, "collapse": verdict(seen), "problems": seen.head["n"]})
+
+
+def _progress(what: str) -> Any:
+    """Says how far an evaluation is, now and then."""
+    last = 0.0
+
+    def say(part: str, step: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > EVERY:
+            last = time.monotonic()
+            tell(doing=f"{what}: {part}", step=step, of=of)
+
+    return say
+
+
+def task_of(config: RunConfig, one: Evaluation) -> Any:
+    """The task of an evaluation: the run's own or another, with fields set."""
+    data = dump(config.task if one.task is None else task_config(one.task))
+    return make_task(override(data, [f"{path}={json.dumps(value)}" for path, value in one.set.items()]))
+
+
+def _whole(kind: Any, file: Path) -> Any:
+    """A report, if it is there and whole; what is not, is made again."""
+    try:
+        return kind.from_json(file)
+    except RunError:
+        return None
+
+
+def _figures(file: Path) -> bool:
+    try:
+        return "figures" in read_object(file)
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def _alone(places: JobPlaces) -> Iterator[None]:
+    """Nobody else works on the job meanwhile; training and evaluation have locks of their own besides."""
+    lock = Lock(places.claim)
+    lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _ends_with(stream: Any) -> None:
+    """Ask this process to stop when a stream ends."""
+
+    def wait() -> None:
+        while stream.readline():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> int:
+    """Do the job of standard input; the exit code says how it went."""
+    data = json.loads(sys.stdin.readline())
+    _ends_with(sys.stdin)
+    places = JobPlaces(Path(data["folder"]))
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_alone(places))
+            except RunError:
+                return BUSY
+            evaluations = [build(Evaluation, one) for one in data["evaluations"]]
+            work(build(RunConfig, data["config"]), places, evaluations)
+    except Interrupted as stop:
+        return 128 + stop.number
+    except UnspokenError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
