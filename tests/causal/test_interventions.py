@@ -14,7 +14,7 @@ from unspoken.causal.interventions import (
     Add,
     Drop,
     Intervened,
-    Known,
+    KnownLatents,
     Mean,
     Noise,
     Patch,
@@ -128,7 +128,7 @@ def test_spared_sets_stay_as_they_are(name: str):
 
     asked = model(name)
     plain = asked.answer(QUESTIONS, latents=K)
-    known = Known(
+    known = KnownLatents(
         torch.randn(len(QUESTIONS), K, 32), np.full(len(QUESTIONS), K), [f"question {i}" for i in range(len(QUESTIONS))]
     )
     for one in (Noise(scale=9.0, spare=1), Drop(share=0.9, spare=1)):
@@ -155,7 +155,7 @@ def test_the_token_of_the_slots():
 
 def test_what_is_known_of_rows_of_different_length():
     rows = {("a", 0): torch.tensor([[1.0, 3.0], [5.0, 5.0]]), ("b", 0): torch.tensor([[3.0, 5.0]])}
-    known = Known.of(rows, ["a", "b"])
+    known = KnownLatents.of(rows, ["a", "b"])
     assert known.rows([("b", 1), ("a", 0)]).tolist() == [3, 0]
     with pytest.raises(ConfigError, match="'c' is no question of the unmodified run"):
         known.rows([("c", 0)])
@@ -163,7 +163,7 @@ def test_what_is_known_of_rows_of_different_length():
     torch.testing.assert_close(known.std_K, torch.tensor([2.0**0.5, 0.0]))
     torch.testing.assert_close(known.at(np.array([1, 0]), np.array([1, 1])), torch.tensor([[3.0, 5.0], [5.0, 5.0]]))
     assert not known.alike
-    assert Known.of({(name, 0): rows["a", 0].clone() for name in "ab"}, ["a", "b"]).alike
+    assert KnownLatents.of({(name, 0): rows["a", 0].clone() for name in "ab"}, ["a", "b"]).alike
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import collate
-from unspoken.core.rows.row import IGNORE, Key, Row
+from unspoken.core.rows.row import IGNORE, LatentKey, Row
 from unspoken.methods import method_config
 from unspoken.methods.base import Method, add_counts
 from unspoken.methods.sim_cot import STEP_TARGETS
@@ -58,8 +58,8 @@ def test_config_round_trips_through_json(name: str):
 
 def test_protocol(method: Any):
     assert isinstance(method, Method)
-    assert method.backbone is method.inner.backbone
-    assert method.inner.inner is method.inner
+    assert method.backbone is method.at_inference.backbone
+    assert method.at_inference.at_inference is method.at_inference
     batch = collate(training_rows(method))
     with torch.no_grad():
         trace = method(batch, method.counts(batch)).trace
@@ -190,7 +190,7 @@ def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.Monk
     rows = [replace(row, name=str(b)) for b, row in enumerate([row for row in rows if row.latents >= 2][:3])]
     made: list[Tensor] = []
 
-    def watch(latents_ND: Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> Tensor:
+    def watch(latents_ND: Tensor, keys_N: Sequence[LatentKey], index_N: np.ndarray) -> Tensor:
         places = zip(keys_N, index_N, strict=True)
         if all(number < rows[int(name)].latents for (name, _), number in places):  # fed, not trailing
             latents_ND.retain_grad()
@@ -198,7 +198,7 @@ def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.Monk
         return latents_ND
 
     source = method.source()
-    monkeypatch.setattr(method.inner, "source", lambda: edited(source, watch, collate(rows).keys()))
+    monkeypatch.setattr(method.at_inference, "source", lambda: edited(source, watch, collate(rows).keys()))
     loss_and_gradients(method, rows, method.counts(collate(rows)))
     at_once = source.chains * sum(row.latents for row in rows) if isinstance(source, PrecomputedThoughts) else len(rows)
     assert made[0].shape[0] == at_once
@@ -233,9 +233,9 @@ def test_micro_batches_give_the_gradient_of_the_whole(method: Any):
 
 def test_a_wrapped_method_answers_as_its_inner_one(method: Any):
     rows = prompts(method)
-    assert prompts(method.inner) == rows
+    assert prompts(method.at_inference) == rows
     ours = generate(method.backbone, rows, method.source(), GREEDY)
-    inner = generate(method.inner.backbone, rows, method.inner.source(), GREEDY)
+    inner = generate(method.at_inference.backbone, rows, method.at_inference.source(), GREEDY)
     assert [answer.tokens for answer in ours] == [answer.tokens for answer in inner]
 
 

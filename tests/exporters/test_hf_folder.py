@@ -73,7 +73,7 @@ def answers(model: unspoken.Model, **more: Any) -> list[tuple[int, ...]]:
 def test_folder_answers_token_for_token_without_unspoken(said, place, name):
     model, got = unspoken.load(place / "runs" / name, device="cpu"), said[name]
     assert said["modules"] == ["unspoken"]  # the entry that forbids it
-    method: Any = model.method.inner
+    method: Any = model.method.at_inference
     assert got["prompts"] == [list(question_ids(method.backbone, method.config.template, q.strip())) for q in QUESTIONS]
     want, ends = answers(model), method.prompt("?").num_eos
     assert len({len(tokens) for tokens in want}) > 1  # some end early

@@ -141,9 +141,9 @@ def codi_forward(run: Run) -> tuple[Batch, Any]:
     case, method = run.case, run.method
     # How the teacher's chain was cut is not in a checkpoint, and no matter at inference.
     include = case.facts["method_config"]["include_last_cot"]
-    method.inner.config = dataclasses.replace(method.inner.config, include_last_step=include)
+    method.at_inference.config = dataclasses.replace(method.at_inference.config, include_last_step=include)
     rows, padding = rows_of(case, method), padding_of(case)
-    batch = collate(padded(rows, padding, method.inner.markers.latent))
+    batch = collate(padded(rows, padding, method.at_inference.markers.latent))
     with torch.no_grad(), attended(method.backbone, padding, math=case.facts["sdpa_kernel"] == "math"):
         return batch, method(batch, method.counts(batch))
 
@@ -205,7 +205,7 @@ def test_recorded_answers(run: Run):
     model = unspoken.load(run.done.path, explain=False)
     special = case.facts["special_ids"]
     if not is_coconut(run):
-        backbone, eot = model.method.backbone, torch.tensor(model.method.inner.markers.eot)
+        backbone, eot = model.method.backbone, torch.tensor(model.method.at_inference.markers.eot)
         whole = backbone.logits  # the released loop cuts eot out
         backbone.logits = lambda hidden: whole(hidden).index_fill(-1, eot, -torch.inf)
         if not case.facts["method_config"]["remove_eos"]:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from unspoken.errors import CheckpointError
-from unspoken.importers.rules import SHOWN, Rule, listed, rename, require
+from unspoken.importers.rules import SHOWN, KeyRule, listed, rename, require
 
 TABLE = (
-    Rule(pattern="copy.weight", reason="the table again", same_as="lm.table.weight"),
-    Rule(pattern="old.*.mask", reason="a mask"),
-    Rule(pattern="old.*.base.weight", target="lm.*.weight"),
-    Rule(pattern="old.*", target="lm.*"),
+    KeyRule(pattern="copy.weight", reason="the table again", same_as="lm.table.weight"),
+    KeyRule(pattern="old.*.mask", reason="a mask"),
+    KeyRule(pattern="old.*.base.weight", target="lm.*.weight"),
+    KeyRule(pattern="old.*", target="lm.*"),
 )
 WANTED = {"lm.table.weight": (3, 2), "lm.h.0.ln.weight": (2,), "lm.h.1.ln.weight": (2,), "lm.h.1.fc.weight": (2, 2)}
 
@@ -41,7 +41,7 @@ def test_all_is_accounted_for():
 
 
 def test_the_first_rule_that_fits_decides():
-    rules = (Rule(pattern="a.b", reason="first"), Rule(pattern="a.*", target="x.*"))
+    rules = (KeyRule(pattern="a.b", reason="first"), KeyRule(pattern="a.*", target="x.*"))
     mapped = rename(rules, {"a.b": torch.zeros(1), "a.c": torch.ones(1)})
     assert list(mapped.tensors) == ["x.c"]
     assert mapped.dropped == {"a.b": "first"}
@@ -52,15 +52,15 @@ def test_the_first_rule_that_fits_decides():
     [("a.b.w", True), ("a.bb.c.w", True), ("a..w", False), ("a.w", False), ("a.b.v", False), ("xa.b.w", False)],
 )
 def test_a_star_is_one_character_or_more(key: str, fits: bool):
-    assert Rule(pattern="a.*.w", target="t.*").fits(key) is fits
+    assert KeyRule(pattern="a.*.w", target="t.*").fits(key) is fits
 
 
 def test_targets_lead_back_to_keys():
-    rule = Rule(pattern="a.*.w", target="t.*.W")
+    rule = KeyRule(pattern="a.*.w", target="t.*.W")
     assert rule.target_of("a.x.1.w") == "t.x.1.W"
     assert rule.key_of("t.x.1.W") == "a.x.1.w"
     assert rule.key_of("u.x.1.W") is None
-    assert Rule(pattern="a", reason="none").key_of("a") is None
+    assert KeyRule(pattern="a", reason="none").key_of("a") is None
 
 
 @pytest.mark.parametrize("lost", ["old.table.weight", "old.h.0.ln.weight"])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from unspoken.inspector.stability import FLOOR, SHRUNK, collapse, geometry, parts, recovered, recovery, said_in
+from unspoken.inspector.stability import FLOOR, SHRUNK, collapse, equation_parts, geometry, recovered, recovery, said_in
 
 
 def itself(number: str) -> set[str]:
@@ -70,14 +70,14 @@ def test_collapse(now: dict[str, float | None], before: list[dict[str, float | N
 
 
 def test_parts_of_steps() -> None:
-    found = parts(["<<3+4=7>>", "<<7*2=14>>", "she then buys 5"])
+    found = equation_parts(["<<3+4=7>>", "<<7*2=14>>", "she then buys 5"])
     assert found.numbers == {"3", "4", "7", "2", "5"}
     assert found.operators == {"+", "*"}
     assert found.results == {"7", "14"}
 
 
 def test_a_number_of_several_tokens_must_be_whole_at_one_place() -> None:
-    true = [parts(["<<12+3=15>>"])]
+    true = [equation_parts(["<<12+3=15>>"])]
 
     def digits(number: str) -> set[str]:
         return set(number)
@@ -104,7 +104,7 @@ def test_in_place_and_chance() -> None:
 
 
 def test_nothing_to_recover_is_no_rate() -> None:
-    found = recovery([parts(["every lempus is a yumpus"])], [[{"lempus"}]], itself)
+    found = recovery([equation_parts(["every lempus is a yumpus"])], [[{"lempus"}]], itself)
     assert all(found[kind]["value"] is None for kind in found)
 
 

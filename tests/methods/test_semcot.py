@@ -296,7 +296,7 @@ def test_a_row_without_reasoning_is_trained_by_its_answer_alone():
     (row,) = rows_of(method, "", [EXAMPLES[3]])
     with torch.no_grad():
         report = method(collate([row]), method.counts(collate([row])))
-        inner = method.inner(collate([row]), method.inner.counts(collate([row])))
+        inner = method.at_inference(collate([row]), method.at_inference.counts(collate([row])))
     assert set(report.terms) == {"answer"}
     assert float(report.total) == pytest.approx((1 - method.config.align_weight) * float(inner.total), rel=1e-6)
 
@@ -352,5 +352,5 @@ def test_step_supervision_reaches_the_generator():
     report = method(collate([row]), method.counts(collate([row])))
     assert set(report.terms) == {"answer", "align", "explain"}
     report.terms["explain"].backward()
-    assert method.inner.projection.weight.grad.any()
-    assert any(p.grad is not None and p.grad.any() for p in method.inner.assistant.parameters())
+    assert method.at_inference.projection.weight.grad.any()
+    assert any(p.grad is not None and p.grad.any() for p in method.at_inference.assistant.parameters())

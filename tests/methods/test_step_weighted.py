@@ -115,7 +115,7 @@ def test_4_accuracies_are_of_the_marked_labels() -> None:
     row = laid_out(made)
     batch = collate([row])
     report = made(batch, made.counts(batch))
-    told = {name: metric.told() for name, metric in report.metrics.items()}
+    told = {name: metric.compute() for name, metric in report.metrics.items()}
     labels = np.array(row.labels)
     with torch.no_grad():
         best = made.backbone.lm(input_ids=batch.ids_BT).logits[0].argmax(dim=1).numpy()
@@ -144,8 +144,8 @@ def test_4b_a_model_that_predicts_every_step_scores_one() -> None:
         report.total.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert report.metrics["step_accuracy"].told() == 1.0
-    assert report.metrics["result_accuracy"].told() == 1.0
+    assert report.metrics["step_accuracy"].compute() == 1.0
+    assert report.metrics["result_accuracy"].compute() == 1.0
 
 
 def test_5_a_batch_holds_weights_and_labels_at_the_same_places() -> None:
@@ -288,5 +288,5 @@ def test_a_batch_without_a_weighted_label_is_refused_and_told_which_rules_would_
 def test_inference_has_the_inner_methods_parameters_and_no_more() -> None:
     made, plain = method(), make_method({"name": "cot"}, backbones.backbone())
     assert {n.removeprefix("method.") for n, _ in made.named_parameters()} == {n for n, _ in plain.named_parameters()}
-    assert made.inner is made.method
+    assert made.at_inference is made.method
     assert made.prompt("q").ids == plain.prompt("q").ids

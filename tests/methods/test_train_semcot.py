@@ -63,8 +63,8 @@ def test_what_waits_does_not_move(make, semcot, tmp_path):
     parts = {
         "head": training.method.encoder.head,
         "body": training.method.encoder.body,
-        "projection": training.method.inner.projection,
-        "generator": training.method.inner.assistant,
+        "projection": training.method.at_inference.projection,
+        "generator": training.method.at_inference.assistant,
         "base": training.method.backbone,
     }
     moves = {}

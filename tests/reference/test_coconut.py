@@ -40,7 +40,7 @@ def test_marker_rows_start_as_the_released_ones(name: str):
     """Ours adds the tokens itself; the stored weights already have them."""
     solved = solve(name)
     special = solved.case.facts["special_ids"]
-    assert solved.method.inner.markers.ids == (special["start"], special["end"], special["latent"])
+    assert solved.method.at_inference.markers.ids == (special["start"], special["end"], special["latent"])
     lm = solved.method.backbone.lm
     state = solved.case.state("base_causallm.")
     for key, value in lm.state_dict().items():

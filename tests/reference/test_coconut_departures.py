@@ -32,7 +32,7 @@ def the_case(name: str) -> cases.Case:
 def with_defaults(case: cases.Case) -> Any:
     """SIM-CoT on a case's backbone with our own settings, not the released ones."""
     released = method_of(case, case.backbone())
-    method: Any = make_method({"name": "sim_cot", "inner": released.inner.config}, case.backbone())
+    method: Any = make_method({"name": "sim_cot", "inner": released.at_inference.config}, case.backbone())
     method.decoder.lm = released.decoder.lm
     return method
 

@@ -83,7 +83,7 @@ def test_rows(name: str):
     """Token ids and labels of student and teacher are those of the official collator, without its padding."""
     solved = solve(name)
     case, tensors = solved.case, solved.case.tensors
-    markers = solved.method.inner.markers
+    markers = solved.method.at_inference.markers
     for b, row in enumerate(solved.rows):
         question = in_our_ids(case, tensors["batch/encoder_input_ids"][b][tensors["batch/encoder_attention_mask"][b] == 1])
         spoken = int((tensors["batch/labels"][b] != IGNORE).sum())
@@ -226,9 +226,9 @@ def test_greedy_answers(name: str, monkeypatch: pytest.MonkeyPatch):
     prompts, padding = prompts_of(case, solved.method), padding_of(case, training=False)
     for row, ids, mask in zip(prompts, tensors["generate/input_ids"], tensors["generate/attention_mask"], strict=False):
         assert row.ids[: row.start] == in_our_ids(case, ids[mask == 1])
-    whole, eot = backbone.logits, torch.tensor(solved.method.inner.markers.eot)
+    whole, eot = backbone.logits, torch.tensor(solved.method.at_inference.markers.eot)
     monkeypatch.setattr(backbone, "logits", lambda hidden: whole(hidden).index_fill(-1, eot, -torch.inf))
-    batch = collate(padded(prompts, padding, solved.method.inner.markers.latent))
+    batch = collate(padded(prompts, padding, solved.method.at_inference.markers.latent))
     speaking = SamplingParams(max_new_tokens=case.facts["generate"]["max_new_tokens"])
     with torch.inference_mode(), attended(backbone, padding):
         trace, speech = Loop(backbone, batch, solved.method.source(), speaking=speaking).run()

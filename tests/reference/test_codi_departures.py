@@ -314,12 +314,12 @@ def test_departure_an_answer_may_hold_any_token():
     case = the_case("simcot_codi_llama_full_prj_decoderpath")
     method = method_of(case)
     padding = padding_of(case, training=False)
-    rows = padded(prompts_of(case, method), padding, method.inner.markers.latent)
+    rows = padded(prompts_of(case, method), padding, method.at_inference.markers.latent)
     official = our_ids(case)[case.tensors["generate/ids"]]
     speaking = SamplingParams(max_new_tokens=official.shape[1])
     with torch.inference_mode(), attended(method.backbone, padding):
         speech = Loop(method.backbone, collate(rows), method.source(), speaking=speaking).run()[1]
-    eot = method.inner.markers.eot
+    eot = method.at_inference.markers.eot
     assert eot not in official
     assert speech.tokens[0][0] == eot
     assert speech.tokens[1:] == official[1:].tolist()

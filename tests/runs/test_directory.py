@@ -65,7 +65,7 @@ def test_export_has_exactly_the_inner_methods_parameters(run, tmp_path):
     unspoken.export(run, tmp_path / "out")
     whole, exported = unspoken.load(run), unspoken.load(tmp_path / "out")
     assert isinstance(exported.method, Coconut)
-    inner = whole.method.inner
+    inner = whole.method.at_inference
     assert {n: p.shape for n, p in exported.method.named_parameters()} == {n: p.shape for n, p in inner.named_parameters()}
     assert not (tmp_path / "out" / "model" / "method.safetensors").exists()
     assert [a.tokens for a in exported.answer(QUESTIONS)] == [a.tokens for a in whole.answer(QUESTIONS)]

@@ -72,7 +72,7 @@ def test_every_method_on_a_bf16_base(make, base, tmp_path: Path, name: str):
     model = unspoken.load(tmp_path / "run", device="cpu")
     answers = model.answer([QUESTION, "How many?"], explain=model.explains, max_new_tokens=4)
     assert all(answer.tokens for answer in answers)
-    for key, p in training.method.inner.eval().named_parameters():
+    for key, p in training.method.at_inference.eval().named_parameters():
         assert torch.isfinite(p).all(), key
 
 
@@ -104,13 +104,15 @@ def test_the_kept_model_is_the_trained_one(make, base, tmp_path: Path, case: str
     config = make(settings(case), backbone=base(METHODS[case]), steps=8, lr=1e-2, select="last")
     training = Training(config, tmp_path / "run", Quiet())
     training.go()
-    trained = training.method.inner.eval()
+    trained = training.method.at_inference.eval()
     export(tmp_path / "run", tmp_path / "exported")
     want = latents(trained) if trained.latents_per_group else None
     for folder in ("run", "exported"):
         model = unspoken.load(tmp_path / folder, device="cpu")
         if want is not None:
-            torch.testing.assert_close(latents(model.method.inner), want, rtol=1e-5, atol=1e-5 * float(want.abs().max()))
+            torch.testing.assert_close(
+                latents(model.method.at_inference), want, rtol=1e-5, atol=1e-5 * float(want.abs().max())
+            )
         said = unspoken.Model(trained, config.speaking, model.latents).answer([QUESTION])[0].tokens
         assert model.answer([QUESTION])[0].tokens == said
 
@@ -128,7 +130,7 @@ def test_a_merged_folder_is_whole_for_others(make, base, tmp_path: Path):
     lm, folder = training.method.backbone.lm, tmp_path / "run" / "model"
     assert kept_dtype(folder) == "float32"
     plain = dict(AutoModelForCausalLM.from_pretrained(folder, dtype="auto").named_parameters())
-    ours = dict(RunDir(tmp_path / "run").load_method(inner=True).backbone.lm.named_parameters())
+    ours = dict(RunDir(tmp_path / "run").load_method(at_inference=True).backbone.lm.named_parameters())
     seen = 0
     for name, module in lm.named_modules():
         if hasattr(module, "get_delta_weight"):
@@ -140,8 +142,8 @@ def test_a_merged_folder_is_whole_for_others(make, base, tmp_path: Path):
     assert seen > 4
     probe = probe_config(str(tmp_path / "run"))
     assert probe.backbone.dtype == "float32"  # rounded, the probe would look at another model
-    start = build_method(probe).inner.eval()  # pyright: ignore[reportAttributeAccessIssue]
-    want = latents(training.method.inner.eval())
+    start = build_method(probe).at_inference.eval()  # pyright: ignore[reportAttributeAccessIssue]
+    want = latents(training.method.at_inference.eval())
     torch.testing.assert_close(latents(start), want, rtol=0.05, atol=0.05)
 
 
@@ -156,8 +158,8 @@ def test_other_precisions_merge(make, base, tmp_path: Path, dtype: str):
     assert not any("lora_" in name for name, _ in model.method.named_parameters())
     kinds = {p.dtype for p in model.method.backbone.lm.parameters()}
     assert kinds == {torch.bfloat16 if dtype == "bfloat16" else torch.float32}
-    want = latents(training.method.inner.eval()).float()
-    torch.testing.assert_close(latents(model.method.inner).float(), want, rtol=0.1, atol=0.1)
+    want = latents(training.method.at_inference.eval()).float()
+    torch.testing.assert_close(latents(model.method.at_inference).float(), want, rtol=0.1, atol=0.1)
 
 
 def test_a_broken_adapter(make, base, tmp_path: Path):

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from unspoken.bench import paired
-from unspoken.bench.shapes import Kind, backbone_of, operations, variant
+from unspoken.bench.shapes import WeightKind, backbone_of, operations, variant
 from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.lm.backbone import Backbone
@@ -103,7 +103,7 @@ def run(
     chain: int = 100,
     batches: Sequence[int] = (1, 8, 32),
     explicit_batches: Sequence[int] = (1, 32),
-    kinds: Sequence[Kind] = ("float32",),
+    kinds: Sequence[WeightKind] = ("float32",),
     rounds: int = 5,
     device: str | None = None,
     progress: Callable[[str], None] | None = None,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from unspoken.bench import paired
-from unspoken.bench.shapes import Kind, backbone_of, operations, variant
+from unspoken.bench.shapes import WeightKind, backbone_of, operations, variant
 from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.lm.backbone import Backbone
@@ -109,7 +109,7 @@ def run(
     requests: int = 256,
     rows: int = 32,
     chunk: int = 512,
-    kind: Kind = "float32",
+    kind: WeightKind = "float32",
     rounds: int = 3,
     device: str | None = None,
     seed: int = 0,

@@ -30,7 +30,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Their published configurations; weights are random (seed 0), which changes no time."""
 
-Kind = Literal["float32", "bfloat16", "int8"]
+WeightKind = Literal["float32", "bfloat16", "int8"]
 
 
 def backbone_of(model: str, device: torch.device) -> Backbone:
@@ -42,7 +42,7 @@ def backbone_of(model: str, device: torch.device) -> Backbone:
     return backbone.to(device)
 
 
-def variant(backbone: Backbone, kind: Kind) -> Backbone:
+def variant(backbone: Backbone, kind: WeightKind) -> Backbone:
     """The same weights as our engine uses them: float32 with fast layers, bfloat16, or 8 bits. The given one stays."""
     if kind == "bfloat16":
         other = copy.deepcopy(backbone).to(torch.bfloat16)

@@ -23,8 +23,8 @@ from unspoken.tasks.base import Split, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unspoken.causal.interventions import Known
-    from unspoken.core.rows.row import Key
+    from unspoken.causal.interventions import KnownLatents
+    from unspoken.core.rows.row import LatentKey
     from unspoken.runs.model import Model
 
 LIMIT = 200
@@ -68,7 +68,17 @@ def run_controls(
         ConfigError: the model makes no latents, an unknown control, a negative scale, or what `evaluate` refuses.
         DataError: as `evaluate`.
     """
-    from unspoken.causal.interventions import Known, Mean, Noise, Patch, Replace, Zero, edit_of, latents_into, slot_vector
+    from unspoken.causal.interventions import (
+        KnownLatents,
+        Mean,
+        Noise,
+        Patch,
+        Replace,
+        Zero,
+        edit_of,
+        latents_into,
+        slot_vector,
+    )
 
     if odd := [name for name in only or () if name not in WHAT]:
         raise ConfigError(f"unknown control {odd[0]!r}; known: {', '.join(WHAT)}")
@@ -80,9 +90,9 @@ def run_controls(
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, "chains": chains, **speaking}
     tell = progress or (lambda name, done, total: None)
     tell("unmodified", 0, 1)
-    kept: dict[Key, Tensor] = {}
+    kept: dict[LatentKey, Tensor] = {}
     plain = evaluate(model, task, split, latents=latents, on_trace=latents_into(kept), **how)
-    known = Known.of(kept, [record.id for record in plain.records])
+    known = KnownLatents.of(kept, [record.id for record in plain.records])
     K = max(record.latents for record in plain.records) // chains
     left_out = _senseless(model, known, plain)
     wanted = [name for name in WHAT if (only is None or name in only) and name not in left_out]
@@ -126,7 +136,7 @@ def stops(latents: int) -> list[int]:
     return sorted({round(k) for k in np.linspace(0, latents - 1, min(latents, STOPS))})
 
 
-def _senseless(model: Model, known: Known, plain: EvalReport) -> dict[str, str]:
+def _senseless(model: Model, known: KnownLatents, plain: EvalReport) -> dict[str, str]:
     """Controls that would change nothing."""
     if model.method.source() is None:
         why = "the model thinks in pause tokens, which are the same for every problem"

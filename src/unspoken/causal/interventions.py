@@ -26,12 +26,12 @@ from torch import Tensor
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import OnTrace
 from unspoken.core.loop.trace import Answer, Trace
-from unspoken.core.rows.row import Key
+from unspoken.core.rows.row import LatentKey
 from unspoken.errors import ConfigError, DataError
 from unspoken.runs.model import Model
 
 
-class Known:
+class KnownLatents:
     """The latents of an unmodified run.
 
     Args:
@@ -48,13 +48,13 @@ class Known:
         self.counts_K = self._real_RK1.sum(dim=(0, 2)).clamp(min=1)
 
     @classmethod
-    def of(cls, latents: Mapping[Key, Tensor], names: Sequence[str]) -> Known:
+    def of(cls, latents: Mapping[LatentKey, Tensor], names: Sequence[str]) -> KnownLatents:
         """From the latents [K, D] of every set of thoughts of the named questions."""
         rows = [latents[name, chain] for chain in range(len(latents) // len(names)) for name in names]
         counts_R = np.array([len(row) for row in rows], dtype=np.int64)
         return cls(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), counts_R, names)
 
-    def rows(self, keys_N: Sequence[Key]) -> np.ndarray:
+    def rows(self, keys_N: Sequence[LatentKey]) -> np.ndarray:
         """Where the latents of those keys lie; sets beyond those known go on counting.
 
         Raises:
@@ -104,7 +104,7 @@ class Intervention(Protocol):
     def latents(self) -> Sequence[int] | None: ...
     @property
     def questions(self) -> Sequence[int] | None: ...
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """What stands there instead; `rows_N` are rows of `known`."""
         ...
 
@@ -127,7 +127,7 @@ class Replace(_Where):
 
     vectors: Any
 
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
         vectors = _tensor(self.vectors, latents_ND, "vectors")
         if vectors.dim() == 1:
@@ -144,7 +144,7 @@ class Replace(_Where):
 class Zero(_Where):
     """The zero vector."""
 
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
         return torch.zeros_like(latents_ND)
 
@@ -153,7 +153,7 @@ class Zero(_Where):
 class Mean(_Where):
     """The mean of the unmodified run's latents at the same place, over all questions of the call, its own included."""
 
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
         mean_KD = known.mean_KD
         return mean_KD[torch.from_numpy(index_N).to(mean_KD.device)]
@@ -167,7 +167,7 @@ class Swap(_Where):
         if self.latents is None or len(self.latents) != 2:
             raise ConfigError(f"Swap needs two places, e.g. latents=(0, 1), got {self.latents!r}")
 
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
         a, b = _places(self.latents, known.latents_RKD.shape[1])
         return known.at(rows_N, np.where(index_N == a, b, a))
@@ -185,7 +185,7 @@ class Add(_Where):
     direction: Any
     scale: float = 1.0
 
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
         return latents_ND + self.scale * _tensor(self.direction, latents_ND, "direction")
 
@@ -195,7 +195,7 @@ class Noise(_Where):
     """Gaussian noise is added; whose latent it is decides which, not the batch.
 
     Attributes:
-        scale: its standard deviation, in those of the unmodified latents' entries at that place (`Known.std_K`).
+        scale: its standard deviation, in those of the unmodified latents' entries at that place (`KnownLatents.std_K`).
         seed: another seed, other noise.
         spare: sets of thoughts, from the first on, that are left as they are.
     """
@@ -208,7 +208,7 @@ class Noise(_Where):
         if not self.scale >= 0:
             raise ConfigError(f"the scale of noise must be 0 or more, got {self.scale}")
 
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
         std_N1 = known.std_K[torch.from_numpy(index_N).to(latents_ND.device)][:, None]
         noise_ND = _draw(latents_ND, self.seed, rows_N, index_N, "standard_normal")
@@ -232,7 +232,7 @@ class Drop(_Where):
         if not 0 <= self.share < 1:
             raise ConfigError(f"the share of dropped entries must be in [0, 1), got {self.share}")
 
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
         stays_ND = _draw(latents_ND, self.seed, rows_N, index_N, "random") >= self.share
         dropped_ND = latents_ND * stays_ND / (1 - self.share)
@@ -251,7 +251,7 @@ class Patch(_Where):
     donors: int | Sequence[int] = 0
     place: int | None = None
 
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: Known) -> Tensor:
+    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
         n = known.questions
         donors_n = np.full(n, self.donors) if isinstance(self.donors, int) else np.asarray(self.donors)
@@ -310,34 +310,34 @@ def intervene(
         raise DataError("there is no question to intervene in; give at least one")
     names = [f"question {i}" for i in range(len(questions))] if how.get("names") is None else list(how["names"])
     how["names"] = names
-    before: dict[Key, Trace] = {}
-    after: dict[Key, Trace] = {}
+    before: dict[LatentKey, Trace] = {}
+    after: dict[LatentKey, Trace] = {}
     plain = model.answer(questions, on_trace=traces_into(before), **how)
-    known = Known.of({key: trace.latents_BKD[0] for key, trace in before.items()}, names)
+    known = KnownLatents.of({key: trace.latents_BKD[0] for key, trace in before.items()}, names)
     answers = model.answer(questions, edit=edit_of(interventions, known, hold=hold), on_trace=traces_into(after), **how)
     traces, plain_traces = ([kept[name, 0] for name in names] for kept in (after, before))
     return Intervened(answers=answers, plain=plain, traces=traces, plain_traces=plain_traces)
 
 
-def traces_into(kept: dict[Key, Trace]) -> OnTrace:
+def traces_into(kept: dict[LatentKey, Trace]) -> OnTrace:
     """An `on_trace` that keeps the trace of every row under its key."""
 
-    def keep(trace: Trace, keys: Sequence[Key]) -> None:
+    def keep(trace: Trace, keys: Sequence[LatentKey]) -> None:
         kept.update((key, trace.row(b)) for b, key in enumerate(keys))
 
     return keep
 
 
-def latents_into(kept: dict[Key, Tensor]) -> OnTrace:
+def latents_into(kept: dict[LatentKey, Tensor]) -> OnTrace:
     """An `on_trace` that keeps the latents [K, D] of every row under its key."""
 
-    def keep(trace: Trace, keys: Sequence[Key]) -> None:
+    def keep(trace: Trace, keys: Sequence[LatentKey]) -> None:
         kept.update((key, trace.latents_BKD[b, : int(trace.counts_B[b])].clone()) for b, key in enumerate(keys))
 
     return keep
 
 
-def edit_of(interventions: Sequence[Intervention], known: Known, *, hold: bool = False) -> Edit:
+def edit_of(interventions: Sequence[Intervention], known: KnownLatents, *, hold: bool = False) -> Edit:
     """Interventions as what `Model.sample(edit=...)` takes, for a call about questions of `known`.
 
     Raises:
@@ -353,7 +353,7 @@ def edit_of(interventions: Sequence[Intervention], known: Known, *, hold: bool =
             raise ConfigError(f"question {odd[0]} is not there: the call has {known.questions}, numbered from 0")
         where.append((one, np.array(_places(one.latents, K), dtype=np.int64), np.array(asked, dtype=np.int64)))
 
-    def edit(latents_ND: Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> Tensor:
+    def edit(latents_ND: Tensor, keys_N: Sequence[LatentKey], index_N: np.ndarray) -> Tensor:
         rows_N = known.rows(keys_N)
         if hold:
             latents_ND = known.at(rows_N, index_N).to(latents_ND.dtype)
@@ -414,6 +414,6 @@ def _draw(latents_ND: Tensor, seed: int, rows_N: np.ndarray, index_N: np.ndarray
     return torch.from_numpy(np.stack(drawn)).to(latents_ND.device, torch.float32).to(latents_ND.dtype)
 
 
-def _touched(latents_ND: Tensor, rows_N: np.ndarray, known: Known, spare: int) -> Tensor:
+def _touched(latents_ND: Tensor, rows_N: np.ndarray, known: KnownLatents, spare: int) -> Tensor:
     """1 for latents of sets that are changed, 0 for spared ones: [N, 1]."""
     return torch.from_numpy(rows_N // known.questions >= spare).to(latents_ND.device, latents_ND.dtype)[:, None]

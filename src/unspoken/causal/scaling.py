@@ -29,7 +29,7 @@ from unspoken.tasks.base import Split, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unspoken.core.rows.row import Key
+    from unspoken.core.rows.row import LatentKey
     from unspoken.runs.model import Model
 
 FORMAT = 1
@@ -232,7 +232,7 @@ def scale(
         ConfigError: no such way, numbers that make no curve, a strength out of range, or a model without latents.
         DataError: as `evaluate`.
     """
-    from unspoken.causal.interventions import Drop, Known, Noise, edit_of, latents_into
+    from unspoken.causal.interventions import Drop, KnownLatents, Noise, edit_of, latents_into
 
     if by not in STRENGTH:
         raise ConfigError(f"unknown way to make trajectories {by!r}; known: {', '.join(STRENGTH)}")
@@ -247,13 +247,13 @@ def scale(
     if by != "sampling" and (not model.method.latents_per_group or latents == 0):
         raise ConfigError(f"this model thinks without latents, so {by} has nothing to disturb; take sampling")
     how: dict[str, Any] = {"limit": limit, "latents": latents, "batch_size": batch_size, **speaking}
-    kept: dict[Key, Tensor] = {}
+    kept: dict[LatentKey, Tensor] = {}
     plain = evaluate(model, task, split, **{**how, "temperature": 0.0, "on_trace": latents_into(kept)})
     most = counts[-1]
     if by == "sampling":
         report = evaluate(model, task, split, samples=most, progress=progress, **{**how, "temperature": strength})
     else:
-        known = Known.of(kept, [record.id for record in plain.records])
+        known = KnownLatents.of(kept, [record.id for record in plain.records])
         one = Noise(scale=strength, seed=trajectory_seed, spare=1)
         if by == "dropout":
             one = Drop(share=strength, seed=trajectory_seed, spare=1)

@@ -25,7 +25,7 @@ T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 """Set as `__pydantic_config__` of every config class: a field that does not exist is an error, not a silence."""
 
-Table = Mapping[str, str]
+NameTable = Mapping[str, str]
 """An extension point: name -> "module:Attribute", imported only when asked for."""
 
 
@@ -44,7 +44,7 @@ def plugins(kind: str) -> dict[str, str]:
     return {point.name.removeprefix(begin): point.value for point in found if point.name.startswith(begin)}
 
 
-def lookup(table: Table, name: str, kind: str) -> Any:
+def lookup(table: NameTable, name: str, kind: str) -> Any:
     """The object of a name, imported now: one that `table` or an installed package names, or "module:Attribute" itself.
 
     Raises:
@@ -143,7 +143,7 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
         raise ConfigError(where + "; ".join(lines)) from None
 
 
-def named(table: Table, kind: str, data: Any) -> Any:
+def named(table: NameTable, kind: str, data: Any) -> Any:
     """Build the config of a class chosen by name: `{"name": "coconut", ...}` -> `CoconutConfig(...)`.
 
     Each entry of the table names a class that has the attribute `Config`. So does "module:Class" of anybody's.

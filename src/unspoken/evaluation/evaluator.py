@@ -238,9 +238,9 @@ def describe(model: Any, weights: bool) -> dict[str, Any]:
 
 def weights_of(model: Any) -> str | None:
     """A hash of the weights that answer: the same for a run and its export, whatever a wrapping method added to train."""
-    inner = getattr(getattr(model, "method", None), "inner", None)
-    if inner is None:
+    answers = getattr(getattr(model, "method", None), "at_inference", None)
+    if answers is None:
         return None
     from unspoken.core.fast.state_cache import weights_hash
 
-    return weights_hash(inner)
+    return weights_hash(answers)

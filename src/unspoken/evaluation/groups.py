@@ -67,7 +67,7 @@ def _without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class SeedGroup:
     """Reports of one recipe: training seed -> report, lowest seed first. Without a run.json: one report, seed None."""
 
     name: str
@@ -96,7 +96,7 @@ class Group:
         }
 
 
-def grouped(reports: Mapping[str, EvalReport], how: Mapping[str, Trained | None]) -> list[Group]:
+def grouped(reports: Mapping[str, EvalReport], how: Mapping[str, Trained | None]) -> list[SeedGroup]:
     """The reports of a task by recipe, in the order in which recipes appear.
 
     Args:
@@ -117,12 +117,12 @@ def grouped(reports: Mapping[str, EvalReport], how: Mapping[str, Trained | None]
                 "observations of it; give one run per seed, or leave --group out"
             )
         row[seed] = label
-    groups: list[Group] = []
+    groups: list[SeedGroup] = []
     for row in found.values():
         seeds = sorted(row, key=lambda seed: -1 if seed is None else seed)
         labels = tuple(row[seed] for seed in seeds)
         name = _name(labels, {group.name for group in groups})
-        groups.append(Group(name=name, labels=labels, reports={seed: reports[row[seed]] for seed in seeds}))
+        groups.append(SeedGroup(name=name, labels=labels, reports={seed: reports[row[seed]] for seed in seeds}))
     return groups
 
 
@@ -141,7 +141,7 @@ def _common(labels: Sequence[str]) -> str:
     return labels[0][: next((i for i, letters in columns if len(set(letters)) > 1), min(map(len, labels)))]
 
 
-def hint(groups: Sequence[Group]) -> list[str]:
+def hint(groups: Sequence[SeedGroup]) -> list[str]:
     """For a table that shows each run alone: which of them are one recipe."""
     return [
         f"{', '.join(g.labels)} are one recipe with training seeds {', '.join(map(str, g.reports))}: --group shows their "
@@ -151,7 +151,7 @@ def hint(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def cells(group: Group) -> list[str]:
+def cells(group: SeedGroup) -> list[str]:
     """A line of the table, in the order of `HEADINGS`."""
     accuracy, reports = group.accuracy, list(group.reports.values())
     return [
@@ -164,7 +164,7 @@ def cells(group: Group) -> list[str]:
     ]
 
 
-def _pairs(groups: Sequence[Group]) -> list[list[str]]:
+def _pairs(groups: Sequence[SeedGroup]) -> list[list[str]]:
     rows = []
     for number, a in enumerate(groups):
         for b in groups[number + 1 :]:
@@ -174,7 +174,7 @@ def _pairs(groups: Sequence[Group]) -> list[list[str]]:
     return rows
 
 
-def notes(groups: Sequence[Group]) -> list[str]:
+def notes(groups: Sequence[SeedGroup]) -> list[str]:
     """What a reader must know to read the table."""
     rules = sorted({report.extractor for g in groups for report in g.reports.values()})
     lines = [
@@ -194,7 +194,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
     return lines + cut_notes({label: r for g in groups for label, r in zip(g.labels, g.reports.values(), strict=True)})
 
 
-def tables(groups: Sequence[Group]) -> list[Table]:
+def tables(groups: Sequence[SeedGroup]) -> list[Table]:
     """The recipes, and below them the differences between them."""
     every = [Table(headings=HEADINGS, rows=[cells(group) for group in groups], notes=notes(groups))]
     if len(groups) > 1:
@@ -202,7 +202,7 @@ def tables(groups: Sequence[Group]) -> list[Table]:
     return every
 
 
-def to_json(tasks: Mapping[str, Sequence[Group]]) -> str:
+def to_json(tasks: Mapping[str, Sequence[SeedGroup]]) -> str:
     """Task -> recipe -> figures."""
     data = {task: {group.name: group.plain() for group in groups} for task, groups in tasks.items()}
     return json.dumps(data, indent=2) + "\n"

@@ -15,11 +15,12 @@ from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.several import elect
 from unspoken.evaluation.statistics import Rate
 from unspoken.tasks import make_task
-from unspoken.tasks.scoring.extractors import EXTRACTORS, Rule, extractor, judge
+from unspoken.tasks.base import ScoringRule
+from unspoken.tasks.scoring.extractors import EXTRACTORS, extractor, judge
 from unspoken.tasks.scoring.math_answers import first_answer
 
 
-def task_rule(task: Mapping[str, Any], where: str = "the report") -> Rule:
+def task_rule(task: Mapping[str, Any], where: str = "the report") -> ScoringRule:
     """The rule of the task that a report names; its data are not read.
 
     Raises:
@@ -31,7 +32,7 @@ def task_rule(task: Mapping[str, Any], where: str = "the report") -> Rule:
         raise RunError(f"{where} is of a task that cannot be made again: {error}; run the evaluation again") from None
 
 
-def rescore(report: EvalReport, name: str, rule: Rule | None = None) -> EvalReport:
+def rescore(report: EvalReport, name: str, rule: ScoringRule | None = None) -> EvalReport:
     """The same answers scored by another rule: accuracy, votes and all that is computed from them follow it.
 
     `flexible` stays the task's second rule. Scoring by "strict" gives the report as `evaluate` made it.
@@ -61,7 +62,7 @@ def mark_of(report: EvalReport) -> str | None:
     return (answer.partition("{answer}")[0].strip() or None) if isinstance(answer, str) else None
 
 
-def several_marks(report: EvalReport, rule: Rule | None = None) -> int:
+def several_marks(report: EvalReport, rule: ScoringRule | None = None) -> int:
     """Texts in which the first and the last answer mark are followed by other answers: the model went on after one."""
     own = task_rule(report.task) if rule is None else rule
     mark = mark_of(report)
@@ -74,7 +75,7 @@ def several_marks(report: EvalReport, rule: Rule | None = None) -> int:
     return sum(differs(r, one.text) for r in report.records for one in r.said or (r,))
 
 
-def _again(record: Record, name: str, rule: Rule, mark: str | None = None) -> Record:
+def _again(record: Record, name: str, rule: ScoringRule, mark: str | None = None) -> Record:
     """One record by another rule. Where several answers vote, they vote on what this rule extracts."""
     example = Example(question=record.question, steps=record.steps, answer=record.answer, id=record.id)
     if record.said is None:

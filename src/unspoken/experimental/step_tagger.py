@@ -32,11 +32,11 @@ _START = np.array([0.0, -np.inf, 0.0])  # nothing to continue at the beginning o
 _FORBIDDEN = np.zeros((3, 3))
 _FORBIDDEN[OUTSIDE, INSIDE] = -np.inf
 
-Known = tuple[str, Sequence[tuple[int, int]]]
+TaggedText = tuple[str, Sequence[tuple[int, int]]]
 """A text, and (start, end) of each of its steps."""
 
 
-def joined(steps: Sequence[str], separator: str = " ") -> Known:
+def joined(steps: Sequence[str], separator: str = " ") -> TaggedText:
     """Steps written behind one another, without a mark between them, and where each of them stands."""
     text, bounds = "", []
     for step in (part for step in steps if (part := step.strip())):
@@ -114,7 +114,7 @@ class StepTagger:
         write_text(path, json.dumps(data, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def fit(examples: Iterable[Known], *, passes: int = 5, seed: int = 0) -> StepTagger:
+def fit(examples: Iterable[TaggedText], *, passes: int = 5, seed: int = 0) -> StepTagger:
     """Fit a tagger.
 
     Args:

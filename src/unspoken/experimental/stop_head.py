@@ -58,7 +58,7 @@ def learn_stop(model: Model, task: Task, examples: Sequence[Example], *, decay: 
         raise ConfigError("a stop head needs a method that makes its latents one by one; here they are in the prompt")
     if len(examples) < 10:
         raise DataError(f"a stop head needs at least 10 problems to learn from, got {len(examples)}; raise --limit")
-    questions, step = [example.question for example in examples], model.method.inner.latents_per_group
+    questions, step = [example.question for example in examples], model.method.at_inference.latents_per_group
     latents_BKD = torch.cat([model.think(questions[i : i + 32]).latents_BKD for i in range(0, len(questions), 32)])
     most = model.answer(questions[:1])[0].latents
     stops = list(range(step, most + 1, step))

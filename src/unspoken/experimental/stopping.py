@@ -24,7 +24,7 @@ from unspoken.core.files import write_file
 from unspoken.errors import ConfigError, RunError
 from unspoken.runs.model import Model
 
-Rule = Literal["fixed", "confidence", "convergence", "head"]
+StopRule = Literal["fixed", "confidence", "convergence", "head"]
 
 STOP_HEAD = "stop_head.safetensors"
 """The file in a run directory that holds a trained head."""
@@ -36,15 +36,15 @@ class StopConfig:
 
     __pydantic_config__ = STRICT
 
-    rule: str = "fixed"  # one of `Rule`; of an installed package; or "module:Class", see `RuleDecider`
+    rule: str = "fixed"  # one of `StopRule`; of an installed package; or "module:Class", see `RuleDecider`
     # fixed: number of latents; confidence and head: least probability; convergence: largest relative change of a latent
     threshold: float = 1.0
     least: int = 1  # latents thought before the rule is asked
     every: int = 1  # stop at multiples only; of a method's thought groups, where `Model` applies it
 
     def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            lookup(dict.fromkeys(get_args(Rule), ""), self.rule, "stop rule")
+        if self.rule not in get_args(StopRule):
+            lookup(dict.fromkeys(get_args(StopRule), ""), self.rule, "stop rule")
         if self.least < 1 or self.every < 1:
             raise ConfigError(f"a stop rule needs least and every of at least 1, got {self.least} and {self.every}")
         if self.rule == "fixed" and not (self.threshold >= 1 and float(self.threshold).is_integer()):
@@ -66,7 +66,7 @@ class StopConfig:
             threshold = float(number)
         except ValueError:
             threshold = None
-        known = (*get_args(Rule), *plugins("stop rule"))
+        known = (*get_args(StopRule), *plugins("stop rule"))
         if threshold is None or (rule not in known and ":" not in rule):
             raise ConfigError(
                 f"a stop rule is written RULE:NUMBER with a rule of {', '.join(known)}, e.g. confidence:0.9; got {text!r}"
@@ -90,7 +90,7 @@ class RuleDecider:
             raise ConfigError("stop rule 'head' needs a trained head, which this model lacks; run `unspoken learn-stop RUN`")
         self.stopping, self.head = stopping, head
         self._other = None
-        if stopping.rule not in get_args(Rule):
+        if stopping.rule not in get_args(StopRule):
             self._other = lookup({}, stopping.rule, "stop rule")(stopping.threshold)
 
     @property
@@ -115,7 +115,7 @@ class RuleDecider:
         weight_D, bias = self.head
         return bool(torch.sigmoid(features(latent_D) @ weight_D.to(latent_D.device) + bias.to(latent_D.device)) >= limit)
 
-    def sure(self, logits_NV: Tensor) -> list[bool]:
+    def confident(self, logits_NV: Tensor) -> list[bool]:
         """Whether the likeliest token behind the rest of the prompt is likely enough."""
         return (logits_NV.float().softmax(dim=-1).amax(dim=-1) >= self.stopping.threshold).tolist()
 
@@ -135,7 +135,7 @@ def decider(model: Model, stop: str | StopConfig, head: tuple[Tensor, Tensor] | 
     rule = StopConfig.parse(stop) if isinstance(stop, str) else stop
     if rule.rule == "head" and head is None and model.path:
         head = read_head(Path(model.path) / STOP_HEAD)
-    return RuleDecider(replace(rule, every=rule.every * model.method.inner.latents_per_group), head)
+    return RuleDecider(replace(rule, every=rule.every * model.method.at_inference.latents_per_group), head)
 
 
 def save_head(path: Path, head: tuple[Tensor, Tensor]) -> None:

@@ -83,7 +83,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
     source = RunDir(path)
     check_new(out)
     config = source.config()
-    method = source.load_method(inner=True).inner
+    method = source.load_method(at_inference=True).at_inference
     method.eval()
     thoughts = thoughts_of(method, own_latents(source.path))
     backbone, tokenizer = method.backbone, method.backbone.tokenizer

@@ -258,7 +258,7 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
     check_new(out)
     run = RunDir(path)
     config = run.config()
-    method = run.load_method(inner=True)
+    method = run.load_method(at_inference=True)
     if not isinstance(method.source(), PrecomputedThoughts):
         raise ConfigError(
             f"method {method.config.name!r} cannot be served as prompt embeddings: its thoughts come out of the base model "

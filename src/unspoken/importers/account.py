@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from unspoken.errors import CheckpointError, ConfigError
-from unspoken.importers.base import Architecture, Base, check_frozen
+from unspoken.importers.base import Architecture, BaseOutline, check_frozen
 from unspoken.importers.families import DECODER, LM, Family, detect, projection_of, rules_of, wanted_of
 from unspoken.importers.files import Weights
 from unspoken.importers.lora import Merged, is_lora, merge, whole_name, with_parts
@@ -30,8 +30,8 @@ class Account:
     """
 
     family: Family
-    base: Base
-    decoder: Base
+    base: BaseOutline
+    decoder: BaseOutline
     model: Architecture
     mapped: Mapped
     merged: Merged | None
@@ -39,7 +39,9 @@ class Account:
     notes: tuple[str, ...]
 
 
-def account(weights: Weights, base: Base, decoder: Base | None, alpha: float | None, dtype: torch.dtype) -> Account:
+def account(
+    weights: Weights, base: BaseOutline, decoder: BaseOutline | None, alpha: float | None, dtype: torch.dtype
+) -> Account:
     """Recognise a checkpoint and account for all of it.
 
     Args:
@@ -97,7 +99,7 @@ def account(weights: Weights, base: Base, decoder: Base | None, alpha: float | N
     )  # fmt: skip
 
 
-def _rows(mapped: Mapped, family: Family, base: Base, model: Architecture, weights: Weights) -> int:
+def _rows(mapped: Mapped, family: Family, base: BaseOutline, model: Architecture, weights: Weights) -> int:
     """Rows of the embedding in the file.
 
     Raises:

@@ -58,7 +58,7 @@ class Architecture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class BaseOutline:
     """The base model of a checkpoint, without its weights.
 
     Attributes:
@@ -109,7 +109,7 @@ class Base:
         return config
 
 
-def read_base(path: str, eos: str | None = None, *, speaks: bool = True) -> Base:
+def read_base(path: str, eos: str | None = None, *, speaks: bool = True) -> BaseOutline:
     """Config and tokenizer of a base model.
 
     Args:
@@ -153,7 +153,7 @@ def read_base(path: str, eos: str | None = None, *, speaks: bool = True) -> Base
     else:
         tokenizer.eos_token = eos
         generation.eos_token_id = known[eos]
-    return Base(path=path, config=config, generation=generation, tokenizer=tokenizer, trusted=eos is not None)
+    return BaseOutline(path=path, config=config, generation=generation, tokenizer=tokenizer, trusted=eos is not None)
 
 
 def _generation(where: str, config: Any) -> Any:
@@ -188,7 +188,7 @@ def _check_eos(path: str, tokenizer: Any, generation: Any) -> None:
         )
 
 
-def write_lm(folder: Path, base: Base, rows: int, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def write_lm(folder: Path, base: BaseOutline, rows: int, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """A Hugging Face folder of a base model's shape, with other weights."""
     folder.mkdir(parents=True)
     base.resized(rows).save_pretrained(folder)
@@ -198,12 +198,12 @@ def write_lm(folder: Path, base: Base, rows: int, tensors: Mapping[str, Tensor],
     save_file(whole, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-def add_markers(tokenizer: Any) -> None:
+def add_marker_tokens(tokenizer: Any) -> None:
     """Give a tokenizer the markers behind its last token, in the order in which methods add them."""
     tokenizer.add_tokens([BOT, EOT, LATENT])
 
 
-def check_frozen(base: Base, body: str, frozen: Mapping[str, tuple[str, Tensor]]) -> int:
+def check_frozen(base: BaseOutline, body: str, frozen: Mapping[str, tuple[str, Tensor]]) -> int:
     """Compare weights that training did not touch with those of the base model, if they are on this machine.
 
     Args:
@@ -233,7 +233,7 @@ def check_frozen(base: Base, body: str, frozen: Mapping[str, tuple[str, Tensor]]
     return compared
 
 
-def _weights_of(base: Base, body: str, names: set[str]) -> Iterator[tuple[str, Tensor]]:
+def _weights_of(base: BaseOutline, body: str, names: set[str]) -> Iterator[tuple[str, Tensor]]:
     """Those of the named tensors that lie in safetensors files of a base model on this machine."""
     folder = Path(resolve(base.path))
     if not folder.is_dir():

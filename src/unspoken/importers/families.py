@@ -19,9 +19,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from unspoken.errors import CheckpointError
-from unspoken.importers.base import Architecture, Base
+from unspoken.importers.base import Architecture, BaseOutline
 from unspoken.importers.lora import lora_rules
-from unspoken.importers.rules import Mapped, Rule, listed
+from unspoken.importers.rules import KeyRule, Mapped, listed
 
 LM, DECODER, PROJECTION, PROJECT = "lm.", "decoder.", "projection.", "project."
 
@@ -55,7 +55,7 @@ class Family:
         name = {"coconut": "Coconut", "codi": "CODI", "cot": "plain language model (CoT or No-CoT)"}[self.method]
         return f"SIM-CoT on {name}" if self.decoder else name
 
-    def embedding_rows(self, base: Base) -> tuple[tuple[int, ...], int]:
+    def embedding_rows(self, base: BaseOutline) -> tuple[tuple[int, ...], int]:
         """How many rows the embedding may have, and how many of them it had before tokens were added.
 
         Coconut resizes to its tokenizer, CODI from the config's vocabulary V (pad is V, bot V + 1, eot V + 2). CODI's
@@ -89,7 +89,7 @@ def detect(keys: Iterable[str], base: Architecture) -> Family:
     )
 
 
-def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: Iterable[str]) -> tuple[Rule, ...]:
+def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: Iterable[str]) -> tuple[KeyRule, ...]:
     """The table of a family.
 
     Args:
@@ -98,32 +98,32 @@ def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: It
         keys: of the file: a tied head whose embedding was left out, as safetensors does, stands for it.
     """
     keys = set(keys)
-    rules: list[Rule] = []
+    rules: list[KeyRule] = []
     if family.method == "coconut":
         again = "the input embedding again, under the name of the module that wraps the model"
-        rules.append(Rule(pattern="embedding.weight", reason=again, same_as=LM + base.embedding))
+        rules.append(KeyRule(pattern="embedding.weight", reason=again, same_as=LM + base.embedding))
     if family.decoder:
         rules += _lm_rules(family.decoder, DECODER, decoder, keys)
     if family.method == "codi":
         rules += [
-            Rule(pattern="prj.1.*", target=PROJECTION + "1.*"),
-            Rule(pattern="prj.3.*", target=PROJECTION + "3.*"),
-            Rule(pattern="prj.ln.*", target=PROJECTION + "4.*"),
-            Rule(pattern="pj_in.*", target=PROJECT + "*"),
+            KeyRule(pattern="prj.1.*", target=PROJECTION + "1.*"),
+            KeyRule(pattern="prj.3.*", target=PROJECTION + "3.*"),
+            KeyRule(pattern="prj.ln.*", target=PROJECTION + "4.*"),
+            KeyRule(pattern="pj_in.*", target=PROJECT + "*"),
         ]
     return (*rules, *_lm_rules(family.lm, LM, base, keys, family.lora))
 
 
-def _lm_rules(prefix: str, target: str, model: Architecture, keys: set[str], lora: bool = False) -> list[Rule]:
+def _lm_rules(prefix: str, target: str, model: Architecture, keys: set[str], lora: bool = False) -> list[KeyRule]:
     """Rules for a causal LM under a prefix."""
-    rules = [Rule(pattern=prefix + pattern, reason=reason) for pattern, reason in BUFFERS]
+    rules = [KeyRule(pattern=prefix + pattern, reason=reason) for pattern, reason in BUFFERS]
     if model.tied and prefix + model.embedding not in keys and prefix + model.head in keys:
-        rules.append(Rule(pattern=prefix + model.head, target=target + model.embedding))
+        rules.append(KeyRule(pattern=prefix + model.head, target=target + model.embedding))
     elif model.tied:
-        rules.append(Rule(pattern=prefix + model.head, reason=_TIED, same_as=target + model.embedding))
+        rules.append(KeyRule(pattern=prefix + model.head, reason=_TIED, same_as=target + model.embedding))
     if lora:
         rules += lora_rules(prefix, target)
-    return [*rules, Rule(pattern=prefix + "*", target=target + "*")]
+    return [*rules, KeyRule(pattern=prefix + "*", target=target + "*")]
 
 
 def wanted_of(family: Family, base: Architecture, decoder: Architecture, mapped: Mapped) -> dict[str, tuple[int, ...]]:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from unspoken.errors import CheckpointError, ConfigError
-from unspoken.importers.base import Architecture, Base
+from unspoken.importers.base import Architecture, BaseOutline
 from unspoken.importers.families import BUFFERS, LM, PROJECTION
 from unspoken.importers.files import Weights
-from unspoken.importers.rules import Mapped, Rule, rename, require
+from unspoken.importers.rules import KeyRule, Mapped, rename, require
 from unspoken.methods.semcot_generator import THOUGHT
 
 TITLE = "SemCoT's generator"
@@ -42,8 +42,8 @@ class Generator:
         mapped: its tensors under our names.
     """
 
-    base: Base
-    small: Base
+    base: BaseOutline
+    small: BaseOutline
     architecture: Architecture
     mapped: Mapped
 
@@ -72,7 +72,7 @@ def is_generator(keys: Iterable[str]) -> bool:
     return any(key.startswith("projection_layer.") for key in keys)
 
 
-def account_generator(weights: Weights, base: Base, small: Base | None) -> Generator:
+def account_generator(weights: Weights, base: BaseOutline, small: BaseOutline | None) -> Generator:
     """Account for all of a generator.
 
     Raises:
@@ -101,11 +101,11 @@ def account_generator(weights: Weights, base: Base, small: Base | None) -> Gener
     return Generator(base=base, small=small, architecture=model, mapped=mapped)
 
 
-def _rules(model: Architecture, tensors: Mapping[str, Tensor]) -> list[Rule]:
+def _rules(model: Architecture, tensors: Mapping[str, Tensor]) -> list[KeyRule]:
     return [
-        *(Rule(pattern=f"model.{pattern}", reason=reason) for pattern, reason in BUFFERS),
-        Rule(pattern="projection_layer.*", target=PROJECTION + "*"),
-        Rule(pattern="model.*", target=f"{LM}{model.body}*"),
+        *(KeyRule(pattern=f"model.{pattern}", reason=reason) for pattern, reason in BUFFERS),
+        KeyRule(pattern="projection_layer.*", target=PROJECTION + "*"),
+        KeyRule(pattern="model.*", target=f"{LM}{model.body}*"),
     ]
 
 

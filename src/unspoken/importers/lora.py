@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unspoken.errors import CheckpointError, ConfigError
-from unspoken.importers.rules import Mapped, Rule, any_number, listed
+from unspoken.importers.rules import KeyRule, Mapped, any_number, listed
 
 _W, _A, _B = "#W", "#A", "#B"
 """End the targets of a layer's three tensors until they are merged."""
@@ -42,13 +42,13 @@ def whole_name(target: str) -> str:
     return target.removesuffix(_W)
 
 
-def lora_rules(prefix: str, target: str) -> tuple[Rule, ...]:
+def lora_rules(prefix: str, target: str) -> tuple[KeyRule, ...]:
     """Rules for the layers that have LoRA, under a prefix."""
     return (
-        Rule(pattern=f"{prefix}*.lora_A.default.weight", target=f"{target}*.weight{_A}"),
-        Rule(pattern=f"{prefix}*.lora_B.default.weight", target=f"{target}*.weight{_B}"),
-        Rule(pattern=f"{prefix}*.base_layer.weight", target=f"{target}*.weight{_W}"),
-        Rule(pattern=f"{prefix}*.base_layer.bias", target=f"{target}*.bias"),
+        KeyRule(pattern=f"{prefix}*.lora_A.default.weight", target=f"{target}*.weight{_A}"),
+        KeyRule(pattern=f"{prefix}*.lora_B.default.weight", target=f"{target}*.weight{_B}"),
+        KeyRule(pattern=f"{prefix}*.base_layer.weight", target=f"{target}*.weight{_W}"),
+        KeyRule(pattern=f"{prefix}*.base_layer.bias", target=f"{target}*.bias"),
     )
 
 

@@ -25,9 +25,9 @@ from unspoken.core.lm.loading import load_backbone, resolve
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.provenance import provenance
 from unspoken.errors import BackboneError, CheckpointError, ConfigError
-from unspoken.importers.base import Base, read_base
+from unspoken.importers.base import BaseOutline, read_base
 from unspoken.importers.files import Weights
-from unspoken.importers.rules import Mapped, Rule, rename, require
+from unspoken.importers.rules import KeyRule, Mapped, rename, require
 from unspoken.importers.settings import Choices
 from unspoken.methods import make_method, method_config
 from unspoken.methods.base import parts_of
@@ -91,8 +91,8 @@ def import_projection(weights: Weights, target: Path, how: ProjectionImport) -> 
                 "were made is not in the file; only a projection between models that were not trained can be imported"
             )
     base = read_base(how.base, how.eos)
-    mapped = rename([Rule(pattern="weight", target="projection.weight"), Rule(pattern="bias", target="projection.bias"),
-                     Rule(pattern="embedding", target="initial.weight")], weights.tensors)  # fmt: skip
+    targets = {"weight": "projection.weight", "bias": "projection.bias", "embedding": "initial.weight"}
+    mapped = rename([KeyRule(pattern=key, target=target) for key, target in targets.items()], weights.tensors)
     wide, narrow = base.architecture().width, _width(how.assistant)
     wanted: dict[str, tuple[int, ...]] = {"projection.weight": (wide, narrow), "projection.bias": (wide,)}
     if several:
@@ -140,7 +140,7 @@ def _width(path: str) -> int:
         raise BackboneError(f"cannot read the config of {path}: {str(error).splitlines()[0]}; check --assistant") from error
 
 
-def _settings(how: ProjectionImport, base: Base, choices: Choices, chains: int) -> dict[str, Any]:
+def _settings(how: ProjectionImport, base: BaseOutline, choices: Choices, chains: int) -> dict[str, Any]:
     """The method's config as plain values."""
     # Only its scripts for Qwen3 end the prompt with the header of the answer.
     header = base.config.get_text_config().model_type == "qwen3"

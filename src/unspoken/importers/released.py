@@ -25,7 +25,7 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError
 from unspoken.importers.account import Account, account
-from unspoken.importers.base import add_markers, read_base, write_lm
+from unspoken.importers.base import add_marker_tokens, read_base, write_lm
 from unspoken.importers.families import DECODER, LM, PROJECT, PROJECTION
 from unspoken.importers.files import Weights, files_of, read_weights
 from unspoken.importers.generator import TITLE, Generator, account_generator, is_generator
@@ -203,7 +203,7 @@ def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: 
     if found.family.method == "codi":
         lm = _move_markers(lm, found)
     if found.family.method != "cot":
-        add_markers(base.tokenizer)
+        add_marker_tokens(base.tokenizer)
     write_lm(parts / "lm", base, lm[found.model.embedding].shape[0], lm, kind)
     method = make_method(data, load_backbone(replace(ground, path=str(parts / "lm"))))
     if found.projection:

@@ -20,7 +20,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class KeyRule:
     """What becomes of a key. Exactly one of `target` and `reason` is set.
 
     Attributes:
@@ -79,7 +79,7 @@ class Mapped:
         unknown: keys that no rule fits.
     """
 
-    rules: tuple[Rule, ...]
+    rules: tuple[KeyRule, ...]
     seen: frozenset[str]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -104,7 +104,7 @@ def any_number(key: str) -> str:
     return re.sub(r"\d+", "0", key)
 
 
-def rename(rules: Sequence[Rule], tensors: Mapping[str, Tensor]) -> Mapped:
+def rename(rules: Sequence[KeyRule], tensors: Mapping[str, Tensor]) -> Mapped:
     """Apply a table to a checkpoint. Keys that no rule fits wait in `unknown` until `require` reports them.
 
     Raises:

@@ -26,7 +26,7 @@ _BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class Paid:
+class AttentionShares:
     """Where the attention of a row's spoken tokens goes.
 
     Attributes:
@@ -54,9 +54,9 @@ def spoken_row(row: Row, tokens: Sequence[int]) -> Row:
 
 
 @torch.inference_mode()
-def paid(
+def attention_shares(
     backbone: Backbone, rows: Sequence[Row], latents: Sequence[Tensor], spoken: Sequence[Sequence[int]]
-) -> list[Paid | None]:
+) -> list[AttentionShares | None]:
     """The attention paid by what was spoken.
 
     Args:
@@ -73,7 +73,7 @@ def paid(
     one = 4 * config.num_hidden_layers * config.num_attention_heads * longest**2
     # Attention counts columns, so padding would push real positions out of a window (see the loop).
     size = 1 if backbone.window is not None else max(_BYTES // one, 1)
-    found: list[Paid | None] = []
+    found: list[AttentionShares | None] = []
     for first in range(0, len(rows), size):
         part = slice(first, first + size)
         found.extend(_batch(backbone, rows[part], latents[part], spoken[part]))
@@ -82,7 +82,7 @@ def paid(
 
 def _batch(
     backbone: Backbone, rows: Sequence[Row], latents: Sequence[Tensor], spoken: Sequence[Sequence[int]]
-) -> list[Paid | None]:
+) -> list[AttentionShares | None]:
     whole = [spoken_row(row, tokens) for row, tokens in zip(rows, spoken, strict=True)]
     batch = collate(whole).to(backbone.device)
     B, T = batch.ids_BT.shape
@@ -96,17 +96,17 @@ def _batch(
     weights_LBHTT = backbone.attention(embeds_BTD, positions_BT=positions_BT, mask=mask)
     if weights_LBHTT is None:
         return [None] * B
-    return [_paid(weights_LBHTT[:, b], row, prompt) for b, (row, prompt) in enumerate(zip(whole, rows, strict=True))]
+    return [_row_shares(weights_LBHTT[:, b], row, prompt) for b, (row, prompt) in enumerate(zip(whole, rows, strict=True))]
 
 
-def _paid(weights_LHTT: Tensor, row: Row, prompt: Row) -> Paid:
+def _row_shares(weights_LHTT: Tensor, row: Row, prompt: Row) -> AttentionShares:
     """One row's shares."""
     queries_LHQT = weights_LHTT[:, :, len(prompt.ids) - 1 : len(row.ids)]
     shares_LT = queries_LHQT.float().mean(dim=(1, 2))
     start, end = row.start, row.start + row.latents
     layers = shares_LT[:, start:end].tolist()
     mean_T = shares_LT.mean(dim=0)
-    return Paid(
+    return AttentionShares(
         latents=tuple(mean_T[start:end].tolist()),
         layers=tuple(map(tuple, layers)),
         before=float(mean_T[:start].sum()),

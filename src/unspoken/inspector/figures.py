@@ -17,21 +17,21 @@ from unspoken.core.text.example import Example
 from unspoken.evaluation.records import same_step
 from unspoken.evaluation.statistics import mean, rate
 from unspoken.inspector.arithmetic import Chain, chain, same
-from unspoken.inspector.gather import Seen, at_rest, stands_for
+from unspoken.inspector.gather import ObservedProblem, at_rest, stands_for
 from unspoken.inspector.stability import geometry, recovered, said_in, vocabulary_centre
 from unspoken.inspector.words import spelled, words_of
 from unspoken.runs.model import Model
 from unspoken.tasks.scoring.answers import normalise
 
 
-def _carried_out(seen: Seen) -> Chain | None:
+def _carried_out(seen: ObservedProblem) -> Chain | None:
     """The decoded steps carried out: those of the groups that stand for a step."""
     if seen.decoded is None:
         return None
     return chain([said for said, stands in zip(seen.decoded, seen.expected, strict=True) if stands is not None])
 
 
-def chaining(seen: Seen) -> dict[str, Any] | None:
+def chaining(seen: ObservedProblem) -> dict[str, Any] | None:
     """Forward chaining of one problem, in plain values."""
     done = _carried_out(seen)
     if done is None:
@@ -65,23 +65,23 @@ def _pieces(model: Model) -> Callable[[str], frozenset[str]]:
     return of
 
 
-def figures(model: Model, seen: Sequence[Seen]) -> dict[str, Any]:
+def figures(model: Model, seen: Sequence[ObservedProblem]) -> dict[str, Any]:
     """Figures over some problems; see docs/guides/inspector.md."""
     told = {
         "accuracy": _rate([one.correct for one in seen]),
         **_lie(model, [one.latents_KD[: one.fed] for one in seen]),
         **_read(model, seen),
     }
-    paid_ = [one.paid for one in seen if one.paid is not None]
-    if paid_:
-        most = max(len(share.latents) for share in paid_)
+    shares = [one.attention_shares for one in seen if one.attention_shares is not None]
+    if shares:
+        most = max(len(share.latents) for share in shares)
         told["attention"] = {
-            "latents": mean(sum(share.latents) for share in paid_),
-            "by_latent": [mean(s.latents[k] for s in paid_ if k < len(s.latents)) for k in range(most)],
-            "before": mean(share.before for share in paid_),
-            "rest": mean(share.rest for share in paid_),
-            "a_latent": mean(mean(share.latents) for share in paid_ if share.latents),
-            "a_question_position": mean(share.before / share.positions for share in paid_ if share.positions),
+            "latents": mean(sum(share.latents) for share in shares),
+            "by_latent": [mean(s.latents[k] for s in shares if k < len(s.latents)) for k in range(most)],
+            "before": mean(share.before for share in shares),
+            "rest": mean(share.rest for share in shares),
+            "a_latent": mean(mean(share.latents) for share in shares if share.latents),
+            "a_question_position": mean(share.before / share.positions for share in shares if share.positions),
         }
     chains = [told_ for one in seen if (told_ := chaining(one)) is not None]
     if chains:
@@ -105,7 +105,7 @@ def _lie(model: Model, rows: Sequence[Tensor]) -> dict[str, Any]:
     return {"geometry": None if lies is None else dataclasses.asdict(lies), "similarity": similar}
 
 
-def _read(model: Model, seen: Sequence[Seen]) -> dict[str, Any]:
+def _read(model: Model, seen: Sequence[ObservedProblem]) -> dict[str, Any]:
     """What nearest words and decoded steps give back of the true steps."""
     c = model.method.latents_per_group
     steps = [one.example.steps for one in seen]
@@ -162,10 +162,10 @@ def _watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str,
         expected, whole = stands_for(model, example, n // method.latents_per_group)
         silent = Answer(text="", tokens=(), finished=False, latents=n, passes=0, positions=0, seconds=0.0)
         seen.append(
-            Seen(
+            ObservedProblem(
                 example=example, answer=silent, correct=False, extracted=None, latents_KD=trace.latents_BKD[b, :n],
                 words=words[b], fed=n_B[b], decoded=None if thoughts is None else thoughts[b], expected=expected,
-                covers_last=whole, paid=None,
+                covers_last=whole, attention_shares=None,
             )
         )  # fmt: skip
     read = _read(model, seen)["recovery"]

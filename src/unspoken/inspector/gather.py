@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from unspoken.core.loop.trace import Answer, Trace
-from unspoken.core.rows.row import Key
+from unspoken.core.rows.row import LatentKey
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
-from unspoken.inspector.attention import Paid, paid
+from unspoken.inspector.attention import AttentionShares, attention_shares
 from unspoken.inspector.words import TOP, RowWords, words_of
 from unspoken.methods.base import Method
 from unspoken.runs.model import Model
@@ -51,14 +51,14 @@ def check_latents(method: Method, question: str, latents: int | None = None) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class ObservedProblem:
     """A problem as it was seen: what everything else is made from.
 
     Attributes:
         latents_KD: its latents, in fp32; the first `fed` of them were fed.
         decoded: its steps in the auxiliary decoder's words, one per thought group; None without a decoder.
         expected, covers_last: see `stands_for`.
-        paid: the attention of its answer; None where nobody asked, or the family hands out no weights.
+        attention_shares: the attention of its answer; None where nobody asked, or the family hands out no weights.
     """
 
     example: Example
@@ -71,12 +71,12 @@ class Seen:
     decoded: tuple[str, ...] | None
     expected: tuple[str | None, ...]
     covers_last: bool
-    paid: Paid | None
+    attention_shares: AttentionShares | None
 
 
 def gather(
     model: Model, task: Task, examples: Sequence[Example], latents: int | None, top: int = TOP, attention: bool = True
-) -> list[Seen]:
+) -> list[ObservedProblem]:
     """Think about some problems, and answer them from the same thoughts."""
     with at_rest(model.method):
         return _gather(model, task, examples, latents, top, attention)
@@ -84,13 +84,13 @@ def gather(
 
 def _gather(
     model: Model, task: Task, examples: Sequence[Example], latents: int | None, top: int, attention: bool
-) -> list[Seen]:
+) -> list[ObservedProblem]:
     method = model.method
     questions = [example.question for example in examples]
     names = [example.id or f"problem {i}" for i, example in enumerate(examples)]
     kept: dict[str, tuple[Tensor, RowWords, tuple[str, ...] | None]] = {}
 
-    def keep(trace: Trace, keys: Sequence[Key]) -> None:
+    def keep(trace: Trace, keys: Sequence[LatentKey]) -> None:
         words = words_of(method.backbone, trace, top)
         thoughts = model.explain(trace) if model.explains else [None] * len(keys)
         for b, (name, _) in enumerate(keys):
@@ -98,9 +98,11 @@ def _gather(
 
     answers = model.answer(questions, latents=latents, names=names, batch_size=BATCH, on_trace=keep)
     rows = [method.prompt(q.strip(), model.latents if latents is None else latents) for q in questions]
-    shares: list[Paid | None] = [None] * len(rows)
+    shares: list[AttentionShares | None] = [None] * len(rows)
     if attention:
-        shares = paid(method.backbone, rows, [kept[name][0] for name in names], [answer.tokens for answer in answers])
+        shares = attention_shares(
+            method.backbone, rows, [kept[name][0] for name in names], [answer.tokens for answer in answers]
+        )
     found = []
     for b, (example, answer, row) in enumerate(zip(examples, answers, rows, strict=True)):
         score = task.score(example, answer.text)
@@ -108,7 +110,7 @@ def _gather(
         n = len(latents_KD)
         expected, whole = stands_for(model, example, n // method.latents_per_group)
         found.append(
-            Seen(
+            ObservedProblem(
                 example=example,
                 answer=answer,
                 correct=bool(score.strict),
@@ -119,7 +121,7 @@ def _gather(
                 decoded=decoded,
                 expected=expected,
                 covers_last=whole,
-                paid=shares[b],
+                attention_shares=shares[b],
             )
         )
     return found

@@ -20,7 +20,7 @@ from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.evaluation.records import same_step
 from unspoken.inspector.figures import chaining, figures
-from unspoken.inspector.gather import BATCH, Seen, check_latents, gather
+from unspoken.inspector.gather import BATCH, ObservedProblem, check_latents, gather
 from unspoken.inspector.words import TOP, Word
 from unspoken.runs.model import Model
 from unspoken.tasks.base import Split, Task
@@ -167,7 +167,7 @@ def inspect(
     method = model.method
     check_latents(method, examples[0].question, latents)
     problems: list[Problem] = []
-    seen: list[Seen] = []
+    seen: list[ObservedProblem] = []
     for first in range(0, len(examples), BATCH):
         part = examples[first : first + BATCH]
         some = gather(model, task, part, latents, top)
@@ -183,7 +183,7 @@ def inspect(
             "method": dump(method.config),
             "decoder": model.explains,
             "chains": model.chains,
-            "learned_tokens": method.inner.source() is None,
+            "learned_tokens": method.at_inference.source() is None,
             "task": {"name": task.name, **dump(task.config)},
             "split": split,
             "fingerprint": task.fingerprint(split),
@@ -204,13 +204,13 @@ def _of_kind(metrics: Sequence[Any], *kinds: str) -> tuple[dict[str, Any], ...]:
     return tuple(dict(row) for row in metrics if isinstance(row, Mapping) and row.get("kind") in kinds)
 
 
-def _problem(model: Model, seen: Seen) -> Problem:
+def _problem(model: Model, seen: ObservedProblem) -> Problem:
     """A problem as the page and the file tell it."""
     c = model.method.latents_per_group
     unit_KD = torch.nn.functional.normalize(seen.latents_KD, dim=-1)
     cosine_KK = (unit_KD @ unit_KD.T).tolist()
     norms = seen.latents_KD.norm(dim=-1).tolist()
-    share = seen.paid
+    share = seen.attention_shares
     every = []
     for k, norm in enumerate(norms):
         is_fed = k < seen.fed

@@ -44,7 +44,7 @@ def probe_config(run: str | Path, task: str | None = None, overrides: Sequence[s
         ConfigError: the run's method makes no latents, or an override unfreezes it.
     """
     was = RunDir(run).config()
-    inner: Method = RunDir(run).load_method(inner=True)
+    inner: Method = RunDir(run).load_method(at_inference=True)
     check_latents(inner, "How many?")
     stage = stage_of(RunDir(run).path) or {}
     if stage.get("latents") is not None:

@@ -119,7 +119,7 @@ KINDS = ("numbers", "operators", "results")
 
 
 @dataclass(frozen=True)
-class Parts:
+class EquationParts:
     """What can be recovered of some steps: each kind as a set, in one spelling each."""
 
     numbers: frozenset[str]
@@ -127,22 +127,24 @@ class Parts:
     results: frozenset[str]
 
 
-def parts(steps: Sequence[str]) -> Parts:
+def equation_parts(steps: Sequence[str]) -> EquationParts:
     """Operands, operators and results of the equations of some steps; without an equation, the numbers of the text."""
     found = [equation for step in steps for equation in equations(step)]
     bare = [number for step in steps if not equations(step) for number in numbers(step)]
-    return Parts(
+    return EquationParts(
         numbers=frozenset([number for equation in found for number in equation.operands] + bare),
         operators=frozenset(sign for equation in found for sign in equation.operators),
         results=frozenset(equation.result for equation in found),
     )
 
 
-Seen = Sequence[Collection[str]]
+Readings = Sequence[Collection[str]]
 """What was read: a set of texts per place. A number is recovered if all its pieces are in the set of one place."""
 
 
-def recovery(true: Sequence[Parts], seen: Sequence[Seen], pieces: Callable[[str], Collection[str]]) -> dict[str, Any]:
+def recovery(
+    true: Sequence[EquationParts], seen: Sequence[Readings], pieces: Callable[[str], Collection[str]]
+) -> dict[str, Any]:
     """How much of what the true steps say is found in what was read.
 
     Args:
@@ -168,7 +170,7 @@ def recovery(true: Sequence[Parts], seen: Sequence[Seen], pieces: Callable[[str]
 def recovered(
     steps: Sequence[Sequence[str]],
     expected: Sequence[Sequence[str | None]],
-    seen: Sequence[Seen],
+    seen: Sequence[Readings],
     groups: Sequence[Sequence[Collection[str]]],
     pieces: Callable[[str], Collection[str]],
 ) -> dict[str, Any]:
@@ -186,9 +188,9 @@ def recovered(
         "in_place": what a step says in the group that stands for it;
         "chance": "anywhere", but read in the next problem's places: what the words would say of any question.
     """
-    true = [parts(of) for of in steps]
+    true = [equation_parts(of) for of in steps]
     units = [
-        (parts([stands]), [read])
+        (equation_parts([stands]), [read])
         for stand, reads in zip(expected, groups, strict=True)
         for stands, read in zip(stand, reads, strict=False)
         if stands is not None
@@ -203,5 +205,5 @@ def recovered(
 
 def said_in(step: str) -> frozenset[str]:
     """What a decoded step says: its numbers, operators and results as texts."""
-    told = parts([step])
+    told = equation_parts([step])
     return told.numbers | told.operators | told.results

@@ -140,7 +140,7 @@ class Method(nn.Module, ABC):
         return cast("Backbone", self._modules["backbone"])
 
     @property
-    def inner(self) -> Method:
+    def at_inference(self) -> Method:
         """What is left at inference: the method itself, unless it wraps one that answers without it."""
         return self
 
@@ -253,9 +253,9 @@ class Wrapper(Method):
         return self.method.backbone
 
     @property
-    def inner(self) -> Method:
+    def at_inference(self) -> Method:
         """What inference needs: the wrapped method."""
-        return self.method.inner
+        return self.method.at_inference
 
     @property
     def wrapped(self) -> Method:

@@ -93,7 +93,7 @@ class StepWeighted(Wrapper):
     def __init__(self, config: StepWeightedConfig, backbone: Backbone) -> None:
         super().__init__(config, make_method(config.inner, backbone))
         name = config.inner.name
-        if self.method.inner is not self.method:
+        if self.method.at_inference is not self.method:
             raise ConfigError(
                 f"step_weighted cannot wrap {name!r}, which wraps a method itself; put step_weighted inside it"
             )

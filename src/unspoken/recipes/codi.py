@@ -28,7 +28,7 @@ LORA = LoraSettings(r=128, alpha=32, dropout=0.1)  # [Z] every script; train.py:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class Scripts:
     """What the scripts set per base model."""
 
     path: str
@@ -41,19 +41,19 @@ class Base:
     batch: int = 128  # micro x gradient_accumulation_steps
 
 
-GPT2 = Base(path="openai-community/gpt2", micro=64, lr=3e-3, epochs=40, distill=1)  # [Z] train_gpt2_gsm8k-aug.sh
-LLAMA_1B = Base(  # [Z] train_llama1b_gsm8k-aug.sh
+GPT2 = Scripts(path="openai-community/gpt2", micro=64, lr=3e-3, epochs=40, distill=1)  # [Z] train_gpt2_gsm8k-aug.sh
+LLAMA_1B = Scripts(  # [Z] train_llama1b_gsm8k-aug.sh
     path="meta-llama/Llama-3.2-1B-Instruct", micro=32, lr=8e-4, epochs=10, distill=20, most=200
 )
-LLAMA_3B = Base(  # [S] train_llama3b_gsm8k-aug-decoder-2.sh
+LLAMA_3B = Scripts(  # [S] train_llama3b_gsm8k-aug-decoder-2.sh
     path="meta-llama/Llama-3.2-3B-Instruct", micro=32, lr=3e-4, epochs=8, distill=20, most=200, dtype="bfloat16"
 )
-LLAMA_8B = Base(  # [S] train_llama8b_gsm8k-aug-decoder-2.sh
+LLAMA_8B = Scripts(  # [S] train_llama8b_gsm8k-aug-decoder-2.sh
     path="meta-llama/Llama-3.1-8B-Instruct", micro=8, lr=1e-4, epochs=6, distill=20, most=200, dtype="bfloat16"
 )
 
 
-def codi_of(base: Base, task: Any) -> RunConfig:
+def codi_of(base: Scripts, task: Any) -> RunConfig:
     """CODI on a base model and a task."""
     return RunConfig(
         backbone=BackboneConfig(path=base.path, lora=LORA, dtype=base.dtype),
@@ -81,7 +81,7 @@ def codi_of(base: Base, task: Any) -> RunConfig:
     )
 
 
-def sim_cot_of(base: Base, task: Any) -> RunConfig:
+def sim_cot_of(base: Scripts, task: Any) -> RunConfig:
     """SIM-CoT on CODI, both from the base model and at once, as the scripts train it."""
     inner = codi_of(base, task)
     return replace(

@@ -18,7 +18,7 @@ from unspoken.core.rows.curriculum import StageSettings
 from unspoken.methods.semcot import SemCotConfig
 from unspoken.methods.semcot_generator import SemCotGeneratorConfig
 from unspoken.runs.config import RunConfig, TrainConfig
-from unspoken.tasks.data.semcot import SemCotConfig as Task
+from unspoken.tasks.data.semcot import SemCotTaskConfig
 
 Subset = Literal["gsm8k", "svamp", "multiarith", "commonsense_qa", "coin_flip"]
 
@@ -54,7 +54,7 @@ def _run(
             encoder_training=encoder,
             condensed="data",  # [S] written by GPT-4o-mini
         ),
-        task=Task(subset=subset),
+        task=SemCotTaskConfig(subset=subset),
         train=TrainConfig(
             epochs=head.epochs + encoder.epochs + warmup.epochs + joint.epochs,
             batch_size=4,  # [S] main.py: batch_size

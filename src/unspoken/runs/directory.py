@@ -169,11 +169,11 @@ class RunDir(Places):
             self.path / "model", lambda new: write_model(new, run, method, step=step, score=score, stage=stage), **TRAINING
         )
 
-    def load_method(self, *, inner: bool = False) -> Method:
+    def load_method(self, *, at_inference: bool = False) -> Method:
         """Rebuild the trained method from model/.
 
         Args:
-            inner: only what answering needs; a SIM-CoT decoder is left out too. What only training needs always is.
+            at_inference: only what answering needs; a SIM-CoT decoder is left out too. What only training needs always is.
 
         Raises:
             RunError: model/ is missing, truncated, or belongs to another run.
@@ -189,7 +189,7 @@ class RunDir(Places):
         config = about["config"]
         how = {"attention": config.get("backbone", {}).get("attention")}
         how |= {"parallel": config.get("thinking", {}).get("parallel")}
-        method, unused = read_model(folder, model, explain=not inner, **how)
+        method, unused = read_model(folder, model, explain=not at_inference, **how)
         self.check_model(without=unused)
         return method
 
@@ -239,7 +239,7 @@ def load(
     config = run.config()
     how = config.fast if fast is None else replace(config.fast, enabled=fast)
     with using(how):
-        method = run.load_method(inner=not explain)
+        method = run.load_method(at_inference=not explain)
     method.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     model = Model(method, config.speaking, latents=own_latents(run.path), path=str(path), fast=how)
     model.use_dtype(dtype)
@@ -256,7 +256,7 @@ def export(path: str | Path, out: str | Path) -> None:
     source = RunDir(path)
     check_new(out)
     about = source.read()
-    method = source.load_method(inner=True)
+    method = source.load_method(at_inference=True)
     config = build(RunConfig, {**about["config"], "method": dump(method.answering_config())})
 
     def write(new: Path) -> None:

@@ -221,7 +221,7 @@ class Model:
             if not self.method.latents_per_group:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
             source = source or SlotTokens(self.method.backbone.embed)
-        judge = None if stop is None else self.stop_decider(stop)
+        decider = None if stop is None else self.stop_decider(stop)
         with self._alone():
             rows = self.rows(questions, latents, names)
             if (edit is not None or on_trace is not None) and len({row.name for row in rows}) < len(rows):
@@ -243,7 +243,7 @@ class Model:
                 on_trace=on_trace,
                 watch=watch,
                 numbers=numbers,
-                judge=judge,
+                decider=decider,
                 expected=self.method.backbone.encode(expect) if expect else (),
             )
 

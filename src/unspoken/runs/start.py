@@ -51,8 +51,8 @@ def _continue(method: Method, start: str) -> None:
     Raises:
         RunError: it has other parts than this method.
     """
-    mine = method.inner
-    theirs = own_state(RunDir(start).load_method(inner=True))
+    mine = method.at_inference
+    theirs = own_state(RunDir(start).load_method(at_inference=True))
     wanted = own_state(mine)
     differ = sorted(
         name for name in {*wanted, *theirs} if name not in wanted or name not in theirs

@@ -24,7 +24,7 @@ TASKS = {
     "prontoqa": "unspoken.tasks.generated.logic:ProntoQa",
     "coin_flip": "unspoken.tasks.generated.coin_flip:CoinFlip",
     "multiplication": "unspoken.tasks.generated.multiplication:Multiplication",
-    "semcot": "unspoken.tasks.data.semcot:SemCot",
+    "semcot": "unspoken.tasks.data.semcot:SemCotTask",
     "files": "unspoken.tasks.reading.files:Files",
 }
 

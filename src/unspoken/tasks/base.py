@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -27,6 +27,10 @@ class Score:
     strict: bool
     flexible: bool
     extracted: str | None
+
+
+ScoringRule = Callable[[Example, str], Score]
+"""How an answer text is scored: one of `tasks/scoring`, or a task's `score`."""
 
 
 @runtime_checkable

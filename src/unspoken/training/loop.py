@@ -49,7 +49,7 @@ from unspoken.training.resume import go_on, scored_otherwise
 from unspoken.training.schedule import Schedule
 from unspoken.training.signals import Interrupted, Signals
 from unspoken.training.state import random_states, restore, restore_random, state_tensors
-from unspoken.training.steps import Told, add_sums, check_finite, packed, row_of, sums_of, unpacked
+from unspoken.training.steps import StepMetrics, add_sums, check_finite, packed, row_of, sums_of, unpacked
 from unspoken.training.validation import Validation, is_better, score_of
 
 _NOT_TRAINED = {"imported": "was made by `unspoken import`", "kept": "is a model that a run has kept"}
@@ -92,7 +92,7 @@ class Training:
         self.due = False  # the newest state was saved before what comes behind its step: validation, ...
         self.saved: int | None = None  # step of the newest state
         self.stopping: int | None = None  # the signal that all processes have agreed to heed
-        self.pending: list[Told] = []
+        self.pending: list[StepMetrics] = []
         watched = self.task.examples("validation")[: self.t.stability_limit] if self.t.stability_limit else []
         self.monitor = Monitor(self.method, watched) if watched else None
         self.feed = rows_of.Feed(self.method, self.examples, self.schedule, self.t.seed)
@@ -249,7 +249,7 @@ class Training:
             row = row_of(steps, sums, self.schedule, self.seconds)
             self._record({**row, **self._told([s["metrics"] for s in steps])})
 
-    def _checked(self, steps: list[Told]) -> list[dict[str, float]]:
+    def _checked(self, steps: list[StepMetrics]) -> list[dict[str, float]]:
         """The loss terms of some steps, which are finite. Several processes agree here whether a signal is heeded."""
         everyone = self.ranks.gather(lambda: (sums_of(steps), self.signals.asked))
         self.stopping = next((asked for _, asked in everyone if asked is not None), None)
@@ -261,7 +261,7 @@ class Training:
         """The metrics of some steps, of all processes, as an entry of a metrics row; none where the method has none."""
         mine = self.ranks.gather(lambda: {name: metric.on_host() for name, metric in add_metrics(parts).items()})
         whole = add_metrics(mine)
-        return {"metrics": {name: metric.told() for name, metric in whole.items()}} if whole else {}
+        return {"metrics": {name: metric.compute() for name, metric in whole.items()}} if whole else {}
 
     def _record(self, row: dict[str, Any]) -> None:
         self.ranks.gather(lambda: self._write(row))

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Reporter(AbstractContextManager[Any], Protocol):
-    """Told about every metrics row as it is written."""
+    """Called with every metrics row as it is written."""
 
     def row(self, row: dict[str, Any], total: int) -> None:
         """A row of metrics.jsonl, and how many optimizer steps the run has."""

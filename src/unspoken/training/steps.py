@@ -1,5 +1,5 @@
-"""What optimizer steps have told, until it is written: figures stay where they were computed, so that a GPU is not asked for
-them after every step."""
+"""Figures of optimizer steps that are not yet in metrics.jsonl. They stay on the device where they were computed, so that
+logging does not synchronise with a GPU after every step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from unspoken.core.rows.metrics import Metric
 from unspoken.errors import TrainingError
 from unspoken.training.schedule import Schedule
 
-Told = dict[str, Any]
+StepMetrics = dict[str, Any]
 """step, stage, lr, terms, metrics, norm, tokens, slots, passes, names, seconds."""
 
 
-def sums_of(steps: Sequence[Told]) -> list[dict[str, float]]:
+def sums_of(steps: Sequence[StepMetrics]) -> list[dict[str, float]]:
     """The loss terms of some steps, as far as this process has computed them."""
     return [{name: float(term) for name, term in s["terms"].items()} for s in steps]
 
@@ -29,7 +29,7 @@ def add_sums(parts: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, f
 
 
 def check_finite(
-    steps: Sequence[Told], sums: Sequence[Mapping[str, float]], kept: int | None, advice: Sequence[str]
+    steps: Sequence[StepMetrics], sums: Sequence[Mapping[str, float]], kept: int | None, advice: Sequence[str]
 ) -> None:
     """Stop a run whose loss or gradient is not finite.
 
@@ -52,7 +52,9 @@ def check_finite(
             )
 
 
-def row_of(steps: Sequence[Told], sums: Sequence[Mapping[str, float]], schedule: Schedule, seconds: float) -> dict[str, Any]:
+def row_of(
+    steps: Sequence[StepMetrics], sums: Sequence[Mapping[str, float]], schedule: Schedule, seconds: float
+) -> dict[str, Any]:
     """Some steps as a row of metrics.jsonl: means over the steps.
 
     Args:
@@ -78,7 +80,7 @@ def row_of(steps: Sequence[Told], sums: Sequence[Mapping[str, float]], schedule:
     }
 
 
-def packed(steps: Sequence[Told]) -> list[Told]:
+def packed(steps: Sequence[StepMetrics]) -> list[StepMetrics]:
     """Steps of one process as JSON values, for a state that is saved before they are written as a row."""
 
     def plain(metric: Metric) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def packed(steps: Sequence[Told]) -> list[Told]:
     ]
 
 
-def unpacked(plain: Sequence[Told], device: torch.device) -> list[Told]:
+def unpacked(plain: Sequence[StepMetrics], device: torch.device) -> list[StepMetrics]:
     """What `packed` gave, as it was."""
 
     def metric(value: Any, dtype: str | None, total: Any) -> Metric:

@@ -64,7 +64,7 @@ class Validation:
             **({"latents": max(thought for _, _, thought in answers)} if self.method.latents_per_group else {}),
             "problems": len(answers),
             "cut_off": sum(not ended for _, ended, _ in answers),
-            **({"metrics": {name: metric.told() for name, metric in metrics.items()}} if metrics else {}),
+            **({"metrics": {name: metric.compute() for name, metric in metrics.items()}} if metrics else {}),
         }
 
     def _answers(self, latents: int | None) -> list[tuple[bool, bool, int]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from unspoken.core.engine import answering
 from unspoken.core.fast.switch import PLAIN
 from unspoken.core.loop.trace import Trace
-from unspoken.core.rows.row import Key
+from unspoken.core.rows.row import LatentKey
 from unspoken.methods import make_method
 from unspoken.runs.model import Model
 
@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def push(latents_ND: Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> Tensor:
+def push(latents_ND: Tensor, keys_N: Sequence[LatentKey], index_N: np.ndarray) -> Tensor:
     """Another change for every question and latent."""
     by_N = [len(name) + 3 * i for (name, _), i in zip(keys_N, index_N.tolist(), strict=True)]
     return latents_ND * (1 + 0.3 * torch.tensor(by_N, dtype=latents_ND.dtype)[:, None].cos())
@@ -41,10 +41,10 @@ def test_latents_are_edited_and_seen_as_by_the_loop(name: str, edit: Any, monkey
     method: Any = make_method(METHODS[name], backbone("llama")).eval()
     names = ["a", "long name", "another"]
 
-    def answers(fast: Any) -> tuple[list[Any], dict[Key, Tensor]]:
-        kept: dict[Key, Tensor] = {}
+    def answers(fast: Any) -> tuple[list[Any], dict[LatentKey, Tensor]]:
+        kept: dict[LatentKey, Tensor] = {}
 
-        def keep(trace: Trace, keys: Sequence[Key]) -> None:
+        def keep(trace: Trace, keys: Sequence[LatentKey]) -> None:
             kept.update((key, trace.row(b).latents_BKD[0]) for b, key in enumerate(keys))
 
         model = Model(method, fast=fast)

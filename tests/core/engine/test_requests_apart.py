@@ -88,7 +88,7 @@ class _Fails:
         return fail
 
 
-@pytest.mark.parametrize("where", ["pass", "source", "edit", "judge"])
+@pytest.mark.parametrize("where", ["pass", "source", "edit", "decider"])
 def test_a_request_that_fails_ends_alone(where: str, monkeypatch: pytest.MonkeyPatch):
     """Wherever it does: in passes that all share, or in what is only its own."""
     backbone, rows = speaker("llama"), many_rows(10)
@@ -109,7 +109,7 @@ def test_a_request_that_fails_ends_alone(where: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(
             source, "next", lambda h, rows_N, index_N: (refuse(ill in rows_N.tolist()), latents(h, rows_N, index_N))[1]
         )
-    more = {"edit": {"edit": _Fails().edit}, "judge": {"judge": _Fails()}}.get(where, {})
+    more = {"edit": {"edit": _Fails().edit}, "decider": {"decider": _Fails()}}.get(where, {})
     requests = [Request(row=r, speaking=GREEDY, number=i, **(more if i == ill else {})) for i, r in enumerate(rows)]
     queue = Scheduler(backbone, source, slots=4, isolate=True)
     queue.submit_all(requests)
@@ -125,7 +125,7 @@ def test_each_request_has_its_own_rule_edit_and_kept_latents():
     """Beside others that have none: as if each had been asked alone."""
     backbone, rows = speaker("llama"), [r for r in many_rows(14) if r.latents > 3]
     rule = RuleDecider(StopConfig.parse("fixed:2"))
-    ways: list[dict[str, Any]] = [{}, {"judge": rule}, {"edit": lambda latents, keys, index: latents * 0}, {"keep": True}]
+    ways: list[dict[str, Any]] = [{}, {"decider": rule}, {"edit": lambda latents, keys, index: latents * 0}, {"keep": True}]
     requests = [Request(row=r, speaking=GREEDY, number=i, **ways[i % 4]) for i, r in enumerate(rows)]
     queue = Scheduler(backbone, Recurrence(), slots=5)
     numbers = queue.run(requests)
@@ -133,7 +133,7 @@ def test_each_request_has_its_own_rule_edit_and_kept_latents():
         alone = Scheduler(backbone, Recurrence(), slots=1)
         (place,) = alone.run([request])
         assert queue.done[number].tokens == alone.done[place].tokens
-        assert queue.done[number].skipped == (request.row.latents - 2 if request.judge else 0)
+        assert queue.done[number].skipped == (request.row.latents - 2 if request.decider else 0)
         assert len(queue.done[number].latents) == (request.row.latents if request.keep else 0)
 
 

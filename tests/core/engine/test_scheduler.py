@@ -182,8 +182,8 @@ def shorter(r: Row, latents: int) -> Row:
 def test_a_row_that_stops_says_what_it_says_with_so_many_slots(rule: str, slots: int):
     backbone, rows = speaker("llama"), many_rows(28)
     torch.manual_seed(1)
-    judge = RuleDecider(StopConfig.parse(rule), (torch.randn(32), torch.zeros(1)))
-    said, _ = ask(backbone, rows, slots=slots, judge=judge)
+    decider = RuleDecider(StopConfig.parse(rule), (torch.randn(32), torch.zeros(1)))
+    said, _ = ask(backbone, rows, slots=slots, decider=decider)
     thought = [r.latents - s.skipped for r, s in zip(rows, said, strict=True)]
     assert any(0 < k < r.latents for k, r in zip(thought, rows, strict=True)), thought
     alone = [shorter(r, k) for r, k in zip(rows, thought, strict=True)]
@@ -203,7 +203,7 @@ def test_confidence_stops_at_the_first_place_that_is_sure():
     backbone, rows = backbones.backbone("llama"), [r for r in many_rows(28) if r.latents > 2]
     limit = 0.1
     said, _ = ask(
-        backbone, rows, SamplingParams(max_new_tokens=1), judge=RuleDecider(StopConfig(rule="confidence", threshold=limit))
+        backbone, rows, SamplingParams(max_new_tokens=1), decider=RuleDecider(StopConfig(rule="confidence", threshold=limit))
     )
     for r, s in zip(rows, said, strict=True):
         sure = []
@@ -217,11 +217,11 @@ def test_confidence_stops_at_the_first_place_that_is_sure():
 
 
 def test_what_only_batches_do_refuses_a_stop_rule():
-    judge = RuleDecider(StopConfig(rule="fixed", threshold=2))
+    decider = RuleDecider(StopConfig(rule="fixed", threshold=2))
     with pytest.raises(
         ConfigError, match="a stop rule needs one answer per question, a model with standard attention, and the short"
     ):
-        sample(families.model("bloom").method.backbone, many_rows(2), Recurrence(), GREEDY, judge=judge)
+        sample(families.model("bloom").method.backbone, many_rows(2), Recurrence(), GREEDY, decider=decider)
 
 
 @pytest.mark.parametrize(
@@ -250,8 +250,8 @@ def test_a_latent_after_the_last_is_made_where_a_row_asks_for_it(rule: str | Non
     """Also behind the one at which a row stops; a step decoder reads it."""
     backbone = speaker("llama")
     rows = [replace(r, unfed_latent=True) for r in many_rows(14) if r.latents]
-    judge = None if rule is None else RuleDecider(StopConfig.parse(rule))
-    said, queue = ask(backbone, rows, slots=4, keep=True, judge=judge)
+    decider = None if rule is None else RuleDecider(StopConfig.parse(rule))
+    said, queue = ask(backbone, rows, slots=4, keep=True, decider=decider)
     alone = [replace(shorter(r, r.latents - s.skipped), unfed_latent=True) for r, s in zip(rows, said, strict=True)]
     got, want = queue.trace(range(len(rows))), generate.think(backbone, alone, Recurrence())
     assert got.counts_B.tolist() == want.counts_B.tolist() == [r.latents + 1 for r in alone]

@@ -12,7 +12,7 @@ import torch
 from contract import cases as cases
 
 from unspoken.core.loop.sampling import SamplingParams
-from unspoken.core.rows.row import Key
+from unspoken.core.rows.row import LatentKey
 from unspoken.errors import ConfigError, DataError
 from unspoken.runs.model import Model
 
@@ -25,7 +25,7 @@ def model(name: str) -> Model:
     return Model(cases.shared(name, "llama"), SamplingParams(max_new_tokens=8))
 
 
-def own_noise(latents_ND: torch.Tensor, keys_N: Sequence[Key], index_N: np.ndarray, path: int = 0) -> torch.Tensor:
+def own_noise(latents_ND: torch.Tensor, keys_N: Sequence[LatentKey], index_N: np.ndarray, path: int = 0) -> torch.Tensor:
     """Noise that depends on whose latent it is, and on nothing else; `path` is added to the number of the set."""
     draws = [
         np.random.default_rng((*name.encode(), chain + path, k)).standard_normal(latents_ND.shape[1])
@@ -39,7 +39,7 @@ def test_an_edit_knows_its_question_whatever_the_batch(name: str):
     asked = model(name)
     n, seen = len(QUESTIONS), []
 
-    def edit(latents_ND: torch.Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> torch.Tensor:
+    def edit(latents_ND: torch.Tensor, keys_N: Sequence[LatentKey], index_N: np.ndarray) -> torch.Tensor:
         seen.extend(zip(keys_N, index_N.tolist(), strict=True))
         return own_noise(latents_ND, keys_N, index_N)
 
@@ -87,13 +87,13 @@ def test_paths_share_the_question():
 def test_traces_say_what_was_fed(name: str):
     asked = model(name)
     chains = max(asked.chains, 2)
-    kept: dict[Key, torch.Tensor] = {}
+    kept: dict[LatentKey, torch.Tensor] = {}
     numbers = {(str(i), c): 10 * (c * len(QUESTIONS) + i) for i in range(len(QUESTIONS)) for c in range(chains)}
 
-    def keep(trace: Any, keys: list[Key]) -> None:
+    def keep(trace: Any, keys: list[LatentKey]) -> None:
         kept.update(zip(keys, trace.latents_BKD, strict=True))
 
-    def mark(latents_ND: torch.Tensor, keys_N: Sequence[Key], index_N: np.ndarray) -> torch.Tensor:
+    def mark(latents_ND: torch.Tensor, keys_N: Sequence[LatentKey], index_N: np.ndarray) -> torch.Tensor:
         marks_N = torch.tensor([numbers[key] for key in keys_N]) + torch.from_numpy(index_N)
         return torch.ones_like(latents_ND) * marks_N[:, None].to(latents_ND.dtype)
 

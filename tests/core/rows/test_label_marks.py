@@ -18,7 +18,7 @@ RESULTS = np.array([False, False, True, True, False, False])
 def told(hits: list[int] | None, which: slice = slice(None)) -> dict:
     hits_N = None if hits is None else torch.tensor(hits, dtype=torch.bool)[which]
     metrics = label_metrics(hits_N, WEIGHTS[which], STEPS[which], RESULTS[which])
-    return {name: metric.told() for name, metric in metrics.items()}
+    return {name: metric.compute() for name, metric in metrics.items()}
 
 
 def test_accuracies_of_all_labels_of_steps_of_results_and_by_step() -> None:
@@ -43,13 +43,13 @@ def test_nothing_to_count_is_none_and_not_zero() -> None:
     assert nothing["step_accuracy_by_step"] == []
     assert told(None) == {"num_tokens": 6.0, "weighted_tokens": 10.0}
     gap = label_metrics(torch.tensor([True]), np.ones(1), np.array([2]), np.array([False]))
-    assert gap["step_accuracy_by_step"].told() == [None, None, 1.0]
+    assert gap["step_accuracy_by_step"].compute() == [None, None, 1.0]
 
 
 def test_steps_behind_the_last_that_is_told_apart_count_with_it() -> None:
     steps_N = np.array([STEPS_APART - 1, STEPS_APART, STEPS_APART + 40])
     metrics = label_metrics(torch.tensor([True, False, True]), np.ones(3), steps_N, np.zeros(3, dtype=bool))
-    assert metrics["step_accuracy_by_step"].told() == [None] * (STEPS_APART - 1) + [round(2 / 3, 6)]
+    assert metrics["step_accuracy_by_step"].compute() == [None] * (STEPS_APART - 1) + [round(2 / 3, 6)]
 
 
 def test_metrics_of_parts_add_up_to_those_of_the_whole() -> None:
@@ -57,10 +57,12 @@ def test_metrics_of_parts_add_up_to_those_of_the_whole() -> None:
     whole = label_metrics(hits, WEIGHTS, STEPS, RESULTS)
     for cut in range(1, 6):
         halves = [label_metrics(hits[s], WEIGHTS[s], STEPS[s], RESULTS[s]) for s in (slice(0, cut), slice(cut, 6))]
-        assert {n: m.told() for n, m in add_metrics(halves).items()} == {n: m.told() for n, m in whole.items()}
-        assert {n: m.on_host().told() for n, m in add_metrics(halves).items()} == {n: m.told() for n, m in whole.items()}
+        assert {n: m.compute() for n, m in add_metrics(halves).items()} == {n: m.compute() for n, m in whole.items()}
+        assert {n: m.on_host().compute() for n, m in add_metrics(halves).items()} == {
+            n: m.compute() for n, m in whole.items()
+        }
     assert add_metrics([{}, whole]).keys() == whole.keys()
-    assert Metric(value=np.array(3.0)).told() == 3.0
+    assert Metric(value=np.array(3.0)).compute() == 3.0
 
 
 def test_marks_stand_beside_their_labels_in_a_batch() -> None:

@@ -75,7 +75,7 @@ def stages_of(case: cases.Case, method: Any) -> list[Stage]:
     labels = (case.tensors["batch/labels"] != -100).sum(dim=1).tolist()
     for example, latents, written in zip(case.examples, latents_of(case), labels, strict=True):
         stage = stages[latents // official["c_thought"]]
-        text = method.inner.layout(example, stage, Random(0)).labels
+        text = method.at_inference.layout(example, stage, Random(0)).labels
         # As many latents as possible come from stage K, and from the last one, which leaves no step.
         drawn.append(stage if sum(label >= 0 for label in text) == written else stages[-1])
     return drawn
@@ -127,7 +127,7 @@ def solve(name: str) -> Solved:
     torch.manual_seed(0)
     case = cases.load(name)
     method = method_of(case, case.backbone())
-    trained = method if supervised(case) or not hasattr(method, "decoder") else method.inner
+    trained = method if supervised(case) or not hasattr(method, "decoder") else method.at_inference
     pairs = zip(case.examples, stages_of(case, method), strict=True)
     rows = [trained.layout(example, stage, Random(0)) for example, stage in pairs]
     batch = collate(rows)

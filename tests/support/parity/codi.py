@@ -112,13 +112,13 @@ def method_of(case: cases.Case, *, trains_markers: bool = False, **changes: Any)
     if (lora := case.facts.get("lora")) is not None:
         assert lora["scaling"] == lora["alpha"] / lora["r"]
         adapter = LoraSettings(r=lora["r"], alpha=lora["alpha"], targets=tuple(lora["target_modules"]))
-        method.backbone.adapt(adapter, method.inner.markers.ids if trains_markers else ())
+        method.backbone.adapt(adapter, method.at_inference.markers.ids if trains_markers else ())
         found = lm.load_state_dict({name: v for name, v in official.items() if ".lora_" in name}, strict=False)
         assert not found.unexpected_keys
         assert not [name for name in found.missing_keys if ".lora_" in name]
-    if method.inner.projection is not None:
+    if method.at_inference.projection is not None:
         projection = {name.replace("ln.", "4."): value for name, value in case.state("prj.").items()}
-        method.inner.projection.load_state_dict(projection)
+        method.at_inference.projection.load_state_dict(projection)
     if is_explained(case):
         # The released decoder is another checkpoint, with the vocabulary before tokens were added.
         method.decoder.lm = case.lm("decoder.", case.facts["decoder_config"])
@@ -132,8 +132,10 @@ def method_of(case: cases.Case, *, trains_markers: bool = False, **changes: Any)
 def official_parameters(case: cases.Case, method: Any) -> dict[str, torch.nn.Parameter]:
     """Our parameters under the official names."""
     named = {base_prefix(case) + name: value for name, value in method.backbone.lm.named_parameters()}
-    if method.inner.projection is not None:
-        named |= {f"prj.{name.replace('4.', 'ln.')}": value for name, value in method.inner.projection.named_parameters()}
+    if method.at_inference.projection is not None:
+        named |= {
+            f"prj.{name.replace('4.', 'ln.')}": value for name, value in method.at_inference.projection.named_parameters()
+        }
     if is_explained(case):
         named |= {f"decoder.{name}": value for name, value in method.decoder.lm.named_parameters()}
         named |= {f"pj_in.{name}": value for name, value in method.decoder.project.named_parameters()}
@@ -251,7 +253,7 @@ def solve(name: str) -> Solved:
     case = cases.load(name)
     method = method_of(case)
     rows, padding = rows_of(case, method), padding_of(case)
-    batch = collate(padded(rows, padding, method.inner.markers.latent))
+    batch = collate(padded(rows, padding, method.at_inference.markers.latent))
     with attended(method.backbone, padding, math=case.facts["sdpa_kernel"] == "math"):
         report = method(batch, method.counts(batch))
         if not has_gradients(case):

@@ -89,7 +89,7 @@ def method_of(case: cases.Case) -> Any:
 
 def official_parameters(method: Any) -> dict[str, torch.nn.Parameter]:
     """The generator's parameters under the official names."""
-    generator = method.inner
+    generator = method.at_inference
     lm = generator.assistant.backbone.lm
     named = {f"model.{name}": p for name, p in lm.base_model.named_parameters()}
     return named | {f"projection_layer.{name}": p for name, p in generator.projection.named_parameters()}

@@ -50,7 +50,7 @@ def test_rows_and_steps(tmp_path: Path) -> None:
     assert "condensed_reasoning" not in task.examples("test")[0].meta
     with pytest.raises(DataError, match=r"no test file for task 'semcot'; expected svamp/eval_42\.json"):
         make_task({"name": "semcot", "root": str(tmp_path), "subset": "svamp"}).examples("test")
-    with pytest.raises(ConfigError, match=r"field 'subset' of SemCotConfig"):
+    with pytest.raises(ConfigError, match=r"field 'subset' of SemCotTaskConfig"):
         make_task({"name": "semcot", "subset": "aqua"})
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import make_task
-from unspoken.tasks.reading.traces import read_trace, told
+from unspoken.tasks.reading.traces import read_trace, split_reasoning
 
 ROWS = [{"question": f"{n}+4?", "answer": f"Add: <<{n}+4={n + 4}>>{n + 4}\n#### {n + 4}"} for n in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -289,16 +289,16 @@ def test_a_refusal_names_the_option_that_would_help(tmp_path: Path, row: Any, hi
     ],
 )  # fmt: skip
 def test_spellings_of_a_trace(text: str) -> None:
-    assert told(text) == ("T", "5")
+    assert split_reasoning(text) == ("T", "5")
 
 
 def test_traces_that_are_several_open_or_empty() -> None:
-    assert told("<think>a</think> so <think>b</think> 5") == ("a\nb", "so  5")
-    assert told("<think>first 3+4=7, #### 7") == ("first 3+4=7,", "7")
-    assert told("<think>first 3+4=7, then") == ("first 3+4=7, then", None)
-    assert told("<think>\n\n</think>\n\n#### 5") == ("", "5")
-    assert told("no trace at all") == ("", "no trace at all")
-    assert told("a<b and 3<4") == ("", "a<b and 3<4")
+    assert split_reasoning("<think>a</think> so <think>b</think> 5") == ("a\nb", "so  5")
+    assert split_reasoning("<think>first 3+4=7, #### 7") == ("first 3+4=7,", "7")
+    assert split_reasoning("<think>first 3+4=7, then") == ("first 3+4=7, then", None)
+    assert split_reasoning("<think>\n\n</think>\n\n#### 5") == ("", "5")
+    assert split_reasoning("no trace at all") == ("", "no trace at all")
+    assert split_reasoning("a<b and 3<4") == ("", "a<b and 3<4")
     assert not read_trace("<think>a").closed
 
 
@@ -406,8 +406,8 @@ def test_names_that_say_another_thing_than_the_content(tmp_path: Path) -> None:
 
 
 def test_an_answer_in_bold_and_a_trace_in_a_trace(tmp_path: Path) -> None:
-    assert told("<think>3+4=7</think>\n\n**7**") == ("3+4=7", "7")
-    assert told("<think>a <think>b</think> c</think> 7") == ("a b\nc", "7")
+    assert split_reasoning("<think>3+4=7</think>\n\n**7**") == ("3+4=7", "7")
+    assert split_reasoning("<think>a <think>b</think> c</think> 7") == ("a b\nc", "7")
     turns = [{"from": "Human", "value": "3+4?"}, {"from": "Assistant", "value": "7"}]
     assert one(tmp_path, {"conversations": turns}, style="sharegpt").answer == "7"
 

@@ -19,13 +19,13 @@ from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import SPLITS, TASKS, Task, make_task
 from unspoken.tasks.generated.generated import take
 from unspoken.tasks.reading.readers import listed_rows, read_rows
-from unspoken.tasks.reading.source import DATA_VARIABLE, Source, Splits, converted
+from unspoken.tasks.reading.source import DATA_VARIABLE, DataSource, Splits, converted
 
 FILES: Any = {"train": ("a.jsonl", "b*.jsonl"), "test": ("t.jsonl",)}
 
 
-def source(**fields: Any) -> Source:
-    return Source(**{"task": "toy", "files": FILES, **fields})
+def source(**fields: Any) -> DataSource:
+    return DataSource(**{"task": "toy", "files": FILES, **fields})
 
 
 def rows(*questions: str) -> str:

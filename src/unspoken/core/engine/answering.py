@@ -31,7 +31,7 @@ def sample(
     source: Source | PrecomputedThoughts | None,
     speaking: SamplingParams,
     *,
-    judge: StopDecider | None = None,
+    decider: StopDecider | None = None,
     expected: tuple[int, ...] = (),
     **how: Any,
 ) -> list[tuple[Answer, ...]]:
@@ -42,21 +42,21 @@ def sample(
     (`core/fast/switch.py`).
 
     Args:
-        judge: says when a row has thought enough.
+        decider: says when a row has thought enough.
         expected: what answers may begin with, see `Request`.
         how: the other arguments of `core/loop/generate.py:sample`, which says what they and the first four are, and what
             is returned.
 
     Raises:
-        ConfigError: a judge where only the loop can serve.
+        ConfigError: a decider where only the loop can serve.
     """
     columns = max((len(row.ids) for row in rows), default=0) + speaking.max_new_tokens
     if not isinstance(source, PrecomputedThoughts):
         source = at_once(source, backbone.parallel)
     single = how.get("chains", 1) * how.get("samples", 1) == 1 and how.get("watch") is None
     if rows and single and not isinstance(source, Jacobi) and is_on() and supports_kv_slots(backbone, columns):
-        return [(answer,) for answer in _scheduled(backbone, rows, source, speaking, judge, expected, **how)]
-    if judge is not None and rows:
+        return [(answer,) for answer in _scheduled(backbone, rows, source, speaking, decider, expected, **how)]
+    if decider is not None and rows:
         raise ConfigError(
             "a stop rule needs one answer per question, a model with standard attention, and the shortcuts turned on "
             "(fast.enabled); leave --stop away, or ask for a single answer"
@@ -69,7 +69,7 @@ def _scheduled(
     rows: Sequence[Row],
     source: Source | PrecomputedThoughts | None,
     speaking: SamplingParams,
-    judge: StopDecider | None,
+    decider: StopDecider | None,
     expected: tuple[int, ...],
     *,
     batch_size: int = 32,
@@ -85,7 +85,7 @@ def _scheduled(
     if edit is not None and source is not None:
         source = edited(source, edit, keys)  # the scheduler counts rows as they are here
     keep = explain is not None or on_trace is not None
-    scheduler = Scheduler(backbone, source, slots=min(batch_size, len(rows)), judge=judge, keep=keep, on_token=on_token)
+    scheduler = Scheduler(backbone, source, slots=min(batch_size, len(rows)), decider=decider, keep=keep, on_token=on_token)
     began = clock(backbone.device)
     seeds = range(len(rows)) if numbers is None else numbers
     places = scheduler.run(

@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from unspoken.core.engine.kv_slots import Group, KVSlots, Segment
+from unspoken.core.engine.kv_slots import KVSlots, Segment, SlotGroup
 from unspoken.core.fast.unhooked import has_hooks
 from unspoken.core.lm.backbone import Backbone
 
@@ -113,7 +113,7 @@ class CudaGraphRunner:
         """The pass, whatever its inputs hold now."""
         later_RC = torch.arange(columns, device=one.seen_R.device) >= one.seen_R[:, None]
         mask_RC = one.embeds_RD.new_zeros(later_RC.shape).masked_fill_(later_RC, -torch.inf)
-        everyone = Group(
+        everyone = SlotGroup(
             first=0,
             last=len(one.slots_R),
             width=1,

@@ -60,7 +60,7 @@ class Segment:
 
 
 @dataclass
-class Group:
+class SlotGroup:
     """Segments that attend in one call: as wide as each other, in slots `first` to `last`.
 
     Attributes:
@@ -94,7 +94,7 @@ class KVSlots(Cache):
         self.values: list[Tensor] = []
         self._written = [0] * rows  # columns of each slot that have held something
         self._places: tuple[Tensor, Tensor] | None = None  # slot and column of each packed column
-        self._groups: list[Group] = []
+        self._groups: list[SlotGroup] = []
         self.steady: Any = None  # passes that are made at fixed addresses (core/engine/cuda_graphs.py)
 
     @property
@@ -145,7 +145,7 @@ class KVSlots(Cache):
                 tensor[slot, :, first:end] = 0
         self._written[slot] = min(self._written[slot], first)
 
-    def plan(self, places: tuple[Tensor, Tensor], groups: list[Group]) -> None:
+    def plan(self, places: tuple[Tensor, Tensor], groups: list[SlotGroup]) -> None:
         """Where the columns of the next pass go (slot and column of each), and what they see."""
         self._places, self._groups = places, groups
 
@@ -173,7 +173,7 @@ class KVSlots(Cache):
         found = [self._attend(layer, query_NHE[slice(*group.at)], scaling, group) for group in self._groups]
         return found[0] if len(found) == 1 else torch.cat(found)
 
-    def _attend(self, layer: int, query_NHE: Tensor, scaling: float | None, group: Group) -> Tensor:
+    def _attend(self, layer: int, query_NHE: Tensor, scaling: float | None, group: SlotGroup) -> Tensor:
         n, W, (H, E) = group.last - group.first, group.width, query_NHE.shape[1:]
         if group.place_n is not None:
             everyone = query_NHE.new_zeros(n, H, E)
@@ -219,11 +219,11 @@ class KVSlots(Cache):
             self._groups.append(self._several(segments[i:j], at, like))
             at, i = self._groups[-1].at[1], j
 
-    def _ones(self, segments: Sequence[Segment], like: Tensor) -> Group:
+    def _ones(self, segments: Sequence[Segment], like: Tensor) -> SlotGroup:
         """Rows that feed one column each. Slots between theirs attend in vain, which costs less than a copy."""
         first, last = segments[0].slot, segments[-1].slot + 1
         columns = max(s.start for s in segments) + 1
-        group = Group(first=first, last=last, width=1, at=(0, len(segments)), columns=columns)
+        group = SlotGroup(first=first, last=last, width=1, at=(0, len(segments)), columns=columns)
         if last - first > len(segments):
             group.place_n = torch.tensor([s.slot - first for s in segments], device=like.device)
         if any(s.start + 1 < columns for s in segments):
@@ -235,11 +235,11 @@ class KVSlots(Cache):
         return group
 
     @staticmethod
-    def _several(segments: Sequence[Segment], at: int, like: Tensor) -> Group:
+    def _several(segments: Sequence[Segment], at: int, like: Tensor) -> SlotGroup:
         """Rows in neighbouring slots that feed the same positions."""
         first, width = segments[0], segments[0].width
         columns = first.start + width
-        group = Group(
+        group = SlotGroup(
             first=first.slot,
             last=first.slot + len(segments),
             width=width,

@@ -30,9 +30,9 @@ class Request:
         row: the prompt, as a method's `prompt` makes it.
         speaking: how to go on after it.
         number: what seeds its sampling: a question's number, or (question, set of thoughts, sample).
-        expected: token ids that the answer may begin with, fed on trial. The answer is the same without them.
+        expected: token ids that the answer may begin with, fed speculatively. The answer is the same without them.
         chain: from which of the model's sets of thoughts it answers, from 0.
-        judge: says when it has thought enough; None = when it has filled its slots.
+        decider: says when it has thought enough; None = when it has filled its slots.
         edit: passes every latent on its way in; its key is (the row's name, `chain`).
         keep: keep its latents, and the states that they were made from.
         stops: texts that end the answer, which is cut before the first of them.
@@ -46,7 +46,7 @@ class Request:
     number: int | tuple[int, ...] = 0
     expected: tuple[int, ...] = ()
     chain: int = 0
-    judge: StopDecider | None = None
+    decider: StopDecider | None = None
     edit: Edit | None = None
     keep: bool = False
     stops: tuple[str, ...] = ()
@@ -80,8 +80,8 @@ class ActiveRequest:
     cursor: int = 0  # next position to feed
     skipped: int = 0  # latent slots left out, since it has thought enough
     eos_left: int = 1  # eos still to be spoken
-    trial: tuple[int, ...] = ()  # what is fed behind the known text, and forgotten if it is not so
-    probing: bool = False  # the rest of the prompt is such a trial
+    speculated: tuple[int, ...] = ()  # ids fed behind the known text, forgotten where another token is chosen
+    probing_stop: bool = False  # the rest of the prompt is fed that way, for the stop decider to see
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the tokens, where it asked for them
     text: TextStream | None = None  # what the tokens spell, where somebody reads along
@@ -157,7 +157,7 @@ class ActiveRequest:
         known = (
             ids[self.cursor :] if not self.skipped else (*ids[: self.end], *ids[self.end + self.skipped :])[self.cursor :]
         )
-        return (ids[self.cursor], *self.trial) if self.probing else (*known, *self.tokens, *self.trial)[:take]
+        return (ids[self.cursor], *self.speculated) if self.probing_stop else (*known, *self.tokens, *self.speculated)[:take]
 
     def position_ids(self, take: int) -> list[int]:
         """Their position ids: the positions, larger behind a gap."""

@@ -6,8 +6,8 @@ rows as there are slots, packed without padding (`core/engine/kv_slots.py`): a p
 hold up those who think and speak; one latent; the last latent with all given text behind it; one chosen token.
 
 What all prompts begin with (examples of a few-shot prompt, a chat's instruction) is read once, in one pass of its own, and
-stays in the slots. A text that answers are expected to begin with can be fed on trial together with the prompt's end: as far
-as the model would have chosen it, it need not be fed token by token; the rest is forgotten (`Request.expected`).
+stays in the slots. A text that answers are expected to begin with can be fed speculatively, together with the prompt's end:
+as far as the model would have chosen it, it need not be fed token by token; the rest is forgotten (`Request.expected`).
 
 Shapes: N packed columns of a pass, n rows in a pass, D width, K latents.
 """
@@ -56,7 +56,7 @@ class Scheduler:
         source: makes latents from states; None: the slots' own tokens are the thoughts.
         slots: how many requests at a time.
         chunk: prompt positions per pass; four times as many while nobody thinks or speaks.
-        judge: `Request.judge` of those that have none.
+        decider: `Request.decider` of those that have none.
         keep: `Request.keep` of all, for `trace`.
         on_token: called with (number of the request, token id).
         graphs: record passes in which everybody thinks or speaks as CUDA graphs; None = on a GPU.
@@ -71,14 +71,14 @@ class Scheduler:
         *,
         slots: int = 32,
         chunk: int = 512,
-        judge: StopDecider | None = None,
+        decider: StopDecider | None = None,
         keep: bool = False,
         on_token: OnToken | None = None,
         graphs: bool | None = None,
         max_waiting: int | None = None,
         isolate: bool = False,
     ) -> None:
-        self.backbone, self.chunk, self.judge, self.keep, self.on_token = backbone, chunk, judge, keep, on_token
+        self.backbone, self.chunk, self.decider, self.keep, self.on_token = backbone, chunk, decider, keep, on_token
         self.max_waiting, self.isolate = max_waiting, isolate
         self.eos_ids = frozenset(backbone.eos_ids)
         self.prompted = source if isinstance(source, PrecomputedThoughts) else None
@@ -307,16 +307,16 @@ class Scheduler:
         if self.keep or active.request.keep:
             active.latents.append(active.latent_D)
             active.states.append(state_D)
-        judge, thought = self._judge(active), number + 1
-        if judge is None or thought >= active.row.latents or not judge.asked(thought):
+        decider, thought = self._decider(active), number + 1
+        if decider is None or thought >= active.row.latents or not decider.asked(thought):
             return
-        if judge.tries:
-            active.probing = True
-        elif judge.is_last(thought, active.latent_D, before_D):
+        if decider.tries:
+            active.probing_stop = True
+        elif decider.is_last(thought, active.latent_D, before_D):
             self._stop(active, thought)
 
-    def _judge(self, active: ActiveRequest) -> StopDecider | None:
-        return self.judge if active.request.judge is None else active.request.judge
+    def _decider(self, active: ActiveRequest) -> StopDecider | None:
+        return self.decider if active.request.decider is None else active.request.decider
 
     def _stop(self, active: ActiveRequest, thought: int) -> None:
         """A row has thought enough: the rest of its prompt moves up."""
@@ -329,13 +329,13 @@ class Scheduler:
         takes, budget = {}, self.chunk if any(active.passes for active in self.running) else 4 * self.chunk
         for active in self.running:
             row = active.row
-            active.trial = ()
+            active.speculated = ()
             if active.error is not None:
                 takes[active.slot] = 0
                 continue
-            if active.probing:
-                active.trial = row.ids[row.start + row.latents :]
-                takes[active.slot] = 1 + len(active.trial)
+            if active.probing_stop:
+                active.speculated = row.ids[row.start + row.latents :]
+                takes[active.slot] = 1 + len(active.speculated)
             elif active.thinking and active.cursor < active.end - 1:
                 takes[active.slot] = 1
             elif active.cursor < row.start < active.end:
@@ -348,8 +348,8 @@ class Scheduler:
                 takes[active.slot] = max(min(active.known - active.cursor, budget), 1)
                 budget = max(budget - takes[active.slot] + 1, 0)
             if takes[active.slot] and active.cursor + takes[active.slot] == active.given:
-                active.trial = active.request.expected[: active.request.speaking.max_new_tokens - 1]
-                takes[active.slot] += len(active.trial)
+                active.speculated = active.request.expected[: active.request.speaking.max_new_tokens - 1]
+                takes[active.slot] += len(active.speculated)
         return takes
 
     def _feed(self, running: Sequence[ActiveRequest], widths: Sequence[int]) -> Tensor:
@@ -384,7 +384,7 @@ class Scheduler:
         states: list[int] = []
         asked: list[
             tuple[ActiveRequest, list[int]]
-        ] = []  # with the columns of the state before its first token and of a trial
+        ] = []  # with the columns of the state before its first token and of what was speculated
         for i, (active, take, first) in enumerate(zip(running, widths, firsts, strict=True)):
             was_last = active.thinking and active.cursor == active.end - 1
             if was_last:
@@ -393,11 +393,11 @@ class Scheduler:
             active.positions += take
             active.cursor += take
             active.state_at = i
-            states.append(first if active.probing else first + take - 1)
-            if active.probing:
+            states.append(first if active.probing_stop else first + take - 1)
+            if active.probing_stop:
                 asked.append((active, [first + take - 1]))
             elif active.cursor >= active.known:
-                asked.append((active, list(range(first + take - 1 - len(active.trial), first + take))))
+                asked.append((active, list(range(first + take - 1 - len(active.speculated), first + take))))
         self._states_nD = hidden_ND.index_select(0, self._device(states))
         if asked:
             self._speak(asked, hidden_ND)
@@ -418,18 +418,18 @@ class Scheduler:
         firsts = np.cumsum([0, *(len(several) for _, several in asked)]).tolist()
         on: list[tuple[ActiveRequest, int]] = []  # rows that choose now, and the logits they choose from
         for (active, _), at in zip(asked, firsts, strict=False):
-            if active.probing:
+            if active.probing_stop:
                 self._guard(active, self._probed, logits_NV[at : at + 1])
                 if active.thinking:
                     continue
-            active.cursor -= len(active.trial)
+            active.cursor -= len(active.speculated)
             on.append((active, at))
         while on := [(active, at) for active, at in on if active.error is None]:
             further: list[tuple[ActiveRequest, int]] = []
             for active, at, token in self._choose(on, logits_NV):
                 said = len(active.tokens)
                 self._guard(active, self._say, token, logits_NV[at])
-                if said < len(active.trial) and token == active.trial[said] and not active.over:
+                if said < len(active.speculated) and token == active.speculated[said] and not active.over:
                     active.cursor += 1  # its column has been fed
                     further.append((active, at + 1))
             on = further
@@ -444,10 +444,10 @@ class Scheduler:
 
     def _probed(self, active: ActiveRequest, logits_1V: Tensor) -> None:
         """Whoever tried the rest of its prompt goes on with it, or thinks on."""
-        behind, active.probing, active.trial = len(active.trial), False, ()
-        judge = self._judge(active)
-        assert judge is not None
-        if not judge.sure(logits_1V)[0]:
+        behind, active.probing_stop, active.speculated = len(active.speculated), False, ()
+        decider = self._decider(active)
+        assert decider is not None
+        if not decider.confident(logits_1V)[0]:
             active.cursor -= behind
             return
         self._stop(active, active.cursor - behind - active.row.start)

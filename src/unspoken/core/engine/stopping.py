@@ -29,6 +29,6 @@ class StopDecider(Protocol):
         """Whether the latent that is about to be fed, number `thought` counted from 1, is the last; not for `tries`."""
         ...
 
-    def sure(self, logits_NV: Tensor) -> list[bool]:
+    def confident(self, logits_NV: Tensor) -> list[bool]:
         """For `tries`: whether a row has thought enough, from the logits behind the rest of its prompt."""
         ...

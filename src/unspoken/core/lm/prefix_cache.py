@@ -23,7 +23,7 @@ from unspoken.core.lm.ways import Ways, ways_of
 from unspoken.core.precision import circumstances
 from unspoken.core.rows.protocol import CausalLM
 
-Key = tuple[bytes, str]
+PrefixKey = tuple[bytes, str]
 """Token ids, and the circumstances they were read in (`core/precision.py`)."""
 
 
@@ -39,8 +39,8 @@ class PrefixCache:
         self._lm, self._watch = lm, Watch(lm)
         self._limit = int(gigabytes * 1e9)
         self._bytes = 0
-        self._kept: OrderedDict[Key, Tensor] = OrderedDict()
-        self._head: tuple[Key, Tensor] | None = None  # what all prompts so far begin with
+        self._kept: OrderedDict[PrefixKey, Tensor] = OrderedDict()
+        self._head: tuple[PrefixKey, Tensor] | None = None  # what all prompts so far begin with
         self._fits = True  # all layers keep keys and values of one shape
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class PrefixCache:
             self._bytes, self._head = 0, None
         ids = [row[:length] for row, length in zip(ids_BT.cpu().numpy(), lengths_B, strict=True)]
         way = circumstances(self._lm, ids_BT.device.type)
-        keys: list[Key] = [(row.tobytes(), way) for row in ids]
+        keys: list[PrefixKey] = [(row.tobytes(), way) for row in ids]
         found = {key: self._kept[key] for key in keys if key in self._kept}
         absent = {key: row for key, row in zip(keys, ids, strict=True) if key not in found}
         forwarded = 0
@@ -110,7 +110,7 @@ class PrefixCache:
         self._head = ((rows[0][:common].tobytes(), way), made[0][..., :common, :].clone())
         return [kv.cpu() for kv in made], int(own_nW.sum())
 
-    def _keep(self, key: Key, kv: Tensor) -> None:
+    def _keep(self, key: PrefixKey, kv: Tensor) -> None:
         """As the one used last; what was used least recently goes."""
         if key in self._kept:
             self._kept.move_to_end(key)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.row import Key
+from unspoken.core.rows.row import LatentKey
 
-Edit = Callable[[Tensor, Sequence[Key], np.ndarray], Tensor]
+Edit = Callable[[Tensor, Sequence[LatentKey], np.ndarray], Tensor]
 """(latents_ND, keys_N, index_N) -> latents_ND: whose latents they are, and the number of each inside its row, from 0."""
 
 
@@ -25,7 +25,7 @@ class Edited:
         keys: whose latents those of each row are (`Batch.keys`).
     """
 
-    def __init__(self, inner: Source, edit: Edit, keys: Sequence[Key]) -> None:
+    def __init__(self, inner: Source, edit: Edit, keys: Sequence[LatentKey]) -> None:
         self.inner, self.edit, self.keys = inner, edit, keys
 
     def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
@@ -64,7 +64,7 @@ class EditedPrompt:
         return flat_ND.index_copy(0, flat_N, edited_ND).view(B, K, D)
 
 
-def edited(source: Source | PrecomputedThoughts, edit: Edit, keys: Sequence[Key]) -> Source | PrecomputedThoughts:
+def edited(source: Source | PrecomputedThoughts, edit: Edit, keys: Sequence[LatentKey]) -> Source | PrecomputedThoughts:
     """The same source with a function in the way of its latents; see `Edited`."""
     if isinstance(source, Jacobi):
         return Jacobi(Edited(source.inner, edit, keys), source.passes)

@@ -16,9 +16,9 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Answer, Trace, clock
 from unspoken.core.rows.batch import collate, longest_first
-from unspoken.core.rows.row import Key, Row
+from unspoken.core.rows.row import LatentKey, Row
 
-OnTrace = Callable[[Trace, list[Key]], None]
+OnTrace = Callable[[Trace, list[LatentKey]], None]
 """Called with the trace of a batch and whose latents those of each of its rows are."""
 
 

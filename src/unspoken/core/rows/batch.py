@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from unspoken.core.rows.attachment import BatchAttachment, HostValues
-from unspoken.core.rows.row import EMPTY, IGNORE, Key, Row
+from unspoken.core.rows.row import EMPTY, IGNORE, LatentKey, Row
 from unspoken.errors import DataError
 
 
@@ -64,7 +64,7 @@ class Batch:
         behind_bW = places_bW >= self.gap_at_B[index_b][:, None]
         return places_bW + behind_bW * self.gap_B[index_b][:, None]
 
-    def keys(self, chains: int = 1) -> list[Key]:
+    def keys(self, chains: int = 1) -> list[LatentKey]:
         """Whose latents those of `tile(chains)` are, a key per row."""
         return [(name, chain) for chain in range(chains) for name in self.names]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A sum over labels, and the number it is divided by when it is told. Those of parts add up to that of the whole.
+    """A sum over labels and its denominator, kept apart so that the metrics of parts add up to that of the whole.
 
     Attributes:
-        value: a scalar or a vector; stays on its device until it is told.
-        total: the denominator, of the same shape; None for a sum that is told as it is.
+        value: a scalar or a vector; stays on its device until `compute`.
+        total: the denominator, of the same shape; None for a plain sum.
     """
 
     value: Tensor | np.ndarray
@@ -31,8 +31,8 @@ class Metric:
         value = self.value
         return Metric(value=value.cpu().double().numpy() if isinstance(value, Tensor) else value, total=self.total)
 
-    def told(self) -> Any:
-        """A number, or a list of them up to the last that counts anything; None where nothing was counted."""
+    def compute(self) -> Any:
+        """The rounded ratio: a number, or a list up to the last non-zero denominator; None stands for 0 / 0."""
         value = np.asarray(self.on_host().value, dtype=np.float64)  # two 0-d arrays add up to a number, not to an array
         if self.total is None:
             return value.tolist()

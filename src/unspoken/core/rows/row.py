@@ -11,7 +11,7 @@ from unspoken.core.rows.attachment import Attachment
 IGNORE = -100
 """The label of a position that is no target, as in `torch.nn.functional.cross_entropy`."""
 
-Key = tuple[str, int]
+LatentKey = tuple[str, int]
 """Whose latents they are: the row's name, and the number of the set of thoughts, from 0."""
 
 
@@ -25,7 +25,7 @@ class Row:
         start: position of the first latent; equals `len(ids)` where there is none.
         latents: number of latent slots, contiguous from `start`.
         steps_covered: how many leading steps of the problem the latents stand for.
-        name: its example's id: how errors name the row, and what tells its latents from others' (`Key`).
+        name: its example's id: how errors name the row, and what tells its latents from others' (`LatentKey`).
         unfed_latent: make one more latent, from the state at the last one, that is never fed; only a step decoder reads it.
         capture_at: position at which the states of every layer are kept, or None.
         branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for

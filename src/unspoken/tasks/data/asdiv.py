@@ -25,8 +25,8 @@ from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import SPLITS, Score, Split
 from unspoken.tasks.reading.equations import equality_steps
 from unspoken.tasks.reading.readers import read_text
-from unspoken.tasks.reading.rows import Row, check_ranges, text_field
-from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
+from unspoken.tasks.reading.rows import RawRow, check_ranges, text_field
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
 from unspoken.tasks.scoring.answers import SPECIAL, equal, extract_flexible, extract_strict, normalise
 
 FOLDS = 5
@@ -72,7 +72,7 @@ class AsDiv(SplitTask[AsDivConfig]):
     Config: ClassVar[type[AsDivConfig]] = AsDivConfig
 
     def __init__(self, config: AsDivConfig) -> None:
-        self._source = Source(
+        self._source = DataSource(
             task="asdiv",
             files={"test": ("ASDiv.xml",)},
             root=config.root,
@@ -130,7 +130,7 @@ def _ids(folder: Path, config: AsDivConfig, split: Split) -> set[str] | None:
     return {line for fold in folds for line in read_text(folder / "nfolds" / name / f"fold{fold}.txt").split()}
 
 
-def _xml_rows(path: Path) -> list[Row]:
+def _xml_rows(path: Path) -> list[RawRow]:
     try:
         problems = ElementTree.fromstring(read_text(path)).iter("Problem")
     except ElementTree.ParseError as error:

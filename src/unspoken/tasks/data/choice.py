@@ -25,8 +25,8 @@ from unspoken.errors import DataError
 from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.rationales import cot_source, read_cot
 from unspoken.tasks.reading.rows import carve, check_ranges, question_key, text_field
-from unspoken.tasks.reading.segment import Rule, split_steps
-from unspoken.tasks.reading.source import Source, Splits, SplitTask
+from unspoken.tasks.reading.segment import StepRule, split_steps
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.letters import LETTERS, lettered, score_letter, with_options
 
 _LETTER_ONLY = re.compile(
@@ -57,7 +57,7 @@ class CommonsenseQaConfig:
     hub: str | None = "tau/commonsense_qa"
     cot: bool = False
     cot_hub: str | None = "zen-E/CommonsenseQA-GPT4omini"
-    steps: Rule = "sentences"
+    steps: StepRule = "sentences"
     validation_fraction: float = 0.05
     limit_train: int | None = None
     limit_validation: int | None = None
@@ -76,7 +76,7 @@ class CommonsenseQa(SplitTask[CommonsenseQaConfig]):
     def __init__(self, config: CommonsenseQaConfig) -> None:
         files: Mapping[Split, tuple[str, ...]] = {"train": ("train_rand_split.jsonl",), "test": ("dev_rand_split.jsonl",)}
         hub_splits: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validation",)}
-        self._source = Source(task=self.name, files=files, root=config.root, hub=config.hub, hub_splits=hub_splits)
+        self._source = DataSource(task=self.name, files=files, root=config.root, hub=config.hub, hub_splits=hub_splits)
         self._cot = cot_source(self.name, config.cot_hub, hub_splits)
         there = SPLITS if config.validation_fraction else ("train", "test")
         advice = "the dev rows are test here; set validation_fraction=0.05"
@@ -126,7 +126,7 @@ class Aqua(SplitTask[AquaConfig]):
     Config: ClassVar[type[AquaConfig]] = AquaConfig
 
     def __init__(self, config: AquaConfig) -> None:
-        source = Source(
+        source = DataSource(
             task="aqua",
             files={"train": ("train.json",), "validation": ("dev.json",), "test": ("test.json",)},
             root=config.root,

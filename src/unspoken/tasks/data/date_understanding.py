@@ -23,7 +23,7 @@ from unspoken.errors import DataError
 from unspoken.tasks.base import Score, Split
 from unspoken.tasks.reading.readers import listed_rows
 from unspoken.tasks.reading.rows import check_ranges, text_field
-from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
 from unspoken.tasks.scoring.letters import LETTERS, lettered, options_of, same_text, score_letter, with_options
 from unspoken.tasks.scoring.rules import date_text, read_dates, score_date
 
@@ -61,7 +61,7 @@ class DateUnderstanding(SplitTask[DateUnderstandingConfig]):
 
     def __init__(self, config: DateUnderstandingConfig) -> None:
         file = "date_understanding.json" if config.source == "bigbench" else "bbh_date_understanding.json"
-        self._source = Source(
+        self._source = DataSource(
             task=self.name,
             files={"test": (file,)},
             root=config.root,

@@ -25,8 +25,8 @@ from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.rows import carve, check_ranges, examples_of
-from unspoken.tasks.reading.segment import Rule
-from unspoken.tasks.reading.source import Source, Splits, SplitTask
+from unspoken.tasks.reading.segment import StepRule
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.answers import score_number
 
 _FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
@@ -58,7 +58,7 @@ class Gsm8kConfig:
     root: str | None = None
     hub: str | None = "openai/gsm8k"
     hub_config: str | None = "main"
-    steps: Rule = "markers"
+    steps: StepRule = "markers"
     validation_fraction: float = 0.05
     limit_train: int | None = None
     limit_validation: int | None = None
@@ -86,7 +86,7 @@ class Gsm8kAugConfig:
     root: str | None = None
     hub: str | None = "whynlp/gsm8k-aug"
     hub_config: str | None = None
-    steps: Rule = "markers"
+    steps: StepRule = "markers"
     limit_train: int | None = None
     limit_validation: int | None = None
     limit_test: int | None = None
@@ -127,11 +127,11 @@ class Gsm8kAug(SplitTask[Gsm8kAugConfig]):
         super().__init__(splits, score_number)
 
 
-def _source(config: Gsm8kConfig | Gsm8kAugConfig) -> Source:
+def _source(config: Gsm8kConfig | Gsm8kAugConfig) -> DataSource:
     files = _FILES[config.name]
-    return Source(task=config.name, files=files, root=config.root, hub=config.hub, hub_config=config.hub_config)
+    return DataSource(task=config.name, files=files, root=config.root, hub=config.hub, hub_config=config.hub_config)
 
 
-def _read(source: Source, steps: Rule, split: Split) -> list[Example]:
+def _read(source: DataSource, steps: StepRule, split: Split) -> list[Example]:
     rows, where = source.rows(split)
     return examples_of(rows, split=split, steps=steps, source=where)

@@ -23,7 +23,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading.rows import check_ranges, examples_of
-from unspoken.tasks.reading.source import Source, Splits, SplitTask
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.answers import score_number
 
 
@@ -62,14 +62,14 @@ class Gsm8kAugNl(SplitTask[Gsm8kAugNlConfig]):
     Config: ClassVar[type[Gsm8kAugNlConfig]] = Gsm8kAugNlConfig
 
     def __init__(self, config: Gsm8kAugNlConfig) -> None:
-        self._train = Source(
+        self._train = DataSource(
             task=config.name,
             files={"train": ("train_nl.txt", "train_nl.jsonl", "train_nl.json", "train_no_aug.txt")},
             root=config.root,
             folders=("gsm8k_aug_nl", "gsm8k_aug"),
             hub=config.hub,
         )
-        self._evaluation = Source(
+        self._evaluation = DataSource(
             task=config.name,
             files={"validation": ("valid.txt", "gsm_valid.json"), "test": ("test.txt", "gsm_test.json")},
             root=config.root,

@@ -21,17 +21,17 @@ from typing import Any, ClassVar, Literal
 
 from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
-from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.base import SPLITS, ScoringRule, Split
 from unspoken.tasks.reading.rows import carve, check_ranges, text_field
-from unspoken.tasks.reading.segment import Rule, drop_annotations, split_steps
-from unspoken.tasks.reading.source import AnswerRule, Source, Splits, SplitTask
+from unspoken.tasks.reading.segment import StepRule, drop_annotations, split_steps
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.answers import score_number
 from unspoken.tasks.scoring.letters import score_letter
 from unspoken.tasks.scoring.rules import score_coin
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemCotConfig:
+class SemCotTaskConfig:
     """Which of the five tasks, and how its rationales are split.
 
     Attributes:
@@ -47,7 +47,7 @@ class SemCotConfig:
     name: Literal["semcot"] = "semcot"
     root: str | None = None
     subset: Literal["gsm8k", "svamp", "multiarith", "commonsense_qa", "coin_flip"] = "gsm8k"
-    steps: Rule = "lines"
+    steps: StepRule = "lines"
     validation_fraction: float = 0.1
     limit_train: int | None = None
     limit_validation: int | None = None
@@ -57,18 +57,18 @@ class SemCotConfig:
         check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
-_RULES: dict[str, AnswerRule] = {"commonsense_qa": score_letter, "coin_flip": score_coin}
+_RULES: dict[str, ScoringRule] = {"commonsense_qa": score_letter, "coin_flip": score_coin}
 """Of the subsets whose answers are no numbers."""
 
 
-class SemCot(SplitTask[SemCotConfig]):
+class SemCotTask(SplitTask[SemCotTaskConfig]):
     """SemCoT's five tasks with condensed rationales (He et al. 2025)."""
 
     name: ClassVar[str] = "semcot"
-    Config: ClassVar[type[SemCotConfig]] = SemCotConfig
+    Config: ClassVar[type[SemCotTaskConfig]] = SemCotTaskConfig
 
-    def __init__(self, config: SemCotConfig) -> None:
-        self._source = Source(
+    def __init__(self, config: SemCotTaskConfig) -> None:
+        self._source = DataSource(
             task=self.name,
             files={"train": (f"{config.subset}/train_42.json",), "test": (f"{config.subset}/eval_42.json",)},
             root=config.root,

@@ -25,8 +25,8 @@ from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.rationales import cot_source, read_cot
 from unspoken.tasks.reading.readers import listed_rows
 from unspoken.tasks.reading.rows import carve, check_ranges, text_field
-from unspoken.tasks.reading.segment import Rule
-from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
+from unspoken.tasks.reading.segment import StepRule
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
 from unspoken.tasks.scoring.rules import score_verdict
 
 
@@ -53,7 +53,7 @@ class StrategyQaConfig:
     steps: Literal["facts", "decomposition", "none"] = "facts"
     cot: bool = False
     cot_hub: str | None = "zen-E/StrategyQA_CoT_GPT4o"
-    cot_steps: Rule = "sentences"
+    cot_steps: StepRule = "sentences"
     validation_fraction: float = 0.1
     limit_train: int | None = None
     limit_validation: int | None = None
@@ -74,7 +74,7 @@ class StrategyQa(SplitTask[StrategyQaConfig]):
     def __init__(self, config: StrategyQaConfig) -> None:
         original: Mapping[Split, tuple[str, ...]] = {"train": ("train.json",), "test": ("dev.json",)}
         bigbench: Mapping[Split, tuple[str, ...]] = {"test": ("task.json",)}
-        self._source = Source(
+        self._source = DataSource(
             task=self.name,
             files=bigbench if config.form == "bigbench" else original,
             root=config.root,

@@ -31,8 +31,8 @@ from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.data.asdiv import AsDiv, AsDivConfig
 from unspoken.tasks.reading.equations import infix_steps, plain_number, prefix_steps
 from unspoken.tasks.reading.readers import read_text
-from unspoken.tasks.reading.rows import Row, carve, check_ranges, text_field
-from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
+from unspoken.tasks.reading.rows import RawRow, carve, check_ranges, text_field
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
 from unspoken.tasks.scoring.answers import score_number
 from unspoken.tasks.scoring.rules import score_close
 
@@ -81,7 +81,7 @@ class Svamp(SplitTask[SvampConfig]):
 
     def __init__(self, config: SvampConfig) -> None:
         self.avoided = 0
-        self._source = Source(
+        self._source = DataSource(
             task="svamp",
             files={"train": ("mawps-asdiv-a_train.csv",), "test": ("SVAMP.json",)},
             root=config.root,
@@ -147,7 +147,7 @@ class MultiArith(SplitTask[MultiArithConfig]):
     Config: ClassVar[type[MultiArithConfig]] = MultiArithConfig
 
     def __init__(self, config: MultiArithConfig) -> None:
-        source = Source(
+        source = DataSource(
             task="multiarith",
             files={"test": ("MultiArith.json",)},
             root=config.root,
@@ -193,7 +193,7 @@ class GsmHard(SplitTask[GsmHardConfig]):
     Config: ClassVar[type[GsmHardConfig]] = GsmHardConfig
 
     def __init__(self, config: GsmHardConfig) -> None:
-        self._source = Source(
+        self._source = DataSource(
             task="gsm_hard",
             files={"test": ("gsmhardv2.jsonl",)},
             root=config.root,
@@ -233,7 +233,7 @@ def _svamp_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     }
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path) -> Iterator[RawRow]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
     for row in reader:
         yield f"{path}:{reader.line_num}", row

@@ -25,7 +25,7 @@ from unspoken.tasks.base import Split
 from unspoken.tasks.generated.generated import check_sizes, take, words
 from unspoken.tasks.reading.readers import listed_rows
 from unspoken.tasks.reading.rows import check_ranges, examples_of, question_key, text_field
-from unspoken.tasks.reading.source import Source, Splits, SplitTask, converted
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
 from unspoken.tasks.scoring.rules import score_coin
 
 _NAMES = words(
@@ -93,7 +93,7 @@ class CoinFlip(SplitTask[CoinFlipConfig]):
     Config: ClassVar[type[CoinFlipConfig]] = CoinFlipConfig
 
     def __init__(self, config: CoinFlipConfig) -> None:
-        self._source = Source(
+        self._source = DataSource(
             task=self.name,
             files={"test": ("coin_flip.json",)},
             root=config.root,

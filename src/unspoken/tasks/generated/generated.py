@@ -8,7 +8,7 @@ from typing import Any
 
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import SPLITS, Split
-from unspoken.tasks.reading.rows import Row
+from unspoken.tasks.reading.rows import RawRow
 
 _PATIENCE = 5_000  # a split holds a tenth of all problems at least, so this many draws in vain mean that few are left
 
@@ -27,7 +27,7 @@ def take(
     split: Split,
     key: Callable[[str], str],
     taken: Set[str] = frozenset(),
-) -> list[Row]:
+) -> list[RawRow]:
     """The first `count` problems that belong to a split, none twice, none of `taken`, each with where it stands.
 
     Args:
@@ -41,7 +41,7 @@ def take(
     Raises:
         ConfigError: there are not that many different problems.
     """
-    found: list[Row] = []
+    found: list[RawRow] = []
     seen: set[str] = set()
     vain = 0  # draws since the last new problem
     for row in problems:

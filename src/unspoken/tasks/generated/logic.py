@@ -29,7 +29,7 @@ from unspoken.tasks.generated.prosqa_graphs import MAX_STEPS
 from unspoken.tasks.generated.prosqa_graphs import problems as prosqa_problems
 from unspoken.tasks.reading.readers import read_rows
 from unspoken.tasks.reading.rows import check_ranges, examples_of
-from unspoken.tasks.reading.source import Source, Splits, SplitTask
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.answers import equal, extract_strict
 from unspoken.tasks.scoring.rules import bare, score_truth
 
@@ -170,7 +170,7 @@ def _asked(question: str) -> tuple[str, tuple[str, str]]:
 def _splits(config: ProsQaConfig | ProntoQaConfig, end: str, problems: Problems) -> Splits:
     """Validation and test from their files, train from its file or generated; or all of them generated."""
     files: dict[Split, tuple[str, ...]] = {split: (f"{config.name}_{name}{end}",) for split, name in _FILE.items()}
-    source = Source(task=config.name, files=files, root=config.root, instead=_GENERATE)
+    source = DataSource(task=config.name, files=files, root=config.root, instead=_GENERATE)
 
     def read(split: Split) -> list[Example]:
         taken: set[str] = set()

@@ -27,8 +27,8 @@ from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import Split
 from unspoken.tasks.generated.generated import check_sizes, take
 from unspoken.tasks.reading.readers import read_rows
-from unspoken.tasks.reading.rows import Row, check_ranges, examples_of
-from unspoken.tasks.reading.source import Source, Splits, SplitTask
+from unspoken.tasks.reading.rows import RawRow, check_ranges, examples_of
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.rules import score_digits
 
 
@@ -75,7 +75,7 @@ class Multiplication(SplitTask[MultiplicationConfig]):
 
     def __init__(self, config: MultiplicationConfig) -> None:
         folder = f"{config.digits}_by_{config.digits}_mult"
-        self._source = Source(
+        self._source = DataSource(
             task=self.name,
             files={"validation": (f"{folder}/valid.txt",), "test": (f"{folder}/test_bigbench.txt",)},
             root=config.root,
@@ -92,7 +92,7 @@ class Multiplication(SplitTask[MultiplicationConfig]):
             rows = [(where, _split_row(row, where)) for where, row in read_rows(path, "txt")]
             return examples_of(rows, split=split, steps="lines", source=path)
         held_out = [example for other in ("validation", "test") for example in self._read(other)] if files else []
-        rows: list[Row] = take(
+        rows: list[RawRow] = take(
             generate(f"{config.seed}/{split}", config.digits),
             getattr(config, f"{split}_size"),
             task=self.name,

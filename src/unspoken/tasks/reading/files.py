@@ -23,8 +23,8 @@ from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.folders import has_splits, hub_id, source_rows
 from unspoken.tasks.reading.own_choices import ANSWERS, OPTIONS, choice_key, lettered_row, refuse_unshown
 from unspoken.tasks.reading.readers import Format
-from unspoken.tasks.reading.rows import REASONING, Row, carve, check_ranges, examples_of, question_key
-from unspoken.tasks.reading.segment import Rule
+from unspoken.tasks.reading.rows import REASONING, RawRow, carve, check_ranges, examples_of, question_key
+from unspoken.tasks.reading.segment import StepRule
 from unspoken.tasks.reading.source import Splits, SplitTask
 from unspoken.tasks.reading.styles import FIELDS, Style, advice, restyled
 from unspoken.tasks.scoring.answers import score_number, score_text
@@ -65,7 +65,7 @@ class FilesConfig:
     format: Format = "auto"
     style: Style = "plain"
     fields: dict[str, str] = field(default_factory=dict)
-    steps: Rule = "markers"
+    steps: StepRule = "markers"
     require_steps: bool = False
     limit: int | None = None
     validation_fraction: float = 0.0
@@ -138,7 +138,7 @@ class Files(SplitTask[FilesConfig]):
             self._require_steps(found, where)
         return carve(found, config.validation_fraction, split) if source == "train" and self._splits.carved else found
 
-    def _plain(self, rows: Any) -> Iterator[Row]:
+    def _plain(self, rows: Any) -> Iterator[RawRow]:
         """Rows with the fields that are read: renamed, of their style, with letters for options."""
         for where, row in rows:
             if self.config.fields and isinstance(row, Mapping):

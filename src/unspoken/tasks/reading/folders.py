@@ -18,13 +18,13 @@ from unspoken.errors import DataError
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading.layouts import SPLIT_NAMES, split_called
 from unspoken.tasks.reading.readers import PACKED, SUFFIXES, Format, read_rows
-from unspoken.tasks.reading.rows import Row
+from unspoken.tasks.reading.rows import RawRow
 
 _NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "package.json", "config.json")
 _HUB_ID = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]*[A-Za-z0-9])(?::(?P<config>[\w.-]+))?")
 
 
-def source_rows(place: str, split: Split, format: Format = "auto") -> tuple[Iterable[Row], str]:
+def source_rows(place: str, split: Split, format: Format = "auto") -> tuple[Iterable[RawRow], str]:
     """The rows of a split from a file, a folder or the hub, and where they come from.
 
     Args:
@@ -60,7 +60,7 @@ def hub_id(place: str) -> tuple[str, str | None] | None:
 
 def hub_rows(
     hub: str, config: str | None, split: Split, called: Mapping[Split, tuple[str, ...]] | None = None
-) -> tuple[Iterable[Row], str]:
+) -> tuple[Iterable[RawRow], str]:
     """The rows of a split of a data set on the hub, and where they come from.
 
     Args:
@@ -100,7 +100,7 @@ def _names(split: Split, called: Mapping[Split, tuple[str, ...]] | None, there: 
 def folder_rows(
     folder: Path, split: Split, format: Format = "auto", *, config: str | None = None,
     called: Mapping[Split, tuple[str, ...]] | None = None, named: bool = False,
-) -> Iterable[Row]:  # fmt: skip
+) -> Iterable[RawRow]:  # fmt: skip
     """The rows of a split of a folder.
 
     Args:
@@ -189,7 +189,7 @@ def _natural(file: Path) -> list[Any]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", str(file))]
 
 
-def _saved_rows(folder: Path, split: Split, called: Mapping[Split, tuple[str, ...]] | None, named: bool) -> Iterable[Row]:
+def _saved_rows(folder: Path, split: Split, called: Mapping[Split, tuple[str, ...]] | None, named: bool) -> Iterable[RawRow]:
     from datasets import load_from_disk
 
     try:

@@ -15,7 +15,7 @@ from typing import Any
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.reading.rows import question_key
-from unspoken.tasks.reading.traces import told
+from unspoken.tasks.reading.traces import split_reasoning
 from unspoken.tasks.scoring.letters import LETTERS, lettered, options_of, same_text, with_options
 
 OPTIONS = ("choices", "options", "answer_choices", "candidates")
@@ -73,7 +73,7 @@ def _said(row: Mapping[str, Any], where: str) -> tuple[str, str, Any]:
         raise DataError(f"{where}: field 'answer' is missing; it says which option is right: a letter, or an index from 0")
     value = row[name]
     if isinstance(value, str):
-        reasoning, answer = told(value)
+        reasoning, answer = split_reasoning(value)
         return name, reasoning, answer
     return name, "", value
 

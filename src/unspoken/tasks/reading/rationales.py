@@ -8,15 +8,15 @@ from typing import Any
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading.rows import text_field
-from unspoken.tasks.reading.segment import Rule, split_steps
-from unspoken.tasks.reading.source import Source, converted
+from unspoken.tasks.reading.segment import StepRule, split_steps
+from unspoken.tasks.reading.source import DataSource, converted
 
 _TRUTH = {"True": "yes", "False": "no"}
 
 
-def cot_source(task: str, hub: str | None, hub_splits: Mapping[Split, tuple[str, ...]]) -> Source:
+def cot_source(task: str, hub: str | None, hub_splits: Mapping[Split, tuple[str, ...]]) -> DataSource:
     """Where rationales come from: the hub alone. Without a network its error says what else could be done."""
-    return Source(
+    return DataSource(
         task=task,
         files={},
         folders=(),
@@ -26,7 +26,7 @@ def cot_source(task: str, hub: str | None, hub_splits: Mapping[Split, tuple[str,
     )
 
 
-def read_cot(source: Source, split: Split, rule: Rule) -> list[Example]:
+def read_cot(source: DataSource, split: Split, rule: StepRule) -> list[Example]:
     """The rows of a split with their rationale as steps. A truth value, however written, is the answer yes or no."""
 
     def convert(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from unspoken.errors import DataError
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading import tables
 from unspoken.tasks.reading.layouts import rows_of_object
-from unspoken.tasks.reading.rows import Number, Row
+from unspoken.tasks.reading.rows import Number, RawRow
 
 Format = Literal["auto", "jsonl", "json", "txt", "csv", "tsv", "parquet", "arrow"]
 
@@ -54,7 +54,7 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def read_rows(path: str | Path, format: Format = "auto", split: Split | None = None) -> Iterator[Row]:
+def read_rows(path: str | Path, format: Format = "auto", split: Split | None = None) -> Iterator[RawRow]:
     """The rows of one file, unchecked, each with where it stands. For tasks whose rows have fields of their own.
 
     Args:
@@ -89,7 +89,7 @@ def read_rows(path: str | Path, format: Format = "auto", split: Split | None = N
     return _rows_txt(str(path), text)
 
 
-def listed_rows(path: str | Path, field: str = "examples") -> Iterator[Row]:
+def listed_rows(path: str | Path, field: str = "examples") -> Iterator[RawRow]:
     """The rows of a file that is one JSON object with a list of them, as BIG-bench's task files are, unchecked.
 
     Raises:
@@ -208,12 +208,12 @@ def _parse(text: str, path: str, first_line: int, expected: str) -> Any:
         raise DataError(f"{path}:{line}: invalid JSON ({problem}); expected {expected}") from None
 
 
-def _rows_jsonl(path: str, text: str) -> Iterator[Row]:
+def _rows_jsonl(path: str, text: str) -> Iterator[RawRow]:
     for number, line in _lines(text):
         yield f"{path}:{number}", _parse(line, path, number, "one object a line")
 
 
-def _rows_json(path: str, text: str, split: Split | None) -> Iterator[Row]:
+def _rows_json(path: str, text: str, split: Split | None) -> Iterator[RawRow]:
     rows = _parse(text, path, 1, "a list of rows, or one object")
     if isinstance(rows, Mapping):
         whole, rows = rows, rows_of_object(rows, path, split)
@@ -224,7 +224,7 @@ def _rows_json(path: str, text: str, split: Split | None) -> Iterator[Row]:
     return ((f"{path}: item {index}", row) for index, row in enumerate(rows))
 
 
-def _rows_txt(path: str, text: str) -> Iterator[Row]:
+def _rows_txt(path: str, text: str) -> Iterator[RawRow]:
     for number, line in _lines(text):
         where = f"{path}:{number}"
         question, bars, rest = line.partition("||")

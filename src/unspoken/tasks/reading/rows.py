@@ -14,10 +14,10 @@ from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError, did_you_mean
 from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.equations import plain_number
-from unspoken.tasks.reading.segment import Rule, natural, split_steps
-from unspoken.tasks.reading.traces import holds_trace, told, untagged
+from unspoken.tasks.reading.segment import StepRule, natural, split_steps
+from unspoken.tasks.reading.traces import holds_trace, split_reasoning, untagged
 
-Row = tuple[str, Any]  # where it stands ("data.jsonl:3"), and its value, unchecked
+RawRow = tuple[str, Any]  # where it stands ("data.jsonl:3"), and its value, unchecked
 
 REASONING = (
     "steps", "cot", "reasoning", "reasoning_content", "reasoning_steps", "chain_of_thought", "rationale", "thinking",
@@ -42,7 +42,7 @@ class Number(float):
 
 
 def examples_of(
-    rows: Iterable[Row], *, split: Split, steps: Rule, source: object, names: Sequence[str] = REASONING,
+    rows: Iterable[RawRow], *, split: Split, steps: StepRule, source: object, names: Sequence[str] = REASONING,
     advice: Callable[[Any], str] = lambda row: "",
 ) -> list[Example]:  # fmt: skip
     """Check rows and make examples of them.
@@ -74,13 +74,13 @@ def examples_of(
     return found
 
 
-def converted_examples(rows: Iterable[Row], *, split: Split, steps: Rule, source: object) -> list[Example]:
+def converted_examples(rows: Iterable[RawRow], *, split: Split, steps: StepRule, source: object) -> list[Example]:
     """`examples_of` for rows that a task has converted: what they call `solution` or `explanation` is no reasoning."""
     return examples_of(rows, split=split, steps=steps, source=source, names=_CONVERTED)
 
 
 def _example(
-    row: Any, where: str, id: str, rule: Rule, names: Sequence[str], advice: Callable[[Any], str]
+    row: Any, where: str, id: str, rule: StepRule, names: Sequence[str], advice: Callable[[Any], str]
 ) -> tuple[Example, str]:
     """One checked example, and the reasoning text that its steps were split from ("" if they came as a list)."""
     if not isinstance(row, Mapping):
@@ -112,7 +112,7 @@ def _example(
 def _body_and_answer(text: str, where: str) -> tuple[str, str]:
     """What stands before the answer in a field 'answer', and the answer: GSM8K's "text ... #### 18", a <think> trace."""
     if holds_trace(text):
-        body, answer = told(text)
+        body, answer = split_reasoning(text)
         if answer is None:
             raise DataError(f"{where}: field 'answer' is a trace of thoughts that never ends in an answer; drop the row")
         return body, answer
@@ -219,11 +219,11 @@ _ONE_FORM = _OneForm()
 def carve(rows: list[Example], fraction: float, split: Split) -> list[Example]:
     """The train or validation side of rows, drawn by a hash of the question: equal questions fall on one side."""
 
-    told: dict[str, str] = {}  # how the first of equal questions is written
+    wordings: dict[str, str] = {}  # question key -> the wording met first
 
     def share(example: Example) -> float:
         written = " ".join(example.question.split()).casefold()
-        digest = sha256(told.setdefault(question_key(example.question), written).encode("utf-8")).digest()
+        digest = sha256(wordings.setdefault(question_key(example.question), written).encode("utf-8")).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
     side = [example for example in rows if (share(example) < fraction) == (split == "validation")]

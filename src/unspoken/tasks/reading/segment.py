@@ -43,7 +43,7 @@ def _field(rule: str) -> str:
         raise ValueError(str(error)) from error  # so that the message names the field
 
 
-Rule = Annotated[str, AfterValidator(_field)]
+StepRule = Annotated[str, AfterValidator(_field)]
 """A name of `RULES`, "regex:PATTERN" or "learned:PATH"."""
 
 

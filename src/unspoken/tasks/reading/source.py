@@ -1,6 +1,6 @@
 """Where the rows of a task come from, and its splits: what every task that reads a published data set has in common.
 
-`Source` finds the file of a split in a folder (a config's `root`, or a subfolder of the folder that the environment
+`DataSource` finds the file of a split in a folder (a config's `root`, or a subfolder of the folder that the environment
 variable UNSPOKEN_DATA names), or else loads it from the hub. `Splits` reads each split once, cuts it to its limit,
 keeps the splits apart, and says what there is when a split is asked for that does not exist. `SplitTask` is a task of them.
 """
@@ -15,24 +15,21 @@ from typing import Any, Generic, TypeVar
 
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
-from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
+from unspoken.tasks.base import SPLITS, Score, ScoringRule, Split, fingerprint_examples
 from unspoken.tasks.reading.folders import folder_rows, hub_rows
 from unspoken.tasks.reading.readers import read_rows
-from unspoken.tasks.reading.rows import Row, check_split, converted_examples, question_key
+from unspoken.tasks.reading.rows import RawRow, check_split, converted_examples, question_key
 
 DATA_VARIABLE = "UNSPOKEN_DATA"
 
 _HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 C = TypeVar("C")
-AnswerRule = Callable[[Example, str], Score]
-"""How an answer text is scored: one of `tasks/scoring`."""
-
 Convert = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 """A row of the data set, and where it stands -> a row with `question`, `answer`, perhaps `steps`, and the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DataSource:
     """Files of a folder, or a data set on the hub.
 
     Attributes:
@@ -90,7 +87,7 @@ class Source:
             raise DataError(f"{folder}: no {split} file for task {self.task!r}; expected {names}")
         return found
 
-    def rows(self, split: Split) -> tuple[Iterable[Row], str]:
+    def rows(self, split: Split) -> tuple[Iterable[RawRow], str]:
         """The rows of a split from its file or the hub, and where they come from."""
         folder = self.folder()
         if folder is None:
@@ -100,7 +97,7 @@ class Source:
         path = self.path(split)
         return read_rows(path, split=split), str(path)
 
-    def _copied_rows(self, folder: Path, split: Split) -> tuple[Iterable[Row], str]:
+    def _copied_rows(self, folder: Path, split: Split) -> tuple[Iterable[RawRow], str]:
         """The rows of a folder that is a copy of the hub's data set, or was written by `save_to_disk`."""
         try:
             return folder_rows(folder, split, config=self.hub_config, called=self.hub_splits, named=True), str(folder)
@@ -115,7 +112,7 @@ class Source:
         rows, where = self.rows(split)
         return converted(rows, convert, split, where, steps)
 
-    def hub_rows(self, split: Split) -> tuple[Iterable[Row], str]:
+    def hub_rows(self, split: Split) -> tuple[Iterable[RawRow], str]:
         """The rows of a split of the data set on the hub."""
         if self.hub is None:
             raise self.no_data("root and hub are not set" if self.files else "its hub is not set")
@@ -140,10 +137,10 @@ class Source:
         return f"either {ways}; or {self.instead}"
 
 
-def converted(rows: Iterable[Row], convert: Convert, split: Split, where: str, steps: Any = "lines") -> list[Example]:
+def converted(rows: Iterable[RawRow], convert: Convert, split: Split, where: str, steps: Any = "lines") -> list[Example]:
     """Examples of rows that have fields of their own. A row that is no object is an error that says so."""
 
-    def each() -> Iterable[Row]:
+    def each() -> Iterable[RawRow]:
         for place, row in rows:
             if not isinstance(row, Mapping):
                 raise DataError(f"{place}: a row must be an object, got {type(row).__name__}")
@@ -211,7 +208,7 @@ class SplitTask(Generic[C]):
         config: the task's config.
     """
 
-    def __init__(self, splits: Splits, rule: AnswerRule) -> None:
+    def __init__(self, splits: Splits, rule: ScoringRule) -> None:
         self.config: C = splits.config
         self._splits = splits
         self._rule = rule

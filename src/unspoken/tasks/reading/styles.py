@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from unspoken.errors import DataError
 from unspoken.tasks.reading.rows import REASONING, reasoning_field
-from unspoken.tasks.reading.traces import boxed, read_trace, told, untagged
+from unspoken.tasks.reading.traces import boxed, read_trace, split_reasoning, untagged
 from unspoken.tasks.scoring.answers import equal
 
 Style = Literal[
@@ -140,7 +140,7 @@ def _thought_parts(content: Any) -> str:
 
 def _answered(rest: Fields, question: Any, said: str, thought: str, where: str) -> Fields:
     """A plain row of what was said to a question: an `answer` or reasoning that the row itself has comes first."""
-    reasoning, answer = told(said)
+    reasoning, answer = split_reasoning(said)
     own = rest.get("answer")
     if own is not None:
         whole = untagged(said)
@@ -216,7 +216,7 @@ def _whole_and_right(row: Fields, number: int, text: str, answer: Any) -> bool:
     if flag("is_reasoning_complete") is False or not read_trace(text).closed:
         return False
     verdicts = [verdict for name in ("correctness_math_verify", "correctness_llama") if (verdict := flag(name)) is not None]
-    return any(verdicts) if verdicts else answer is None or equal(told(text)[1], str(answer))
+    return any(verdicts) if verdicts else answer is None or equal(split_reasoning(text)[1], str(answer))
 
 
 def row_has(row: Any, name: str) -> bool:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.errors import DataError
-from unspoken.tasks.reading.rows import Row
+from unspoken.tasks.reading.rows import RawRow
 
 _NESTED = ("[", "{")
 _EXCEL_CUT = re.compile(r"sep=(?P<cut>[,;\t|])\r?\n", re.IGNORECASE)
 """A first line by which Excel says what stands between cells."""
 
 
-def csv_rows(path: str | Path, text: str, delimiter: str | None = None) -> Iterator[Row]:
+def csv_rows(path: str | Path, text: str, delimiter: str | None = None) -> Iterator[RawRow]:
     """Rows of a table with a heading; values stay the text they are, lists and objects in cells are read, "" is no value.
 
     Args:
@@ -43,7 +43,7 @@ def csv_rows(path: str | Path, text: str, delimiter: str | None = None) -> Itera
         raise DataError(f"{path}:{reader.line_num}: is no table ({error}); quote cells with commas or line ends") from None
 
 
-def _csv_rows(path: str | Path, reader: csv.DictReader[str]) -> Iterator[Row]:
+def _csv_rows(path: str | Path, reader: csv.DictReader[str]) -> Iterator[RawRow]:
     names = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = names
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -71,7 +71,7 @@ def _cell(value: str) -> Any:
     return value
 
 
-def parquet_rows(path: str | Path, data: bytes) -> Iterator[Row]:
+def parquet_rows(path: str | Path, data: bytes) -> Iterator[RawRow]:
     """Rows of a Parquet file. Raises DataError where it is damaged."""
     from pyarrow import ArrowException, BufferReader
     from pyarrow.parquet import ParquetFile
@@ -82,7 +82,7 @@ def parquet_rows(path: str | Path, data: bytes) -> Iterator[Row]:
         raise DataError(f"{path}: is no whole Parquet file ({_line(error)}); get it again") from None
 
 
-def arrow_rows(path: str | Path, data: bytes) -> Iterator[Row]:
+def arrow_rows(path: str | Path, data: bytes) -> Iterator[RawRow]:
     """Rows of an Arrow file, as `save_to_disk` and Feather write them. Raises DataError where it is damaged."""
     from pyarrow import ArrowException, BufferReader, ipc
 
@@ -96,7 +96,7 @@ def arrow_rows(path: str | Path, data: bytes) -> Iterator[Row]:
         raise DataError(f"{path}: is no whole Arrow file ({_line(error)}); get it again") from None
 
 
-def _numbered(path: str | Path, batches: Any) -> Iterator[Row]:
+def _numbered(path: str | Path, batches: Any) -> Iterator[RawRow]:
     from pyarrow import ArrowException
 
     number = 0

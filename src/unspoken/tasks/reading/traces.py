@@ -56,8 +56,8 @@ _BOLD = re.compile(r"(?P<mark>\*\*|__)(?P<said>[^*_\n]+)(?P=mark)\.?")
 _MOST = 200  # characters of a line that claims an answer; a longer one tells something
 
 
-class Trace(NamedTuple):
-    """A text taken apart.
+class ParsedTrace(NamedTuple):
+    """A text split into its reasoning trace and the rest.
 
     Attributes:
         thought: the traces, one below the other; None where there is none.
@@ -75,7 +75,7 @@ def holds_trace(text: str) -> bool:
     return ("<" in text or "[" in text or "◁" in text) and (_OPEN.search(text) or _LATE.search(text)) is not None
 
 
-def read_trace(text: str) -> Trace:
+def read_trace(text: str) -> ParsedTrace:
     """Take the traces out of a text."""
     thoughts: list[str] = []
     rest: list[str] = []
@@ -92,14 +92,14 @@ def read_trace(text: str) -> Trace:
         at, closed = (end.end(), True) if end else (len(text), False)
     rest.append(text[at:])
     if not thoughts:
-        return Trace(None, text.strip(), True)
+        return ParsedTrace(None, text.strip(), True)
     said = "".join(rest)
     late = list(_LATE.finditer(said))
     if late:  # of a trace with another inside: it goes on to its own end
         thoughts.append(_LATE.sub("", said[: late[-1].start()]))
         said = said[late[-1].end() :]
     whole = "\n".join(part for thought in thoughts if (part := _OPEN.sub("", thought).strip()))
-    return Trace(whole, said.strip(), closed)
+    return ParsedTrace(whole, said.strip(), closed)
 
 
 def untagged(text: str) -> str:
@@ -110,8 +110,8 @@ def untagged(text: str) -> str:
     return "\n".join(part for part in (trace.thought, trace.rest) if part)
 
 
-def told(text: str) -> tuple[str, str | None]:
-    """(reasoning, answer) of what an assistant has said.
+def split_reasoning(text: str) -> tuple[str, str | None]:
+    """The (reasoning, answer) of an assistant's message.
 
     The answer is what is tagged as such, stands behind "####" or behind "The answer is" in the last line, or in the last
     \\boxed{}; else all that is said outside of a trace. The reasoning is the trace; without one, what leads to the answer.

@@ -19,15 +19,12 @@ from typing import Any, Literal
 from unspoken.core.config import lookup
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, did_you_mean
-from unspoken.tasks.base import Score
+from unspoken.tasks.base import ScoringRule
 from unspoken.tasks.scoring.answers import SPECIAL, normalise, score_number
 from unspoken.tasks.scoring.math_answers import first_answer
 
-Kind = Literal["number", "letter", "verdict", "text"]
+AnswerKind = Literal["number", "letter", "verdict", "text"]
 """What a reference answer is."""
-
-Rule = Callable[[Example, str], Score]
-"""A task's own rule: `Task.score`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +45,9 @@ class Extractor:
         reads: the kinds of answers it is made for; None = all.
     """
 
-    judge: Callable[[Example, str, Rule], Verdict]
+    judge: Callable[[Example, str, ScoringRule], Verdict]
     says: str
-    reads: tuple[Kind, ...] | None = None
+    reads: tuple[AnswerKind, ...] | None = None
     first: bool = False  # the text ends at its first answer
 
 
@@ -72,7 +69,7 @@ def extractor(name: str) -> Extractor:
     return found
 
 
-def judge(name: str, example: Example, text: str, rule: Rule = score_number, mark: str | None = None) -> Verdict:
+def judge(name: str, example: Example, text: str, rule: ScoringRule = score_number, mark: str | None = None) -> Verdict:
     """Judge a text by the extractor of a name.
 
     Args:
@@ -95,7 +92,7 @@ def judge(name: str, example: Example, text: str, rule: Rule = score_number, mar
     return chosen.judge(example, first_answer(text, mark) if chosen.first else text, rule)
 
 
-def kind_of(answer: str) -> Kind:
+def kind_of(answer: str) -> AnswerKind:
     """What a reference answer is: a number, a letter that names an option, yes or no (true or false), or other text."""
     plain = normalise(answer)
     if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", plain):
@@ -108,12 +105,12 @@ def kind_of(answer: str) -> Kind:
 # The task's own rules
 
 
-def _strict(example: Example, text: str, rule: Rule) -> Verdict:
+def _strict(example: Example, text: str, rule: ScoringRule) -> Verdict:
     score = rule(example, text)
     return Verdict(extracted=score.extracted, right=bool(score.strict))
 
 
-def _flexible(example: Example, text: str, rule: Rule) -> Verdict:
+def _flexible(example: Example, text: str, rule: ScoringRule) -> Verdict:
     score = rule(example, text)
     return Verdict(extracted=score.extracted, right=bool(score.flexible))
 
@@ -121,7 +118,7 @@ def _flexible(example: Example, text: str, rule: Rule) -> Verdict:
 # The papers' rules. Special tokens go first: the authors' decoders leave them out.
 
 
-def _coconut(example: Example, text: str, rule: Rule) -> Verdict:
+def _coconut(example: Example, text: str, rule: ScoringRule) -> Verdict:
     # Without "#" the released code compares the whole of prompt and output, which no reference answer equals.
     _, mark, behind = SPECIAL.sub("", text).rpartition("#")
     found = behind.replace(",", "").strip() if mark else None
@@ -131,7 +128,7 @@ def _coconut(example: Example, text: str, rule: Rule) -> Verdict:
 _SIGNED = re.compile(r"-?\d+\.?\d*")
 
 
-def _codi(example: Example, text: str, rule: Rule) -> Verdict:
+def _codi(example: Example, text: str, rule: ScoringRule) -> Verdict:
     plain, kind = SPECIAL.sub("", text).replace(",", ""), kind_of(example.answer)
     numbers = _SIGNED.findall(plain)
     if numbers:
@@ -148,7 +145,7 @@ _LETTER = re.compile(r"\b[a-f]\b")
 _YES_NO = re.compile(r"\b(?:yes|no)\b")
 
 
-def _softcot(example: Example, text: str, rule: Rule) -> Verdict:
+def _softcot(example: Example, text: str, rule: ScoringRule) -> Verdict:
     plain, kind = SPECIAL.sub(" ", text), kind_of(example.answer)
     if kind == "number":
         numbers = _UNSIGNED.findall(re.sub("[,%$]", "", plain))
@@ -176,11 +173,11 @@ _HARNESS_STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _HARNESS_FLEXIBLE = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
 
 
-def _harness_strict(example: Example, text: str, rule: Rule) -> Verdict:
+def _harness_strict(example: Example, text: str, rule: ScoringRule) -> Verdict:
     return _harness(_HARNESS_STRICT.findall(_STOP.split(text, maxsplit=1)[0])[:1], example)
 
 
-def _harness_flexible(example: Example, text: str, rule: Rule) -> Verdict:
+def _harness_flexible(example: Example, text: str, rule: ScoringRule) -> Verdict:
     return _harness(_HARNESS_FLEXIBLE.findall(_STOP.split(text, maxsplit=1)[0])[-1:], example)
 
 
@@ -209,7 +206,7 @@ def _math_verify() -> Any:
     return math_verify
 
 
-def _math(example: Example, text: str, rule: Rule) -> Verdict:
+def _math(example: Example, text: str, rule: ScoringRule) -> Verdict:
     library = _math_verify()
     # "9^9^9" would be computed for ever. The library's timeouts are signals, which only a main thread gets.
     limit = 5 if threading.current_thread() is threading.main_thread() else None
