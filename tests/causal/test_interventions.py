@@ -14,7 +14,6 @@ from unspoken.causal.interventions import (
     Add,
     Drop,
     Intervened,
-    KnownLatents,
     Mean,
     Noise,
     Patch,
@@ -24,6 +23,7 @@ from unspoken.causal.interventions import (
     intervene,
     slot_vector,
 )
+from unspoken.causal.known import KnownLatents
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, DataError
 from unspoken.runs.model import Model

@@ -23,7 +23,7 @@ from unspoken.tasks.base import Split, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unspoken.causal.interventions import KnownLatents
+    from unspoken.causal.known import KnownLatents
     from unspoken.core.rows.row import LatentKey
     from unspoken.runs.model import Model
 
@@ -68,17 +68,8 @@ def run_controls(
         ConfigError: the model makes no latents, an unknown control, a negative scale, or what `evaluate` refuses.
         DataError: as `evaluate`.
     """
-    from unspoken.causal.interventions import (
-        KnownLatents,
-        Mean,
-        Noise,
-        Patch,
-        Replace,
-        Zero,
-        edit_of,
-        latents_into,
-        slot_vector,
-    )
+    from unspoken.causal.interventions import Mean, Noise, Patch, Replace, Zero, edit_of, latents_into, slot_vector
+    from unspoken.causal.known import KnownLatents
 
     if odd := [name for name in only or () if name not in WHAT]:
         raise ConfigError(f"unknown control {odd[0]!r}; known: {', '.join(WHAT)}")

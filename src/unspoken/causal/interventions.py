@@ -4,10 +4,13 @@
     done.answers, done.plain            # after and before
     done.traces, done.plain_traces      # the latents that were fed
 
-An intervention says what becomes of the latents at some places of some questions. Everything else goes on as always, and
-so a recurrent method thinks what comes after a changed latent anew, from the changed state; `hold=True` feeds it the
-unmodified run's latents there instead. What interventions need to know of other latents (a mean, a donor's, the later of
-two that are swapped) comes from the unmodified run, which is made first.
+    intervene(model, questions, Patch(donors=1, layer=3, positions=[-1]))  # layer 3's state at the prompt's last position
+
+An intervention says what becomes of the latents at some places of some questions, or, with `layer=`, of that layer's states
+(`causal/layer_edits.py`). Everything else goes on as always, and so a recurrent method thinks what comes after a changed
+latent anew, from the changed state; `hold=True` feeds it the unmodified run's latents there instead. What interventions need
+to know of other latents (a mean, a donor's, the later of two that are swapped) comes from the unmodified run, which is made
+first.
 
 Shapes: R rows (all questions' first sets of thoughts, then their second ones, ...), N latents that are fed now, K latents
 per row, D width.
@@ -15,106 +18,41 @@ per row, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unspoken.causal.known import Intervention, KnownLatents, asked_of, places_of
+from unspoken.causal.layer_edits import depth_of, layer_edit
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import OnTrace
+from unspoken.core.loop.layers import LayerWatch, layer_number
 from unspoken.core.loop.trace import Answer, Trace
 from unspoken.core.rows.row import LatentKey
 from unspoken.errors import ConfigError, DataError
 from unspoken.runs.model import Model
 
 
-class KnownLatents:
-    """The latents of an unmodified run.
-
-    Args:
-        latents_RKD: zero where a row has fewer than K.
-        counts_R: latents per row.
-        names: of the questions that the rows belong to, in their order.
-    """
-
-    def __init__(self, latents_RKD: Tensor, counts_R: np.ndarray, names: Sequence[str]) -> None:
-        self.latents_RKD, self.counts_R, self.questions = latents_RKD, counts_R, len(names)
-        self._places = {name: place for place, name in enumerate(names)}
-        real_RK1 = torch.from_numpy(np.arange(latents_RKD.shape[1])[None, :, None] < counts_R[:, None, None])
-        self._real_RK1 = real_RK1.to(latents_RKD.device)
-        self.counts_K = self._real_RK1.sum(dim=(0, 2)).clamp(min=1)
-
-    @classmethod
-    def of(cls, latents: Mapping[LatentKey, Tensor], names: Sequence[str]) -> KnownLatents:
-        """From the latents [K, D] of every set of thoughts of the named questions."""
-        rows = [latents[name, chain] for chain in range(len(latents) // len(names)) for name in names]
-        counts_R = np.array([len(row) for row in rows], dtype=np.int64)
-        return cls(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), counts_R, names)
-
-    def rows(self, keys_N: Sequence[LatentKey]) -> np.ndarray:
-        """Where the latents of those keys lie; sets beyond those known go on counting.
-
-        Raises:
-            ConfigError: a question of another call.
-        """
-        if odd := [name for name, _ in keys_N if name not in self._places]:
-            raise ConfigError(f"{odd[0]!r} is no question of the unmodified run; edit the questions that were asked there")
-        return np.array([chain * self.questions + self._places[name] for name, chain in keys_N], dtype=np.int64)
-
-    @property
-    def mean_KD(self) -> Tensor:
-        """The mean latent at each place, over all rows that have it."""
-        return self.latents_RKD.sum(dim=0) / self.counts_K[:, None]
-
-    @property
-    def std_K(self) -> Tensor:
-        """The standard deviation of a latent's entries at each place, over rows and width: what noise is measured by."""
-        entries_K = self.counts_K * self.latents_RKD.shape[2]
-        mean_K = self.latents_RKD.sum(dim=(0, 2)) / entries_K
-        off_RKD = (self.latents_RKD - mean_K[None, :, None]) * self._real_RK1
-        return (off_RKD.square().sum(dim=(0, 2)) / entries_K).sqrt()
-
-    @property
-    def alike(self) -> bool:
-        """Whether every question has the same latents (pause tokens; thoughts that have collapsed)."""
-        first_RKD = self.latents_RKD[: len(self.latents_RKD) // self.questions * self.questions : self.questions]
-        same_RKD = first_RKD.repeat_interleave(self.questions, dim=0)
-        return bool(torch.allclose(self.latents_RKD, same_RKD, rtol=1e-5, atol=1e-7))
-
-    def at(self, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
-        """Latents [N, D]; of a row that has fewer, its last. Further sets start over from the first."""
-        rows_N = rows_N % len(self.counts_R)
-        index_N = np.minimum(index_N, self.counts_R[rows_N] - 1)
-        device = self.latents_RKD.device
-        return self.latents_RKD[torch.from_numpy(rows_N).to(device), torch.from_numpy(index_N).to(device)]
-
-
-class Intervention(Protocol):
-    """What becomes of the latents at some places of some questions.
-
-    Attributes:
-        latents: the places, counted from 0, negative ones from the end; None = all.
-        questions: numbers of the questions, in the order of the call; None = all.
-    """
-
-    @property
-    def latents(self) -> Sequence[int] | None: ...
-    @property
-    def questions(self) -> Sequence[int] | None: ...
-    def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
-        """What stands there instead; `rows_N` are rows of `known`."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Where:
-    """The places of an intervention; see `Intervention`."""
+    """The places of an intervention; see `Intervention`.
+
+    Attributes:
+        layer: change the states that this layer puts out at those places (0: what enters the first layer), instead of the
+            vectors that are fed. What an intervention needs to know of others is then the unmodified run's at that layer.
+        positions, spoken: further places, in a layer: positions of the prompt from 0, negative ones from its end; spoken
+            tokens from 0. Where they are given, latents are changed only if they are given too.
+    """
 
     latents: Sequence[int] | None = None
     questions: Sequence[int] | None = None
+    layer: int | None = None
+    positions: Sequence[int] | None = None
+    spoken: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,6 +70,8 @@ class Replace(_Where):
         vectors = _tensor(self.vectors, latents_ND, "vectors")
         if vectors.dim() == 1:
             return vectors.expand_as(latents_ND)
+        if getattr(known, "from_end", False):
+            raise ConfigError("give one vector [D] for places that are counted from the end")
         if len(vectors) != known.latents_RKD.shape[1]:
             raise ConfigError(
                 f"vectors must be one of width {vectors.shape[1]}, or one per latent, {known.latents_RKD.shape[1]} of them; "
@@ -164,12 +104,14 @@ class Swap(_Where):
     """Two latents of a question change places, as the unmodified run made them. `latents` names the two."""
 
     def __post_init__(self) -> None:
+        if self.positions is not None or self.spoken is not None:
+            raise ConfigError("Swap changes two latents, in a layer too; leave positions and spoken away")
         if self.latents is None or len(self.latents) != 2:
             raise ConfigError(f"Swap needs two places, e.g. latents=(0, 1), got {self.latents!r}")
 
     def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
-        a, b = _places(self.latents, known.latents_RKD.shape[1])
+        a, b = places_of(self.latents, known.latents_RKD.shape[1])
         return known.at(rows_N, np.where(index_N == a, b, a))
 
 
@@ -261,7 +203,7 @@ class Patch(_Where):
             )
         chain_N, question_N = np.divmod(rows_N, n)
         if self.place is not None:
-            index_N = np.full_like(index_N, _places((self.place,), known.latents_RKD.shape[1])[0])
+            index_N = np.full_like(index_N, known.place(self.place))
         return known.at(chain_N * n + donors_n[question_N], index_N)
 
 
@@ -312,9 +254,17 @@ def intervene(
     how["names"] = names
     before: dict[LatentKey, Trace] = {}
     after: dict[LatentKey, Trace] = {}
-    plain = model.answer(questions, on_trace=traces_into(before), **how)
+    inside = [one for one in interventions if getattr(one, "layer", None) is not None]
+    watch = changed = None
+    if inside:
+        watch = LayerWatch(layers=sorted({layer_number(one.layer, depth_of(model)) for one in inside}))
+    plain = model.answer(questions, on_trace=traces_into(before), watch=watch, **how)
     known = KnownLatents.of({key: trace.latents_BKD[0] for key, trace in before.items()}, names)
-    answers = model.answer(questions, edit=edit_of(interventions, known, hold=hold), on_trace=traces_into(after), **how)
+    if watch is not None:
+        changed = LayerWatch(edit=layer_edit(inside, watch.states(), names, depth_of(model)))
+    fed = [one for one in interventions if one not in inside]
+    edit = edit_of(fed, known, hold=hold) if fed or hold or not inside else None
+    answers = model.answer(questions, edit=edit, watch=changed, on_trace=traces_into(after), **how)
     traces, plain_traces = ([kept[name, 0] for name in names] for kept in (after, before))
     return Intervened(answers=answers, plain=plain, traces=traces, plain_traces=plain_traces)
 
@@ -348,10 +298,12 @@ def edit_of(interventions: Sequence[Intervention], known: KnownLatents, *, hold:
         raise ConfigError("no latents were thought, so there is nothing to change; ask for some (latents=...)")
     where = []
     for one in interventions:
-        asked = range(known.questions) if one.questions is None else one.questions
-        if odd := [i for i in asked if not 0 <= i < known.questions]:
-            raise ConfigError(f"question {odd[0]} is not there: the call has {known.questions}, numbered from 0")
-        where.append((one, np.array(_places(one.latents, K), dtype=np.int64), np.array(asked, dtype=np.int64)))
+        if named := [name for name in ("layer", "positions", "spoken") if getattr(one, name, None) is not None]:
+            raise ConfigError(
+                f"{type(one).__name__} has {named[0]}=, but what is fed is latents; states of a layer are changed by "
+                "`intervene`, and positions and spoken tokens are places in a layer"
+            )
+        where.append((one, np.array(places_of(one.latents, K), dtype=np.int64), asked_of(one, known.questions)))
 
     def edit(latents_ND: Tensor, keys_N: Sequence[LatentKey], index_N: np.ndarray) -> Tensor:
         rows_N = known.rows(keys_N)
@@ -379,20 +331,6 @@ def slot_vector(model: Model, question: str) -> Tensor:
     row = model.method.prompt(question, 1)
     with torch.no_grad():
         return model.method.backbone.embed(torch.tensor([row.ids[row.start]], device=model.method.backbone.device))[0]
-
-
-def _places(latents: Sequence[int] | None, K: int) -> list[int]:
-    """Places counted from the start.
-
-    Raises:
-        ConfigError: one that is not there.
-    """
-    if latents is None:
-        return list(range(K))
-    for k in latents:
-        if not -K <= k < K:
-            raise ConfigError(f"latent {k} is not there: each question has {K}, counted from 0 (from the end: from -1)")
-    return [k % K for k in latents]
 
 
 def _tensor(data: Any, like: Tensor, name: str) -> Tensor:

@@ -232,7 +232,8 @@ def scale(
         ConfigError: no such way, numbers that make no curve, a strength out of range, or a model without latents.
         DataError: as `evaluate`.
     """
-    from unspoken.causal.interventions import Drop, KnownLatents, Noise, edit_of, latents_into
+    from unspoken.causal.interventions import Drop, Noise, edit_of, latents_into
+    from unspoken.causal.known import KnownLatents
 
     if by not in STRENGTH:
         raise ConfigError(f"unknown way to make trajectories {by!r}; known: {', '.join(STRENGTH)}")

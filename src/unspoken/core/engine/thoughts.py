@@ -47,7 +47,8 @@ def latents_of(backbone: Backbone, source: Source | None, active: ActiveRequest)
         return active.vectors_KD
     row = active.row
     if source is None:
-        return backbone.embed(torch.tensor(row.ids[row.start : row.start + row.latents], device=backbone.device))
+        ids = row.ids[row.start : row.start + row.latents]  # of none, torch would make floats
+        return backbone.embed(torch.tensor(ids, dtype=torch.long, device=backbone.device))
     return (
         torch.stack(active.latents)
         if active.latents
