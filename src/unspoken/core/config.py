@@ -11,7 +11,7 @@ import importlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -161,6 +161,13 @@ def named(table: NameTable, kind: str, data: Any) -> Any:
     if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
         raise ConfigError(f"{data['name']!r} is no {kind}: it has no `Config`, the frozen dataclass of its settings")
     return build(config, data)
+
+
+def method_layers(data: Any) -> Iterator[Any]:
+    """A method's settings as plain values, then those of the method that it wraps (their field `inner`), and so on."""
+    while data is not None:
+        yield data
+        data = data.get("inner") if isinstance(data, Mapping) else None
 
 
 def dump(config: Any) -> Any:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from unspoken.core.config import method_layers
 from unspoken.core.files import read_object, reason, sha256
 from unspoken.errors import RunError
 
@@ -94,11 +95,8 @@ def model_info(file: Path) -> dict[str, Any]:
         for name, kind in (("run", str), ("method", dict), ("own", list)):
             if not isinstance(model.get(name), kind):
                 raise ValueError(f"{name!r} is missing or of another type")
-        node: Any = model["method"]
-        while node is not None:  # a method, and those inside of it
-            if not isinstance(node, dict) or not isinstance(node.get("name"), str):
-                raise ValueError("'method' holds what is no method's settings")
-            node = node.get("inner")
+        if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in method_layers(model["method"])):
+            raise ValueError("'method' holds what is no method's settings")
         if odd := [name for name in model["own"] if not isinstance(name, str)]:
             raise ValueError(f"'own' holds {odd[0]!r}, which is no name")
         if SEAL in model and not isinstance(model.get("files"), dict):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unspoken.core.config import dump
+from unspoken.core.config import dump, method_layers
 from unspoken.core.provenance import provenance
 from unspoken.core.stored import Stored
 from unspoken.core.text.example import Example
@@ -237,9 +237,7 @@ def verify(model: Model, card: Card, batch_size: int | None = None) -> Verificat
 
 def _answering(model: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of a model, without its place and without methods around the one that answers."""
-    method = model.get("method")
-    while isinstance(method, Mapping) and "inner" in method:
-        method = method["inner"]
+    *_, method = [None, *method_layers(model.get("method"))]
     return {name: value for name, value in model.items() if name not in ("path", "saved")} | {"method": method}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from unspoken.core.config import method_layers
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.records import EvalReport, Record
@@ -54,9 +55,7 @@ def rescore(report: EvalReport, name: str, rule: ScoringRule | None = None) -> E
 
 def mark_of(report: EvalReport) -> str | None:
     """The answer mark of the template that the report's model was trained with; None where it is not known, or none."""
-    method: Any = report.model.get("method")
-    while isinstance(method, Mapping) and isinstance(method.get("inner"), Mapping):
-        method = method["inner"]
+    *_, method = [None, *method_layers(report.model.get("method"))]
     template = method.get("template") if isinstance(method, Mapping) else None
     answer = template.get("answer") if isinstance(template, Mapping) else None
     return (answer.partition("{answer}")[0].strip() or None) if isinstance(answer, str) else None

@@ -42,14 +42,9 @@ def make_method(data: Any, backbone: Backbone) -> Method:
         ConfigError: unknown method, wrong field, or more latents than the base model has positions.
     """
     config = method_config(data)
-    stages = getattr(config, "max_stage", None)
-    for latents in (
-        getattr(config, "latents", None),
-        getattr(config, "pauses", None),
-        None if stages is None else stages * config.latents_per_step,
-    ):
-        latents_asked(latents, backbone.context)
-    return lookup(METHODS, config.name, "method")(config, backbone)
+    method = lookup(METHODS, config.name, "method")
+    latents_asked(method.most_latents(config), backbone.context)
+    return method(config, backbone)
 
 
 __all__ = ["METHODS", "make_method", "method_config"]

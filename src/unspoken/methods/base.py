@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, Literal, Protocol, cast
@@ -138,6 +138,14 @@ class Method(nn.Module, ABC):
     def backbone(self) -> Backbone:
         """The base model."""
         return cast("Backbone", self._modules["backbone"])
+
+    @classmethod
+    def most_latents(cls, config: Any) -> int:
+        """The most latents in a row that a config asks for; 0 where the method has none, or a wrapped one has them.
+
+        Checked against the base model's context before the method is built.
+        """
+        return 0
 
     @property
     def at_inference(self) -> Method:
@@ -340,6 +348,12 @@ def layers(method: Method) -> Iterator[Method]:
     while layer is not None:
         yield layer
         layer = layer.wrapped
+
+
+def replace_innermost(config: Any, **fields: Any) -> Any:
+    """A method's config with other values in fields of the method that is wrapped last; its own where it wraps none."""
+    inner = getattr(config, "inner", None)
+    return replace(config, **fields) if inner is None else replace(config, inner=replace_innermost(inner, **fields))
 
 
 def parts_of(method: Method) -> dict[str, Part]:

@@ -86,6 +86,11 @@ class Coconut(Method):
         self.latents_per_group = config.latents_per_step
         self._stages = self._all_stages()
 
+    @classmethod
+    def most_latents(cls, config: CoconutConfig) -> int:
+        """Those of the last stage."""
+        return config.latents_per_step * config.max_stage
+
     def new_tokens(self) -> tuple[int, ...]:
         """The three markers."""
         return self.markers.ids

@@ -125,6 +125,11 @@ class Codi(Method):
         self.projection = Projection(backbone.width, config) if config.projection else None
         self._answer_starts: dict[str, int] = {}
 
+    @classmethod
+    def most_latents(cls, config: CodiConfig) -> int:
+        """As many in every row."""
+        return config.latents
+
     def new_tokens(self) -> tuple[int, ...]:
         """The three markers."""
         return self.markers.ids

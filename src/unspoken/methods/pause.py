@@ -69,6 +69,11 @@ class Pause(Method):
         if config.trains == "pauses":
             backbone.train_rows((self.pause,))
 
+    @classmethod
+    def most_latents(cls, config: PauseConfig) -> int:
+        """The pauses, which stand in slots."""
+        return config.pauses
+
     def new_tokens(self) -> tuple[int, ...]:
         """The pause."""
         return (self.pause,)

@@ -124,6 +124,11 @@ class SemCotGenerator(Method):
         self._base_hold = placeholder_id(backbone, self.slots)
         self._today = date.fromisoformat(config.today)
 
+    @classmethod
+    def most_latents(cls, config: SemCotGeneratorConfig) -> int:
+        """As many in every row."""
+        return config.latents
+
     def train(self, mode: bool = True) -> SemCotGenerator:
         """A frozen base model never drops out."""
         super().train(mode)

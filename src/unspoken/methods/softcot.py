@@ -122,6 +122,11 @@ class SoftCot(Method):
         )
         self._today = date.fromisoformat(config.today)
 
+    @classmethod
+    def most_latents(cls, config: SoftCotConfig) -> int:
+        """As many in every row."""
+        return config.latents
+
     def train(self, mode: bool = True) -> SoftCot:
         """A frozen base model never drops out."""
         super().train(mode)

@@ -16,6 +16,7 @@ from unspoken.core.auxiliary.step_decoder import StepDecoderConfig
 from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.methods.base import replace_innermost
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.runs.config import RunConfig, TrainConfig
@@ -99,11 +100,10 @@ def sim_cot_of(base: Scripts, task: Any) -> RunConfig:
 def _in_words(config: RunConfig, *, whole: bool) -> RunConfig:
     """Chains of sentences. [Z] train.py: a line end behind the chain. On CommonsenseQA and StrategyQA the chain is kept
     whole and the question ends in a line end; on GSM8K-Aug-NL the last sentence is left out."""
-    inner = getattr(config.method, "inner", config.method)
-    template = replace(inner.template, question="{question}\n") if whole else inner.template
-    inner = replace(inner, chain_end="\n", include_last_step=whole, template=template)
-    method = replace(config.method, inner=inner) if isinstance(config.method, SimCotConfig) else inner
-    return replace(config, method=method)
+    changed: dict[str, Any] = {"chain_end": "\n", "include_last_step": whole}
+    if whole:
+        changed["template"] = replace(CodiConfig().template, question="{question}\n")
+    return replace(config, method=replace_innermost(config.method, **changed))
 
 
 _NL_LLAMA_1B = replace(LLAMA_1B, epochs=3, most=256)  # [Z] train_llama1b_gsm8k-aug-nl.sh

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.methods.base import replace_innermost
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.pause import PauseConfig
@@ -109,8 +110,8 @@ def sim_cot() -> RunConfig:
 def sim_cot_staged() -> RunConfig:
     """SIM-CoT with Coconut's staged curriculum, as the released configuration has it. [S] gsm_simcot.yaml: resume 3."""
     base = sim_cot()
-    inner = replace(base.method.inner, curriculum="staged", first_stage=1)
-    return replace(base, method=replace(base.method, inner=inner), train=replace(base.train, epochs=32))
+    method = replace_innermost(base.method, curriculum="staged", first_stage=1)
+    return replace(base, method=method, train=replace(base.train, epochs=32))
 
 
 LLAMA_1B = "meta-llama/Llama-3.2-1B-Instruct"
@@ -135,6 +136,6 @@ def sim_cot_llama1b() -> RunConfig:
     With one stage all steps are one target, explained by all six latents together.
     """
     base = sim_cot()
-    inner = replace(base.method.inner, latents_per_step=6, max_stage=1)
+    method = replace_innermost(base.method, latents_per_step=6, max_stage=1)
     train = replace(base.train, lr=1e-5, precision="bf16")  # [C I 11]; the repository has no Llama settings for this half
-    return replace(base, backbone=BackboneConfig(path=LLAMA_1B), method=replace(base.method, inner=inner), train=train)
+    return replace(base, backbone=BackboneConfig(path=LLAMA_1B), method=method, train=train)

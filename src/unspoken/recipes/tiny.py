@@ -20,6 +20,7 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.curriculum import StageSettings
 from unspoken.core.text.prompts import TEXTS
 from unspoken.core.text.template import Template
+from unspoken.methods.base import replace_innermost
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.cot import CotConfig
@@ -95,6 +96,11 @@ def _stage_epochs(train: TrainConfig, stages: int, share: float) -> float:
     return round(share * (train.steps or 0) * train.batch_size / _ROWS / stages, 6)
 
 
+_COCONUT_STAGES = (STEPS - 1, 0.3)
+_SIM_COT_STAGES = (STEPS, 0.4)
+"""How many stages before the last one, and the share of the run that they take together."""
+
+
 def coconut() -> RunConfig:
     """Coconut: one more step becomes a latent at each stage, as published; after 30% of the run no text is left.
 
@@ -106,7 +112,7 @@ def coconut() -> RunConfig:
             latents_per_step=1,
             max_stage=STEPS,
             first_stage=1,
-            epochs_per_stage=_stage_epochs(_TRAIN, STEPS - 1, 0.3),
+            epochs_per_stage=_stage_epochs(_TRAIN, *_COCONUT_STAGES),
             restart_optimizer=True,
         ),
         task=_TASK,
@@ -172,7 +178,7 @@ def sim_cot() -> RunConfig:
                 latents_per_step=1,
                 max_stage=STEPS,
                 first_stage=0,
-                epochs_per_stage=_stage_epochs(_TRAIN, STEPS, 0.4),
+                epochs_per_stage=_stage_epochs(_TRAIN, *_SIM_COT_STAGES),
                 curriculum="progressive",
                 restart_optimizer=False,
             ),
@@ -202,12 +208,11 @@ def shipped() -> RunConfig:
     updates = 5600
     base = sim_cot()
     train = replace(_TRAIN, steps=updates, lr=3e-3, validate_every=400, save_every=400)
-    inner = replace(base.method.inner, epochs_per_stage=_stage_epochs(train, STEPS + 1, 0.6))
     shape = {**SHAPE, "num_attention_heads": 3, "num_key_value_heads": 3}
     return replace(
         base,
         backbone=BackboneConfig(arch=shape, tokenizer="builtin:tiny-tokenizer"),
-        method=replace(base.method, inner=inner),
+        method=replace_innermost(base.method, epochs_per_stage=_stage_epochs(train, STEPS + 1, 0.6)),
         train=train,
     )
 
@@ -330,20 +335,18 @@ def sim_cot_semcot() -> RunConfig:
     return replace(base, method=method)
 
 
-def _shortened(config: RunConfig, seed: int, updates: int = 1700) -> RunConfig:
-    """The same recipe with fewer updates, its stages shortened alike."""
+def _shortened(config: RunConfig, seed: int, stages: tuple[int, float] | None = None, updates: int = 1700) -> RunConfig:
+    """The same recipe with fewer updates; stages keep their share of the run."""
     train = replace(config.train, steps=updates, validate_every=updates // 5, save_every=updates // 5, seed=seed)
-    method = config.method
-    inner = getattr(method, "inner", method)
-    if isinstance(inner, CoconutConfig):
-        inner = replace(inner, epochs_per_stage=round(inner.epochs_per_stage * updates / UPDATES, 6))
-        method = replace(method, inner=inner) if isinstance(method, SimCotConfig) else inner
+    if stages is None:
+        return replace(config, train=train)
+    method = replace_innermost(config.method, epochs_per_stage=_stage_epochs(train, *stages))
     return replace(config, method=method, train=train)
 
 
 QUICKSTART: dict[str, Callable[[int], RunConfig]] = {
     "No-CoT": lambda seed: _shortened(no_cot(), seed),
-    "Coconut": lambda seed: _shortened(coconut(), seed),
-    "SIM-CoT": lambda seed: _shortened(sim_cot(), seed),
+    "Coconut": lambda seed: _shortened(coconut(), seed, _COCONUT_STAGES),
+    "SIM-CoT": lambda seed: _shortened(sim_cot(), seed, _SIM_COT_STAGES),
 }
 """What `unspoken quickstart` trains: label -> recipe of a seed."""

@@ -127,6 +127,11 @@ class Echo(Method):
 
     # what it has beside the base model
 
+    @classmethod
+    def most_latents(cls, config: EchoConfig) -> int:
+        """As many in every row."""
+        return config.steps * config.latents_per_step
+
     def new_tokens(self) -> tuple[int, ...]:
         """<|echo|>, whose row trains under LoRA too."""
         return (self.echo,)
