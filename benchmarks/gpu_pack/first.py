@@ -1,6 +1,6 @@
 """The first call: half of the model, the GPU tests, a rehearsal of the six runs, then speed on a quiet machine.
 
-    python3 -m benchmarks.gpu_pack.first OUT --seconds 250
+    python3 -m benchmarks.gpu_pack.first OUT --seconds 270
 
 The rehearsal trains random weights of the same shape, all six runs at once, through every stage and one validation, and is
 then ended: what fails in the second call fails here, and how long an update takes is written down for it.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from benchmarks.gpu_pack import machine, runs
 from benchmarks.gpu_pack.jobs import Job
 
-REHEARSED, EVALUATED, TESTED, MARGIN = 65.0, 40.0, 120.0, 8.0
+REHEARSED, EVALUATED, TESTED, MARGIN = 80.0, 40.0, 120.0, 8.0
 """Seconds: of the rehearsal, of its evaluations, of the tests; and between the last job's end and the call's."""
 
 

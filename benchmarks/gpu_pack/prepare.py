@@ -193,7 +193,7 @@ def main() -> None:
         print(f"both calls went through; this pack is for Python {version}: prepare it again without --dry-run")
         return
     print("On the machine, in the root of the checkout, with .pack/one and then .pack/two beside it:")
-    print('  python3 -m benchmarks.gpu_pack.first "$OUT" --seconds 250')
+    print('  python3 -m benchmarks.gpu_pack.first "$OUT" --seconds 270')
     print('  python3 -m benchmarks.gpu_pack.second "$OUT" --seconds 480')
 
 

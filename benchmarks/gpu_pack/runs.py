@@ -25,7 +25,7 @@ BATCH = 64
 ROWS = 16_704
 """Rows of an update; rows of GSM8K-Aug's training set that there are."""
 
-START = 16.0
+START = 20.0
 """Seconds until a process makes its first update: imports, the model, the data."""
 
 REHEARSED_STEPS = 20
