@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unspoken.core.rows.attachment import Attachment
@@ -61,6 +61,10 @@ class Row:
         """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
         return max(len(self.ids) + self.position_gap[1], self.branch.longest if self.branch is not None else 0)
 
+    def followed_by(self, text: tuple[int, ...], **changes: Any) -> Row:
+        """The row with more text behind it, each token of which is to be predicted."""
+        return replace(self, ids=(*self.ids, *text), labels=(*self.labels, *text), **changes)
+
     def value(self, name: str, default: Any = None) -> Any:
         """The `HostValue` of a name; `default` where the row has none."""
         return getattr(self.extra.get(name), "value", default)
@@ -68,6 +72,11 @@ class Row:
     def positions_elsewhere(self, chain: int, sample: int) -> int:
         """Positions that other models forward for a sample of a set of thoughts."""
         return sum(part.positions_elsewhere(chain, sample) for part in self.extra.values())
+
+
+def unlabelled(ids: tuple[int, ...], *, start: int | None = None, **fields: Any) -> Row:
+    """A row of which nothing is to be predicted, such as a prompt; without latents unless told otherwise."""
+    return Row(**{"latents": 0, **fields}, ids=ids, labels=(IGNORE,) * len(ids), start=len(ids) if start is None else start)
 
 
 EMPTY = Row(ids=(), labels=(), start=0, latents=0)
