@@ -82,7 +82,7 @@ class SemCotGenerator(SoftPrompt):
         backbone.freeze()
         generator = Assistant(config.assistant, trains=True, tokens=(THOUGHT,))
         super().__init__(config, backbone, generator, config.slots or SlotMarkers())
-        (self.hold,) = self.assistant.token_ids
+        self.hold = self.assistant.token_ids[0]
 
     @property
     def uses_steps(self) -> bool:
