@@ -22,6 +22,11 @@ REHEARSED, EVALUATED, TESTED, MARGIN = 80.0, 40.0, 120.0, 8.0
 def main() -> None:
     """Run everything."""
     call = machine.begin(__doc__, 1, {"bench": 1})
+    with call.board:
+        _go(call)
+
+
+def _go(call: machine.Call) -> None:
     board, end, slower = call.board, call.board.seconds - MARGIN, 10 if call.tiny else 1
     size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens(), asked=48, controlled=48, explained=48)
     shape = [sys.executable, "-m", "benchmarks.gpu_pack.random_model", call.work / "shape", call.random]
@@ -38,9 +43,8 @@ def main() -> None:
     machine.write(call.work / "speeds.json", found)
     board.tell("seconds per update: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in found.items()))
     board.run(until=end)
-    for line in (board.logs / "tests.out").read_text(encoding="utf-8", errors="replace").splitlines()[-40:]:
-        print(line)
-    board.close()
+    if (said := board.logs / "tests.out").exists():
+        print("\n".join(said.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]))
 
 
 def _tests(call: machine.Call, slower: int) -> Job:

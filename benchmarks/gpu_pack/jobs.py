@@ -11,9 +11,11 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.gpu_pack.results import pack
 
@@ -38,6 +40,7 @@ class Job:
         lane: jobs of one lane share its places; None = it starts at once.
         environment: variables beside those of the call.
         nice: how far it stands back for others.
+        aside: it watches; the call does not wait for it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Job:
     lane: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     nice: int = 0
+    aside: bool = False
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
     ended: str | None = None  # how, once it has
@@ -77,6 +81,15 @@ class Board:
         self.watchers: list[Callable[[float], None]] = []
         signal.signal(signal.SIGTERM, lambda *_: self.close(1))
 
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Whatever happens, what there is comes back."""
+        if error is not None:
+            self.tell("".join(traceback.format_exception(error)))
+        self.close(error is not None)
+
     @property
     def clock(self) -> float:
         """Seconds since the call began."""
@@ -96,7 +109,7 @@ class Board:
     def run(self, until: float | None = None) -> None:
         """Run all jobs to their ends, or until a moment (seconds since the beginning); those that run then go on."""
         end = self.seconds if until is None else until
-        while self.clock < end and any(job.ended is None for job in self.jobs.values()):
+        while self.clock < end and any(job.ended is None and not job.aside for job in self.jobs.values()):
             for job in self.jobs.values():
                 self._look(job)
             for watcher in self.watchers:

@@ -138,7 +138,7 @@ def watch_gpu(call: Call) -> list[Job]:
     if shutil.which("nvidia-smi") is None:
         return []
     what = ["nvidia-smi", "--query-gpu=timestamp,utilization.gpu,memory.used,power.draw", "--format=csv", "-l", "2"]
-    return [Job(name="gpu", command=lambda: what, until=call.board.seconds)]
+    return [Job(name="gpu", command=lambda: what, until=call.board.seconds, aside=True)]
 
 
 def write(path: Path, content: Any) -> None:

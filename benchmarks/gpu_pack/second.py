@@ -30,6 +30,11 @@ CORES = 6
 def main() -> None:
     """Run everything."""
     call = machine.begin(__doc__, 2, {"tiny": CORES if (os.cpu_count() or 1) >= 2 * CORES else 1})
+    with call.board:
+        _go(call)
+
+
+def _go(call: machine.Call) -> None:
     board = call.board
     trained = board.seconds - MARGIN - EVALUATED
     size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens())
@@ -45,7 +50,6 @@ def main() -> None:
     board.add(*_tiny(call))
     board.run(until=board.seconds - MARGIN)
     _tell(call)
-    board.close()
 
 
 def _training(

@@ -57,6 +57,16 @@ def test_jobs_begin_after_others_however_those_end(tmp_path):
     assert (jobs.logs / "fails.out").read_text() == "so far\n"
 
 
+def test_what_only_watches_keeps_no_call_open(tmp_path):
+    jobs = board(tmp_path, 30)
+    jobs.add(Job(name="watch", command=lambda: SLEEPS, until=30, aside=True), ends("short"))
+    jobs.run()
+    assert jobs.clock < 15
+    assert (jobs.jobs["short"].ended, jobs.jobs["watch"].ended) == ("done", None)
+    assert jobs.jobs["watch"].process is not None
+    jobs.jobs["watch"].process.kill()
+
+
 def test_a_lane_has_so_many_places(tmp_path):
     jobs = board(tmp_path, 40, lanes={"narrow": 2})
     jobs.add(*(ends(str(number), lane="narrow") for number in range(5)))
@@ -72,22 +82,27 @@ def test_a_lane_has_so_many_places(tmp_path):
     assert all(job.ended == "done" for job in jobs.jobs.values())
 
 
-def test_a_call_leaves_before_its_time_is_over_and_brings_back_what_there_is(tmp_path):
-    """In a process of its own: `close` ends it."""
+@pytest.mark.parametrize("odd", ["pass", "1 / 0"])
+def test_a_call_leaves_before_its_time_is_over_and_brings_back_what_there_is(odd, tmp_path):
+    """In a process of its own, which ends there; also where the script itself fails."""
     script = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from benchmarks.gpu_pack.jobs import Board, Job
-board = Board(Path({str(tmp_path / "work")!r}), Path({str(tmp_path / "out")!r}), 5, {{}})
-board.add(Job(name="long", command=lambda: {SLEEPS!r}, until=100), Job(name="bad", command=lambda: {FAILS!r}, until=100))
-board.run(until=2); board.close()
+with Board(Path({str(tmp_path / "work")!r}), Path({str(tmp_path / "out")!r}), 5, {{}}) as board:
+    board.add(Job(name="long", command=lambda: {SLEEPS!r}, until=100), Job(name="bad", command=lambda: {FAILS!r}, until=100))
+    board.run(until=2)
+    {odd}
 """
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
+    code = subprocess.run([sys.executable, "-c", script], timeout=20).returncode
+    assert code == (odd != "pass")
     assert time.monotonic() - began < 10
     with tarfile.open(tmp_path / "out" / "results-1.tar.gz") as archive:
         assert {"logs/bad.out", "logs/bad.err", "logs/long.command"} <= set(archive.getnames())
-    assert "long the call is over; bad failed with 1" in (tmp_path / "out" / "progress.log").read_text()
+    told = (tmp_path / "out" / "progress.log").read_text()
+    assert "long the call is over; bad failed with 1" in told
+    assert ("ZeroDivisionError" in told) == (odd != "pass")
 
 
 def test_results_are_reports_and_never_weights(tmp_path):
