@@ -143,7 +143,7 @@ def test_latents_that_do_nothing():
     assert all(control.accuracy.correct == 200 for control in report.controls)
     assert "No effect of what the latents say was found" in report.verdict
     assert (
-        "changes by +0.0 points (95% interval −1.4 to +1.4), and a fall of more than 1.4 points is excluded"
+        "changes by +0.0 points (95% interval -1.4 to +1.4), and a fall of more than 1.4 points is excluded"
         in report.verdict
     )
     assert "No fall was found with zero (+0.0), noise 0.5 (+0.0)" in report.verdict
@@ -156,7 +156,7 @@ def test_latents_that_only_give_room():
     """Their content does nothing, but without any nothing is right."""
     report = controls("room", size=100)
     assert finding(report) == "none found"
-    assert "Without any latent accuracy changes by −100.0 points" in report.verdict
+    assert "Without any latent accuracy changes by -100.0 points" in report.verdict
     assert "From 1 of 3 latents on no fall was found" in report.verdict
 
 
@@ -165,7 +165,7 @@ def test_latents_that_do_little():
     report = controls("mostly idle", size=400)
     assert finding(report) == "matter little"
     assert (
-        "What the latents say matters, but little: with another problem's latents accuracy changes by −2.0" in report.verdict
+        "What the latents say matters, but little: with another problem's latents accuracy changes by -2.0" in report.verdict
     )
     assert "98.0% of the answers stay the same" in report.verdict
 
@@ -260,7 +260,7 @@ def test_the_file_holds_every_record(tmp_path):
     assert data["summary"]["verdict"] == report.verdict
     assert {row["control"] for row in data["summary"]["controls"]} == set(WHAT)
     text = to_markdown(report)
-    assert "| shuffled | 0.0 (0.0–8.8) | −100.0 (−100.0 to −86.0) | 40 | 0 | &lt; 0.001 | 0.0 |" in text
+    assert "| shuffled | 0.0 (0.0–8.8) | -100.0 (-100.0 to -86.0) | 40 | 0 | &lt; 0.001 | 0.0 |" in text
     assert "shuffled: another problem's latents" in text
 
 

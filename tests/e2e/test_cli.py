@@ -53,6 +53,20 @@ def test_list_names_what_there_is():
     assert all(len(words) >= 2 for words in lines.values()), lines
 
 
+def test_a_run_per_training_seed(tmp_path):
+    done = unspoken("train", "tiny/codi", *FAST, "--seeds", "2", "--out", tmp_path / "codi", "--quiet")
+    assert done.returncode == 0, done.stderr
+    runs = [tmp_path / "codi-seed-0", tmp_path / "codi-seed-1"]
+    assert done.stdout.split() == [str(run) for run in runs]
+    assert f"unspoken compare --group {runs[0]} {runs[1]}" in done.stderr
+    assert [json.loads((run / "run.json").read_text())["config"]["train"]["seed"] for run in runs] == [0, 1]
+    for words in (("--seeds", "0"), ("--seeds", "a"), ("--seeds", "1,1"), ("--seeds", "99999999")):
+        refused(unspoken("train", "tiny/codi", *FAST, *words), "--seeds")
+    refused(unspoken("train", "tiny/codi", "train.seed=3", "--seeds", "2"), "--seeds sets train.seed")
+    refused(unspoken("train", "tiny/codi", "train.steps=0", "--seeds", "2", "--out", tmp_path / "none"), "steps")
+    assert not list(tmp_path.glob("none*"))
+
+
 def test_train_eval_ask_compare_export(run, tmp_path):
     done = unspoken("eval", run, "--limit", "12", "--explain", "--out", run / "eval-tiny-test.json")
     assert done.returncode == 0, done.stderr

@@ -98,7 +98,7 @@ def test_compare_makes_all_pairs_and_those_of_the_first() -> None:
     assert (result.pairs[1].p, result.pairs[1].overlap) == (1.0, True)
     text = comparison_table(result).markdown()
     assert "| a | b | +45.0 | 1 | 10 | 0.012 | apart |" in text
-    assert "| b | c | −45.0 | 10 | 1 | 0.012 | apart |" in text
+    assert "| b | c | -45.0 | 10 | 1 | 0.012 | apart |" in text
     assert "20 problems paired by id" in text
     assert "not adjusted for the 3 pairs" in text
     assert "0.012" in shown(comparison_table(result))

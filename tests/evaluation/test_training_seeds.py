@@ -139,7 +139,7 @@ def test_compare_groups_training_seeds(tmp_path: Path):
     result = CliRunner().invoke(app, ["compare", *map(str, runs), "--group", "--out", str(tmp_path / "t.md")])
     text = (tmp_path / "t.md").read_text()
     assert "| a | 65.0 (20.2–100.0) | 50.0, 60.0, 85.0 | ±" in text
-    assert re.search(r"\| a \| b \| −42\.5 \| ", text)
+    assert re.search(r"\| a \| b \| -42\.5 \| ", text)
 
 
 def test_what_is_no_training_seed_is_not_grouped(tmp_path: Path):

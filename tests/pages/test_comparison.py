@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 
 from unspoken.cli import app
 from unspoken.errors import ConfigError, DataError
-from unspoken.pages.comparison import chart, grid_json, markdown, read, tables
+from unspoken.pages.comparison import chart, grid_json, read, tables
+from unspoken.pages.formats import markdown
 
 FIRST, SECOND = [True] * 9 + [False] * 11, [True] * 8 + [False] * 2 + [True] * 10
 
@@ -58,7 +60,7 @@ def test_the_chart_is_a_file_of_its_own(runs: list[Path]):
     space = "{http://www.w3.org/2000/svg}"
     panels = root.findall(f"{space}svg")
     assert [panel.get("aria-label") for panel in panels] == [
-        f"{task}: accuracy against forward passes" for task in ("svamp", "tiny")
+        f"{task}: accuracy against forward passes, 95% interval" for task in ("svamp", "tiny")
     ]
     assert [len(panel.findall(f".//{space}circle")) for panel in panels] == [1, 2]
     near, far = (circle for circle in panels[1].iter(f"{space}circle"))
@@ -94,3 +96,37 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path):
     other = replace(read(runs)["tiny"]["b"], extractor="flexible")
     with pytest.raises(DataError, match=r"the extractor differs, 'strict' .* against 'flexible'"):
         markdown(tables({"tiny": {"a": read(runs)["tiny"]["a[b]"], "b": other}}))
+
+
+def test_a_name_says_the_format_or_is_refused(runs: list[Path], tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    begins = {"t.tex": b"% Accuracy", "t.csv": b"task,run,", "t.JSON": b"{", "t.md": b"| method", "c.pdf": b"%PDF-",
+              "c.png": b"\x89PNG", "c.svg": b"<svg "}  # fmt: skip
+    for group in ((), ("--group",)):
+        for name, begin in begins.items():
+            option = "--chart" if name.startswith("c") else "--out"
+            words = ["compare", *map(str, runs), option, str(tmp_path / name), *group]
+            done = CliRunner().invoke(app, words, catch_exceptions=False)
+            assert done.exit_code == 0, done.output
+            start = (tmp_path / name).read_bytes()[: len(begin)]
+            assert start == begin or (group and name in ("t.md", "t.tex", "t.csv")), name
+            (tmp_path / name).unlink()
+    for option, name in (("--out", "t.txt"), ("--out", "t"), ("--out", "t.svg"), ("--chart", "c.jpg"), ("--chart", "c.md")):
+        with pytest.raises(ConfigError, match=rf"{option} .*give a name that ends in one of them"):
+            CliRunner().invoke(app, ["compare", *map(str, runs), option, str(tmp_path / name)], catch_exceptions=False)
+        assert not (tmp_path / name).exists()
+
+
+def test_csv_and_latex_hold_numbers_that_programs_read(runs: list[Path], tmp_path: Path):
+    words = ["compare", *map(str, runs), "--out"]
+    CliRunner().invoke(app, [*words, str(tmp_path / "t.csv")], catch_exceptions=False)
+    lines = list(csv.DictReader((tmp_path / "t.csv").open(encoding="utf-8")))
+    assert [(line["task"], line["run"], line["correct"], line["accuracy"]) for line in lines] == [
+        ("svamp", "a[b]", "9", "0.75"), ("tiny", "a[b]", "9", "0.45"), ("tiny", "b", "18", "0.9"),
+    ]  # fmt: skip
+    assert float(lines[2]["low"]) < 0.9 < float(lines[2]["high"])
+    CliRunner().invoke(app, [*words, str(tmp_path / "t.tex")], catch_exceptions=False)
+    text = (tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert "a[b] & 45.0 (25.8--65.8)" in text
+    assert "\u2212" not in text
+    assert text.count("\\toprule") == text.count("\\bottomrule") >= 2

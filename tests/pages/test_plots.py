@@ -10,7 +10,8 @@ from support.fakes.inspection import Problems, model
 
 from unspoken.errors import ConfigError, RunError
 from unspoken.inspector.look import inspect
-from unspoken.pages.plots import check_matplotlib, draw
+from unspoken.pages.drawing import check_matplotlib
+from unspoken.pages.plots import draw
 from unspoken.pages.svg import heat_map
 
 METRICS = [

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.small_study import changed
 
 from unspoken.errors import ConfigError
 from unspoken.recipes import recipe
@@ -14,14 +15,6 @@ from unspoken.studies.run import planned
 from unspoken.studies.study import Evaluation, read_study
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def changed(folder: Path, old: str, new: str) -> Path:
-    file = folder / "study.toml"
-    text = file.read_text(encoding="utf-8")
-    assert old in text
-    file.write_text(text.replace(old, new, 1), encoding="utf-8")
-    return folder
 
 
 def test_every_combination_with_every_seed(small: Path):

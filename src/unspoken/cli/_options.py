@@ -67,6 +67,40 @@ def whole_numbers(text: str, option: str, example: str, *, most: int = 999_999_9
     return [number for number in found if number is not None]
 
 
+MOST_SEEDS = 10_000
+
+
+def seed_list(text: str, what: str) -> list[int]:
+    """The seeds of --seeds. One number is how many: 5 = 0, 1, 2, 3, 4.
+
+    Args:
+        text: what was given.
+        what: of what there is one per seed.
+
+    Raises:
+        ConfigError: something else, or too many.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if any(len(part) > 18 for part in parts):
+        raise ConfigError(f"--seeds needs numbers of at most 18 digits, got {text!r:.60}")
+    if len(parts) == 1 and parts[0].isdecimal() and int(parts[0]):
+        if int(parts[0]) > MOST_SEEDS:
+            raise ConfigError(
+                f"--seeds {parts[0]} asks for so many {what}; {MOST_SEEDS} at most. The one seed {parts[0]} "
+                f"is --seeds {parts[0]},"
+            )
+        return list(range(int(parts[0])))
+    if len(parts) == 2 and not parts[-1]:  # "41," is the seed 41 alone
+        del parts[-1]
+    elif len(parts) == 1:
+        parts = [""]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise ConfigError(
+            f"--seeds needs how many, e.g. 5 for 0 to 4, or different numbers with commas, e.g. 41,42,43; got {text!r}"
+        )
+    return [int(part) for part in parts]
+
+
 def _split(text: str) -> Split:
     for split in SPLITS:
         if split == text:

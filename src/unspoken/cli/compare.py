@@ -20,21 +20,23 @@ from unspoken.errors import ConfigError
 @app.command()
 def compare(
     runs: Annotated[list[Path], argument("Run directories (evaluated before) or report files.")],
-    out: Annotated[Path | None, typer.Option(help="Also write Markdown (.md) or JSON (.json).", **FILE)] = None,
-    chart: Annotated[Path | None, typer.Option(help="Also draw accuracy by forward passes: an .svg file.", **FILE)] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the tables: .md, .tex, .csv or .json.", **FILE)] = None,
+    chart: Annotated[
+        Path | None, typer.Option(help="Also draw accuracy by forward passes: .svg, .pdf or .png.", **FILE)
+    ] = None,
     extractor: Annotated[str | None, typer.Option(help="Score all answers by this rule (see `rescore`).")] = None,
     group: Annotated[
         bool, typer.Option("--group", help="One line per recipe: the mean over training seeds, with an interval over them.")
     ] = False,
 ) -> None:
     """Put evaluations side by side: runs times tasks, with a paired test on the problems that runs share."""
-    from unspoken.core.files import write_text
     from unspoken.evaluation import groups
     from unspoken.evaluation.rescore import rescore
     from unspoken.pages import comparison as pages
+    from unspoken.pages import formats
 
-    if group and chart is not None:
-        raise ConfigError("--chart draws runs, not groups of them; give --chart without --group")
+    formats.check_table(out, "--out")
+    formats.check_chart(chart, "--chart")
     found = pages.find(runs)
     if extractor is not None:
         found = {task: {name: (rescore(r, extractor), at) for name, (r, at) in row.items()} for task, row in found.items()}
@@ -55,8 +57,9 @@ def compare(
                 console.say(line)
     if out is not None:
         as_json = groups.to_json(recipes) if group else pages.grid_json(grid)
-        write_text(out, as_json if out.suffix == ".json" else pages.markdown(tables))
+        formats.write_tables(out, tables, as_json=as_json, as_csv=groups.to_csv(recipes) if group else pages.grid_csv(grid))
         console.say(f"written: {out}")
     if chart is not None:
-        write_text(chart, pages.chart(grid))
+        drawn = pages.group_charts(recipes) if group else pages.charts(grid)
+        formats.write_charts(chart, pages.drawn_svg(drawn), drawn)
         console.say(f"written: {chart}")

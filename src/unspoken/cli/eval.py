@@ -31,6 +31,7 @@ from unspoken.cli._options import (
     given,
     new_console,
     rule_names,
+    seed_list,
     task_of,
 )
 from unspoken.cli._progress import bar
@@ -40,34 +41,14 @@ from unspoken.errors import ConfigError
 if TYPE_CHECKING:
     from unspoken.causal.campaign import Evaluated
 
-MOST_SEEDS = 10_000
-
 
 def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int]:
-    """The seeds of several evaluations; none = one, as the run or --seed says. One number is how many: 5 = 0, 1, 2, 3, 4."""
+    """The seeds of several evaluations; none = one, as the run or --seed says."""
     if text is None:
         return []
     if seed is not None or out is not None:
         raise ConfigError("--seeds goes without --seed and --out: there is one report per seed, named by it")
-    parts = [part.strip() for part in text.split(",")]
-    if any(len(part) > 18 for part in parts):
-        raise ConfigError(f"--seeds needs numbers of at most 18 digits, got {text!r:.60}")
-    if len(parts) == 1 and parts[0].isdecimal() and int(parts[0]):
-        if int(parts[0]) > MOST_SEEDS:
-            raise ConfigError(
-                f"--seeds {parts[0]} asks for so many evaluations; {MOST_SEEDS} at most. The one seed {parts[0]} is "
-                f"--seeds {parts[0]},"
-            )
-        return list(range(int(parts[0])))
-    if len(parts) == 2 and not parts[-1]:  # "41," is the seed 41 alone
-        del parts[-1]
-    elif len(parts) == 1:
-        parts = [""]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
-        raise ConfigError(
-            f"--seeds needs how many, e.g. 5 for 0 to 4, or different numbers with commas, e.g. 41,42,43; got {text!r}"
-        )
-    return [int(part) for part in parts]
+    return seed_list(text, "evaluations")
 
 
 def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str] | None, out: Path | None) -> list[Any]:

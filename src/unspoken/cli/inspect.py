@@ -51,7 +51,7 @@ def inspect(
 
     numbers = _counts(counts)
     if plots:
-        from unspoken.pages.plots import check_matplotlib
+        from unspoken.pages.drawing import check_matplotlib
 
         check_matplotlib()
     chosen = task_of(run, task, overrides)

@@ -7,6 +7,7 @@ name (a method, a task) carries `name: Literal["..."]` as its first field, so th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import json
@@ -117,6 +118,12 @@ def _refuse_bools(cls: Any, data: Mapping[str, Any], where: str) -> None:
                 _refuse_bools(kind, value, where)
 
 
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    """What checks data against a class; to make one takes longer than to use it."""
+    return TypeAdapter(cls)
+
+
 def build(cls: type[T], data: Any, where: str = "") -> T:
     """Check `data` (a dict, or an instance already) against a config class.
 
@@ -134,7 +141,7 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
         raise ConfigError(f"{where}{cls.__name__} needs a mapping of fields, got {type(data).__name__} ({data!r:.60})")
     _refuse_bools(cls, data, where)
     try:
-        return TypeAdapter(cls).validate_python(dict(data))
+        return _adapter(cls).validate_python(dict(data))
     except ConfigError as error:  # from a class's own checks
         raise ConfigError(where + str(error)) from None
     except ValidationError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.core.config import dump
-from unspoken.core.text.table import Table
+from unspoken.core.text.table import Table, csv_text
 from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import OverSeeds, difference_of_means, mean, over_training_seeds
@@ -206,3 +206,21 @@ def to_json(tasks: Mapping[str, Sequence[SeedGroup]]) -> str:
     """Task -> recipe -> figures."""
     data = {task: {group.name: group.plain() for group in groups} for task, groups in tasks.items()}
     return json.dumps(data, indent=2) + "\n"
+
+
+CSV = ("task", "recipe", "seed", "run", "correct", "n", "accuracy", "low", "high", "latents", "tokens", "passes")
+"""Columns of `to_csv`."""
+
+
+def to_csv(tasks: Mapping[str, Sequence[SeedGroup]]) -> str:
+    """A line per task, recipe and training seed: what means and intervals are made of."""
+    rows = [
+        [
+            task, group.name, seed, label, r.accuracy.correct, r.n, r.accuracy.value, *r.accuracy.interval, r.mean_latents,
+            r.mean_visible_tokens, r.mean_passes,
+        ]
+        for task, groups in tasks.items()
+        for group in groups
+        for label, (seed, r) in zip(group.labels, group.reports.items(), strict=True)
+    ]  # fmt: skip
+    return csv_text(CSV, rows)

@@ -32,8 +32,8 @@ def percent(value: float) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    """A difference of shares in percentage points, with its sign; a minus is a hyphen, which programs read as a number."""
+    return f"{100 * difference:+.1f}"
 
 
 def with_interval(rate: Rate) -> str:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.core.seal import changed, identity
-from unspoken.core.text.markup import cell
-from unspoken.core.text.table import Table
+from unspoken.core.text.table import Table, csv_text
 from unspoken.errors import ConfigError
+from unspoken.evaluation.groups import SeedGroup
 from unspoken.evaluation.records import EvalReport
+from unspoken.evaluation.statistics import mean
 from unspoken.evaluation.tables import Reports, compare, comparison_table, table, to_json, with_interval
-from unspoken.pages.svg import Line, Point, scatter, sheet
+from unspoken.pages.svg import Chart, Line, Point, scatter, sheet
 from unspoken.runs.places import Places
 
 Grid = Mapping[str, Reports]
@@ -92,11 +93,24 @@ def tables(grid: Grid) -> dict[str, list[Table]]:
     return {"": [matrix], **found}
 
 
-def markdown(tables: Mapping[str, Sequence[Table]]) -> str:
-    """Tables as Markdown, under the names that they stand under."""
-    return "\n".join(
-        (f"## {cell(name)}\n\n" if name else "") + "\n".join(one.markdown() for one in some) for name, some in tables.items()
-    )
+CSV = (
+    "task", "run", "correct", "n", "accuracy", "low", "high", "flexible", "latents", "tokens", "passes", "positions", "ms",
+    "cut_off",
+)  # fmt: skip
+"""Columns of `grid_csv`: shares from 0 to 1, means per question."""
+
+
+def grid_csv(grid: Grid) -> str:
+    """A line per task and run, for spreadsheets and plotting tools."""
+    rows = [
+        [
+            task, label, r.accuracy.correct, r.n, r.accuracy.value, *r.accuracy.interval, r.flexible.value, r.mean_latents,
+            r.mean_visible_tokens, r.mean_passes, r.mean_positions, r.ms_per_question, r.cut_off,
+        ]
+        for task, reports in grid.items()
+        for label, r in reports.items()
+    ]  # fmt: skip
+    return csv_text(CSV, rows)
 
 
 def grid_json(grid: Grid) -> str:
@@ -112,13 +126,47 @@ def grid_json(grid: Grid) -> str:
 
 def chart(grid: Grid) -> str:
     """Accuracy against forward passes as a file of its own: SVG, a panel per task, the same colour for a run in each."""
-    runs = {label: number for number, label in enumerate(labels(grid))}
-    panels = []
-    for name, reports in grid.items():
-        dots = [
-            Line(runs[label], label, (Point(r.mean_passes, r.accuracy.value, *r.accuracy.interval),))
-            for label, r in reports.items()
-        ]
-        drawn = scatter(dots, name=f"{name}: accuracy against forward passes", x_label="forward passes per question")
-        panels.append((f"{name}: accuracy, 95% interval", drawn))
+    return drawn_svg(charts(grid))
+
+
+def drawn_svg(drawn: Sequence[Chart]) -> str:
+    """Charts of single points as one SVG file."""
+    panels = [(c.name, scatter(c.lines, name=c.name, x_label=c.x_label)) for c in drawn]
     return sheet("Accuracy against forward passes", panels)
+
+
+def charts(grid: Grid) -> list[Chart]:
+    """The same as data, a chart per task."""
+    points = {
+        name: {label: Point(r.mean_passes, r.accuracy.value, *r.accuracy.interval) for label, r in reports.items()}
+        for name, reports in grid.items()
+    }
+    return _by_passes(points, "95% interval")
+
+
+def group_charts(tasks: Mapping[str, Sequence[SeedGroup]]) -> list[Chart]:
+    """Accuracy against forward passes, a point per recipe: its mean over training seeds with the interval over them."""
+    points = {
+        name: {
+            group.name: Point(
+                mean(report.mean_passes for report in group.reports.values()), group.accuracy.mean,
+                *(group.accuracy.interval or (None, None)),
+            )
+            for group in groups
+        }
+        for name, groups in tasks.items()
+    }  # fmt: skip
+    return _by_passes(points, "95% over training seeds")
+
+
+def _by_passes(tasks: Mapping[str, Mapping[str, Point]], interval: str) -> list[Chart]:
+    """A chart per task; who stands in several keeps its colour."""
+    colours = {label: n for n, label in enumerate(dict.fromkeys(label for row in tasks.values() for label in row))}
+    return [
+        Chart(
+            name=f"{name}: accuracy against forward passes, {interval}",
+            lines=[Line(colours[label], label, (point,)) for label, point in row.items()],
+            x_label="forward passes per question", percent=True, markers=True,
+        )
+        for name, row in tasks.items()
+    ]  # fmt: skip

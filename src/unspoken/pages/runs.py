@@ -18,7 +18,7 @@ from unspoken.evaluation.records import EvalReport, same_step
 from unspoken.evaluation.statistics import mean
 from unspoken.evaluation.tables import cells, compare, notes, p_value, percent, points
 from unspoken.pages.svg import Chart, Drawing, Line, Point, bar, scatter
-from unspoken.pages.templating import render
+from unspoken.pages.templating import minus, render
 from unspoken.tasks.scoring.answers import equal, extract_strict
 
 POINTS = 400
@@ -122,7 +122,7 @@ def summary(runs: Sequence[PageRun]) -> str:
     pair = next((p for p in against if p.b == best), None) or max(against, key=lambda p: p.difference)
     passes = f", with {reports[pair.b].mean_passes:.1f} forward passes" if pair.b != best else ""
     name = "It" if pair.b == best else f"Next, {pair.b}"
-    return said + f" {name}: {points(pair.difference)} points against {pair.a} (McNemar p {p_value(pair.p)}){passes}."
+    return said + f" {name}: {minus(points(pair.difference))} points against {pair.a} (McNemar p {p_value(pair.p)}){passes}."
 
 
 HEADINGS = ("accuracy", "", "flexible %", "latents", "visible tokens", "forward passes", "ms / question", "n")

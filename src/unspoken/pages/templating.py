@@ -16,7 +16,7 @@ from unspoken.core.text.markup import printable
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=PackageLoader("unspoken.pages"),
         autoescape=True,
         finalize=lambda value: value if hasattr(value, "__html__") else printable(value),
@@ -24,6 +24,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["minus"] = minus
+    return made
+
+
+def minus(text: str) -> str:
+    """A text with the sign of negative numbers as a page shows it."""
+    return re.sub(r"(?<![\w.])-(?=[\d.])", "\N{MINUS SIGN}", text)
 
 
 def render(template: str, **values: Any) -> str:

@@ -10,7 +10,7 @@ from unspoken.evaluation.statistics import mean
 from unspoken.runs.config import RunConfig
 from unspoken.studies.places import JobPlaces
 from unspoken.studies.plan import Job
-from unspoken.studies.results import lacks
+from unspoken.studies.state import done
 from unspoken.training.costs import costs
 
 
@@ -41,10 +41,10 @@ def estimate(
         measure: take a few steps of the combinations of which no run is finished; one thread, in this process.
         tell: called with (what is measured, measured, in all).
     """
-    tell = tell or (lambda what, done, total: None)
-    done = {job.name: _seconds(job) for job in jobs}
-    known = {key: [s for job in jobs if _kind(job) == key and (s := done[job.name]) is not None] for key in map(_kind, jobs)}
-    begun = [job for job in jobs if done[job.name] is None]
+    tell = tell or (lambda what, measured, total: None)
+    took = {job.name: _seconds(job) for job in jobs}
+    known = {key: [s for job in jobs if _kind(job) == key and (s := took[job.name]) is not None] for key in map(_kind, jobs)}
+    begun = [job for job in jobs if took[job.name] is None]
     wanted = {_kind(job): job for job in begun if not known[_kind(job)]} if measure else {}
     measured: dict[str, float | None] = {}
     for number, (key, job) in enumerate(wanted.items()):
@@ -53,7 +53,7 @@ def estimate(
     found = []
     for job in jobs:
         state, share = _state(job)
-        if done[job.name] is not None:
+        if took[job.name] is not None:
             found.append(Estimate(job=job, state=state, minutes=0.0))
         elif runs := known[_kind(job)]:
             found.append(Estimate(job=job, state=state, minutes=share * mean(runs) / 60, how=f"from {len(runs)} runs"))
@@ -95,7 +95,7 @@ def _state(job: Job) -> tuple[str, float]:
     if about is None:
         return "to do", 1.0
     if "finished" in about:
-        return ("evaluation is missing" if lacks(job) else "done"), 0.0
+        return ("done" if done(job) else "evaluation is missing"), 0.0
     step, total = run.latest_step() or 0, job.config.train.steps
     if total is None:
         return f"{step} updates done", 1.0

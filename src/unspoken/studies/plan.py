@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unspoken.core.config import build, dump, override
-from unspoken.errors import ConfigError
+from unspoken.errors import ConfigError, did_you_mean
 from unspoken.recipes import recipe
 from unspoken.runs.config import RunConfig
 from unspoken.runs.earlier import updated
@@ -94,6 +94,7 @@ def plan(study: Study, beside: Path, runs: Path) -> list[Job]:
     known = {job.name: job for job in jobs}
     for seed, combination in itertools.product(study.seeds, chosen):
         jobs.append(_job(study, combination, seed, beside, runs, known))
+        known[jobs[-1].name] = jobs[-1]
     seen: dict[str, str] = {}
     for job in jobs:
         if job.name in seen:
@@ -139,16 +140,14 @@ def _job(study: Study, combination: Combination, seed: int, beside: Path, runs: 
     def start(name: str) -> Job:
         found = known.get(name) or known.get(f"{name}-{seed}")
         if found is None:
-            given = ", ".join(one.name for one in study.prepare) or "none"
-            raise ConfigError(f"{told}: no prepared run {name!r}; prepare: {given}")
+            raise ConfigError(f"{told}: no run {name!r} comes before it; {did_you_mean(name, known)}")
         needs[name] = found
         return found
 
-    dumped = dump(config)
     # The fingerprint speaks of what a run starts from, not of where that lies.
-    marked = build(RunConfig, _replaced(dumped, lambda name: f"{START}{start(name).fingerprint}"))
+    marked = _naming(config, lambda name: f"{START}{start(name).fingerprint}")
     mark, name = fingerprint(marked), f"{cell}-{seed}"
-    config = build(RunConfig, _replaced(dumped, lambda name: str(start(name).folder)))
+    config = _naming(config, lambda name: str(start(name).folder))
     return Job(
         name=name, cell=cell, combination=dict(combination), seed=seed, config=config, fingerprint=mark,
         folder=runs / f"{name}-{mark}", needs=tuple(job.name for job in needs.values()),
@@ -156,8 +155,14 @@ def _job(study: Study, combination: Combination, seed: int, beside: Path, runs: 
     )  # fmt: skip
 
 
-def _replaced(value: Any, place: Any) -> Any:
-    """A dumped config with every "run:NAME" replaced by `place(NAME)`."""
+def _naming(config: RunConfig, place: Callable[[str], str]) -> RunConfig:
+    """A config with every "run:NAME" replaced by `place(NAME)`."""
+    dumped = dump(config)
+    changed = _replaced(dumped, place)
+    return config if changed == dumped else build(RunConfig, changed)
+
+
+def _replaced(value: Any, place: Callable[[str], str]) -> Any:
     if isinstance(value, str) and value.startswith(START):
         return place(value.removeprefix(START))
     if isinstance(value, Mapping):

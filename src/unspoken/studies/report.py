@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unspoken.core.files import write_text
-from unspoken.core.text.table import Table
+from unspoken.core.text.table import Table, csv_text
 from unspoken.evaluation.statistics import OverSeeds, Rate, mean
 from unspoken.evaluation.tables import each_seed, over_seeds_cell, p_value, percent, points
-from unspoken.pages.plots import save_charts
+from unspoken.pages.drawing import save_charts
+from unspoken.pages.formats import latex, markdown
 from unspoken.pages.svg import Chart, Line, Point, sheet
 from unspoken.pages.templating import render
 
@@ -29,13 +28,10 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     """Write table.md, table.tex, table.csv, charts and index.html; returns the files. A PDF needs matplotlib (`plots`)."""
     some, drawn = tables(results), charts(results)
     title, about = results["study"]["title"], results["study"]["about"].strip()
-    markdown = f"# {title}\n\n" + (f"{about}\n\n" if about else "")
-    markdown += "\n".join(
-        (f"## {name}\n\n" if name else "") + "\n".join(table.markdown() for table in group) for name, group in some.items()
-    )
+    head = f"# {title}\n\n" + (f"{about}\n\n" if about else "")
     files = {
-        "table.md": markdown,
-        "table.tex": "\n".join(f"% {name}\n{table.latex()}" for name, group in some.items() for table in group),
+        "table.md": head + markdown(some),
+        "table.tex": latex(some),
         "table.csv": rows_csv(results),
         "index.html": page(results),
     }
@@ -245,16 +241,13 @@ def rows_csv(results: Results) -> str:
         "distance": _inside("latents", "geometry", "within"), "between_problems": _inside("latents", "geometry", "across"),
         "shuffled": _inside("controls", SHUFFLED),
     }  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*factors, "seed", "evaluation", *figures])
-    for cell in results["cells"]:
-        for name, told in cell["evaluations"].items():
-            for seed, one in zip(told["seeds"], told["each"], strict=True):
-                values = [value(one) for value in figures.values()]
-                start = [*(cell["combination"][factor] for factor in factors), seed, name]
-                writer.writerow([*start, *("" if value is None else value for value in values)])
-    return text.getvalue()
+    rows = [
+        [*cell["combination"].values(), seed, name, *(value(one) for value in figures.values())]
+        for cell in results["cells"]
+        for name, told in cell["evaluations"].items()
+        for seed, one in zip(told["seeds"], told["each"], strict=True)
+    ]
+    return csv_text([*factors, "seed", "evaluation", *figures], rows)
 
 
 def charts(results: Results) -> list[Chart]:

@@ -5,7 +5,6 @@ Tables, charts and the page are made from this alone, so they can be made again 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import difference, over_training_seeds, paired_seeds
 from unspoken.studies.places import JobPlaces, StudyPlaces
 from unspoken.studies.plan import Job, cell_name, combinations
+from unspoken.studies.state import costs_of, done, latents_of, report_of, whole
 from unspoken.studies.study import Evaluation, Study, fits
 
 FORMAT = "unspoken study 1"
@@ -48,7 +48,7 @@ def gather(study: Study, jobs: Sequence[Job], places: StudyPlaces, failed: Mappi
         Answered(job=job, one=one, report=report)
         for job in jobs
         for one in job.evaluations
-        if (report := _report(job, one)) is not None
+        if (report := report_of(JobPlaces(job.folder), one)) is not None
     ]
     for answered in found:
         if answered.one.name == answered.job.evaluations[0].name:
@@ -58,28 +58,12 @@ def gather(study: Study, jobs: Sequence[Job], places: StudyPlaces, failed: Mappi
         "format": FORMAT,
         "study": dump(study),
         "runs": {job.name: run for job in jobs if (run := _run(job)) is not None},
-        "missing": [job.name for job in jobs if lacks(job) and job.name not in failed],
+        "missing": [job.name for job in jobs if not done(job) and job.name not in failed],
         "failed": dict(failed),
         "cells": [cell for combination in combinations(study) if (cell := _cell(study, combination, found)) is not None],
         "contrasts": list(_contrasts(study, found)),
         "environment": environments[0] if environments else {},
     }
-
-
-def _report(job: Job, one: Evaluation) -> EvalReport | None:
-    try:
-        return EvalReport.from_json(JobPlaces(job.folder).report(one))
-    except RunError:
-        return None
-
-
-def lacks(job: Job) -> bool:
-    """Whether something of a job is not there yet."""
-    try:
-        trained = JobPlaces(job.folder).run.exists and "finished" in JobPlaces(job.folder).run.read()
-    except RunError:
-        return True
-    return not trained or any(_report(job, one) is None for one in job.evaluations)
 
 
 def _run(job: Job) -> dict[str, Any] | None:
@@ -89,22 +73,20 @@ def _run(job: Job) -> dict[str, Any] | None:
         about = places.run.read() if places.run.exists else {}
     except RunError:
         return None
-    if not (done := about.get("finished")):
+    if not (end := about.get("finished")):
         return None
-    flops = None
-    with contextlib.suppress(OSError, ValueError):
-        flops = read_object(places.costs).get("flops")
+    flops = (costs_of(places) or {}).get("flops")
     rows = [row for row in places.run.metrics() if row["kind"] == "train"]
     return {
         "folder": job.folder.name,
         "combination": dict(job.combination),
         "seed": job.seed,
-        "updates": done["steps"],
+        "updates": end["steps"],
         "examples": sum(row.get("examples", 0) for row in rows),
         "positions": sum(row.get("tokens", 0) for row in rows),
-        "passes": done.get("passes"),
-        "flops": None if flops is None else flops * done["steps"],
-        "seconds": done["seconds"],
+        "passes": end.get("passes"),
+        "flops": None if flops is None else flops * end["steps"],
+        "seconds": end["seconds"],
         "parameters": about.get("parameters", {}),
         "collapse_warnings": sum(
             1 for row in places.run.metrics() if row.get("kind") == "stability" and row.get("collapse")
@@ -144,19 +126,13 @@ def _figures(answered: Answered) -> dict[str, Any]:
     places, one, report = JobPlaces(answered.job.folder), answered.one, answered.report
     told = {name: value for name, value in report.summary().items() if name != "flexible"}
     told |= {"task": report.task, "fingerprint": report.fingerprint, "weights": report.model.get("weights")}
-    try:
-        look = read_object(places.look(one))
+    if (look := latents_of(places, one)) is not None:
         told["latents"] = {"geometry": look["figures"]["geometry"], "recovery": look["figures"].get("recovery")}
         told["collapse"] = look["collapse"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    try:
-        controls = ControlsReport.from_json(places.controls(one))
+    if (controls := whole(ControlsReport, places.controls(one))) is not None:
         told["controls"] = {c.label: c.accuracy.value for c in controls.controls}
         told["controls"] |= {"unmodified": controls.plain.accuracy.value}
         told["finding"] = finding(controls)
-    except RunError:
-        pass
     return told
 
 

@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.causal.campaign import Campaign, Evaluated
-from unspoken.causal.control_report import ControlsReport
 from unspoken.core.config import build, dump, lookup, override
-from unspoken.core.files import read_object, write_json
+from unspoken.core.files import write_json
 from unspoken.errors import RunError, UnspokenError
-from unspoken.evaluation.records import EvalReport
 from unspoken.inspector.look import inspect
 from unspoken.methods import METHODS
 from unspoken.pages.inspection import verdict
@@ -33,6 +31,7 @@ from unspoken.runs.config import RunConfig
 from unspoken.runs.directory import RunDir, load
 from unspoken.runs.lock import Lock
 from unspoken.studies.places import BUSY, JobPlaces
+from unspoken.studies.state import costs_of, missing, report_of, trained
 from unspoken.studies.study import Evaluation
 from unspoken.tasks import make_task, task_config
 from unspoken.training.costs import costs
@@ -73,46 +72,37 @@ def work(config: RunConfig, places: JobPlaces, evaluations: list[Evaluation]) ->
         UnspokenError: as `train` and `evaluate`.
     """
     run = places.run
-    if not finished(run):
-        tell(doing="training", step=run.latest_step() or 0, of=None)
+    if not trained(run):
+        tell(doing="training", step=run.latest_step() or 0, of=config.train.steps)
         train(config, run.path, Told())
-    if not places.costs.is_file():
-        tell(doing="counting operations", step=0, of=None)
+    if costs_of(places) is None:
+        tell(doing="counting operations")
         write_json(places.costs, asdict(costs(config, timed=False)))
     for one in evaluations:
         ask(run, places, one)
 
 
-def finished(run: RunDir) -> bool:
-    """Whether a run is trained to its end.
-
-    Raises:
-        RunError: its run.json is damaged.
-    """
-    return run.exists and "finished" in run.read()
-
-
 def ask(run: RunDir, places: JobPlaces, one: Evaluation) -> None:
     """Evaluate a finished run, with controls and a look at its latents where they are asked for and it thinks in latents."""
+    if not (parts := missing(places, one)):
+        return
     config = run.config()
     task = task_of(config, one)
-    explains = one.explain and lookup(METHODS, config.method.name, "method").explains
-    path = places.report(one)
-    report = _whole(EvalReport, path)
-    wants_controls = one.controls and _whole(ControlsReport, places.controls(one)) is None
-    wants_look = one.inspect and not _figures(places.look(one))
-    if report is None or (wants_controls and report.mean_latents):
+    if parts & {"report", "controls"}:
+        explains = one.explain and lookup(METHODS, config.method.name, "method").explains
         campaign = Campaign(
             run=run.path, tasks=[task], split=one.split, limit=one.limit, latents=one.latents, batch_size=one.batch_size,
-            explain=explains, out=path, controls=False, controls_limit=one.controls or 1, speaking=one.speaking,
+            explain=explains, out=places.report(one), controls=False, controls_limit=one.controls or 1,
+            speaking=one.speaking,
         )  # fmt: skip
-        if report is None:
-            report = campaign.evaluate(task, None, _progress(f"evaluation {one.name}")).report
-        if wants_controls and report.mean_latents:
-            done = Evaluated(task=task.name, seed=None, report=report, path=path)
-            campaign.control(task, done, _progress(f"evaluation {one.name}"))
-    if wants_look and report.mean_latents:
-        tell(doing=f"evaluation {one.name}: latents", step=0, of=None)
+        if "report" in parts:
+            campaign.evaluate(task, None, _progress(f"evaluation {one.name}"))
+            parts = missing(places, one)
+        if "controls" in parts and (report := report_of(places, one)) is not None:
+            answered = Evaluated(task=task.name, seed=None, report=report, path=places.report(one))
+            campaign.control(task, answered, _progress(f"evaluation {one.name}"))
+    if "latents" in parts:
+        tell(doing=f"evaluation {one.name}: latents")
         seen = inspect(load(run.path), task, one.split, limit=one.inspect, latents=one.latents, counts=[])
         write_json(places.look(one), {"figures": seen.figures, "collapse": verdict(seen), "problems": seen.head["n"]})
 
@@ -134,21 +124,6 @@ def task_of(config: RunConfig, one: Evaluation) -> Any:
     """The task of an evaluation: the run's own or another, with fields set."""
     data = dump(config.task if one.task is None else task_config(one.task))
     return make_task(override(data, [f"{path}={json.dumps(value)}" for path, value in one.set.items()]))
-
-
-def _whole(kind: Any, file: Path) -> Any:
-    """A report, if it is there and whole; what is not, is made again."""
-    try:
-        return kind.from_json(file)
-    except RunError:
-        return None
-
-
-def _figures(file: Path) -> bool:
-    try:
-        return "figures" in read_object(file)
-    except (OSError, ValueError):
-        return False
 
 
 @contextlib.contextmanager

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unspoken.errors import ConfigError
+from unspoken.errors import ConfigError, RunError
+from unspoken.runs.lock import Lock
 from unspoken.studies.places import BUSY, JobPlaces
 from unspoken.studies.plan import Job
+from unspoken.studies.state import done
 
 CPU = "cpu"
 WAIT = 10.0
@@ -72,15 +74,17 @@ class Workers:
         jobs: in the order in which they are begun; a job waits for those that it needs.
         places: see `places_to_run`.
         tell: hears how far each job is.
+        command: starts a job's process.
         failed: name -> what went wrong, in a line.
-        done: names of the jobs that are done.
+        ended: names of the jobs that are done.
     """
 
     jobs: Sequence[Job]
     places: Sequence[str]
     tell: Tell
+    command: Sequence[str] = (sys.executable, "-m", "unspoken.studies.work")
     failed: dict[str, str] = field(default_factory=dict)
-    done: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
     _running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
     _waits: dict[str, float] = field(default_factory=dict)
 
@@ -122,7 +126,7 @@ class Workers:
 
     def _in_place(self, place: str) -> None:
         while (job := self._next()) is not None:
-            code, said = self._run(job, place)
+            code, said = self._result(job, place)
             with self._change:
                 if self._stopped:
                     return
@@ -131,7 +135,7 @@ class Workers:
                     self._left.append(job)
                     self.tell(job.name, {"doing": "another process is at it; looking again later"})
                 elif code == 0:
-                    self.done.append(job.name)
+                    self.ended.append(job.name)
                     self.tell(job.name, {"doing": "done"})
                 else:
                     self.failed[job.name] = said
@@ -146,7 +150,7 @@ class Workers:
                     return None
                 self._give_up()
                 for job in self._left:
-                    if self._waits.get(job.name, 0) <= time.monotonic() and all(name in self.done for name in job.needs):
+                    if self._waits.get(job.name, 0) <= time.monotonic() and all(name in self.ended for name in job.needs):
                         self._left.remove(job)
                         return job
                 if not self._left:
@@ -161,6 +165,16 @@ class Workers:
                 self.failed[job.name] = f"it starts from {lost[0]}, which failed"
                 self.tell(job.name, {"doing": f"failed: {self.failed[job.name]}"})
 
+    def _result(self, job: Job, place: str) -> tuple[int, str]:
+        """The exit code of a job and what its process said last; a job that is done, or taken, needs no process."""
+        if done(job):
+            return 0, ""
+        try:
+            Lock(JobPlaces(job.folder).claim).check()
+        except RunError:
+            return BUSY, ""
+        return self._run(job, place)
+
     def _run(self, job: Job, place: str) -> tuple[int, str]:
         """Run a job's process to its end; its exit code, and the last thing that it said on standard error."""
         places = JobPlaces(job.folder)
@@ -168,7 +182,7 @@ class Workers:
         with places.log.open("a", encoding="utf-8") as log:
             began = log.tell()
             process = subprocess.Popen(
-                [sys.executable, "-m", "unspoken.studies.work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                list(self.command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 text=True, encoding="utf-8", env=environment(place), start_new_session=True,
             )  # fmt: skip
             with self._change:

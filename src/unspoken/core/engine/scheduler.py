@@ -1,13 +1,13 @@
 """Continuous batching: requests think and speak in slots, and one that finishes makes room for the next.
 
-It takes the same rows, sources and sampling as `core/loop/loop.py` and gives the same answers. The loop forwards a batch
-from start to end, as training needs; here every pass feeds whatever is ready from up to as many rows as there are slots,
-packed without padding (`core/engine/kv_slots.py`): a prompt, or a chunk of it so that long prompts do not delay other
-requests; one latent; the last latent with the given text after it; or one chosen token.
+The same rows, sources and ways to speak as `core/loop/loop.py`, and the same answers. What differs is who goes on when: the
+loop there takes batches from start to end (training needs that); here every pass feeds whatever is ready, of however many
+rows as there are slots, packed without padding (`core/engine/kv_slots.py`): a prompt, or a part of it if prompts would
+hold up those who think and speak; one latent; the last latent with all given text behind it; one chosen token.
 
-A prefix common to all prompts (few-shot examples, a chat's instruction) is read once in a pass of its own and stays in the
-slots. Text that answers are expected to begin with can be fed speculatively with the end of the prompt: tokens that the
-model would have chosen are kept, and the rest is dropped (`Request.expected`).
+What all prompts begin with (examples of a few-shot prompt, a chat's instruction) is read once, in one pass of its own, and
+stays in the slots. A text that answers are expected to begin with can be fed speculatively, together with the prompt's end:
+as far as the model would have chosen it, it need not be fed token by token; the rest is forgotten (`Request.expected`).
 
 Shapes: N packed columns of a pass, n rows in a pass, D width, K latents.
 """
@@ -43,26 +43,25 @@ from unspoken.errors import OverloadError
 T = TypeVar("T")
 
 SHORTEST_PREFIX = 8
-"""A common prefix of at least this many tokens is read in a pass of its own; for shorter ones the pass costs more than it
-saves."""
+"""What all prompts begin with is read apart from this length on; a pass of its own costs more than fewer tokens."""
 
 
 class Scheduler:
-    """Serves requests: `submit` at any time and `step` until `idle`, or `run`, which does both.
+    """Requests on their way. `submit` any time, `step` until `idle`; or `run`, which does both.
 
-    One thread calls `step`; other threads may submit and cancel meanwhile.
+    One thread steps; others may submit and cancel meanwhile.
 
     Args:
         backbone: the base model.
-        source: makes latents from states; None: the slots' own token embeddings are the thoughts.
-        slots: how many requests are served at a time.
-        chunk: prompt positions per pass; four times as many while no request thinks or speaks.
-        decider: default for `Request.decider`.
-        keep: sets `Request.keep` for all requests; needed for `trace`.
+        source: makes latents from states; None: the slots' own tokens are the thoughts.
+        slots: how many requests at a time.
+        chunk: prompt positions per pass; four times as many while nobody thinks or speaks.
+        decider: `Request.decider` of those that have none.
+        keep: `Request.keep` of all, for `trace`.
         on_token: called with (number of the request, token id).
-        graphs: record passes in which every request thinks or speaks as CUDA graphs; None = if on a GPU.
+        graphs: record passes in which everybody thinks or speaks as CUDA graphs; None = on a GPU.
         max_waiting: how many requests may wait for a slot; None = any number.
-        isolate: a request that fails ends alone, with its error in `ActiveRequest.error`; otherwise the error is raised.
+        isolate: a request that fails ends alone, with its error (`ActiveRequest.error`); else the error is raised.
     """
 
     def __init__(
@@ -90,28 +89,28 @@ class Scheduler:
         self.done: dict[int, ActiveRequest] = {}
         self.prefix: tuple[int, ...] = ()  # stands in every slot
         self.cost = Cost()
-        self._lock = threading.Lock()  # guards what other threads may touch: waiting and cancelled requests
+        self._lock = threading.Lock()  # of what other threads may touch: those who wait, and who has left
         self._submitted = 0
         self._left: set[int] = set()
         self._states_nD: Tensor | None = None
-        self._vectors: dict[int, Tensor] = {}  # precomputed thoughts of waiting requests
+        self._vectors: dict[int, Tensor] = {}  # prompted thoughts of those who wait
 
     @property
     def idle(self) -> bool:
-        """Whether no request is waiting or being served."""
+        """Nothing is left to do."""
         return not self.waiting and not self.running
 
     def submit(self, request: Request) -> int:
-        """Queue a request; it begins when a slot is free. Returns its number.
+        """Take a request; it begins when a slot is free. Returns its number.
 
         Raises:
-            DataError: it does not fit into the model's context together with its longest answer.
-            OverloadError: too many requests are waiting.
+            DataError: it and what it may speak do not fit into the model's context.
+            OverloadError: too many wait already.
         """
         return self.submit_all([request])[0]
 
     def submit_all(self, requests: Sequence[Request]) -> list[int]:
-        """Submit several requests: all of them, or none."""
+        """`submit` several: all of them, or none."""
         for request in requests:
             check_context(self.backbone, collate([request.row]), request.speaking.max_new_tokens)
         with self._lock:
@@ -127,13 +126,13 @@ class Scheduler:
         return list(range(first, self._submitted))
 
     def cancel(self, number: int) -> None:
-        """End a request at once. It takes part in no later pass and is not reported as finished."""
+        """End a request at once, wherever it is: it takes no part in any later pass, and is not among the finished ones."""
         with self._lock:
             self._left.add(number)
 
     @torch.inference_mode()
     def run(self, requests: Sequence[Request]) -> list[int]:
-        """Submit requests, longest prompts first, and serve them all; returns their numbers."""
+        """Submit requests and finish them all, longest prompts first; their numbers."""
         numbers = self.submit_all(requests)
         self.waiting = deque(sorted(self.waiting, key=lambda one: len(one[1].row.ids), reverse=True))
         self.share_prefix()
@@ -143,8 +142,7 @@ class Scheduler:
 
     @torch.inference_mode()
     def share_prefix(self) -> None:
-        """Read the common prefix of all waiting prompts once, into all slots. Does nothing while a request is being
-        served."""
+        """Read what all waiting prompts begin with, once, into all slots. Nothing happens while a request is under way."""
         rows = [request.row for _, request in self.waiting]
         if self.running or len(rows) < 2 or self.prefix or (length := common_prefix(rows)) < SHORTEST_PREFIX:
             return
@@ -158,10 +156,10 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> list[int]:
-        """Make one pass: fill free slots, feed every row that is ready, choose tokens for rows at the end of their text.
+        """One pass: free slots are filled, everyone ready is fed, those at the end of their text speak.
 
         Returns:
-            The numbers of requests that this pass finished; their results stay in `done` until taken out.
+            The numbers of requests that this pass finished; what they said is in `done`, until somebody takes it out.
         """
         self._forget()
         if self.idle:
@@ -182,7 +180,7 @@ class Scheduler:
         return [active.place for active in over]
 
     def _forget(self) -> None:
-        """Drop cancelled requests."""
+        """Let go of those who have left."""
         if not self._left:
             return
         with self._lock:
@@ -195,9 +193,9 @@ class Scheduler:
     def _each(
         self, members: Sequence[ActiveRequest], work: Callable[[Sequence[ActiveRequest]], T]
     ) -> list[tuple[Sequence[ActiveRequest], T]]:
-        """Do some work for all members at once; returns the members for which it succeeded, and the results.
+        """Some work on all members at once: (those for whom it went well, what came out), all in one where nobody fails.
 
-        If it fails and requests are isolated, it is repeated on halves until the failing request is alone.
+        Where it fails and requests are isolated, it is done again on halves, until whoever fails is alone.
         """
         if not members:
             return []
@@ -213,7 +211,7 @@ class Scheduler:
         return [*self._each(members[:half], work), *self._each(members[half:], work)]
 
     def _guard(self, active: ActiveRequest, work: Callable[..., None], *given: Any) -> None:
-        """Do some work for one request; an error ends only this request."""
+        """Some work on one request, which fails alone if it does."""
         try:
             work(active, *given)
         except Exception as error:
@@ -222,7 +220,7 @@ class Scheduler:
             active.error = error
 
     def _admit(self) -> None:
-        """Give free slots to waiting requests; if none waits, compact the occupied slots."""
+        """Give free slots to those who wait; when nobody does, those under way move together."""
         taken = {active.slot for active in self.running}
         free = [slot for slot in range(self.slots.rows) if slot not in taken]
         with self._lock:
@@ -240,12 +238,11 @@ class Scheduler:
                 active.slot = slot
 
     def _prompt(self, new: Sequence[ActiveRequest]) -> None:
-        """Give new rows their precomputed thoughts, made for many waiting requests at once because another model may have
-        to run."""
+        """Give new rows their prompted thoughts; made for many of the waiting at once: another model may read them."""
         assert self.prompted is not None
         if any(active.place not in self._vectors for active in new):
             ahead = [(active.place, active.request) for active in new]
-            if len(new) > 1 or not self.isolate:  # alone: a waiting request may be the one that fails
+            if len(new) > 1 or not self.isolate:  # alone: whoever waits may be the one that fails
                 ahead += list(islice(self.waiting, self.slots.rows))
             ahead = [(place, request) for place, request in ahead if place not in self._vectors]
             batch = collate([request.row for _, request in ahead]).to(self.backbone.device)
@@ -257,7 +254,7 @@ class Scheduler:
             active.vectors_KD = self._edit(active, self._vectors.pop(active.place), 0)
 
     def _prompt_by_tokens(self, new: Sequence[ActiveRequest]) -> None:
-        """Token thoughts as vectors, so that they can be edited."""
+        """Thoughts that are tokens, as vectors: only so they can be edited."""
         for active in new:
             row = active.row
             tokens_KD = self.backbone.embed(self._device(row.ids[row.start : row.start + row.latents]))
@@ -265,7 +262,7 @@ class Scheduler:
 
     @staticmethod
     def _edit(active: ActiveRequest, latents_KD: Tensor, first: int) -> Tensor:
-        """Latents of a request from number `first` on, edited if it has an edit."""
+        """Latents of a request, from number `first` on, as they are fed."""
         edit = active.request.edit
         if edit is None or not len(latents_KD):
             return latents_KD
@@ -286,18 +283,18 @@ class Scheduler:
             end=row.start + (row.latents if self.source is not None else 0),
             eos_left=row.num_eos,
             cursor=len(self.prefix),
-            positions=len(self.prefix),  # counted as if it had read the common prefix alone
+            positions=len(self.prefix),  # as if it had read alone what all share
             text=TextStream(self.backbone.decode, request.stops) if reading else None,
         )
 
     def _think(self, running: Sequence[ActiveRequest]) -> None:
-        """Make the latents to be fed in this pass, and ask the deciders whether they are the last."""
+        """Make the latents that are fed now, and ask whether they are the last."""
         for part, (state_ND, latent_ND) in self._each(running, self._latents):
             for active, state_D, latent_D in zip(part, state_ND, latent_ND, strict=True):
                 self._guard(active, self._take_latent, state_D, latent_D)
 
     def _latents(self, running: Sequence[ActiveRequest]) -> tuple[Tensor, Tensor]:
-        """The states [N, D] before the next latents, and the latents."""
+        """The states [N, D] before the next latents, and these."""
         assert self.source is not None
         assert self._states_nD is not None
         state_ND = self._states_nD.index_select(0, self._device([active.state_at for active in running]))
@@ -322,14 +319,13 @@ class Scheduler:
         return self.decider if active.request.decider is None else active.request.decider
 
     def _stop(self, active: ActiveRequest, thought: int) -> None:
-        """Stop a row's thinking: the rest of its prompt moves up."""
+        """A row has thought enough: the rest of its prompt moves up."""
         active.skipped = active.row.latents - thought
         active.end = active.row.start + thought
 
     def _takes(self) -> dict[int, int]:
-        """Columns that each slot's row feeds in this pass. Rows that think or speak feed all they have; prompts share a
-        chunk."""
-        # Prompts are cut into chunks so that requests that think or speak do not wait long.
+        """Columns each slot's row feeds in this pass: one who thinks or speaks all that is ready, prompts share a chunk."""
+        # Prompts are cut so that nobody who thinks or speaks waits long for them.
         takes, budget = {}, self.chunk if any(active.passes for active in self.running) else 4 * self.chunk
         for active in self.running:
             row = active.row
@@ -357,7 +353,7 @@ class Scheduler:
         return takes
 
     def _feed(self, running: Sequence[ActiveRequest], widths: Sequence[int]) -> Tensor:
-        """Feed the next columns of some rows, packed; returns the states [N, D]."""
+        """Feed the next columns of some rows, packed: the states [N, D]."""
         ids: list[int] = []
         positions: list[int] = []
         places: list[int] = []
@@ -383,7 +379,7 @@ class Scheduler:
         return hidden_ND
 
     def _go_on(self, running: Sequence[ActiveRequest], widths: Sequence[int], hidden_ND: Tensor) -> None:
-        """Move cursors. Rows at the end of their text speak; rows that only probed for a stop may think on."""
+        """Move cursors; who stands at the end of its text speaks, or was only trying and thinks on."""
         firsts = np.cumsum([0, *widths[:-1]]).tolist()
         states: list[int] = []
         asked: list[
@@ -407,7 +403,7 @@ class Scheduler:
             self._speak(asked, hidden_ND)
 
     def _trail(self, active: ActiveRequest, state_1D: Tensor) -> None:
-        """Make the latent after the last one, which is never fed, for rows with `unfed_latent` whose trace is kept."""
+        """Make the latent after the last one, which is never fed, where a row asks for it and somebody for the trace."""
         if not (active.row.unfed_latent and (self.keep or active.request.keep)):
             return
         assert self.source is not None
@@ -416,7 +412,7 @@ class Scheduler:
         active.states.append(state_1D[0])
 
     def _speak(self, asked: list[tuple[ActiveRequest, list[int]]], hidden_ND: Tensor) -> None:
-        """Choose tokens: one per row, and more if speculated tokens are the ones the model chooses."""
+        """Choose tokens: one for each row, more where what it tried is what it would have said."""
         columns = [column for _, several in asked for column in several]
         logits_NV = self.backbone.logits(hidden_ND.index_select(0, self._device(columns)))
         firsts = np.cumsum([0, *(len(several) for _, several in asked)]).tolist()
@@ -439,7 +435,7 @@ class Scheduler:
             on = further
 
     def _say(self, active: ActiveRequest, token: int, logits_V: Tensor) -> None:
-        """Add a token to a request's answer."""
+        """A request says its next token."""
         if active.request.logprobs is not None:
             active.logprobs.append(_logprobs(logits_V, token, active.request.logprobs))
         active.say(token, eos=token in self.eos_ids)
@@ -447,7 +443,7 @@ class Scheduler:
             self.on_token(active.place, token)
 
     def _probed(self, active: ActiveRequest, logits_1V: Tensor) -> None:
-        """A row that probed for a stop goes on to its answer, or thinks on."""
+        """Whoever tried the rest of its prompt goes on with it, or thinks on."""
         behind, active.probing_stop, active.speculated = len(active.speculated), False, ()
         decider = self._decider(active)
         assert decider is not None
@@ -459,7 +455,7 @@ class Scheduler:
         self._trail(active, self._states_nD[active.state_at][None])
 
     def _choose(self, on: list[tuple[ActiveRequest, int]], logits_NV: Tensor) -> list[tuple[ActiveRequest, int, int]]:
-        """Choose a token per row with its own sampling settings: (row, index of its logits, token), in order."""
+        """A token for each row, by its own way to speak: (row, the logits it chose from, token), in their order."""
         places = dict(on)
         kinds: dict[Any, list[ActiveRequest]] = {}
         for active, _ in on:
@@ -477,7 +473,7 @@ class Scheduler:
         return [(active, at, tokens[active]) for active, at in on if active in tokens]
 
     def trace(self, numbers: Sequence[int]) -> Trace:
-        """The trace of finished requests, which must have been kept."""
+        """The thoughts of finished requests; they must have been kept."""
         return trace_of(self.backbone, self.source, [self.done[number] for number in numbers], self.cost)
 
     def _count(self, columns: int) -> None:

@@ -1,4 +1,6 @@
-"""What the rows of a batch generate, and whether they fit the context."""
+"""What the loop needs of a model, and what its rows say. `Backbone` is a `CausalLM`; SIM-CoT's auxiliary decoder is
+another.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from unspoken.errors import DataError
 
 @dataclass(kw_only=True)
 class Speech:
-    """What the rows of a batch have generated.
+    """What the rows of a batch spoke.
 
     Attributes:
         tokens: per row, the chosen token ids, eos included where it was reached.
         finished_B: whether the last eos was reached.
-        passes_B: passes in which the row fed something: the latency it would have alone.
-        positions_B: positions forwarded per row; those shared by copies of a row count for the first copy.
+        passes_B: passes in which the row fed something: its latency alone.
+        positions_B: positions forwarded per row; what copies of a row share counts for the first of them.
     """
 
     tokens: list[list[int]]
@@ -32,12 +34,12 @@ class Speech:
 
     @classmethod
     def silent(cls, rows: int) -> Speech:
-        """Nothing generated yet."""
+        """Before anything is said."""
         zeros = np.zeros(rows, dtype=np.int64)
         return cls(tokens=[[] for _ in range(rows)], finished_B=zeros.astype(bool), passes_B=zeros, positions_B=zeros.copy())
 
     def copied(self, copies: int) -> Speech:
-        """The same for `copies` copies of every row, before anything is generated."""
+        """The same of `copies` copies of every row, before anything is said."""
         return Speech(
             tokens=[[] for _ in range(copies * len(self.tokens))],
             finished_B=np.tile(self.finished_B, copies),
@@ -46,11 +48,11 @@ class Speech:
         )
 
     def answer(self, b: int, backbone: Any, **fields: Any) -> Answer:
-        """The answer of row b, decoded.
+        """What row b said, in words.
 
         Args:
-            backbone: the model that generated it.
-            fields: the fields of `Answer` that are not known here.
+            backbone: the one that spoke.
+            fields: those of `Answer` that are not known here.
         """
         tokens = tuple(self.tokens[b])
         spoken = tokens[:-1] if self.finished_B[b] else tokens
@@ -66,10 +68,10 @@ class Speech:
 
 
 def check_context(backbone: CausalLM, batch: Batch, spoken: int) -> None:
-    """Refuse rows that do not fit into the context, by name, before anything runs.
+    """Refuse rows that do not fit, by name, before anything runs.
 
     Raises:
-        DataError: a row with `spoken` more tokens is longer than the model's context.
+        DataError: a row and the `spoken` tokens it may speak are longer than the model's context.
     """
     if backbone.context is None:
         return
@@ -89,9 +91,9 @@ def check_context(backbone: CausalLM, batch: Batch, spoken: int) -> None:
 
 
 def columns_of(batch: Batch, speaking: SamplingParams | None) -> int:
-    """The most columns that all passes of a batch can have together, including passes in which only some rows feed."""
+    """The most columns that the passes of a batch can have altogether, those included in which only some rows feed."""
     behind_B = batch.lengths_B - batch.starts_B - batch.latents_B
-    texts = len(np.unique(batch.latents_B)) if speaking is not None else 1  # rows with fewer latents read on earlier
+    texts = len(np.unique(batch.latents_B)) if speaking is not None else 1  # who thinks less reads on before the others
     columns = int(batch.starts_B.max() + batch.latents_B.max() + texts * max(behind_B.max(), 0))
     if batch.branch is not None:
         columns += int((batch.branch.lengths_B - batch.shared_B).max())

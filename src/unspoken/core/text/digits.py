@@ -10,9 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-SIGNS = dict(zip("＋％＄￥￡٫٬٪", "+%$¥£.,%", strict=True))
-"""What stands with digits, wherever it stands."""
-_SIGNS = {**SIGNS, **dict(zip("－＊／＝＜＞．（）", "-*/=<>.()", strict=True))}
+_SIGNS = dict(zip("＋－＊／＝＜＞．％（）＄￥￡٫٬٪", "+-*/=<>.%()$¥£.,%", strict=True))
 _WIDE_COMMA = re.compile(r"(?<=[０-９])，(?=[０-９]{3}(?![０-９]))")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,6 @@ class Table:
         body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
         return f"{notes}\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"
 
-    def csv(self) -> str:
-        """As comma-separated values, headings first, without the notes."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.headings, *self.rows])
-        return text.getvalue()
-
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         """For a terminal, as rich's `print` asks for it. No figure is cut or broken over two lines, at any width.
 
@@ -100,3 +94,10 @@ class Table:
         wide = max(cell_len(heading) for _, heading in shown)
         for row in self.rows:
             yield "\n".join(f"{heading}{' ' * (wide - cell_len(heading))}  {row[number]}" for number, heading in shown)
+
+
+def csv_text(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Comma-separated values: figures as they are, None as nothing."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([headings, *rows])
+    return text.getvalue()

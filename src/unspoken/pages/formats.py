@@ -1,0 +1,85 @@
+"""Tables and charts as files: the name's ending says the format, and one that is not offered is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from unspoken.core.files import write_text
+from unspoken.core.text.markup import cell
+from unspoken.core.text.table import Table
+from unspoken.errors import ConfigError
+from unspoken.pages.drawing import check_matplotlib, save_charts
+from unspoken.pages.svg import Chart
+
+TABLES = (".md", ".tex", ".csv", ".json")
+CHARTS = (".svg", ".pdf", ".png")
+
+Named = Mapping[str, Sequence[Table]]
+"""Tables under the names that they stand under; "" = none."""
+
+
+def check_table(path: Path | None, option: str) -> None:
+    """See, before anything is computed, that a file's name ends as a table's does.
+
+    Raises:
+        ConfigError: it does not; names the endings.
+    """
+    _check(path, option, "tables", TABLES)
+
+
+def check_chart(path: Path | None, option: str) -> None:
+    """The same for a chart's.
+
+    Raises:
+        ConfigError: it does not, or what draws it is not installed.
+    """
+    _check(path, option, "charts", CHARTS)
+    if path is not None and path.suffix.lower() != ".svg":
+        check_matplotlib()
+
+
+def _check(path: Path | None, option: str, what: str, known: Sequence[str]) -> None:
+    if path is not None and path.suffix.lower() not in known:
+        raise ConfigError(f"{option} {path}: {what} are written as {', '.join(known)}; give a name that ends in one of them")
+
+
+def write_tables(path: Path, tables: Named, *, as_json: str, as_csv: str) -> None:
+    """Write tables in the format that the name asks for.
+
+    Args:
+        path: the file.
+        tables: for Markdown and LaTeX.
+        as_json, as_csv: the same figures for programs.
+    """
+    text = {".md": markdown, ".tex": latex}.get(path.suffix.lower())
+    write_text(path, text(tables) if text else as_json if path.suffix.lower() == ".json" else as_csv)
+
+
+def markdown(tables: Named) -> str:
+    """Tables as Markdown, under the names that they stand under."""
+    return "\n".join(
+        (f"## {cell(name)}\n\n" if name else "") + "\n".join(one.markdown() for one in some) for name, some in tables.items()
+    )
+
+
+def latex(tables: Named) -> str:
+    """Tables as LaTeX, their names as comments."""
+    return "\n".join(
+        (f"% {' '.join(name.split())}\n" if name else "") + "\n".join(one.latex() for one in some)
+        for name, some in tables.items()
+    )
+
+
+def write_charts(path: Path, svg: str, charts: Sequence[Chart]) -> None:
+    """Write charts in the format that the name asks for.
+
+    Args:
+        path: the file.
+        svg: them as SVG.
+        charts: them as data, which matplotlib draws.
+    """
+    if path.suffix.lower() == ".svg":
+        write_text(path, svg)
+    else:
+        save_charts(charts, path)
