@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DOCS := .venv-docs
 
-.PHONY: quickstart test tests lint docs comparison clean
+.PHONY: quickstart test tests lint docs comparison gpu-pack clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; run: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -45,6 +45,11 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 # The table in comparison/tiny: 15 methods, 3 seeds, some two hours on 2 free cores.
 comparison: $(VENV)/.installed
 	$(BIN)/python comparison/tiny/run.py
+
+# What travels to a machine with a GPU and no network, in .pack/, and the two commands there (docs/speed/gpu.md).
+DATA ?= ../shared/data
+gpu-pack: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.gpu_pack.prepare --data $(DATA)
 
 clean:
 	rm -rf $(VENV) $(DOCS) site runs .pytest_cache .ruff_cache

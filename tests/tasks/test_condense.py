@@ -1,21 +1,18 @@
-"""Condensed reasoning: by rule, and from an endpoint, held against a server in this process that says what a test wants."""
+"""Condensed reasoning: by rule, and from an endpoint."""
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from unspoken.core.text.condense import condense
 from unspoken.core.text.example import Example
-from unspoken.errors import ConfigError, DataError
+from unspoken.errors import DataError
 from unspoken.tasks import make_task
-from unspoken.tasks.condense import Endpoint, condense_file
+from unspoken.tasks.condense import condense_file
+from unspoken.tasks.endpoint import Endpoint
 
 EXAMPLES = [
     Example(id=f"train-{i}", question=f"Ann has {i} pens and buys 2 more. How many?", steps=(f"<<{i}+2={i + 2}>>",),
@@ -48,56 +45,6 @@ def test_every_step_keeps_a_word():
     assert condense(steps, 3) == "; ".join(f"Alice{i}" for i in range(5))
 
 
-class Server:
-    """Answers each call by `says(question, number of the call)`: a text, or an HTTP status with a body."""
-
-    def __init__(self, says: Callable[[str, int], str | tuple[int, str]]) -> None:
-        self.says, self.calls = says, []
-        lock = threading.Lock()
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    number = len(outer.calls)
-                    outer.calls.append({"path": self.path, "auth": self.headers.get("Authorization"), **body})
-                said = outer.says(body["messages"][0]["content"], number)
-                status, text = said if isinstance(said, tuple) else (200, outer.completion(said))
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    @staticmethod
-    def completion(text: str) -> str:
-        return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(url=f"http://127.0.0.1:{self.http.server_port}/v1", model="some-model", wait=0.0)
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    """serve(says) -> a running server."""
-    started: list[Server] = []
-
-    def start(says: Callable[[str, int], str | tuple[int, str]]) -> Server:
-        started.append(Server(says))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.http.shutdown()
-        server.http.server_close()
-
-
 def number_of(prompt: str) -> int:
     """Which example a prompt is about."""
     return int(prompt.split("Ann has ")[1].split()[0])
@@ -122,16 +69,6 @@ def test_rows_in_order_that_the_task_files_reads(serve, tmp_path, monkeypatch):
     assert [e.meta["condensed_reasoning"] for e in read] == [f"{i}+2, thus {i + 2}" for i in range(6)]
 
 
-def test_what_goes_wrong_for_a_while_is_tried_again(serve, tmp_path):
-    bad = [(503, "busy"), (429, "slow down"), (200, "no json"), (200, '{"choices": []}'), "  "]
-    server = serve(lambda prompt, n: bad[n] if n < len(bad) else "ok")
-    endpoint = Endpoint(url=server.endpoint.url, model="m", wait=0.0, tries=6)
-    assert condense_file(endpoint, EXAMPLES[:1], tmp_path / "out.jsonl", workers=1) == 1
-    assert len(server.calls) == 6
-    assert json.loads((tmp_path / "out.jsonl").read_text())["condensed_reasoning"] == "ok"
-    assert server.calls[0]["auth"] is None
-
-
 @pytest.mark.parametrize(
     ("said", "message"),
     [
@@ -145,22 +82,6 @@ def test_what_stays_wrong_is_never_written(serve, tmp_path, said, message):
     with pytest.raises(DataError, match=message):
         condense_file(server.endpoint, EXAMPLES, tmp_path / "out.jsonl", workers=1)
     assert (tmp_path / "out.jsonl").read_text() == ""
-
-
-def test_a_refusal_is_not_tried_again(serve, tmp_path):
-    server = serve(lambda prompt, _: (401, "no such key"))
-    with pytest.raises(DataError, match=r"refuses the call with 401: no such key; is OPENAI_API_KEY set\?"):
-        condense_file(server.endpoint, EXAMPLES[:1], tmp_path / "out.jsonl")
-    assert len(server.calls) == 1
-
-
-def test_nobody_there(tmp_path, serve):
-    server = serve(lambda prompt, _: "ok")
-    endpoint = Endpoint(url=server.endpoint.url, model="m", wait=0.0, tries=2)
-    server.http.shutdown()
-    server.http.server_close()
-    with pytest.raises(DataError, match=r"gave no usable answer in 2 tries; the last time it could not be reached"):
-        condense_file(endpoint, EXAMPLES[:1], tmp_path / "out.jsonl")
 
 
 def test_it_goes_on_where_it_stopped(serve, tmp_path):
@@ -197,13 +118,6 @@ def test_a_row_without_reasoning_is_named(serve, tmp_path):
     server = serve(lambda prompt, _: "ok")
     with pytest.raises(DataError, match=r"bare has no reasoning to condense; drop the row"):
         condense_file(server.endpoint, [Example(id="bare", question="?", answer="1")], tmp_path / "out.jsonl")
-
-
-def test_endpoints_that_cannot_be():
-    with pytest.raises(ConfigError, match=r"url must begin with http:// or https://, got 'localhost:8000'"):
-        Endpoint(url="localhost:8000", model="m")
-    with pytest.raises(ConfigError, match=r"tries and extra of at least 1"):
-        Endpoint(url="http://localhost", model="m", tries=0)
 
 
 def test_the_command(serve, tmp_path: Path, monkeypatch, capsys):

@@ -109,7 +109,7 @@ class Method(nn.Module, ABC):
     """What a paper's file provides. `forward(batch, counts)` is the loss.
 
     `curriculum`, `layout`, `prompt` and `forward` are the method. The rest has a default for methods that have no such
-    thing: no latents, nothing that explains them, nothing beside the base model.
+    thing: no latents, nothing that explains them, nothing beside the base model; and so has `forward`.
 
     Args:
         config: the frozen config it is built from.
@@ -120,6 +120,7 @@ class Method(nn.Module, ABC):
         latents_per_group: latents per thought group; 0 where the method makes no thoughts.
         explains: it can decode latents into words.
         template: how a question becomes a prompt, where that is all its prompts hold beside tokens of the method; else None.
+            By default the `Template` of its config, where that has one.
     """
 
     Config: ClassVar[Any]
@@ -131,6 +132,8 @@ class Method(nn.Module, ABC):
     def __init__(self, config: Any, backbone: Backbone | None) -> None:
         super().__init__()
         self.config = config
+        template = getattr(config, "template", None)
+        self.template = template if isinstance(template, Template) else None
         if backbone is not None:
             self._modules["backbone"] = backbone  # `backbone` itself is a property, which a wrapper answers otherwise
 
@@ -184,9 +187,15 @@ class Method(nn.Module, ABC):
         """Denominators of the batch's loss terms: of "answer", its labelled tokens."""
         return {"answer": answer_counts(batch)}
 
-    @abstractmethod
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """The loss of a batch, each term divided by `counts` (which may be those of a larger whole)."""
+        """The loss of a batch, each term divided by `counts` (which may be those of a larger whole).
+
+        By default token cross-entropy, mean over the labelled tokens that `counts` speaks of: most methods learn by no
+        more.
+        """
+        trace = unroll(self.backbone, batch, self.source())
+        loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
 
     # what it may have besides
 
@@ -242,7 +251,50 @@ class Method(nn.Module, ABC):
         """
 
 
-class Wrapper(Method):
+class Layer(Method):
+    """A method that is made of another one, `wrapped`, and does as that does where it says nothing else."""
+
+    @property
+    @abstractmethod
+    def wrapped(self) -> Method:
+        """The method that it is made of."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The wrapped method's, as all that follows."""
+        return self.wrapped.backbone
+
+    @property
+    def trains_base(self) -> bool:
+        """See `Method.trains_base`."""
+        return self.wrapped.trains_base
+
+    def curriculum(self) -> Curriculum:
+        """See `Method.curriculum`."""
+        return self.wrapped.curriculum()
+
+    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
+        """See `Method.layout`."""
+        return self.wrapped.layout(example, stage, rng)
+
+    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
+        """See `Method.prompt`."""
+        return self.wrapped.prompt(question, latents, name)
+
+    def source(self) -> Source | PrecomputedThoughts | None:
+        """See `Method.source`."""
+        return self.wrapped.source()
+
+    def counts(self, batch: Batch) -> Counts:
+        """See `Method.counts`."""
+        return self.wrapped.counts(batch)
+
+    def forward(self, batch: Batch, counts: Counts) -> LossReport:
+        """The wrapped method's loss."""
+        return self.wrapped(batch, counts)
+
+
+class Wrapper(Layer):
     """A method around another one, which answers without it: it adds to the rows and to the loss of training.
 
     Its config has the other's as the field `inner`; the other itself is `self.method`.
@@ -256,55 +308,26 @@ class Wrapper(Method):
         self.latents_per_group = method.latents_per_group
 
     @property
-    def backbone(self) -> Backbone:
-        """The wrapped method's."""
-        return self.method.backbone
+    def wrapped(self) -> Method:
+        """The wrapped method."""
+        return self.method
 
     @property
     def at_inference(self) -> Method:
         """What inference needs: the wrapped method."""
         return self.method.at_inference
 
-    @property
-    def wrapped(self) -> Method:
-        """The wrapped method."""
-        return self.method
 
-    @property
-    def trains_base(self) -> bool:
-        """The wrapped method's."""
-        return self.method.trains_base
+def thoughts_asked(latents: int | None, usual: int, what: str = "latents") -> int:
+    """How many latents a prompt is to have: as many as were asked for, or as are usual.
 
-    def curriculum(self) -> Curriculum:
-        """The wrapped method's."""
-        return self.method.curriculum()
-
-    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
-        """The wrapped method's row."""
-        return self.method.layout(example, stage, rng)
-
-    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """The wrapped method's."""
-        return self.method.prompt(question, latents, name)
-
-    def source(self) -> Source | PrecomputedThoughts | None:
-        """The wrapped method's."""
-        return self.method.source()
-
-    def counts(self, batch: Batch) -> Counts:
-        """The wrapped method's."""
-        return self.method.counts(batch)
-
-    def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """The wrapped method's loss."""
-        return self.method(batch, counts)
-
-
-def answer_loss(method: Method, batch: Batch, counts: Counts) -> LossReport:
-    """Token cross-entropy, mean over the labelled tokens that `counts` speaks of: all that most methods learn by."""
-    trace = unroll(method.backbone, batch, method.source())
-    loss, metrics = labelled_loss(trace, batch, method.backbone.logits)
-    return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
+    Raises:
+        ConfigError: a negative number.
+    """
+    latents = usual if latents is None else latents
+    if latents < 0:
+        raise ConfigError(f"the number of {what} must be 0 or more, got {latents}")
+    return latents
 
 
 def add_counts(parts: Sequence[Mapping[str, np.ndarray]]) -> Counts:

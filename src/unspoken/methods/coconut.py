@@ -31,13 +31,12 @@ from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
 from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source
-from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single, stagewise
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
-from unspoken.core.text.template import Template, Written, pieces, question_ids, written
+from unspoken.core.text.template import Template, Written, pieces, question_ids, whole
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, Method, answer_loss
+from unspoken.methods.base import Method, thoughts_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,6 @@ class Coconut(Method):
 
     def __init__(self, config: CoconutConfig, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        self.template = config.template
         self.markers = add_markers(backbone, config.marker_init)
         self.latents_per_group = config.latents_per_step
         self._stages = self._all_stages()
@@ -130,21 +128,13 @@ class Coconut(Method):
         groups = min(steps, self.config.max_stage) if stage.groups is None else stage.groups
         latents = groups * self.latents_per_group
         refuse_markers((*parts.question, *sum(parts.steps, ()), *parts.answer), self.markers, example.id)
-        text = (*sum(parts.steps[removed:], ()), *parts.answer)
-        head = (*parts.question, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
-        return Row(
-            ids=(*head, *text),
-            labels=(IGNORE,) * len(head) + text,
-            start=len(parts.question) + 1,
-            latents=latents,
-            steps_covered=removed if self.config.curriculum == "staged" else steps,
-            name=example.id,
-        )
+        covered = removed if self.config.curriculum == "staged" else steps
+        head = self.markers.prompt(parts.question, latents, name=example.id, steps_covered=covered)
+        return head.followed_by((*sum(parts.steps[removed:], ()), *parts.answer))
 
     def written(self, example: Example) -> Written:
         """Every step, then the answer."""
-        parts = pieces(self.backbone, self.config.template, example)
-        return written(self.config.template, example.steps, parts.answer)
+        return whole(self.backbone, self.config.template, example)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """question | bot | latents | eot; as many latents as the last stage has at most.
@@ -153,18 +143,10 @@ class Coconut(Method):
             ConfigError: a negative number of latents.
             DataError: the question spells a marker.
         """
-        if latents is None:
-            latents = self.config.max_stage * self.latents_per_group
-        if latents < 0:
-            raise ConfigError(f"the number of latents must be 0 or more, got {latents}")
+        latents = thoughts_asked(latents, self.config.max_stage * self.latents_per_group)
         ids = refuse_markers(question_ids(self.backbone, self.config.template, question), self.markers, name)
-        row = (*ids, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
-        return Row(ids=row, labels=(IGNORE,) * len(row), start=len(ids) + 1, latents=latents, name=name)
+        return self.markers.prompt(ids, latents, name=name)
 
     def source(self) -> Source | PrecomputedThoughts | None:
         """The recurrence itself, without a projection; None for pause tokens, which stand in the prompt."""
         return Recurrence() if self.config.thoughts == "recurrent" else None
-
-    def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """Token cross-entropy on the written rest, mean over the labelled tokens that `counts` speaks of."""
-        return answer_loss(self, batch, counts)

@@ -50,11 +50,11 @@ from unspoken.core.losses import Distance, Scale, labelled_loss, layer_distance_
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.metrics import add_metrics
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, answer_ids, answer_start, question_ids, written
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, Method, Part, answer_counts
+from unspoken.methods.base import Counts, LossReport, Method, Part, answer_counts, thoughts_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,6 @@ class Codi(Method):
 
     def __init__(self, config: CodiConfig, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        self.template = config.template
         check_branches(backbone)
         self.markers = add_markers(backbone, config.marker_init)
         self.latents_per_group = config.latents_per_step
@@ -150,16 +149,8 @@ class Codi(Method):
         """question | chain | answer."""
         chain = sum((self.backbone.encode(part) for part in self.written(example).parts), ())
         refuse_markers((*chain, *answer), self.markers, example.id)
-        text = (*chain, *answer)
-        ids = (*question, *text)
-        return Row(
-            ids=ids,
-            labels=(IGNORE,) * len(question) + text,
-            start=len(ids),
-            latents=0,
-            capture_at=len(question) + len(chain) + before - 1,
-            name=example.id,
-        )
+        place, length = len(question) + len(chain) + before - 1, len(question) + len(chain) + len(answer)
+        return unlabelled(question, name=example.id).followed_by((*chain, *answer), start=length, capture_at=place)
 
     def written(self, example: Example) -> Written:
         """What the teacher writes: its steps as one text, then the answer. The student's labels are the answer alone."""
@@ -175,14 +166,9 @@ class Codi(Method):
         before = self._answer_start(example.answer)
         head = self.prompt(example.question, name=example.id)
         question = head.ids[: head.start - 1]
-        return Row(
-            ids=(*head.ids, *answer),
-            labels=(*head.labels, *answer),
-            start=head.start,
-            latents=head.latents,
+        return head.followed_by(
+            answer,
             steps_covered=len(self._chain(example)),
-            name=example.id,
-            unfed_latent=head.unfed_latent,
             capture_at=len(head.ids) + before - 1,
             branch=self._teacher(question, answer, before, example),
             shared=len(question),
@@ -200,19 +186,9 @@ class Codi(Method):
             ConfigError: a negative number of latents.
             DataError: the question spells a marker.
         """
-        latents = self.config.latents if latents is None else latents
-        if latents < 0:
-            raise ConfigError(f"the number of latents must be 0 or more, got {latents}")
+        latents = thoughts_asked(latents, self.config.latents)
         ids = refuse_markers(question_ids(self.backbone, self.config.template, question), self.markers, name)
-        row = (*ids, self.markers.bot, *((self.markers.latent,) * latents), self.markers.eot)
-        return Row(
-            ids=row,
-            labels=(IGNORE,) * len(row),
-            start=len(ids) + 1,
-            latents=latents,
-            name=name,
-            unfed_latent=self.config.trailing and latents > 0,
-        )
+        return self.markers.prompt(ids, latents, name=name, unfed_latent=self.config.trailing and latents > 0)
 
     def source(self) -> Source | PrecomputedThoughts | None:
         """The recurrence through the projection."""

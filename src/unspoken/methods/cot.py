@@ -20,14 +20,12 @@ from random import Random
 from typing import Literal
 
 from unspoken.core.config import STRICT
-from unspoken.core.lm.backbone import Backbone
-from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.example import Example
-from unspoken.core.text.template import Template, Written, pieces, question_ids, written
+from unspoken.core.text.template import Template, Written, pieces, question_ids, whole
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, Method, answer_loss
+from unspoken.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +45,6 @@ class Cot(Method):
     Config = CotConfig
     config: CotConfig
 
-    def __init__(self, config: CotConfig, backbone: Backbone) -> None:
-        super().__init__(config, backbone)
-        self.template = config.template
-
     def curriculum(self) -> Curriculum:
         """One stage: all steps in words, or none."""
         return single(Stage(removed=0 if self.config.steps else None))
@@ -60,8 +54,7 @@ class Cot(Method):
         parts = pieces(self.backbone, self.config.template, example)
         steps = parts.steps if stage.removed is not None else ()
         text = (*sum(steps, ()), *parts.answer)
-        ids = (*parts.question, *text)
-        return Row(ids=ids, labels=(IGNORE,) * len(parts.question) + text, start=len(ids), latents=0, name=example.id)
+        return unlabelled(parts.question, name=example.id).followed_by(text, start=len(parts.question) + len(text))
 
     @property
     def uses_steps(self) -> bool:
@@ -70,8 +63,7 @@ class Cot(Method):
 
     def written(self, example: Example) -> Written:
         """Every step, then the answer."""
-        parts = pieces(self.backbone, self.config.template, example)
-        return written(self.config.template, example.steps, parts.answer)
+        return whole(self.backbone, self.config.template, example)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """The question alone.
@@ -81,9 +73,4 @@ class Cot(Method):
         """
         if latents:
             raise ConfigError(f"method 'cot' thinks in words or not at all: it takes 0 latents, got {latents}")
-        ids = question_ids(self.backbone, self.config.template, question)
-        return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name)
-
-    def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """Token cross-entropy, mean over the labelled tokens that `counts` speaks of."""
-        return answer_loss(self, batch, counts)
+        return unlabelled(question_ids(self.backbone, self.config.template, question), name=name)

@@ -33,14 +33,12 @@ from random import Random
 from typing import Any, Literal
 
 from unspoken.core.config import STRICT
-from unspoken.core.lm.backbone import Backbone
-from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Phase, Stage
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.example import Example
 from unspoken.core.text.template import Template, Written, question_ids, written
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, Method, answer_loss
+from unspoken.methods.base import Method
 
 MOST_BY_CHANCE = 99
 """Most tokens that smoothing removes: the released distribution has 100 bins, the last with all that is left."""
@@ -181,10 +179,6 @@ class IcotSi(Method):
     Config = IcotSiConfig
     config: IcotSiConfig
 
-    def __init__(self, config: IcotSiConfig, backbone: Backbone) -> None:
-        super().__init__(config, backbone)
-        self.template = config.template
-
     def curriculum(self) -> Curriculum:
         """One token more at equal distances, until no chain that fits into the context has any left."""
         c = self.config
@@ -201,7 +195,7 @@ class IcotSi(Method):
     def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """question eos | what is left of the chain | eos | answer eos, with labels behind the first eos."""
         c = self.config
-        head = self.prompt(example.question, name=example.id).ids
+        head = self.prompt(example.question, name=example.id)
         text = self.written(example)
         chain = self.backbone.encode(text.parts[0])
         scheduled = removed_tokens(stage)
@@ -210,16 +204,9 @@ class IcotSi(Method):
             gone = min(scheduled.count + by_chance(scheduled.smoothing, rng), gone)
         kept = chain[gone:] if c.side == "left" else chain[: len(chain) - gone]
         tail = (*kept, *text.rest)
-        hole = len(head) + (0 if c.side == "left" else len(kept))
-        return Row(
-            ids=(*head, *tail),
-            labels=(IGNORE,) * len(head) + tail,
-            start=len(head) + len(tail),
-            latents=0,
-            name=example.id,
-            position_gap=(hole - 1, gone) if c.keep_position and gone else (0, 0),
-            num_eos=2,
-        )
+        hole = len(head.ids) + (0 if c.side == "left" else len(kept))
+        gap = (hole - 1, gone) if c.keep_position and gone else (0, 0)
+        return head.followed_by(tail, start=len(head.ids) + len(tail), position_gap=gap)
 
     def written(self, example: Example) -> Written:
         """All steps as one text, eos, answer, eos."""
@@ -239,8 +226,4 @@ class IcotSi(Method):
         ids, eos = question_ids(self.backbone, self.config.template, question), self.backbone.tokenizer.eos_token_id
         if ids[-1:] != (eos,):  # a tokenizer that ends every prompt with one has put it there
             ids = (*ids, eos)
-        return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name, num_eos=2)
-
-    def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """Token cross-entropy on what is written, mean over the labelled tokens that `counts` speaks of."""
-        return answer_loss(self, batch, counts)
+        return unlabelled(ids, name=name, num_eos=2)

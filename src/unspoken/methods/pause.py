@@ -28,13 +28,12 @@ from typing import Literal
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import LATENT, add_tokens, refuse_tokens
-from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.example import Example
-from unspoken.core.text.template import Template, Written, pieces, question_ids, written
+from unspoken.core.text.template import Template, Written, pieces, question_ids, whole
 from unspoken.errors import ConfigError
-from unspoken.methods.base import Counts, LossReport, Method, answer_loss
+from unspoken.methods.base import Method, thoughts_asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,6 @@ class Pause(Method):
 
     def __init__(self, config: PauseConfig, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        self.template = config.template
         (self.pause,) = add_tokens(backbone, (LATENT,), config.marker_init)
         if config.trains == "pauses":
             backbone.train_rows((self.pause,))
@@ -94,14 +92,7 @@ class Pause(Method):
         text = (*sum(written, ()), *parts.answer)
         refuse_tokens(text, {self.pause: LATENT}, example.id)
         head = self.prompt(example.question, name=example.id)
-        return Row(
-            ids=(*head.ids, *text),
-            labels=(*head.labels, *text),
-            start=head.start,
-            latents=head.latents,
-            steps_covered=len(example.steps) - len(written),
-            name=example.id,
-        )
+        return head.followed_by(text, steps_covered=len(example.steps) - len(written))
 
     @property
     def uses_steps(self) -> bool:
@@ -110,8 +101,7 @@ class Pause(Method):
 
     def written(self, example: Example) -> Written:
         """Every step, then the answer."""
-        parts = pieces(self.backbone, self.config.template, example)
-        return written(self.config.template, example.steps, parts.answer)
+        return whole(self.backbone, self.config.template, example)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
         """question | pauses; as many as in training, or `latents` of them.
@@ -120,13 +110,6 @@ class Pause(Method):
             ConfigError: a negative number of pauses.
             DataError: the question spells a pause.
         """
-        pauses = self.config.pauses if latents is None else latents
-        if pauses < 0:
-            raise ConfigError(f"the number of pauses must be 0 or more, got {pauses}")
+        pauses = thoughts_asked(latents, self.config.pauses, "pauses")
         ids = refuse_tokens(question_ids(self.backbone, self.config.template, question), {self.pause: LATENT}, name)
-        row = (*ids, *((self.pause,) * pauses))
-        return Row(ids=row, labels=(IGNORE,) * len(row), start=len(ids), latents=pauses, name=name)
-
-    def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """Token cross-entropy behind the pauses, mean over the labelled tokens that `counts` speaks of."""
-        return answer_loss(self, batch, counts)
+        return unlabelled((*ids, *((self.pause,) * pauses)), start=len(ids), latents=pauses, name=name)

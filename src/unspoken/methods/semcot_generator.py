@@ -29,42 +29,25 @@ Shapes: A width of the generator, D of the base model.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date
 from random import Random
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import BeforeValidator
-from torch import Tensor, nn
+from torch import Tensor
 
-from unspoken.core.auxiliary.assistant import ASSISTANT_PROMPT, Assistant, AssistantPrompt, Assisted, assistant_batch
-from unspoken.core.config import STRICT
-from unspoken.core.lm.backbone import Backbone, BackboneConfig
-from unspoken.core.loop.loop import unroll
+from unspoken.core.auxiliary.assistant import Assistant, Assisted, assistant_batch
+from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sources import PrecomputedThoughts
-from unspoken.core.losses import labelled_cross_entropy_sum
 from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import TRAINABLE_PART, Curriculum, Phase, Stage, StageSettings, single
-from unspoken.core.rows.row import IGNORE, Row
-from unspoken.core.text.chat import (
-    PLACEHOLDER,
-    Message,
-    SlotMarkers,
-    around,
-    check_variables,
-    encode,
-    placeholder_id,
-    refuse_special,
-    render,
-    slot_markers_for,
-    without_thinking,
-)
+from unspoken.core.rows.row import Row
+from unspoken.core.text.chat import PLACEHOLDER, Message, SlotMarkers
 from unspoken.core.text.example import Example
 from unspoken.core.text.prompts import TEXTS, SoftTexts, texts_of
-from unspoken.errors import ConfigError, DataError
-from unspoken.methods.base import Counts, LossReport, Method, Part
+from unspoken.methods.soft_prompt import SoftPrompt, SoftPromptConfig
 
 THOUGHT = "<thought>"
 """The released name of the added token."""
@@ -74,83 +57,37 @@ PROJECTION = "projection"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemCotGeneratorConfig:
+class SemCotGeneratorConfig(SoftPromptConfig):
     """Settings of `SemCotGenerator`; defaults are the released ones (main.py), the texts excepted."""
 
-    __pydantic_config__ = STRICT
-
     name: Literal["semcot_generator"] = "semcot_generator"
-    assistant: BackboneConfig  # the small model, of any family; with `lora` it trains by adapters
-    latents: int = 5  # n; in training and, unless asked otherwise, at inference (train_max_contemp_tokens)
-    latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
+    latents: int = 5  # n (train_max_contemp_tokens)
     warmup: StageSettings = field(
         default_factory=lambda: StageSettings(epochs=7.0)
     )  # of the projection alone, before both (cg_linear_*)
     texts: Annotated[SoftTexts, BeforeValidator(texts_of)] = field(default_factory=lambda: TEXTS["bare"])  # or a name
     plain: bool = False  # prompts without bos and chat template, as released: `texts` say all
     slots: SlotMarkers | None = None  # what stands around the latents in the base model's prompt; None = nothing
-    today: str = "2024-07-26"  # what chat templates are told
-    template: dict[str, Any] = field(
-        default_factory=without_thinking
-    )  # what the base's chat template is told; Qwen3: thinking
-    assistant_template: dict[str, Any] = field(default_factory=without_thinking)  # the same for the assistant's
-
-    def __post_init__(self) -> None:
-        check_variables(self.template, "template")
-        check_variables(self.assistant_template, "assistant_template")
-        if self.latents < 1:
-            raise ConfigError(f"latents must be at least 1, got {self.latents}; for none use 'cot' with steps=false")
-        if self.latents_per_step < 1:
-            raise ConfigError(f"latents_per_step must be at least 1, got {self.latents_per_step}")
-        try:
-            date.fromisoformat(self.today)
-        except ValueError:
-            raise ConfigError(f"today must be a date as YYYY-MM-DD, got {self.today!r}") from None
 
 
-class SemCotGenerator(Method):
+class SemCotGenerator(SoftPrompt):
     """Latents of a small trained model. See the module's card."""
 
     Config = SemCotGeneratorConfig
     config: SemCotGeneratorConfig
+    reader: ClassVar[str] = "generator"
+    reads_ahead: ClassVar[int] = 1  # the question's last token is read, and <thought> makes the rest
 
     def __init__(self, config: SemCotGeneratorConfig, backbone: Backbone) -> None:
-        super().__init__(config, backbone)
-        self.latents_per_group = config.latents_per_step
         backbone.freeze()
-        self.assistant = Assistant(config.assistant, trains=True, tokens=(THOUGHT,))
-        self.projection = nn.Linear(self.assistant.width, backbone.width)  # fp32, whatever the models' types are
-        self.slots = slot_markers_for(backbone, config.slots or SlotMarkers())
-        self._base_hold = placeholder_id(backbone, self.slots)
-        self._today = date.fromisoformat(config.today)
-
-    @classmethod
-    def most_latents(cls, config: SemCotGeneratorConfig) -> int:
-        """As many in every row."""
-        return config.latents
-
-    def train(self, mode: bool = True) -> SemCotGenerator:
-        """A frozen base model never drops out."""
-        super().train(mode)
-        self.backbone.train(mode and not self.frozen)
-        return self
-
-    @property
-    def frozen(self) -> bool:
-        """Nothing of the base model trains."""
-        return not any(p.requires_grad for p in self.backbone.parameters())
+        generator = Assistant(config.assistant, trains=True, tokens=(THOUGHT,))
+        super().__init__(config, backbone, generator, config.slots or SlotMarkers())
+        self.hold = self.assistant.token_ids[0]
 
     @property
     def uses_steps(self) -> bool:
         """It learns answers alone."""
         return False
-
-    def parts(self) -> dict[str, Part]:
-        """The generator, and the projection of its states."""
-        return {
-            "assistant": Part(module=self.assistant, lm=self.assistant),
-            "projection": Part(module=self.projection),
-        }
 
     def curriculum(self) -> Curriculum:
         """The projection alone, then all."""
@@ -165,90 +102,27 @@ class SemCotGenerator(Method):
     def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
         """prompt | answer eos; see the card. A stage without groups has no latents."""
         latents = self.config.latents if stage.groups else 0
-        head = self.prompt(example.question, latents, name=example.id)
-        written = self.config.texts.written(example, steps=False)
-        text = (*encode(self.backbone, written, first=False), self.backbone.tokenizer.eos_token_id)
-        return Row(
-            ids=(*head.ids, *text),
-            labels=(*head.labels, *text),
-            start=head.start,
-            latents=head.latents,
-            steps_covered=len(example.steps),
-            name=example.id,
-            extra={**head.extra, TRAINABLE_PART: HostValue(stage.trainable_part)},
-        )
+        answer = self.config.texts.written(example, steps=False)
+        return self.answered(example, answer, latents, **{TRAINABLE_PART: HostValue(stage.trainable_part)})
 
-    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """The chat up to the answer, with slots in it; and what the generator reads.
+    def encoded(self, chat: list[Message]) -> tuple[int, ...]:
+        """Token ids of a prompt without slots."""
+        return self.backbone.encode(_joined(chat)) if self.config.plain else super().encoded(chat)
 
-        Raises:
-            ConfigError: a negative number of latents.
-            DataError: the question spells a special token, or is too long for the generator.
-        """
-        c = self.config
-        latents = c.latents if latents is None else latents
-        if latents < 0:
-            raise ConfigError(f"the number of latents must be 0 or more, got {latents}")
-        refuse_special(self.backbone, question, (self._base_hold,), name)
-        asked = c.texts.prompt(question, latents, self.slots.begin + PLACEHOLDER + self.slots.end)
-        chat = [("user", asked)]
-        if latents == 0:
-            if c.plain:
-                ids = self.backbone.encode(asked)
-            else:
-                text = render(self.backbone, chat, prompt=True, today=self._today, variables=c.template)
-                ids = encode(self.backbone, text, first=True)
-            return Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(ids), latents=0, name=name)
-        before, behind = self._around(self.backbone, chat, prompt=True)
-        ids = (*before, *((self._base_hold,) * latents), *behind)
-        return Row(
-            ids=ids,
-            labels=(IGNORE,) * len(ids),
-            start=len(before),
-            latents=latents,
-            name=name,
-            extra={ASSISTANT_PROMPT: self._assistant_prompt(question, latents, name)},
-        )
-
-    def _around(self, backbone: Backbone, chat: list[Message], *, prompt: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def around(self, backbone: Backbone, chat: list[Message], *, prompt: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Token ids before and behind the place of the thoughts."""
         if not self.config.plain:
-            told = self.config.template if backbone is self.backbone else self.config.assistant_template
-            return around(backbone, chat, prompt=prompt, today=self._today, variables=told)
-        before, behind = "".join(text for _, text in chat).split(PLACEHOLDER)
+            return super().around(backbone, chat, prompt=prompt)
+        before, behind = _joined(chat).split(PLACEHOLDER)
         return backbone.encode(before), backbone.encode(behind)
-
-    def _assistant_prompt(self, question: str, latents: int, name: str) -> AssistantPrompt:
-        """The question and <thought>; what is read begins at the question's last token."""
-        other = self.assistant.backbone
-        refuse_special(other, question, self.assistant.token_ids, name)
-        asked, opening = self.config.texts.asked(question, latents)
-        before, _ = self._around(other, [("user", asked), ("assistant", opening + PLACEHOLDER)], prompt=False)
-        ids = (*before, *(self.assistant.token_ids * (latents - 1)))
-        if other.context is not None and len(ids) > other.context:
-            raise DataError(
-                f"{name or 'a question'} is too long for the generator: {len(ids)} positions, its context is "
-                f"{other.context}; shorten it, or take a generator with a longer context"
-            )
-        row = Row(ids=ids, labels=(IGNORE,) * len(ids), start=len(before) - 1, latents=latents, name=name)
-        return AssistantPrompt(row)
-
-    def project(self, states: Tensor) -> Tensor:
-        """States [..., A] of the generator -> latents [..., D], in fp32 also under autocast."""
-        with torch.autocast(states.device.type, enabled=False):
-            return self.projection(states.to(self.projection.weight.dtype))
 
     def source(self) -> PrecomputedThoughts:
         """The generator, projected."""
         return _Generated(self.assistant, self.project)
 
-    def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """Token cross-entropy of the answer, mean over the labelled tokens that `counts` speaks of."""
-        # Only a run that trains comes back to a prompt.
-        prefixes = self.backbone.prefixes if self.training and self.frozen else None
-        trace = unroll(self.backbone, batch, self.source(), frozen=self.frozen, prefixes=prefixes)
-        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
-        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
+
+def _joined(chat: list[Message]) -> str:
+    return "".join(text for _, text in chat)
 
 
 class _Generated(Assisted):

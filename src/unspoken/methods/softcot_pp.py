@@ -28,7 +28,6 @@ Shapes: B rows, C sets of thoughts (chains), K latents, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from random import Random
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -44,12 +43,9 @@ from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import info_nce_sum, labelled_cross_entropy_sum
 from unspoken.core.rows.batch import Batch
-from unspoken.core.rows.curriculum import Curriculum, Stage
-from unspoken.core.rows.row import Row
-from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method, method_config
-from unspoken.methods.base import Counts, LossReport, Method, Part
+from unspoken.methods.base import Counts, Layer, LossReport, Method, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +75,7 @@ class SoftCotPpConfig:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
 
 
-class SoftCotPp(Method):
+class SoftCotPp(Layer):
     """Several sets of soft thoughts. See the module's card."""
 
     Config = SoftCotPpConfig
@@ -95,11 +91,6 @@ class SoftCotPp(Method):
             self.initial.weight.normal_(std=float(table.std()))
             self.initial.weight += table[self.soft.hold].to(self.initial.weight.device)
         self.initial.requires_grad_(config.initial_trains)
-
-    @property
-    def backbone(self) -> Backbone:
-        """The base model."""
-        return self.soft.backbone
 
     @property
     def assistant(self) -> Assistant:
@@ -119,18 +110,6 @@ class SoftCotPp(Method):
     def parts(self) -> dict[str, Part]:
         """The vectors that the assistant's slots hold."""
         return {"initial": Part(module=self.initial)}
-
-    def curriculum(self) -> Curriculum:
-        """SoftCoT's."""
-        return self.soft.curriculum()
-
-    def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
-        """SoftCoT's row, which all sets share."""
-        return self.soft.layout(example, stage, rng)
-
-    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """SoftCoT's."""
-        return self.soft.prompt(question, latents, name)
 
     def source(self) -> PrecomputedThoughts:
         """The assistant with [INI] in its slots, projected."""

@@ -236,11 +236,7 @@ class Training:
     # what is said and kept
 
     def _flush(self) -> None:
-        """Write the pending steps as one metrics row; stop if a loss is not finite.
-
-        Raises:
-            TrainingError: names the step and its examples.
-        """
+        """Write the pending steps as one metrics row; a TrainingError names a step whose loss is not finite."""
         if not self.pending:
             return
         with self.signals.patiently():
@@ -251,7 +247,10 @@ class Training:
 
     def _checked(self, steps: list[StepMetrics]) -> list[dict[str, float]]:
         """The loss terms of some steps, which are finite. Several processes agree here whether a signal is heeded."""
+        began = time.perf_counter()
         everyone = self.ranks.gather(lambda: (sums_of(steps), self.signals.asked))
+        steps[-1]["seconds"] += (waited := time.perf_counter() - began)  # on a GPU, for what the steps have asked for
+        self.seconds += waited
         self.stopping = next((asked for _, asked in everyone if asked is not None), None)
         sums = add_sums([sums for sums, _ in everyone])
         check_finite(steps, sums, self.run.latest_step(), [layer.advice for layer in layers(self.method)])

@@ -1,4 +1,4 @@
-"""Answer many rows: by the scheduler, and by the loop what that does not do."""
+"""Answer many rows: with the scheduler, or with the loop for what the scheduler cannot do."""
 
 from __future__ import annotations
 
@@ -35,20 +35,19 @@ def sample(
     expected: tuple[int, ...] = (),
     **how: Any,
 ) -> list[tuple[Answer, ...]]:
-    """Think and speak for any number of prompts, by the scheduler.
+    """Think and speak for any number of prompts.
 
-    What it does not do goes batch by batch through the loop: several answers to a question, latents made in parallel
-    passes, layers that are watched, models whose attention is of their own kind, and everything on the plain path
-    (`core/fast/switch.py`).
+    The scheduler serves them, except for several answers per question, latents made in parallel passes, watched layers,
+    models with non-standard attention, and the plain path (`core/fast/switch.py`); those go batch by batch through the
+    loop.
 
     Args:
         decider: says when a row has thought enough.
-        expected: what answers may begin with, see `Request`.
-        how: the other arguments of `core/loop/generate.py:sample`, which says what they and the first four are, and what
-            is returned.
+        expected: see `Request`.
+        how: other arguments of `core/loop/generate.py:sample`, where they, the first four and the result are documented.
 
     Raises:
-        ConfigError: a decider where only the loop can serve.
+        ConfigError: a decider in a case that only the loop can serve.
     """
     columns = max((len(row.ids) for row in rows), default=0) + speaking.max_new_tokens
     if not isinstance(source, PrecomputedThoughts):

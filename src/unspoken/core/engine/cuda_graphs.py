@@ -1,9 +1,9 @@
-"""Steady passes: every slot feeds one column, at fixed addresses, so that a CUDA graph can do the whole pass in one launch.
+"""Steady passes: every slot feeds one column at fixed addresses, so that one CUDA graph launch does the whole pass.
 
-While rows think or speak they feed one column each, a pass of a few hundred small kernels: on a GPU the host is busier
-launching them than the device computing. A CUDA graph launches them all at once, but knows nothing except the addresses that
-it was recorded with. So the inputs lie in tensors of their own, every slot takes part (one that has nothing to feed writes
-into the last column, which nobody has reached), and all see as many columns as the next power of two, masked.
+While rows think or speak they feed one column each: a few hundred small kernels, which take the host longer to launch than
+a GPU to compute. A CUDA graph launches them all at once, but only reads the addresses that it was recorded with. So inputs
+lie in fixed tensors, every slot takes part (an idle one writes into the last column, which no row has reached), and all
+attend to a number of columns rounded up to a power of two, masked.
 
 The same pass without a graph gives the same numbers; on a CPU it is what the tests run.
 
@@ -27,7 +27,7 @@ from unspoken.core.fast.unhooked import has_hooks
 from unspoken.core.lm.backbone import Backbone
 
 AFTER = 4
-"""Passes of a kind that are made the usual way before one is recorded, which takes as long as three of them."""
+"""Number of passes of a kind made the usual way before one is recorded; recording takes as long as three passes."""
 
 
 @dataclass
@@ -47,8 +47,8 @@ class CudaGraphRunner:
     """Steady passes of some slots.
 
     Args:
-        backbone: whose passes; its weights may change in place, and nothing else.
-        slots: theirs.
+        backbone: the model; its weights may change in place, and nothing else.
+        slots: the slots of its rows.
         record: record CUDA graphs; False runs the same pass without.
     """
 
@@ -68,7 +68,8 @@ class CudaGraphRunner:
         self._pool = None  # a pool whose graphs are gone cannot be used again
 
     def forward(self, embeds_ND: Tensor, positions_N: Tensor, segments: Sequence[Segment]) -> Tensor | None:
-        """Feed one column for each of some slots: the states [N, D]. None: not now, make the pass the usual way."""
+        """Feed one column for each of some slots; returns the states [N, D], or None if the pass must be made the usual
+        way."""
         slots = self._slots
         if self._fails or not slots.keys or any(segment.width > 1 for segment in segments):
             return None
@@ -110,7 +111,7 @@ class CudaGraphRunner:
         )
 
     def _run(self, one: _Pass, columns: int) -> Tensor:
-        """The pass, whatever its inputs hold now."""
+        """Run the pass on what its input tensors hold."""
         later_RC = torch.arange(columns, device=one.seen_R.device) >= one.seen_R[:, None]
         mask_RC = one.embeds_RD.new_zeros(later_RC.shape).masked_fill_(later_RC, -torch.inf)
         everyone = SlotGroup(
@@ -152,11 +153,12 @@ _SPARE: WeakKeyDictionary[Any, dict[tuple[int, Any], KVSlots]] = WeakKeyDictiona
 
 
 def acquire_slots(backbone: Backbone, rows: int, columns: int, graphs: bool | None, user: object) -> KVSlots:
-    """Slots for somebody, with steady passes where they pay: those of an earlier user, so that nothing is recorded again.
+    """Slots for a user, with steady passes if they pay off. Slots of an earlier user are reused, so that nothing is
+    recorded again.
 
     Args:
         graphs: record CUDA graphs; None = on a GPU.
-        user: when it goes, its slots are there for the next.
+        user: when this object is deleted, its slots can be reused.
     """
     # A recording calls no hook when it is replayed, and in a steady pass hooks would see slots that feed nothing.
     if not (backbone.device.type == "cuda" if graphs is None else graphs) or has_hooks(backbone.lm):
@@ -172,11 +174,11 @@ def acquire_slots(backbone: Backbone, rows: int, columns: int, graphs: bool | No
 
 
 def release(backbone: Backbone) -> None:
-    """Let go of slots and recordings that wait for a next user: training needs the memory."""
+    """Free the slots and recordings kept for a next user: training needs the memory."""
     _SPARE.pop(backbone, None)
 
 
 def _addresses(backbone: Backbone) -> Any:
-    """What a recorded pass relies on: where the weights lie, and how the model runs."""
+    """What a recorded pass relies on: the addresses of the weights and the model's mode."""
     tensors = (*backbone.lm.parameters(), *backbone.lm.buffers())
     return backbone.lm.training, tuple(tensor.data_ptr() for tensor in tensors)

@@ -1,14 +1,14 @@
 """Keys and values in slots: rows of any length in one pass without padding, each at its own positions.
 
-A pass is one packed sequence: the columns of all its rows, one row behind the other, so that every linear layer computes
-what is needed and nothing else. Only attention asks which column is whose. It is a function of ours that transformers
-calls for every layer (`AttentionInterface`): a slot holds the keys and values of one row, the value of position p in
-column p, and a row sees the columns up to its own. Memory is allocated once, not concatenated in every pass; a slot is set
-to zero when the next row takes it, since an infinity or NaN would show through any mask. What a row fed in vain is
-forgotten by moving its cursor back.
+A pass is one packed sequence: the columns of all its rows one after the other, so that linear layers compute no padding.
+Only attention needs to know which column belongs to which row. It is our own function, which transformers calls in every
+layer (`AttentionInterface`): a slot holds the keys and values of one row, position p in column p, and a row attends to the
+columns up to its own. Memory is allocated once instead of concatenated in every pass; a slot is zeroed when the next row
+takes it, because an infinity or NaN would show through any mask. Columns fed speculatively are dropped by moving the row's
+cursor back.
 
-Families with standard attention are covered; `supports_kv_slots` finds out by comparing numbers, so that one with a
-bias, a cap or a window of its own goes through `core/loop/loop.py` instead.
+This covers families with standard attention. `supports_kv_slots` finds out by comparing numbers; a family with a bias, a
+cap or a window of its own goes through `core/loop/loop.py` instead.
 
 Shapes: N columns of a pass, R slots, S columns of a slot, H query heads, G key heads, E width of a head, D width,
 n rows of a group, W columns of each of them.
@@ -61,13 +61,13 @@ class Segment:
 
 @dataclass
 class SlotGroup:
-    """Segments that attend in one call: as wide as each other, in slots `first` to `last`.
+    """Segments of equal width that attend in one call, in slots `first` to `last`.
 
     Attributes:
-        at: the packed columns they take: first, and one behind the last.
-        columns: how many columns of their slots they see at most.
-        place_n: where each stands between `first` and `last`; None = one in every slot, in order.
-        mask: added to the scores; None = all is seen.
+        at: the packed columns they take: the first, and one after the last.
+        columns: the most columns of a slot that one of them attends to.
+        place_n: the place of each between `first` and `last`; None = one in every slot, in order.
+        mask: added to the scores; None = no mask.
     """
 
     first: int
@@ -80,11 +80,11 @@ class SlotGroup:
 
 
 class KVSlots(Cache):
-    """Keys and values of up to `rows` rows. `forward` is how columns are fed.
+    """Keys and values of up to `rows` rows. `forward` feeds columns.
 
     Args:
         rows: number of slots.
-        columns: positions that a slot holds at first; `reserve` makes it more.
+        columns: positions per slot at first; `reserve` enlarges it.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -116,7 +116,7 @@ class KVSlots(Cache):
             return backbone.step(embeds_ND[None], positions_BT=positions_N[None], cache=self)[0]  # pyright: ignore[reportArgumentType]
 
     def reserve(self, columns: int) -> None:
-        """Make slots hold so many positions, and some more, since it copies."""
+        """Enlarge slots to hold this many positions, with room to spare, since enlarging copies."""
         if columns <= self.columns:
             return
         more = -(-max(columns, self.columns * 5 // 4) // 32) * 32
@@ -130,14 +130,14 @@ class KVSlots(Cache):
         self.columns = more
 
     def copy(self, source: int, targets: slice | int, columns: int) -> None:
-        """Put the first columns of one slot into others."""
+        """Copy the first columns of one slot into others."""
         for tensor in (*self.keys, *self.values):
             tensor[targets, :, :columns] = tensor[source, :, :columns].clone()
         for slot in range(self.rows)[targets] if isinstance(targets, slice) else (targets,):
             self._written[slot] = max(self._written[slot], columns)
 
     def clear(self, slot: int, first: int = 0) -> None:
-        """Forget what a slot holds from a column on: a masked NaN would still be one, times a weight of 0."""
+        """Zero a slot from a column on: a masked NaN would still give NaN, even with weight 0."""
         # In a steady pass a slot that feeds nothing writes into its last column.
         end = self.columns if self.steady is not None else self._written[slot]
         if first < end:
@@ -146,11 +146,11 @@ class KVSlots(Cache):
         self._written[slot] = min(self._written[slot], first)
 
     def plan(self, places: tuple[Tensor, Tensor], groups: list[SlotGroup]) -> None:
-        """Where the columns of the next pass go (slot and column of each), and what they see."""
+        """Set where the columns of the next pass go (slot and column of each), and what they attend to."""
         self._places, self._groups = places, groups
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Called by a layer with its new keys and values [1, G, N, E]: they go to their places."""
+        """Called by a layer to store its new keys and values [1, G, N, E]."""
         while len(self.keys) <= layer_idx:
             self.keys.append(self._empty(key_states))
             self.values.append(self._empty(value_states))
@@ -161,11 +161,11 @@ class KVSlots(Cache):
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Columns have no common number; positions are always given."""
+        """0: rows have different lengths, and positions are always given explicitly."""
         return 0
 
     def attention(self, backbone: Any) -> AbstractContextManager[None]:
-        """What a pass of a model runs in: its layers attend in these slots."""
+        """Context manager for a pass of a model whose layers attend in these slots."""
         return attending(backbone.lm.config, _NAME, _CURRENT, self)
 
     def attend(self, layer: int, query_NHE: Tensor, scaling: float | None) -> Tensor:
@@ -220,7 +220,7 @@ class KVSlots(Cache):
             at, i = self._groups[-1].at[1], j
 
     def _ones(self, segments: Sequence[Segment], like: Tensor) -> SlotGroup:
-        """Rows that feed one column each. Slots between theirs attend in vain, which costs less than a copy."""
+        """Rows that feed one column each. Idle slots between them attend too, which costs less than a copy."""
         first, last = segments[0].slot, segments[-1].slot + 1
         columns = max(s.start for s in segments) + 1
         group = SlotGroup(first=first, last=last, width=1, at=(0, len(segments)), columns=columns)
@@ -252,7 +252,7 @@ class KVSlots(Cache):
 
 
 def _added(hidden: Tensor, like: Tensor) -> Tensor:
-    """What to add to scores so that the columns for which `hidden` is true are not seen."""
+    """An additive mask that hides the columns for which `hidden` is true."""
     return torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -torch.inf).to(like.device)
 
 
@@ -266,7 +266,7 @@ def _attend(
     dropout: float = 0.0,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls instead of its own attention; [1, H, N, E] -> [1, N, H, E]."""
+    """Called by transformers in place of its own attention: [1, H, N, E] -> [1, N, H, E]."""
     unknown = sorted(name for name, value in more.items() if name not in _HARMLESS and value is not None)
     if unknown or attention_mask is not None or dropout:
         raise NotImplementedError(f"attention in slots does not know {unknown or 'masks and dropout'}")
@@ -277,9 +277,9 @@ AttentionInterface.register(_NAME, _attend)
 
 
 def supports_kv_slots(backbone: Any, columns: int) -> bool:
-    """Whether slots give what the model itself gives, for rows of so many positions; found out once, with two rows.
+    """Whether slots give the model's own numbers for rows of this many positions; checked once, with two rows.
 
-    A window of attention that no row outgrows changes nothing: a slot holds nothing but its row.
+    An attention window that no row outgrows makes no difference, since a slot holds only its row.
     """
     if not isinstance(backbone, Backbone) or (backbone.window is not None and columns > backbone.window):
         return False
@@ -295,7 +295,7 @@ def supports_kv_slots(backbone: Any, columns: int) -> bool:
 
 @torch.no_grad()
 def _same(backbone: Backbone) -> bool:
-    """Compare two rows read in parts, packed, with each read alone and at once."""
+    """Compare two rows, packed and read in parts, with each read alone in one pass."""
     config = backbone.lm.config
     kinds = {type(layer) for layer in backbone.new_cache().layers}
     if config.get_text_config() is not config or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:

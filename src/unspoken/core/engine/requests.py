@@ -1,4 +1,4 @@
-"""A request, and how far it has come: what `core/engine/scheduler.py` knows of each row under way.
+"""A request and its progress: what `core/engine/scheduler.py` knows of each row being answered.
 
 Shapes: K latents, D width.
 """
@@ -19,7 +19,7 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.rows.row import Row
 
 FinishReason = Literal["stop", "length", "error"]
-"""Why a request ended: it said eos or what was to stop it; it may say no more; it failed."""
+"""Why a request ended: at eos or another stop; at its length limit; by an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,17 @@ class Request:
 
     Attributes:
         row: the prompt, as a method's `prompt` makes it.
-        speaking: how to go on after it.
-        number: what seeds its sampling: a question's number, or (question, set of thoughts, sample).
+        speaking: how to generate after it.
+        number: seeds its sampling: a question's number, or (question, set of thoughts, sample).
         expected: token ids that the answer may begin with, fed speculatively. The answer is the same without them.
-        chain: from which of the model's sets of thoughts it answers, from 0.
-        decider: says when it has thought enough; None = when it has filled its slots.
-        edit: passes every latent on its way in; its key is (the row's name, `chain`).
-        keep: keep its latents, and the states that they were made from.
+        chain: number of the set of thoughts it answers from, from 0.
+        decider: says when it has thought enough; None = think until its slots are filled.
+        edit: changes every latent before it is fed; the key is (the row's name, `chain`).
+        keep: keep its latents and the states they were made from.
         stops: texts that end the answer, which is cut before the first of them.
         stop_token_ids: tokens that end it, besides eos.
-        logprobs: how many of the likeliest tokens to tell beside each chosen one; None = nothing about any.
-        incremental: decode its text while it speaks, for whoever reads along.
+        logprobs: report each chosen token's log-probability and those of this many likeliest tokens; None = none.
+        incremental: decode its text while it is generated, for streaming.
     """
 
     row: Row
@@ -57,7 +57,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprobs:
-    """How likely a chosen token was, before temperature and cuts: natural logarithms.
+    """Log-probabilities (natural) at a chosen token, before temperature, top-k and top-p.
 
     Attributes:
         logprob: of the chosen token.
@@ -70,30 +70,30 @@ class TokenLogprobs:
 
 @dataclass(kw_only=True, eq=False)
 class ActiveRequest:
-    """A request on its way, in its slot."""
+    """A request being answered, in its slot."""
 
     request: Request
     place: int  # among all requests
     slot: int
     stream: np.random.Generator
-    end: int  # one behind its last latent; `row.start` where it has none to make
+    end: int  # one after its last latent; `row.start` if it makes none
     cursor: int = 0  # next position to feed
-    skipped: int = 0  # latent slots left out, since it has thought enough
-    eos_left: int = 1  # eos still to be spoken
+    skipped: int = 0  # latent slots skipped because it stopped thinking early
+    eos_left: int = 1  # eos tokens still to come
     speculated: tuple[int, ...] = ()  # ids fed behind the known text, forgotten where another token is chosen
     probing_stop: bool = False  # the rest of the prompt is fed that way, for the stop decider to see
     tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the tokens, where it asked for them
-    text: TextStream | None = None  # what the tokens spell, where somebody reads along
-    stop_reason: int | str | None = None  # the token or text that ended it, where that was not eos
-    error: Exception | None = None  # what it failed by
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # one per token, if requested
+    text: TextStream | None = None  # the text so far, if streamed
+    stop_reason: int | str | None = None  # the stop token or text that ended it, if it was not eos
+    error: Exception | None = None  # the error it failed with
     passes: int = 0
     positions: int = 0
     latents: list[Tensor] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
-    latent_D: Tensor | None = None  # the one made for this pass
-    state_at: int = 0  # where the state before its next latent stands among those of the last pass
-    vectors_KD: Tensor | None = None  # prompted thoughts
+    latent_D: Tensor | None = None  # the latent made for this pass
+    state_at: int = 0  # row of the last pass's states with the state before its next latent
+    vectors_KD: Tensor | None = None  # precomputed thoughts
 
     @property
     def row(self) -> Row:
@@ -112,17 +112,17 @@ class ActiveRequest:
 
     @property
     def thinking(self) -> bool:
-        """What it feeds next is a latent."""
+        """Whether it feeds a latent next."""
         return self.row.start <= self.cursor < self.end
 
     @property
     def over(self) -> bool:
-        """Nothing is left to say."""
+        """Whether its answer is complete."""
         return self.finish_reason is not None
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why it has ended; None = it has not."""
+        """Why it ended; None if it has not."""
         if self.error is not None:
             return "error"
         if self.eos_left == 0 or self.stop_reason is not None:
@@ -137,7 +137,7 @@ class ActiveRequest:
 
     @property
     def thought(self) -> int:
-        """Latents fed so far."""
+        """Number of latents fed so far."""
         return min(max(self.cursor - self.row.start, 0), self.row.latents - self.skipped)
 
     def say(self, token: int, eos: bool) -> None:
@@ -160,16 +160,16 @@ class ActiveRequest:
         return (ids[self.cursor], *self.speculated) if self.probing_stop else (*known, *self.tokens, *self.speculated)[:take]
 
     def position_ids(self, take: int) -> list[int]:
-        """Their position ids: the positions, larger behind a gap."""
+        """The position ids of its next positions, larger after a gap."""
         at, size = self.row.position_gap
         return [p + size * (p + self.skipped * (p >= self.end) >= at) for p in range(self.cursor, self.cursor + take)]
 
 
 def common_prefix(rows: Sequence[Row], first: Sequence[int] | None = None) -> int:
-    """How many leading tokens all rows share, that stand before any latent or gap and leave each something to read.
+    """How many leading tokens all rows share, before any latent or gap, leaving each row at least one token to read.
 
     Args:
-        first: tokens that they must share with these too; None = with each other.
+        first: tokens that they must also begin with; None = only compare the rows.
     """
     limit = min(min(row.start, len(row.ids), *row.position_gap[: row.position_gap[1] > 0]) for row in rows) - 1
     first = rows[0].ids if first is None else first

@@ -1,13 +1,13 @@
 """Continuous batching: requests think and speak in slots, and one that finishes makes room for the next.
 
-The same rows, sources and ways to speak as `core/loop/loop.py`, and the same answers. What differs is who goes on when: the
-loop there takes batches from start to end (training needs that); here every pass feeds whatever is ready, of however many
-rows as there are slots, packed without padding (`core/engine/kv_slots.py`): a prompt, or a part of it if prompts would
-hold up those who think and speak; one latent; the last latent with all given text behind it; one chosen token.
+It takes the same rows, sources and sampling as `core/loop/loop.py` and gives the same answers. The loop forwards a batch
+from start to end, as training needs; here every pass feeds whatever is ready from up to as many rows as there are slots,
+packed without padding (`core/engine/kv_slots.py`): a prompt, or a chunk of it so that long prompts do not delay other
+requests; one latent; the last latent with the given text after it; or one chosen token.
 
-What all prompts begin with (examples of a few-shot prompt, a chat's instruction) is read once, in one pass of its own, and
-stays in the slots. A text that answers are expected to begin with can be fed speculatively, together with the prompt's end:
-as far as the model would have chosen it, it need not be fed token by token; the rest is forgotten (`Request.expected`).
+A prefix common to all prompts (few-shot examples, a chat's instruction) is read once in a pass of its own and stays in the
+slots. Text that answers are expected to begin with can be fed speculatively with the end of the prompt: tokens that the
+model would have chosen are kept, and the rest is dropped (`Request.expected`).
 
 Shapes: N packed columns of a pass, n rows in a pass, D width, K latents.
 """
@@ -43,25 +43,26 @@ from unspoken.errors import OverloadError
 T = TypeVar("T")
 
 SHORTEST_PREFIX = 8
-"""What all prompts begin with is read apart from this length on; a pass of its own costs more than fewer tokens."""
+"""A common prefix of at least this many tokens is read in a pass of its own; for shorter ones the pass costs more than it
+saves."""
 
 
 class Scheduler:
-    """Requests on their way. `submit` any time, `step` until `idle`; or `run`, which does both.
+    """Serves requests: `submit` at any time and `step` until `idle`, or `run`, which does both.
 
-    One thread steps; others may submit and cancel meanwhile.
+    One thread calls `step`; other threads may submit and cancel meanwhile.
 
     Args:
         backbone: the base model.
-        source: makes latents from states; None: the slots' own tokens are the thoughts.
-        slots: how many requests at a time.
-        chunk: prompt positions per pass; four times as many while nobody thinks or speaks.
-        decider: `Request.decider` of those that have none.
-        keep: `Request.keep` of all, for `trace`.
+        source: makes latents from states; None: the slots' own token embeddings are the thoughts.
+        slots: how many requests are served at a time.
+        chunk: prompt positions per pass; four times as many while no request thinks or speaks.
+        decider: default for `Request.decider`.
+        keep: sets `Request.keep` for all requests; needed for `trace`.
         on_token: called with (number of the request, token id).
-        graphs: record passes in which everybody thinks or speaks as CUDA graphs; None = on a GPU.
+        graphs: record passes in which every request thinks or speaks as CUDA graphs; None = if on a GPU.
         max_waiting: how many requests may wait for a slot; None = any number.
-        isolate: a request that fails ends alone, with its error (`ActiveRequest.error`); else the error is raised.
+        isolate: a request that fails ends alone, with its error in `ActiveRequest.error`; otherwise the error is raised.
     """
 
     def __init__(
@@ -89,28 +90,28 @@ class Scheduler:
         self.done: dict[int, ActiveRequest] = {}
         self.prefix: tuple[int, ...] = ()  # stands in every slot
         self.cost = Cost()
-        self._lock = threading.Lock()  # of what other threads may touch: those who wait, and who has left
+        self._lock = threading.Lock()  # guards what other threads may touch: waiting and cancelled requests
         self._submitted = 0
         self._left: set[int] = set()
         self._states_nD: Tensor | None = None
-        self._vectors: dict[int, Tensor] = {}  # prompted thoughts of those who wait
+        self._vectors: dict[int, Tensor] = {}  # precomputed thoughts of waiting requests
 
     @property
     def idle(self) -> bool:
-        """Nothing is left to do."""
+        """Whether no request is waiting or being served."""
         return not self.waiting and not self.running
 
     def submit(self, request: Request) -> int:
-        """Take a request; it begins when a slot is free. Returns its number.
+        """Queue a request; it begins when a slot is free. Returns its number.
 
         Raises:
-            DataError: it and what it may speak do not fit into the model's context.
-            OverloadError: too many wait already.
+            DataError: it does not fit into the model's context together with its longest answer.
+            OverloadError: too many requests are waiting.
         """
         return self.submit_all([request])[0]
 
     def submit_all(self, requests: Sequence[Request]) -> list[int]:
-        """`submit` several: all of them, or none."""
+        """Submit several requests: all of them, or none."""
         for request in requests:
             check_context(self.backbone, collate([request.row]), request.speaking.max_new_tokens)
         with self._lock:
@@ -126,13 +127,13 @@ class Scheduler:
         return list(range(first, self._submitted))
 
     def cancel(self, number: int) -> None:
-        """End a request at once, wherever it is: it takes no part in any later pass, and is not among the finished ones."""
+        """End a request at once. It takes part in no later pass and is not reported as finished."""
         with self._lock:
             self._left.add(number)
 
     @torch.inference_mode()
     def run(self, requests: Sequence[Request]) -> list[int]:
-        """Submit requests and finish them all, longest prompts first; their numbers."""
+        """Submit requests, longest prompts first, and serve them all; returns their numbers."""
         numbers = self.submit_all(requests)
         self.waiting = deque(sorted(self.waiting, key=lambda one: len(one[1].row.ids), reverse=True))
         self.share_prefix()
@@ -142,7 +143,8 @@ class Scheduler:
 
     @torch.inference_mode()
     def share_prefix(self) -> None:
-        """Read what all waiting prompts begin with, once, into all slots. Nothing happens while a request is under way."""
+        """Read the common prefix of all waiting prompts once, into all slots. Does nothing while a request is being
+        served."""
         rows = [request.row for _, request in self.waiting]
         if self.running or len(rows) < 2 or self.prefix or (length := common_prefix(rows)) < SHORTEST_PREFIX:
             return
@@ -156,10 +158,10 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> list[int]:
-        """One pass: free slots are filled, everyone ready is fed, those at the end of their text speak.
+        """Make one pass: fill free slots, feed every row that is ready, choose tokens for rows at the end of their text.
 
         Returns:
-            The numbers of requests that this pass finished; what they said is in `done`, until somebody takes it out.
+            The numbers of requests that this pass finished; their results stay in `done` until taken out.
         """
         self._forget()
         if self.idle:
@@ -180,7 +182,7 @@ class Scheduler:
         return [active.place for active in over]
 
     def _forget(self) -> None:
-        """Let go of those who have left."""
+        """Drop cancelled requests."""
         if not self._left:
             return
         with self._lock:
@@ -193,9 +195,9 @@ class Scheduler:
     def _each(
         self, members: Sequence[ActiveRequest], work: Callable[[Sequence[ActiveRequest]], T]
     ) -> list[tuple[Sequence[ActiveRequest], T]]:
-        """Some work on all members at once: (those for whom it went well, what came out), all in one where nobody fails.
+        """Do some work for all members at once; returns the members for which it succeeded, and the results.
 
-        Where it fails and requests are isolated, it is done again on halves, until whoever fails is alone.
+        If it fails and requests are isolated, it is repeated on halves until the failing request is alone.
         """
         if not members:
             return []
@@ -211,7 +213,7 @@ class Scheduler:
         return [*self._each(members[:half], work), *self._each(members[half:], work)]
 
     def _guard(self, active: ActiveRequest, work: Callable[..., None], *given: Any) -> None:
-        """Some work on one request, which fails alone if it does."""
+        """Do some work for one request; an error ends only this request."""
         try:
             work(active, *given)
         except Exception as error:
@@ -220,7 +222,7 @@ class Scheduler:
             active.error = error
 
     def _admit(self) -> None:
-        """Give free slots to those who wait; when nobody does, those under way move together."""
+        """Give free slots to waiting requests; if none waits, compact the occupied slots."""
         taken = {active.slot for active in self.running}
         free = [slot for slot in range(self.slots.rows) if slot not in taken]
         with self._lock:
@@ -238,11 +240,12 @@ class Scheduler:
                 active.slot = slot
 
     def _prompt(self, new: Sequence[ActiveRequest]) -> None:
-        """Give new rows their prompted thoughts; made for many of the waiting at once: another model may read them."""
+        """Give new rows their precomputed thoughts, made for many waiting requests at once because another model may have
+        to run."""
         assert self.prompted is not None
         if any(active.place not in self._vectors for active in new):
             ahead = [(active.place, active.request) for active in new]
-            if len(new) > 1 or not self.isolate:  # alone: whoever waits may be the one that fails
+            if len(new) > 1 or not self.isolate:  # alone: a waiting request may be the one that fails
                 ahead += list(islice(self.waiting, self.slots.rows))
             ahead = [(place, request) for place, request in ahead if place not in self._vectors]
             batch = collate([request.row for _, request in ahead]).to(self.backbone.device)
@@ -254,7 +257,7 @@ class Scheduler:
             active.vectors_KD = self._edit(active, self._vectors.pop(active.place), 0)
 
     def _prompt_by_tokens(self, new: Sequence[ActiveRequest]) -> None:
-        """Thoughts that are tokens, as vectors: only so they can be edited."""
+        """Token thoughts as vectors, so that they can be edited."""
         for active in new:
             row = active.row
             tokens_KD = self.backbone.embed(self._device(row.ids[row.start : row.start + row.latents]))
@@ -262,7 +265,7 @@ class Scheduler:
 
     @staticmethod
     def _edit(active: ActiveRequest, latents_KD: Tensor, first: int) -> Tensor:
-        """Latents of a request, from number `first` on, as they are fed."""
+        """Latents of a request from number `first` on, edited if it has an edit."""
         edit = active.request.edit
         if edit is None or not len(latents_KD):
             return latents_KD
@@ -283,18 +286,18 @@ class Scheduler:
             end=row.start + (row.latents if self.source is not None else 0),
             eos_left=row.num_eos,
             cursor=len(self.prefix),
-            positions=len(self.prefix),  # as if it had read alone what all share
+            positions=len(self.prefix),  # counted as if it had read the common prefix alone
             text=TextStream(self.backbone.decode, request.stops) if reading else None,
         )
 
     def _think(self, running: Sequence[ActiveRequest]) -> None:
-        """Make the latents that are fed now, and ask whether they are the last."""
+        """Make the latents to be fed in this pass, and ask the deciders whether they are the last."""
         for part, (state_ND, latent_ND) in self._each(running, self._latents):
             for active, state_D, latent_D in zip(part, state_ND, latent_ND, strict=True):
                 self._guard(active, self._take_latent, state_D, latent_D)
 
     def _latents(self, running: Sequence[ActiveRequest]) -> tuple[Tensor, Tensor]:
-        """The states [N, D] before the next latents, and these."""
+        """The states [N, D] before the next latents, and the latents."""
         assert self.source is not None
         assert self._states_nD is not None
         state_ND = self._states_nD.index_select(0, self._device([active.state_at for active in running]))
@@ -319,13 +322,14 @@ class Scheduler:
         return self.decider if active.request.decider is None else active.request.decider
 
     def _stop(self, active: ActiveRequest, thought: int) -> None:
-        """A row has thought enough: the rest of its prompt moves up."""
+        """Stop a row's thinking: the rest of its prompt moves up."""
         active.skipped = active.row.latents - thought
         active.end = active.row.start + thought
 
     def _takes(self) -> dict[int, int]:
-        """Columns each slot's row feeds in this pass: one who thinks or speaks all that is ready, prompts share a chunk."""
-        # Prompts are cut so that nobody who thinks or speaks waits long for them.
+        """Columns that each slot's row feeds in this pass. Rows that think or speak feed all they have; prompts share a
+        chunk."""
+        # Prompts are cut into chunks so that requests that think or speak do not wait long.
         takes, budget = {}, self.chunk if any(active.passes for active in self.running) else 4 * self.chunk
         for active in self.running:
             row = active.row
@@ -353,7 +357,7 @@ class Scheduler:
         return takes
 
     def _feed(self, running: Sequence[ActiveRequest], widths: Sequence[int]) -> Tensor:
-        """Feed the next columns of some rows, packed: the states [N, D]."""
+        """Feed the next columns of some rows, packed; returns the states [N, D]."""
         ids: list[int] = []
         positions: list[int] = []
         places: list[int] = []
@@ -379,7 +383,7 @@ class Scheduler:
         return hidden_ND
 
     def _go_on(self, running: Sequence[ActiveRequest], widths: Sequence[int], hidden_ND: Tensor) -> None:
-        """Move cursors; who stands at the end of its text speaks, or was only trying and thinks on."""
+        """Move cursors. Rows at the end of their text speak; rows that only probed for a stop may think on."""
         firsts = np.cumsum([0, *widths[:-1]]).tolist()
         states: list[int] = []
         asked: list[
@@ -403,7 +407,7 @@ class Scheduler:
             self._speak(asked, hidden_ND)
 
     def _trail(self, active: ActiveRequest, state_1D: Tensor) -> None:
-        """Make the latent after the last one, which is never fed, where a row asks for it and somebody for the trace."""
+        """Make the latent after the last one, which is never fed, for rows with `unfed_latent` whose trace is kept."""
         if not (active.row.unfed_latent and (self.keep or active.request.keep)):
             return
         assert self.source is not None
@@ -412,7 +416,7 @@ class Scheduler:
         active.states.append(state_1D[0])
 
     def _speak(self, asked: list[tuple[ActiveRequest, list[int]]], hidden_ND: Tensor) -> None:
-        """Choose tokens: one for each row, more where what it tried is what it would have said."""
+        """Choose tokens: one per row, and more if speculated tokens are the ones the model chooses."""
         columns = [column for _, several in asked for column in several]
         logits_NV = self.backbone.logits(hidden_ND.index_select(0, self._device(columns)))
         firsts = np.cumsum([0, *(len(several) for _, several in asked)]).tolist()
@@ -435,7 +439,7 @@ class Scheduler:
             on = further
 
     def _say(self, active: ActiveRequest, token: int, logits_V: Tensor) -> None:
-        """A request says its next token."""
+        """Add a token to a request's answer."""
         if active.request.logprobs is not None:
             active.logprobs.append(_logprobs(logits_V, token, active.request.logprobs))
         active.say(token, eos=token in self.eos_ids)
@@ -443,7 +447,7 @@ class Scheduler:
             self.on_token(active.place, token)
 
     def _probed(self, active: ActiveRequest, logits_1V: Tensor) -> None:
-        """Whoever tried the rest of its prompt goes on with it, or thinks on."""
+        """A row that probed for a stop goes on to its answer, or thinks on."""
         behind, active.probing_stop, active.speculated = len(active.speculated), False, ()
         decider = self._decider(active)
         assert decider is not None
@@ -455,7 +459,7 @@ class Scheduler:
         self._trail(active, self._states_nD[active.state_at][None])
 
     def _choose(self, on: list[tuple[ActiveRequest, int]], logits_NV: Tensor) -> list[tuple[ActiveRequest, int, int]]:
-        """A token for each row, by its own way to speak: (row, the logits it chose from, token), in their order."""
+        """Choose a token per row with its own sampling settings: (row, index of its logits, token), in order."""
         places = dict(on)
         kinds: dict[Any, list[ActiveRequest]] = {}
         for active, _ in on:
@@ -473,7 +477,7 @@ class Scheduler:
         return [(active, at, tokens[active]) for active, at in on if active in tokens]
 
     def trace(self, numbers: Sequence[int]) -> Trace:
-        """The thoughts of finished requests; they must have been kept."""
+        """The trace of finished requests, which must have been kept."""
         return trace_of(self.backbone, self.source, [self.done[number] for number in numbers], self.cost)
 
     def _count(self, columns: int) -> None:

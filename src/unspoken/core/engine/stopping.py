@@ -1,8 +1,8 @@
-"""Who says that a row has thought enough; the rules are in experimental/stopping.py, or a caller's own.
+"""The interface of rules that stop thinking early; rules are in experimental/stopping.py, or a caller's own.
 
-A row that stops after k latents goes on exactly as if it had been given k slots: the rest of its prompt moves up.
+A row that stops after k latents continues exactly as if its prompt had k slots: the rest of the prompt moves up.
 
-Shapes: N rows that are asked, D width, V words.
+Shapes: N rows, D width, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from torch import Tensor
 
 @runtime_checkable
 class StopDecider(Protocol):
-    """Is asked before a latent is fed or, where it tries, after it, row by row."""
+    """Decides row by row, before a latent is fed or, if it `tries`, after."""
 
     @property
     def tries(self) -> bool:
-        """Whether it must see the logits behind the rest of the prompt, which then is forwarded behind every latent."""
+        """Whether it needs the logits at the end of the prompt, which is then forwarded speculatively after every
+        latent."""
         ...
 
     def asked(self, thought: int) -> bool:
-        """Whether it may stop a row after so many latents."""
+        """Whether it wants to decide after this many latents."""
         ...
 
     def is_last(self, thought: int, latent_D: Tensor, before_D: Tensor | None) -> bool:
-        """Whether the latent that is about to be fed, number `thought` counted from 1, is the last; not for `tries`."""
+        """Whether the latent about to be fed, number `thought` counted from 1, is the last. Not called if it `tries`."""
         ...
 
     def confident(self, logits_NV: Tensor) -> list[bool]:
-        """For `tries`: whether a row has thought enough, from the logits behind the rest of its prompt."""
+        """Called if it `tries`: per row, whether it has thought enough, from the logits at the end of its prompt."""
         ...

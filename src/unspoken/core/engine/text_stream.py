@@ -1,8 +1,8 @@
-"""The text of an answer while it is being spoken, and the texts at which it stops.
+"""The text of an answer while it is generated, and the stop texts that end it.
 
-Tokens do not end where characters do: one of UTF-8 may be spread over several, and a decoder may treat a token otherwise at
-the beginning of a text than inside it. So a token is decoded together with those just before it, and text that ends in
-half a character waits for the rest. What may be the beginning of a stop text waits too, until it is known not to be one.
+A UTF-8 character may be spread over several tokens, and a decoder may treat a token differently at the beginning of a text.
+So a token is decoded together with those just before it, and text that ends in half a character is held back until it is
+complete. So is text that may be the beginning of a stop text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _HALF = "\ufffd"
-"""What decoders write for bytes that are no character, or not yet."""
+"""What decoders write for bytes that are not, or not yet, a character."""
 
 
 class TextStream:
@@ -30,7 +30,7 @@ class TextStream:
         self._cut: int | None = None
 
     def add(self, token: int) -> str | None:
-        """Take the next token; the stop text with which the answer has ended, if it has."""
+        """Add a token; returns the stop text if the answer has ended with one."""
         self._tokens.append(token)
         known = self._decode(self._tokens[self._window : self._read])
         text = self._decode(self._tokens[self._window :])
@@ -42,7 +42,7 @@ class TextStream:
 
     @property
     def ready(self) -> str:
-        """What is certain so far: it only grows, and becomes `whole`."""
+        """The text that is certain so far; it only grows, until it equals `whole`."""
         if self._cut is not None:
             return self._text[: self._cut]
         held = max((_overlap(self._text, stop) for stop in self._stops), default=0)
@@ -52,7 +52,7 @@ class TextStream:
         """The text of a finished answer.
 
         Args:
-            tokens: all that were spoken, without the one that ended it.
+            tokens: all generated tokens, without the one that ended the answer.
         """
         if self._cut is not None:
             return self._text[: self._cut]
@@ -77,5 +77,5 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many of the last characters of a text are the first ones of another."""
+    """Length of the longest suffix of a text that is a prefix of another."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

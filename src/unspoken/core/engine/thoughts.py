@@ -18,11 +18,11 @@ from unspoken.core.loop.trace import Cost, Trace
 
 
 def trace_of(backbone: Backbone, source: Source | None, requests: Sequence[ActiveRequest], cost: Cost) -> Trace:
-    """The thoughts of requests, of which they kept their latents.
+    """The thoughts of requests that kept their latents.
 
     Args:
-        source: what made the latents; None where they were known before, or are tokens.
-        cost: what goes into the trace as its cost.
+        source: what made the latents; None if they were precomputed, or are tokens.
+        cost: the cost recorded in the trace.
     """
     thoughts = [latents_of(backbone, source, active) for active in requests]
     states = [torch.stack(active.states) if active.states else None for active in requests]
@@ -42,7 +42,7 @@ def trace_of(backbone: Backbone, source: Source | None, requests: Sequence[Activ
 
 
 def latents_of(backbone: Backbone, source: Source | None, active: ActiveRequest) -> Tensor:
-    """The latents of a request so far, [K, D]; its slots' tokens where these are its thoughts."""
+    """The latents of a request so far, [K, D]; the embeddings of its slots' tokens if those are its thoughts."""
     if active.vectors_KD is not None:
         return active.vectors_KD
     row = active.row
@@ -57,5 +57,5 @@ def latents_of(backbone: Backbone, source: Source | None, active: ActiveRequest)
 
 
 def _padded(made_kD: Tensor, K: int) -> Tensor:
-    """[k, D] -> [K, D], zero behind."""
+    """Pad [k, D] with zeros to [K, D]."""
     return torch.cat([made_kD, made_kD.new_zeros(K - len(made_kD), made_kD.shape[1])])

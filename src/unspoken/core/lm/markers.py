@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from unspoken.core.lm.backbone import Backbone
+from unspoken.core.rows.row import Row, unlabelled
 from unspoken.errors import ConfigError, DataError
 
 BOT, EOT, LATENT = "<|start-latent|>", "<|end-latent|>", "<|latent|>"
@@ -27,6 +29,11 @@ class Markers:
     def ids(self) -> tuple[int, int, int]:
         """All three, in the order in which they were added."""
         return (self.bot, self.eot, self.latent)
+
+    def prompt(self, question: tuple[int, ...], latents: int, **fields: Any) -> Row:
+        """question | bot | latents | eot, with further fields of the row."""
+        ids = (*question, self.bot, *((self.latent,) * latents), self.eot)
+        return unlabelled(ids, start=len(question) + 1, latents=latents, **fields)
 
 
 def add_tokens(backbone: Backbone, names: tuple[str, ...], like: str) -> tuple[int, ...]:

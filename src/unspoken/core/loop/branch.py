@@ -1,8 +1,7 @@
 """Which columns see which when a row and its branch are forwarded in one pass.
 
-Both begin with the same positions, which stand in the pass once. Behind them the row's own columns and the branch's
-follow; neither sees the other's, so each gives what it gives alone.
-Shapes: b rows, W columns of the pass.
+Both begin with the same positions, which are forwarded once. The row's own columns and the branch's columns follow; neither
+attends to the other, so each gets the states it would get alone. Shapes: b rows, W columns of the pass.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 def column_layout(
     take_b: np.ndarray, more_b: np.ndarray, cursor_b: np.ndarray, shared_b: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Columns of a pass: per row, first `take_b` of its own, then `more_b` of its branch, then padding.
+    """Lay out the columns of a pass: per row `take_b` of its own, then `more_b` of its branch, then padding.
 
     Args:
         take_b, more_b: own columns, branch columns.
@@ -21,7 +20,8 @@ def column_layout(
         shared_b: position, inside the branch, of its first column.
 
     Returns:
-        own_bW, branch_bW: whose a column is; positions_bW: its position inside its own sequence, 0 for padding.
+        own_bW, branch_bW: whether a column belongs to the row or to its branch; positions_bW: its position in that
+            sequence, 0 for padding.
     """
     offsets_W = np.arange(int((take_b + more_b).max()))[None, :]
     own_bW = offsets_W < take_b[:, None]
@@ -32,9 +32,9 @@ def column_layout(
 
 
 def visible(own_bW: np.ndarray, branch_bW: np.ndarray, positions_bW: np.ndarray, shared_b: np.ndarray) -> np.ndarray:
-    """Bool [b, 1, W, W]: which column (last) a column (last but one) attends to, in a first pass with branches.
+    """Attention mask of a first pass with branches: bool [b, 1, W, W], query columns by key columns.
 
-    Padding sees the first column, so that no column sees nothing: an empty softmax is NaN in some kernels.
+    Padding attends to the first column, because a softmax over nothing is NaN in some kernels.
     """
     query, key = np.s_[:, :, None], np.s_[:, None, :]
     causal = positions_bW[key] <= positions_bW[query]
@@ -48,7 +48,7 @@ def visible(own_bW: np.ndarray, branch_bW: np.ndarray, positions_bW: np.ndarray,
 def note_columns(
     columns_BT: np.ndarray, index_b: np.ndarray, real_bW: np.ndarray, positions_bW: np.ndarray, first: int
 ) -> None:
-    """Remember at which column each given position stands; spoken ones lie beyond the table."""
+    """Record the column of each given position; positions of generated tokens are not recorded."""
     row_N, offset_N = np.nonzero(real_bW)
     place_N = positions_bW[row_N, offset_N]
     given_N = place_N < columns_BT.shape[1]

@@ -1,4 +1,4 @@
-"""Changing latents between the place that makes them and the place that they are fed to."""
+"""Change latents after they are made and before they are fed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.row import LatentKey
 
 Edit = Callable[[Tensor, Sequence[LatentKey], np.ndarray], Tensor]
-"""(latents_ND, keys_N, index_N) -> latents_ND: whose latents they are, and the number of each inside its row, from 0."""
+"""(latents_ND, keys_N, index_N) -> latents_ND. The keys say whose latents they are; index is the number of each latent in
+its row, from 0."""
 
 
 class Edited:
-    """A source whose latents pass through a function on their way in: for controls and interventions.
+    """A source whose latents pass through a function before they are fed; used by controls and interventions.
 
     Args:
         inner: where the latents come from.
         edit: see `Edit`.
-        keys: whose latents those of each row are (`Batch.keys`).
+        keys: per row, whose latents they are (`Batch.keys`).
     """
 
     def __init__(self, inner: Source, edit: Edit, keys: Sequence[LatentKey]) -> None:
@@ -36,8 +37,8 @@ class Edited:
 class EditedPrompt:
     """`Edited` for prompted thoughts: the function gets all latents in one call.
 
-    More sets may be asked for than the inner source has: they start over from its first, and the function may tell them
-    apart.
+    More sets may be requested than the inner source has: it then repeats its sets from the first, and the function can
+    change each differently.
     """
 
     def __init__(self, inner: PrecomputedThoughts, edit: Edit) -> None:
@@ -49,7 +50,7 @@ class EditedPrompt:
         return self.inner.chains
 
     def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
-        """See `Prompted.vectors`."""
+        """See `PrecomputedThoughts.vectors`."""
         vectors_BKD = self.inner.vectors(batch, min(chains, self.inner.chains))
         rounds = -(-chains * len(batch) // max(len(vectors_BKD), 1))
         vectors_BKD = vectors_BKD.repeat(rounds, 1, 1)[: chains * len(batch)]
@@ -65,7 +66,7 @@ class EditedPrompt:
 
 
 def edited(source: Source | PrecomputedThoughts, edit: Edit, keys: Sequence[LatentKey]) -> Source | PrecomputedThoughts:
-    """The same source with a function in the way of its latents; see `Edited`."""
+    """The source with its latents passed through a function; see `Edited`."""
     if isinstance(source, Jacobi):
         return Jacobi(Edited(source.inner, edit, keys), source.passes)
     return EditedPrompt(source, edit) if isinstance(source, PrecomputedThoughts) else Edited(source, edit, keys)

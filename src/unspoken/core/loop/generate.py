@@ -1,4 +1,4 @@
-"""Thinking and speaking for a batch of rows, one loop, no scheduler."""
+"""Think and speak batch by batch through the loop, without the scheduler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unspoken.core.rows.batch import collate, longest_first
 from unspoken.core.rows.row import LatentKey, Row
 
 OnTrace = Callable[[Trace, list[LatentKey]], None]
-"""Called with the trace of a batch and whose latents those of each of its rows are."""
+"""Called with the trace of a batch and a key per row of it."""
 
 
 @torch.inference_mode()
@@ -35,7 +35,7 @@ def generate(
     speaking: SamplingParams,
     **how: Any,
 ) -> list[Answer]:
-    """One answer per row, in the order of `rows`; see `sample`, whose other arguments `how` are."""
+    """One answer per row, in the order of `rows`; see `sample` for the other arguments."""
     return [answer for (answer,) in sample(backbone, rows, source, speaking, **how)]
 
 
@@ -63,14 +63,14 @@ def sample(
         source: where latents come from.
         speaking: how to speak. A row's sampling is seeded by its number, its set of thoughts and the number of the sample,
             whatever the batch.
-        batch_size: rows per batch, copies included; all copies of a row are in one batch, be they more.
+        batch_size: rows per batch, copies included; copies of one row are never split over batches, even if there are more.
         chains: sets of thoughts per row.
         samples: answers per set of thoughts.
         numbers: a number per row; None = its place in `rows`.
-        explain: decodes a trace into steps per row; its words go into `Answer.thoughts`.
-        edit: passes every latent on its way in (`core/loop/edits.py:Edit`); the rows' names tell them apart.
+        explain: decodes a trace into steps per row, which become `Answer.thoughts`.
+        edit: changes latents before they are fed (`core/loop/edits.py:Edit`); keys contain the rows' names.
         on_token: called with (place in `rows`, token id).
-        on_trace: called once per batch with its trace, whose latents are those that were fed, and a key per row of it.
+        on_trace: called once per batch with its trace (the latents as they were fed) and a key per row.
         watch: sees, and may change, the states of layers; for one answer per row.
 
     Returns:

@@ -1,17 +1,17 @@
 """The one loop: rows think and speak together, batched and cached, each in its own phase.
 
-Thinking and speaking differ only in what is fed back: a latent made from the last hidden state, or the embedding of a
-chosen token. Training runs the same loop with every token given and nothing to speak.
+Thinking and speaking differ only in what is fed back: a latent made from the last hidden state, or the embedding of the
+chosen token. Training runs the same loop with all tokens given and nothing to generate.
 
-How a batch is forwarded: in every pass each row feeds what it has ready: its prompt up to the first latent; then one
-latent; then the last latent together with all given text behind it; then one chosen token (latents made in parallel go
-with the text behind them: `core/loop/parallel.py`). A row that has less ready than another is padded on the right
-*inside the pass*, so the first latents line up by themselves, rows with 0, 6 or 13 latents share a batch, and nothing
-is forwarded twice. Masks and position ids go with every pass. A row's branch (`Row.branch`: a teacher's sequence on
-the same question) rides along in the first pass and is invisible from then on.
+In every pass each row feeds what is available to it: first its prompt up to the first latent; then one latent per pass;
+then the last latent together with the given text after it; then one chosen token per pass. (Latents made in parallel go
+with the text after them: `core/loop/parallel.py`.) A row with fewer columns than another is padded on the right *within the
+pass*, so rows with 0, 6 or 13 latents share a batch and nothing is forwarded twice. Masks and position ids go with every
+pass. A row's branch (`Row.branch`: a teacher's sequence on the same question) is forwarded in the first pass and masked
+from then on.
 
-Prompted thoughts stand in the prompt like text: one pass reads it. What several continuations share is forwarded once:
-rows go on as copies, one per set of thoughts from the first slot on, one per sample from the first chosen token on.
+Precomputed thoughts stand in the prompt like text and are read in one pass. Whatever several continuations share is
+forwarded once: a row is copied per set of thoughts at its first slot, and per sample at its first chosen token.
 
 Shapes: B rows, b rows still running, T positions of the longest row, W columns of a pass, S columns so far, D width,
 K latents of the row with most, L layers + 1, N rows that think (or speak) in this pass, V words.
@@ -43,31 +43,31 @@ from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.protocol import CausalLM
 
 OnToken = Callable[[int, int], None]
-"""Called with (row, token id) as tokens are chosen: streaming."""
+"""Called with (row, token id) as each token is chosen, for streaming."""
 
 
 class Loop:
-    """One batch on its way through the backbone. `run` is the whole interface; see the module's text for the idea.
+    """One batch being forwarded. `run` is the whole interface; the module's docstring explains the scheme.
 
     Args:
         backbone: the base model.
         batch: rows; their ids are on the backbone's device.
-        source: makes latents from hidden states, or knows them before. None: the slots' own token embeddings are the
-            thoughts (pause tokens).
-        speaking: how to go on after the last given position; None = do not (training).
+        source: makes latents from hidden states, or has them precomputed. None: the embeddings of the slots' own tokens are
+            the thoughts (pause tokens).
+        speaking: how to generate after the last given position; None = generate nothing (training).
         numbers: per row, the number that seeds its sampling; None = its place in the batch.
-        embeds_BTD: what to feed at the given positions instead of the tokens' embeddings: prompted thoughts.
+        embeds_BTD: fed at the given positions instead of the tokens' embeddings.
         keep_hidden: keep the states of all columns in the trace (training needs them, inference does not).
         on_token: called with (row of `batch`, token id) as tokens are chosen, whichever copy of the row chooses.
-        chains: go on with so many sets of thoughts per row. Set c of row b is row c * B + b of trace and speech. Recurrent
-            ones differ only where the source tells the sets apart (`core/loop/sources.py:Edited`).
-        samples: speak so many times per row (and set), from the same thoughts; sample s of row i is row s * rows + i.
-        frozen: nothing before the first slot trains (prompted thoughts in a frozen model), so it needs no gradient.
-        prefixes: remembers what comes before the first slot from step to step, where it is frozen.
+        chains: sets of thoughts per row. Set c of row b is row c * B + b of trace and speech. Sets of recurrent latents
+            differ only if the source tells them apart (`core/loop/edits.py:Edited`).
+        samples: answers per row and set, generated from the same thoughts; sample s of row i is row s * rows + i.
+        frozen: nothing before the first slot trains (precomputed thoughts in a frozen model), so it needs no gradient.
+        prefixes: caches what comes before the first slot over training steps, if that is frozen.
         watch: sees, and may change, the states of layers (`core/loop/layers.py`).
 
     Raises:
-        DataError: a row and the tokens it may speak do not fit into the model's context.
+        DataError: a row with the tokens it may generate is longer than the model's context.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Loop:
         self.source = None if isinstance(source, PrecomputedThoughts) else at_once(source, backbone.parallel)
         self.backbone, self.asked, self.batch, self.speaking, self.watch = backbone, batch, batch, speaking, watch
         self.chains, self.samples, self.frozen, self.prefixes = chains, samples, frozen, prefixes
-        # What comes before the first slot is read by itself where that saves something, and there is anything.
+        # What comes before the first slot is read by itself if that saves work.
         self.apart = (chains > 1 or (self.prompted is not None and frozen)) and bool(batch.starts_B.all())
         streams = list(itertools.product(range(samples), range(chains), numbers if numbers is not None else range(B)))
         self.chooser = Sampler(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
@@ -102,7 +102,7 @@ class Loop:
         self.cache: Any = backbone.new_cache(columns_of(batch, speaking), batch.branch is not None)
         self.cost = Cost()
         self.embeds_bTD = backbone.embed(batch.ids_BT) if embeds_BTD is None else embeds_BTD
-        self.given_BTD = self.embeds_bTD  # the same, of all rows, also after rows have left
+        self.given_BTD = self.embeds_bTD  # the same for all rows, even after rows have finished
         # Host-side state of the rows still running; `index_b` maps them to rows of the batch.
         self.index_b = np.arange(B)
         self.cursor_b = np.zeros(B, dtype=np.int64)  # next position to feed
@@ -111,10 +111,10 @@ class Loop:
         self.end_b = batch.starts_B + (batch.latents_B if self.source is not None else 0)
         self.done_b = np.zeros(B, dtype=bool)
         self.mask_bS = np.zeros((B, 0), dtype=bool)
-        self.recalled = 0  # columns that an earlier step has read
+        self.recalled = 0  # columns taken from the prefix cache
         self.columns_BT = np.full((B, T), -1, dtype=np.int64)
         self.branch_columns_BT = np.full(batch.branch.ids_BT.shape, -1, dtype=np.int64) if batch.branch else None
-        # What the passes left behind.
+        # Kept from the passes, for the trace.
         self.hidden: list[Tensor] = []
         self.last_bD: Tensor | None = None
         self.spoken_bD: Tensor | None = None
@@ -131,7 +131,7 @@ class Loop:
             self._fill()
 
     def run(self) -> tuple[Trace, Speech]:
-        """Forward everything: read, think, read the rest, speak."""
+        """Forward the batch: read, think, read the rest, speak."""
         self._recall()
         late = self.keep_hidden and not self.backbone.checkpointing
         with share_gradients(self.backbone.lm.base_model if late else None, int(self.batch.lengths_B.sum())):
@@ -143,7 +143,7 @@ class Loop:
         return self._trace(), self.speech
 
     def _recall(self) -> None:
-        """Take what stands before the first slot from an earlier step, instead of reading it."""
+        """Take the positions before the first slot from the prefix cache instead of forwarding them."""
         take_b, plain = self.start_b, self.batch.branch is None and not self.batch.gap_B.any() and self.speaking is None
         fits = self.apart and self.frozen and plain and take_b.all() and self.batch.latents_B.all()
         if self.prefixes is None or not fits or not settings().prefix_gb:
@@ -158,10 +158,10 @@ class Loop:
         self._advance(take_b)
 
     def _ready(self) -> np.ndarray:
-        """Columns each row feeds in the next pass.
+        """How many columns each row feeds in the next pass.
 
-        A row is critical if something waits for this pass: a latent, or a token to choose. Rows that only have text left
-        to read ride along, as many columns as the critical ones need; once none is critical, the rest goes in one pass.
+        Rows that must produce a latent or a token decide how wide this pass is. Rows that only have given text left feed up
+        to that width; when no row must produce anything, all remaining text goes in one pass.
         """
         left_b = self.length_b - self.cursor_b
         to_first_b = self.start_b - self.cursor_b
@@ -177,13 +177,13 @@ class Loop:
         return np.minimum(ready_b, np.maximum(width, self.batch.shared_B[self.index_b]))
 
     def _pass(self, take_b: np.ndarray) -> None:
-        """Feed `take_b` columns of every row, in the first pass also the branches, and keep each row's last state."""
+        """Feed `take_b` columns of every row, and in the first pass the branches; keep each row's last state."""
         branch = self.batch.branch if self.cost.passes == 0 else None
         shared_b = self.batch.shared_B[self.index_b]
         more_b = branch.lengths_B - shared_b if branch is not None else np.zeros_like(take_b)
         own_bW, branch_bW, positions_bW = column_layout(take_b, more_b, self.cursor_b, shared_b)
         embeds_bWD = self._inputs(take_b, own_bW, positions_bW)
-        if not (real_bW := own_bW | branch_bW).all():  # NaN shows through a mask: padding holds what its row holds anyway
+        if not (real_bW := own_bW | branch_bW).all():  # NaN would show through a mask: padding repeats its row's values
             embeds_bWD = torch.where(self.to_device(real_bW)[:, :, None], embeds_bWD, embeds_bWD[:, :1])
         first_column = self.mask_bS.shape[1]
         note_columns(self.columns_BT, self.index_b, own_bW, positions_bW, first_column - self.recalled)
@@ -200,7 +200,7 @@ class Loop:
             mask = self.to_device(visible(own_bW, branch_bW, positions_bW, shared_b))
         elif self.mask_bS.all() and not self.batch.gap_B.any():
             mask = None
-        else:  # transformers takes a jump in the position ids of unmasked rows for the border of a packed sequence
+        else:  # without a mask, transformers takes a jump in position ids for the start of another packed sequence
             mask = self.to_device(self.mask_bS).long()
 
         capture_b = self.batch.capture_at_B[self.index_b] - self.cursor_b
@@ -235,7 +235,7 @@ class Loop:
         self.speech.positions_B[self.index_b] += take_b + more_b
 
     def _inputs(self, take_b: np.ndarray, own_bW: np.ndarray, positions_bW: np.ndarray) -> Tensor:
-        """What is fed: the given tokens, and in front of a row's columns its latent or the token it has just chosen."""
+        """The input embeddings: given tokens, and first the row's latent or the token it has just chosen."""
         table_bTD, place_bW = self.embeds_bTD, np.minimum(positions_bW, self.embeds_bTD.shape[1] - 1)
         if self.batch.branch is not None and self.cost.passes == 0:
             branch_bTD = self.backbone.embed(self.batch.branch.ids_BT)
@@ -257,7 +257,7 @@ class Loop:
         return embeds_bWD
 
     def _latents(self, state_ND: Tensor, now_N: np.ndarray, number_N: np.ndarray) -> Tensor:
-        """Ask the source for the latents of some rows, and keep them for the trace."""
+        """Get the next latents of some rows from the source, and keep them for the trace."""
         latent_ND = self.source.next(state_ND, self.index_b[now_N], number_N)  # pyright: ignore[reportOptionalMemberAccess]
         self.latents.append(latent_ND)
         self.states.append(state_ND)
@@ -265,7 +265,7 @@ class Loop:
         return latent_ND
 
     def _trail(self, hidden_bWD: Tensor, take_b: np.ndarray) -> None:
-        """Make the latent after the last one, which is never fed, where a row asks for it."""
+        """Make the latent after the last one, which is never fed, for rows with `unfed_latent`."""
         last_b = self.end_b - 1 - self.cursor_b  # the column of the row's last latent in this pass
         fed_last_b = (last_b >= 0) & (last_b < take_b) & (self.end_b > self.start_b)
         now_N = np.flatnonzero(fed_last_b & self.batch.unfed_latent_B[self.index_b])
@@ -281,7 +281,7 @@ class Loop:
             kept.append((self.index_b[now_N], torch.stack([hidden_bWD[rows_N, columns_N] for hidden_bWD in states])))
 
     def _advance(self, take_b: np.ndarray) -> None:
-        """Rows that have read all they were given choose a token, or are done."""
+        """Rows that have read everything given choose a token, or are done."""
         self.cursor_b = self.cursor_b + take_b
         if self.apart:
             self.apart = False
@@ -317,7 +317,7 @@ class Loop:
             self._keep(np.flatnonzero(~self.done_b))
 
     def _copy(self, copies: int) -> None:
-        """Go on with copies of every row, before any has left: copy c of row b becomes row c * B + b."""
+        """Copy every row, before any has finished: copy c of row b becomes row c * B + b."""
         if copies == 1:
             return
         rows_n = np.tile(np.arange(len(self.batch)), copies)
@@ -339,7 +339,7 @@ class Loop:
             setattr(self, name, getattr(self, name)[rows_n])
 
     def _fill(self) -> None:
-        """Put prompted thoughts into their slots."""
+        """Put precomputed thoughts into their slots."""
         if self.prompted is None:
             return
         thoughts_BKD = self.prompted.vectors(self.asked, self.chains)
@@ -353,7 +353,7 @@ class Loop:
         self.thoughts_BKD = thoughts_BKD * self.to_device(slot_BK)[:, :, None]
 
     def _keep(self, stay_n: np.ndarray) -> None:
-        """Go on with some of the rows only."""
+        """Continue with some of the rows only."""
         index = self.to_device(stay_n)
         self.cache.batch_select_indices(index)
         self.embeds_bTD = self.embeds_bTD[index]
@@ -364,14 +364,14 @@ class Loop:
             setattr(self, name, getattr(self, name)[stay_n])
 
     def _everyone(self, hidden_bWD: Tensor) -> Tensor:
-        """States of a pass for all rows of the batch, 0 for those that have left."""
+        """States of a pass for all rows of the batch; zero for rows that have finished."""
         if len(hidden_bWD) == len(self.batch):
             return hidden_bWD
         hidden_BWD = hidden_bWD.new_zeros(len(self.batch), *hidden_bWD.shape[1:])
         return hidden_BWD.index_copy(0, self.to_device(self.index_b), hidden_bWD)
 
     def _trace(self) -> Trace:
-        """Gather what the passes left behind."""
+        """Assemble the trace from what the passes kept."""
         batch = self.batch
         B, D = len(batch), self.given_BTD.shape[2]
         made_B = batch.latents_B + (batch.unfed_latent_B if self.source is not None else 0)
@@ -424,7 +424,7 @@ def unroll(
     embeds_BTD: Tensor | None = None,
     **how: Any,
 ) -> Trace:
-    """Forward rows in which every token is given, with gradients; the trace keeps all hidden states (see `Loop`).
+    """Forward rows whose tokens are all given, with gradients. The trace keeps all hidden states (see `Loop`).
 
     Args:
         how: `chains`, `frozen` and `prefixes` of `Loop`.

@@ -1,10 +1,10 @@
 """All latents at once: T parallel passes over every slot in place of K passes, one per latent (PCCoT, arXiv 2506.18582).
 
 Thinking is the recurrence z[0] = f(h[-1]), z[k+1] = f(h[k]), where h[k] is the state at slot k given all slots up to it.
-Solved in turn it takes a pass per latent. Solved as Jacobi solves a system, every pass feeds what is known of all latents,
-and makes all of them again from its states. A slot begins with the embedding of its own token. Slot k is exact after k
-passes, so T >= K passes give the sequential thoughts, and fewer give an approximation that a model can be trained on. The
-last of the T passes also carries the text behind the thoughts; those before it are made here and leave nothing in the cache.
+Computed in order, it takes one pass per latent. By Jacobi iteration, every pass feeds the current values of all latents and
+recomputes all of them. Slots start with the embedding of their own token. Slot k is exact after k passes, so T >= K passes
+give the sequential latents, and fewer give an approximation that a model can be trained with. The last of the T passes also
+feeds the text after the latents; the earlier ones are made here and leave nothing in the cache.
 
 Shapes: b rows still running, K slots of the row with most, J = K - 1, N latents made, D width.
 """
@@ -28,7 +28,7 @@ from unspoken.core.rows.protocol import CausalLM
 
 
 class Underway(Protocol):
-    """A `Loop` between two passes, as far as passes beside it read it and add to what it notes."""
+    """What the parallel passes read of a `Loop` between two of its passes, and add to."""
 
     backbone: CausalLM
     batch: Batch
@@ -50,7 +50,7 @@ class Underway(Protocol):
 
 
 def fill(loop: Underway, source: Jacobi, thinks_b: np.ndarray, embeds_bWD: Tensor) -> Tensor:
-    """What the last pass is fed: the latents of some rows in their first columns, made in the passes before it."""
+    """Put the latents made by the earlier passes into the first columns of the last pass."""
     latent_ND, rows_N, number_N = refine(loop, source, thinks_b)
     b, W, D = embeds_bWD.shape
     flat = embeds_bWD.reshape(b * W, D).index_copy(0, loop.to_device(rows_N * W + number_N), latent_ND.to(embeds_bWD.dtype))
@@ -58,15 +58,15 @@ def fill(loop: Underway, source: Jacobi, thinks_b: np.ndarray, embeds_bWD: Tenso
 
 
 def refine(loop: Underway, source: Jacobi, thinks_b: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """The latents of the rows that stand before their first slot, after all passes but the last.
+    """The latents of rows that have reached their first slot, after all passes but the last.
 
     Args:
-        loop: the batch under way; its cache is read, and left as it was.
-        source: makes latents, and knows in how many passes.
+        loop: the batch being forwarded; its cache is read and left unchanged.
+        source: makes the latents and holds the number of passes.
         thinks_b: which rows.
 
     Returns:
-        latent_ND; of each its row, as a number among those running; its number inside the row.
+        latent_ND; per latent, its row (as a number among the running rows) and its number in the row.
     """
     count_b = np.where(thinks_b, loop.end_b - loop.start_b, 0)
     K = int(count_b.max())
@@ -103,7 +103,7 @@ def refine(loop: Underway, source: Jacobi, thinks_b: np.ndarray) -> tuple[Tensor
 
 
 def _pass(loop: Underway, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.ndarray) -> Tensor:
-    """States at the slots, given what they hold now."""
+    """States at the slots, given their current values."""
     mask_bS = np.concatenate([loop.mask_bS, real_bJ], axis=1)
     whole = mask_bS.all() and not loop.batch.gap_B.any()
     with watching(loop.watch, loop.index_b, np.where(real_bJ, place_bJ, -1)):
@@ -124,7 +124,7 @@ def _pass(loop: Underway, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.
 
 
 def fork(cache: Any) -> Any:
-    """A cache that goes on by itself: its tensors are the other's, into which no layer writes, growing makes new ones."""
+    """An independent copy of a cache. It shares the tensors, which no layer writes into: a cache grows by concatenation."""
     if isinstance(cache, Unpadded):
         return cache.fork()
     mine = copy.copy(cache)

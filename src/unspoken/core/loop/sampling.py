@@ -1,4 +1,4 @@
-"""Choosing the next token: greedy, or sampled so that a row's choice does not depend on its batch.
+"""Choose the next token: greedily, or sampled so that a row's choice does not depend on its batch.
 
 Shapes: N rows that speak in this pass, V words.
 """
@@ -18,7 +18,7 @@ from unspoken.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How to speak."""
+    """How tokens are chosen."""
 
     __pydantic_config__ = STRICT
 
@@ -42,7 +42,7 @@ class SamplingParams:
 
     @property
     def shape(self) -> tuple[float, float, int]:
-        """What cuts the distribution to shape; rows that have it in common are drawn for together."""
+        """The settings that shape the distribution; rows with equal ones are sampled together."""
         return self.temperature, self.top_p, self.top_k
 
 
@@ -52,8 +52,9 @@ class Sampler:
 
     Args:
         speaking: greedy or sampled.
-        numbers: per row what identifies it: question, set of thoughts, sample; rows with the same numbers and logits choose
-            alike. Zeros at the end do not count: sample 0 draws what is drawn where there is only one.
+        numbers: what identifies each row: question, set of thoughts, sample. Rows with the same numbers and logits choose
+            the same tokens. Trailing zeros are ignored, so that sample 0 of several draws the same tokens as a single
+            sample would.
     """
 
     def __init__(self, speaking: SamplingParams, numbers: Sequence[int | tuple[int, ...]]) -> None:
@@ -66,7 +67,7 @@ class Sampler:
 
 
 def random_stream(seed: int, number: int | tuple[int, ...]) -> np.random.Generator:
-    """What a row with these numbers (see `Sampler`) draws from."""
+    """The random stream of a row with these numbers (see `Sampler`)."""
     return np.random.default_rng((seed, *_key(number)))
 
 
@@ -92,7 +93,7 @@ def choose(speaking: SamplingParams, logits_NV: Tensor, streams_N: Sequence[np.r
 
 
 def _key(number: int | tuple[int, ...]) -> tuple[int, ...]:
-    """A row's numbers without the zeros at their end."""
+    """A row's numbers without trailing zeros."""
     key = number if isinstance(number, tuple) else (number,)
     last = max((i for i, part in enumerate(key) if part), default=0)
     return key[: last + 1]

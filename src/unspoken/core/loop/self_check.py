@@ -1,5 +1,5 @@
-"""Does this model do what the loop relies on? Asked once, when a method is built, so that a family that does not is refused
-instead of silently wrong."""
+"""Check, when a method is built, that a model does what the loop relies on: a family that does not is refused instead of
+being silently wrong."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def _row(ids: tuple[int, ...]) -> Row:
 
 @torch.no_grad()
 def check_branches(backbone: Backbone) -> None:
-    """A row and its branch, forwarded together, must be what each is alone; where they are not, they are forwarded apart.
+    """Check that a row and its branch, forwarded together, give the states that each gives alone. If not, they are
+    forwarded separately from then on.
 
     Raises:
-        BackboneError: not even then are they, or the model gives no states of its layers.
+        BackboneError: they differ even when forwarded separately, or the model returns no layer states.
     """
     training = backbone.training
     backbone.eval()
@@ -48,7 +49,7 @@ def check_branches(backbone: Backbone) -> None:
 
 
 def _try(backbone: Backbone) -> None:
-    """Compare two rows and their branches, read together, with each read alone."""
+    """Compare two rows and their branches forwarded together with each forwarded alone."""
     words = [1 + k % (backbone.vocabulary - 1) for k in range(11)]
     branches = [_row((*words[:3], *words[6:])), _row((words[4], *words[9:]))]
     rows = [

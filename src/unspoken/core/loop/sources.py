@@ -1,7 +1,8 @@
-"""Where thoughts come from: a `Source` makes the next from the last state, `PrecomputedThoughts` are all known before.
+"""Where latents come from: a `Source` makes the next one from the last state; `PrecomputedThoughts` has all of them
+beforehand.
 
-The loop asks a source for the next latent of the rows that think in this pass. Prompted thoughts it puts into the slots
-of the prompt, which is then read as if it were text.
+The loop asks a source for the next latents of the rows that think in this pass. Precomputed thoughts are put into the slots
+of the prompt, which is then read like text.
 
 Shapes: B rows, N rows that think now (or latents to edit), K latents of the row with most, D width.
 """
@@ -23,11 +24,11 @@ from unspoken.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class ThinkingConfig:
-    """How a run makes latents that follow from each other, in training and afterwards."""
+    """How a run computes recurrent latents, in training and afterwards."""
 
     __pydantic_config__ = STRICT
 
-    parallel: int | None = None  # passes in which all are made at once (core/loop/parallel.py); None = one by one
+    parallel: int | None = None  # parallel passes for all of them (core/loop/parallel.py); None = one pass per latent
 
     def __post_init__(self) -> None:
         if self.parallel is not None and self.parallel < 1:
@@ -50,7 +51,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class PrecomputedThoughts(Protocol):
-    """Thoughts that are known before the first pass of the base model: another model's, or learned ones.
+    """Thoughts known before the base model's first pass: made by another model, or learned.
 
     Attributes:
         chains: how many sets of thoughts it has for one question.
@@ -67,7 +68,7 @@ class PrecomputedThoughts(Protocol):
             chains: how many sets, from the first on; at most `self.chains`.
 
         Returns:
-            [chains x B, K, D]: set c of row b is row c * B + b. What stands beyond a row's own latents is not used.
+            [chains x B, K, D]: set c of row b is row c * B + b. Values beyond a row's own latents are ignored.
         """
         ...
 
@@ -88,14 +89,14 @@ class Recurrence:
 
 
 class Jacobi:
-    """A source whose latents are made all at once, in parallel passes, not one after the other (`core/loop/parallel.py`).
+    """A source whose latents are made by parallel passes instead of one after the other (`core/loop/parallel.py`).
 
     Args:
         inner: what makes a latent from the state before its slot.
-        passes: T, passes in which the latents are fed; with 1, only the first is more than its slot's own token.
+        passes: T, passes in which latents are fed. With 1, every latent but the first is its slot's own token.
 
     Raises:
-        ConfigError: no pass at all.
+        ConfigError: fewer than one pass.
     """
 
     def __init__(self, inner: Source, passes: int) -> None:
@@ -105,15 +106,15 @@ class Jacobi:
         self.passes = passes
 
     def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
-        """See `Source.next`; asked once per pass for every latent but a row's first."""
+        """See `Source.next`; called once per pass for all latents but a row's first."""
         return self.inner.next(hidden_ND, rows_N, index_N)
 
 
 def parallel(source: Source | PrecomputedThoughts | None, passes: int | None) -> Source | PrecomputedThoughts | None:
-    """The same source with its latents made in so many parallel passes; None leaves it as it is.
+    """The source with its latents made in this many parallel passes; None leaves it as it is.
 
     Raises:
-        ConfigError: its latents are not made one from the other.
+        ConfigError: its latents are not recurrent.
     """
     if passes is None:
         return source
@@ -123,12 +124,12 @@ def parallel(source: Source | PrecomputedThoughts | None, passes: int | None) ->
 
 
 def at_once(source: Source | None, passes: int | None) -> Source | None:
-    """The source that a loop asks whose model is set to so many parallel passes; one that says so itself stays."""
+    """The source for a model set to this many parallel passes; a source with its own number keeps it."""
     return source if source is None or passes is None or isinstance(source, Jacobi) else Jacobi(source, passes)
 
 
 class SlotTokens:
-    """The embeddings of the tokens that stand in the slots (pause tokens), as prompted thoughts: so they can be edited.
+    """The embeddings of the tokens in the slots (pause tokens) as precomputed thoughts, so that they can be edited.
 
     Args:
         embed: token ids -> embeddings.
@@ -140,7 +141,7 @@ class SlotTokens:
         self.embed = embed
 
     def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
-        """See `Prompted.vectors`."""
+        """See `PrecomputedThoughts.vectors`."""
         place_BK = batch.starts_B[:, None] + np.arange(int(batch.latents_B.max()))[None, :]
         place_BK = np.minimum(place_BK, batch.ids_BT.shape[1] - 1)
         return self.embed(batch.ids_BT.gather(1, torch.from_numpy(place_BK).to(batch.ids_BT.device)))

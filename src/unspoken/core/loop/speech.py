@@ -1,6 +1,4 @@
-"""What the loop needs of a model, and what its rows say. `Backbone` is a `CausalLM`; SIM-CoT's auxiliary decoder is
-another.
-"""
+"""What the rows of a batch generate, and whether they fit the context."""
 
 from __future__ import annotations
 
@@ -18,13 +16,13 @@ from unspoken.errors import DataError
 
 @dataclass(kw_only=True)
 class Speech:
-    """What the rows of a batch spoke.
+    """What the rows of a batch have generated.
 
     Attributes:
         tokens: per row, the chosen token ids, eos included where it was reached.
         finished_B: whether the last eos was reached.
-        passes_B: passes in which the row fed something: its latency alone.
-        positions_B: positions forwarded per row; what copies of a row share counts for the first of them.
+        passes_B: passes in which the row fed something: the latency it would have alone.
+        positions_B: positions forwarded per row; those shared by copies of a row count for the first copy.
     """
 
     tokens: list[list[int]]
@@ -34,12 +32,12 @@ class Speech:
 
     @classmethod
     def silent(cls, rows: int) -> Speech:
-        """Before anything is said."""
+        """Nothing generated yet."""
         zeros = np.zeros(rows, dtype=np.int64)
         return cls(tokens=[[] for _ in range(rows)], finished_B=zeros.astype(bool), passes_B=zeros, positions_B=zeros.copy())
 
     def copied(self, copies: int) -> Speech:
-        """The same of `copies` copies of every row, before anything is said."""
+        """The same for `copies` copies of every row, before anything is generated."""
         return Speech(
             tokens=[[] for _ in range(copies * len(self.tokens))],
             finished_B=np.tile(self.finished_B, copies),
@@ -48,11 +46,11 @@ class Speech:
         )
 
     def answer(self, b: int, backbone: Any, **fields: Any) -> Answer:
-        """What row b said, in words.
+        """The answer of row b, decoded.
 
         Args:
-            backbone: the one that spoke.
-            fields: those of `Answer` that are not known here.
+            backbone: the model that generated it.
+            fields: the fields of `Answer` that are not known here.
         """
         tokens = tuple(self.tokens[b])
         spoken = tokens[:-1] if self.finished_B[b] else tokens
@@ -68,10 +66,10 @@ class Speech:
 
 
 def check_context(backbone: CausalLM, batch: Batch, spoken: int) -> None:
-    """Refuse rows that do not fit, by name, before anything runs.
+    """Refuse rows that do not fit into the context, by name, before anything runs.
 
     Raises:
-        DataError: a row and the `spoken` tokens it may speak are longer than the model's context.
+        DataError: a row with `spoken` more tokens is longer than the model's context.
     """
     if backbone.context is None:
         return
@@ -91,9 +89,9 @@ def check_context(backbone: CausalLM, batch: Batch, spoken: int) -> None:
 
 
 def columns_of(batch: Batch, speaking: SamplingParams | None) -> int:
-    """The most columns that the passes of a batch can have altogether, those included in which only some rows feed."""
+    """The most columns that all passes of a batch can have together, including passes in which only some rows feed."""
     behind_B = batch.lengths_B - batch.starts_B - batch.latents_B
-    texts = len(np.unique(batch.latents_B)) if speaking is not None else 1  # who thinks less reads on before the others
+    texts = len(np.unique(batch.latents_B)) if speaking is not None else 1  # rows with fewer latents read on earlier
     columns = int(batch.starts_B.max() + batch.latents_B.max() + texts * max(behind_B.max(), 0))
     if batch.branch is not None:
         columns += int((batch.branch.lengths_B - batch.shared_B).max())

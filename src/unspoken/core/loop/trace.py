@@ -1,4 +1,4 @@
-"""What thinking leaves behind: latents, where they stood, hidden states, costs. Everything downstream reads this.
+"""The result of thinking: latents, their places, hidden states, costs. Losses, the inspector and controls read this.
 
 Shapes: B rows, T positions of the longest row, S columns forwarded, K latents of the row with most, L layers + 1, D width.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was asked to: a GPU's work is otherwise charged to who waits for it."""
+    """Seconds on the clock after the device has finished its queued work, which would otherwise be counted later."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -22,7 +22,7 @@ def clock(device: torch.device) -> float:
 
 @dataclass(kw_only=True)
 class Cost:
-    """What a batch cost the backbone.
+    """The work that a batch took.
 
     Attributes:
         passes: dependent forward passes (calls of `Backbone.step`).
@@ -40,18 +40,18 @@ class Trace:
     """The thoughts of a batch.
 
     Attributes:
-        latents_BKD: the vectors fed as thoughts, zero where a row has fewer than K; where the row asked for it
-            (`Row.unfed_latent`) also one that was made after them and not fed.
-        states_BKD: the hidden state each latent was made from, before any projection; None for prompted thoughts.
+        latents_BKD: the vectors fed as latents, zero where a row has fewer than K; for rows with `Row.unfed_latent` also
+            the one made after them, which is not fed.
+        states_BKD: the hidden state each latent was made from, before any projection; None for precomputed thoughts.
         counts_B: latents per row.
         starts_B: position of each row's first latent inside the row.
-        hidden_BSD: last-layer states of every forwarded column, where the loop was asked to keep them; else None.
-        column_BT: column of `hidden_BSD` at which position t of row b was forwarded, -1 where there is none: beyond the
-            row's end, and where what the position would give was known from an earlier step (`core/lm/prefix_cache.py`).
+        hidden_BSD: last-layer states of every forwarded column; None if the loop was not asked to keep them.
+        column_BT: column of `hidden_BSD` at which position t of row b was forwarded; -1 beyond the row's end and for
+            positions taken from the prefix cache (`core/lm/prefix_cache.py`).
         cost: passes and positions.
         captured_LBD: states of every layer at each row's captured position (`Row.capture_at`): the embeddings, then each
             layer's output, the last after the final norm; zero for rows without one; None where no row has one.
-        branch: the same of the rows' branches, which share columns (and `hidden_BSD`) with their rows.
+        branch: the trace of the rows' branches, which share `hidden_BSD` with their rows.
     """
 
     latents_BKD: Tensor
@@ -103,13 +103,13 @@ class Trace:
 
 
 def stack_latents(parts: list[Tensor], places: list[tuple[np.ndarray, np.ndarray]], B: int, K: int) -> Tensor:
-    """Vectors that were made pass by pass, [N, D] each, as [B, K, D], zero where none was made.
+    """Vectors made pass by pass, [N, D] each, as one tensor [B, K, D]; zero where there is none.
 
     Args:
         parts: the vectors of each pass.
-        places: per pass, the row and the number inside the row of each of its vectors.
+        places: per pass, the row of each vector and its number in the row.
     """
-    # One gather puts all in place; a zero row at the end fills the slots without one.
+    # One gather places all vectors; a zero row at the end fills slots without a vector.
     place_BK = np.full((B, K), sum(len(rows_N) for rows_N, _ in places), dtype=np.int64)
     first = 0
     for rows_N, number_N in places:
@@ -121,7 +121,7 @@ def stack_latents(parts: list[Tensor], places: list[tuple[np.ndarray, np.ndarray
 
 
 def gather_states(parts: list[tuple[np.ndarray, Tensor]], B: int) -> Tensor | None:
-    """States [L, N, D] of some rows each, as [L, B, D], zero for a row that has none; None where no row has any."""
+    """States [L, N, D] of some rows each, as one tensor [L, B, D]; zero for a row without any; None if no row has any."""
     if not parts:
         return None
     states_LND = torch.cat([states for _, states in parts], dim=1)
@@ -132,20 +132,21 @@ def gather_states(parts: list[tuple[np.ndarray, Tensor]], B: int) -> Tensor | No
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the model said to one question, and what it cost.
+    """A model's answer to one question, and what it cost.
 
     Attributes:
-        text: the spoken text, without the prompt and without eos.
-        tokens: spoken token ids, eos included where it was reached.
+        text: the generated text, without the prompt and without eos.
+        tokens: generated token ids, eos included if it was reached.
         finished: the eos that ends the answer was reached before the limit.
-        latents: number of latents thought.
-        passes: dependent forward passes this row took part in: the latency of the row alone.
-        positions: positions forwarded for this row: prompt + latents + markers + spoken tokens - 1. What several answers
-            to a question share counts for the first of them.
+        latents: number of latents.
+        passes: sequential forward passes this row took part in: the latency it would have alone.
+        positions: positions forwarded for this row: prompt + latents + markers + generated tokens - 1. Positions shared by
+            several answers to a question count for the first of them.
         seconds: the batch's wall-clock time divided by its rows.
-        thoughts: decoded steps, one per thought group, where the model can explain its latents and was asked to.
-        chain, sample: which set of thoughts it was spoken from, and which of the answers from it; from 0.
-        assistant_positions: positions that another model had to read for it.
+        thoughts: decoded steps, one per thought group, if the model can explain its latents and was asked to.
+        chain, sample: number of the set of thoughts it was generated from, and of the answer among those from that set;
+            from 0.
+        assistant_positions: positions that an assistant model forwarded for it.
         passed: eos among `tokens` that did not end the answer (`Row.num_eos`).
     """
 
@@ -164,5 +165,5 @@ class Answer:
 
     @property
     def visible(self) -> int:
-        """Number of spoken tokens that are seen: those that are not eos."""
+        """Number of generated tokens that are not eos."""
         return len(self.tokens) - self.finished - self.passed

@@ -1,6 +1,6 @@
-"""What a method adds to its rows, beyond where tokens and latents lie: attachments, which travel with rows and batches.
+"""Attachments: what a method adds to its rows besides tokens and the places of latents. They travel with rows and batches.
 
-The core carries them without knowing what they are; the method, or the part of it that has made one, finds it by name.
+The core carries them without knowing what they are; the method, or part, that made one finds it by its name.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class BatchAttachment(Protocol):
-    """The attachments of one name of a batch's rows."""
+    """The attachments of a batch's rows under one name."""
 
     def select(self, rows_N: np.ndarray, /) -> BatchAttachment:
-        """Those of some of the rows, each as often as `rows_N` names it."""
+        """The attachments of some rows, each as often as `rows_N` lists it."""
         ...
 
     def to(self, device: torch.device | str, /) -> BatchAttachment:
@@ -28,15 +28,16 @@ class BatchAttachment(Protocol):
 
 
 class Attachment(Protocol):
-    """What one row carries under a name in `Row.extra`. All rows of a batch have the same type of it, or none."""
+    """What one row carries under a name in `Row.extra`. In a batch, every row has the same type under a name, or
+    nothing."""
 
     @classmethod
     def collate(cls, parts: Sequence[Any], /) -> BatchAttachment:
-        """Side by side; `parts` holds an attachment of this type per row, or None where a row has none."""
+        """Make one `BatchAttachment` of the rows' attachments; None for a row without one."""
         ...
 
     def positions_elsewhere(self, chain: int, sample: int) -> int:
-        """Positions that another model forwards for a sample of a set of thoughts; none by default."""
+        """Positions that another model forwards for a sample of a set of thoughts; 0 by default."""
         return 0
 
 
@@ -63,5 +64,5 @@ class HostValues(Generic[T]):
         return HostValues([self.values[b] for b in rows_N])
 
     def to(self, device: torch.device | str, /) -> HostValues[T]:
-        """Itself: nothing of it is on a device."""
+        """Returns itself: nothing of it is on a device."""
         return self

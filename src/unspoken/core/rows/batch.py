@@ -1,7 +1,7 @@
 """A problem as one row: question | bot | latents | eot | steps | answer, with labels, and rows as a batch.
 
-A row says what stands where; how it is forwarded (passes, padding, cache) is the engine's business alone.
-Shapes: B rows, T positions of the longest row.
+A row says what stands where; how it is forwarded (passes, padding, cache) is decided by the loop and the scheduler. Shapes:
+B rows, T positions of the longest row.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from unspoken.errors import DataError
 
 @dataclass(kw_only=True)
 class Batch:
-    """Rows side by side, padded on the right. Bookkeeping stays on the host; only ids live on the device.
+    """Rows padded on the right to one length. Only the ids are on the device; the bookkeeping stays on the host.
 
     Attributes:
         ids_BT: token ids, 0 where a row has ended.
         labels_BT: labels on the host, IGNORE where there is no target.
         lengths_B, starts_B, latents_B: per row: positions, first latent's position, number of latents.
-        names: per row, its name for messages.
+        names: per row, `Row.name`.
         unfed_latent_B, capture_at_B: see `Row`; -1 where nothing is captured.
         branch: the rows' branches as a batch of their own, or None where no row has one.
         shared_B: per row, how many leading positions its branch shares.
-        gap_at_B, gap_B: place and size of the gap (`Row.position_gap`).
+        gap_at_B, gap_B: `Row.position_gap` of each row.
         num_eos_B: see `Row`.
-        extra: what the rows' method needs besides, by name; a name that no row has is missing.
+        extra: the rows' attachments by name; names that no row has are left out.
     """
 
     ids_BT: Tensor
@@ -55,17 +55,17 @@ class Batch:
         return len(self.lengths_B)
 
     def label_places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(rows_N, positions_N, labels_N) of the targets: the state at `positions_N` predicts `labels_N`."""
+        """(rows_N, positions_N, labels_N) of all targets: the state at a position predicts its label."""
         rows, places = np.nonzero(self.labels_BT[:, 1:] != IGNORE)
         return rows, places, self.labels_BT[rows, places + 1]
 
     def position_ids(self, places_bW: np.ndarray, index_b: np.ndarray) -> np.ndarray:
-        """The position ids of places in the given rows: the places themselves, and the row's gap from its place on."""
+        """Position ids of places in the given rows: the places, plus the row's gap from where it begins."""
         behind_bW = places_bW >= self.gap_at_B[index_b][:, None]
         return places_bW + behind_bW * self.gap_B[index_b][:, None]
 
     def keys(self, chains: int = 1) -> list[LatentKey]:
-        """Whose latents those of `tile(chains)` are, a key per row."""
+        """A key per row of `tile(chains)`."""
         return [(name, chain) for chain in range(chains) for name in self.names]
 
     def values(self, name: str, default: Any = None) -> list[Any]:
@@ -83,7 +83,7 @@ class Batch:
         return self
 
     def select(self, rows_N: np.ndarray) -> Batch:
-        """Some of the rows, each as often as `rows_N` names it, as wide as before."""
+        """A batch of some of the rows, each as often as `rows_N` lists it, padded as before."""
         return Batch(
             ids_BT=self.ids_BT[torch.from_numpy(rows_N).to(self.ids_BT.device)],
             labels_BT=self.labels_BT[rows_N],
@@ -107,7 +107,7 @@ class Batch:
 
 
 def longest_first(rows: Sequence[Row]) -> list[int]:
-    """The order in which prompts are put into batches, so that rows of like length share one: most latents, then longest."""
+    """Sort prompts so that batches hold rows of similar length: most latents first, then longest."""
     return sorted(range(len(rows)), key=lambda i: (rows[i].latents, len(rows[i].ids)), reverse=True)
 
 
@@ -144,13 +144,13 @@ def collate(rows: Sequence[Row]) -> Batch:
 
 
 def _extra(rows: Sequence[Row]) -> dict[str, BatchAttachment]:
-    """The rows' attachments, name by name."""
+    """The rows' attachments collated, by name."""
     kinds = {name: type(part) for row in rows for name, part in row.extra.items()}
     return {name: kind.collate([row.extra.get(name) for row in rows]) for name, kind in kinds.items()}
 
 
 def _branches(rows: Sequence[Row]) -> Batch | None:
-    """The rows' branches side by side; an empty row stands where there is none."""
+    """The rows' branches as a batch; an empty row where there is none."""
     if all(row.branch is None for row in rows):
         return None
     for row in rows:
@@ -164,16 +164,18 @@ def _branches(rows: Sequence[Row]) -> Batch | None:
 
 
 def windows_by_length(lengths: Sequence[int], order: Sequence[int], batch: int, window: int) -> list[list[int]]:
-    """Cut `order` into windows of `window` batches and batch each window by length, so that little is padding.
+    """Cut `order` into windows of `window` batches and sort each window by length before batching, so that little is
+    padding.
 
     Args:
         lengths: a length per example.
-        order: example indices in the order in which they are to be seen.
+        order: example indices in the order in which they should be seen.
         batch: rows per batch.
         window: batches per window; 1 keeps the order as it is.
 
     Returns:
-        Batches of indices, longest rows first inside a window; every index exactly once; the last may be smaller.
+        Batches of indices, longest rows first inside a window. Every index occurs exactly once; the last batch may be
+        smaller.
     """
     batches: list[list[int]] = []
     span = batch * max(window, 1)

@@ -1,4 +1,4 @@
-"""Curricula as pure schedules: progress in epochs -> Stage. A stage change is a value, not a hook."""
+"""Curricula as pure schedules: a function from progress in epochs to a `Stage`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unspoken.core.config import STRICT
 from unspoken.errors import ConfigError
 
 TRAINABLE_PART = "trainable_part"
-"""The name in `Row.extra` under which a row says which part of the method learns from it."""
+"""The name in `Row.extra` of the part of the method that a row trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,14 @@ class Stage:
     """One point of a curriculum.
 
     Attributes:
-        index: the method's own number of the stage (0 = all steps in words).
-        removed: how many leading steps are gone from the text; None = all of them.
-        groups: thought groups in every row; None = as many as the row has steps, at most the method's maximum.
-        restart: the optimizer starts afresh when this stage begins.
-        trainable_part: which part of the method learns, by the method's own name; "" = all of it. Its rows say so too.
-        lr, weight_decay: instead of those of the run; None = those.
-        extra: what the method's own schedule says besides, by name; values compare equal where the stage is the same.
+        index: the method's own number of the stage (0 = all steps as text).
+        removed: number of leading steps removed from the text; None = all of them.
+        groups: thought groups per row; None = one per step of the row, at most the method's maximum.
+        restart: reset the optimizer when this stage begins.
+        trainable_part: the only part of the method that trains, by the method's own name for it; "" = all. Its rows carry
+            it too.
+        lr, weight_decay: override the run's; None = the run's.
+        extra: further settings of the method's schedule, by name. Their equality decides whether two stages are the same.
     """
 
     index: int = 0
@@ -43,11 +44,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """Settings of a part of training that is not the whole of it: how long, and how fast.
+    """Length and learning rate of one stage of training.
 
     Attributes:
-        epochs: 0 = leave it out.
-        lr, weight_decay: instead of train.lr and train.weight_decay; None = those.
+        epochs: 0 = skip the stage.
+        lr, weight_decay: override train.lr and train.weight_decay; None = no override.
     """
 
     __pydantic_config__ = STRICT
@@ -75,7 +76,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Phases in order. The last one lasts to the end of training, however long that is.
+    """Phases in order. The last one lasts to the end of training.
 
     Raises:
         ConfigError: no phases, or a phase of negative length.
@@ -94,14 +95,14 @@ class Curriculum:
         """The stage at a point of training.
 
         Args:
-            epoch: epochs finished so far, a fraction included.
+            epoch: epochs so far, fractions included.
         """
         # The tolerance keeps a boundary such as 3 * (1 / 3) on the side that exact arithmetic would give it.
         return self.phases[bisect.bisect_right(self._ends, epoch + 1e-9)].stage
 
     @property
     def last(self) -> Stage:
-        """The stage that training ends in, and that inference assumes."""
+        """The last stage, which inference assumes."""
         return self.phases[-1].stage
 
     def boundaries(self) -> list[float]:
@@ -113,28 +114,28 @@ class Curriculum:
         return list(itertools.accumulate(phase.epochs for phase in self.phases[:-1]))
 
     def extremes(self) -> tuple[Stage, ...]:
-        """Stages among which every row is longest: what has to be laid out to know that all rows fit."""
+        """The stages in which rows are longest: if their rows fit into the context, all do."""
         return tuple(phase.stage for phase in self.phases)
 
     def without_chance(self, stage: Stage) -> Stage:
-        """The same stage with rows that are always the same; most schedules leave nothing to chance."""
+        """The stage without randomness in its rows; the same stage for most schedules."""
         return stage
 
     def fit(self, steps_per_epoch: int, written: Callable[[], int]) -> Curriculum:
-        """The same schedule for a run of which more is known; most schedules need not know more.
+        """The schedule adapted to a run; most schedules need no adaption.
 
         Args:
             steps_per_epoch: optimizer steps.
-            written: counts the tokens that the longest training row has in its first stage and loses by the last one.
+            written: counts the tokens that the longest training row has in the first stage and has lost in the last one.
         """
         return self
 
 
 def single(stage: Stage) -> Curriculum:
-    """A curriculum that never changes."""
+    """A curriculum of one stage."""
     return Curriculum((Phase(epochs=0, stage=stage),))
 
 
 def stagewise(stages: Sequence[Stage], epochs_per_stage: float) -> Curriculum:
-    """Equal phases, one per stage; the last lasts to the end."""
+    """One phase per stage, all equally long; the last lasts to the end."""
     return Curriculum(tuple(Phase(epochs=epochs_per_stage, stage=stage) for stage in stages))

@@ -1,5 +1,5 @@
-"""What each label of a row is to the reasoning: its weight in the loss, the step it belongs to, whether it is its result;
-and how often a model predicts such labels, as sums that add up over micro-batches, processes and steps.
+"""Marks on a row's labels: the weight in the loss, the step a label belongs to, whether it is the step's result. And how
+often a model predicts such labels, as sums that add up over micro-batches, processes and steps.
 
 Shapes: B rows, T positions, N labels, M rates, I step numbers that are counted apart.
 """
@@ -21,7 +21,7 @@ LABEL_MARKS = "label_marks"
 """Their name in `Row.extra`."""
 
 STEPS_APART = 16
-"""I. Steps that the accuracy per step tells apart; those behind the last count with it. GSM8K has at most 9."""
+"""I: step numbers with an accuracy of their own; later steps count with the last one. GSM8K has at most 9 steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,10 @@ class Marks(Attachment):
     """One entry per position of a row, about the label there.
 
     Attributes:
-        weights: factor of its loss; 1 is plain.
+        weights: factor of its loss.
         steps: number of the step it belongs to, from 0; -1 for none.
-        results: it is part of what its step states as its result.
-        track: count how often such labels are predicted.
+        results: whether it is part of the step's result.
+        track: whether to count how often such labels are predicted.
     """
 
     weights: tuple[float, ...]
@@ -41,7 +41,7 @@ class Marks(Attachment):
     track: bool = True
 
     def placed(self, which: Sequence[int], at: Sequence[int], length: int) -> Marks:
-        """Some of the entries at some positions of a row of another length; nothing is marked elsewhere."""
+        """Copy some entries to some positions of a row of another length; other positions are unmarked."""
         weights, steps, results = [1.0] * length, [-1] * length, [False] * length
         for mine, there in zip(which, at, strict=True):
             weights[there], steps[there], results[there] = self.weights[mine], self.steps[mine], self.results[mine]
@@ -49,7 +49,8 @@ class Marks(Attachment):
 
     @classmethod
     def collate(cls, parts: Sequence[Marks | None], /) -> BatchMarks:
-        """Side by side. The last column is unmarked: it stands for all that lies beyond the longest marked row."""
+        """See `Attachment.collate`. The last column is unmarked: it stands for all positions beyond the longest marked
+        row."""
         T = max(len(marks.weights) for marks in parts if marks is not None)
         weights_BT = np.ones((len(parts), T + 1), dtype=np.float64)
         steps_BT = np.full((len(parts), T + 1), -1, dtype=np.int64)
@@ -103,11 +104,11 @@ def label_weights(batch: Batch) -> np.ndarray | None:
 
 
 def label_metrics(hits_N: Tensor | None, weights_N: np.ndarray, steps_N: np.ndarray, results_N: np.ndarray) -> Metrics:
-    """How many labels there are, what they weigh, and how many of them are predicted: of all, of the steps, of the
-    steps' results, and of each step by its number.
+    """Number and weight of labels, and how many are predicted: of all labels, of steps, of steps' results, and of each step
+    number.
 
     Args:
-        hits_N: which labels are the likeliest token at their place; None = do not count that.
+        hits_N: which labels are the most likely token at their place; None = not counted.
         weights_N, steps_N, results_N: see `Marks`.
     """
     metrics: Metrics = {
@@ -120,7 +121,7 @@ def label_metrics(hits_N: Tensor | None, weights_N: np.ndarray, steps_N: np.ndar
     metrics["step_tokens"] = Metric(value=np.array(float(inside_N.sum())))
     apart_IN = np.minimum(steps_N, STEPS_APART - 1) == np.arange(STEPS_APART)[:, None]
     masks_MN = np.concatenate([np.ones((1, len(steps_N)), dtype=bool), [inside_N, inside_N & results_N], apart_IN])
-    # One product, on the device: nothing is waited for. Sums of zeros and ones are exact up to 2^24.
+    # One matrix product on the device, without synchronising. Sums of zeros and ones are exact up to 2^24.
     hits_M = torch.from_numpy(masks_MN).to(hits_N.device, torch.float32) @ hits_N.float()
     totals_M = masks_MN.sum(axis=1).astype(np.float64)
     for m, name in enumerate(("token_accuracy", "step_accuracy", "result_accuracy")):

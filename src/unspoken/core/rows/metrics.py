@@ -1,4 +1,4 @@
-"""Shares that are counted while a loss is computed, and added up over passes and processes."""
+"""Ratios counted while a loss is computed, and added up over passes and processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Metric:
 
 
 Metrics = dict[str, Metric]
-"""What a step is described by besides its loss."""
+"""What is logged of a training step besides its loss, by name."""
 
 
 def add_metrics(parts: Sequence[Metrics]) -> Metrics:

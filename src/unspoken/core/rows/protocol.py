@@ -1,4 +1,4 @@
-"""What a language model must offer to be driven row by row: the base model, and a SIM-CoT decoder."""
+"""What the loop needs of a causal language model: the base model (`Backbone`) and SIM-CoT's decoder provide it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from transformers import DynamicCache
 
 
 class CausalLM(Protocol):
-    """A causal LM as the loop drives it. Shapes: B rows, T columns of a pass, D width.
+    """A causal LM as the loop calls it. Shapes: B rows, T columns of a pass, D width.
 
     Attributes:
-        checkpointing: in training, make activations again instead of keeping them.
-        parallel: in how many passes latents that follow from each other are made at once; None = one by one.
+        checkpointing: in training, recompute activations instead of keeping them.
+        parallel: number of parallel passes for recurrent latents; None = one pass per latent.
     """
 
     lm: Any

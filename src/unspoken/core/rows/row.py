@@ -1,9 +1,9 @@
-"""One problem as a row: its token ids, where its latents lie, which places are predicted."""
+"""One problem as a row: its token ids, where its latents are, which tokens are predicted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unspoken.core.rows.attachment import Attachment
@@ -12,7 +12,7 @@ IGNORE = -100
 """The label of a position that is no target, as in `torch.nn.functional.cross_entropy`."""
 
 LatentKey = tuple[str, int]
-"""Whose latents they are: the row's name, and the number of the set of thoughts, from 0."""
+"""Identifies latents: the row's name and the number of the set of thoughts, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +25,16 @@ class Row:
         start: position of the first latent; equals `len(ids)` where there is none.
         latents: number of latent slots, contiguous from `start`.
         steps_covered: how many leading steps of the problem the latents stand for.
-        name: its example's id: how errors name the row, and what tells its latents from others' (`LatentKey`).
-        unfed_latent: make one more latent, from the state at the last one, that is never fed; only a step decoder reads it.
+        name: the example's id, used in errors and to identify the row's latents (`LatentKey`).
+        unfed_latent: make one more latent from the state at the last one. It is never fed; a step decoder may read it.
         capture_at: position at which the states of every layer are kept, or None.
-        branch: another sequence that begins with this row's first `shared` positions; these are forwarded once, for
-            both. Neither sees the rest of the other. It has no latents and no branch of its own.
+        branch: another sequence that begins with this row's first `shared` positions, which are forwarded once for both.
+            Neither attends to the rest of the other. It has no latents and no branch of its own.
         shared: how many leading positions the branch shares; at most `start`.
-        position_gap: (place, size): position ids are larger by `size` from that place on, as if something still stood there.
-        num_eos: how many eos end what the row goes on to speak: more than 1 where eos also separates its parts.
-        extra: what the row's method needs besides, by name.
+        position_gap: (place, size): position ids are larger by `size` from that place on, as if removed text were still
+            there.
+        num_eos: how many eos tokens end the answer; more than 1 if eos also separates its parts.
+        extra: what the method attaches to the row, by name (core/rows/attachment.py).
     """
 
     ids: tuple[int, ...]
@@ -60,6 +61,10 @@ class Row:
         """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
         return max(len(self.ids) + self.position_gap[1], self.branch.longest if self.branch is not None else 0)
 
+    def followed_by(self, text: tuple[int, ...], **changes: Any) -> Row:
+        """The row with more text behind it, each token of which is to be predicted."""
+        return replace(self, ids=(*self.ids, *text), labels=(*self.labels, *text), **changes)
+
     def value(self, name: str, default: Any = None) -> Any:
         """The `HostValue` of a name; `default` where the row has none."""
         return getattr(self.extra.get(name), "value", default)
@@ -69,5 +74,10 @@ class Row:
         return sum(part.positions_elsewhere(chain, sample) for part in self.extra.values())
 
 
+def unlabelled(ids: tuple[int, ...], *, start: int | None = None, **fields: Any) -> Row:
+    """A row of which nothing is to be predicted, such as a prompt; without latents unless told otherwise."""
+    return Row(**{"latents": 0, **fields}, ids=ids, labels=(IGNORE,) * len(ids), start=len(ids) if start is None else start)
+
+
 EMPTY = Row(ids=(), labels=(), start=0, latents=0)
-"""Stands where other rows of a batch have a further row, e.g. a branch."""
+"""Takes the place of a missing branch in a batch."""

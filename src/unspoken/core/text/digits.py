@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_SIGNS = dict(zip("＋－＊／＝＜＞．％（）＄￥￡٫٬٪", "+-*/=<>.%()$¥£.,%", strict=True))
+SIGNS = dict(zip("＋％＄￥￡٫٬٪", "+%$¥£.,%", strict=True))
+"""What stands with digits, wherever it stands."""
+_SIGNS = {**SIGNS, **dict(zip("－＊／＝＜＞．（）", "-*/=<>.()", strict=True))}
 _WIDE_COMMA = re.compile(r"(?<=[０-９])，(?=[０-９]{3}(?![０-９]))")
 
 

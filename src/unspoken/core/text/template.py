@@ -99,6 +99,11 @@ def written(
     return Written(parts=tuple(parts), steps=tuple(bounds), rest=rest)
 
 
+def whole(tokenizer: Tokenizer, template: Template, example: Example) -> Written:
+    """Every step of a problem, each encoded on its own, then the answer."""
+    return written(template, example.steps, answer_ids(tokenizer, template, example.answer))
+
+
 def answer_start(tokenizer: Tokenizer, template: Template, answer: str) -> int:
     """How many tokens of the written answer stand before the first one that holds a character of the answer itself.
 

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 from xml.etree import ElementTree
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import SPLITS, Score, Split
 from unspoken.tasks.reading.equations import equality_steps
 from unspoken.tasks.reading.readers import read_text
-from unspoken.tasks.reading.rows import RawRow, check_ranges, text_field
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
+from unspoken.tasks.reading.rows import RawRow, text_field
+from unspoken.tasks.reading.source import DataSetConfig, DataSource, Splits, SplitTask, converted
 from unspoken.tasks.scoring.answers import SPECIAL, equal, extract_flexible, extract_strict, normalise
 
 FOLDS = 5
@@ -35,7 +34,7 @@ _UNIT = re.compile(r"\s*\((?P<unit>[^()]*[A-Za-z][^()]*)\)")  # not the brackets
 
 
 @dataclass(frozen=True, kw_only=True)
-class AsDivConfig:
+class AsDivConfig(DataSetConfig):
     """Which problems of ASDiv.
 
     Attributes:
@@ -44,23 +43,16 @@ class AsDivConfig:
         subset: "all", or "a" for the arithmetic subset ASDiv-A (needs nfolds/asdiv-a).
         fold: 0 to 4 for the authors' cross-validation; None to test on everything.
         numbers_only: leave out problems whose answer is not one number.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["asdiv"] = "asdiv"
-    root: str | None = None
     hub: str | None = "EleutherAI/asdiv"
     subset: Literal["all", "a"] = "all"
     fold: int | None = None
     numbers_only: bool = False
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+        super().__post_init__()
         if self.fold is not None and not 0 <= self.fold < FOLDS:
             raise ConfigError(f"field 'fold' must be 0 to {FOLDS - 1}, or null to test on everything, got {self.fold}")
 
@@ -72,13 +64,8 @@ class AsDiv(SplitTask[AsDivConfig]):
     Config: ClassVar[type[AsDivConfig]] = AsDivConfig
 
     def __init__(self, config: AsDivConfig) -> None:
-        self._source = DataSource(
-            task="asdiv",
-            files={"test": ("ASDiv.xml",)},
-            root=config.root,
-            hub=config.hub,
-            hub_splits={"test": ("train", "validation", "test")},
-        )
+        hub_splits: Mapping[Split, tuple[str, ...]] = {"test": ("train", "validation", "test")}
+        self._source = DataSource.of(config, {"test": ("ASDiv.xml",)}, hub_splits=hub_splits)
         there = SPLITS if config.fold is not None else ("test",)
         advice = "set fold=0 (to 4) for the authors' folds, or train on another task"
         splits = Splits(config=config, read=self._read, there=there, absent=dict.fromkeys(SPLITS, advice))

@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
-from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.base import Split
 from unspoken.tasks.reading.rationales import cot_source, read_cot
-from unspoken.tasks.reading.rows import carve, check_ranges, question_key, text_field
+from unspoken.tasks.reading.rows import question_key, text_field
 from unspoken.tasks.reading.segment import StepRule, split_steps
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
+from unspoken.tasks.reading.source import DataSetConfig, DataSource, Splits, SplitTask, carved
 from unspoken.tasks.scoring.letters import LETTERS, lettered, score_letter, with_options
 
 _LETTER_ONLY = re.compile(
@@ -37,7 +36,7 @@ _LETTER_ONLY = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonsenseQaConfig:
+class CommonsenseQaConfig(DataSetConfig):
     """CommonsenseQA 1.11 (Talmor et al. 2019), random split.
 
     Attributes:
@@ -47,24 +46,14 @@ class CommonsenseQaConfig:
         cot_hub: a data set on the hub with the columns question (with its choices), cot, answer.
         steps: how to split a rationale of `cot_hub`.
         validation_fraction: the share of train to validate on. Ours: 5 %, about 490 rows.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["commonsenseqa"] = "commonsenseqa"
-    root: str | None = None
     hub: str | None = "tau/commonsense_qa"
     cot: bool = False
     cot_hub: str | None = "zen-E/CommonsenseQA-GPT4omini"
     steps: StepRule = "sentences"
     validation_fraction: float = 0.05
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
 class CommonsenseQa(SplitTask[CommonsenseQaConfig]):
@@ -76,47 +65,30 @@ class CommonsenseQa(SplitTask[CommonsenseQaConfig]):
     def __init__(self, config: CommonsenseQaConfig) -> None:
         files: Mapping[Split, tuple[str, ...]] = {"train": ("train_rand_split.jsonl",), "test": ("dev_rand_split.jsonl",)}
         hub_splits: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validation",)}
-        self._source = DataSource(task=self.name, files=files, root=config.root, hub=config.hub, hub_splits=hub_splits)
+        self._source = DataSource.of(config, files, hub_splits=hub_splits)
         self._cot = cot_source(self.name, config.cot_hub, hub_splits)
-        there = SPLITS if config.validation_fraction else ("train", "test")
         advice = "the dev rows are test here; set validation_fraction=0.05"
-        splits = Splits(
-            config=config, read=self._read, there=there, absent={"validation": advice}, carved=True, key=stem_key
-        )
-        super().__init__(splits, score_letter)
+        super().__init__(carved(config, self._read, advice, key=stem_key), score_letter)
 
     def _read(self, split: Split) -> list[Example]:
-        source: Split = "test" if split == "test" else "train"
         if self.config.cot:
-            rows = read_cot(self._cot, source, self.config.steps)
-        else:
-            rows = self._source.examples(source, _commonsenseqa_row)
-        return rows if split == "test" else carve(rows, self.config.validation_fraction, split)
+            return read_cot(self._cot, split, self.config.steps)
+        return self._source.examples(split, _commonsenseqa_row)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AquaConfig:
+class AquaConfig(DataSetConfig):
     """AQuA-RAT (Ling et al. 2017): algebra with five options and a rationale.
 
     Attributes:
         root: a folder with train.json, dev.json, test.json (one object a line); None for UNSPOKEN_DATA/aqua or the hub.
         hub: a data set on the hub, used when there is no folder; None to never ask the network.
         hub_config: its configuration.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["aqua"] = "aqua"
-    root: str | None = None
     hub: str | None = "deepmind/aqua_rat"
     hub_config: str | None = "raw"
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
 class Aqua(SplitTask[AquaConfig]):
@@ -126,13 +98,7 @@ class Aqua(SplitTask[AquaConfig]):
     Config: ClassVar[type[AquaConfig]] = AquaConfig
 
     def __init__(self, config: AquaConfig) -> None:
-        source = DataSource(
-            task="aqua",
-            files={"train": ("train.json",), "validation": ("dev.json",), "test": ("test.json",)},
-            root=config.root,
-            hub=config.hub,
-            hub_config=config.hub_config,
-        )
+        source = DataSource.of(config, {"train": ("train.json",), "validation": ("dev.json",), "test": ("test.json",)})
         splits = Splits(config=config, read=lambda split: source.examples(split, _aqua_row), key=stem_key)
         super().__init__(splits, score_letter)
 

@@ -17,40 +17,29 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import Score, Split
 from unspoken.tasks.reading.readers import listed_rows
-from unspoken.tasks.reading.rows import check_ranges, text_field
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
+from unspoken.tasks.reading.rows import text_field
+from unspoken.tasks.reading.source import DataSource, EvaluationSetConfig, SplitTask, converted, only_test
 from unspoken.tasks.scoring.letters import LETTERS, lettered, options_of, same_text, score_letter, with_options
 from unspoken.tasks.scoring.rules import date_text, read_dates, score_date
 
-_ONLY_TEST = "BIG-bench's files are for evaluation only"
-
 
 @dataclass(frozen=True, kw_only=True)
-class DateUnderstandingConfig:
+class DateUnderstandingConfig(EvaluationSetConfig):
     """Which file, and whether the options are shown.
 
     Attributes:
         root: a folder with the file; None for UNSPOKEN_DATA/date_understanding.
         source: "bigbench" (369 rows) or "bbh" (250 of them).
         form: "date" or "options", see the module's text.
-        limit_test: use the first rows only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["date_understanding"] = "date_understanding"
-    root: str | None = None
     source: Literal["bigbench", "bbh"] = "bigbench"
     form: Literal["date", "options"] = "date"
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_test")
 
 
 class DateUnderstanding(SplitTask[DateUnderstandingConfig]):
@@ -61,14 +50,9 @@ class DateUnderstanding(SplitTask[DateUnderstandingConfig]):
 
     def __init__(self, config: DateUnderstandingConfig) -> None:
         file = "date_understanding.json" if config.source == "bigbench" else "bbh_date_understanding.json"
-        self._source = DataSource(
-            task=self.name,
-            files={"test": (file,)},
-            root=config.root,
-            instead="use another task: this one is read from files only",
-        )
-        absent: Mapping[Split, str] = {"train": _ONLY_TEST, "validation": _ONLY_TEST}
-        splits = Splits(config=config, read=self._read, there=("test",), absent=absent)
+        instead = "use another task: this one is read from files only"
+        self._source = DataSource.of(config, {"test": (file,)}, instead=instead)
+        splits = only_test(config, self._read, "BIG-bench's files are for evaluation only")
         super().__init__(splits, score_date if config.form == "date" else _score_option)
 
     def _read(self, split: Split) -> list[Example]:

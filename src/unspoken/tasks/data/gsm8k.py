@@ -17,16 +17,15 @@ train split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
-from unspoken.tasks.base import SPLITS, Split
-from unspoken.tasks.reading.rows import carve, check_ranges, examples_of
+from unspoken.tasks.base import Split
+from unspoken.tasks.reading.rows import examples_of
 from unspoken.tasks.reading.segment import StepRule
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
+from unspoken.tasks.reading.source import DataSetConfig, DataSource, Splits, SplitTask, carved
 from unspoken.tasks.scoring.answers import score_number
 
 _FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
@@ -40,7 +39,7 @@ _FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gsm8kConfig:
+class Gsm8kConfig(DataSetConfig):
     """GSM8K as published: natural-language solutions with calculator annotations.
 
     Attributes:
@@ -49,27 +48,17 @@ class Gsm8kConfig:
         hub_config: its configuration ("main" or "socratic" for openai/gsm8k).
         steps: "markers" takes the equations `<<48/2=24>>`; the other rules take the text without them.
         validation_fraction: the share of train to validate on. Ours: 5 % is about 370 rows; GSM8K has no such split.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["gsm8k"] = "gsm8k"
-    root: str | None = None
     hub: str | None = "openai/gsm8k"
     hub_config: str | None = "main"
     steps: StepRule = "markers"
     validation_fraction: float = 0.05
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gsm8kAugConfig:
+class Gsm8kAugConfig(DataSetConfig):
     """GSM8K-Aug: 385,620 train rows written by GPT-4, 500 for validation, GSM8K's test; equations only.
 
     Attributes:
@@ -77,22 +66,12 @@ class Gsm8kAugConfig:
         hub: a data set on the hub, used when there is no folder; None to never ask the network.
         hub_config: its configuration, if it has several.
         steps: how to split reasoning that a row gives as one text (iCoT text, a `cot` column).
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["gsm8k_aug"] = "gsm8k_aug"
-    root: str | None = None
     hub: str | None = "whynlp/gsm8k-aug"
     hub_config: str | None = None
     steps: StepRule = "markers"
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
 class Gsm8k(SplitTask[Gsm8kConfig]):
@@ -103,15 +82,8 @@ class Gsm8k(SplitTask[Gsm8kConfig]):
     Config: ClassVar[type[Any]] = Gsm8kConfig
 
     def __init__(self, config: Gsm8kConfig) -> None:
-        self._source = _source(config)
-        there = SPLITS if config.validation_fraction else ("train", "test")
         advice = "GSM8K has no validation split of its own; set validation_fraction=0.05"
-        splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
-        super().__init__(splits, score_number)
-
-    def _read(self, split: Split) -> list[Example]:
-        rows = _read(self._source, self.config.steps, "test" if split == "test" else "train")
-        return rows if split == "test" else carve(rows, self.config.validation_fraction, split)
+        super().__init__(carved(config, _reader(config), advice), score_number)
 
 
 class Gsm8kAug(SplitTask[Gsm8kAugConfig]):
@@ -122,16 +94,14 @@ class Gsm8kAug(SplitTask[Gsm8kAugConfig]):
     Config: ClassVar[type[Any]] = Gsm8kAugConfig
 
     def __init__(self, config: Gsm8kAugConfig) -> None:
-        source = _source(config)
-        splits = Splits(config=config, read=lambda split: _read(source, config.steps, split))
-        super().__init__(splits, score_number)
+        super().__init__(Splits(config=config, read=_reader(config)), score_number)
 
 
-def _source(config: Gsm8kConfig | Gsm8kAugConfig) -> DataSource:
-    files = _FILES[config.name]
-    return DataSource(task=config.name, files=files, root=config.root, hub=config.hub, hub_config=config.hub_config)
+def _reader(config: Gsm8kConfig | Gsm8kAugConfig) -> Callable[[Split], list[Example]]:
+    source = DataSource.of(config, _FILES[config.name])
 
+    def read(split: Split) -> list[Example]:
+        rows, where = source.rows(split)
+        return examples_of(rows, split=split, steps=config.steps, source=where)
 
-def _read(source: DataSource, steps: StepRule, split: Split) -> list[Example]:
-    rows, where = source.rows(split)
-    return examples_of(rows, split=split, steps=steps, source=where)
+    return read

@@ -17,18 +17,17 @@ choice of that method.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import Split
-from unspoken.tasks.reading.rows import check_ranges, examples_of
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
+from unspoken.tasks.reading.rows import examples_of
+from unspoken.tasks.reading.source import DataSetConfig, DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.answers import score_number
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gsm8kAugNlConfig:
+class Gsm8kAugNlConfig(DataSetConfig):
     """GSM8K-Aug with natural-language rationales: 384,625 train rows on the hub (CODI, section 4).
 
     Attributes:
@@ -36,22 +35,12 @@ class Gsm8kAugNlConfig:
         hub: a data set on the hub for train, used when there is no folder; None to never ask the network.
         evaluation_hub: one for validation and test: GSM8K-Aug itself.
         steps: "sentences", or "lines" where the rationales have them.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["gsm8k_aug_nl"] = "gsm8k_aug_nl"
-    root: str | None = None
     hub: str | None = "zen-E/GSM8k-Aug-NL"
     evaluation_hub: str | None = "whynlp/gsm8k-aug"
     steps: Literal["sentences", "lines"] = "sentences"
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
 class Gsm8kAugNl(SplitTask[Gsm8kAugNlConfig]):
@@ -62,17 +51,14 @@ class Gsm8kAugNl(SplitTask[Gsm8kAugNlConfig]):
     Config: ClassVar[type[Gsm8kAugNlConfig]] = Gsm8kAugNlConfig
 
     def __init__(self, config: Gsm8kAugNlConfig) -> None:
-        self._train = DataSource(
-            task=config.name,
-            files={"train": ("train_nl.txt", "train_nl.jsonl", "train_nl.json", "train_no_aug.txt")},
-            root=config.root,
+        self._train = DataSource.of(
+            config,
+            {"train": ("train_nl.txt", "train_nl.jsonl", "train_nl.json", "train_no_aug.txt")},
             folders=("gsm8k_aug_nl", "gsm8k_aug"),
-            hub=config.hub,
         )
-        self._evaluation = DataSource(
-            task=config.name,
-            files={"validation": ("valid.txt", "gsm_valid.json"), "test": ("test.txt", "gsm_test.json")},
-            root=config.root,
+        self._evaluation = DataSource.of(
+            config,
+            {"validation": ("valid.txt", "gsm_valid.json"), "test": ("test.txt", "gsm_test.json")},
             folders=("gsm8k_aug", "gsm8k_aug_nl"),
             hub=config.evaluation_hub,
             instead="set evaluation_hub=NAME to a data set that can be loaded",

@@ -19,19 +19,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
-from unspoken.core.text.example import Example
-from unspoken.tasks.base import SPLITS, ScoringRule, Split
-from unspoken.tasks.reading.rows import carve, check_ranges, text_field
+from unspoken.tasks.base import ScoringRule
+from unspoken.tasks.reading.rows import text_field
 from unspoken.tasks.reading.segment import StepRule, drop_annotations, split_steps
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
+from unspoken.tasks.reading.source import DataSetConfig, DataSource, SplitTask, carved
 from unspoken.tasks.scoring.answers import score_number
 from unspoken.tasks.scoring.letters import score_letter
 from unspoken.tasks.scoring.rules import score_coin
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemCotTaskConfig:
+class SemCotTaskConfig(DataSetConfig):
     """Which of the five tasks, and how its rationales are split.
 
     Attributes:
@@ -39,22 +37,12 @@ class SemCotTaskConfig:
         subset: the task.
         steps: "lines", "sentences", or "markers" for gsm8k's equations.
         validation_fraction: the share of train to validate on. Ours: 10 %, 42 to 80 rows.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["semcot"] = "semcot"
-    root: str | None = None
     subset: Literal["gsm8k", "svamp", "multiarith", "commonsense_qa", "coin_flip"] = "gsm8k"
     steps: StepRule = "lines"
     validation_fraction: float = 0.1
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
 _RULES: dict[str, ScoringRule] = {"commonsense_qa": score_letter, "coin_flip": score_coin}
@@ -68,20 +56,14 @@ class SemCotTask(SplitTask[SemCotTaskConfig]):
     Config: ClassVar[type[SemCotTaskConfig]] = SemCotTaskConfig
 
     def __init__(self, config: SemCotTaskConfig) -> None:
-        self._source = DataSource(
-            task=self.name,
-            files={"train": (f"{config.subset}/train_42.json",), "test": (f"{config.subset}/eval_42.json",)},
-            root=config.root,
+        source = DataSource.of(
+            config,
+            {"train": (f"{config.subset}/train_42.json",), "test": (f"{config.subset}/eval_42.json",)},
             instead="use another task: this one is read from files only",
         )
-        there = SPLITS if config.validation_fraction else ("train", "test")
         advice = "the eval rows are test here; set validation_fraction=0.1"
-        splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
+        splits = carved(config, lambda split: source.examples(split, self._row), advice)
         super().__init__(splits, _RULES.get(config.subset, score_number))
-
-    def _read(self, split: Split) -> list[Example]:
-        rows = self._source.examples("test" if split == "test" else "train", self._row)
-        return rows if split == "test" else carve(rows, self.config.validation_fraction, split)
 
     def _row(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         reasoning = text_field(row, "reasoning", where)

@@ -18,20 +18,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
-from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.base import Split
 from unspoken.tasks.reading.rationales import cot_source, read_cot
 from unspoken.tasks.reading.readers import listed_rows
-from unspoken.tasks.reading.rows import carve, check_ranges, text_field
+from unspoken.tasks.reading.rows import text_field
 from unspoken.tasks.reading.segment import StepRule
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
+from unspoken.tasks.reading.source import DataSetConfig, DataSource, SplitTask, carved, converted, only_test
 from unspoken.tasks.scoring.rules import score_verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class StrategyQaConfig:
+class StrategyQaConfig(DataSetConfig):
     """Which form of StrategyQA, and what its steps are.
 
     Attributes:
@@ -42,25 +41,18 @@ class StrategyQaConfig:
         cot_hub: a data set on the hub with the columns question, cot, answer.
         cot_steps: how to split a rationale of `cot_hub`.
         validation_fraction: the share of train to validate on. Ours: 10 %, about 200 rows.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["strategyqa"] = "strategyqa"
-    root: str | None = None
     form: Literal["original", "bigbench"] = "original"
     steps: Literal["facts", "decomposition", "none"] = "facts"
     cot: bool = False
     cot_hub: str | None = "zen-E/StrategyQA_CoT_GPT4o"
     cot_steps: StepRule = "sentences"
     validation_fraction: float = 0.1
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
+        super().__post_init__()
         if self.cot and self.form == "bigbench":
             raise ConfigError("field 'cot' needs form=original: BIG-bench's form is for evaluation only")
 
@@ -72,31 +64,24 @@ class StrategyQa(SplitTask[StrategyQaConfig]):
     Config: ClassVar[type[StrategyQaConfig]] = StrategyQaConfig
 
     def __init__(self, config: StrategyQaConfig) -> None:
-        original: Mapping[Split, tuple[str, ...]] = {"train": ("train.json",), "test": ("dev.json",)}
-        bigbench: Mapping[Split, tuple[str, ...]] = {"test": ("task.json",)}
-        self._source = DataSource(
-            task=self.name,
-            files=bigbench if config.form == "bigbench" else original,
-            root=config.root,
-            instead="use another task: the gold facts are read from files only",
-        )
+        bigbench = config.form == "bigbench"
+        files: Mapping[Split, tuple[str, ...]] = {"train": ("train.json",), "test": ("dev.json",)}
+        instead = "use another task: the gold facts are read from files only"
+        self._source = DataSource.of(config, {"test": ("task.json",)} if bigbench else files, instead=instead)
         self._cot = cot_source(self.name, config.cot_hub, {"train": ("train",)})
-        there: tuple[Split, ...] = SPLITS if config.validation_fraction else ("train", "test")
-        absent: Mapping[Split, str] = {"validation": "the dev rows are test here; set validation_fraction=0.1"}
-        if config.form == "bigbench":
-            there, absent = ("test",), dict.fromkeys(SPLITS, "BIG-bench's form is for evaluation only; set form=original")
-        splits = Splits(config=config, read=self._read, there=there, absent=absent, carved=True)
+        if bigbench:
+            splits = only_test(config, self._read, "BIG-bench's form is for evaluation only; set form=original")
+        else:
+            splits = carved(config, self._read, "the dev rows are test here; set validation_fraction=0.1")
         super().__init__(splits, score_verdict)
 
     def _read(self, split: Split) -> list[Example]:
         if self.config.form == "bigbench":
             path = self._source.path("test")
             return converted(listed_rows(path), _bigbench_row, split, str(path))
-        if split == "test":
-            return self._source.examples("test", self._row)
-        cot = self.config.cot
-        rows = read_cot(self._cot, "train", self.config.cot_steps) if cot else self._source.examples("train", self._row)
-        return carve(rows, self.config.validation_fraction, split)
+        if split == "train" and self.config.cot:
+            return read_cot(self._cot, split, self.config.cot_steps)
+        return self._source.examples(split, self._row)
 
     def _row(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         answer = row.get("answer")

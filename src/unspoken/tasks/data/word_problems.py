@@ -24,24 +24,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
-from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.base import Split
 from unspoken.tasks.data.asdiv import AsDiv, AsDivConfig
 from unspoken.tasks.reading.equations import infix_steps, plain_number, prefix_steps
 from unspoken.tasks.reading.readers import read_text
-from unspoken.tasks.reading.rows import RawRow, carve, check_ranges, text_field
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
+from unspoken.tasks.reading.rows import RawRow, text_field
+from unspoken.tasks.reading.source import (
+    DataSetConfig,
+    DataSource,
+    EvaluationSetConfig,
+    SplitTask,
+    carved,
+    converted,
+    only_test,
+)
 from unspoken.tasks.scoring.answers import score_number
 from unspoken.tasks.scoring.rules import score_close
 
 Shared = Literal["multiarith", "asdiv"]
+_BOTH: Mapping[Split, tuple[str, ...]] = {"test": ("train", "test")}
+"""The hub cut these test sets in two; here they are whole."""
 _ONLY_TEST = "it is a test set without a split; train on another task, such as gsm8k_aug"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SvampConfig:
+class SvampConfig(DataSetConfig):
     """SVAMP (Patel et al. 2021): simple problems, varied so that shallow cues fail.
 
     Attributes:
@@ -50,22 +59,12 @@ class SvampConfig:
         avoid: tasks whose questions are taken out of train and validation. Their files are looked for beside `root`
             and in UNSPOKEN_DATA; [] keeps all 3,138 rows.
         validation_fraction: the share of the training file to validate on. Ours: 5 %, as for gsm8k.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["svamp"] = "svamp"
-    root: str | None = None
     hub: str | None = "ChilleD/SVAMP"
     avoid: tuple[Shared, ...] = ("multiarith", "asdiv")
     validation_fraction: float = 0.05
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
 
 
 class Svamp(SplitTask[SvampConfig]):
@@ -81,17 +80,10 @@ class Svamp(SplitTask[SvampConfig]):
 
     def __init__(self, config: SvampConfig) -> None:
         self.avoided = 0
-        self._source = DataSource(
-            task="svamp",
-            files={"train": ("mawps-asdiv-a_train.csv",), "test": ("SVAMP.json",)},
-            root=config.root,
-            hub=config.hub,
-            hub_splits={"test": ("train", "test")},
-        )
-        there = SPLITS if config.validation_fraction else ("train", "test")
+        files: Mapping[Split, tuple[str, ...]] = {"train": ("mawps-asdiv-a_train.csv",), "test": ("SVAMP.json",)}
+        self._source = DataSource.of(config, files, hub_splits=_BOTH)
         advice = "SVAMP has no validation split of its own; set validation_fraction=0.05"
-        splits = Splits(config=config, read=self._read, there=there, absent={"validation": advice}, carved=True)
-        super().__init__(splits, score_number)
+        super().__init__(carved(config, self._read, advice), score_number)
 
     def _read(self, split: Split) -> list[Example]:
         if split == "test":
@@ -101,7 +93,7 @@ class Svamp(SplitTask[SvampConfig]):
         taken = {key for task in self.config.avoid for key in self._questions(task)}
         kept = [example for example in rows if _letters(example.question) not in taken]
         self.avoided = len(rows) - len(kept)
-        return carve(kept, self.config.validation_fraction, split)
+        return kept
 
     def _questions(self, task: Shared) -> set[str]:
         """The questions of another task, by their letters: MAWPS writes "shelves ," for "shelves,"."""
@@ -119,24 +111,16 @@ class Svamp(SplitTask[SvampConfig]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiArithConfig:
+class MultiArithConfig(EvaluationSetConfig):
     """MultiArith (Roy and Roth 2015): 600 problems of two operations, 20 of them twice.
 
     Attributes:
         root: a folder with MultiArith.json; None for UNSPOKEN_DATA/multiarith or the hub.
         hub: a data set on the hub, used when there is no folder; None to never ask the network.
-        limit_test: use the first rows only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["multiarith"] = "multiarith"
-    root: str | None = None
     hub: str | None = "ChilleD/MultiArith"
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_test")
 
 
 class MultiArith(SplitTask[MultiArithConfig]):
@@ -147,43 +131,24 @@ class MultiArith(SplitTask[MultiArithConfig]):
     Config: ClassVar[type[MultiArithConfig]] = MultiArithConfig
 
     def __init__(self, config: MultiArithConfig) -> None:
-        source = DataSource(
-            task="multiarith",
-            files={"test": ("MultiArith.json",)},
-            root=config.root,
-            hub=config.hub,
-            hub_splits={"test": ("train", "test")},
-        )
-        splits = Splits(
-            config=config,
-            read=lambda split: source.examples(split, _multiarith_row),
-            there=("test",),
-            absent={"train": _ONLY_TEST, "validation": _ONLY_TEST},
-        )
+        source = DataSource.of(config, {"test": ("MultiArith.json",)}, hub_splits=_BOTH)
+        splits = only_test(config, lambda split: source.examples(split, _multiarith_row), _ONLY_TEST)
         super().__init__(splits, score_number)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GsmHardConfig:
+class GsmHardConfig(EvaluationSetConfig):
     """GSM-Hard (Gao et al. 2022, PAL): GSM8K's test questions with one number made large.
 
     Attributes:
         root: a folder with gsmhardv2.jsonl; None for UNSPOKEN_DATA/gsm_hard or the hub.
         hub: a data set on the hub, used when there is no folder; None to never ask the network.
         changed_only: leave out the questions that are GSM8K's, unchanged.
-        limit_test: use the first rows only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["gsm_hard"] = "gsm_hard"
-    root: str | None = None
     hub: str | None = "reasoning-machines/gsm-hard"
     changed_only: bool = False
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_test")
 
 
 class GsmHard(SplitTask[GsmHardConfig]):
@@ -193,16 +158,8 @@ class GsmHard(SplitTask[GsmHardConfig]):
     Config: ClassVar[type[GsmHardConfig]] = GsmHardConfig
 
     def __init__(self, config: GsmHardConfig) -> None:
-        self._source = DataSource(
-            task="gsm_hard",
-            files={"test": ("gsmhardv2.jsonl",)},
-            root=config.root,
-            hub=config.hub,
-            hub_splits={"test": ("train", "test")},
-        )
-        absent: Mapping[Split, str] = {"train": _ONLY_TEST, "validation": _ONLY_TEST}
-        splits = Splits(config=config, read=self._read, there=("test",), absent=absent)
-        super().__init__(splits, score_close)
+        self._source = DataSource.of(config, {"test": ("gsmhardv2.jsonl",)}, hub_splits=_BOTH)
+        super().__init__(only_test(config, self._read, _ONLY_TEST), score_close)
 
     def _read(self, split: Split) -> list[Example]:
         rows = self._source.examples(split, _gsm_hard_row)

@@ -18,13 +18,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import Split
-from unspoken.tasks.generated.generated import check_sizes, take, words
+from unspoken.tasks.generated.generated import GeneratedConfig, generated_examples, words
 from unspoken.tasks.reading.readers import listed_rows
-from unspoken.tasks.reading.rows import check_ranges, examples_of, question_key, text_field
+from unspoken.tasks.reading.rows import question_key, text_field
 from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
 from unspoken.tasks.scoring.rules import score_coin
 
@@ -46,7 +45,7 @@ _FORM = 'A coin is heads up. {acts} Is the coin still heads up? Note that "flip"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoinFlipConfig:
+class CoinFlipConfig(GeneratedConfig):
     """What is generated, and where the test file is.
 
     Attributes:
@@ -55,14 +54,9 @@ class CoinFlipConfig:
         min_people, max_people: how many people a generated train or validation row has, drawn evenly.
         test_people: how many a generated test row has.
         train_size, validation_size, test_size: rows of generated splits. Ours.
-        seed: another seed generates other rows.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["coin_flip"] = "coin_flip"
-    root: str | None = None
     source: Literal["files", "generated"] = "files"
     min_people: int = 4
     max_people: int = 4
@@ -70,14 +64,9 @@ class CoinFlipConfig:
     train_size: int = 4_000
     validation_size: int = 500
     test_size: int = 500
-    seed: int = 0
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
-        check_sizes(self)
+        super().__post_init__()
         people = (self.min_people, self.max_people)
         if not 1 <= people[0] <= people[1] <= len(_NAMES) or not 1 <= self.test_people <= len(_NAMES):
             raise ConfigError(
@@ -93,14 +82,9 @@ class CoinFlip(SplitTask[CoinFlipConfig]):
     Config: ClassVar[type[CoinFlipConfig]] = CoinFlipConfig
 
     def __init__(self, config: CoinFlipConfig) -> None:
-        self._source = DataSource(
-            task=self.name,
-            files={"test": ("coin_flip.json",)},
-            root=config.root,
-            instead="set source=generated to make every split",
-        )
-        splits = Splits(config=config, read=self._read)
-        super().__init__(splits, score_coin)
+        instead = "set source=generated to make every split"
+        self._source = DataSource.of(config, {"test": ("coin_flip.json",)}, instead=instead)
+        super().__init__(Splits(config=config, read=self._read), score_coin)
 
     def _read(self, split: Split) -> list[Example]:
         config = self.config
@@ -108,12 +92,8 @@ class CoinFlip(SplitTask[CoinFlipConfig]):
             path = self._source.path("test")
             return converted(listed_rows(path), _row, split, str(path))
         people = (config.test_people,) * 2 if split == "test" else (config.min_people, config.max_people)
-        taken: set[str] = set()
-        if split != "test" and config.source == "files":
-            taken = {question_key(example.question) for example in self._read("test")}
-        problems = generate(f"{config.seed}/{split}", *people)
-        rows = take(problems, getattr(config, f"{split}_size"), task=self.name, split=split, key=question_key, taken=taken)
-        return examples_of(rows, split=split, steps="lines", source=f"generated {split} rows of coin_flip")
+        held_out = self._read("test") if config.source == "files" else ()
+        return generated_examples(config, split, generate(f"{config.seed}/{split}", *people), question_key, held_out)
 
 
 def generate(seed: str, min_people: int, max_people: int) -> Iterator[dict[str, Any]]:

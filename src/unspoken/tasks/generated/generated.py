@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import SPLITS, Split
-from unspoken.tasks.reading.rows import RawRow
+from unspoken.tasks.reading.rows import RawRow, examples_of
+from unspoken.tasks.reading.source import DataSetConfig
 
 _PATIENCE = 5_000  # a split holds a tenth of all problems at least, so this many draws in vain mean that few are left
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedConfig(DataSetConfig):
+    """What the config of a data set with a generator has.
+
+    Attributes:
+        train_size, validation_size, test_size: rows of a split, where it is generated.
+        seed: another seed generates other rows.
+    """
+
+    train_size: int
+    validation_size: int
+    test_size: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for split in SPLITS:
+            if (size := getattr(self, f"{split}_size")) < 1:
+                raise ConfigError(f"{self.name}: {split}_size must be 1 or more, got {size}")
 
 
 def side_of(key: str) -> Split:
@@ -65,8 +89,22 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def check_sizes(config: Any) -> None:
-    """Raises ConfigError where a generated split would be empty."""
-    for split in SPLITS:
-        if (size := getattr(config, f"{split}_size")) < 1:
-            raise ConfigError(f"{config.name}: {split}_size must be 1 or more, got {size}")
+def generated_examples(
+    config: GeneratedConfig,
+    split: Split,
+    problems: Iterator[Mapping[str, Any]],
+    key: Callable[[str], str],
+    held_out: Iterable[Example] = (),
+) -> list[Example]:
+    """As many examples of a generated split as the config says.
+
+    Args:
+        config: the task's.
+        split: the split to fill.
+        problems: endless rows with `question`, `steps` and `answer`.
+        key: what makes two questions the same problem.
+        held_out: published examples whose problems must not appear.
+    """
+    taken = {key(example.question) for example in held_out}
+    rows = take(problems, getattr(config, f"{split}_size"), task=config.name, split=split, key=key, taken=taken)
+    return examples_of(rows, split=split, steps="lines", source=f"generated {split} rows of {config.name}")

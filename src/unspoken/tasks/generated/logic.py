@@ -19,16 +19,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import Score, Split
-from unspoken.tasks.generated.generated import check_sizes, take
+from unspoken.tasks.generated.generated import GeneratedConfig, generated_examples
 from unspoken.tasks.generated.prontoqa_worlds import problems as prontoqa_problems
 from unspoken.tasks.generated.prosqa_graphs import MAX_STEPS
 from unspoken.tasks.generated.prosqa_graphs import problems as prosqa_problems
 from unspoken.tasks.reading.readers import read_rows
-from unspoken.tasks.reading.rows import check_ranges, examples_of
+from unspoken.tasks.reading.rows import examples_of
 from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.answers import equal, extract_strict
 from unspoken.tasks.scoring.rules import bare, score_truth
@@ -39,7 +38,7 @@ _GENERATE = "set source=generated to make every split (rows like the published o
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProsQaConfig:
+class ProsQaConfig(GeneratedConfig):
     """ProsQA (Hao et al. 2024).
 
     Attributes:
@@ -50,28 +49,15 @@ class ProsQaConfig:
             rows then have 3 or 4 steps too.
         train_size: generated train rows. Coconut's file has 17,886.
         validation_size, test_size: rows of those splits where they are generated.
-        seed: another seed generates other rows.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["prosqa"] = "prosqa"
-    root: str | None = None
     source: Literal["files", "generated"] = "files"
     train: Literal["auto", "generated"] = "auto"
     graph_4: bool = False
     train_size: int = 17_886
     validation_size: int = 300
     test_size: int = 500
-    seed: int = 0
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
-        check_sizes(self)
 
 
 class ProsQa(SplitTask[ProsQaConfig]):
@@ -89,7 +75,7 @@ class ProsQa(SplitTask[ProsQaConfig]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProntoQaConfig:
+class ProntoQaConfig(GeneratedConfig):
     """ProntoQA (Saparov and He 2023), 5 hops, as Coconut uses it.
 
     Attributes:
@@ -98,27 +84,14 @@ class ProntoQaConfig:
         train: "auto" takes a train file where there is one, "generated" never does.
         train_size: generated train rows. Coconut's has 9,000.
         validation_size, test_size: rows of those splits where they are generated.
-        seed: another seed generates other rows.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["prontoqa"] = "prontoqa"
-    root: str | None = None
     source: Literal["files", "generated"] = "files"
     train: Literal["auto", "generated"] = "auto"
     train_size: int = 9_000
     validation_size: int = 200
     test_size: int = 800
-    seed: int = 0
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
-        check_sizes(self)
 
 
 class ProntoQa(SplitTask[ProntoQaConfig]):
@@ -170,19 +143,16 @@ def _asked(question: str) -> tuple[str, tuple[str, str]]:
 def _splits(config: ProsQaConfig | ProntoQaConfig, end: str, problems: Problems) -> Splits:
     """Validation and test from their files, train from its file or generated; or all of them generated."""
     files: dict[Split, tuple[str, ...]] = {split: (f"{config.name}_{name}{end}",) for split, name in _FILE.items()}
-    source = DataSource(task=config.name, files=files, root=config.root, instead=_GENERATE)
+    source = DataSource.of(config, files, instead=_GENERATE)
 
     def read(split: Split) -> list[Example]:
-        taken: set[str] = set()
-        if config.source == "files":
-            if split != "train":
-                path = source.path(split)
-                return examples_of(read_rows(path), split=split, steps="lines", source=path)
-            if config.train == "auto" and (path := source.find("train")) is not None:
-                return examples_of(read_rows(path), split=split, steps="lines", source=path)
-            taken = {world_key(example.question) for other in ("validation", "test") for example in read(other)}
-        size: int = getattr(config, f"{split}_size")
-        rows = take(problems(split), size, task=config.name, split=split, key=world_key, taken=taken)
-        return examples_of(rows, split=split, steps="lines", source=f"generated {split} rows of {config.name}")
+        files = config.source == "files"
+        path = None
+        if files and (split != "train" or config.train == "auto"):
+            path = source.find(split) if split == "train" else source.path(split)
+        if path is not None:
+            return examples_of(read_rows(path), split=split, steps="lines", source=path)
+        held_out = (*read("validation"), *read("test")) if files else ()
+        return generated_examples(config, split, problems(split), world_key, held_out)
 
     return Splits(config=config, read=read, key=lambda example: world_key(example.question))

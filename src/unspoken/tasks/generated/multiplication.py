@@ -21,19 +21,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import Split
-from unspoken.tasks.generated.generated import check_sizes, take
+from unspoken.tasks.generated.generated import GeneratedConfig, generated_examples
 from unspoken.tasks.reading.readers import read_rows
-from unspoken.tasks.reading.rows import RawRow, check_ranges, examples_of
+from unspoken.tasks.reading.rows import examples_of
 from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.rules import score_digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiplicationConfig:
+class MultiplicationConfig(GeneratedConfig):
     """How many digits, and what is generated.
 
     Attributes:
@@ -42,27 +41,17 @@ class MultiplicationConfig:
         source: "files", or "generated" for all splits.
         train_size: generated train rows. Ours; the paper's files have 808,000.
         validation_size, test_size: rows of those splits where they are generated.
-        seed: another seed generates other rows.
-        limit_train, limit_validation, limit_test: use the first rows of a split only.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     name: Literal["multiplication"] = "multiplication"
-    root: str | None = None
     digits: int = 4
     source: Literal["files", "generated"] = "files"
     train_size: int = 50_000
     validation_size: int = 1_000
     test_size: int = 1_000
-    seed: int = 0
-    limit_train: int | None = None
-    limit_validation: int | None = None
-    limit_test: int | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, "limit_train", "limit_validation", "limit_test")
-        check_sizes(self)
+        super().__post_init__()
         if not 1 <= self.digits <= 20:
             raise ConfigError(f"multiplication: digits must be 1 to 20, got {self.digits}")
 
@@ -75,10 +64,9 @@ class Multiplication(SplitTask[MultiplicationConfig]):
 
     def __init__(self, config: MultiplicationConfig) -> None:
         folder = f"{config.digits}_by_{config.digits}_mult"
-        self._source = DataSource(
-            task=self.name,
-            files={"validation": (f"{folder}/valid.txt",), "test": (f"{folder}/test_bigbench.txt",)},
-            root=config.root,
+        self._source = DataSource.of(
+            config,
+            {"validation": (f"{folder}/valid.txt",), "test": (f"{folder}/test_bigbench.txt",)},
             instead="set source=generated to make every split",
         )
         splits = Splits(config=config, read=self._read, key=lambda example: pair_key(example.question))
@@ -91,16 +79,8 @@ class Multiplication(SplitTask[MultiplicationConfig]):
             path = self._source.path(split)
             rows = [(where, _split_row(row, where)) for where, row in read_rows(path, "txt")]
             return examples_of(rows, split=split, steps="lines", source=path)
-        held_out = [example for other in ("validation", "test") for example in self._read(other)] if files else []
-        rows: list[RawRow] = take(
-            generate(f"{config.seed}/{split}", config.digits),
-            getattr(config, f"{split}_size"),
-            task=self.name,
-            split=split,
-            key=pair_key,
-            taken={pair_key(example.question) for example in held_out},
-        )
-        return examples_of(rows, split=split, steps="lines", source=f"generated {split} rows of multiplication")
+        held_out = (*self._read("validation"), *self._read("test")) if files else ()
+        return generated_examples(config, split, generate(f"{config.seed}/{split}", config.digits), pair_key, held_out)
 
 
 def generate(seed: str, digits: int) -> Iterator[dict[str, Any]]:

@@ -23,9 +23,9 @@ from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.folders import has_splits, hub_id, source_rows
 from unspoken.tasks.reading.own_choices import ANSWERS, OPTIONS, choice_key, lettered_row, refuse_unshown
 from unspoken.tasks.reading.readers import Format
-from unspoken.tasks.reading.rows import REASONING, RawRow, carve, check_ranges, examples_of, question_key
+from unspoken.tasks.reading.rows import REASONING, RawRow, carve, examples_of, question_key
 from unspoken.tasks.reading.segment import StepRule
-from unspoken.tasks.reading.source import Splits, SplitTask
+from unspoken.tasks.reading.source import Splits, SplitTask, check_ranges
 from unspoken.tasks.reading.styles import FIELDS, Style, advice, restyled
 from unspoken.tasks.scoring.answers import score_number, score_text
 from unspoken.tasks.scoring.letters import score_letter
@@ -72,7 +72,7 @@ class FilesConfig:
     answer: Literal["number", "text", "letter"] = "number"
 
     def __post_init__(self) -> None:
-        check_ranges(self, "limit")
+        check_ranges(self)
         if self.validation is not None and self.validation_fraction:
             raise ConfigError("set either 'validation' (a file) or 'validation_fraction' (a share of train), not both")
         known = (*_PLAIN, *FIELDS.get(self.style, ()), *(["input"] if self.style == "alpaca" else []))

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from unspoken.core.text.example import Example
-from unspoken.errors import ConfigError, DataError, did_you_mean
+from unspoken.errors import DataError, did_you_mean
 from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.equations import plain_number
 from unspoken.tasks.reading.segment import StepRule, natural, split_steps
@@ -236,14 +236,3 @@ def check_split(split: str) -> None:
     """Raises DataError for a split that no task has."""
     if split not in SPLITS:
         raise DataError(f"no split {split!r}; {did_you_mean(str(split), SPLITS)}")
-
-
-def check_ranges(config: Any, *limits: str) -> None:
-    """Raises ConfigError where a limit is below 1, or `validation_fraction` is not in [0, 1)."""
-    for field in limits:
-        value = getattr(config, field)
-        if value is not None and value < 1:
-            raise ConfigError(f"field '{field}' must be 1 or more, or null for all rows, got {value}")
-    fraction = getattr(config, "validation_fraction", 0.0)
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"field 'validation_fraction' must be at least 0 and below 1, got {fraction}")

@@ -1,8 +1,9 @@
 """Where the rows of a task come from, and its splits: what every task that reads a published data set has in common.
 
 `DataSource` finds the file of a split in a folder (a config's `root`, or a subfolder of the folder that the environment
-variable UNSPOKEN_DATA names), or else loads it from the hub. `Splits` reads each split once, cuts it to its limit,
-keeps the splits apart, and says what there is when a split is asked for that does not exist. `SplitTask` is a task of them.
+variable UNSPOKEN_DATA names), or else loads it from the hub; a task's config says so in the fields of `DataSetConfig`.
+`Splits` reads each split once, cuts it to its limit, keeps the splits apart, and says what there is when a split is asked
+for that does not exist. `SplitTask` is a task of them.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
+from unspoken.core.config import STRICT
 from unspoken.core.text.example import Example
-from unspoken.errors import DataError
+from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import SPLITS, Score, ScoringRule, Split, fingerprint_examples
 from unspoken.tasks.reading.folders import folder_rows, hub_rows
 from unspoken.tasks.reading.readers import read_rows
-from unspoken.tasks.reading.rows import RawRow, check_split, converted_examples, question_key
+from unspoken.tasks.reading.rows import RawRow, carve, check_split, converted_examples, question_key
 
 DATA_VARIABLE = "UNSPOKEN_DATA"
 
@@ -26,6 +28,48 @@ _HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"train": ("validation", "test"),
 C = TypeVar("C")
 Convert = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 """A row of the data set, and where it stands -> a row with `question`, `answer`, perhaps `steps`, and the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSetConfig:
+    """What the config of every data set has; one of which there is only a test split needs no more.
+
+    Attributes:
+        root: a folder with its files; None for the folder UNSPOKEN_DATA/<name> or, where the task has one, the hub.
+        limit_test: use the first rows of the split only.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    name: str
+    root: str | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSetConfig(EvaluationSetConfig):
+    """What the config of a data set with several splits has.
+
+    Attributes:
+        limit_train, limit_validation: use the first rows of the split only.
+    """
+
+    limit_train: int | None = None
+    limit_validation: int | None = None
+
+
+def check_ranges(config: Any) -> None:
+    """Raises ConfigError where a limit is below 1, or `validation_fraction` is not in [0, 1)."""
+    for name in ("limit", *(f"limit_{split}" for split in SPLITS)):
+        value = getattr(config, name, None)
+        if value is not None and value < 1:
+            raise ConfigError(f"field '{name}' must be 1 or more, or null for all rows, got {value}")
+    fraction = getattr(config, "validation_fraction", 0.0)
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"field 'validation_fraction' must be at least 0 and below 1, got {fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +97,12 @@ class DataSource:
     hub_config: str | None = None
     hub_splits: Mapping[Split, tuple[str, ...]] | None = None
     instead: str = "set hub=NAME to a data set that can be loaded"
+
+    @classmethod
+    def of(cls, config: EvaluationSetConfig, files: Mapping[Split, tuple[str, ...]], **more: Any) -> DataSource:
+        """Where a task's config says that it is: `root`, `hub` and `hub_config`, where it has them."""
+        hub, hub_config = (getattr(config, name, None) for name in ("hub", "hub_config"))
+        return cls(task=config.name, files=files, root=config.root, hub=hub, hub_config=hub_config, **more)
 
     def folder(self) -> Path | None:
         """The folder to read, or None where there is none and the hub is asked. A `root` that is not there is an error."""
@@ -199,6 +249,29 @@ class Splits:
             self.dropped[split] = len(rows) - len(kept)
             self._cache[split] = kept
         return self._cache[split]
+
+
+def only_test(config: EvaluationSetConfig, read: Callable[[Split], list[Example]], advice: str) -> Splits:
+    """Splits of a data set for evaluation only; `advice` says what else to train on."""
+    return Splits(config=config, read=read, there=("test",), absent=dict.fromkeys(SPLITS, advice))
+
+
+def carved(config: DataSetConfig, read: Callable[[Split], list[Example]], advice: str, **more: Any) -> Splits:
+    """Splits of a data set with train and test, of whose train the share `validation_fraction` is its validation.
+
+    Args:
+        config: the task's config, with `validation_fraction`.
+        read: reads "train" and "test".
+        advice: said where validation is asked for and the share is 0.
+        more: fields of `Splits`.
+    """
+    fraction: float = getattr(config, "validation_fraction")  # noqa: B009
+
+    def either(split: Split) -> list[Example]:
+        return read("test") if split == "test" else carve(read("train"), fraction, split)
+
+    there = SPLITS if fraction else ("train", "test")
+    return Splits(config=config, read=either, there=there, absent={"validation": advice}, carved=True, **more)
 
 
 class SplitTask(Generic[C]):

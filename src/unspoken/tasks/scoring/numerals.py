@@ -10,11 +10,10 @@ import re
 import unicodedata
 from decimal import Decimal
 
+from unspoken.core.text.digits import SIGNS
+
 # U+2212 stands in GSM8K itself; models also write the dashes that look like it.
-_SIGNS = str.maketrans(
-    {**dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"), "\uff0b": "+", "\u066a": "%", "\uff05": "%",
-     "\uff04": "$", "\uffe1": "£", "\uffe5": "¥", "\u2044": "/", "\u066b": ".", "\u066c": ","}
-)  # fmt: skip
+_SIGNS = str.maketrans({**SIGNS, **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"), "\u2044": "/"})
 _BETWEEN = (
     (re.compile(r"(?<=[0-9])[\uff0c\u00a0\u2009\u202f\u2019](?=[0-9]{3}(?![0-9]))"), ","),
     (re.compile(r"(?<=[0-9])\uff0e(?=[0-9])"), "."),

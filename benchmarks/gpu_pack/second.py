@@ -1,0 +1,133 @@
+"""The second call: the model's other half, the six runs, their evaluations; and on spare CPU cores seeds of `tiny/*`.
+
+    python3 -m benchmarks.gpu_pack.second OUT --seconds 480
+
+Needs what the first call left in `--work`. The moment at which training ends is fixed; a run that is not done by then is
+ended, and the model of its last validation is evaluated and is said to be that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.gpu_pack import machine, runs
+from benchmarks.gpu_pack.jobs import Job
+
+EVALUATED, LATE, MARGIN = 85.0, 30.0, 12.0
+"""Seconds: kept for evaluation behind the end of training, granted to a run that is almost done, kept for packing."""
+
+FIRST_PART = 0.36
+"""Share of the training time that SFT-CoT has, with which others begin, and No-CoT."""
+
+CORES = 6
+"""Processes of `tiny/*` at a time; the six runs need cores of their own to keep the GPU busy."""
+
+
+def main() -> None:
+    """Run everything."""
+    call = machine.begin(__doc__, 2, {"tiny": CORES if (os.cpu_count() or 1) >= 2 * CORES else 1})
+    with call.board:
+        _go(call)
+
+
+def _go(call: machine.Call) -> None:
+    board = call.board
+    trained = board.seconds - MARGIN - EVALUATED
+    size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens())
+    update = runs.speeds(call.work / "speeds.json")
+    board.tell("seconds per update, by rehearsal or guess: " + ", ".join(f"{name} {update(name):.3f}" for name in runs.RUNS))
+    gguf = machine.joined(call)
+    convert = [sys.executable, machine.ROOT / "comparison/smollm2-gsm8k/get_model.py", call.base, "--gguf", str(gguf)]
+    board.add(*machine.watch_gpu(call))
+    board.add(Job(name="model", command=lambda: convert if gguf is not None else None, until=trained))
+    planned: dict[str, int] = {}
+    for name in runs.RUNS:
+        board.add(_training(call, name, size, update, trained, planned), *_evaluations(call, name, size))
+    board.add(*_tiny(call))
+    board.run(until=board.seconds - MARGIN)
+    _tell(call)
+
+
+def _training(
+    call: machine.Call, name: str, size: runs.Size, update: runs.Speeds, trained: float, planned: dict[str, int]
+) -> Job:
+    """A run; how many updates it makes is decided when the first of its budget begins."""
+    run = runs.RUNS[name]
+
+    def command() -> Sequence[str | Path] | None:
+        base = call.random if call.tiny and call.random.is_dir() else call.base
+        if run.begins_with is not None and (call.run_of(run.begins_with) / "model").is_dir():
+            base = call.run_of(run.begins_with)
+        if not base.is_dir():
+            return None
+        if run.budget not in planned:
+            left = (trained - call.board.clock) * (FIRST_PART if run.budget == "text" else 1.0)
+            planned[run.budget] = runs.planned(left, runs.pace_of(run.budget, update), size)
+            machine.write(call.work / "logs" / "planned.json", planned)
+        call.board.tell(f"{name}: {planned[run.budget]} updates of {runs.BATCH} rows planned, from {base.name}")
+        return runs.training(name, base, call.run_of(name), planned[run.budget], size, 1)
+
+    until = trained + LATE
+    return Job(name=name, command=command, until=until, after=["model", *([run.begins_with] if run.begins_with else [])])
+
+
+def _evaluations(call: machine.Call, name: str, size: runs.Size) -> list[Job]:
+    """What is asked of a trained run, side by side."""
+    run = call.run_of(name)
+    return [
+        Job(
+            name=f"{name}-{what}",
+            command=lambda command=command: command if (run / "model").is_dir() else None,
+            until=call.board.seconds - MARGIN,
+            after=[name],
+        )
+        for what, command in runs.evaluations(name, run, size).items()
+    ]
+
+
+def _tiny(call: machine.Call) -> list[Job]:
+    """The seeds that the table of `tiny/*` lacks, the shortest first: a training and a card each, without the GPU."""
+    missing = json.loads((call.carried / "manifest.json").read_text(encoding="utf-8"))["tiny"]
+    jobs = []
+    for method, seed in missing[: 1 if call.tiny else None]:
+        run, name = call.work / "runs" / "tiny" / f"{method}-{seed}", f"tiny-{method}-{seed}"
+        card = call.work / "cards" / f"{method}-{seed}.json"
+        small = ["task.train_size=64", "task.test_size=8", "train.epochs=null", "train.steps=2"] if call.tiny else []
+        seeds = [f"train.seed={seed}", f"task.seed={seed}", "train.threads=1", *small]
+        unspoken = [sys.executable, "-m", "unspoken"]
+        asked = ["min_steps=4", "max_steps=4", "train_size=20000"] if method == "step_weighted" and not call.tiny else []
+        train = [*unspoken, "train", f"tiny/{method}", *seeds, "--out", run, "--quiet"]
+        score = [*unspoken, "eval", run, *asked, "--batch-size", "100", "--no-controls", "--card", card]
+        rest = {"until": call.board.seconds - MARGIN, "environment": {"CUDA_VISIBLE_DEVICES": ""}, "nice": 15}
+        jobs.append(Job(name=name, command=lambda train=train: train, lane="tiny", **rest))
+        jobs.append(
+            Job(
+                name=f"{name}-eval",
+                command=lambda score=score, run=run: score if (run / "model").is_dir() and _finished(run) else None,
+                after=[name],
+                **rest,
+            )
+        )
+    return jobs
+
+
+def _tell(call: machine.Call) -> None:
+    """A line per report."""
+    for report in sorted((call.work / "runs").glob("*/eval-*.json")):
+        try:
+            summary = json.loads(report.read_text(encoding="utf-8"))["summary"]
+        except (OSError, ValueError, KeyError):  # being written
+            continue
+        call.board.tell(f"{report.parent.name} {report.stem}: {summary['correct']} of {summary['n']} right")
+
+
+def _finished(run: Path) -> bool:
+    return "finished" in json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Thoughts of another model in the prompt of the base model: what SoftCoT and SemCoT's generator have in common.
+
+The other model reads a prompt of its own; its states at the end of that, projected to the base model's width by one linear
+layer, take the place of slots in the base model's prompt. Each paper's file says what the other model reads and learns.
+
+Shapes: A width of the assistant, D of the base model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+from pydantic import BeforeValidator
+from torch import Tensor, nn
+
+from unspoken.core.auxiliary.assistant import ASSISTANT_PROMPT, Assistant, AssistantPrompt, Assisted
+from unspoken.core.config import STRICT
+from unspoken.core.lm.backbone import Backbone, BackboneConfig
+from unspoken.core.loop.loop import unroll
+from unspoken.core.loop.sources import PrecomputedThoughts
+from unspoken.core.loop.trace import Trace
+from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.row import Row, unlabelled
+from unspoken.core.text.chat import (
+    PLACEHOLDER,
+    Message,
+    SlotMarkers,
+    around,
+    check_variables,
+    encode,
+    placeholder_id,
+    refuse_special,
+    render,
+    without_thinking,
+)
+from unspoken.core.text.example import Example
+from unspoken.core.text.prompts import TEXTS, SoftTexts, texts_of
+from unspoken.errors import ConfigError, DataError
+from unspoken.methods.base import Counts, LossReport, Method, Part, thoughts_asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftPromptConfig:
+    """Settings that every `SoftPrompt` has."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    assistant: BackboneConfig  # any causal LM, of any family; with `lora` it trains by adapters
+    latents: int  # in training and, unless asked otherwise, at inference
+    latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
+    texts: Annotated[SoftTexts, BeforeValidator(texts_of)] = field(default_factory=lambda: TEXTS["math"])  # or a name
+    slots: SlotMarkers | None = None  # of the base model's prompt; see the method
+    today: str = "2024-07-26"  # what chat templates are told; the date that Llama 3.1's writes by itself
+    template: dict[str, Any] = field(default_factory=without_thinking)  # what the base's is told besides; Qwen3: thinking
+    assistant_template: dict[str, Any] = field(default_factory=without_thinking)  # the same for the assistant's
+
+    def __post_init__(self) -> None:
+        check_variables(self.template, "template")
+        check_variables(self.assistant_template, "assistant_template")
+        if self.latents < 1:
+            raise ConfigError(f"latents must be at least 1, got {self.latents}; for none use 'cot'")
+        if self.latents_per_step < 1:
+            raise ConfigError(f"latents_per_step must be at least 1, got {self.latents_per_step}")
+        try:
+            date.fromisoformat(self.today)
+        except ValueError:
+            raise ConfigError(f"today must be a date as YYYY-MM-DD, got {self.today!r}") from None
+
+
+class SoftPrompt(Method):
+    """A method whose latents another model makes before the base model reads anything.
+
+    Attributes:
+        reader: what messages call the other model.
+        reads_ahead: how many of the states that are taken stand before the slots of its prompt.
+        hold: the token that stands in these.
+    """
+
+    config: Any
+    reader: ClassVar[str] = "assistant"
+    reads_ahead: ClassVar[int] = 0
+    hold: int
+
+    def __init__(self, config: SoftPromptConfig, backbone: Backbone, assistant: Assistant, slots: SlotMarkers) -> None:
+        super().__init__(config, backbone)
+        self.latents_per_group = config.latents_per_step
+        self.assistant = assistant
+        self.projection = nn.Linear(assistant.width, backbone.width)  # fp32, whatever the models' types are
+        self.slots = slots
+        self._base_hold = placeholder_id(backbone, slots)
+        self._today = date.fromisoformat(config.today)
+
+    @classmethod
+    def most_latents(cls, config: SoftPromptConfig) -> int:
+        """As many in every row."""
+        return config.latents
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen base model never drops out."""
+        super().train(mode)
+        self.backbone.train(mode and not self.frozen)
+        return self
+
+    @property
+    def frozen(self) -> bool:
+        """Nothing of the base model trains."""
+        return not any(p.requires_grad for p in self.backbone.parameters())
+
+    def parts(self) -> dict[str, Part]:
+        """The other model, and the projection of its states."""
+        return {"assistant": Part(module=self.assistant, lm=self.assistant), "projection": Part(module=self.projection)}
+
+    @property
+    def ends_in_header(self) -> bool:
+        """Whether the prompt ends with the header behind which the model answers."""
+        return True
+
+    def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
+        """The chat up to the answer, with slots in it; and what the other model reads.
+
+        Raises:
+            ConfigError: a negative number of latents.
+            DataError: the question spells a special token, or is too long for the other model.
+        """
+        latents = thoughts_asked(latents, self.config.latents)
+        refuse_special(self.backbone, question, (self._base_hold,), name)
+        asked = self.config.texts.prompt(question, latents, self.slots.begin + PLACEHOLDER + self.slots.end)
+        chat = [("user", asked)]
+        if latents == 0:
+            return unlabelled(self.encoded(chat), name=name)
+        before, behind = self.around(self.backbone, chat, prompt=self.ends_in_header)
+        ids = (*before, *((self._base_hold,) * latents), *behind)
+        extra = {ASSISTANT_PROMPT: self._assistant_prompt(question, latents, name)}
+        return unlabelled(ids, start=len(before), latents=latents, name=name, extra=extra)
+
+    def encoded(self, chat: list[Message]) -> tuple[int, ...]:
+        """Token ids of a prompt without slots."""
+        return encode(self.backbone, self.rendered(chat, prompt=self.ends_in_header), first=True)
+
+    def rendered(self, chat: list[Message], *, prompt: bool) -> str:
+        """A chat as the base model's template writes it."""
+        return render(self.backbone, chat, prompt=prompt, today=self._today, variables=self.config.template)
+
+    def around(self, backbone: Backbone, chat: list[Message], *, prompt: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids before and behind the place of the thoughts."""
+        told = self.config.template if backbone is self.backbone else self.config.assistant_template
+        return around(backbone, chat, prompt=prompt, today=self._today, variables=told)
+
+    def _assistant_prompt(self, question: str, latents: int, name: str) -> AssistantPrompt:
+        """Its instruction, the opening of its answer, and slots; nothing behind them can change their states."""
+        other = self.assistant.backbone
+        refuse_special(other, question, (self.hold,), name)
+        asked, opening = self.config.texts.asked(question, latents)
+        before, _ = self.around(other, [("user", asked), ("assistant", opening + PLACEHOLDER)], prompt=False)
+        ids = (*before, *((self.hold,) * (latents - self.reads_ahead)))
+        if other.context is not None and len(ids) > other.context:
+            raise DataError(
+                f"{name or 'a question'} is too long for the {self.reader}: {len(ids)} positions, its context is "
+                f"{other.context}; shorten it, or take one with a longer context"
+            )
+        return AssistantPrompt(unlabelled(ids, start=len(before) - self.reads_ahead, latents=latents, name=name))
+
+    def answered(self, example: Example, text: str, latents: int | None = None, **extra: Any) -> Row:
+        """prompt | text | eos, with further attachments."""
+        head = self.prompt(example.question, latents, name=example.id)
+        ids = (*encode(self.backbone, text, first=False), self.backbone.tokenizer.eos_token_id)
+        return head.followed_by(ids, steps_covered=len(example.steps), extra={**head.extra, **extra})
+
+    def project(self, states: Tensor) -> Tensor:
+        """States [..., A] of the other model -> latents [..., D], in fp32 also under autocast."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.projection(states.to(self.projection.weight.dtype))
+
+    def source(self) -> PrecomputedThoughts:
+        """The other model, projected."""
+        return Assisted(self.assistant, self.project)
+
+    def read(self, batch: Batch, source: PrecomputedThoughts, chains: int = 1) -> Trace:
+        """Forward training rows, each with so many sets of thoughts."""
+        # Only a run that trains comes back to a prompt.
+        prefixes = self.backbone.prefixes if self.training and self.frozen else None
+        return unroll(self.backbone, batch, source, chains=chains, frozen=self.frozen, prefixes=prefixes)
+
+    def forward(self, batch: Batch, counts: Counts) -> LossReport:
+        """Token cross-entropy behind the prompt, mean over the labelled tokens that `counts` speaks of."""
+        trace = self.read(batch, self.source())
+        loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
+        return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)
