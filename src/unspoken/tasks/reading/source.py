@@ -100,9 +100,9 @@ class DataSource:
 
     @classmethod
     def of(cls, config: EvaluationSetConfig, files: Mapping[Split, tuple[str, ...]], **more: Any) -> DataSource:
-        """Where a task's config says that it is: `root`, `hub` and `hub_config`, where it has them."""
-        hub, hub_config = (getattr(config, name, None) for name in ("hub", "hub_config"))
-        return cls(task=config.name, files=files, root=config.root, hub=hub, hub_config=hub_config, **more)
+        """Where a task's config says that it is: `root`, `hub` and `hub_config`, unless `more` says it."""
+        said = {name: getattr(config, name, None) for name in ("hub", "hub_config")} | more
+        return cls(task=config.name, files=files, root=config.root, **said)
 
     def folder(self) -> Path | None:
         """The folder to read, or None where there is none and the hub is asked. A `root` that is not there is an error."""
