@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.backbones import ARCHS, tokenizer
+from support.servers import running, thinker
 
 from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.backbone import BackboneConfig
@@ -17,6 +18,8 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.exporters.prompt_embeds import export_prompt_embeds
 from unspoken.methods import method_config
 from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.serving.app import Service
+from unspoken.serving.models import ServedModel
 from unspoken.tasks import task_config
 from unspoken.training.loop import train
 
@@ -73,3 +76,11 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "folder"
     export_prompt_embeds(run, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def ours():
+    """A server of ours with two models: one that explains its latents, and the shipped one, which has none."""
+    service = Service(models=[thinker("sim_cot", slots=8), ServedModel.load("builtin:tiny", slots=8)])
+    with running(service) as url:
+        yield url

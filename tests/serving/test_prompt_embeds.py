@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import io
 import json
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from support.servers import running
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -26,7 +28,8 @@ from unspoken.core.lm.adapters import LoraSettings
 from unspoken.errors import ConfigError, DataError, RunError
 from unspoken.exporters.prompt_embeds import PromptEmbedder, encode, export_prompt_embeds
 from unspoken.runs.directory import RunDir
-from unspoken.serving.prompt_embeds import Service
+from unspoken.serving.app import Service
+from unspoken.serving.embeds import EmbedsService
 
 RECORDED = json.loads(Path(__file__).with_name("vllm_completion.json").read_text(encoding="utf-8"))
 QUESTION = "Ann has 3 pens and buys 4 more."
@@ -200,18 +203,18 @@ class _Engine(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def started():
-    """started(server) -> its base URL; all are stopped at the end."""
-    running: list[Any] = []
+    """started(an embedder or a server of the standard library, ...) -> its base URL; all are stopped at the end."""
+    with contextlib.ExitStack() as open_:
 
-    def start(server: Any) -> str:
-        running.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}"
+        def start(one: Any, **more: Any) -> str:
+            if isinstance(one, PromptEmbedder):
+                return open_.enter_context(running(Service(embeds={"soft": EmbedsService(one, **more)})))
+            threading.Thread(target=one.serve_forever, daemon=True).start()
+            open_.callback(one.server_close)
+            open_.callback(one.shutdown)
+            return f"http://127.0.0.1:{one.server_port}"
 
-    yield start
-    for server in running:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def call(url: str, body: Any = None) -> tuple[int, Any]:
@@ -229,8 +232,8 @@ def test_the_service_asks_the_engine(exported: Path, started: Any):
     _Engine.asked.clear()
     engine = started(ThreadingHTTPServer(("127.0.0.1", 0), _Engine))
     embedder = PromptEmbedder.load(exported)
-    url = started(Service(embedder, ("127.0.0.1", 0), engine=f"{engine}/v1"))
-    assert call(f"{url}/health") == (200, {"status": "ok", "model": embedder.model, "chains": 2})
+    url = started(embedder, engine=f"{engine}/v1")
+    assert call(f"{url}/health") == (200, {"status": "ok", "models": ["soft"]})
     status, answer = call(f"{url}/v1/completions", {"prompt": QUESTION, "latents": 2, "temperature": 0.5, "max_tokens": 5})
     assert (status, answer["choices"][0]["text"]) == (200, " 7")
     ((path, body),) = _Engine.asked
@@ -242,7 +245,7 @@ def test_the_service_asks_the_engine(exported: Path, started: Any):
 
 
 def test_without_an_engine_the_body_comes_back(exported: Path, started: Any):
-    url = started(Service(PromptEmbedder.load(exported), ("127.0.0.1", 0)))
+    url = started(PromptEmbedder.load(exported))
     status, body = call(f"{url}/v1/prompt_embeds", {"prompt": QUESTION, "chains": 2})
     assert (status, body["n"], len(body["prompt_embeds"])) == (200, 1, 2)
     status, answer = call(f"{url}/v1/completions", {"prompt": QUESTION})
@@ -257,20 +260,20 @@ def test_without_an_engine_the_body_comes_back(exported: Path, started: Any):
         (["x"], "expected an object with a question"),
         ({"prompt": 3}, "expected an object with a question"),
         ({"prompt": "?", "stream": True}, "streamed"),
-        ({"prompt": "?", "chains": "2"}, "field 'chains' of CompletionRequest: input should be a valid integer"),
+        ({"prompt": "?", "chains": "2"}, "field 'chains' of EmbedsRequest: input should be a valid integer"),
         ({"prompt": "?", "latents": -1}, "greater than or equal to 0, got -1"),
         ({"prompt": "<|endoftext|>"}, "special token"),
     ],
 )
 def test_bad_requests_are_told_so(exported: Path, started: Any, body: Any, message: str):
-    url = started(Service(PromptEmbedder.load(exported), ("127.0.0.1", 0)))
+    url = started(PromptEmbedder.load(exported))
     status, answer = call(f"{url}/v1/prompt_embeds", body)
     assert status == 400
     assert message in answer["error"]["message"]
 
 
 def test_other_places_and_a_dead_engine(exported: Path, started: Any):
-    url = started(Service(PromptEmbedder.load(exported), ("127.0.0.1", 0), engine="http://127.0.0.1:9/v1"))
+    url = started(PromptEmbedder.load(exported), engine="http://127.0.0.1:9/v1")
     assert call(f"{url}/elsewhere")[0] == 404
     assert call(f"{url}/elsewhere", {})[0] == 404
     status, answer = call(f"{url}/v1/completions", {"prompt": QUESTION})

@@ -1,40 +1,86 @@
-"""`unspoken serve`: prompt embeddings in front of a stock engine."""
+"""`unspoken serve`: runs behind OpenAI's API."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from unspoken.cli._options import (
-    app,
-    argument,
-)
+from unspoken.cli._options import Dtype, app, argument
 from unspoken.errors import ConfigError
 
 
 @app.command()
 def serve(
-    folder: Annotated[Path, argument("What `export --prompt-embeds` wrote.")],
-    engine: Annotated[str | None, typer.Option(help="Base URL of the engine, e.g. http://localhost:8000/v1.")] = None,
+    runs: Annotated[list[Path], argument("Run directories, builtin:tiny, or what `export --prompt-embeds` wrote.")],
+    name: Annotated[list[str] | None, typer.Option(help="What requests call each; default: its folder's name.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8100,
-    key: Annotated[str | None, typer.Option(help="The environment variable that holds a key; clients must send it.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="Clients must send it as a bearer token.", envvar="UNSPOKEN_API_KEY", show_envvar=True)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")] = None,
+    dtype: Dtype = None,
+    slots: Annotated[int, typer.Option(help="Answers at a time.", min=1, max=4096)] = 32,
+    max_waiting: Annotated[int, typer.Option(help="Answers that may wait; beyond: 429.", min=0)] = 256,
+    deadline: Annotated[float, typer.Option(help="Seconds after which a request is given up.", min=0.1)] = 600.0,
+    drain: Annotated[float, typer.Option(help="Seconds that running answers get on SIGTERM.", min=0)] = 30.0,
+    engine: Annotated[str | None, typer.Option(help="Base URL of the engine that prompt embeddings are for.")] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log requests as JSON.")] = False,
 ) -> None:
-    """Turn questions into prompt embeddings in front of a stock engine (vLLM --enable-prompt-embeds)."""
-    from unspoken.exporters.prompt_embeds import PromptEmbedder
-    from unspoken.serving.prompt_embeds import Service
+    """Serve trained models behind OpenAI's API, with a page to watch them think at /."""
+    try:
+        from unspoken.exporters.prompt_embeds import PromptEmbedder, is_prompt_embeds
+        from unspoken.serving.app import Service
+        from unspoken.serving.embeds import EmbedsService
+        from unspoken.serving.models import ServedModel
+        from unspoken.serving.server import Server, ServerConfig, about, curl
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"a server needs {error.name!r}, which is not installed; pip install 'unspoken[serve]'") from None
 
-    secret = None if key is None else os.environ.get(key, "").strip()
-    if secret == "":
-        raise ConfigError(f"--key names the environment variable that holds the key, but {key!r} is not set")
-    service = Service(PromptEmbedder.load(folder), (host, port), engine=engine, key=secret)
-    with service:
-        typer.echo(f"prompt embeddings for {service.embedder.model} at http://{host}:{service.server_port}", err=True)
-        if secret is None and not service.local:
-            typer.echo(f"warning: whoever reaches {host} may ask; set a key with --key, or listen at 127.0.0.1", err=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            service.serve_forever()
+    names = _names(runs, name or [])
+    if engine is not None and not any(map(is_prompt_embeds, runs)):
+        raise ConfigError("--engine is for folders of `unspoken export --prompt-embeds`; runs are answered here")
+    if api_key is not None and not api_key.strip():
+        raise ConfigError("the API key is empty; give one, or leave --api-key and UNSPOKEN_API_KEY away")
+    models: list[ServedModel] = []
+    folders: dict[str, Any] = {}
+    for path, called in zip(runs, names, strict=True):
+        if is_prompt_embeds(path):
+            folders[called] = EmbedsService(PromptEmbedder.load(path), engine=engine)
+        else:
+            how = {"name": called, "device": device, "dtype": dtype, "slots": slots, "max_waiting": max_waiting}
+            models.append(ServedModel.load(path, **how))
+    service = Service(models=models, embeds=folders, deadline=deadline)
+    config = ServerConfig(host=host, port=port, key=api_key, drain=drain, log_json=log_json)
+
+    def ready(host: str, port: int) -> None:
+        typer.echo(f"listening at http://{host}:{port}", err=True)
+        for served in models:
+            typer.echo(f"  {about(served)}", err=True)
+        for called, embeds in folders.items():
+            typer.echo(f"  {called}: prompt embeddings for {embeds.embedder.model}", err=True)
+        typer.echo(f"try:\n{curl(host, port, names, api_key)}", err=True)
+
+    server = Server(service, config, ready)
+    if api_key is None and not server.local:
+        typer.echo(f"warning: whoever reaches {host} may ask; set UNSPOKEN_API_KEY, or listen at 127.0.0.1", err=True)
+    server.serve_forever()
+
+
+def _names(runs: list[Path], given: list[str]) -> list[str]:
+    """What requests call each run.
+
+    Raises:
+        ConfigError: two have one name, or there are more names than runs.
+    """
+    if len(given) > len(runs):
+        raise ConfigError(f"{len(given)} names for {len(runs)} runs; give --name once for each run, in their order")
+    names = [
+        *given,
+        *(str(run).removeprefix("builtin:").rstrip("/").rpartition("/")[2] or "model" for run in runs[len(given) :]),
+    ]
+    if twice := next((one for one in names if names.count(one) > 1), None):
+        raise ConfigError(f"two runs are called {twice!r}; tell them apart with --name, once for each, in their order")
+    return names

@@ -37,8 +37,10 @@ from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import ConfigError, RunError
 from unspoken.methods import make_method
 from unspoken.methods.base import Method, parts_of
+from unspoken.runs.config import RunConfig
 from unspoken.runs.directory import RunDir
 from unspoken.runs.earlier import updated_method
+from unspoken.runs.model import Model
 from unspoken.runs.saved import own_state, placed, save_models
 
 FORMAT = 1
@@ -66,6 +68,11 @@ class Embeddings(nn.Module):
     def width(self) -> int:
         """D."""
         return int(self.lm.weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are."""
+        return self.lm.weight.device
 
     def freeze(self) -> None:
         """Nothing here trains."""
@@ -134,6 +141,17 @@ class PromptEmbedder:
             eos_ids=tuple(about["eos_ids"]),
         )
 
+    @classmethod
+    def of_run(cls, model: Model) -> PromptEmbedder:
+        """What a loaded run's thoughts are for an engine, without a folder of their own.
+
+        Raises:
+            RunError: it was not loaded from a run.
+        """
+        run = RunDir(str(model.path))
+        name, _ = _engine_model(run, run.config(), model.method)
+        return cls(method=model.method, model=name, speaking=model.speaking, eos_ids=model.method.backbone.eos_ids)
+
     @property
     def _source(self) -> PrecomputedThoughts:
         return cast("PrecomputedThoughts", self.method.source())
@@ -161,10 +179,11 @@ class PromptEmbedder:
         latents = latents_asked(latents, self._context)
         chains = whole(chains, "chains", least=1, most=self.chains)
         row = self.method.prompt(question, latents, "the question")
-        given_LD = self.method.backbone.embed(torch.tensor(row.ids))
+        at = self.method.backbone.device
+        given_LD = self.method.backbone.embed(torch.tensor(row.ids, device=at))
         if not row.latents:
             return [given_LD] * chains
-        thoughts_CKD = self._source.vectors(collate([row]), chains)[:, : row.latents]
+        thoughts_CKD = self._source.vectors(collate([row]).to(at), chains)[:, : row.latents]
         made = []
         for thoughts_KD in thoughts_CKD:
             made.append(given_LD.clone())
@@ -264,11 +283,10 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
             f"method {method.config.name!r} cannot be served as prompt embeddings: its thoughts come out of the base model "
             "itself; use --format hf or run"
         )
-    trained = any(p.requires_grad for p in method.backbone.parameters())
-    unmodified = not trained and _is_unmodified(config.backbone)
+    name, unmodified = _engine_model(run, config, method)
     about = {
         "format": FORMAT,
-        "model": config.backbone.path if unmodified else str(Path(path).resolve() / "model"),
+        "model": name,
         "unmodified": unmodified,
         "method": dump(method.answering_config()),
         "speaking": dump(config.speaking),
@@ -287,6 +305,18 @@ def export_prompt_embeds(path: str | Path, out: str | Path) -> None:
         (folder / "README.md").write_text(_readme(about["model"]), encoding="utf-8")
 
     write_folder(out, write, then="export again")
+
+
+def is_prompt_embeds(path: str | Path) -> bool:
+    """Whether a folder is one that `export_prompt_embeds` wrote."""
+    return (Path(path) / _ABOUT).is_file()
+
+
+def _engine_model(run: RunDir, config: RunConfig, method: Method) -> tuple[str, bool]:
+    """What an engine must serve, and whether that is the base model as it was before the run."""
+    trained = any(p.requires_grad for p in method.backbone.parameters())
+    unmodified = not trained and config.backbone.path is not None and _is_unmodified(config.backbone)
+    return str(config.backbone.path if unmodified else run.path.resolve() / "model"), unmodified
 
 
 def _is_unmodified(base: BackboneConfig) -> bool:
@@ -311,6 +341,6 @@ The base model is served as it is; this folder turns a question into the vectors
 
 The fields of vLLM's completions API are passed on; `latents`, `chains` and `samples` (its `n`) are unspoken's. Without
 `--engine` the service only answers `POST /v1/prompt_embeds`, with the body to send to an engine; where answers are drawn
-from several sets of thoughts, with a list of bodies, one per set, each with a seed of its own. `--key VARIABLE` asks clients
-for a key. Whoever may send prompt embeddings to an engine can crash it: keep it behind this service.
+from several sets of thoughts, with a list of bodies, one per set, each with a seed of its own. `UNSPOKEN_API_KEY`
+is a key that clients must send. Whoever may send prompt embeddings to an engine can crash it: keep it behind this service.
 """

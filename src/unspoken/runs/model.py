@@ -100,6 +100,11 @@ class Model:
         self.dtype = dtype
 
     @property
+    def lock(self) -> threading.RLock:
+        """Held by whoever runs the base model: its attention works for one pass at a time."""
+        return _lock_of(self.method.backbone)
+
+    @property
     def explains(self) -> bool:
         """Whether latents can be decoded into words."""
         return self.method.explains
@@ -251,7 +256,7 @@ class Model:
         self, questions: Sequence[str], size: int, *, latents: int | None = None, names: Sequence[str] | None = None
     ) -> list[list[int]]:
         """The batches, as places in `questions`, into which `sample` puts them: like lengths together, longest first."""
-        with _lock_of(self.method.backbone):
+        with self.lock:
             order = longest_first(self.rows(questions, latents, names))
         return [order[first : first + size] for first in range(0, len(order), size)]
 
@@ -303,7 +308,7 @@ class Model:
         """
         if not self.explains:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
-        with _lock_of(self.method.backbone):
+        with self.lock:
             return self.method.explain(trace)
 
     def expected(self, example: Example, groups: int) -> tuple[str | None, ...] | None:
@@ -351,7 +356,7 @@ class Model:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Inside, no other thread runs the base model, whose attention works for one pass at a time, and dropout is off."""
-        with _lock_of(self.method.backbone):
+        with self.lock:
             was_training = self.method.training
             self.method.eval()
             try:
