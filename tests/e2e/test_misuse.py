@@ -46,7 +46,11 @@ LONG = "n" * 300
         (("compare", START, "--out", ""), "must have a name"),
         (("data", "tiny", "--out", ""), "must have a name"),
         (("bench", "generate", "--batches", "\u00b2"), "--batches needs"),
-        (("serve", "/", "--port", "99999"), "no folder of"),
+        (("serve", "/", "--port", "99999"), "65535"),
+        (("serve", "/"), "no run directory"),
+        (("serve", START, START), "two runs are called"),
+        (("serve", START, "--engine", "http://x/v1"), "--engine is for folders"),
+        (("serve", START, "--host", "203.0.113.1"), "cannot listen at"),
     ],
     ids=lambda value: " ".join(value)[:40].encode("ascii", "backslashreplace").decode() if isinstance(value, tuple) else "",
 )

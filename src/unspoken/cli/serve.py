@@ -7,26 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
-from unspoken.cli._options import Dtype, app, argument
+from unspoken.cli._options import app, argument
 from unspoken.errors import ConfigError
 
 
 @app.command()
 def serve(
-    runs: Annotated[list[Path], argument("Run directories, builtin:tiny, or what `export --prompt-embeds` wrote.")],
-    name: Annotated[list[str] | None, typer.Option(help="What requests call each; default: its folder's name.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 8100,
+    runs: Annotated[
+        list[Path], argument("Run directories, builtin:tiny, `export --prompt-embeds` folders.", metavar="RUN...")
+    ],
+    name: Annotated[list[str] | None, typer.Option(help="What requests call each run.", metavar="NAME")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.", metavar="ADDR")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535, metavar="N")] = 8100,
     api_key: Annotated[
-        str | None, typer.Option(help="Clients must send it as a bearer token.", envvar="UNSPOKEN_API_KEY", show_envvar=True)
+        str | None, typer.Option(help="What clients must send.", envvar="UNSPOKEN_API_KEY", metavar="KEY")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")] = None,
-    dtype: Dtype = None,
-    slots: Annotated[int, typer.Option(help="Answers at a time.", min=1, max=4096)] = 32,
-    max_waiting: Annotated[int, typer.Option(help="Answers that may wait; beyond: 429.", min=0)] = 256,
-    deadline: Annotated[float, typer.Option(help="Seconds after which a request is given up.", min=0.1)] = 600.0,
-    drain: Annotated[float, typer.Option(help="Seconds that running answers get on SIGTERM.", min=0)] = 30.0,
-    engine: Annotated[str | None, typer.Option(help="Base URL of the engine that prompt embeddings are for.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...", metavar="NAME")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 (CPU).", metavar="NAME")] = None,
+    slots: Annotated[int, typer.Option(help="Answers at a time.", min=1, max=4096, metavar="N")] = 32,
+    max_waiting: Annotated[int, typer.Option(help="Answers that may wait; beyond: 429.", min=0, metavar="N")] = 256,
+    deadline: Annotated[float, typer.Option(help="Seconds for an answer; then 504.", min=0.1, metavar="S")] = 600.0,
+    drain: Annotated[float, typer.Option(help="Seconds for running answers on SIGTERM.", min=0, metavar="S")] = 30.0,
+    engine: Annotated[str | None, typer.Option(help="Engine behind --prompt-embeds folders.", metavar="URL")] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log requests as JSON.")] = False,
 ) -> None:
     """Serve trained models behind OpenAI's API, with a page to watch them think at /."""

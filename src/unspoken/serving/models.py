@@ -128,10 +128,10 @@ class ServedModel:
         if len(questions) * asked.chains * asked.answers > MOST_CHOICES:
             raise ApiError(400, f"a request may ask for {MOST_CHOICES} answers altogether; ask several times", "n")
         rows = self._rows(questions, self._latents(asked, effort), asked.ignore_eos)
-        judge = None
+        decider = None
         if asked.stop_thinking is not None:
             try:
-                judge = self.model.stop_decider(asked.stop_thinking)
+                decider = self.model.stop_decider(asked.stop_thinking)
             except UnspokenError as error:
                 raise ApiError(400, str(error), "stop_thinking") from None
         longest = max((self._columns(row) for row in rows), default=0) + speaking.max_new_tokens - 1
@@ -149,7 +149,7 @@ class ServedModel:
                 speaking=speaking,
                 number=(question, chain, answer),
                 chain=chain,
-                judge=judge,
+                decider=decider,
                 edit=edit,
                 keep=keep or (self.model.explains and asked.show_thoughts is not False),
                 stops=asked.stops,
