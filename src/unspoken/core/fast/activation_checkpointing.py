@@ -1,9 +1,9 @@
-"""Activation checkpointing of passes that share a cache: a layer's activations are made again when its gradient is needed.
+"""Activation checkpointing for passes that share a cache: a layer's activations are recomputed in the backward pass.
 
-A layer that writes into a cache cannot simply run twice: the second run would write again. Here a layer's run is a function
-of its input and of the keys and values of earlier passes, and gives its own keys and values beside its output; the cache
-only strings these together. What is kept for the backward pass is each layer's input and its own keys and values, per pass;
-the cache as a whole, which grows with every latent, is put together anew wherever it is needed, and is never kept.
+A layer that writes into a cache cannot simply run twice: it would write twice. Here a layer is a function of its input and
+of the keys and values of earlier passes, and returns its own keys and values with its output; the cache only concatenates
+them. Kept for the backward pass are each layer's input and its own keys and values per pass. The whole cache, which grows
+with every latent, is concatenated where it is needed and never kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 
 class PassLayer(DynamicLayer):
-    """Keys and values of one layer, apart for each pass."""
+    """Keys and values of one layer, stored separately for each pass."""
 
     def __init__(self, passes: tuple[tuple[Tensor, Tensor], ...] = ()) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class PassLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Add a pass; all keys and values so far."""
+        """Add a pass; returns all keys and values so far."""
         self.passes = (*self.passes, (key_states, value_states))
         keys, values = zip(*self.passes, strict=True)
         return torch.cat(keys, dim=-2), torch.cat(values, dim=-2)
@@ -45,7 +45,7 @@ class PassLayer(DynamicLayer):
 
 
 def pass_cache(lm: Any) -> DynamicCache:
-    """An empty cache that keeps passes apart, where a layer sees all columns; others stay as they are."""
+    """An empty cache that stores passes separately in layers with full attention; other layers are unchanged."""
     cache = DynamicCache(config=lm.config)
     cache.layers = [PassLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -53,7 +53,7 @@ def pass_cache(lm: Any) -> DynamicCache:
 
 @contextlib.contextmanager
 def recomputing(layers: nn.ModuleList | None, cache: Any) -> Iterator[None]:
-    """Inside, the layers of a model keep nothing but their input, where the cache is of the kind above."""
+    """Context manager: the layers of a model keep only their input, if the cache is a `pass_cache`."""
     if layers is None or not torch.is_grad_enabled() or not isinstance(cache, DynamicCache):
         yield
         return
@@ -65,11 +65,11 @@ def recomputing(layers: nn.ModuleList | None, cache: Any) -> Iterator[None]:
         yield
     finally:
         for layer in patched:
-            del layer.forward  # the class's own is there again
+            del layer.forward  # the class's own method is back
 
 
 def _run(forward: Any, index: int, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A layer's pass, to be made again in the backward pass."""
+    """Run a layer such that the backward pass recomputes it."""
     cache = next(given for given in (*args, *kwargs.values()) if isinstance(given, DynamicCache))
     kept: Any = cache.layers[index]
     before, layers = kept.passes, list(cache.layers)

@@ -1,4 +1,4 @@
-"""Attention of passes that are not plain prefixes: pairs of columns, packed rows, slots, local windows."""
+"""Attention for passes that are not plain causal prefixes: masks of column pairs, packed rows, slots, local windows."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _LOCAL = re.compile(r"slid|local|chunk|window|hybrid|recurrent")
 
 
 def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | None:
-    """A mask as a model's attention takes it, made without looking at its values.
+    """A mask in the form that a model's attention takes, made without reading its values.
 
-    transformers asks a mask of columns whether all of them are real, and on a GPU every pass would wait for the answer. So
-    it gets the mask of pairs that it would make of it, where its layers take one.
+    transformers checks whether a mask of columns is all ones, which synchronises with a GPU in every pass. So it is given
+    the mask of pairs that it would have made from it, if its layers take one.
 
     Args:
         lm: the model.
         mask: see `Backbone.step`.
-        embeds_BTD: what the pass feeds.
+        embeds_BTD: the input of the pass.
 
     Raises:
-        ConfigError: a mask of pairs, and an attention implementation that cannot take it.
+        ConfigError: a mask of pairs for an attention implementation that cannot take it.
     """
     kind = lm.config._attn_implementation
     if mask is not None and mask.ndim == 2 and getattr(lm, "_takes_pairs", False):
@@ -49,7 +49,7 @@ def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | Non
 
 @torch.no_grad()
 def takes_pairs(lm: Any) -> bool:
-    """Whether a model's layers take one mask of pairs: tried once on two tokens, and noted on the model."""
+    """Whether a model's layers take a mask of pairs; tried once on two tokens and cached on the model."""
     if (known := getattr(lm, "_takes_pairs", None)) is None:
         known = lm.config._attn_implementation == "sdpa" and attention_window(lm) is None
         if known:
@@ -61,7 +61,7 @@ def takes_pairs(lm: Any) -> bool:
                 masks = (None, sees)
                 plain, pairs = (lm.base_model(inputs_embeds=embeds, attention_mask=m).last_hidden_state for m in masks)
                 known = torch.allclose(plain.float(), pairs.float(), rtol=1e-2, atol=1e-3)
-            except Exception:  # families raise whatever their code comes across: ALiBi wants columns to count
+            except Exception:  # families raise any kind of error here, e.g. ALiBi, which needs a mask of columns
                 known = False
             lm.train(training)
         lm._takes_pairs = known
@@ -70,7 +70,7 @@ def takes_pairs(lm: Any) -> bool:
 
 @contextlib.contextmanager
 def attending(config: Any, name: str, current: ContextVar[Any], by: Any) -> Iterator[None]:
-    """Inside, transformers calls the attention registered as `name`, which finds in `current` whom it works for."""
+    """Context manager: transformers calls the attention registered as `name`, which finds its caller in `current`."""
     was, token = config._attn_implementation, current.set(by)
     config._attn_implementation = name
     try:
@@ -81,10 +81,10 @@ def attending(config: Any, name: str, current: ContextVar[Any], by: Any) -> Iter
 
 
 def fuse_activations(lm: nn.Module, fused: bool = True) -> None:
-    """Run GPT-2's activation as one operator; transformers spells it out in seven, each of which keeps what it made.
+    """Run GPT-2's activation as one operator; in transformers it is seven, each of which keeps its result.
 
     Args:
-        fused: False puts the spelt-out one back.
+        fused: False restores the original.
     """
     mine, other = (nn.GELU, NewGELUActivation) if fused else (NewGELUActivation, nn.GELU)
     for module in lm.modules():
@@ -94,7 +94,7 @@ def fuse_activations(lm: nn.Module, fused: bool = True) -> None:
 
 
 def attention_window(lm: Any) -> int | None:
-    """The least number of columns that a layer attends to, if that is not all; configs have many names for it."""
+    """The smallest attention window of a model's layers, None if none has one; configs have many names for it."""
     config = lm.config.get_text_config()
     kinds = [*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())]
     slides = getattr(config, "use_sliding_window", True)

@@ -1,11 +1,11 @@
-"""Cross-entropy over a large vocabulary in pieces: the logits of a few targets exist at a time, never those of a batch.
+"""Cross-entropy over a large vocabulary in pieces: only the logits of a few targets exist at a time.
 
-What is kept for the backward pass is the gradient itself, made piece by piece while the logits of a piece are there: one
-vector per target, and one tensor per parameter of the head. So the memory is that of the states and of the head, whatever
-vocabulary x targets is, and the head runs once forwards and once backwards, as if it had been one piece.
+The gradient is computed in the forward pass, piece by piece, and kept for the backward pass: one vector per target and one
+tensor per parameter of the head. So memory does not grow with vocabulary x targets, and the head still runs once forward
+and once backward.
 
-On a GPU Liger's kernel does the same, where liger-kernel is installed (the extra `gpu`), the head is one matrix, and targets
-are not weighted.
+On a GPU, Liger's kernel does the same if liger-kernel is installed (the extra `gpu`), the head is one matrix, and targets
+have no weights.
 
 Shapes: N targets, n targets of a piece, D width, V words.
 """
@@ -27,7 +27,7 @@ Head = Callable[[Tensor], Tensor]
 """States [..., D] -> logits [..., V]."""
 
 PIECE = 2**24
-"""Logits at a time: 64 MB in fp32; 333 targets of GPT-2's vocabulary. Fewer targets than that are one piece."""
+"""Logits per piece: 64 MB in fp32, or 333 targets with GPT-2's vocabulary."""
 
 
 def weighted_cross_entropy(
@@ -39,22 +39,22 @@ def weighted_cross_entropy(
     hits: bool = False,
     piece: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Summed cross-entropy in fp32, and where the label is the likeliest word.
+    """Summed cross-entropy in fp32, and whether each label is the most likely token.
 
     Args:
-        hidden_ND: the state that predicts each target; at least one.
+        hidden_ND: the state that predicts each target; N is at least 1.
         labels_N: token ids.
         head: states -> logits.
-        weights_N: a factor per target; None = 1. It gets no gradient.
-        hits: also say which labels the model would choose.
-        piece: logits at a time; None = `PIECE`.
+        weights_N: a factor per target, without gradient; None = 1.
+        hits: also return which labels are the most likely token.
+        piece: logits per piece; None = `PIECE`.
 
     Returns:
         A scalar with gradient into the states and the head's parameters; bool [N] or None.
     """
     if not is_on():
         return _piece(hidden_ND, labels_N, head, weights_N, hits)
-    # An empty batch costs nothing, and tells the vocabulary and which parameters stand behind the head.
+    # Run the head on an empty batch to learn the vocabulary size and its parameters.
     with torch.enable_grad():
         probe = head(hidden_ND[:0].detach().requires_grad_())
     leaves = [leaf for leaf in _leaves(probe) if leaf.requires_grad] if torch.is_grad_enabled() else []
@@ -62,7 +62,7 @@ def weighted_cross_entropy(
     if kernel is not None and weights_N is None and not hits and len(leaves) == 1 and _product_alone(probe):
         return kernel(leaves[0], hidden_ND, labels_N), None
     most = max((PIECE if piece is None else piece) // probe.shape[-1], 1)
-    rows = -(-len(hidden_ND) // -(-len(hidden_ND) // most))  # as few pieces as can be, of like size
+    rows = -(-len(hidden_ND) // -(-len(hidden_ND) // most))  # as few pieces as possible, of equal size
     if not torch.is_grad_enabled() or len(hidden_ND) <= most:
         losses, found = [], []
         for part in _parts(len(hidden_ND), rows):
@@ -77,7 +77,7 @@ def weighted_cross_entropy(
 
 @functools.cache
 def _liger(device_type: str) -> Any:
-    """Liger's fused head and cross-entropy, called with matrix, states and labels; None where it is not to be had."""
+    """Liger's fused head and cross-entropy, called with matrix, states and labels; None if not available."""
     if device_type != "cuda":
         return None
     try:
@@ -88,7 +88,7 @@ def _liger(device_type: str) -> Any:
 
 
 def _product_alone(output: Tensor) -> bool:
-    """The graph is a product with a matrix, in whatever precision, and nothing else."""
+    """Whether the graph is a product with one matrix, in any precision, and nothing else."""
     ahead, products = [output.grad_fn], 0
     while ahead:
         node: Any = ahead.pop()
@@ -115,7 +115,7 @@ def _piece(
 
 
 def _leaves(output: Tensor) -> list[Tensor]:
-    """The tensors that a graph begins with: the head's parameters, and the state put in."""
+    """The leaf tensors of a graph: the head's parameters and its input."""
     seen, found, ahead = set(), [], [output.grad_fn]
     while ahead:
         node: Any = ahead.pop()
@@ -129,7 +129,8 @@ def _leaves(output: Tensor) -> list[Tensor]:
 
 
 def _matrix(output: Tensor, leaves: list[Tensor]) -> bool:
-    """The graph is states x (one parameter) transposed, and nothing else: most heads, outside autocast."""
+    """The matrix, if the graph is states x (one parameter) transposed and nothing else: true of most heads outside
+    autocast."""
     node: Any = output.grad_fn
     if node is None or node.name() != "MmBackward0" or len(leaves) != 1 or output.dtype != torch.float32:
         return False
@@ -138,7 +139,7 @@ def _matrix(output: Tensor, leaves: list[Tensor]) -> bool:
 
 
 class _InPieces(torch.autograd.Function):
-    """See the module's text."""
+    """See the module's docstring."""
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor | None]:
@@ -164,7 +165,7 @@ class _InPieces(torch.autograd.Function):
             found.append(hit_n)
             if grad_ND is not None and grad_nD is not None:
                 grad_ND[part] = grad_nD
-        # Not saved as tensors are: one held twice would be copied when it becomes a parameter's gradient.
+        # Not saved with save_for_backward: a tensor with two owners is copied when it becomes a parameter's gradient.
         ctx.made, ctx.kinds = (grad_ND, sums), [leaf.dtype for leaf in leaves]
         hits_N = torch.cat(found) if hits else None
         if hits_N is not None:
@@ -173,7 +174,7 @@ class _InPieces(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The gradients are there; what stands behind the loss is a factor."""
+        """Scale the gradients that `forward` has computed."""
         (hidden, sums), ctx.made = ctx.made, (None, None)
         if sums is None:
             raise RuntimeError(
@@ -191,7 +192,7 @@ def _product(
     weights_n: Tensor | None,
     hits: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """A piece of a head that is one matrix; its gradient is added to `kept`'s tensor, times `kept`'s factor."""
+    """A piece for a head that is one matrix; its gradient times `kept`'s factor is added to `kept`'s tensor."""
     fast = has_layout(matrix_VD) and state_nD.dtype == matrix_VD.dtype
     logits_nV = product(state_nD, matrix_VD.detach()) if fast else state_nD @ matrix_VD.detach().T
     hit_n = logits_nV.argmax(dim=1) == labels_n if hits else None
@@ -216,7 +217,7 @@ def _through(
     weights_n: Tensor | None,
     hits: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """A piece of any other head: autograd knows what it does."""
+    """A piece for any other head, differentiated by autograd."""
     with torch.enable_grad():
         loss, hit_n = _piece(state_nD, labels_n, head, weights_n, hits)
     wants = state_nD.requires_grad

@@ -1,12 +1,11 @@
-"""Linear layers that answer faster on a CPU: weights laid out for its matrix kernels.
+"""Faster linear layers for inference on a CPU: weights in the layout of its matrix kernels.
 
-PyTorch's plain layers read their weights in a layout that costs up to twice the time when few rows are fed, which is what
-thinking and speaking do (docs/speed/answering.md has the figures). `speed_up_linears` swaps the class of a model's linear
-layers; a layer then keeps a second copy of its weights in the layout of oneDNN, made when it is first used without
-gradients, and made again when the weights have changed. Not every write is counted (`core/fast/weights.py`), so in
-every call a few weights are looked at, and all of them once per batch of answers (`look_again`). With gradients, under
-autocast, for one to three rows of float32 (which are faster as they are), and on other devices, the layer is what it
-was. In 8 bits: experimental/int8.py.
+PyTorch's layers read weights in a layout that takes up to twice the time for few rows, which is the case while thinking and
+speaking (figures: docs/speed/answering.md). `speed_up_linears` swaps the class of a model's linear layers. A layer then
+keeps a second copy of its weights in oneDNN's layout, made at its first use without gradients and remade when the weights
+change. PyTorch does not count every write (`core/fast/weights.py`), so every call compares a few weights, and every batch
+of answers compares all of them once (`look_again`). With gradients, under autocast, for one to three rows of float32
+(faster without), and on other devices, the layer works as before. In 8 bits: experimental/int8.py.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -32,19 +31,19 @@ _FEW_ROWS = {torch.float32: 4, torch.bfloat16: 1}  # fewer are faster without a 
 _SMALL = 2**14  # weights; below, a call costs more than its arithmetic
 _COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()
 _LOOKS = count(1)
-_look = 0  # number of the batch of answers under way
+_look = 0  # number of the current batch of answers
 
 
 @dataclass
 class _Copy:
-    """A layer's weights in the layout it uses.
+    """A copy of a layer's weights in another layout.
 
     Attributes:
-        made: what they were made of, see `version`.
-        spots: a few of the layer's weights, as they are now.
-        were: the same, as they were.
-        seal: of the weights they were made of.
-        look: in which batch of answers the seal was last held against the weights.
+        made: `version` of the weights it was made from.
+        spots: a view of a few of the layer's weights.
+        were: the values of `spots` when the copy was made.
+        seal: checksum of the weights it was made from.
+        look: number of the batch of answers in which the seal was last checked.
     """
 
     made: Any
@@ -64,25 +63,25 @@ class _Copy:
 
 
 def look_again() -> None:
-    """Answers begin: before a copy is used again, its weights are looked at."""
+    """Call when a batch of answers begins: each copy is checked against its weights before its next use."""
     global _look
     _look = next(_LOOKS)
 
 
 def speed_up_linears(lm: nn.Module) -> int:
-    """Make a model's linear layers fast without gradients; how many it has found. Layers on other devices are left alone,
-    and on the plain path (`core/fast/switch.py`) all.
+    """Make a model's linear layers on the CPU fast without gradients, unless on the plain path (`core/fast/switch.py`).
+    Returns how many it has changed.
     """
     return swap_linears(lm, _KINDS, _FEW_ROWS) if is_on() and torch.backends.mkldnn.is_available() else 0
 
 
 def swap_linears(lm: nn.Module, kinds: Mapping[type, type], dtypes: Collection[torch.dtype]) -> int:
-    """Give a model's large linear layers on the CPU another class; how many it has found.
+    """Give a model's large linear layers on the CPU another class. Returns how many it has changed.
 
     Args:
         lm: the model.
-        kinds: the class for each class.
-        dtypes: layers whose weights have another one are left alone.
+        kinds: old class -> new class.
+        dtypes: only layers whose weights have one of these are changed.
     """
     found = 0
     for module in lm.modules():
@@ -96,15 +95,15 @@ def swap_linears(lm: nn.Module, kinds: Mapping[type, type], dtypes: Collection[t
 
 
 def use_dtype(method: Any, dtype: str | None) -> None:
-    """Make a trained method answer in a precision, as fast as its device allows; None = the precision it has.
+    """Make a trained method answer in a precision, as fast as its device allows; None = keep its precision.
 
     Raises:
-        ConfigError: no such precision, or not here.
+        ConfigError: no such precision, or not on this machine.
     """
     if dtype not in (None, "float32", "bfloat16", "int8"):
         raise ConfigError(f"unknown dtype {dtype!r}; known: float32, bfloat16, int8")
     if dtype is not None:
-        for module in list(method.modules()):  # rounded by itself, an adapter would be another model's
+        for module in list(method.modules()):  # an adapter rounded separately would belong to another model
             if callable(fold := getattr(module, "fold", None)):
                 fold()
         method.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
@@ -115,13 +114,13 @@ def use_dtype(method: Any, dtype: str | None) -> None:
 
 
 def has_layout(weight: Tensor) -> bool:
-    """Whether oneDNN's products can be had for a matrix, outside autocast."""
+    """Whether oneDNN's product is available for a matrix, outside autocast."""
     plain = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
     return plain and not torch.is_autocast_enabled("cpu")
 
 
 def laid_out(weight_OI: Tensor, rows: int) -> Tensor:
-    """A copy of a matrix in oneDNN's layout, for `product` with about so many rows at a time."""
+    """A copy of a matrix in oneDNN's layout, for `product` with about this many rows."""
     return torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), rows)
 
 
@@ -131,7 +130,7 @@ def product(input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -
 
 
 def usual(layer: Any, x: Tensor, few: int = 1) -> bool:
-    """Whether a call goes the usual way."""
+    """Whether a call should use PyTorch's own layer."""
     return (
         torch.is_grad_enabled()
         or x.device.type != "cpu"
@@ -143,12 +142,12 @@ def usual(layer: Any, x: Tensor, few: int = 1) -> bool:
 
 
 def copy_of(layer: Any, kind: str, make: Callable[[], Any]) -> Any:
-    """What was made of a layer's weights, made anew when they have changed.
+    """The copy of a layer's weights, remade if they have changed.
 
     Args:
         layer: a linear layer.
-        kind: what is made.
-        make: makes it.
+        kind: name of the kind of copy.
+        make: makes the copy.
     """
     tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
     made, known = (kind, version(tensors)), _COPIES.get(layer)

@@ -1,9 +1,9 @@
-"""Memory: what to say where it does not suffice; and why freed memory is kept for the next step, on a CPU.
+"""Keep freed memory for the next step on a CPU, and explain errors of too little memory.
 
 glibc would hand it back, and every step would fetch it anew.
 
-A step allocates and frees gigabytes in blocks of megabytes. By default glibc maps large blocks one by one and unmaps them
-when they are freed, and each first touch of a page is a fault that the kernel answers with a page of zeros.
+A training step allocates and frees gigabytes in blocks of megabytes. By default glibc maps each large block and unmaps it
+when it is freed, and the first touch of every page is a fault that the kernel answers with a page of zeros.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from unspoken.errors import TrainingError
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3), malloc.h
 _KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 2**28}
 _GROWN = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26, _TOP_PAD: 2**17}
-"""What glibc's own thresholds grow to in a process that frees large blocks; setting any of them ends the growing."""
+"""The values that glibc's own thresholds grow to in a process that frees large blocks; setting one of them stops the
+growth."""
 
 
 @contextlib.contextmanager
 def keeping_freed(device_type: str) -> Iterator[bool]:
-    """Inside, this process keeps the memory that it frees; on leaving, it is given back.
+    """Context manager: the process keeps the memory that it frees, and gives it back at the end.
 
     Args:
-        device_type: where the training runs; nothing is done but for "cpu", nor on the plain path (`core/fast/switch.py`).
+        device_type: where training runs; nothing is done unless it is "cpu", or on the plain path (`core/fast/switch.py`).
 
     Yields:
-        Whether it does: glibc on Linux only.
+        Whether memory is kept: with glibc on Linux only.
     """
     libc = _glibc() if device_type == "cpu" and is_on() else None
     if libc is None:
@@ -50,7 +51,7 @@ def keeping_freed(device_type: str) -> Iterator[bool]:
 
 
 def give_back() -> None:
-    """Hand memory that is free now back to the system, where the C library can."""
+    """Return free memory to the system, if the C library can."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 
@@ -64,7 +65,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 @contextlib.contextmanager
 def explained_memory(step: int, part: Any) -> Iterator[None]:
-    """Say what to do where a forward or backward pass does not fit.
+    """Context manager that turns an out-of-memory error of a pass into one that says what to do.
 
     Raises:
         TrainingError: out of memory.

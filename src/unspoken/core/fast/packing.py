@@ -1,11 +1,11 @@
-"""A padded pass without its padding: the linear layers see the real columns only, packed one row behind the other.
+"""Passes without padding: linear layers get only the real columns, packed one row after the other.
 
-Rows of unlike length share a pass, and padding would go through every matrix. Here it does not: what enters the model is one
-packed sequence, and only attention puts its columns back into rows, with the keys and values of earlier passes. The cache
-stays what it is, one row per row of the batch, so padded and packed passes may follow each other.
+Rows of different length share a pass, and padding would cost time in every matrix product. Here the model gets one packed
+sequence, and only attention puts its columns back into rows, together with the keys and values of earlier passes. The cache
+still has one row per row of the batch, so padded and packed passes may alternate.
 
-Attention itself is transformers' own. `takes_packing` finds out by comparing numbers whether a family's layers can be run
-so; one whose can not is run padded.
+Attention itself is transformers' own. `takes_packing` finds out by comparing numbers whether a family can be run like this;
+others are padded.
 
 Shapes: B rows, W columns of the pass, S columns so far, N real columns of the pass, H heads, E width of a head, D width.
 """
@@ -31,11 +31,11 @@ _NAME = "unspoken_packed"
 _CURRENT: contextvars.ContextVar[Packed] = contextvars.ContextVar("packed pass under way")
 
 WORTH = 0.04
-"""Share of padding from which on a pass is packed; putting columns back into rows costs about as much as 2% of them."""
+"""Share of padding above which a pass is packed; putting columns back into rows costs about as much as 2% padding."""
 
 
 class Packed(Cache):
-    """One pass: which columns are real, what they see, and the cache that they are added to.
+    """One pass: which columns are real, what they attend to, and the cache that they are added to.
 
     Args:
         real_BW: which columns of the pass are real.
@@ -70,17 +70,17 @@ class Packed(Cache):
         return self.unpack(packed_1HNE.transpose(1, 2)).transpose(1, 2)
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Called by a layer with its new keys and values, packed; all so far, in rows."""
+        """Called by a layer with its new, packed keys and values; returns all so far, in rows."""
         keys, values = self.heads(key_states), self.heads(value_states)
         return (keys, values) if self.cache is None else self.cache.update(keys, values, layer_idx)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Nobody has to know: positions and the mask are given."""
+        """0: positions and the mask are given explicitly."""
         return 0
 
 
 def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, **more: Any) -> tuple[Tensor, None]:
-    """What transformers calls instead of its own attention: queries are packed, keys and values in rows."""
+    """Called by transformers in place of its own attention: queries are packed, keys and values in rows."""
     now, more = _CURRENT.get(), more | {"is_causal": False}
     out_BWHE, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, now.heads(query), key, value, now.mask, **more)
     return now.pack(out_BWHE), None
@@ -92,13 +92,13 @@ AttentionInterface.register(_NAME, _attend)
 def forward(
     lm: Any, embeds_BWD: Tensor, *, positions_BT: Tensor, mask: Tensor | None, cache: Any, real: Any, **more: Any
 ) -> Any:
-    """One pass of a model's body, without the padding where that is worth while.
+    """One pass of a model's body, packed if that is worthwhile.
 
     Args:
         lm: the causal LM.
         mask: see `Backbone.step`.
-        real: host array [B, W], which columns of the pass are real; None = not known, or all.
-        more: what else transformers is told.
+        real: host array [B, W], which columns of the pass are real; None = unknown, or all.
+        more: further arguments for transformers.
 
     Returns:
         transformers' output. States of padding are 0 in a packed pass, and unspecified in a padded one.
@@ -123,7 +123,7 @@ def forward(
 
 
 def packs(lm: Any, real_BW: np.ndarray | None) -> bool:
-    """Whether a pass goes without its padding: it has enough of it, and the model takes it."""
+    """Whether to pack a pass: it has enough padding, and the model can be packed."""
     if real_BW is None or real_BW.mean() > 1 - WORTH or not is_on():
         return False
     return lm.config._attn_implementation == "sdpa" and takes_packing(lm)
@@ -131,7 +131,8 @@ def packs(lm: Any, real_BW: np.ndarray | None) -> bool:
 
 @torch.no_grad()
 def takes_packing(lm: Any) -> bool:
-    """Whether a model gives the same packed as padded: tried once, on two rows in two passes, and noted on the model."""
+    """Whether a model gives the same numbers packed as padded; tried once on two rows in two passes and cached on the
+    model."""
     if (known := getattr(lm, "_takes_packing", None)) is not None:
         return known
     if not is_on():  # nothing would be packed, and so nothing compared
@@ -148,7 +149,7 @@ def takes_packing(lm: Any) -> bool:
             padded, found = (_two_passes(lm, embeds_BTD, packing=packing) for packing in (False, True))
         rough = 1e-3 if padded.dtype == torch.float32 else 5e-2
         lm._takes_packing = bool((found - padded).abs().amax() <= rough * padded.abs().amax())
-    except Exception:  # families raise whatever their code comes across; the padded way knows them all
+    except Exception:  # families raise any kind of error here; padding works for all
         lm._takes_packing = False
     finally:
         lm.train(training)

@@ -1,17 +1,17 @@
-"""Gradients of a model's matrices over many passes, made once: one product over all passes instead of one per pass.
+"""Compute the gradient of each weight matrix once for all passes, instead of once per pass.
 
-A latent is a pass of one column per row, and the gradient of a matrix from so few columns is as large as the matrix:
-written, read and added up in every pass, it costs more than the multiplications in it. So a pass only notes what went in
-and what gradient came back, and the product is taken when all passes have been differentiated. The sum is the same, its
-order is not.
+A latent takes a pass of one column per row. The gradient of a matrix is as large as the matrix however few columns there
+are, and writing and adding it in every pass costs more than its multiplications. So a pass only records its input and the
+gradient of its output; their product is computed once all passes have been differentiated. The sum is the same up to its
+order.
 
-On a CPU the passes also share a copy of each matrix in oneDNN's layout, forwards and backwards (`core/fast/cpu_linear.py`),
-where they have columns enough to pay for it.
+On a CPU the passes also share a copy of each matrix in oneDNN's layout for each direction (`core/fast/cpu_linear.py`), if
+they have enough columns to pay for it.
 
-How: every pass gets, beside its input, a token: a scalar that stands for the matrix. autograd differentiates what made the
-token after everything that was given it, which is when all notes are there.
+How: every pass takes, besides its input, a scalar "anchor" that stands for the matrix. Autograd runs the anchor's backward
+    last, after the backward of every pass that received it; by then every (input, gradient) pair has been recorded.
 
-Shapes: N columns of a pass, all rows', I and O width in and out.
+Shapes: N columns of a pass (all rows), I and O width in and out.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from unspoken.core.fast.cpu_linear import has_layout, laid_out, product
 from unspoken.core.fast.switch import is_on
 
 LEAST = 2**16
-"""Entries from which on a matrix is worth the trouble."""
+"""Matrices with fewer entries are left alone."""
 
 ALONE = 1024
-"""Columns of a pass from which on keeping and copying them costs more than adding up another product."""
+"""A pass with at least this many columns adds its product at once: keeping its columns would cost more."""
 
 MANY = 512
-"""Columns of all passes from which on its layout is."""
+"""A layout of its own pays off from this many columns in all passes."""
 
 
 class _PendingGradient:
-    """What the passes of one layer have left behind; a new backward pass begins anew."""
+    """What the passes of one layer have recorded; cleared when a new backward pass begins."""
 
     def __init__(self, layer: Any, columns: int) -> None:
         self.layer, self.columns = layer, columns
@@ -51,18 +51,18 @@ class _PendingGradient:
         self.bias: Tensor | None = None
         self.task = -1
         self.copies: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
-        self.layouts: dict[bool, Tensor] = {}  # of the matrix for the way forwards (True) and back
+        self.layouts: dict[bool, Tensor] = {}  # copies of the matrix for forward (True) and backward
 
     def matrix(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as autocast wants them, copied once for all passes."""
+        """Weight and bias in autocast's type, converted once for all passes."""
         if dtype not in self.copies:
             weight, bias = self.layer.weight, self.layer.bias
             self.copies[dtype] = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
         return self.copies[dtype]
 
     def product(self, input_Nx: Tensor, weight: Tensor, bias: Tensor | None, forwards: bool) -> Tensor:
-        """Input x matrix + bias on the way forwards, gradient x matrix transposed on the way back."""
-        straight = forwards != self.turned  # the matrix stands as [out, in] of this way
+        """Forward: input x matrix + bias. Backward: gradient x matrix transposed."""
+        straight = forwards != self.turned  # the matrix is [out, in] of this direction
         if self.columns >= MANY and has_layout(weight):
             if forwards not in self.layouts:
                 self.layouts[forwards] = laid_out(weight if straight else weight.T, min(self.columns, MANY))
@@ -72,11 +72,11 @@ class _PendingGradient:
         return F.linear(input_Nx, weight if straight else weight.T, bias)
 
     def begin(self, task: int) -> None:
-        """A new backward pass: what another one left unused is none of its own."""
+        """Begin a backward pass: drop what an earlier one has left."""
         self.task, self.parts, self.weight, self.bias = task, [], None, None
 
     def note(self, input_NI: Tensor, grad_NO: Tensor) -> None:
-        """A pass has been differentiated. One of many columns is not kept: its product costs no more now."""
+        """Record a differentiated pass. One with many columns is multiplied at once, which costs no more."""
         if (task := torch._C._current_graph_task_id()) != self.task:
             self.begin(task)
         if len(input_NI) >= ALONE:
@@ -98,14 +98,14 @@ class _Anchor(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor | None, notes: _PendingGradient) -> Tensor:
-        """Its value means nothing."""
+        """The value is irrelevant."""
         ctx.notes, ctx.kinds = notes, (weight.dtype, None if bias is None else bias.dtype)
         return weight.new_zeros(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """All passes have noted what there is to note."""
+        """Runs after all passes have recorded their inputs and gradients."""
         notes, (weight_kind, bias_kind) = ctx.notes, ctx.kinds
         if notes.parts:
             notes.multiply(*(torch.cat(part) for part in zip(*notes.parts, strict=True)))
@@ -118,7 +118,7 @@ class _Anchor(torch.autograd.Function):
 
 
 class _Layer(torch.autograd.Function):
-    """A linear layer whose parameters are differentiated later."""
+    """A linear layer whose parameters get their gradients later."""
 
     @staticmethod
     def forward(ctx: Any, input_NI: Tensor, token: Tensor, notes: _PendingGradient, dtype: torch.dtype) -> Tensor:
@@ -132,7 +132,7 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The gradient of the input; the rest is noted."""
+        """The gradient of the input; what the parameters' gradients need is recorded."""
         input_NI, weight = ctx.saved_tensors
         ctx.notes.note(input_NI, grad_NO)
         grad_NI = None
@@ -142,39 +142,39 @@ class _Layer(torch.autograd.Function):
 
 
 class _Passes:
-    """The layers of a model inside `share_gradients`, and the columns that all passes together will have."""
+    """The layers of a model inside `share_gradients`, and the expected number of columns of all passes."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
         self.known: dict[int, tuple[_PendingGradient, Tensor]] = {}
 
     def forward(self, layer: Any, given: Tensor) -> Tensor:
-        """What a layer does."""
+        """The replacement for a layer's forward."""
         if not torch.is_grad_enabled():
             return type(layer).forward(layer, given)
         kind = given.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
         if id(layer) not in self.known:
-            notes = _PendingGradient(layer, self.columns)  # it must not hold the token, whose graph holds it
+            notes = _PendingGradient(layer, self.columns)  # it must not hold the anchor, whose graph holds it
             self.known[id(layer)] = notes, _Anchor.apply(layer.weight, layer.bias, notes)  # pyright: ignore[reportArgumentType]
         notes, token = self.known[id(layer)]
         out: Any = _Layer.apply(given.reshape(-1, given.shape[-1]), token, notes, dtype)
         return out.view(*given.shape[:-1], out.shape[-1])
 
     def end(self) -> None:
-        """No pass follows: layouts of the way forwards are not needed any more."""
+        """Call after the last pass: the forward layouts are no longer needed."""
         for notes, _ in self.known.values():
             notes.layouts.clear()
 
 
 @contextlib.contextmanager
 def share_gradients(model: nn.Module | None, columns: int = 0) -> Iterator[None]:
-    """Inside, the passes of a model share the gradient of each matrix that trains; None = as usual.
+    """Context manager: the passes of a model share the gradient of each matrix that trains. For None, nothing changes.
 
-    Small layers, and those of other classes than `nn.Linear` and `Conv1D`, do as they always do.
+    Small layers, and those of classes other than `nn.Linear` and `Conv1D`, are left alone.
 
     Args:
-        columns: about how many columns all passes will have.
+        columns: the approximate number of columns of all passes.
     """
     if model is None or not torch.is_grad_enabled() or not is_on():
         yield
@@ -192,4 +192,4 @@ def share_gradients(model: nn.Module | None, columns: int = 0) -> Iterator[None]
     finally:
         passes.end()
         for layer in patched:
-            del layer.forward  # the class's own is there again
+            del layer.forward  # the class's own method is back

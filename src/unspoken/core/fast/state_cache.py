@@ -2,9 +2,9 @@
 
     FOLDER/<hashes of the model>/<random name>.safetensors     states of many rows one behind the other, and where each lies
 
-A file is written under a temporary name and renamed, and never changed; several processes may write beside each other. A
-key is a hash of everything that the states depend on besides the model. The folder's name is a hash of the model's weights
-and one of its config, so states of other weights lie elsewhere and are never found.
+A file is written under a temporary name, renamed, and never changed; several processes may write at the same time. A key is
+a hash of everything that the states depend on besides the model. The folder is named by hashes of the model's weights and
+config, so states of other weights are never found.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from unspoken.core.files import sweep, write_file
 from unspoken.errors import TrainingError
 
 _PART = 64 << 20
-"""Bytes of states that are kept in memory before they are written."""
+"""Bytes of states collected in memory before a file is written."""
 
 _VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "architectures", "torch_dtype")
-"""Fields of a config that change no state."""
+"""Config fields that do not affect states."""
 
 
 def weights_hash(lm: Any) -> str:
@@ -46,7 +46,7 @@ class Watch:
     """Tells whether a model's weights have changed.
 
     Args:
-        lm: the model. What is written past PyTorch's count (`core/fast/weights.py`) is seen after the next `look_again`.
+        lm: the model. Writes that PyTorch does not count (`core/fast/weights.py`) are noticed after the next `look_again`.
     """
 
     def __init__(self, lm: Any) -> None:
@@ -56,11 +56,11 @@ class Watch:
         self._sure = False
 
     def look_again(self) -> None:
-        """Take no count for granted: training goes on after somebody may have done anything to the model."""
+        """Compare the weights themselves next time: anything may have been done to the model meanwhile."""
         self._sure = False
 
     def changed(self) -> bool:
-        """Whether they are others than when this was asked before; yes at first."""
+        """Whether the weights have changed since the last call; True at first."""
         tensors = list(self._lm.state_dict(keep_vars=True).values())
         now = version(tensors)
         if now == self._version and self._sure:
@@ -80,10 +80,10 @@ class StateCache:
     """States [K, D] by key.
 
     Args:
-        folder: where the files of all models lie; "~" is the user's home.
-        model: the name of this model's own folder in it: `weights_hash` and `config_hash`. How it is run is for the keys.
+        folder: where the files of all models are; "~" is the user's home.
+        model: name of this model's folder: `weights_hash` and `config_hash`. How the model is run belongs into the keys.
 
-    What has been put and not yet written is written when the object goes, at the latest when the interpreter ends.
+    Unwritten states are written when the object is deleted, at the latest when the interpreter ends.
     """
 
     def __init__(self, folder: str | Path, model: str) -> None:
@@ -98,7 +98,7 @@ class StateCache:
         return len(self._places) + len(self._waiting)
 
     def _look(self) -> None:
-        """Open files that were not there before. One that is damaged is as good as absent."""
+        """Open new files; damaged ones are ignored."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name in self._read:
                 continue
@@ -113,7 +113,7 @@ class StateCache:
             self._places |= {key: place for key, place in places.items() if place[1] + place[2] <= rows}
 
     def find(self, keys: list[str]) -> list[Tensor | None]:
-        """The states of each key, on the CPU; None where there are none. Files of other processes are looked for."""
+        """The states of each key, on the CPU; None for keys without. New files of other processes are opened first."""
         if any(key not in self._waiting and key not in self._places for key in keys):
             self._look()
         return [self._find(key) for key in keys]
@@ -127,7 +127,7 @@ class StateCache:
         return file.get_slice("states")[first : first + count]
 
     def put(self, states: Mapping[str, Tensor]) -> None:
-        """Keep states by key.
+        """Add states by key.
 
         Raises:
             TrainingError: the disk is full, or the folder cannot be written.
@@ -137,7 +137,7 @@ class StateCache:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits.
+        """Write all unwritten states.
 
         Raises:
             TrainingError: see `put`.

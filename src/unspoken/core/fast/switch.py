@@ -1,7 +1,7 @@
-"""The one switch of everything in `core/fast`: on, or the plain path, which comes to the same numbers up to rounding.
+"""The one switch for everything in `core/fast`: on, or the plain path, which gives the same numbers up to rounding.
 
-What is switched holds for a block of code (`using`): a run's training, a call of a model. It is asked where a shortcut
-begins, so nothing has to be handed down to it. The environment variable UNSPOKEN_FAST=0 turns everything off in a process.
+The setting holds for a block of code (`using`), such as a run's training or a call of a model; shortcuts look it up where
+they begin. The environment variable UNSPOKEN_FAST=0 turns everything off in a process.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from unspoken.core.config import STRICT
 from unspoken.errors import ConfigError
 
 VARIABLE = "UNSPOKEN_FAST"
-"""The environment variable; "0" is off, whatever a run or a call says."""
+"""The environment variable; "0" turns everything off, whatever a run or a call says."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastConfig:
-    """How a run comes to its numbers sooner. Nothing here says what is trained; results are the same up to rounding."""
+    """Settings of speed. They do not change what is trained; results are the same up to rounding."""
 
     __pydantic_config__ = STRICT
 
@@ -44,19 +44,19 @@ _CURRENT: ContextVar[FastConfig] = ContextVar("shortcuts taken", default=FastCon
 
 
 def settings() -> FastConfig:
-    """What holds here; `PLAIN` where everything is off."""
+    """The settings in force; `PLAIN` if everything is off."""
     now = _CURRENT.get()
     return now if now.enabled and os.environ.get(VARIABLE) != "0" else PLAIN
 
 
 def is_on() -> bool:
-    """Whether shortcuts are taken here."""
+    """Whether shortcuts are on."""
     return _CURRENT.get().enabled and os.environ.get(VARIABLE) != "0"
 
 
 @contextlib.contextmanager
 def using(config: FastConfig | None) -> Iterator[None]:
-    """Inside, a config holds; None = the one that holds already."""
+    """Context manager: a config is in force; None = keep the current one."""
     token = _CURRENT.set(_CURRENT.get() if config is None else config)
     try:
         yield

@@ -2,9 +2,9 @@
 
     FOLDER/<hash of the tokenizer>/<random name>.ids     sorted hashes of texts, where each one's ids end, and all ids
 
-A corpus is laid out again in every epoch and by every process of a machine. Kept as Python objects its ids take a hundred
-times their four bytes; here they are read from files that processes share, a slice at a time. A file is written under a
-temporary name and renamed, and never changed; several processes may write beside each other.
+A corpus is tokenized again in every epoch and by every process of a machine. As Python objects, ids take a hundred times
+their four bytes; here they are read from shared files, a slice at a time. A file is written under a temporary name,
+renamed, and never changed; several processes may write at the same time.
 
 Shapes: n texts of a file, m ids of all of them.
 """
@@ -25,14 +25,14 @@ from unspoken.core.files import sweep, write_file
 from unspoken.errors import RunError
 
 LEAST, MOST = 2**14, 2**18
-"""Texts of a file. Fewer are not worth one, and stay in memory; more do not wait."""
+"""Fewest and most texts per file. Fewer stay in memory; once there are more, a file is written."""
 
 _MAGIC = b"unspoken ids 2\n"
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A file, mapped."""
+    """A memory-mapped file."""
 
     first_n: np.ndarray  # uint64, sorted: half of each text's hash
     second_n: np.ndarray  # the other half
@@ -53,9 +53,9 @@ class Encodings:
     """Token ids by text.
 
     Args:
-        folder: where the files of all tokenizers lie; "~" is the user's home.
-        tokenizer: a fast tokenizer of transformers; ids of another one lie elsewhere and are never found.
-        writes: write files; of the processes of a machine that see the same texts, one is enough.
+        folder: where the files of all tokenizers are; "~" is the user's home.
+        tokenizer: a fast tokenizer of transformers; each has files of its own.
+        writes: write files; one process of those that tokenize the same texts is enough.
     """
 
     def __init__(self, folder: str | Path, tokenizer: Any, *, writes: bool = True) -> None:
@@ -76,30 +76,30 @@ class Encodings:
 
     @property
     def mapped(self) -> int:
-        """Texts whose ids lie in files."""
+        """Number of texts in files."""
         return len(self) - len(self._waiting)
 
     def find(self, text: str, special: bool) -> tuple[int, ...] | None:
-        """The ids of a text; None where they are not known."""
+        """The ids of a text; None if unknown."""
         digest = _digest(text, special)
         if (waiting := self._waiting.get(digest)) is not None:
             return tuple(np.frombuffer(waiting, dtype=np.int32).tolist())
         return None if (ids := self._mapped(digest)) is None else tuple(ids.tolist())
 
     def _mapped(self, digest: bytes) -> np.ndarray | None:
-        """What the files have."""
+        """The ids of a text from the files."""
         first, second = struct.unpack("<QQ", digest)
         found = (part.find(first, second) for part in reversed(self._parts))  # the largest are the youngest
         return next((ids for ids in found if ids is not None), None)
 
     def put(self, text: str, special: bool, ids: tuple[int, ...]) -> None:
-        """Keep the ids of a text. Where the folder cannot be written they stay in memory."""
+        """Add the ids of a text. If the folder cannot be written, they stay in memory."""
         self._waiting[_digest(text, special)] = np.array(ids, dtype=np.int32).tobytes()
         if len(self._waiting) >= min(max(LEAST, self.mapped), MOST):  # few files, however large the corpus is
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits, where it is enough for a file, and open what other processes have written."""
+        """Write new ids if they are enough for a file, and open files of other processes."""
         if len(self._waiting) < LEAST:
             return
         self._look()
@@ -115,7 +115,7 @@ class Encodings:
         self._look()
 
     def _look(self) -> None:
-        """Map files that were not there before. One that is damaged is as good as absent."""
+        """Map new files; damaged ones are ignored."""
         for path in sorted(self.folder.glob("*.ids")):
             if path.name in self._read:
                 continue
@@ -127,7 +127,7 @@ class Encodings:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """32 hex digits of a hash of all that a fast tokenizer does to a text."""
+    """32 hex digits of a hash of everything that determines a fast tokenizer's output."""
     return hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode(), digest_size=16).hexdigest()
 
 
@@ -166,7 +166,7 @@ def _open(path: Path) -> _Part:
     """Map a file.
 
     Raises:
-        ValueError: it is none of ours, cut off, or damaged.
+        ValueError: not a file of this format, truncated, or damaged.
     """
     with path.open("rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:

@@ -1,8 +1,8 @@
-"""Passes without padding, for models that padding would change: by a state that layers keep, or by counting columns.
+"""Passes without padding, for models whose results padding would change: through a recurrent state, or by counting columns.
 
-The loop pads rows inside a pass (decision 001). A layer with a recurrent or convolutional state reads that padding, and one
-that counts columns miscounts. What the loop holds for such a model, instead of a cache of transformers, is one of these. It
-is given the same passes, and forwards their real columns only:
+The loop pads rows inside a pass (decision 001). A layer with a recurrent or convolutional state would read that padding,
+and one that counts columns would miscount. For such a model the loop uses one of the following classes in place of a
+transformers cache. It is given the same passes and forwards only their real columns:
 
 - `Grouped`: rows that feed equally many columns go together. Keys and values lie as in the loop (columns in which a row
   waited are masked), states are those of the rows. `Stepwise`: the same, and behind the first pass one column at a time, for
@@ -37,14 +37,15 @@ Branches = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Unpadded:
-    """What the rows of a batch have read so far. `forward` is one pass.
+    """The cache of a batch without padding. `forward` makes one pass.
 
     Args:
         lm: the causal LM.
 
     Attributes:
-        final: this pass is the last for every row.
-        branches: which columns of this pass are branches; each is read by itself, from its row's beginning.
+        final: whether this pass is the last for every row.
+        branches: which columns of this pass belong to branches; each branch is forwarded separately, from its row's
+            beginning.
     """
 
     def __init__(self, lm: Any) -> None:
@@ -62,12 +63,12 @@ class Unpadded:
     def forward(
         self, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, real_BW: np.ndarray | None, **more: Any
     ) -> SimpleNamespace:
-        """Feed the real columns of a pass, which stand in front of a row's padding.
+        """Feed the real columns of a pass, which come before a row's padding.
 
         Args:
             mask: [B, S], 1 where a column so far, this pass included, is real; None = all, and no position is left out.
             real_BW: which columns of the pass are real; None = all.
-            more: what else transformers is told.
+            more: further arguments for transformers.
 
         Returns:
             last_hidden_state [B, W, D] and hidden_states, as transformers has them; 0 in padding.
@@ -82,11 +83,11 @@ class Unpadded:
         return found.whole()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Go on with some rows, each as often as it is named."""
+        """Keep some rows, each as often as it is listed."""
         raise NotImplementedError
 
     def fork(self) -> Unpadded:
-        """The same, to go on by itself."""
+        """An independent copy."""
         raise NotImplementedError
 
     def _own(
@@ -105,7 +106,7 @@ class Unpadded:
         shared_B: np.ndarray,
         **more: Any,
     ) -> None:
-        """Forward branches together with what they share, those of one length together."""
+        """Forward branches from their rows' beginning, those of equal length together."""
         columns = {}
         for b in np.flatnonzero(branch_BW.any(axis=1)).tolist():
             shared = np.flatnonzero(own_BW[b] & (places_BW[b] < shared_B[b]))
@@ -120,7 +121,7 @@ class Unpadded:
                 found.put(out, [b], at_nw[i : i + 1, own:], first=own, of=i)
 
     def _run(self, embeds_nwD: Tensor, positions_nw: Tensor, mask: Tensor | None, cache: Any, **more: Any) -> Any:
-        """Feed some rows, none of which has padding in this pass."""
+        """Feed some rows without padding in this pass."""
         given = {} if cache is None else {self._named: cache}
         with _written(cache):
             return self.lm.base_model(
@@ -153,8 +154,8 @@ class Grouped(Unpadded):
     ) -> None:
         B, W, _ = embeds_BWD.shape
         if torch.is_grad_enabled():
-            self.cache = forked(self.cache)  # earlier passes have kept the states for their gradients
-        # Nothing comes behind the padding of a last pass, so it does no harm.
+            self.cache = forked(self.cache)  # earlier passes need these states for their gradients
+        # Nothing follows the padding of the last pass, so it does no harm.
         together = self.final and not self.stepwise and len(np.unique(width_B)) > 1
         groups = [list(range(B))] if together else _alike(dict(enumerate(width_B.tolist())))
         parts = []
@@ -203,7 +204,7 @@ class Grouped(Unpadded):
 
 
 class Stepwise(Grouped):
-    """`Grouped`, one column at a time behind the first pass."""
+    """`Grouped`, with one column at a time after the first pass."""
 
     stepwise = True
 
@@ -239,7 +240,7 @@ class Alone(Unpadded):
 
 
 class Replayed(Unpadded):
-    """A row's whole sequence in every pass; rows that are equally long by now go together."""
+    """Forward a row's whole sequence in every pass; rows of equal length go together."""
 
     def __init__(self, lm: Any) -> None:
         super().__init__(lm)
@@ -273,7 +274,7 @@ class Replayed(Unpadded):
 
 
 class _Found:
-    """States of a pass, as they come in."""
+    """Collects the states of a pass."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.rows, self.columns = rows, columns
@@ -281,14 +282,15 @@ class _Found:
         self.states: list[tuple[Tensor, ...]] = []
 
     def put(self, out: Any, rows: Sequence[int], columns_nw: np.ndarray, first: int = 0, of: int | None = None) -> None:
-        """Take the states of some rows at columns of the pass, from their column `first` on; `of` one row of the output."""
+        """Add the states of some rows at columns of the pass, from their column `first` on; `of` = one row of the
+        output."""
         self.places.append((np.array(rows)[:, None] * self.columns + columns_nw).ravel())
         kinds = (out.last_hidden_state, *(getattr(out, "hidden_states", None) or ()))
         part = slice(None) if of is None else slice(of, of + 1)
         self.states.append(tuple(kind[part, first : first + columns_nw.shape[1]].flatten(0, 1) for kind in kinds))
 
     def whole(self) -> SimpleNamespace:
-        """All of them at their places, 0 elsewhere."""
+        """All states at their places; 0 elsewhere."""
         at_N = _index(self.states[0][0], np.concatenate(self.places))
         kinds = []
         for parts in zip(*self.states, strict=True):
@@ -299,7 +301,8 @@ class _Found:
 
 
 def forked(cache: Any) -> Any:
-    """A cache that goes on by itself: layers write into their states, so these are copied; keys and values only grow."""
+    """An independent copy of a cache. Layers write into their states, so these are copied; keys and values only grow and
+    are shared."""
     return _changed(cache, lambda tensor: tensor, lambda state: state.clone())
 
 
@@ -313,7 +316,7 @@ def selected(cache: Any, index_n: Tensor) -> Any:
 
 
 def _changed(cache: Any, tensors: Callable[[Tensor], Tensor], states: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of a cache whose layers' tensors, and dictionaries of states, have gone through a function."""
+    """A copy of a cache with a function applied to its layers' tensors and dictionaries of states."""
     mine = copy.copy(cache)
     mine.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in mine.layers:
@@ -330,7 +333,7 @@ def _merged(old: Any, parts: list[tuple[Tensor, int, Any]], before: int, B: int,
 
     Args:
         old: the cache before this pass.
-        parts: of each group its rows, how many columns they fed, and its cache behind them.
+        parts: per group its rows, how many columns they fed, and its cache after them.
         before: columns before this pass.
     """
     mine = copy.copy(old)
@@ -354,7 +357,7 @@ def _merged(old: Any, parts: list[tuple[Tensor, int, Any]], before: int, B: int,
 
 
 def _columns_of(old: Tensor | None, parts: list[tuple[Tensor, int, Tensor]], before: int, B: int, W: int) -> Tensor:
-    """Keys or values [B, ..., S, E] of all rows: those before this pass, and the new ones, 0 where a row fed less."""
+    """Keys or values [B, ..., S, E] of all rows: those from before this pass and the new ones; 0 where a row fed fewer."""
     like = parts[0][2]
     new = like.new_zeros(B, *like.shape[1:-2], W, like.shape[-1])
     for index, width, tensor in parts:
@@ -366,7 +369,7 @@ def _columns_of(old: Tensor | None, parts: list[tuple[Tensor, int, Tensor]], bef
 
 
 def _rows_of(old: Tensor | None, parts: list[tuple[Tensor, Tensor]], B: int) -> Tensor:
-    """States [B, ...] of all rows: the new ones, and for rows that fed nothing what they had."""
+    """States [B, ...] of all rows: the new ones, and the old ones of rows that fed nothing."""
     whole = parts[0][1].new_zeros(B, *parts[0][1].shape[1:]) if old is None else old
     for index, state in parts:
         whole = whole.index_copy(0, index.to(whole.device), state.to(whole.dtype))
@@ -375,7 +378,7 @@ def _rows_of(old: Tensor | None, parts: list[tuple[Tensor, Tensor]], B: int) -> 
 
 @contextlib.contextmanager
 def _written(cache: Any) -> Iterator[None]:
-    """Inside, a state that a layer writes into is copied where a gradient will need what it was."""
+    """Context manager: a state that a layer writes into is copied if a gradient needs its old value."""
     layers = () if cache is None or not torch.is_grad_enabled() else cache.layers
     kept = [state for layer in layers for held in vars(layer).values() if isinstance(held, dict) for state in held.values()]
     mine = {state.untyped_storage().data_ptr() for state in kept if isinstance(state, Tensor)}
@@ -392,7 +395,7 @@ def _written(cache: Any) -> Iterator[None]:
 
 
 def _alike(numbers: dict[int, int]) -> list[list[int]]:
-    """Keys in groups of one number each."""
+    """Group keys by their number."""
     groups: dict[int, list[int]] = {}
     for key, number in numbers.items():
         groups.setdefault(number, []).append(key)

@@ -1,8 +1,8 @@
-"""Whether weights are still those that something was made of: a copy in another layout, a cache of states.
+"""Detect changed weights, for what is derived from them: copies in another layout, caches of states.
 
-PyTorch counts what is written into a tensor (`Tensor._version`), and a tensor that is replaced lies elsewhere. Fused
-optimizers write without counting; once this module is imported, their steps are counted too. What is written through `.data`
-is never counted, and memory that was freed is given out again: so what must not be wrong also takes a `seal`, now and then.
+PyTorch counts writes into a tensor (`Tensor._version`), and a replaced tensor has another address. Fused optimizers write
+without counting; once this module is imported, their steps are counted too. Writes through `.data` are never counted, and
+freed memory is reused. So where an error would be serious, a checksum (`seal`) is compared as well from time to time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 def version(tensors: Iterable[Tensor]) -> Any:
-    """Something that differs once a tensor has been replaced or written to, but for what the module's text says; cheap.
+    """A cheap value that changes when a tensor is replaced or written to, with the exceptions that the module's docstring
+    names.
 
     Writes into tensors made in inference mode are never counted.
     """
@@ -26,7 +27,7 @@ def version(tensors: Iterable[Tensor]) -> Any:
 
 @torch.no_grad()
 def seal(tensors: Iterable[Tensor]) -> list[int]:
-    """Two numbers per tensor, of its bits and their order. Everything is read twice, on its device."""
+    """A checksum: two numbers per tensor, from its bits and their order. Reads everything twice, on its device."""
     sums: dict[torch.device, list[Tensor]] = {}
     for t in tensors:
         sums.setdefault(t.device, []).extend(_sums(t.detach()))
@@ -34,7 +35,7 @@ def seal(tensors: Iterable[Tensor]) -> list[int]:
 
 
 def _sums(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of all rows and of all columns, each times a number of its own, modulo 2^64."""
+    """Weighted sums over rows and over columns, modulo 2^64."""
     bits = tensor.contiguous().view(-1).view(torch.uint8)
     kind = next(k for k in (torch.int64, torch.int32, torch.int16, torch.uint8) if bits.numel() % k.itemsize == 0)
     words = bits.view(kind)
@@ -50,7 +51,7 @@ def _weighted(sums_n: Tensor) -> Tensor:
 
 
 def _count(optimizer: Any, *_: Any) -> None:
-    """Count the step of a fused optimizer as what it is, a write."""
+    """Count the step of a fused optimizer as a write."""
     for group in optimizer.param_groups:
         if group.get("fused"):
             increment_version([p for p in group["params"] if p.grad is not None])
