@@ -1,9 +1,9 @@
-"""Another model that thinks for the base model: it reads a prompt of its own, and its states at given slots are taken.
+"""An assistant model that thinks for the base model: it reads its own prompt, and its states at given slots are used.
 
-A frozen assistant's states depend on its weights and its prompt alone, so a training run computes them once and keeps
-them (`core/fast/state_cache.py`). Slots may hold trained vectors instead of a token ([INI], SoftCoT++); gradient then flows
-through the assistant, from the slots on, even where it is frozen itself.
-Shapes: B rows, K slots, D width of the base, A width of the assistant.
+A frozen assistant's states depend only on its weights and prompt, so a training run computes them once and caches them
+(`core/fast/state_cache.py`). Slots may hold trained vectors instead of a token ([INI], SoftCoT++); gradients then flow
+through the assistant from the slots on, even if it is frozen. Shapes: B rows, K slots, D width of the base, A width of the
+assistant.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ ASSISTANT_PROMPT = "assistant_prompt"
 
 @dataclass(frozen=True)
 class AssistantPrompt(Attachment):
-    """What the assistant reads to make a row's latents; its states at this row's own latent slots are taken."""
+    """The assistant's prompt for a row; its states at this prompt's latent slots become the row's latents."""
 
     row: Row
 
     @classmethod
     def collate(cls, parts: Sequence[AssistantPrompt | None], /) -> Batch:
-        """A batch of its own, with empty rows where there is nothing to read."""
+        """A batch of prompts, with empty rows for rows without one."""
         return collate([EMPTY if part is None else part.row for part in parts])
 
     def positions_elsewhere(self, chain: int, sample: int) -> int:
@@ -50,18 +50,18 @@ class AssistantPrompt(Attachment):
 
 
 def assistant_batch(batch: Batch) -> Batch | None:
-    """What the assistant reads for a batch; None where no row has latents."""
+    """The assistant's prompts for a batch; None if no row has latents."""
     return cast("Batch | None", batch.extra.get(ASSISTANT_PROMPT))
 
 
 class Assistant(nn.Module):
-    """A causal LM beside the base model. Where the states of a frozen one are kept, the run says (`FastConfig.states`).
+    """A causal LM beside the base model. `FastConfig.states` says where the states of a frozen one are cached.
 
     Args:
-        config: which one; with `lora` it trains.
-        trains: it trains: all of it without `lora`, but of the embedding the rows of `tokens` only, and no head.
-        tokens: texts of tokens that are added, and train where it does.
-        like: a text; rows of added tokens start as the mean of its tokens' rows.
+        config: which model; with `lora` it trains.
+        trains: train it. Without `lora` that is all of it except the head, and of the embedding only the rows of `tokens`.
+        tokens: texts of tokens to add; they train if the assistant does.
+        like: rows of added tokens start as the mean of the rows of this text's tokens.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class Assistant(nn.Module):
 
     @property
     def context(self) -> int | None:
-        """The most positions it takes, or None where its config does not say."""
+        """The most positions it takes; None if its config does not say."""
         return self.backbone.context
 
     @property
     def named(self) -> dict[str, str] | None:
-        """Its path and hash: it need not be saved, since it was not trained, and does not lie in a run's own folder."""
+        """Its path and hash, if it need not be saved: it was not trained and is not in a run's own folder."""
         path = self.config.path
         if not self.frozen or path is None or (Path(path).parent / "unspoken.json").is_file():
             return None
@@ -117,18 +117,18 @@ class Assistant(nn.Module):
         self.backbone.save(folder)
 
     def restore(self, folder: Path) -> None:
-        """Put on the adapter that lies in a folder it was loaded from, if there is one."""
+        """Attach the adapter in the folder it was loaded from, if there is one."""
         restore(self.backbone, folder)
 
     @property
     def hash(self) -> str:
-        """Of its weights; taken again when they have changed."""
+        """A hash of its weights, updated when they change."""
         if self._watch.changed():
             self._hash = weights_hash(self.backbone.lm)
         return self._hash
 
     def train(self, mode: bool = True) -> Assistant:
-        """A frozen assistant never drops out, and keeps its states once training is under way."""
+        """Dropout stays off in a frozen assistant, whose states are cached from the first training step on."""
         super().train(mode and not self.frozen)
         self.training = mode
         self._keeps = self._keeps or (mode and self.frozen)
@@ -140,8 +140,8 @@ class Assistant(nn.Module):
         """The last layer's states (after the final norm) at the slots of every row.
 
         Args:
-            batch: the assistant's rows; nothing needs to follow their slots.
-            initial_KA: what all slots hold, per set; None = their token.
+            batch: the assistant's rows; they may end with their slots.
+            initial_KA: per set, the vector in all slots; None = their token.
             chains: sets of states per row.
 
         Returns:
@@ -175,7 +175,7 @@ class Assistant(nn.Module):
         return self.backbone.lm.get_input_embeddings().weight.new_zeros(*shape)
 
     def _kept(self, batch: Batch, initial_KA: Tensor | None, chains: int) -> Tensor:
-        """The same from the cache; what is not there is computed and kept."""
+        """`_run` with the cache: missing states are computed and added."""
         model = f"{self.hash}-{config_hash(self.backbone.lm)}"
         if self._cache is None or self._cache.folder.name != model:
             self._cache = StateCache(str(self._folder), model)
@@ -202,7 +202,7 @@ class Assistant(nn.Module):
 
 
 def _train_rows(lm: Any, rows: tuple[int, ...]) -> None:
-    """Of the embedding, only some rows train, and of an output head, which does not run, nothing."""
+    """Train only some rows of the embedding, and nothing of the output head, which is not used."""
     table = lm.get_input_embeddings().weight
     for p in lm.get_output_embeddings().parameters():
         if p is not table:
@@ -237,7 +237,7 @@ class _Initial:
 
 
 def _keys(batch: Batch, initial_KA: Tensor | None, way: str) -> list[str]:
-    """What a row's states depend on besides the assistant: its tokens, its slots, what these hold, how it is run."""
+    """A cache key per row: a hash of its tokens, its slots, what they hold, and how the assistant is run."""
     ids_BT = batch.ids_BT.cpu().numpy()
     held = [b""] if initial_KA is None else [row.tobytes() for row in initial_KA.detach().float().cpu().numpy()]
     keys = []
@@ -250,12 +250,12 @@ def _keys(batch: Batch, initial_KA: Tensor | None, way: str) -> list[str]:
 
 
 class Assisted:
-    """Prompted thoughts: an assistant's states, projected to the base model's width.
+    """Precomputed thoughts: an assistant's states, projected to the base model's width.
 
     Args:
         assistant: reads the rows' `AssistantPrompt`s.
         project: states [..., A] -> latents [..., D].
-        initial_KA: the [INI] vectors, one per set; None = one set, from the slots' own token.
+        initial_KA: the [INI] vectors, one per set; None = one set from the slots' own token.
     """
 
     def __init__(self, assistant: Assistant, project: Callable[[Tensor], Tensor], initial_KA: Tensor | None = None) -> None:

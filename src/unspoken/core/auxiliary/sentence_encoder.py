@@ -1,10 +1,10 @@
-"""Texts and latents as vectors of meaning: some of the base model's own layers, or any sentence encoder.
+"""Sentence embeddings of texts and latents, by some of the base model's own layers or any sentence encoder.
 
     text     base model below the first layer (frozen)  ->  copies of some layers, final norm  ->  mean  ->  head
     latents  the same way: they are read as input embeddings, behind what the tokenizer puts before a text
 
-A sentence encoder from elsewhere (`kind="model"`) tokenizes by itself; latents reach it through a linear layer of their own.
-Shapes: N texts, B rows, K latents, T positions, D width of the base, H width inside the encoder, E width of an embedding.
+Another sentence encoder (`kind="model"`) has its own tokenizer; latents enter it through a linear layer. Shapes: N texts, B
+rows, K latents, T positions, D width of the base, H width inside the encoder, E width of an embedding.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from unspoken.core.lm.pretrained import check_finite, check_place, first_line, l
 from unspoken.errors import BackboneError, ConfigError, DataError
 
 LAYERS = 5
-"""How many layers an encoder takes of the base model where nothing is said (models/semcot.py: 16 to 20 of 32)."""
+"""Default number of base model layers in an encoder (models/semcot.py: 16 to 20 of 32)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """What turns reasoning into one vector."""
+    """Settings of the encoder that turns reasoning into one vector."""
 
     __pydantic_config__ = STRICT
 
@@ -42,7 +42,7 @@ class EncoderConfig:
     path: str | None = None  # "model": hub id or folder; its states are averaged, as sentence-transformers does
     width: int | None = 768  # E, behind a linear layer; None = the mean of the states itself
     attention: Literal["causal", "bidirectional"] = "causal"  # "layers": as the base was trained, or as released
-    # "layers": how latents come to the first layer: through those below it, as a text does, or straight (released)
+    # "layers": how latents enter the first layer: through the layers below it, like text, or directly (released)
     latents: Literal["embeddings", "states"] = "embeddings"
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class EncoderConfig:
             raise ConfigError(f"encoder.width must be at least 1, or null for none, got {self.width}")
 
     def range(self, depth: int) -> tuple[int, int]:
-        """First and last layer for a base model of so many.
+        """First and last layer for a base model with this many.
 
         Raises:
             ConfigError: it has no such layers.
@@ -69,15 +69,15 @@ class EncoderConfig:
 
 
 class SentenceEncoder(nn.Module):
-    """Reasoning, in words or in latents -> one vector.
+    """Turns reasoning, as text or as latents, into one vector.
 
     Args:
-        config: what it is made of.
-        backbone: the base model; it is used (layers below the first one are not copied), not owned.
+        config: its settings.
+        backbone: the base model, used but not owned: layers below the first copied one run in it.
 
     Raises:
         ConfigError: the base model has no such layers, or its attention cannot be made bidirectional.
-        BackboneError: a family whose layers cannot be run by themselves, or nothing usable at the path.
+        BackboneError: the family's layers cannot be run on their own, or there is no usable model at the path.
     """
 
     def __init__(self, config: EncoderConfig, backbone: Backbone) -> None:
@@ -100,7 +100,7 @@ class SentenceEncoder(nn.Module):
         self.head = nn.Identity() if config.width is None else nn.Linear(hidden, config.width)
 
     def train(self, mode: bool = True) -> SentenceEncoder:
-        """Its dropout stays off: what it says of a text is a target."""
+        """Dropout stays off, because embeddings of texts are targets."""
         super().train(mode)
         self.body.eval()
         return self
@@ -113,7 +113,7 @@ class SentenceEncoder(nn.Module):
         return getattr(self.body.config.get_text_config(), "max_position_embeddings", None)
 
     def encode(self, text: str, name: str = "") -> tuple[int, ...]:
-        """Token ids of a text, in the encoder's own vocabulary, with what its tokenizer puts around a text.
+        """Token ids of a text in the encoder's own vocabulary, including its tokenizer's special tokens.
 
         Raises:
             DataError: it is too long.
@@ -130,12 +130,12 @@ class SentenceEncoder(nn.Module):
         return ids
 
     def pooled(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
-        """Token ids of N texts -> mean states [N, H], before the head; with gradient into the encoder's own layers."""
+        """Token ids of N texts -> mean states [N, H] before the head, with gradient into the encoder's own layers."""
         mask_NT = _mask([len(ids) for ids in texts])
         ids_NT = np.zeros(mask_NT.shape, dtype=np.int64)
         for row, ids in zip(ids_NT, texts, strict=True):
             row[: len(ids)] = ids
-            row[len(ids) :] = ids[0] if ids else 0  # padding is a token that is read anyway: NaN shows through a mask
+            row[len(ids) :] = ids[0] if ids else 0  # padding repeats a real token, because NaN would show through a mask
         device = self._base.device
         ids, mask = torch.from_numpy(ids_NT).to(device), torch.from_numpy(mask_NT).to(device)
         if self.config.kind == "model":
@@ -149,7 +149,7 @@ class SentenceEncoder(nn.Module):
         return self.project(self.pooled(texts))
 
     def project(self, pooled_NH: Tensor) -> Tensor:
-        """The head, in its own precision."""
+        """Apply the head in its own precision."""
         weight = next(self.head.parameters(), pooled_NH)
         return self.head(pooled_NH.to(weight.dtype))
 
@@ -181,7 +181,7 @@ class SentenceEncoder(nn.Module):
         if self.config.kind == "layers":
             fed["position_ids"] = _positions(mask_NT)
             if self.config.attention == "bidirectional":
-                # Every position sees every real one; a padded row sees them too, and is averaged away.
+                # Every position attends to every real one; padding does too, and is left out of the average.
                 seen = mask_NT[:, None, None, :].expand(-1, 1, mask_NT.shape[1], -1)
                 if self.body.config._attn_implementation == "eager":  # adds its mask
                     floor = torch.finfo(self.body.dtype).min
@@ -194,7 +194,7 @@ class SentenceEncoder(nn.Module):
 
     @contextlib.contextmanager
     def constant(self) -> Iterator[None]:
-        """What is computed inside takes the encoder, the latents' way into it excepted, for a constant."""
+        """Context manager: the encoder gets no gradients, except for the latents' input layer."""
         bridge = {id(p) for p in self.bridge.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad and id(p) not in bridge]
         try:
@@ -217,7 +217,7 @@ def _positions(mask_NT: Tensor) -> Tensor:
 
 
 def _slice(backbone: Backbone, first: int, last: int) -> nn.Module:
-    """A body of the base's family that is nothing but copies of some of its layers and of its final norm.
+    """A model of the base's family made of copies of some of its layers and its final norm.
 
     Raises:
         BackboneError: it does not give the base model's states.
@@ -246,10 +246,9 @@ def _slice(backbone: Backbone, first: int, last: int) -> nn.Module:
 
 
 def _through(body: Any, states_NTH: Tensor, **fed: Any) -> Tensor:
-    """The last states of a body whose first layer is given states.
+    """The last states of a body whose first layer is given states directly.
 
-    What a family does to embeddings before its first layer (adds positions, scales, normalises) has been done to them, or
-    is not to be done: it is passed by.
+    Whatever a family does to embeddings before its first layer (add positions, scale, normalise) is skipped.
     """
 
     def enter(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -265,7 +264,7 @@ def _through(body: Any, states_NTH: Tensor, **fed: Any) -> Tensor:
 
 
 def _check_slice(backbone: Backbone, body: Any, first: int) -> None:
-    """Hold what leaves each copied layer against the base model; what is passed by (tables) does not train."""
+    """Compare the output of each copied layer with the base model's; freeze parameters that are skipped (tables)."""
     training, made = backbone.lm.training, []
     backbone.lm.eval()
     ids = torch.arange(1, 5, device=backbone.device)[None] % backbone.vocabulary
@@ -289,7 +288,7 @@ def _check_slice(backbone: Backbone, body: Any, first: int) -> None:
             hook.remove()
     for p, gradient in zip(around, gradients, strict=True):
         p.requires_grad_(gradient is not None)
-    # The base model's last states stand behind its final norm, as ours do.
+    # The base model's last states are after its final norm, as ours are.
     got = [*made[:-1], end] if first + len(made) == len(want) - 1 else made
     pairs = zip(got, want[first + 1 :], strict=False)
     if not all(torch.allclose(a.float(), b.float(), rtol=1e-2, atol=1e-3) for a, b in pairs):
@@ -303,7 +302,7 @@ def _sentence_model(path: str) -> tuple[Any, Any]:
     """A sentence encoder and its tokenizer.
 
     Raises:
-        BackboneError: nothing usable at the path.
+        BackboneError: there is no usable model at the path.
     """
     try:
         check_place(path)
@@ -317,7 +316,7 @@ def _sentence_model(path: str) -> tuple[Any, Any]:
             f"cannot load a sentence encoder from {path}: {first}; give a Hugging Face folder or a hub id"
         ) from error
     model, found = loaded
-    # A pooler is not asked: its weights may be missing.
+    # The pooler is not used, so its weights may be missing.
     if missing := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
         raise BackboneError(f"{path} lacks {len(missing)} of the encoder's weights (first: {missing[0]!r}); it is truncated")
     if getattr(model, "pooler", None) is not None:

@@ -1,6 +1,6 @@
-"""A decoder that says in words what a thought group stands for. It sees the group's latents and nothing else.
+"""A decoder that writes the step a thought group stands for. It sees the group's latents and nothing else.
 
-It is a `Body` like the backbone, so the one loop trains it and lets it speak; all groups of a batch go in one call.
+It is a `CausalLM` like the backbone, so the same loop trains it and generates with it, all groups of a batch in one call.
 Shapes: M thought groups, C latents per group, D width of the latents, T positions.
 """
 
@@ -35,7 +35,7 @@ from unspoken.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class StepDecoderConfig:
-    """Which model explains the latents."""
+    """Settings of the model that explains the latents."""
 
     __pydantic_config__ = STRICT
 
@@ -78,10 +78,10 @@ class StepDecoder(nn.Module):
 
     Args:
         config: which model.
-        backbone: the base model; its embedding table is used, not owned, where the config says so.
+        backbone: the base model; its embedding table is used, but not owned, if the config says so.
 
     Raises:
-        ConfigError: another LM whose vocabulary is not the base's.
+        ConfigError: another LM with a vocabulary that differs from the base's.
     """
 
     def __init__(self, config: StepDecoderConfig, backbone: Backbone) -> None:
@@ -111,14 +111,14 @@ class StepDecoder(nn.Module):
         self.project = nn.Identity() if width == backbone.width else nn.Linear(backbone.width, width)
 
     def train(self, mode: bool = True) -> StepDecoder:
-        """Leaves the decoder's dropout off, unless the config says otherwise."""
+        """Keep the decoder's dropout off, unless the config says otherwise."""
         super().train(mode)
         self.lm.train(mode and self.config.dropout)
         return self
 
     @property
     def named(self) -> None:
-        """It trains, so it is saved wherever it came from."""
+        """None: it trains, so it is always saved."""
         return
 
     def save(self, folder: Path) -> None:
@@ -131,7 +131,7 @@ class StepDecoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it lives."""
+        """Its device."""
         return self.lm.get_input_embeddings().weight.device
 
     @property
@@ -147,17 +147,17 @@ class StepDecoder(nn.Module):
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """What ends a step."""
+        """The token ids that end a step."""
         return (self._base.tokenizer.eos_token_id,)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids -> what the decoder is fed; the base's embeddings are projected as the latents are."""
+        """Token ids -> the decoder's input embeddings; the base's embeddings are projected like the latents."""
         if self.config.embeddings == "own":
             return self.lm.get_input_embeddings()(ids)
         return self._enter(self._base.embed(ids))
 
     def _enter(self, vectors: Tensor) -> Tensor:
-        """Vectors of the base model's input space -> the decoder's, in its own type: the base's may be another."""
+        """Vectors of the base model's input space -> the decoder's, in the decoder's own type."""
         kind = self.lm.get_input_embeddings().weight.dtype
         weight = next(self.project.parameters(), None)
         return self.project(vectors.to(kind if weight is None else weight.dtype)).to(kind)
@@ -191,7 +191,7 @@ class StepDecoder(nn.Module):
         cache: DynamicCache | None = None,
         real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]:
-        """Only the last layer's states: nobody watches a decoder's layers."""
+        """The last layer's states only."""
         with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
             out = packing.forward(
                 self.lm,
@@ -213,8 +213,8 @@ class StepDecoder(nn.Module):
 
         Args:
             latents_MCD: the groups' latents, as they were fed to the base model.
-            targets: each group's step as token ids, eos included; none is empty.
-            weights_M: a factor for every token of a group.
+            targets: each group's step as token ids, eos included; not empty.
+            weights_M: a factor for all tokens of a group.
 
         Returns:
             A scalar with gradient into decoder, latents and (shared) embeddings.
@@ -236,14 +236,14 @@ class StepDecoder(nn.Module):
             Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
         ]
         batch = collate(rows).to(self.device)
-        batch.lengths_B -= 1  # nothing follows the last token, so nobody asks for its state
+        batch.lengths_B -= 1  # nothing follows the last token, so its state is not needed
         trace = unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT))
         self.spent = trace.cost
         return trace, batch
 
     @torch.inference_mode()
     def speak(self, latents_MCD: Tensor, max_tokens: int, batch_size: int = 256) -> list[list[int]]:
-        """The step each group stands for as token ids, greedily, in batches; eos included where it was reached."""
+        """The step each group stands for as token ids, decoded greedily in batches; eos included if it was reached."""
         C = latents_MCD.shape[1]
         said: list[list[int]] = []
         for part in latents_MCD.split(batch_size):
@@ -254,12 +254,12 @@ class StepDecoder(nn.Module):
         return said
 
     def explain(self, latents_MCD: Tensor, max_tokens: int) -> list[str]:
-        """The step each group stands for in words."""
+        """The step each group stands for, as text."""
         return [self._base.decode(tokens).strip() for tokens in self.speak(latents_MCD, max_tokens)]
 
 
 def _check_vocabulary(base: Backbone, other: Backbone, path: str) -> None:
-    """The decoder writes with the base's tokens, so the shared part of both vocabularies must agree."""
+    """Check that both vocabularies agree where they overlap, since the decoder writes with the base's tokens."""
     mine, theirs = base.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     if differ := [token for token, number in theirs.items() if mine.get(token) != number]:
         raise ConfigError(

@@ -1,9 +1,9 @@
-"""Adapters (LoRA, trained rows) of a base model that is kept in bf16, on their way to disk and back.
+"""Save and load adapters (LoRA, trained rows) of a base model in bf16 without rounding them away.
 
-Merged into bf16 an adapter loses what falls below a weight's last digit: two per cent of a short run's update. So it is
-merged in fp32, and the folder is an ordinary one whose model is the one that was trained. Beside it lies the adapter by
-itself: taken off again, it leaves the base model's own bf16 weights, so that the model that is loaded computes with the
-very numbers that were scored, and in their memory.
+Merged into bf16, an adapter loses what is below a weight's last digit: two per cent of a short run's update. So it is
+merged in fp32, which gives an ordinary folder with the trained model. The adapter is saved beside it. On loading it is
+subtracted again, which restores the base model's own bf16 weights: the loaded model computes exactly as the evaluated one
+did, in the same memory.
 
     FOLDER/model*.safetensors     everything merged, fp32
     FOLDER/adapter.safetensors    the adapter alone; its settings are in the metadata
@@ -25,7 +25,7 @@ from unspoken.core.config import STRICT
 from unspoken.core.precision import adapter_parameters, is_low
 
 ADAPTER = "adapter.safetensors"
-"""Beside a merged model, its adapter alone."""
+"""The adapter alone, beside the merged model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class LoraSettings:
 
 
 def merged(adapted: Any) -> Any:
-    """A copy of what peft has adapted, merged; of a base coarser than fp32 in fp32 and in host memory."""
+    """A copy of the parameters that peft has adapted, merged; in fp32 and host memory if the base is coarser."""
     known: dict[int, Any] = {}  # copies that are there already
     if any(is_low(p.dtype) for p in adapted.parameters()):
         known = {id(p): nn.Parameter(p.detach().cpu().float()) for p in adapted.parameters()}
@@ -50,8 +50,8 @@ def merged(adapted: Any) -> Any:
 
 
 def tied_targets(lm: Any, targets: Iterable[str]) -> list[str]:
-    """Those of the modules that LoRA is to be put on, by name, that are one of two tables with one weight: the embedding and
-    a head tied to it. Merged, what one of them has learned would be in both."""
+    """Of the modules to put LoRA on, those that share a weight: an embedding and a head tied to it. Merged, an adapter of
+    one would change both."""
     tables = (lm.get_input_embeddings(), lm.get_output_embeddings())
     if tables[1] is None or tables[0].weight is not tables[1].weight:
         return []
@@ -60,7 +60,7 @@ def tied_targets(lm: Any, targets: Iterable[str]) -> list[str]:
 
 
 def untie_adapted(lm: Any) -> None:
-    """Give an embedding and a head that are tied a weight each where an adapter is on one of the two, in place."""
+    """Untie embedding and head in place if one of them has an adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     tables = (lm.get_input_embeddings(), lm.get_output_embeddings())
@@ -72,7 +72,7 @@ def untie_adapted(lm: Any) -> None:
 
 
 def keep(lm: Any, settings: dict[str, Any], folder: Path) -> None:
-    """Write the adapter of a model, and how it was made."""
+    """Write the adapter of a model and its settings."""
     kept = {name: p.detach().cpu().contiguous() for name, p in adapter_parameters(lm).items()}
     about = {**settings, "dtype": str(lm.dtype).removeprefix("torch.")}
     save_file(kept, str(folder / ADAPTER), metadata={"about": json.dumps(about), "format": "pt"})

@@ -1,7 +1,7 @@
-"""A Hugging Face causal LM behind few calls: embed, step, logits, cache, freeze, adapt. Nothing else touches the model.
+"""A Hugging Face causal LM behind a few calls: embed, step, logits, cache, freeze, adapt. Only this file runs the model.
 
-`Backbone` checks on construction that body + head give its logits, and how rows may share a pass (`core/lm/ways.py`).
-Shapes: B rows, T positions of this pass, S positions forwarded so far, D width, V words.
+On construction, `Backbone` checks that body + head give the model's logits, and how rows can share a pass
+(`core/lm/ways.py`). Shapes: B rows, T positions of this pass, S positions forwarded so far, D width, V words.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class BackboneConfig:
     arch: dict[str, Any] | None = None  # a transformers config ({"model_type": "llama", ...}) for random weights
     tokenizer: str | None = None  # hub id or folder; None = the one beside `path`
     lora: LoraSettings | None = None  # None = every weight trains
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of what does not train: what trains is kept in float32
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # of parameters that do not train; those that train are kept in float32
+    )
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"  # eager where a family has no sdpa
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class BackboneConfig:
 
 
 def head_logits(lm: Any, hidden: Tensor) -> Tensor:
-    """States [..., D] -> logits [..., V] of a causal LM, with the scaling that some families apply after their head."""
+    """States [..., D] -> logits [..., V] of a causal LM, including the scaling that some families apply."""
     logits = lm.get_output_embeddings()(hidden)
     config = lm.config.get_text_config()
     if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere multiplies
@@ -73,11 +75,11 @@ class Backbone(nn.Module):
 
     Args:
         lm: a causal LM of transformers.
-        tokenizer: its tokenizer; one without a pad token pads with eos.
+        tokenizer: its tokenizer; without a pad token, eos is used.
 
     Attributes:
-        parallel: in how many passes the loop makes all latents at once (`core/loop/parallel.py`); None = one by one.
-        prefixes: what it has read before the slots of prompts, where it is frozen; None = that is not kept
+        parallel: number of parallel passes for all latents (`core/loop/parallel.py`); None = one pass per latent.
+        prefixes: cache of what comes before the slots of prompts, if the model is frozen; None = no cache
             (`FastConfig.prefix_gb`).
 
     Raises:
@@ -90,11 +92,11 @@ class Backbone(nn.Module):
         self._peft: Any
         object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
         self.tokenizer = tokenizer
-        self.checkpointing = False  # in training, make activations again instead of keeping them
+        self.checkpointing = False  # in training, recompute activations instead of keeping them
         self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._encoded_size = 0
-        self.remembered = 1 << 30  # bytes of encoded texts that are kept; 0 = none
-        self.encodings: Encodings | None = None  # where a large corpus is kept instead
+        self.remembered = 1 << 30  # bytes of cached encodings; 0 = no cache
+        self.encodings: Encodings | None = None  # holds a large corpus instead
         self._bounds: dict[str, np.ndarray] = {}
         self.parallel: int | None = None
         self.prefixes = PrefixCache(lm, gigabytes) if (gigabytes := settings().prefix_gb) else None
@@ -109,7 +111,7 @@ class Backbone(nn.Module):
 
     @property
     def body(self) -> nn.Module:
-        """The model without its head; gives the states after the final norm."""
+        """The model without its head; returns the states after the final norm."""
         return self.lm.base_model
 
     @property
@@ -124,17 +126,18 @@ class Backbone(nn.Module):
 
     @property
     def context(self) -> int | None:
-        """The most positions the model takes, or None where its config does not say."""
+        """The most positions the model takes; None if its config does not say."""
         return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def window(self) -> int | None:
-        """Up to how many columns a batch may be padded: a sliding window, or where angles change; None = any number."""
+        """The number of columns up to which a batch may be padded (a sliding window, or a switch of rotary angles); None =
+        any."""
         return columns_limit(self.lm)
 
     @property
     def device(self) -> torch.device:
-        """Where the input embedding lives."""
+        """The device of the input embedding."""
         return self.lm.get_input_embeddings().weight.device
 
     @property
@@ -145,9 +148,9 @@ class Backbone(nn.Module):
         return tuple(dict.fromkeys(ids))
 
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
-        """Token ids of a text; `special` adds what the tokenizer puts around a prompt (bos).
+        """Token ids of a text; `special` adds the tokenizer's own tokens around a prompt (bos).
 
-        Remembered: curricula lay the same problems out again in every epoch, and a tokenizer call costs 50 us.
+        Cached: curricula encode the same problems in every epoch, and a tokenizer call takes 50 us.
 
         Raises:
             DataError: the text has no UTF-8 form.
@@ -164,7 +167,7 @@ class Backbone(nn.Module):
         return ids
 
     def _remember(self, key: tuple[str, bool], ids: tuple[int, ...]) -> None:
-        """Keep an encoding; all are thrown away where they would take more than `remembered`."""
+        """Cache an encoding; the cache is emptied when it would exceed `remembered` bytes."""
         most = self.remembered if self.encodings is None else min(self.remembered, 1 << 24)
         size = 200 + len(key[0]) + 8 * len(ids)  # about what Python takes for them
         if size > most // 64:  # one long text is not worth many short ones
@@ -180,13 +183,13 @@ class Backbone(nn.Module):
         return self.character_bounds(text)[:, 1].tolist()
 
     def character_bounds(self, text: str) -> np.ndarray:
-        """For each token of `encode(text)`, the characters it stands for: int32 [tokens, 2], start and end. Remembered."""
+        """For each token of `encode(text)`, the characters it stands for: int32 [tokens, 2], start and end. Cached."""
         if text not in self._bounds:
             if len(self._bounds) > 2_000_000:
                 self._bounds.clear()
             if self.tokenizer.is_fast:
                 found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            else:  # a slow tokenizer knows no offsets; what the tokens so far spell has their length
+            else:  # a slow tokenizer gives no offsets: take the length of the text decoded so far
                 ids = self.encode(text)
                 ends = [len(self.tokenizer.decode(list(ids[: i + 1]))) for i in range(len(ids))]
                 found = list(zip([0, *ends], ends, strict=False))
@@ -194,7 +197,7 @@ class Backbone(nn.Module):
         return self._bounds[text]
 
     def forget_encoded(self) -> None:
-        """Drop remembered encodings: the tokenizer has changed."""
+        """Empty the cache of encodings, because the tokenizer has changed."""
         self.encodings = None
         self._encoded.clear()
         self._encoded_size = 0
@@ -222,22 +225,22 @@ class Backbone(nn.Module):
         cache: DynamicCache | None = None,
         real: np.ndarray | None = None,
     ) -> Tensor:
-        """One forward pass of the body; the only place where the model runs.
+        """One forward pass of the body.
 
         Args:
-            embeds_BTD: what is fed: token embeddings or latents.
+            embeds_BTD: token embeddings or latents.
             positions_BT: position of each column inside its own row.
-            mask: [B, S], 1 where a column so far, this pass included, is real; or bool [B, 1, T, S], which columns each
-                column of this pass sees; None = all of them, causally.
+            mask: [B, S], 1 for real columns so far, including this pass; or bool [B, 1, T, S], which columns each column of
+                this pass attends to; None = all, causally.
             cache: keys and values so far; extended in place.
-            real: host array [B, T], which columns of this pass are real: padding need not be forwarded then, and its
-                states are unspecified.
+            real: host array [B, T], which columns of this pass are real; padding may then be skipped, and its states are
+                unspecified.
 
         Returns:
             hidden_BTD: states after the final norm.
 
         Raises:
-            ConfigError: a mask of the second kind, and an attention implementation that cannot take it.
+            ConfigError: a mask of the second kind for an attention implementation that cannot take it.
         """
         return self._body(embeds_BTD, positions_BT, mask, cache, real).last_hidden_state
 
@@ -250,11 +253,12 @@ class Backbone(nn.Module):
         cache: DynamicCache | None = None,
         real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]:
-        """`step`, with the states of every layer: embeddings, each layer's output, the last one after the final norm."""
+        """Like `step`, but returns the states of every layer: embeddings, each layer's output, the last one after the final
+        norm."""
         return self._body(embeds_BTD, positions_BT, mask, cache, real, output_hidden_states=True).hidden_states
 
     def below(self, layer: int, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What enters a layer: the states [B, T, D] behind those below it, which are all that runs."""
+        """The input [B, T, D] of a layer; only the layers below it run."""
         found: list[Tensor] = []
 
         def stop(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -270,10 +274,10 @@ class Backbone(nn.Module):
         return found[0]
 
     def attention(self, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor | None:
-        """What each position attends to: [L, B, H, T, T], rows of which sum to 1; layers without attention are left out.
+        """Attention weights [L, B, H, T, T], whose rows sum to 1; layers without attention are left out.
 
-        For analysis: one pass without a cache, by the eager implementation, since no other makes the weights. The model's
-        own implementation is put back. None where a family hands out no weights.
+        For analysis: one pass without a cache by the eager implementation, the only one that returns weights; the model's
+        own implementation is restored. None if the family returns no weights.
         """
         kind = self.lm.config._attn_implementation
         try:
@@ -306,7 +310,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def _check(self) -> None:
-        """Body + head must be the whole model; a family for which they are not is refused."""
+        """Check that body + head are the whole model, and refuse it otherwise."""
         training = self.lm.training
         self.lm.eval()
         try:
@@ -333,21 +337,21 @@ class Backbone(nn.Module):
         ways_of(self.lm)
 
     def train(self, mode: bool = True) -> Backbone:
-        """See `nn.Module`. What was kept of it is looked at again: anybody may have changed its weights meanwhile."""
+        """See `nn.Module`. Caches are checked again, since the weights may have been changed meanwhile."""
         super().train(mode)
         if self.prefixes is not None:
             self.prefixes.look_again()
         return self
 
     def freeze(self) -> None:
-        """No weight of the base model trains."""
+        """Freeze all weights of the base model."""
         self.lm.requires_grad_(False)
 
     def adapt(self, lora: LoraSettings, trained_tokens: tuple[int, ...] = ()) -> None:
-        """Freeze the base model and add LoRA; the rows of `trained_tokens` in the embedding train in full.
+        """Freeze the base model and add LoRA; the embedding rows of `trained_tokens` are trained too.
 
         Raises:
-            ConfigError: settings that peft refuses, or a table that is embedding and head at once.
+            ConfigError: settings that peft refuses, or LoRA on an embedding that is tied to the head.
         """
         from peft import LoraConfig, get_peft_model
 
@@ -374,7 +378,7 @@ class Backbone(nn.Module):
         self._settings = {"lora": asdict(lora), "tokens": list(trained_tokens)}
 
     def train_rows(self, tokens: tuple[int, ...]) -> None:
-        """Freeze the base model, all but the rows of some tokens in the embedding (and in a head tied to it)."""
+        """Freeze the base model except for the rows of some tokens in the embedding (and in a head tied to it)."""
         from peft import TrainableTokensConfig, get_peft_model
 
         part_from_copies(self.lm, tokens)
@@ -384,15 +388,15 @@ class Backbone(nn.Module):
 
     @property
     def adapted(self) -> bool:
-        """It trains by LoRA, or by rows."""
+        """Whether it trains by LoRA or only some rows."""
         return self._peft is not None
 
     def plain(self) -> PreTrainedModel:
-        """The causal LM with any LoRA merged into a copy (`adapters.merged`); the model itself where there is none."""
+        """The causal LM with any LoRA merged into a copy (`adapters.merged`); the model itself if it has none."""
         return self.lm if self._peft is None else merged(self._peft)
 
     def fold(self) -> None:
-        """Merge any LoRA into the model for good; one coarser than fp32 becomes fp32."""
+        """Merge any LoRA into the model permanently; a model coarser than fp32 becomes fp32."""
         if self._peft is not None:
             self.lm = self.plain().to(self.device)  # pyright: ignore[reportArgumentType]
             self.prefixes = None  # they were of the other one
@@ -411,12 +415,12 @@ class Backbone(nn.Module):
 
 
 class _Enough(Exception):
-    """Ends a pass whose result is known."""
+    """Raised to end a pass early once its result is known."""
 
 
 @contextlib.contextmanager
 def _no_bars() -> Iterator[None]:
-    """transformers draws a progress bar even for a file of one megabyte; our own progress is shown elsewhere."""
+    """Turn off transformers' progress bars, which it draws even for small files."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

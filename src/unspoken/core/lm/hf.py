@@ -1,4 +1,4 @@
-"""What is asked of a transformers model besides running it: its layers, its masks, its window, its activation.
+"""What we need to know of a transformers model: its layers, token parameters, rotary switch, attention implementation.
 
 Shapes: B rows, T positions of this pass, S positions forwarded so far, D width.
 """
@@ -19,7 +19,7 @@ def layer_list(lm: Any) -> nn.ModuleList:
     """The layers of a model, in order.
 
     Raises:
-        BackboneError: they are not one list.
+        BackboneError: the layers are not in one list.
     """
     depth = lm.config.get_text_config().num_hidden_layers
     lists = (m for m in lm.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
@@ -30,10 +30,10 @@ def layer_list(lm: Any) -> nn.ModuleList:
 
 @torch.no_grad()
 def part_from_copies(lm: Any, tokens: Iterable[int]) -> None:
-    """Let tokens whose row in a head of its own is a copy of another token's start from the mean of all rows instead.
+    """Set the head rows of tokens that are copies of another token's row to the mean of all rows (untied heads only).
 
-    Where the head does not train, the copies would share the other token's probability for good. The logit of a mean row is
-    the mean logit, so by Jensen's inequality its probability is at most 1 / V, whatever the state.
+    If the head does not train, a copy would keep sharing the other token's probability. The logit of the mean row is the
+    mean logit, so by Jensen's inequality its probability is at most 1 / V, whatever the state.
     """
     head, tokens = lm.get_output_embeddings(), list(tokens)
     weight, bias = head.weight, getattr(head, "bias", None)
@@ -49,9 +49,9 @@ def part_from_copies(lm: Any, tokens: Iterable[int]) -> None:
 
 
 def token_parameters(model: nn.Module) -> set[int]:
-    """`id`s of the parameters that hold a vector per token (or position): tables, and what peft trains of one.
+    """`id`s of parameters with a vector per token or position: embedding tables, and what peft trains of them.
 
-    A batch does not contain most tokens, so their vectors must not be changed by what befalls all, as weight decay does.
+    Most tokens are not in a given batch, so weight decay must not change their vectors.
     """
     found = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for module in model.modules():
@@ -62,7 +62,7 @@ def token_parameters(model: nn.Module) -> set[int]:
 
 
 def rope_switch(lm: Any) -> int | None:
-    """The number of positions from which on a model turns by other angles, however few it has read before; None = never."""
+    """The length from which a model uses other rotary angles, also for earlier positions; None = never."""
     config = lm.config.get_text_config()
     found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [found, *(kind for kind in found.values() if isinstance(kind, dict))]  # some have one per kind of layer
@@ -76,13 +76,13 @@ def rope_switch(lm: Any) -> int | None:
 
 
 def with_attention(make: Callable[..., Any], kind: str) -> Any:
-    """A model by a kind of attention; by "eager" where its family has no "sdpa", which is the default and said once.
+    """Build a model with an attention implementation; "eager", with one warning, if its family lacks the default, "sdpa".
 
     Args:
         make: builds it, given `attn_implementation`.
 
     Raises:
-        ConfigError: the family, or this machine, has no attention of another kind that was asked for.
+        ConfigError: the family, or this machine, lacks the requested implementation.
     """
     try:
         return make(attn_implementation=kind)

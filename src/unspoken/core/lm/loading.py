@@ -1,4 +1,4 @@
-"""From a folder, a hub id, a built-in model or an architecture to a Backbone."""
+"""Load a Backbone from a folder, a hub id, a built-in model, or an architecture with random weights."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from unspoken.errors import BackboneError, ConfigError, RunError
 
 
 def resolve(path: str) -> str:
-    """A backbone path as transformers takes it: run directories and built-in models become their model folder.
+    """The path that transformers loads: run directories and built-in models become their model folder.
 
     Raises:
-        BackboneError: a run that has no model yet, or one whose files were changed since they were saved.
+        BackboneError: a run without a model yet, or with files that were changed since they were saved.
     """
     folder = builtin(path) if path.startswith(BUILTIN) else Path(path).expanduser()
     if os.path.isfile(folder / "run.json"):
@@ -48,16 +48,17 @@ def resolve(path: str) -> str:
 
 
 def load_backbone(config: BackboneConfig, *, fits: bool = True) -> Backbone:
-    """Build the causal LM and tokenizer of a config. Random weights come from torch's current seed.
+    """Build the causal LM and tokenizer of a config. Random weights use torch's current seed.
 
-    A PEFT adapter is merged into its base model. No code that a model brings along is run.
+    A PEFT adapter is merged into its base model. Code that comes with a model is never run.
 
     Args:
         config: which model.
-        fits: every token must have a row in the embedding; a step decoder's tokenizer has the base model's markers, too.
+        fits: check that every token has a row in the embedding. Not for a step decoder, whose tokenizer has the base's
+            markers too.
 
     Raises:
-        BackboneError: nothing usable at the path.
+        BackboneError: there is no usable model at the path.
     """
     where = resolve(config.path) if config.path is not None else None
     name = str(config.path or config.arch)
@@ -78,24 +79,24 @@ def load_backbone(config: BackboneConfig, *, fits: bool = True) -> Backbone:
 
 
 def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: Any) -> Any:
-    """Pretrained weights, or random ones of a shape."""
+    """Pretrained weights, or random ones for an architecture."""
     dtype = getattr(torch, config.dtype)
     if where is not None:
         return load_lm(where, dtype, config.attention, resolve)
     assert config.arch is not None
     rest = {k: v for k, v in config.arch.items() if k != "model_type"}
-    # A family's default eos is a number of its own vocabulary; here it would be some ordinary token.
+    # A family's default eos id belongs to its own vocabulary; here it would be some ordinary token.
     mine = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
     arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{**mine, **rest})
-    # Without it transformers would ask at the terminal whether a model's own code may run.
+    # Otherwise transformers asks at the terminal whether a model's own code may run.
     make = partial(AutoModelForCausalLM.from_config, arch, dtype=dtype, trust_remote_code=False)
     return with_attention(make, config.attention)
 
 
 def restore(backbone: Backbone, folder: Path) -> None:
-    """Take the adapter that lies in a folder off the merged model that was loaded from there, and put it on as it was.
+    """Subtract the adapter in a folder from the merged model that was loaded from there, and attach it as an adapter again.
 
-    Nothing happens where there is no adapter.
+    Does nothing if there is no adapter.
 
     Raises:
         RunError: the adapter is broken, or of another model.
@@ -111,7 +112,7 @@ def restore(backbone: Backbone, folder: Path) -> None:
         found, tokens = load_file(str(file)), tuple(about["tokens"])
         if about["lora"] is not None:
             backbone.adapt(LoraSettings(**about["lora"]), tokens)
-        elif not backbone.adapted:  # a method may have seen to its rows itself
+        elif not backbone.adapted:  # a method may have set up its rows itself
             backbone.train_rows(tokens)
         added = adapter_parameters(backbone.lm)
         if {name: p.shape for name, p in added.items()} != {name: t.shape for name, t in found.items()}:

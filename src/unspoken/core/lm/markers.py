@@ -19,7 +19,7 @@ BOT, EOT, LATENT = "<|start-latent|>", "<|end-latent|>", "<|latent|>"
 
 @dataclass(frozen=True, kw_only=True)
 class Markers:
-    """Token ids: begin of thoughts, end of thoughts, and the placeholder that stands in a latent's slot."""
+    """Token ids: begin of thoughts, end of thoughts, and the placeholder in a latent's slot."""
 
     bot: int
     eot: int
@@ -37,13 +37,13 @@ class Markers:
 
 
 def add_tokens(backbone: Backbone, names: tuple[str, ...], like: str) -> tuple[int, ...]:
-    """Add tokens to tokenizer and model; a name that is there already is left as it is.
+    """Add tokens to tokenizer and model; existing ones are left as they are.
 
     Args:
-        backbone: grown in place where its embedding has too few rows (never shrunk: some families keep spare rows).
-        names: the tokens' texts. They are plain, not "special", tokens, as in the released code.
-        like: new rows of embedding and head start as the mean of the rows of this text's tokens. Where a head of its own
-            will not train, `Backbone.adapt` lets its new rows start elsewhere.
+        backbone: its embedding is enlarged in place if needed, and never shrunk (some families have spare rows).
+        names: the tokens' texts. They become ordinary, not "special", tokens, as in the released code.
+        like: new rows of embedding and head start as the mean of the rows of this text's tokens. `Backbone.adapt` changes
+            those of an untied head that will not train.
 
     Returns:
         The ids, in the order of `names`.
@@ -75,7 +75,7 @@ def add_tokens(backbone: Backbone, names: tuple[str, ...], like: str) -> tuple[i
 
 
 def add_markers(backbone: Backbone, like: str = "<<") -> Markers:
-    """The three markers of latent methods, added if they are not there.
+    """The three markers of latent methods, added if missing.
 
     Args:
         like: text whose rows the markers start from; the released code takes "<<".
@@ -85,10 +85,10 @@ def add_markers(backbone: Backbone, like: str = "<<") -> Markers:
 
 
 def refuse_markers(ids: tuple[int, ...], markers: Markers, name: str) -> tuple[int, ...]:
-    """`ids` themselves, if no marker stands in them.
+    """Returns `ids` if they contain no marker.
 
     Raises:
-        DataError: a question or step spells a marker; a reader's text must not open or close the model's thoughts.
+        DataError: a question or step contains a marker, which could open or close the model's thoughts.
     """
     return refuse_tokens(ids, {markers.bot: BOT, markers.eot: EOT, markers.latent: LATENT}, name)
 

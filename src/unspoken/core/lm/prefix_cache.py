@@ -1,9 +1,9 @@
-"""Keys and values of prompts that a frozen model reads again and again, kept from step to step.
+"""Keys and values of prompts that a frozen model reads repeatedly, cached over training steps.
 
-In front of the first slot of a prompted thought nothing trains, where the model is frozen: instruction and question give
-the same keys and values at every step. They are kept in host memory, the longest unused making room for others; what all
-prompts begin with (the instruction) is kept beside them, so that a question that has no place there is not read from the
-first token on.
+In a frozen model nothing before the first slot of a precomputed thought trains: instruction and question give the same keys
+and values at every step. They are kept in host memory, and the least recently used make room for others. The common prefix
+of all prompts (the instruction) is kept separately, so that a question that is not cached need not be read from its first
+token.
 
 Shapes: B rows, T positions of the longest row, W columns, L layers, H heads, E width of a head; n rows that are read now.
 """
@@ -24,15 +24,15 @@ from unspoken.core.precision import circumstances
 from unspoken.core.rows.protocol import CausalLM
 
 PrefixKey = tuple[bytes, str]
-"""Token ids, and the circumstances they were read in (`core/precision.py`)."""
+"""Token ids, and the precision they were read in (`core/precision.py`)."""
 
 
 class PrefixCache:
     """Keys and values by token ids.
 
     Args:
-        lm: the model whose they are; when its weights change, all are forgotten.
-        gigabytes: how much host memory they may take.
+        lm: the model; when its weights change, the cache is emptied.
+        gigabytes: limit of host memory.
     """
 
     def __init__(self, lm: Any, gigabytes: float) -> None:
@@ -52,11 +52,11 @@ class PrefixCache:
 
     @torch.no_grad()
     def read(self, body: CausalLM, ids_BT: Tensor, lengths_B: np.ndarray) -> tuple[DynamicCache, int] | None:
-        """A cache as if the first `lengths_B` tokens of every row had just been read, padded on the right.
+        """A model cache as if the first `lengths_B` tokens of every row had just been read, padded on the right.
 
         Returns:
-            The cache, and the number of positions that had to be forwarded. None where this cannot be done: a layer keeps
-            only a window, or something else than keys and values.
+            The cache, and the number of positions that had to be forwarded. None if a layer keeps only a window, or
+            something other than keys and values.
         """
         if not self._fits or body.window is not None or ways_of(body.lm) != Ways():
             return None
@@ -80,7 +80,7 @@ class PrefixCache:
         return _assembled(body, [found[key] for key in keys]), forwarded
 
     def _forward(self, body: CausalLM, rows: list[np.ndarray], way: str) -> tuple[list[Tensor] | None, int]:
-        """Read rows behind what all prompts begin with; keys and values of each, and the positions this took."""
+        """Read rows after the common prefix; returns keys and values of each, and the number of positions forwarded."""
         alike, known = rows, None
         if self._head is not None and self._head[0][1] == way:
             head = np.frombuffer(self._head[0][0], dtype=rows[0].dtype)
@@ -111,7 +111,7 @@ class PrefixCache:
         return [kv.cpu() for kv in made], int(own_nW.sum())
 
     def _keep(self, key: PrefixKey, kv: Tensor) -> None:
-        """As the one used last; what was used least recently goes."""
+        """Add an entry as most recently used; drop the least recently used ones."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return
@@ -124,7 +124,7 @@ class PrefixCache:
 
 
 def _common(rows: list[np.ndarray]) -> int:
-    """How many leading ids all rows have in common."""
+    """Length of the rows' common prefix."""
     length = min(len(row) for row in rows)
     same = np.ones(length, dtype=bool)
     for row in rows[1:]:
@@ -133,7 +133,7 @@ def _common(rows: list[np.ndarray]) -> int:
 
 
 def _assembled(body: CausalLM, parts: list[Tensor]) -> DynamicCache:
-    """Keys and values [2L, H, T, E] of single rows as the cache of a batch, zero where a row has ended."""
+    """The cache of a batch from keys and values [2L, H, T, E] of single rows; zero after a row's end."""
     two, H, _, E = parts[0].shape
     width = max(part.shape[2] for part in parts)
     whole = parts[0].new_zeros(two, len(parts), H, width, E)

@@ -1,7 +1,7 @@
-"""Models and tokenizers from folders and hub ids; what transformers would make up or fail at obscurely is told first.
+"""Models and tokenizers from folders and hub ids, with clear errors where transformers would guess or fail obscurely.
 
-No code that a model brings along ever runs here: `trust_remote_code` is False in every call. Left unset, transformers asks
-at the terminal, and a "y" in a pipe is an answer.
+Code that comes with a model never runs: `trust_remote_code` is False in every call. If unset, transformers asks at the
+terminal, and a "y" in a pipe would count as the answer.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _VOCABULARY = re.compile(
     r"tokenizer-.*\.json",
     re.IGNORECASE,
 )
-"""Files of which a tokenizer can be made; without any, transformers makes one up from the model's kind."""
+"""Files that a tokenizer can be made of; without any, transformers makes one up for the model type."""
 
 GIVE = "give a Hugging Face folder, a hub id that this machine can reach, a run directory, or 'builtin:tiny'"
 
 _ADAPTER = "adapter_config.json"
 _DEEP = 4
-"""Adapters of adapters that are followed."""
+"""How many adapters on adapters are followed."""
 
 _HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def check_place(path: str) -> None:
-    """See that a path can hold a model for transformers; a hub id is left to it.
+    """Check that a path can hold a model for transformers; hub ids are not checked.
 
     Args:
         path: a folder, or a hub id.
 
     Raises:
-        BackboneError: it looks like a path, and nothing is there, or not a model's folder; says what is there.
+        BackboneError: it looks like a path, but there is nothing, or no model folder; says what is there.
     """
     folder = Path(path)
     try:
@@ -69,7 +69,7 @@ def check_place(path: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, in one line; a model that needs code of its own is told as such."""
+    """A library's error message in one line; says so if a model needs code of its own."""
     text = str(error).strip() or type(error).__name__
     if "trust_remote_code" in text:
         return "it needs code that it brings along, and unspoken runs none but its own and transformers'"
@@ -81,7 +81,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _check_names(path: str, folder: Path, names: set[str]) -> None:
-    """See that the files of a folder are a model's."""
+    """Check that the files of a folder are a model's."""
     weights = {name for name in names if name.endswith((".safetensors", ".bin")) and not name.startswith("adapter_model")}
     gguf = sorted(name for name in names if name.lower().endswith(".gguf"))
     if not names:
@@ -119,7 +119,7 @@ def _check_names(path: str, folder: Path, names: set[str]) -> None:
 
 
 def _nearest(folder: Path) -> str:
-    """The first part of a path that does not exist, where it is not the last."""
+    """The first part of a path that does not exist, if it is not the last."""
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
     return f" (nor is there {missing[-1]})" if len(missing) > 1 else ""
 
@@ -140,11 +140,11 @@ def load_tokenizer(source: str, model: str) -> Any:
     """The tokenizer of a folder or hub id, if there is one.
 
     Args:
-        source: where it lies.
-        model: how the model is called in messages.
+        source: where it is.
+        model: the model's name in messages.
 
     Raises:
-        BackboneError: there is none, and transformers would make one up.
+        BackboneError: there is none (transformers would make one up).
     """
     folder = Path(source)
     if folder.is_dir() and not any(_VOCABULARY.fullmatch(file.name) for file in folder.iterdir()):
@@ -170,10 +170,10 @@ def _no_tokenizer(source: str, model: str) -> BackboneError:
 
 
 def check_tokenizer(tokenizer: Any, lm: Any, source: str) -> None:
-    """See that every token has a row in the embedding.
+    """Check that every token has a row in the embedding.
 
     Raises:
-        BackboneError: some have none: the tokenizer is another model's.
+        BackboneError: some have none, so the tokenizer is another model's.
     """
     rows, highest = lm.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
@@ -184,7 +184,7 @@ def check_tokenizer(tokenizer: Any, lm: Any, source: str) -> None:
 
 
 def tokenizer_place(path: str, find: Callable[[str], str]) -> str:
-    """Where the tokenizer of a model lies: beside it, or, where an adapter has none of its own, beside its base model."""
+    """The folder of a model's tokenizer: its own, or that of the base model if an adapter has none."""
     for _ in range(_DEEP):
         base = adapter_base(path)
         if base is None or has_tokenizer(path):
@@ -203,11 +203,11 @@ def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str],
         path: a folder or hub id.
         dtype: of the weights.
         attention: which implementation.
-        find: makes a folder or hub id of what an adapter calls its base model.
-        deep: adapters that this one is the base of.
+        find: resolves an adapter's base model to a folder or hub id.
+        deep: how many adapters are stacked on this one.
 
     Raises:
-        BackboneError: weights are missing, or no numbers; or an adapter's base model cannot be loaded.
+        BackboneError: weights are missing or not finite, or an adapter's base model cannot be loaded.
     """
     if deep:
         check_place(path)
@@ -239,13 +239,13 @@ def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str],
 
 
 def check_finite(module: nn.Module, where: str) -> None:
-    """See that every weight is a number.
+    """Check that every weight is finite.
 
     Raises:
-        BackboneError: one is not; names the tensor.
+        BackboneError: names the tensor with nan or inf.
     """
     for name, tensor in module.named_parameters():
-        # A sum is read once and needs no second tensor; where it overflows, every value is looked at.
+        # A sum reads once and needs no second tensor; only if it overflows, every value is checked.
         if tensor.is_floating_point() and not tensor.detach().sum(dtype=torch.float32).isfinite():
             bad = int((~tensor.detach().isfinite()).sum())
             if bad:
@@ -261,7 +261,7 @@ def check_finite(module: nn.Module, where: str) -> None:
 def adapter_base(path: str) -> str | None:
     """The base model that a PEFT adapter in a folder names, as a path or hub id; None where there is no adapter.
 
-    A relative path is looked for from here and from the adapter's folder.
+    A relative path is tried from the current folder and from the adapter's.
 
     Raises:
         BackboneError: the adapter names none.
@@ -280,7 +280,7 @@ def adapter_base(path: str) -> str | None:
 
 
 def has_tokenizer(path: str) -> bool:
-    """A folder holds files of which a tokenizer can be made."""
+    """Whether a folder holds the files of a tokenizer."""
     return any(_VOCABULARY.fullmatch(file.name) for file in Path(path).iterdir())
 
 
@@ -290,10 +290,10 @@ def merged(lm: Any, path: str, base: str) -> Any:
     Args:
         lm: the base model, in float32.
         path: the adapter's folder.
-        base: what it is called.
+        base: the base model's name in messages.
 
     Raises:
-        BackboneError: the adapter is of a kind that cannot be merged, or of another model.
+        BackboneError: the adapter cannot be merged, or belongs to another model.
     """
     from peft import PeftModel
 
@@ -321,7 +321,7 @@ def merged(lm: Any, path: str, base: str) -> Any:
 
 
 def _left_over(path: Path, adapted: Any) -> list[str]:
-    """Weights of an adapter in a folder that went nowhere: the model is smaller than the one it was made for."""
+    """Weights of an adapter that were not used, because the model is smaller than the one it was made for."""
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
     taken = get_peft_model_state_dict(adapted, save_embedding_layers=False)
@@ -329,7 +329,7 @@ def _left_over(path: Path, adapted: Any) -> list[str]:
 
 
 def _rows(path: Path, lm: Any) -> int | None:
-    """Rows of the embedding that an adapter brings along, where they are not as many as the model's."""
+    """Number of embedding rows in an adapter, if it differs from the model's."""
     from peft.utils import load_peft_weights
 
     mine = lm.get_input_embeddings().weight

@@ -1,9 +1,10 @@
-"""How a model's rows may share a pass: found out by numbers when it is built, so that no family is wrong without a word.
+"""How the rows of a model can share a pass. Found out by comparing numbers when it is built, so that no family is silently
+wrong.
 
-A row in a batch must give what the row alone gives. Most families do when rows are padded inside a pass; some must not be
-fed padding (`core/fast/unpadded.py`), and some change with the length of what is read. The families of `PLAIN` are
-known to take padding, and a test holds that. Any other model is tried itself: two rows of unlike length, in passes of
-several columns, against each row alone in one pass, forwards and backwards. One that is right in no way is refused.
+A row in a batch must give the same states as the row alone. Most families do if rows are padded inside a pass; some must
+not be fed padding (`core/fast/unpadded.py`), and some depend on the length read. The families in `PLAIN` are known to take
+padding, which a test checks. Any other model is tried: two rows of different length in passes of several columns, against
+each row alone in one pass, forward and backward. A model that is never right is refused.
 
 Shapes: B rows, W columns of a pass, T positions of a row, D width.
 """
@@ -47,9 +48,9 @@ class Ways:
     """How a model is fed: "padded", or a key of `UNPADDED`.
 
     Attributes:
-        answering, training: without and with gradients.
-        limit: up to how many columns that is right; None = any number.
-        beyond: how it is fed where there are more.
+        answering, training: the way without and with gradients.
+        limit: the number of columns up to which that is right; None = any.
+        beyond: the way for more columns.
     """
 
     answering: str = "padded"
@@ -59,10 +60,10 @@ class Ways:
 
 
 def ways_of(lm: Any) -> Ways:
-    """How a model is fed; found out once for each kind of device and attention, and noted on the model.
+    """How a model is fed; found out once per device type and attention implementation, and cached on the model.
 
     Raises:
-        BackboneError: a row in a batch never gives what it gives alone.
+        BackboneError: in no way does a row in a batch give what it gives alone.
     """
     known: dict[str, Ways] = lm.__dict__.setdefault("_ways", {})
     kind = f"{lm.get_input_embeddings().weight.device.type} {lm.config._attn_implementation}"
@@ -73,12 +74,12 @@ def ways_of(lm: Any) -> Ways:
 
 
 def new_cache(lm: Any, columns: int = 0, branched: bool = False, *, checkpointing: bool = False) -> Any:
-    """What a batch has read so far: nothing yet.
+    """An empty cache for a batch.
 
     Args:
-        columns: how many columns its passes may have altogether.
+        columns: the most columns of all its passes together.
         branched: some of its rows have a branch.
-        checkpointing: keep passes apart, so that layers may be run again; a model that is not padded keeps all activations.
+        checkpointing: store passes separately, so that layers can be recomputed; ignored for a model that is not padded.
     """
     ways, grad = ways_of(lm), torch.is_grad_enabled()
     way = ways.training if grad else ways.answering
@@ -113,7 +114,7 @@ def _find(lm: Any) -> Ways:
 
 
 def _tried(lm: Any, limit: int | None, switch: int | None) -> Ways:
-    """Try ways, the fastest first; one that is right forwards only may still answer."""
+    """Try ways, the fastest first; one that is right only in the forward pass can still be used for answering."""
     try:
         want = alone(lm)
     except Exception as error:  # families raise whatever their code comes across
@@ -126,7 +127,7 @@ def _tried(lm: Any, limit: int | None, switch: int | None) -> Ways:
         states, gradients = gap(lm, way, want)
         gaps.append(f"{way}: {states or gradients}")
         answering = answering or ("" if states else way)
-        # With gradients, column by column costs more than reading all again.
+        # With gradients, feeding column by column costs more than reading everything again.
         if not states and not gradients and way != "stepwise":
             break
     else:
@@ -151,7 +152,7 @@ def alone(lm: Any) -> list[tuple[Tensor, Tensor]]:
 
 
 def gap(lm: Any, way: str, want: list[tuple[Tensor, Tensor]]) -> tuple[str, str]:
-    """What differs when trial rows share passes fed one way: in states, in gradients; "" where nothing does."""
+    """What differs ("states" or "gradients") when trial rows share passes fed one way; "" if nothing does."""
     embeds = _rows(lm)
     exact = embeds[0].dtype in (torch.float32, torch.float64)
     try:
@@ -163,7 +164,7 @@ def gap(lm: Any, way: str, want: list[tuple[Tensor, Tensor]]) -> tuple[str, str]
         return f"states differ by {worst:.1g}", ""
     try:
         gradients = _gradient(states, embeds)
-    except Exception as error:  # a state that was written over, or a kernel without a way back
+    except Exception as error:  # a state that was overwritten, or a kernel without a backward
         return "", _first_line(error)
     worst = max(_apart(mine, whole, exact) for mine, (_, whole) in zip(gradients, want, strict=True))
     return "", f"gradients differ by {worst:.1g}" if worst > (2e-3 if exact else 0.2) else ""
@@ -174,14 +175,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _apart(mine_TD: Tensor, whole_TD: Tensor, exact: bool) -> float:
-    """Relative distance of the columns: of the worst, or in half precision, where some round otherwise, of the median."""
+    """Relative distance of the worst column; of the median column in half precision, where some round differently."""
     far_T = (mine_TD - whole_TD).float().norm(dim=-1) / whole_TD.float().norm(dim=-1).clamp_min(1e-12)
     far_T = torch.where(far_T.isnan(), torch.inf, far_T)
     return float(far_T.amax() if exact else far_T.median())
 
 
 def _rows(lm: Any) -> list[Tensor]:
-    """Vectors [T, D] of two rows, none of which is any token's: some families look up what they are fed."""
+    """Vectors [T, D] of two rows, none equal to a token's embedding: some families look up their inputs."""
     table, ends = lm.get_input_embeddings(), np.cumsum([sum(widths) for widths in zip(*PASSES, strict=True)])
     with torch.no_grad():
         ids = torch.arange(1, int(ends[-1]) + 1, device=table.weight.device) % table.weight.shape[0]
@@ -216,7 +217,7 @@ def _passes(lm: Any, way: str, embeds: list[Tensor]) -> list[Tensor]:
 
 
 def _gradient(states: list[Tensor], embeds: list[Tensor]) -> list[Tensor]:
-    """The gradient of a sum that weighs each state otherwise, by the embeddings; parameters get none."""
+    """The gradient of a weighted sum of states with respect to the embeddings; parameters get none."""
     total = states[0].new_zeros(())
     for states_TD in states:
         weights_TD = torch.linspace(0, 40, states_TD.numel(), device=states_TD.device).cos().view_as(states_TD)
