@@ -1,4 +1,5 @@
-"""Every error that unspoken raises on purpose. A message says what is wrong, what was expected, what was got, what to try.
+"""All errors that unspoken raises on purpose. A message says what is wrong, what was expected, what was given, and what to
+try.
 
 The command line prints the message on one line and exits with `exit_code`; Python users catch `UnspokenError`.
 """
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 
 
 class UnspokenError(Exception):
-    """Base of the tree. The message is meant to be read by the person who made the call."""
+    """Base class. The message is written for the person who made the call."""
 
     exit_code = 2
 
@@ -24,7 +25,7 @@ class DataError(UnspokenError):
 
 
 class BackboneError(UnspokenError):
-    """A base model or tokenizer that unspoken cannot drive."""
+    """A base model or tokenizer that unspoken cannot use."""
 
 
 class RunError(UnspokenError):
@@ -40,7 +41,7 @@ class TrainingError(UnspokenError):
 
 
 class OverloadError(UnspokenError):
-    """Too many requests wait already; the same one may be taken a moment later."""
+    """Too many requests are waiting; try again a moment later."""
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Models that ship inside the package, by name. Reads no weights, so that commands can ask without loading torch."""
+"""Names and folders of the models in the package. Reads no weights, so that commands need not load torch."""
 
 from __future__ import annotations
 

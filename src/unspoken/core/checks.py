@@ -1,4 +1,4 @@
-"""Values from outside, checked before anything is done with them: numbers, texts, JSON."""
+"""Check values from users and files before they are used: numbers, texts, JSON."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from unspoken.errors import ConfigError, DataError
 
 DEEPEST = 64
-"""Levels of JSON. Nobody nests settings or requests deeper, and readers that recurse survive so many."""
+"""Limit on nesting of JSON: real settings and requests have fewer levels, and recursive readers survive this many."""
 
 MOST_LATENTS = 1 << 20
-"""The most latents where a model does not say how many positions it takes."""
+"""The most latents for a model that does not state a maximum number of positions."""
 
 _DIGITS = 400
-"""Of a whole number; a float holds at most 309 before its point."""
+"""Limit on the digits of a whole number; the largest float has 309."""
 
 
 def whole(value: Any, name: str, *, least: int = 0, most: int | None = None) -> int:
-    """A whole number in a range; true and false are none.
+    """Check that a value is a whole number in a range; booleans are refused.
 
     Raises:
         ConfigError: something else.
@@ -35,14 +35,14 @@ def whole(value: Any, name: str, *, least: int = 0, most: int | None = None) -> 
 
 
 def latents_asked(value: Any, context: int | None) -> int | None:
-    """A number of latents, checked before a row that holds so many is built; None stays None.
+    """Check a number of latents before a row of that size is built; None stays None.
 
     Args:
-        value: what was asked for.
-        context: the most positions of the model; None = it does not say.
+        value: the requested number.
+        context: the model's maximum number of positions; None = unknown.
 
     Raises:
-        ConfigError: no whole number, a negative one, or more than the model has positions.
+        ConfigError: not a whole number, negative, or more than the model has positions.
     """
     if value is None:
         return None
@@ -55,7 +55,7 @@ def latents_asked(value: Any, context: int | None) -> int | None:
 
 
 def spoken(value: Any, name: str) -> str:
-    """A text that is not empty and that a tokenizer can read, without white space around it.
+    """Check that a value is a non-empty, encodable text; returns it without surrounding white space.
 
     Raises:
         DataError: something else.
@@ -66,10 +66,10 @@ def spoken(value: Any, name: str) -> str:
 
 
 def readable(text: str, name: str) -> str:
-    """A text that has a UTF-8 form; half of a surrogate pair has none, and tokenizers fail on it.
+    """Check that a text can be encoded in UTF-8; tokenizers fail on half of a surrogate pair.
 
     Raises:
-        DataError: it has none.
+        DataError: it cannot.
     """
     try:
         text.encode("utf-8")
@@ -82,7 +82,7 @@ def readable(text: str, name: str) -> str:
 
 
 def shown(value: Any, most: int = 60) -> str:
-    """A value as a message quotes it: short, on one line, whatever it is."""
+    """A value for use in a message: short and on one line."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_DIGITS:
         return "a number of more than 400 digits"
     try:
@@ -102,18 +102,18 @@ def _utf8(text: str) -> bool:
 
 
 def number_of(text: str) -> int | None:
-    """The number that a text of at most nine of the digits 0 to 9 writes; None for any other text.
+    """The number in a text of one to nine ASCII digits; None for any other text.
 
-    `str.isdigit` takes superscripts and digits of other scripts too, of which `int` refuses some.
+    `str.isdigit` also accepts superscripts and digits of other scripts, some of which `int` refuses.
     """
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) else None
 
 
 def parse_json(text: str) -> Any:
-    """JSON from outside.
+    """Parse untrusted JSON.
 
     Raises:
-        ValueError: it is none, holds a number that is none or is endless, or is nested too deeply; says what.
+        ValueError: invalid JSON, a non-finite or overlong number, or nested too deeply; says which.
     """
     try:
         value = json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_constant)

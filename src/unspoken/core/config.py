@@ -1,7 +1,7 @@
 """Typed configuration: frozen dataclasses checked by pydantic, literal tables, and dotted overrides.
 
-A config class is a frozen, keyword-only dataclass that stands beside what it configures. A class that is chosen by
-name (a method, a task) carries `name: Literal["..."]` as its first field, so that a plain dict says which one it is.
+A config class is a frozen, keyword-only dataclass next to the class it configures. Configs of classes that are chosen by
+name (methods, tasks) have `name: Literal["..."]` as their first field, so that a plain dict identifies the class.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from unspoken.errors import ConfigError, UnspokenError, did_you_mean
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-"""Set as `__pydantic_config__` of every config class: a field that does not exist is an error, not a silence."""
+"""`__pydantic_config__` of every config class: an unknown field is an error."""
 
 NameTable = Mapping[str, str]
 """An extension point: name -> "module:Attribute", imported only when asked for."""
 
 
 PLUGINS = "unspoken.plugins"
-"""The group of entry points in which an installed package says what it adds: "method.hint" = "package.module:Hint"."""
+"""Entry point group in which installed packages register extensions: "method.hint" = "package.module:Hint"."""
 
 
 def plugins(kind: str) -> dict[str, str]:
-    """What installed packages add to an extension point: name -> "module:Attribute".
+    """Extensions that installed packages register for an extension point: name -> "module:Attribute".
 
     Args:
         kind: method, task, recipe, extractor or stop rule; entry points write "stop_rule".
@@ -46,10 +46,10 @@ def plugins(kind: str) -> dict[str, str]:
 
 
 def lookup(table: NameTable, name: str, kind: str) -> Any:
-    """The object of a name, imported now: one that `table` or an installed package names, or "module:Attribute" itself.
+    """Import the object of a name from `table` or an installed package, or given as "module:Attribute".
 
     Raises:
-        ConfigError: no such name (the message suggests the nearest ones), or what it stands for cannot be imported.
+        ConfigError: no such name (the message suggests the nearest ones), or the object cannot be imported.
     """
     if name in table:
         where = table[name]
@@ -70,7 +70,7 @@ def _imported(where: str, what: str) -> Any:
     """The attribute of a module.
 
     Raises:
-        ConfigError: there is no such module or attribute, or the module fails.
+        ConfigError: there is no such module or attribute, or importing the module fails.
     """
     module, _, attribute = where.partition(":")
     try:
@@ -83,7 +83,7 @@ def _imported(where: str, what: str) -> Any:
         ) from None
     except UnspokenError:
         raise
-    except Exception as error:  # whatever somebody's module does
+    except Exception as error:  # a plugin's module may raise anything
         raise ConfigError(f"{what} cannot be loaded: module {module!r} fails: {type(error).__name__}: {error}") from error
     if not hasattr(found, attribute):
         public = [name for name in vars(found) if not name.startswith("_")]
@@ -92,7 +92,7 @@ def _imported(where: str, what: str) -> Any:
 
 
 def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> str:
-    """One pydantic error as one line: field, what was expected, what was got."""
+    """One pydantic error in one line: field, expected, got."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden" or error["type"] == "unexpected_keyword_argument":
         return f"unknown field {where!r} of {cls_name}; {did_you_mean(where.split('.')[-1], names)}"
@@ -107,7 +107,7 @@ def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> 
 
 
 def _refuse_bools(cls: Any, data: Mapping[str, Any], where: str) -> None:
-    """Left alone, pydantic takes `true` for the number 1."""
+    """Refuse booleans for numbers; pydantic would take `true` as 1."""
     for name, hint in get_type_hints(cls).items():
         value = data.get(name)
         kinds = get_args(hint) or (hint,)
@@ -130,10 +130,10 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
     Args:
         cls: a frozen dataclass.
         data: a mapping of its fields, nested as the class is.
-        where: a prefix for messages, e.g. the file the data came from.
+        where: a prefix for messages, such as the file the data came from.
 
     Raises:
-        ConfigError: an unknown field, a missing one, or a value of the wrong type; every fault is named in one line.
+        ConfigError: unknown or missing fields, or values of the wrong type; lists all of them in one line.
     """
     if isinstance(data, cls):
         return data
@@ -153,10 +153,10 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
 def named(table: NameTable, kind: str, data: Any) -> Any:
     """Build the config of a class chosen by name: `{"name": "coconut", ...}` -> `CoconutConfig(...)`.
 
-    Each entry of the table names a class that has the attribute `Config`. So does "module:Class" of anybody's.
+    Each entry of the table, or a "module:Class", names a class with the attribute `Config`.
 
     Raises:
-        ConfigError: the name is missing or unknown, is no such class, or a field is wrong.
+        ConfigError: the name is missing or unknown, the class has no `Config`, or a field is wrong.
     """
     if dataclasses.is_dataclass(data) and not isinstance(data, type):
         return data
@@ -171,7 +171,7 @@ def named(table: NameTable, kind: str, data: Any) -> Any:
 
 
 def method_layers(data: Any) -> Iterator[Any]:
-    """A method's settings as plain values, then those of the method that it wraps (their field `inner`), and so on."""
+    """A method's settings as plain values, then those of the method it wraps (the field `inner`), and so on."""
     while data is not None:
         yield data
         data = data.get("inner") if isinstance(data, Mapping) else None
@@ -217,7 +217,7 @@ def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
 
 
 def _value(assignment: str, text: str) -> Any:
-    """What an override sets: JSON where it parses as JSON, else the text."""
+    """The value of an override: parsed as JSON if possible, else the text."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
@@ -230,7 +230,7 @@ def _value(assignment: str, text: str) -> Any:
 
 
 DEEPEST = 50
-"""Levels of a value that an override may have; no config has ten."""
+"""Limit on the nesting of an override's value; configs have fewer than ten levels."""
 
 
 def _depth(value: Any, levels: int = 0) -> int:
@@ -241,10 +241,10 @@ def _depth(value: Any, levels: int = 0) -> int:
 
 
 def check_whole(**values: Any) -> None:
-    """Refuse arguments that are no whole numbers; None passes.
+    """Refuse arguments that are not whole numbers; None is allowed.
 
     Raises:
-        ConfigError: names the first one that is something else.
+        ConfigError: names the first such argument.
     """
     for name, value in values.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):

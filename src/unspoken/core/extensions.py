@@ -1,6 +1,6 @@
-"""Functions of rooms above, called from below by name; the package's face says where each of them is.
+"""Lets core call functions of higher rooms by name, without importing them; `unspoken/__init__.py` registers their places.
 
-So core can offer a rule, or a precision, whose code it does not import and could be without.
+So core can offer rules and precisions from optional code.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ _PLACES: dict[str, str] = {}
 
 
 def extend(places: Mapping[str, str]) -> None:
-    """Say where functions are: {name: "module:function"}. A later place for a name takes that of an earlier one."""
+    """Register functions: {name: "module:function"}. A later registration of a name replaces an earlier one."""
     _PLACES.update(places)
 
 
 def extension(name: str) -> Callable[..., Any]:
-    """The function of a name; its module is loaded now.
+    """Import the function registered under a name.
 
     Raises:
-        KeyError: nobody has said where it is.
+        KeyError: no function is registered under the name.
     """
     module, _, function = _PLACES[name].partition(":")
     return getattr(importlib.import_module(module), function)

@@ -1,10 +1,10 @@
-"""Files and folders that are written whole or not at all; tensors and JSON in them.
+"""Write files and folders atomically; read and write JSON.
 
     .NAME.1f09ac2b.tmp/NAME     what is being written, beside NAME; it is renamed once it is whole and on the disk
     .NAME.old                   a folder that is being replaced
 
-Who writes holds a lock on the temporary folder. So what a killed process has left can be told from what is being written
-at this moment, by whatever process, and the next one to write NAME removes it.
+A writer holds a lock on the temporary folder. So leftovers of a killed process can be told from what another process is
+writing, and are removed by the next process that writes NAME.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _HINTS = {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may write to"),
     errno.ENAMETOOLONG: "give a shorter name",
 }
-"""What to do about an error of the operating system; where it says nothing, another place may help."""
+"""Advice per operating system error; by default, to try another place."""
 
 _LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+\.tmp", re.DOTALL)
-"""Name of a temporary folder; with the number of its process, as older versions named files and folders, too."""
+"""Names of temporary folders, including those of older versions with a process id."""
 
 _RUST = re.compile(r"\(os error (\d+)\)")
-"""How libraries written in Rust (safetensors, tokenizers) tell an error of the operating system."""
+"""How Rust libraries (safetensors, tokenizers) report operating system errors."""
 
 
 # writing
@@ -51,20 +51,20 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 def write_file(
     path: str | Path, write: Callable[[Path], object], *, error: type[UnspokenError] = RunError, then: str = ""
 ) -> None:
-    """Let `write` make a file, then put it in the place of `path`; readers see the old one or the new one.
+    """Let `write` make a file, then move it to `path`; readers see either the old or the new file.
 
-    A symbolic link stays, and what it points to is replaced. The file gets the mode that the umask gives, also where a
-    library makes it for its owner alone.
+    A symbolic link is kept, and its target replaced. The file's mode follows the umask, even if a library creates it for
+    its owner only.
 
     Args:
-        path: the file; folders above it are made.
-        write: makes the file at the path that it is given.
-        error: what to raise.
-        then: the end of the message: what to do once the fault is mended.
+        path: the file; parent folders are created.
+        write: creates the file at the path it is given.
+        error: the class of error to raise.
+        then: the end of the error message: what to do after the problem is fixed.
 
     Raises:
-        UnspokenError: of the kind `error`: the disk is full, nothing can be written there, or `path` is a folder, a device
-            or a pipe. What was there before is unchanged, and nothing new is left behind.
+        UnspokenError: of class `error`: the disk is full, the place is not writable, or `path` is a folder, a device or a
+            pipe. The old file is unchanged, and nothing is left behind.
     """
     check_file(path, error=error)
     _replace(Path(path), write, error, then)
@@ -73,7 +73,7 @@ def write_file(
 def write_folder(
     path: str | Path, write: Callable[[Path], object], *, error: type[UnspokenError] = RunError, then: str = ""
 ) -> None:
-    """`write_file` for a folder: `write` is given one that does not exist yet.
+    """Like `write_file`, for a folder: `write` gets the path of a folder that does not exist yet.
 
     Raises:
         UnspokenError: of the kind `error`: see `write_file`; or `path` is no folder.
@@ -83,7 +83,7 @@ def write_folder(
 
 
 def write_text(path: str | Path, text: str, *, error: type[UnspokenError] = RunError, then: str = "") -> None:
-    """Write a text in UTF-8, whole or not at all. A lone surrogate, which has no UTF-8, becomes a question mark.
+    """Write a text atomically in UTF-8. A lone surrogate, which cannot be encoded, becomes a question mark.
 
     Raises:
         UnspokenError: see `write_file`.
@@ -92,7 +92,7 @@ def write_text(path: str | Path, text: str, *, error: type[UnspokenError] = RunE
 
 
 def write_json(path: str | Path, data: Any, *, error: type[UnspokenError] = RunError, then: str = "") -> None:
-    """Write JSON, whole or not at all.
+    """Write JSON atomically.
 
     Raises:
         UnspokenError: see `write_file`.
@@ -101,15 +101,15 @@ def write_json(path: str | Path, data: Any, *, error: type[UnspokenError] = RunE
 
 
 def lines_json(data: Mapping[str, Any], rows: Collection[str], indent: int = 2, *, ensure_ascii: bool = True) -> str:
-    """JSON in which lists of many records take a line per record; other lists take one line.
+    """JSON text in which chosen lists have a line per record, and other lists are on one line.
 
-    A value that JSON has no form for (a path) goes in as text: it must not cost a finished evaluation.
+    Values that JSON cannot represent, such as paths, are written as text, so that a finished evaluation is never lost.
 
     Args:
         data: what to write.
         rows: names of the lists of records, at any depth.
         indent: spaces per level.
-        ensure_ascii: write other letters as numbers.
+        ensure_ascii: escape non-ASCII characters.
     """
 
     def told(value: Any, level: int) -> str:
@@ -135,19 +135,19 @@ def _one_line(value: Any, ensure_ascii: bool) -> str:
 
 
 def check_file(path: str | Path, *, error: type[UnspokenError] = RunError) -> None:
-    """See at once, before hours of work, that a file can be written at a path.
+    """Check before hours of work that a file can be written at a path.
 
     Raises:
-        UnspokenError: of the kind `error`: the name is too long, or something is there that is no file.
+        UnspokenError: of class `error`: the name is too long, or there is something that is not a file.
     """
     _check(path, error, folder=False)
 
 
 def check_new(path: str | Path) -> None:
-    """See that a path is free for a new folder.
+    """Check that a path is free for a new folder.
 
     Raises:
-        RunError: something is there that is not an empty folder, or the name cannot be one.
+        RunError: there is something other than an empty folder, or the name is not possible.
     """
     _check(path, RunError, folder=True)
     if Path(path).is_dir() and any(Path(path).iterdir()):
@@ -155,7 +155,7 @@ def check_new(path: str | Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Put back a folder whose replacement was interrupted between its two renames, and drop one that was replaced."""
+    """Finish an interrupted replacement of a folder: restore the old folder, or remove it if it was replaced."""
     folder = Path(os.path.realpath(folder))
     old = folder.with_name(f".{folder.name}.old")
     with contextlib.suppress(OSError):
@@ -165,11 +165,11 @@ def recover(folder: Path) -> None:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes have left half-written in a folder; what is being written stays.
+    """Remove half-written leftovers of killed processes in a folder; files being written are kept.
 
     Args:
         folder: where.
-        name: only of the file or folder of this name; None = of any.
+        name: only leftovers of this file or folder; None = of any.
     """
     with contextlib.suppress(OSError):
         for left in list(folder.iterdir()):
@@ -180,7 +180,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 
 def reason(error: BaseException) -> tuple[str, str]:
-    """What a failed operation was refused for, in the system's words, and what to do about it."""
+    """The system's reason for a failed operation, and advice."""
     number = getattr(error, "errno", None)
     if number is None and (found := _RUST.search(str(error))):
         number = int(found[1])
@@ -204,13 +204,13 @@ def _check(path: str | Path, error: type[UnspokenError], *, folder: bool) -> Non
 
 
 def kind_of(mode: int) -> str:
-    """What lies at a path, by its mode, with its article."""
+    """What is at a path, by its mode: "a folder", "a pipe", ..."""
     kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISREG, "a file"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
     return next((name for holds, name in kinds if holds(mode)), "a device")
 
 
 def _replace(path: Path, write: Callable[[Path], object], error: type[UnspokenError], then: str) -> None:
-    """Let `write` make a file or folder in a temporary place beside `path`, then put it in the place of `path`."""
+    """Let `write` make a file or folder in a temporary place next to `path`, then move it to `path`."""
     then = f"; {then}" if then else ""
     try:
         place = Path(os.path.realpath(path))
@@ -221,7 +221,7 @@ def _replace(path: Path, write: Callable[[Path], object], error: type[UnspokenEr
             write(new)
             _settle(temporary)
             if new.is_dir() and place.exists():
-                # A folder cannot be replaced in one call; `recover` puts the old one back if we are killed in between.
+                # A folder cannot be replaced in one call; `recover` restores the old one if we are killed in between.
                 recover(place)
                 place.rename(old := place.with_name(f".{place.name}.old"))
                 new.replace(place)
@@ -243,14 +243,14 @@ def _replace(path: Path, write: Callable[[Path], object], error: type[UnspokenEr
 
 @contextlib.contextmanager
 def _temporary(place: Path) -> Iterator[Path]:
-    """A new locked folder beside a path, removed at the end."""
+    """A new locked folder next to a path, removed at the end."""
     while True:
         temporary = place.with_name(f".{_short(place.name)}.{uuid.uuid4().hex[:8]}.tmp")
         temporary.mkdir()
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(_locked(temporary))
-            except BlockingIOError:  # somebody who sweeps was quicker than the lock
+            except BlockingIOError:  # another process swept the folder before it was locked
                 continue
             except OSError:
                 if not temporary.exists():
@@ -264,10 +264,10 @@ def _temporary(place: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock on a file or folder; the system lets go of it when the process ends, however it ends.
+    """Hold a lock on a file or folder; the system releases it when the process ends for any reason.
 
     Raises:
-        OSError: somebody holds it (BlockingIOError), or nothing can be locked here.
+        OSError: another process holds it (BlockingIOError), or locks are not supported here.
     """
     if fcntl is None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
@@ -282,12 +282,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _short(name: str) -> str:
-    """A name with room for what stands around it: file systems allow 255 bytes."""
+    """Shorten a name so that the temporary name fits into the 255 bytes that file systems allow."""
     return os.fsdecode(os.fsencode(name)[:200])
 
 
 def _settle(folder: Path) -> None:
-    """Give all files in a folder the mode that the umask gives, and have them on the disk."""
+    """Set the mode of all files in a folder by the umask, and flush them to the disk."""
     mode = folder.stat().st_mode & 0o666
     for above, _, names in os.walk(folder):
         for name in names:
@@ -299,7 +299,7 @@ def _settle(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
+    """Flush a file, or a folder's names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -314,10 +314,10 @@ def _sync(path: Path) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """`json.loads`, whose every complaint is a ValueError, in one line.
+    """`json.loads` with every error as a ValueError with a message of one line.
 
     Raises:
-        ValueError: no JSON, not UTF-8, nested too deeply, or a number too long to be one.
+        ValueError: invalid JSON, not UTF-8, nested too deeply, or an overlong number.
     """
     try:
         return json.loads(text)
@@ -326,7 +326,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
+    """Read a file that holds one JSON object.
 
     Raises:
         OSError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Pure functions of tensors. A loss is a *sum* over targets; who calls divides by the true count of the whole batch.
+"""Losses as pure functions of tensors. Each is a *sum* over targets; callers divide by the count of the whole batch.
 
 Shapes: N targets, M keys, B rows, C sets of thoughts, F entries of a set, E and D widths, L layers + 1, V words.
 """
@@ -23,7 +23,7 @@ Scale = Literal["row", "batch", "none"]
 
 
 def cross_entropy_sum(hidden_ND: Tensor, labels_N: Tensor, head: Head, weights_N: Tensor | None = None) -> Tensor:
-    """Summed token cross-entropy, in fp32. The head runs only on the states given, those that have a target, in pieces.
+    """Summed token cross-entropy in fp32. The head runs in pieces, and only on the given states: those with a target.
 
     Args:
         hidden_ND: the state that predicts each target.
@@ -32,7 +32,7 @@ def cross_entropy_sum(hidden_ND: Tensor, labels_N: Tensor, head: Head, weights_N
         weights_N: a factor per target; None = 1.
 
     Returns:
-        A scalar; 0 (with a graph) where N = 0, so that an empty batch does not give NaN.
+        A scalar; 0 (with a graph) if N = 0, so that an empty batch does not give NaN.
     """
     if labels_N.numel() == 0:
         return hidden_ND.sum() * 0.0
@@ -40,7 +40,7 @@ def cross_entropy_sum(hidden_ND: Tensor, labels_N: Tensor, head: Head, weights_N
 
 
 def labelled_cross_entropy_sum(trace: Trace, batch: Batch, head: Head) -> Tensor:
-    """`cross_entropy_sum` over the labels of a batch, from the states of its trace, weighted as its rows are marked."""
+    """`cross_entropy_sum` over a batch's labels from its trace, weighted by the rows' label marks."""
     rows_N, places_N, labels_N = batch.label_places()
     hidden_ND = trace.hidden_at(rows_N, places_N)
     return cross_entropy_sum(hidden_ND, torch.from_numpy(labels_N).to(hidden_ND.device), head, _factors(batch, hidden_ND))
@@ -52,10 +52,11 @@ def _factors(batch: Batch, hidden_ND: Tensor) -> Tensor | None:
 
 
 def labelled_loss(trace: Trace, batch: Batch, head: Head) -> tuple[Tensor, Metrics]:
-    """The same, and what the batch's marks ask to be counted: the head runs once for both, and nothing waits for a device.
+    """The same, with the metrics that label marks ask for. The head runs once for both, without synchronising with the
+    device.
 
     Returns:
-        The weighted sum, and the metrics of the labels; none where no row is marked.
+        The weighted sum, and the metrics of the labels; empty if no row is marked.
     """
     rows_N, places_N, labels_N = batch.label_places()
     if (marks := marks_of(batch)) is None or not labels_N.size:
@@ -67,11 +68,12 @@ def labelled_loss(trace: Trace, batch: Batch, head: Head) -> tuple[Tensor, Metri
 
 
 def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Tensor:
-    """Each set must be nearer to its own view than to the views of the row's other sets; summed, in fp32 (SoftCoT++).
+    """InfoNCE between the sets of thoughts of a row: each set against its own view and the other sets' views; summed, in
+    fp32 (SoftCoT++).
 
     Args:
         sets_BCF: C vectors per row.
-        views_BCF: another view of each of them.
+        views_BCF: another view of each vector.
         temperature: what cosines are divided by before the softmax.
     """
     sets_BCF, views_BCF = F.normalize(sets_BCF.float(), dim=2), F.normalize(views_BCF.float(), dim=2)
@@ -81,7 +83,7 @@ def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Ten
 
 
 def pair_contrast_sum(anchors_NE: Tensor, keys_ME: Tensor, own_N: Tensor, temperature: float) -> Tensor:
-    """Each anchor must be nearer to its own key than to the others; summed, in fp32 (SemCoT, InfoNCE).
+    """InfoNCE of anchors against keys: each anchor's own key against all others; summed, in fp32 (SemCoT).
 
     Args:
         own_N: the number of each anchor's key.
@@ -102,8 +104,8 @@ def layer_distance_sum(student_LBD: Tensor, teacher_LBD: Tensor, distance: Dista
     Args:
         student_LBD, teacher_LBD: states of every layer at one position per row.
         distance: smooth-L1 (with beta 1), L1 or L2 (squared error).
-        scale: divide each layer's distance by the standard deviation of the teacher's states there, of each row by
-            itself or of all rows at once; L2 by the variance, since it is squared. "none": do not.
+        scale: divide each layer's distance by the standard deviation of the teacher's states, per row or over all rows; L2
+            by the variance, since it is squared. "none" = no division.
     """
     student_LBD, teacher_LBD = student_LBD.float(), teacher_LBD.float()
     measure = {"smooth_l1": F.smooth_l1_loss, "l1": F.l1_loss, "l2": F.mse_loss}[distance]

@@ -1,7 +1,7 @@
-"""Which numbers a model is kept in, and which it computes with while it trains.
+"""The types in which a model is kept, and in which it computes while it trains.
 
-What trains is kept in fp32, whatever the base model's type: near 1.0 bf16 has steps of 2^-8, and an update of 1e-5 that is
-added to it is rounded away, step after step. What does not train may stay in bf16, at half the memory. See
+Trained parameters are kept in fp32, whatever the base model's type: near 1.0, bf16 has steps of 2^-8, so that updates of
+1e-5 would be rounded away. Parameters that do not train may stay in bf16, which halves their memory. See
 docs/decisions/018-precision.md.
 """
 
@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 
 
 def is_low(dtype: torch.dtype) -> bool:
-    """Whether a type of floating-point numbers is coarser than fp32."""
+    """Whether a floating-point type is coarser than fp32."""
     return dtype.is_floating_point and dtype.itemsize < 4
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What peft has added to a model and trains instead of it, by name."""
+    """The parameters that peft has added to a model, by name."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     own: set[int] = set()
@@ -36,7 +36,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def train_in_float32(method: nn.Module) -> None:
-    """Make fp32 of all that trains, in place: a language model as a whole where it does not train by adapters alone."""
+    """Convert trained parameters to fp32 in place; a language model as a whole unless only its adapters train."""
     for lm in method.modules():
         if isinstance(lm, PreTrainedModel) and any(is_low(p.dtype) for p in lm.parameters()):
             adapters = {id(p) for p in adapter_parameters(lm).values()}
@@ -48,7 +48,7 @@ def train_in_float32(method: nn.Module) -> None:
 
 
 def kept_dtype(folder: str | Path) -> Literal["float32", "bfloat16"]:
-    """The type that a folder's weights are kept in: bfloat16 if all of them are; float32 where there are none to look at."""
+    """The type of a folder's weights: bfloat16 if all of them are; float32 otherwise, or if there are none."""
     kinds: set[str] = set()
     for file in Path(folder).glob("model*.safetensors"):
         with contextlib.suppress(OSError, SafetensorError), safe_open(str(file), framework="pt") as opened:
@@ -59,13 +59,13 @@ def kept_dtype(folder: str | Path) -> Literal["float32", "bfloat16"]:
 
 @contextlib.contextmanager
 def computing(device: str, low: bool) -> Iterator[None]:
-    """Inside, matrices are multiplied in bf16 where `low`, whatever their own type (autocast)."""
+    """Context manager: if `low`, matrices of any type are multiplied in bf16 (autocast)."""
     with torch.autocast(device, dtype=torch.bfloat16) if low else contextlib.nullcontext():
         yield
 
 
 def circumstances(lm: nn.Module, device: str) -> str:
-    """Everything about the way a model runs now that changes its states, besides weights, config and input."""
+    """Everything besides weights, config and input that currently affects a model's states."""
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     attention = getattr(getattr(lm, "config", None), "_attn_implementation", None)
     return f"{device} autocast={autocast} attention={attention} products={torch.get_float32_matmul_precision()}"

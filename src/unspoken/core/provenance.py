@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, machine, commit, time. Training and evaluation write this beside every result."""
+"""Record the origin of results: versions, machine, commit, time. Training and evaluation write it next to every result."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("unspoken", "torch", "transformers", "accelerate", "peft", "tokenizers", "safetensors", "numpy")
-"""Libraries whose version can change a number."""
+"""Libraries whose version can change results."""
 
 
 def provenance() -> dict[str, Any]:
     """A description of this process, as plain JSON values.
 
-    Never fails: what cannot be found out is None. Keys: versions, python, platform, cpu, cores (those this process may
-    use), threads (torch's), gpu (names of the visible ones), commit and changed (of the unspoken checkout, if it runs
-    from one), time (UTC).
+    Never fails: unknown values are None. Keys: versions, python, platform, cpu, cores (available to this process), threads
+    (torch's), gpu (names of visible ones), commit and changed (of the unspoken checkout, if it runs from one), time (UTC).
     """
     commit, changed = _checkout(Path(__file__).resolve().parents[1])
     threads, gpu = _torch()
@@ -45,7 +44,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str | None:
-    """The processor's name as the machine tells it."""
+    """The processor's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
@@ -70,8 +69,8 @@ def _torch() -> tuple[int | None, list[str]]:
 def _checkout(package: Path) -> tuple[str | None, bool | None]:
     """Commit of the checkout that `package` (".../src/unspoken") runs from, and whether tracked files differ from it.
 
-    An installed copy may lie inside somebody else's repository (a virtual environment in a project); that commit says
-    nothing about us, so the package must stand where our repository has it.
+    An installed copy may be inside another repository (a virtual environment in a project), whose commit is irrelevant; so
+    the package must be at its place in our repository.
     """
     try:
         top = _git(package, "rev-parse", "--show-toplevel")

@@ -1,11 +1,10 @@
-"""Whether what was saved is still what it was: hashes of files, kept beside them.
+"""Detect damaged or changed files by hashes saved next to them.
 
     model/unspoken.json     "files": SHA-256 of every other file of the folder; "sha256": of unspoken.json without this entry
     state/.../state.json    the same
 
-A disk that loses a page, a copy that was cut, or a hand that changed a weight give other answers without any error, so they
-are refused by name. Who changed something on purpose deletes the entry "sha256": nothing is then compared. Runs of versions
-that kept no hashes have none, and load as they did.
+A damaged disk, a truncated copy or an edited weight would silently change answers, so such files are refused by name. After
+an intended change, delete the entry "sha256": nothing is compared then. Runs of versions without hashes load as before.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from unspoken.core.files import read_object, reason, sha256
 from unspoken.errors import RunError
 
 SEAL = "sha256"
-"""The entry that says what all the others were."""
+"""The entry with the hash of all other entries."""
 
 
 def sealed(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said about a folder, with the hashes of all files that are in it by now."""
+    """The description of a folder with the hashes of all its files added."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     whole = {**about, "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files}}
     return {**whole, SEAL: _of(whole)}
 
 
 def broken(folder: Path, name: str, about: Mapping[str, Any], *, without: Collection[str] = ()) -> str | None:
-    """What in a folder is no longer as it was saved, in words; None where all is, or where no hashes were kept.
+    """Says what in a folder has changed since it was saved; None if nothing has, or no hashes were kept.
 
     Args:
-        folder: where it lies.
+        folder: the folder.
         name: the file in it that `about` was read from.
         about: what `sealed` gave.
-        without: folders in it that are not used, so need not be read.
+        without: subfolders that are not used and not checked.
     """
     if SEAL not in about:
         return None
@@ -59,7 +58,7 @@ def broken(folder: Path, name: str, about: Mapping[str, Any], *, without: Collec
 
 
 def state_info(folder: Path) -> dict[str, Any]:
-    """state.json of a state, which belongs to its tensors.
+    """Read state.json of a training state, and check that it belongs to its tensors.
 
     Raises:
         RunError: it is damaged, or of another state.
@@ -85,7 +84,7 @@ def state_info(folder: Path) -> dict[str, Any]:
 
 
 def model_info(file: Path) -> dict[str, Any]:
-    """What a run's model/unspoken.json says of the model.
+    """Read a run's model/unspoken.json.
 
     Raises:
         RunError: there is none, or it is broken.
@@ -113,7 +112,7 @@ def model_info(file: Path) -> dict[str, Any]:
 
 
 def changed(model: Path) -> str | None:
-    """What in a run's model/ is no longer as it was saved, in words; None where all is, or nothing is known."""
+    """Says what in a run's model/ has changed since it was saved; None if nothing has, or it is unknown."""
     try:
         about = read_object(model / "unspoken.json")
     except FileNotFoundError:
@@ -124,7 +123,7 @@ def changed(model: Path) -> str | None:
 
 
 def identity(model: Path) -> str | None:
-    """A hash of all that was saved into a run's model/; None where none was kept."""
+    """A hash of everything saved into a run's model/; None if none was kept."""
     try:
         hash = read_object(model / "unspoken.json").get(SEAL)
     except (OSError, ValueError):
@@ -133,6 +132,6 @@ def identity(model: Path) -> str | None:
 
 
 def _of(about: Mapping[str, Any]) -> str:
-    """Of plain values, whatever their order and white space."""
+    """A hash of plain values, independent of order and white space."""
     plain = json.loads(json.dumps(about))  # keys are texts, as they are when it is read back
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

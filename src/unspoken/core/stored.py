@@ -1,4 +1,4 @@
-"""A dataclass that is kept as a JSON file: what it is about and its figures first, then its records, one a line."""
+"""Dataclasses stored as JSON files: description and figures first, then records, one per line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Stored:
     """A frozen dataclass that can be saved and loaded. It has a field `format`, whose default is the format it reads.
 
     Attributes:
-        KIND: what a file holds, in words.
+        KIND: what a file holds, for messages.
         MADE_BY: the command that makes one.
-        ROWS: names of lists, at any depth, that take a line per entry.
-        PARTS: fields that hold another such class.
+        ROWS: names of lists, at any depth, written with one line per entry.
+        PARTS: fields that hold another stored class.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -29,18 +29,18 @@ class Stored:
     format: Any
 
     def summary(self) -> dict[str, Any] | None:
-        """Figures for people who read the file; they are computed again when it is loaded."""
+        """Figures for human readers of the file; they are recomputed when it is loaded."""
         return None
 
     def check(self, path: str | Path) -> None:
-        """Refuse a file whose types are right and whose values are not.
+        """Refuse a file with invalid values.
 
         Raises:
             RunError: says what is wrong.
         """
 
     def to_json(self) -> str:
-        """As JSON text: the summary for people, and what `from_json` reads."""
+        """As JSON text: the summary, and the fields that `from_json` reads."""
         return lines_json(self._entries(), self.ROWS)
 
     def _entries(self) -> dict[str, Any]:
@@ -54,19 +54,19 @@ class Stored:
         return name in self.ROWS or name in self.PARTS
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file, all or nothing.
+        """Write `to_json` to a file atomically.
 
         Raises:
-            RunError: the file cannot be written; one that was there before is unchanged.
+            RunError: the file cannot be written; an old one is unchanged.
         """
         write_text(path, self.to_json())
 
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            RunError: no such file, something else, of another format, or damaged.
+            RunError: the file is missing, damaged, of another kind, or of another format.
         """
         made = f"`unspoken {cls.MADE_BY}`"
         try:

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files, each written once; equal tensors make files that are equal in every byte."""
+"""Tensors in safetensors files. Shared tensors are written once, and equal tensors give identical files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unspoken.errors import RunError
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors; entries that share memory are written once, the others' names go into the metadata."""
+    """Write tensors. Of entries that share memory one is written, and the others' names go into the metadata."""
     owner: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
     unique: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
@@ -31,7 +31,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """What `save_tensors` wrote.
+    """Read what `save_tensors` wrote.
 
     Raises:
         RunError: the file is missing or truncated.

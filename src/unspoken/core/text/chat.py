@@ -1,8 +1,8 @@
-"""A chat as the models of a family write it, with a place for thoughts in it.
+"""Write a chat with the model's own template, with a place for thoughts in it.
 
-A chat template turns messages into one text. Where thoughts go, the messages hold `PLACEHOLDER`; the text is cut there
-and each side is encoded by itself, so the slots' positions are known and never computed from lengths. A tokenizer
-without a chat template gets the messages as they are, one behind the other.
+A chat template turns messages into one text. `PLACEHOLDER` in a message marks the place of thoughts; the text is cut there
+and each side is encoded separately, so the slots' positions are known exactly. For a tokenizer without a chat template,
+messages are concatenated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unspoken.core.text.tokenizer import Tokenizer
 from unspoken.errors import ConfigError, DataError
 
 PLACEHOLDER = "\ue000"
-"""Stands in a message where thoughts go: a character of private use, which no tokenizer treats in a special way."""
+"""Marks the place of thoughts in a message: a private-use character, which no tokenizer treats specially."""
 
 _NOW = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<format>.*?)(?P=quote)\s*\)""")
 
@@ -28,11 +28,11 @@ Message = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class SlotMarkers:
-    """What stands around and in the slots of prompted thoughts.
+    """The text around and in the slots of precomputed thoughts.
 
     Attributes:
         begin, end: text around the slots, in the base model's prompt.
-        hold: the one token that stands in a slot until a thought takes its place; "" = the tokenizer's eos.
+        hold: the token that fills a slot until a thought takes its place; "" = the tokenizer's eos.
     """
 
     __pydantic_config__ = STRICT
@@ -47,11 +47,11 @@ FAMILIES: tuple[SlotMarkers, ...] = (
     SlotMarkers(begin="<|box_start|>", hold="<|endoftext|>", end="<|box_end|>"),  # Qwen2, Qwen2.5
     SlotMarkers(begin="<|reserved_special_token_0|>", hold="<|end_of_text|>", end="<|reserved_special_token_1|>"),  # Llama 3
 )
-"""What SoftCoT takes in each family (xuyige/SoftCoT fa7f537): tokens that a frozen model has a row for and seldom reads."""
+"""SoftCoT's choice per family (xuyige/SoftCoT fa7f537): tokens that a frozen model has embeddings for and rarely reads."""
 
 
 def slot_markers_for(tokenizer: Tokenizer, given: SlotMarkers | None = None) -> SlotMarkers:
-    """The slot tokens of a model: those given, else those of the first family whose tokens it has, else none."""
+    """The slot markers for a model: the given ones, else those of the first family whose tokens it has, else none."""
     if given is not None:
         return given
     known = tokenizer.tokenizer.get_vocab()
@@ -59,10 +59,10 @@ def slot_markers_for(tokenizer: Tokenizer, given: SlotMarkers | None = None) -> 
 
 
 def placeholder_id(tokenizer: Tokenizer, slots: SlotMarkers) -> int:
-    """The id of the token that stands in a slot.
+    """The id of the token that fills a slot.
 
     Raises:
-        ConfigError: it is not one token.
+        ConfigError: the text is not a single token.
     """
     ids = tokenizer.encode(slots.hold) if slots.hold else (tokenizer.tokenizer.eos_token_id,)
     if len(ids) != 1:
@@ -71,7 +71,8 @@ def placeholder_id(tokenizer: Tokenizer, slots: SlotMarkers) -> int:
 
 
 def without_thinking() -> dict[str, Any]:
-    """What chat templates are told unless a run says otherwise. Qwen3: the reasoning is part of the answer here."""
+    """Default variables for chat templates. Qwen3's thinking mode is off, because here the reasoning is part of the
+    answer."""
     return {"enable_thinking": False}
 
 
@@ -98,7 +99,7 @@ _OURS = frozenset(
 
 
 def check_variables(variables: Mapping[str, Any], field: str) -> None:
-    """Refuse variables of a chat template that are no names, or that are set elsewhere.
+    """Refuse chat template variables that are not valid names, or that are set elsewhere.
 
     Raises:
         ConfigError: names the field and the variable.
@@ -111,7 +112,7 @@ def check_variables(variables: Mapping[str, Any], field: str) -> None:
 
 
 def has_template(tokenizer: Tokenizer) -> bool:
-    """Whether the model's tokenizer says how a chat is written."""
+    """Whether the model's tokenizer has a chat template."""
     return getattr(tokenizer.tokenizer, "chat_template", None) is not None
 
 
@@ -127,10 +128,10 @@ def render(
 
     Args:
         messages: in order.
-        prompt: end with the header behind which the model answers.
-        today: the date that templates are told, however they ask for it. Left alone, some write the day on which they
-            run, and a model's states would change overnight.
-        variables: what else the template is told; None = `without_thinking`.
+        prompt: end with the header of the assistant's turn.
+        today: the date that templates get, however they ask for it. By default some write the current date, so a model's
+            states would change overnight.
+        variables: further variables for the template; None = `without_thinking`.
     """
     if not has_template(tokenizer):
         return "".join(text for _, text in messages)
@@ -145,10 +146,10 @@ def render(
 
 
 def _on(today: date, template: str) -> str:
-    """A template that has the day in place of its calls of `strftime_now`, which transformers lets nobody replace.
+    """The template with calls of `strftime_now`, which transformers does not let us replace, replaced by the given day.
 
     Raises:
-        ConfigError: it calls it with something else than a text.
+        ConfigError: it is called with something other than a string.
     """
     pinned = _NOW.sub(lambda call: repr(today.strftime(call["format"])), template)
     if "strftime_now(" in pinned:
@@ -160,7 +161,7 @@ def _on(today: date, template: str) -> str:
 
 
 def encode(tokenizer: Tokenizer, text: str, *, first: bool) -> tuple[int, ...]:
-    """Token ids of a piece of a chat; a `first` piece without a template gets what the tokenizer puts before a prompt."""
+    """Token ids of a piece of a chat; without a template, a `first` piece gets the tokenizer's special tokens (bos)."""
     return tokenizer.encode(text, special=first and not has_template(tokenizer))
 
 
@@ -172,10 +173,10 @@ def around(
     today: date,
     variables: Mapping[str, Any] | None = None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of a chat before and behind its one `PLACEHOLDER`.
+    """Token ids of a chat before and after its one `PLACEHOLDER`.
 
     Raises:
-        ConfigError: the template has lost the hole, or repeats it.
+        ConfigError: the template drops or repeats the placeholder.
     """
     before, *rest = render(tokenizer, messages, prompt=prompt, today=today, variables=variables).split(PLACEHOLDER)
     if len(rest) != 1:
@@ -184,10 +185,10 @@ def around(
 
 
 def refuse_special(tokenizer: Tokenizer, text: str, more: Sequence[int], name: str) -> None:
-    """Refuse a question that spells a special token: it could close the user's turn, or pass for a slot.
+    """Refuse a question that contains a special token, which could close the user's turn or pass for a slot.
 
     Args:
-        more: ids that are refused as well.
+        more: further ids to refuse.
 
     Raises:
         DataError: names the text and the token.

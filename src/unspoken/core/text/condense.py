@@ -1,6 +1,6 @@
-"""A short form of a chain of reasoning, by rule: its equations, and of sentences without one the words that carry it.
+"""Shorten a chain of reasoning by rule: keep equations, and the content words of sentences without one.
 
-SemCoT's data have such a form from a language model; this one costs nothing and never invents a number.
+SemCoT's data use a language model for this; the rule costs nothing and never invents a number.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _LIGHT = frozenset(_FILLERS.split())
 
 
 def condense(steps: Sequence[str], words: int = 10) -> str:
-    """A chain of reasoning in few words.
+    """Shorten a chain of reasoning.
 
     Args:
         steps: the chain.
-        words: the most words of all sentences together that have no equation; every step keeps one at least. Equations
-            are kept whole: a chain of calculations without one of its links is another chain.
+        words: the most words to keep from all sentences without an equation together; every step keeps at least one.
+            Equations are kept whole, because dropping one would change the reasoning.
 
     Returns:
-        The steps' short forms, joined by "; "; "" for a chain of nothing.
+        The shortened steps, joined by "; "; "" for an empty chain.
     """
     kept = [step.strip() for step in steps if step.strip()]
     said = [step for step in kept if not _equations(step)]
@@ -39,13 +39,13 @@ def condense(steps: Sequence[str], words: int = 10) -> str:
 
 
 def _equations(step: str) -> list[str]:
-    """The calculations of a step, without spaces: marked ones, else what looks like one."""
+    """The calculations of a step without spaces: annotated ones if there are any, else what looks like an equation."""
     found = _MARKED.findall(step) or [match.group() for match in _EQUATION.finditer(step)]
     return [tight for text in found if "=" in (tight := re.sub(r"\s+", "", text))]
 
 
 def _words(step: str, most: int) -> str:
-    """The first words of a step that are no fillers; its first words where all are. Numbers come before words."""
+    """The first words of a step, without filler words unless all are fillers. Numbers come before words."""
     words = _WORD.findall(step)
     telling = [word for word in words if word.lower() not in _LIGHT] or words
     numbers = [i for i, word in enumerate(telling) if any(c.isdigit() for c in word)]

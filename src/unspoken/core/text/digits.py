@@ -1,4 +1,4 @@
-"""Numbers of any script as plain ASCII, character for character, so that places in the text stay what they are. Pure.
+"""Replace digits of any script by ASCII, character for character, so that positions in the text stay valid.
 
 "３＋４＝７"  ->  "3+4=7"        full width, as Chinese and Japanese texts have it
 "٣٫٥"         ->  "3.5"          Arabic-Indic, with its decimal and thousands separators
@@ -17,7 +17,7 @@ _WIDE_COMMA = re.compile(r"(?<=[０-９])，(?=[０-９]{3}(?![０-９]))")
 
 
 class _Plain(dict[int, int]):
-    """A table for `str.translate` that learns each character when it is first met."""
+    """A table for `str.translate` that is filled on demand."""
 
     def __missing__(self, code: int) -> int:
         char = chr(code)
@@ -30,5 +30,5 @@ _PLAIN = _Plain()
 
 
 def plain_digits(text: str) -> str:
-    """The text with decimal digits of every script, and the signs that stand with them, as ASCII; the length stays."""
+    """The text with decimal digits of every script, and signs next to them, as ASCII; the length is unchanged."""
     return text if text.isascii() else _WIDE_COMMA.sub(",", text).translate(_PLAIN)

@@ -1,4 +1,4 @@
-"""`Example`: what every dataset becomes before a method sees it."""
+"""`Example`: one problem, in the form in which methods get it from every dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The function that finds steps by a rule; a learned one is read from its file."""
+"""Get the function that finds steps by a rule, including learned rules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from unspoken.core.text.steps import RULES, Finder, _by_pattern, check_rule
 
 
 def finder(rule: str) -> Finder:
-    """The function that finds steps by a rule. A learned one is read from its file here.
+    """The function that finds steps by a rule. A learned rule is read from its file here.
 
     Raises:
-        ConfigError: no such rule, a pattern that is none, or a file that is no tagger.
+        ConfigError: no such rule, an invalid pattern, or a file that is not a tagger.
     """
     check_rule(rule)
     kind, _, rest = rule.partition(":")

@@ -1,6 +1,6 @@
-"""Values on their way into pages: HTML and SVG, Markdown, and rows of metrics that somebody else may have written.
+"""Escape values for HTML, SVG, Markdown and LaTeX, and read metrics rows from untrusted files.
 
-Every value that a page, a chart or a Markdown table shows goes through `escape` or `cell`, numbers of our own making aside.
+Every value in a page, chart or Markdown table goes through `escape` or `cell`, except numbers that we computed.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _CONTROL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML, and so SVG, has no way to write."""
+"""Characters that XML, and so SVG, cannot represent."""
 
 _MARKDOWN = re.compile(r"[\\|\[\]]")
 
 HUGE = 1e100
-"""No figure of ours is larger; beyond it a chart's arithmetic would overflow."""
+"""None of our figures is larger; beyond it a chart's arithmetic would overflow."""
 
 
 def printable(value: Any) -> str:
-    """A value as text that can be drawn and written."""
+    """A value as printable text."""
     return _CONTROL.sub("\ufffd", str(value))
 
 
 def escape(value: Any) -> str:
-    """A value as text of HTML or SVG, in an element or in a quoted attribute."""
+    """Escape a value for HTML or SVG, in an element or a quoted attribute."""
     return html.escape(printable(value))
 
 
 def cell(value: Any) -> str:
-    """A value as text of Markdown, in a table or outside: one line, no cell's end, no HTML, no link."""
+    """Escape a value for Markdown: one line, no cell separator, no HTML, no link."""
     text = printable(" ".join(str(value).split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN.sub(lambda sign: "\\" + sign[0], text)
@@ -42,26 +42,26 @@ _LATEX = {
     "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "–": "--", "—": "---",
     "±": r"$\pm$", "−": "$-$", "†": r"\dag{}",
 }  # fmt: skip
-"""Signs that LaTeX reads otherwise, or whose fonts may lack them."""
+"""Characters that are special in LaTeX, or may be missing in its fonts."""
 
 
 def latex(value: Any) -> str:
-    """A value as LaTeX text, on one line."""
+    """Escape a value for LaTeX, on one line."""
     text = printable(" ".join(str(value).split()))
     return "".join(_LATEX.get(sign, sign) for sign in re.sub(r"(?<![\w.])-(?=[\d.])", "−", text))
 
 
 def number(value: Any) -> float | int | None:
-    """A value that a chart can draw; None for everything else."""
+    """The value as a number that a chart can draw; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if -HUGE < value < HUGE and math.isfinite(value) else None
 
 
 def metric_rows(metrics: Iterable[Any], kind: str) -> list[dict[str, Any]]:
-    """Rows of a kind by step, the last one of each: a resumed run has logged some twice.
+    """The rows of a kind by step; for steps that a resumed run has logged twice, the last.
 
-    A row without a step is left out, and a number that none can draw is None: metrics.jsonl may come from anybody.
+    Rows without a step are left out, and undrawable numbers become None: metrics.jsonl may come from anywhere.
     """
     latest: dict[float, dict[str, Any]] = {}
     for row in metrics:
@@ -71,7 +71,7 @@ def metric_rows(metrics: Iterable[Any], kind: str) -> list[dict[str, Any]]:
 
 
 def part(row: Mapping[str, Any], *path: str) -> Any:
-    """What stands at a path of names; None where there is nothing."""
+    """The value at a path of names; None if there is none."""
     value: Any = row
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None

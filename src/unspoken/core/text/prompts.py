@@ -1,7 +1,7 @@
-"""What a prompt with soft thoughts says, as data: one set of texts per kind of task, all of them settings.
+"""The texts of prompts with soft thoughts: one configurable set per kind of task.
 
-The wording is ours. Placeholders: {question}, {latents} (how many slots), {thoughts} (where `hint` goes; nothing where
-there are no slots), {slots} (the slots themselves), {step}, {number} (of the step, from 1), {answer}.
+The wording is ours. Placeholders: {question}, {latents} (number of slots), {thoughts} (replaced by `hint`, or by nothing
+without slots), {slots} (the slots themselves), {step}, {number} (of the step, from 1), {answer}.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class SoftTexts:
     """The texts around soft thoughts.
 
     Attributes:
-        assistant: what the assistant is asked.
-        opening: what its answer begins with, right before its slots.
-        base: what the base model is asked.
-        hint: what stands for {thoughts} in `base` where there are slots.
-        step, answer: how the base model is to write its reasoning and its answer (what it learns to write).
+        assistant: the assistant's prompt.
+        opening: the beginning of its answer, right before its slots.
+        base: the base model's prompt.
+        hint: replaces {thoughts} in `base` if there are slots.
+        step, answer: how the base model learns to write its reasoning and its answer.
     """
 
     __pydantic_config__ = STRICT
@@ -48,24 +48,24 @@ class SoftTexts:
                 raise ConfigError(f"texts.{name} must contain {needs} once, got {getattr(self, name)!r:.80}")
 
     def asked(self, question: str, latents: int) -> tuple[str, str]:
-        """(what the assistant is asked, how its answer begins)."""
+        """(the assistant's prompt, the beginning of its answer)."""
         asked = _fill(self.assistant, latents=str(latents), question=question)
         return asked, _fill(self.opening, latents=str(latents), question=question)
 
     def prompt(self, question: str, latents: int, slots: str) -> str:
-        """What the base model is asked, with `slots` where the thoughts go."""
+        """The base model's prompt, with `slots` in the place of the thoughts."""
         hint = _fill(self.hint, latents=str(latents), slots=slots) if latents else ""
         return _fill(self.base, latents=str(latents), thoughts=hint, question=question)
 
     def written(self, example: Example, *, steps: bool) -> str:
-        """What the base model writes: its reasoning, where `steps`, and the answer."""
+        """The text that the base model learns to write: the reasoning, if `steps`, and the answer."""
         told = example.steps if steps else ()
         lines = [_fill(self.step, number=str(i), step=step) for i, step in enumerate(told, start=1)]
         return "".join(lines) + _fill(self.answer, answer=example.answer)
 
 
 def _fill(text: str, **values: str) -> str:
-    """A text with its placeholders replaced; the last value is not searched for placeholders."""
+    """Replace placeholders in a text; the last value is not searched for placeholders itself."""
     for name, value in values.items():
         text = text.replace("{" + name + "}", value)
     return text
@@ -114,7 +114,7 @@ TEXTS: dict[str, SoftTexts] = {
     "choice": _CHOICE,
     "yes_no": _YES_NO,
 }
-"""Texts per kind of task (and, where a family is told something else, per family)."""
+"""Texts per kind of task, and per model family where they differ."""
 
 
 def texts_of(data: Any) -> Any:

@@ -1,5 +1,5 @@
-"""Where sentences end in a reasoning text: not at a decimal point, an initial, a list number or an abbreviation, and not
-inside mathematics. Stops of scripts that put no space behind them end a sentence where they stand. Pure."""
+"""Split reasoning text into sentences: not at a decimal point, an initial, a list number or an abbreviation, and not inside
+mathematics. In scripts without spaces after a stop, the stop alone ends a sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNSPACED = (
     r"\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     r"\uac00-\ud7af\uf900-\ufaff\uff21-\uff3a\uff41-\uff5a\uff66-\uff9d\U00020000-\U0003ffff"
 )
-"""The letters of those scripts, for a class of characters in a pattern."""
+"""The letters of scripts without spaces between sentences, as a character class for patterns."""
 
 _CLOSERS = r"[\"')\]”’」』）】》〉]*"
 # Ideographic and full-width stops, danda, Arabic, Urdu, Armenian, Ethiopic, Khmer, Myanmar, Tibetan, Mongolian.
@@ -19,7 +19,7 @@ _ANYWHERE = "。｡！？‼⁇⁈⁉।॥؟۔։።፧៖។៕။།༎᠃᱾�
 _STOP = re.compile(
     rf"(?:(?P<stop>[.!?…]+){_CLOSERS}(?=\s)"
     rf"|(?P<script>[{_ANYWHERE}][{_ANYWHERE}.!?…]*|．(?![0-9０-９]))[{_CLOSERS[1:-2]}]*"
-    # "共7个.他走了": not behind a Latin letter, which may be an abbreviation's.
+    # "共7个.他走了": not after a Latin letter, which may belong to an abbreviation.
     rf"|(?<=[^\sA-Za-z.!?…])(?P<tight>[.!?]+){_CLOSERS}(?=[{UNSPACED}]))"
 )
 _LAST_WORD = re.compile(rf"(?P<word>[^\W\d_](?:[^\W\d_]|\.(?=[^\W\d_]))*)\.{_CLOSERS}$")
@@ -27,7 +27,7 @@ _LIST_NUMBER = re.compile(r"\(?[0-9]+\.")
 _OPENS_SENTENCE = re.compile(r"[\"'(\[“‘]*[A-Z]")
 _MATH = re.compile(
     r"\\begin\{(?P<name>[A-Za-z]+\*?)\}.*?\\end\{(?P=name)\}|\\\[.*?\\\]|\\\(.*?\\\)|(?<!\\)\$\$.+?(?<!\\)\$\$"
-    # A price is no mathematics: "5$.", "$3. Then $4", "$5 and he has 3$".
+    # A price is not mathematics: "5$.", "$3. Then $4", "$5 and he has 3$".
     r"|(?<![\\\w$])\$(?![\s$.,;!?])(?!\d[\d.,]*\s+[A-Za-z]{2})[^$\n]*?(?<![\s\\])\$(?![\d$])"
     r"|(?P<command>\\[A-Za-z]+\*?[ \t]*)(?=\{)",
     re.DOTALL,
@@ -45,7 +45,7 @@ _GOES_ON = _words(
     "mr mrs ms mme mlle sra srta dr prof st mt rev gen sen capt lt sgt jr sr vs e.g i.e cf approx resp w.r.t al viz z.b "
     "d.h bzw"
 )
-# These can stand last, so the sentence ends where a capital letter follows.
+# These can be the last word, so the sentence ends if a capital letter follows.
 _MAY_END = _words(
     "a.m p.m u.s u.k u.s.a p.e etc inc ltd co sq sq.ft ft yd yds mi oz lb lbs kg km cm mm hr hrs min mins sec secs "
     "jan feb apr jun jul aug sept oct nov dec ave blvd rd"
@@ -55,7 +55,7 @@ _BEFORE_NUMBER = _words("no nos ca fig figs eq eqs eqn vol ch thm prop def pp")
 
 
 def stripped(text: str, start: int, end: int) -> tuple[int, int]:
-    """The same stretch of a text without white space at its ends; empty where it is nothing else."""
+    """The span without white space at its ends; empty if it is only white space."""
     part = text[start:end]
     start += len(part) - len(part.lstrip())
     return start, start + len(part.strip())
@@ -73,7 +73,7 @@ def line_bounds(text: str) -> list[tuple[int, int]]:
 
 
 def sentence_bounds(text: str) -> list[tuple[int, int]]:
-    """(start, end) of each sentence; a line end always ends one, unless it stands inside mathematics."""
+    """(start, end) of each sentence; a line end always ends one, except inside mathematics."""
     found = []
     math = math_bounds(text)
     for first, last in _whole_lines(text, math):
@@ -103,7 +103,7 @@ def math_bounds(text: str) -> list[tuple[int, int]]:
 
 
 def _closed(text: str, start: int) -> int | None:
-    """Where the braces end that begin at `start`, several pairs in a row included; None where they are not closed."""
+    """The end of the braces that open at `start`, including further pairs right after them; None if they are not closed."""
     depth, end = 0, None
     for brace in _BRACES.finditer(text, start, start + 2000):
         if depth == 0 and end is not None and brace.start() != end:
@@ -117,7 +117,7 @@ def _closed(text: str, start: int) -> int | None:
 
 
 def _whole_lines(text: str, math: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Lines, those joined between which mathematics goes on."""
+    """Lines, joined where mathematics continues over a line end."""
     found: list[tuple[int, int]] = []
     for start, end in line_bounds(text):
         if found and (inside := _around(math, found[-1][1])) is not None and inside[1] > start:
@@ -128,19 +128,19 @@ def _whole_lines(text: str, math: list[tuple[int, int]]) -> list[tuple[int, int]
 
 
 def _around(math: list[tuple[int, int]], place: int) -> tuple[int, int] | None:
-    """The mathematics that a place is inside of."""
+    """The mathematics around a position, if any."""
     at = bisect_right(math, (place, 0)) - 1
     return math[at] if at >= 0 and math[at][0] < place < math[at][1] else None
 
 
 def _stops(text: str, first: int, last: int, math: list[tuple[int, int]]) -> list[tuple[int, str]]:
-    """(end, stop) where a sentence of a line may end, in order."""
+    """(end, stop) of each place where a sentence of a line may end, in order."""
     found = [
         (m.end(), m["stop"] or m["script"] or m["tight"])
         for m in _STOP.finditer(text, first, last)
         if _around(math, m.start()) is None
     ]
-    # "so $x = 3.$ Then": the stop stands inside, and the sentence ends behind it.
+    # "so $x = 3.$ Then": the stop is inside, and the sentence ends after it.
     for _, end in math:
         if first < end < last and text[end].isspace() and _OPENS_SENTENCE.match(text[end:last].lstrip()):
             stop = _STOP_INSIDE.search(text, max(end - 8, first), end)
@@ -149,7 +149,7 @@ def _stops(text: str, first: int, last: int, math: list[tuple[int, int]]) -> lis
 
 
 def _ends(sentence: str, stop: str, rest: str) -> bool:
-    """Whether `sentence`, which closes with `stop`, is over before `rest`."""
+    """Whether `sentence`, which ends with `stop`, is complete before `rest`."""
     if stop != ".":
         trails_off = stop.startswith(("..", "…"))
         return not (trails_off and rest[:1].islower())

@@ -1,4 +1,4 @@
-"""Find the reasoning steps inside a text: which characters are a step, and which of these are its result.
+"""Find the reasoning steps in a text: the characters of each step, and those of its result.
 
 A rule is a name of `RULES`, "regex:PATTERN", or "learned:PATH" (a tagger that `experimental/step_tagger.py` has fitted
 and saved):
@@ -11,7 +11,7 @@ and saved):
     latex       $x^2 = 4$, \\[ ... \\], align: mathematics that holds a relation, as in MATH
     tool_calls  nanochat's and Qwen's calls, code fences, [Calculator(3+4) -> 7], each with the output behind it
 
-All of them are pure functions of the text; spans come in order and do not overlap.
+Spans are in order and do not overlap.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unspoken.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A step: characters `start` to `end` of its text, and those of its result, where it states one."""
+    """A step: characters `start` to `end` of the text, and those of its result, if it states one."""
 
     start: int
     end: int
@@ -46,13 +46,13 @@ _NUMBERED = re.compile(
     r"|第[ \t]*[\d一二三四五六七八九十]+[ \t]*步|\d+[ \t]*단계)",
     re.IGNORECASE | re.MULTILINE,
 )
-# Possessive quantifiers: a long run of numbers without "=" must not be tried in every way.
-# \d is a digit of any script; the patterns read `plain_digits`, so that the signs of those scripts are plain as well.
+# Possessive quantifiers avoid exponential backtracking on a long run of numbers without "=". \d is a digit of any script;
+# the patterns read `plain_digits`, so that the signs of those scripts are plain as well.
 _NUMBER = r"[-+−]?[$€£¥₹]?(?:\d++(?:[,\u00a0\u2009\u202f]\d{3})*+(?:\.\d++)?|\.\d++)%?"
 _OPERAND = rf"(?:\([ \t]*+)*+{_NUMBER}(?:[ \t]*+\))*+"
 _OPERATOR = r"[ \t]*+(?:\*\*|[-+−–*/^×·÷]|x(?![A-Za-z])|\\(?:times|cdot|div)(?![A-Za-z]))[ \t]*+"
 _SIDE = rf"{_OPERAND}(?:{_OPERATOR}{_OPERAND})*+"
-# "x3+4=7" is no sum of 3 and 4, but "共3+4=7个" is: letters of alphabets in which names of variables are written count.
+# "x3+4=7" is not a sum of 3 and 4, but "共3+4=7个" is: only letters that are used in variable names count.
 _VARIABLE = r"A-Za-z\u00c0-\u02af\u0370-\u052f"
 _EQUATION = re.compile(rf"(?<![\d_.{_VARIABLE}]){_SIDE}(?:[ \t]*+[=≈][ \t]*+(?P<result>{_SIDE}))*+")
 _STARTS_NUMBER = re.compile(rf"[-+−]?[$€£¥₹]?\d[\d,]*(?:\.\d+)?%?(?=[^\x00-\x7f])(?![{_VARIABLE}])")
@@ -74,10 +74,10 @@ _CALLS = re.compile(
 
 
 def check_rule(rule: str) -> str:
-    """The rule itself, if there is one of its name. Its file, where it has one, is not read.
+    """Returns the rule if it exists. The file of a learned rule is not read.
 
     Raises:
-        ConfigError: no such rule, or a pattern that is none.
+        ConfigError: no such rule, or an invalid pattern.
     """
     kind, colon, rest = str(rule).partition(":")
     if colon and rest and kind == "learned":
@@ -97,7 +97,7 @@ _AROUND_RESULT = frozenset(".,;:!?)]\"'>*。｡．，、；：！？）】」』
 
 
 def result_of(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """Where a step says its result: the first word behind its last "=", without the stop that ends the sentence."""
+    """The span of a step's result: the first word after its last "=", without the stop at the end of the sentence."""
     at = max(text.rfind(sign, start, end) for sign in "=＝")
     word = re.compile(r"\s*(?P<word>\S+)").match(text, at + 1, end) if at >= 0 else None
     if word is None:
@@ -121,7 +121,7 @@ def _markers(text: str) -> list[Span]:
 
 
 def _tail(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """All that stands behind the last "=" of a stretch, or None."""
+    """The span after the last "=" in a stretch of text, or None."""
     at = text.rfind("=", start, end)
     first, last = stripped(text, at + 1, end) if at >= 0 else (0, 0)
     return (first, last) if last > first else None
@@ -143,7 +143,7 @@ def _numbered(text: str) -> list[Span]:
 
 def _equations(text: str) -> list[Span]:
     text = plain_digits(text)
-    # The pattern also takes expressions without "=" behind them, so that the text is gone through once. "5 = 5" is no step.
+    # The pattern also matches expressions without "=", so that one scan is enough. "5 = 5" is not a step.
     found = [m for m in _EQUATION.finditer(text) if m["result"] is not None and _CALCULATES.search(m[0])]
     return [Span(start=m.start(), end=m.end(), result=m.span("result")) for m in found]
 
@@ -167,7 +167,7 @@ def _tool_calls(text: str) -> list[Span]:
 
 
 def _by_pattern(pattern: re.Pattern[str], text: str) -> list[Span]:
-    """Matches of a pattern that are not empty; a group named "result", where there is one, is the result."""
+    """Non-empty matches of a pattern; a group named "result" is the result."""
     found = []
     for match in pattern.finditer(text):
         if match.group().strip():
@@ -185,7 +185,7 @@ RULES: dict[str, Finder] = {
     "latex": _latex,
     "tool_calls": _tool_calls,
 }
-"""Rules that need nothing but their name."""
+"""Rules without an argument."""
 
 PATTERNS = ("regex:PATTERN", "learned:PATH")
-"""Rules that take more than a name."""
+"""Rules with an argument."""

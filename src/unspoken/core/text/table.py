@@ -1,4 +1,4 @@
-"""A table as data, which a terminal and Markdown show alike. Who computes figures gives one back; commands print it."""
+"""A table as data, for the terminal, Markdown, LaTeX and CSV. Library functions return tables; commands print them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from unspoken.core.text.markup import cell, latex
 
 _LABEL = 8
-"""The narrowest column that holds texts, in characters: labels of runs are broken into pieces of so many."""
+"""Minimum width of a text column in characters; longer labels are broken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Table:
     Attributes:
         headings: one per column.
         rows: one text per column each.
-        notes: what a reader must know to read it; stand below.
-        text_columns: so many columns, the first ones, hold texts; the others hold figures, which stand to the right.
-        narrow: the headings on a terminal of 80 columns, where they differ; a column of None is left out there.
+        notes: explanations, shown below the table.
+        text_columns: how many of the first columns hold text; the others hold figures and are right-aligned.
+        narrow: headings for a terminal of 80 columns, if different; None leaves the column out there.
     """
 
     headings: Sequence[str]
@@ -45,7 +45,7 @@ class Table:
         return text + ("\n" + "  \n".join(map(cell, self.notes)) + "\n" if self.notes else "")
 
     def latex(self) -> str:
-        """As a LaTeX tabular with booktabs' rules, the notes as comments above it: captions are the reader's own."""
+        """As a LaTeX tabular with booktabs rules, the notes as comments above it."""
         notes = "".join(f"% {' '.join(note.split())}\n" for note in self.notes)
         columns = "l" * self.text_columns + "r" * (len(self.headings) - self.text_columns)
         lines = [" & ".join(map(latex, row)) + r" \\" for row in (self.headings, *self.rows)]
@@ -67,7 +67,7 @@ class Table:
         return [(number, heading) for number, heading in enumerate(shown) if heading is not None]
 
     def _least(self) -> int:
-        """How wide a terminal must be for the columns: texts may be broken, figures and words of headings may not."""
+        """The terminal width that the columns need: texts may be broken, figures and words of headings may not."""
         return 1 + sum(2 + self._column(number, heading) for number, heading in self._shown())
 
     def _column(self, number: int, heading: str) -> int:

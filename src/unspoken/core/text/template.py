@@ -1,4 +1,4 @@
-"""How a problem is written out as text, and its pieces as token ids. Shared by every method that trains on plain rows."""
+"""Write a problem as text and token ids. Shared by all methods that train on plain rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Template:
 
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
-    """Token ids of a problem: the question (with what the tokenizer puts before a prompt), steps, answer with eos."""
+    """Token ids of a problem: the question (with the tokenizer's bos), steps, answer with eos."""
 
     question: tuple[int, ...]
     steps: tuple[tuple[int, ...], ...]
@@ -38,11 +38,11 @@ class Pieces:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """The chain and answer of a problem as a method writes them, before a curriculum takes any of it away.
+    """The chain and answer of a problem as a method writes them, before a curriculum removes any of it.
 
     Attributes:
-        parts: the texts of the chain that are encoded one by one.
-        steps: where each step's own words stand in all parts together: (start, end), in characters.
+        parts: the texts of the chain; each is encoded separately.
+        steps: (start, end) of each step's own text in the concatenated parts, in characters.
         rest: token ids of what follows the chain.
     """
 
@@ -57,8 +57,8 @@ def question_ids(tokenizer: Tokenizer, template: Template, question: str) -> tup
 
 
 def pieces(tokenizer: Tokenizer, template: Template, example: Example) -> Pieces:
-    """Token ids of every part. Parts are encoded one by one, as in the released code, so that a step can be removed
-    without changing its neighbours' tokens."""
+    """Token ids of every part. Parts are encoded separately, as in the released code, so that removing a step does not
+    change its neighbours' tokens."""
     return Pieces(
         question=question_ids(tokenizer, template, example.question),
         steps=tuple(tokenizer.encode(template.step.replace("{step}", step)) for step in example.steps),
@@ -67,7 +67,7 @@ def pieces(tokenizer: Tokenizer, template: Template, example: Example) -> Pieces
 
 
 def answer_ids(tokenizer: Tokenizer, template: Template, answer: str) -> tuple[int, ...]:
-    """Token ids of the written answer, with eos behind it unless the template itself ends with one, as chats do."""
+    """Token ids of the written answer, with eos unless the template itself ends with one, as chat templates do."""
     ids = tokenizer.encode(template.answer.replace("{answer}", answer))
     return ids if ids and ids[-1] in tokenizer.eos_ids else (*ids, tokenizer.tokenizer.eos_token_id)
 
@@ -81,14 +81,14 @@ def written(
     before: str = "",
     after: str = "",
 ) -> Written:
-    """How steps are written.
+    """Write out steps.
 
     Args:
         template: text around each step.
         steps: the steps.
-        rest: token ids of what follows them.
-        separator: text between the steps, which are then encoded as one; None = each is encoded on its own.
-        before, after: text around all of them, where they are encoded as one.
+        rest: token ids that follow the steps.
+        separator: text between the steps, which are then encoded as one text; None = each is encoded separately.
+        before, after: text around all steps, if they are encoded as one text.
     """
     texts = [template.step.replace("{step}", step) for step in steps]
     first, at, bounds = template.step.index("{step}"), len(before), []
@@ -105,9 +105,9 @@ def whole(tokenizer: Tokenizer, template: Template, example: Example) -> Written
 
 
 def answer_start(tokenizer: Tokenizer, template: Template, answer: str) -> int:
-    """How many tokens of the written answer stand before the first one that holds a character of the answer itself.
+    """Number of tokens of the written answer before the first one with a character of the answer itself.
 
-    From character offsets, so that it is right whether a tokenizer makes " 7", " " + "7" or " -" + "7" of it.
+    Uses character offsets, so it is right whether a tokenizer gives " 7", " " + "7" or " -" + "7".
     """
     text = template.answer.replace("{answer}", answer)
     first = template.answer.index("{answer}")

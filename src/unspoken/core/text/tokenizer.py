@@ -1,4 +1,4 @@
-"""What writing needs of a model: its tokens. `Backbone` gives it; so does anything else that can encode."""
+"""The interface that writing text as tokens needs; `Backbone` provides it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back, as a model reads them.
+    """Converts text to token ids and back.
 
     Attributes:
-        tokenizer: the tokenizer of transformers itself: its vocabulary, special tokens and chat template.
+        tokenizer: the transformers tokenizer, with its vocabulary, special tokens and chat template.
         eos_ids: every token id that ends an answer.
     """
 
