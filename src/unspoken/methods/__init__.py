@@ -1,4 +1,4 @@
-"""Methods: one file each, one line each in the table. Loaded when asked for."""
+"""The methods: one file and one line of this table each. A method is imported when it is used."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def method_config(data: Any) -> Any:
 
 
 def make_method(data: Any, backbone: Backbone) -> Method:
-    """The method of a config on a base model. The backbone becomes the method's own: markers are added to it.
+    """Build a method on a base model. The method owns the backbone from then on, and adds its tokens to it.
 
     Raises:
         ConfigError: unknown method, wrong field, or more latents than the base model has positions.

@@ -1,6 +1,7 @@
-"""`Method`: what a paper's file provides, and what the rest of the package may ask of it.
+"""`Method`: the interface between a paper's file and the rest of the package.
 
-A method owns its rows, its source of latents, its loss and its schedule. It does not save, decode, evaluate or inspect.
+A method defines its rows, its source of latents, its loss and its schedule. Saving, answering, evaluating and inspecting
+work for all methods alike and are not its concern.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from unspoken.core.text.template import Template, Written
 from unspoken.errors import ConfigError
 
 Counts = dict[str, np.ndarray]
-"""Denominators of a batch's loss terms, known before any forward pass: term -> a scalar or a vector. Arrays of objects
-are what all rows of the step are held against (SemCoT: the condensed texts of the others).
+"""Denominators of a batch's loss terms, known before any forward pass: term -> a scalar or a vector. Arrays of objects hold
+what all rows of the step are compared with (SemCoT: the condensed texts of the other rows).
 
-The training loop adds the counts of all micro-batches and processes that make up one optimizer step, so that a step does
-not depend on how its rows were split up.
+The training loop adds the counts of all micro-batches and processes of an optimizer step, so that the step does not depend
+on how its rows were split.
 """
 
 
@@ -43,9 +44,9 @@ class LossReport:
     """A loss in named terms that sum to the total.
 
     Attributes:
-        terms: weighted and normalised scalars, with gradient.
+        terms: weighted, normalised scalars with gradient.
         trace: the latents of the batch, for methods that wrap this one.
-        metrics: sums and counts of what else there is to say; none by default.
+        metrics: further quantities to log, as sums and counts.
     """
 
     terms: dict[str, Tensor]
@@ -54,23 +55,23 @@ class LossReport:
 
     @property
     def total(self) -> Tensor:
-        """The sum of the terms: what is differentiated."""
+        """The sum of the terms, which is differentiated."""
         first, *rest = self.terms.values()
         return sum(rest, start=first)
 
 
 Purpose = Literal["train", "explain", "answer"]
-"""What something is needed for: the loss alone; decoding latents into words; answering."""
+"""What a part is needed for: only the loss, decoding latents into words, or answering."""
 
 
 class SavedLM(Protocol):
-    """A language model beside the base model: an assistant, a decoder that came from elsewhere.
+    """A language model beside the base model, such as an assistant or a pretrained decoder.
 
     Attributes:
-        lm: the model; its tensors are not among those of the method that are kept in method.safetensors.
-        named: "path" and "weights" (a hash) of a model that need not be saved, since it lies elsewhere and does not train;
-            None = it is saved.
-        context: the most positions it takes; None where it does not say.
+        lm: the model; its tensors are not saved in method.safetensors.
+        named: "path" and "weights" (a hash) of a model that is not saved, because it does not train and is available
+            elsewhere; None = it is saved.
+        context: the most positions it takes; None if unknown.
     """
 
     @property
@@ -84,20 +85,20 @@ class SavedLM(Protocol):
         ...
 
     def restore(self, folder: Path) -> None:
-        """Put back what such a folder holds beside weights and tokenizer (`core/lm/adapters.py`)."""
+        """Restore what such a folder holds besides weights and tokenizer (`core/lm/adapters.py`)."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A module that a method has beside its base model.
+    """A module of a method, beside its base model.
 
     Attributes:
-        module: what it is; its tensors are kept in method.safetensors.
-        needed: what for. Exports leave out what answering does not need: with the `Wrapper` that has it, or where
-            `answering_config` makes a method without it.
-        lm: the language model that it is or holds, where that is kept as a Hugging Face folder of the part's name. The
-            method's settings then have a field of the same name that says which model it is, by its `path`.
+        module: the module; its tensors are saved in method.safetensors.
+        needed: what it is needed for. Exports leave out parts that answering does not need, if they belong to a `Wrapper`
+            or `answering_config` makes a method without them.
+        lm: the language model that it is or holds, if that is saved as a Hugging Face folder with the part's name. The
+            method's settings then have a field of that name whose `path` says which model it is.
     """
 
     module: nn.Module
@@ -106,21 +107,21 @@ class Part:
 
 
 class Method(nn.Module, ABC):
-    """What a paper's file provides. `forward(batch, counts)` is the loss.
+    """Base class of methods. `forward(batch, counts)` is the loss.
 
-    `curriculum`, `layout`, `prompt` and `forward` are the method. The rest has a default for methods that have no such
-    thing: no latents, nothing that explains them, nothing beside the base model; and so has `forward`.
+    Every method implements `curriculum`, `layout` and `prompt`. The rest has defaults: token cross-entropy as the loss, no
+    latents, nothing that explains them, no modules beside the base model.
 
     Args:
         config: the frozen config it is built from.
-        backbone: the base model, which becomes the method's own; None where a method that it is made of has it.
+        backbone: the base model, which the method owns from then on; None if a wrapped method owns it.
 
     Attributes:
         Config: the class of its config, whose first field is `name`.
-        latents_per_group: latents per thought group; 0 where the method makes no thoughts.
-        explains: it can decode latents into words.
-        template: how a question becomes a prompt, where that is all its prompts hold beside tokens of the method; else None.
-            By default the `Template` of its config, where that has one.
+        latents_per_group: latents per thought group; 0 for a method without latents.
+        explains: whether it can decode latents into words.
+        template: how a question becomes a prompt, if prompts hold nothing else but the method's own tokens; else None. By
+            default the config's `Template`, if it has one.
     """
 
     Config: ClassVar[Any]
@@ -135,7 +136,7 @@ class Method(nn.Module, ABC):
         template = getattr(config, "template", None)
         self.template = template if isinstance(template, Template) else None
         if backbone is not None:
-            self._modules["backbone"] = backbone  # `backbone` itself is a property, which a wrapper answers otherwise
+            self._modules["backbone"] = backbone  # `backbone` itself is a property, which wrappers override
 
     @property
     def backbone(self) -> Backbone:
@@ -144,7 +145,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def most_latents(cls, config: Any) -> int:
-        """The most latents in a row that a config asks for; 0 where the method has none, or a wrapped one has them.
+        """The most latents in a row with this config; 0 for a method without latents, or if a wrapped one has them.
 
         Checked against the base model's context before the method is built.
         """
@@ -152,12 +153,12 @@ class Method(nn.Module, ABC):
 
     @property
     def at_inference(self) -> Method:
-        """What is left at inference: the method itself, unless it wraps one that answers without it."""
+        """The method that remains at inference: itself, unless it wraps a method that answers without it."""
         return self
 
     @property
     def wrapped(self) -> Method | None:
-        """The method that it wraps, or is made of."""
+        """The method that it wraps or is made of, if any."""
         return None
 
     # the method
@@ -175,57 +176,57 @@ class Method(nn.Module, ABC):
         """The row that inference starts from. Sees the question only.
 
         Args:
-            latents: how many to think; None = as many as training ended with.
-            name: how errors name the question.
+            latents: how many; None = as many as at the end of training.
+            name: the question's name in errors.
         """
 
     def source(self) -> Source | PrecomputedThoughts | None:
-        """Where latents come from; None where there are none, or they are tokens of the prompt."""
+        """Where latents come from; None if there are none, or they are tokens of the prompt."""
         return None
 
     def counts(self, batch: Batch) -> Counts:
-        """Denominators of the batch's loss terms: of "answer", its labelled tokens."""
+        """Denominators of the batch's loss terms; by default the number of labelled tokens, for "answer"."""
         return {"answer": answer_counts(batch)}
 
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """The loss of a batch, each term divided by `counts` (which may be those of a larger whole).
+        """The loss of a batch, each term divided by `counts`, which may cover more than this batch.
 
-        By default token cross-entropy, mean over the labelled tokens that `counts` speaks of: most methods learn by no
-        more.
+        By default token cross-entropy, averaged over the labelled tokens in `counts`.
         """
         trace = unroll(self.backbone, batch, self.source())
         loss, metrics = labelled_loss(trace, batch, self.backbone.logits)
         return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace, metrics=metrics)
 
-    # what it may have besides
+    # what it may have as well
 
     def parts(self) -> dict[str, Part]:
-        """Modules beside the base model, by name; those of a wrapped method are its own.
+        """Modules beside the base model, by name; without those of a wrapped method.
 
-        One that is left out here is kept as any other, and counts as needed for answering.
+        A module that is not listed is saved too, and counts as needed for answering.
         """
         return {}
 
     def new_tokens(self) -> tuple[int, ...]:
-        """Ids of the tokens that it has added to the base model. Their rows train even where the rest is frozen (LoRA)."""
+        """Ids of the tokens that it has added to the base model. Their embedding rows train even if the rest is frozen
+        (LoRA)."""
         return ()
 
     @property
     def trains_base(self) -> bool:
-        """Whether the base model, or adapters of it, may train; False where the settings say that it stays as it is."""
+        """Whether the base model or its adapters may train; False if the settings freeze it."""
         return True
 
     def answering_config(self) -> Any:
-        """The config of what is left for answering, as exports hold it: without parts that are needed for something else
-        (`Part.needed`), and without what makes only training faster."""
+        """The config for answering, which exports use: without parts that answering does not need (`Part.needed`), and
+        without settings that only speed up training."""
         return self.config
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """Per row, the decoded step of each thought group; () where the method cannot read its latents."""
+        """Per row, the decoded step of each thought group; () if the method cannot decode latents."""
         return [() for _ in trace.counts_B]
 
     def expected(self, example: Example, groups: int) -> tuple[str | None, ...] | None:
-        """What each of so many thought groups of a problem stands for; None where the method does not say."""
+        """The step that each of a problem's thought groups stands for; None if the method does not define it."""
         return None
 
     @property
@@ -234,17 +235,17 @@ class Method(nn.Module, ABC):
         return True
 
     def written(self, example: Example) -> Written | None:
-        """The chain of a problem and what follows it, where the method is trained on it: on all of it, or on what a
-        curriculum leaves. Labels of its rows are these tokens; some of the chain may be gone. None where it is not."""
+        """The written chain of a problem and what follows it, if the method is trained on this text: its rows' labels are
+        these tokens, of which a curriculum may have removed some. None otherwise."""
         return None
 
     @property
     def advice(self) -> str:
-        """What to change about the method itself where its loss is not finite; "" = nothing."""
+        """What to change about the method if its loss is not finite; "" = no advice."""
         return ""
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Refuse, before training starts, a batch that this method cannot learn from. By default nothing is looked at.
+        """Refuse, before training starts, a batch that this method cannot learn from. By default nothing is checked.
 
         Raises:
             DataError: says what is wrong with the batch.
@@ -252,7 +253,7 @@ class Method(nn.Module, ABC):
 
 
 class Layer(Method):
-    """A method that is made of another one, `wrapped`, and does as that does where it says nothing else."""
+    """A method made of another one, `wrapped`, to which it delegates everything that it does not override."""
 
     @property
     @abstractmethod
@@ -261,7 +262,7 @@ class Layer(Method):
 
     @property
     def backbone(self) -> Backbone:
-        """The wrapped method's, as all that follows."""
+        """The wrapped method's."""
         return self.wrapped.backbone
 
     @property
@@ -295,9 +296,9 @@ class Layer(Method):
 
 
 class Wrapper(Layer):
-    """A method around another one, which answers without it: it adds to the rows and to the loss of training.
+    """A method around another one: it adds to rows and loss in training, and the other answers without it.
 
-    Its config has the other's as the field `inner`; the other itself is `self.method`.
+    The wrapped method is `self.method`; its config is the field `inner`.
     """
 
     method: Method
@@ -314,12 +315,12 @@ class Wrapper(Layer):
 
     @property
     def at_inference(self) -> Method:
-        """What inference needs: the wrapped method."""
+        """The wrapped method, which answers alone."""
         return self.method.at_inference
 
 
 def thoughts_asked(latents: int | None, usual: int, what: str = "latents") -> int:
-    """How many latents a prompt is to have: as many as were asked for, or as are usual.
+    """The number of latents of a prompt: as requested, or the usual number.
 
     Raises:
         ConfigError: a negative number.
@@ -331,7 +332,7 @@ def thoughts_asked(latents: int | None, usual: int, what: str = "latents") -> in
 
 
 def add_counts(parts: Sequence[Mapping[str, np.ndarray]]) -> Counts:
-    """Counts of a whole from those of its parts; a shorter vector counts 0 where it has no entry, objects are listed."""
+    """Add the counts of parts. Shorter vectors are padded with 0; arrays of objects are concatenated."""
     total: Counts = {}
     for term in parts[0]:
         if parts[0][term].dtype == object:
@@ -345,19 +346,19 @@ def add_counts(parts: Sequence[Mapping[str, np.ndarray]]) -> Counts:
 
 
 def answer_counts(batch: Batch) -> np.ndarray:
-    """What the labelled positions of a batch weigh, as float: their number, where no row is marked."""
+    """The total weight of a batch's labels, as float; their number if no row has label marks."""
     weights_N = label_weights(batch)
     return np.array(float(len(batch.label_places()[2])) if weights_N is None else weights_N.sum())
 
 
 def latents_at(method: Method, stage: Stage, last: Stage, question: str) -> int | None:
-    """How many latents a model thinks that has been trained up to a stage; None = as many as `prompt` gives by itself.
+    """The number of latents for a model trained up to a stage; None = the default of `prompt`.
 
-    Asked for more, as at the end of training, it would meet latents that it has never seen.
+    With more latents, as at the end of training, it would meet positions that it has never seen.
 
     Args:
-        last: the stage that the curriculum ends in, which `prompt` assumes.
-        question: any; its prompt says what the method's own number is.
+        last: the last stage of the curriculum, which `prompt` assumes.
+        question: any question, to ask `prompt` for the default number.
     """
     if stage.groups is None or stage.groups == last.groups:
         return None
@@ -374,7 +375,7 @@ def layers(method: Method) -> Iterator[Method]:
 
 
 def replace_innermost(config: Any, **fields: Any) -> Any:
-    """A method's config with other values in fields of the method that is wrapped last; its own where it wraps none."""
+    """Replace fields in the config of the innermost wrapped method; in the config itself if it wraps none."""
     inner = getattr(config, "inner", None)
     return replace(config, **fields) if inner is None else replace(config, inner=replace_innermost(inner, **fields))
 

@@ -49,7 +49,7 @@ class CoconutConfig:
     latents_per_step: int = 2  # c
     max_stage: int = 3  # K: at most K steps become latents; a last stage then removes all text
     epochs_per_stage: float = 3.0
-    first_stage: int = 1  # stage 0 (all steps written) is an SFT-CoT checkpoint's work
+    first_stage: int = 1  # stage 0 (all steps written) is skipped when starting from an SFT-CoT checkpoint
     pad_to_max: bool = True  # last stage: K groups for every problem; False: min(steps, K)
     curriculum: Literal["staged", "progressive", "none"] = "staged"
     thoughts: Literal["recurrent", "pause"] = "recurrent"  # pause: the slots hold a learned token
@@ -104,13 +104,13 @@ class Coconut(Method):
         return (*stages, Stage(index=c.max_stage + 1, removed=None, groups=full, restart=restart))
 
     def curriculum(self) -> Curriculum:
-        """Stages from `first_stage` on; "none" starts, and stays, in the last one."""
+        """Stages from `first_stage` on; with "none" the last stage only."""
         if self.config.curriculum == "none":
             return single(self._stages[-1])
         return stagewise(self._stages[self.config.first_stage :], self.config.epochs_per_stage)
 
     def _mixed(self, stage: Stage, rng: Random) -> Stage:
-        """The stage of one row, where rows of other stages are mixed in."""
+        """The stage of one row, if rows of other stages are mixed in."""
         c = self.config
         if c.mixing == "none" or rng.random() >= c.mixing_probability:
             return stage
@@ -137,16 +137,16 @@ class Coconut(Method):
         return whole(self.backbone, self.config.template, example)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """question | bot | latents | eot; as many latents as the last stage has at most.
+        """question | bot | latents | eot, with the last stage's maximum number of latents.
 
         Raises:
             ConfigError: a negative number of latents.
-            DataError: the question spells a marker.
+            DataError: the question contains a marker.
         """
         latents = thoughts_asked(latents, self.config.max_stage * self.latents_per_group)
         ids = refuse_markers(question_ids(self.backbone, self.config.template, question), self.markers, name)
         return self.markers.prompt(ids, latents, name=name)
 
     def source(self) -> Source | PrecomputedThoughts | None:
-        """The recurrence itself, without a projection; None for pause tokens, which stand in the prompt."""
+        """The recurrence without a projection; None for pause tokens, which are part of the prompt."""
         return Recurrence() if self.config.thoughts == "recurrent" else None

@@ -126,7 +126,7 @@ class Codi(Method):
 
     @classmethod
     def most_latents(cls, config: CodiConfig) -> int:
-        """As many in every row."""
+        """The same number in every row."""
         return config.latents
 
     def new_tokens(self) -> tuple[int, ...]:
@@ -142,7 +142,7 @@ class Codi(Method):
         return single(Stage(removed=None, groups=self.config.latents // self.latents_per_group))
 
     def _chain(self, example: Example) -> tuple[str, ...]:
-        """The steps that the teacher writes, and that the latents stand for."""
+        """The steps that the teacher writes and the latents stand for."""
         return example.steps if self.config.include_last_step else example.steps[:-1]
 
     def _teacher(self, question: tuple[int, ...], answer: tuple[int, ...], before: int, example: Example) -> Row:
@@ -184,7 +184,7 @@ class Codi(Method):
 
         Raises:
             ConfigError: a negative number of latents.
-            DataError: the question spells a marker.
+            DataError: the question contains a marker.
         """
         latents = thoughts_asked(latents, self.config.latents)
         ids = refuse_markers(question_ids(self.backbone, self.config.template, question), self.markers, name)
@@ -195,7 +195,7 @@ class Codi(Method):
         return Recurrence(self.projection)
 
     def counts(self, batch: Batch) -> Counts:
-        """Labelled tokens of student and teacher, and pairs of states to compare."""
+        """Numbers of labelled tokens of student and teacher, and of pairs of states to compare."""
         assert batch.branch is not None, "rows without a teacher: use `layout`, not `prompt`, to train"
         return {
             "answer": answer_counts(batch),
@@ -223,7 +223,8 @@ class Codi(Method):
         )
 
     def _distance(self, student: Trace, teacher: Trace) -> Tensor:
-        """Between the states before the answer, summed over rows; the teacher's are the target and get no gradient."""
+        """Distance between the states before the answer, summed over rows; the teacher's are the target, without
+        gradient."""
         assert student.captured_LBD is not None
         assert teacher.captured_LBD is not None
         return layer_distance_sum(

@@ -2,7 +2,7 @@
 
 Paper: the two outer baselines of Coconut (arXiv 2412.06769, section 4) and of SIM-CoT (arXiv 2509.20317, section 4).
 Idea: a plain language model, trained on question -> steps -> answer, or on question -> answer.
-    No thoughts. What an explicit chain buys, and what it costs in tokens, is what every latent method is held against.
+    No latents. Every latent method is compared with what an explicit chain gains, and what it costs in tokens.
 Row:    question | step 1 | ... | step N | ### answer eos        (SFT-CoT)
         question | ### answer eos                                (No-CoT)
         labels on everything after the question
@@ -46,7 +46,7 @@ class Cot(Method):
     config: CotConfig
 
     def curriculum(self) -> Curriculum:
-        """One stage: all steps in words, or none."""
+        """One stage: all steps as text, or none."""
         return single(Stage(removed=0 if self.config.steps else None))
 
     def layout(self, example: Example, stage: Stage, rng: Random) -> Row:

@@ -41,7 +41,7 @@ from unspoken.errors import ConfigError
 from unspoken.methods.base import Method
 
 MOST_BY_CHANCE = 99
-"""Most tokens that smoothing removes: the released distribution has 100 bins, the last with all that is left."""
+"""The most tokens that smoothing removes: the released distribution has 100 bins, the last with the remaining mass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class IcotSiConfig:
 
 
 def by_chance(rate: float | None, rng: Random) -> int:
-    """How many further tokens a row loses: geometric, cut off at `MOST_BY_CHANCE`; 0 without a rate."""
+    """Draw how many further tokens a row loses: geometric, at most `MOST_BY_CHANCE`; 0 without a rate."""
     if rate is None:
         return 0
     return min(int(-math.log1p(-rng.random()) / rate), MOST_BY_CHANCE)
@@ -93,11 +93,11 @@ REMOVED_TOKENS = "removed_tokens"
 
 @dataclass(frozen=True, kw_only=True)
 class RemovedTokens:
-    """What is gone of the written chain at a stage.
+    """What has been removed from the written chain at a stage.
 
     Attributes:
-        count: how many of its tokens, whichever step they belong to; None = all of them.
-        smoothing: rate of a geometric number of further tokens that each row loses by chance; None = no more.
+        count: number of removed tokens, whichever step they belong to; None = all.
+        smoothing: rate of the geometric number of further tokens that each row loses at random; None = none.
     """
 
     count: int | None = 0
@@ -105,29 +105,29 @@ class RemovedTokens:
 
 
 def removed_tokens(stage: Stage) -> RemovedTokens:
-    """What is gone at a stage; nothing where it does not say."""
+    """What has been removed at a stage; nothing by default."""
     return stage.extra.get(REMOVED_TOKENS, RemovedTokens())
 
 
 def _stage(gone: RemovedTokens, index: int | None = None, **fields: Any) -> Stage:
-    """A stage that is numbered by its tokens, unless told otherwise."""
+    """A stage whose number is its number of removed tokens, unless given otherwise."""
     return Stage(index=gone.count or 0 if index is None else index, extra={REMOVED_TOKENS: gone}, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRemoval(Curriculum):
-    """One more token of the written chain goes at equal distances, until none is left; then nothing changes any more.
+    """Removes one more token of the written chain at equal intervals, until none is left.
 
     Attributes:
-        per_epoch: tokens that go in an epoch.
-        longest: no chain has more tokens.
-        first: tokens that are gone from the start.
-        wait: epochs before the first distance begins; no row loses further tokens by chance until then.
-        beyond: once so many tokens are scheduled, all go at once; None = one by one to the end.
+        per_epoch: tokens removed per epoch.
+        longest: length of the longest chain.
+        first: tokens removed from the start.
+        wait: epochs before the first interval begins; until then, rows lose no tokens at random.
+        beyond: once this many tokens are scheduled, all are removed at once; None = one by one to the end.
         smoothing: see `RemovedTokens`.
-        restart: the optimizer restarts with every token.
-        steps_per_epoch: optimizer steps in an epoch. A distance is then a whole number of them, the nearest one (the
-            even one of two), and where that is 0, a token goes at every step, the first included. None = exact distances.
+        restart: reset the optimizer with every token.
+        steps_per_epoch: optimizer steps per epoch. The steps between two removals are rounded half to even; 0 means one
+            token per step, starting with the first. None = exact intervals.
     """
 
     per_epoch: float
@@ -160,15 +160,15 @@ class TokenRemoval(Curriculum):
         super().__post_init__()
 
     def extremes(self) -> tuple[Stage, ...]:
-        """The first stage, before anything goes by chance, and the last one."""
+        """The first stage, without random removal, and the last one."""
         return (self.without_chance(self.phases[0].stage), self.last)
 
     def without_chance(self, stage: Stage) -> Stage:
-        """Rows lose exactly what is scheduled."""
+        """Rows lose exactly the scheduled tokens."""
         return replace(stage, extra={REMOVED_TOKENS: replace(removed_tokens(stage), smoothing=None)})
 
     def fit(self, steps_per_epoch: int, written: Callable[[], int]) -> TokenRemoval:
-        """Distances in whole steps; no stages beyond the longest chain, each of which would restart the optimizer."""
+        """Intervals in whole steps, and no stages beyond the longest chain, each of which would reset the optimizer."""
         longest = self.longest if self.beyond is not None else min(self.longest, self.phases[0].stage.index + written())
         return replace(self, steps_per_epoch=steps_per_epoch, longest=longest)
 
@@ -180,7 +180,7 @@ class IcotSi(Method):
     config: IcotSiConfig
 
     def curriculum(self) -> Curriculum:
-        """One token more at equal distances, until no chain that fits into the context has any left."""
+        """Remove one more token at equal intervals, until no chain that fits into the context has any left."""
         c = self.config
         return TokenRemoval(
             per_epoch=c.remove_per_epoch,
@@ -216,7 +216,7 @@ class IcotSi(Method):
         return written(c.template, example.steps, (eos, *answer, eos), separator=c.separator, before=before, after=after)
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """question eos; what follows has one eos behind the chain, or what is left of it, and one behind the answer.
+        """question eos. The answer has two eos: one after what is left of the chain, and one at the end.
 
         Raises:
             ConfigError: latents were asked for.

@@ -69,7 +69,7 @@ class Pause(Method):
 
     @classmethod
     def most_latents(cls, config: PauseConfig) -> int:
-        """The pauses, which stand in slots."""
+        """The number of pauses, which fill slots."""
         return config.pauses
 
     def new_tokens(self) -> tuple[int, ...]:
@@ -78,7 +78,7 @@ class Pause(Method):
 
     @property
     def trains_base(self) -> bool:
-        """Not where the pause's row is all that trains."""
+        """False if only the pause's row trains."""
         return self.config.trains == "all"
 
     def curriculum(self) -> Curriculum:
@@ -86,7 +86,7 @@ class Pause(Method):
         return single(Stage(removed=0 if self.config.steps else None, groups=self.config.pauses))
 
     def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
-        """question | pauses | steps, where they are written | answer, with labels behind the pauses."""
+        """question | pauses | steps, if they are written | answer, with labels after the pauses."""
         parts = pieces(self.backbone, self.config.template, example)
         written = parts.steps if stage.removed is not None else ()
         text = (*sum(written, ()), *parts.answer)
@@ -108,7 +108,7 @@ class Pause(Method):
 
         Raises:
             ConfigError: a negative number of pauses.
-            DataError: the question spells a pause.
+            DataError: the question contains a pause.
         """
         pauses = thoughts_asked(latents, self.config.pauses, "pauses")
         ids = refuse_tokens(question_ids(self.backbone, self.config.template, question), {self.pause: LATENT}, name)

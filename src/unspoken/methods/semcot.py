@@ -56,10 +56,10 @@ from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, LossReport, Part, Wrapper
 
 HEAD, ENCODER = "encoder head", "encoder"
-"""What the first two stages train: the linear layer alone, the whole encoder."""
+"""`Stage.trainable_part` of the first two stages: only the linear layer, then the whole encoder."""
 
 ENCODER_TEXTS = "encoder_texts"
-"""In `Row.extra`: token ids of R, for the encoder; while that learns, also of S."""
+"""The name in `Row.extra` of the encoder's token ids of R, and of S while the encoder is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class SemCot(Wrapper):
         return {"encoder": Part(module=self.encoder, needed="train")}
 
     def curriculum(self) -> Curriculum:
-        """The encoder's two stages, then the generator's."""
+        """The two stages of the encoder, then those of the generator."""
         c = self.config
         learned = ((HEAD, c.encoder_warmup), (ENCODER, c.encoder_training))
         phases = []
@@ -132,7 +132,7 @@ class SemCot(Wrapper):
         return Curriculum(tuple(phases))
 
     def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
-        """The generator's row, with R; while the encoder learns, without latents, and with S."""
+        """The generator's row with R; in the encoder's stages without latents, and with S as well."""
         row = self.method.layout(example, stage, rng)
         reasoning = self._reasoning(example)
         if not reasoning:
@@ -142,7 +142,7 @@ class SemCot(Wrapper):
         return replace(row, extra={**row.extra, ENCODER_TEXTS: HostValue(encoded)})
 
     def _reasoning(self, example: Example) -> str:
-        """R: the rationale as the data have it, or the steps, a line each."""
+        """R: the rationale in the data, or the steps, one per line."""
         told = example.meta.get("reasoning")
         return told.strip() if isinstance(told, str) else "\n".join(example.steps).strip()
 
@@ -150,7 +150,7 @@ class SemCot(Wrapper):
         """S.
 
         Raises:
-            DataError: the data have none.
+            DataError: the data have no condensed text.
         """
         if self.config.condensed == "rule":
             return condense(example.steps or (self._reasoning(example),), self.config.condensed_words)
@@ -163,13 +163,13 @@ class SemCot(Wrapper):
         return told.strip()
 
     def _learns(self, batch: Batch) -> Batch:
-        """The batch as the generator learns from it: no row of an encoder's stage has a label."""
+        """The batch for the generator: rows of the encoder's stages have no labels."""
         labels_BT = batch.labels_BT.copy()
         labels_BT[[part in (HEAD, ENCODER) for part in batch.values(TRAINABLE_PART)]] = IGNORE
         return replace(batch, labels_BT=labels_BT)
 
     def _pairs(self, batch: Batch, trains: tuple[str, ...] = (HEAD, ENCODER)) -> list[int]:
-        """Rows from whose R and S the encoder learns."""
+        """Rows whose R and S train the encoder."""
         texts_B, part_B = batch.values(ENCODER_TEXTS, ()), batch.values(TRAINABLE_PART)
         return [b for b in range(len(batch)) if part_B[b] in trains and len(texts_B[b]) == 2]
 
@@ -178,7 +178,8 @@ class SemCot(Wrapper):
         return [b for b, texts in enumerate(batch.values(ENCODER_TEXTS)) if batch.latents_B[b] and texts]
 
     def counts(self, batch: Batch) -> Counts:
-        """The generator's; rows that are aligned; pairs, and all condensed texts that they are held against."""
+        """The generator's counts, the number of aligned rows and of pairs, and all condensed texts that pairs are
+        contrasted with."""
         pairs = self._pairs(batch)
         condensed = np.empty(len(pairs), dtype=object)
         for i, b in enumerate(pairs):
@@ -191,13 +192,13 @@ class SemCot(Wrapper):
         }
 
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """The answer's loss and the alignment's; or, in the encoder's stages, the contrast of its pairs."""
+        """The answer's loss and the alignment loss; in the encoder's stages, the contrastive loss of its pairs."""
         c, terms = self.config, {}
         if counts["answer"]:
             report = self.method.forward(self._learns(batch), counts)
             trace = report.trace
             terms = {name: (1 - c.align_weight) * term for name, term in report.terms.items()}
-        else:  # nothing but the encoder learns in this step
+        else:  # only the encoder trains in this step
             trace = _nothing(batch, self.backbone)
         if counts["aligned"]:
             terms["align"] = c.align_weight * self._alignment(batch, trace) / float(counts["aligned"])
@@ -230,7 +231,7 @@ class SemCot(Wrapper):
             rows = self._pairs(batch, (trains,))
             if not rows:
                 continue
-            # In the head's stage the layers are a constant: what they say needs no gradient.
+            # While only the head trains, the layers below need no gradient.
             with torch.set_grad_enabled(torch.is_grad_enabled() and trains == ENCODER):
                 pooled = self.encoder.pooled([texts_B[b][0] for b in rows] + keys)
             embedded = self.encoder.project(pooled)

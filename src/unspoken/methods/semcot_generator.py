@@ -53,7 +53,7 @@ THOUGHT = "<thought>"
 """The released name of the added token."""
 
 PROJECTION = "projection"
-"""The `Stage.trainable_part` while the generator itself waits."""
+"""`Stage.trainable_part` while only the projection trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class SemCotGenerator(SoftPrompt):
 
     @property
     def uses_steps(self) -> bool:
-        """It learns answers alone."""
+        """False: it is trained on answers only."""
         return False
 
     def curriculum(self) -> Curriculum:
@@ -126,10 +126,10 @@ def _joined(chat: list[Message]) -> str:
 
 
 class _Generated(Assisted):
-    """The generator's latents; gradient stops before the generator in rows of which the projection alone learns."""
+    """The generator's latents; rows that train only the projection get no gradient into the generator."""
 
     def vectors(self, batch: Batch, chains: int = 1) -> Tensor:
-        """See `Prompted.vectors`."""
+        """See `PrecomputedThoughts.vectors`."""
         alone_B = np.array([part == PROJECTION for part in batch.values(TRAINABLE_PART)], dtype=bool)
         if (asked := assistant_batch(batch)) is None or not alone_B.any():
             return super().vectors(batch, chains)

@@ -56,7 +56,7 @@ from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, LossReport, Part, Wrapper
 
 STEP_TARGETS = "step_targets"
-"""In `Row.extra`: per thought group, the token ids of the step it stands for, eos included; () where it has none."""
+"""The name in `Row.extra` of, per thought group, the token ids of its step, eos included; () for a group without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class SimCot(Wrapper):
             self.method.requires_grad_(False)
 
     def train(self, mode: bool = True) -> SimCot:
-        """A frozen inner method never drops out: the decoder learns to read the latents that it will see."""
+        """A frozen inner method has no dropout: the decoder learns to read the latents that it will get at inference."""
         super().train(mode)
         if self.config.trains == "decoder":
             self.method.train(False)
@@ -134,16 +134,16 @@ class SimCot(Wrapper):
 
     @property
     def trains_base(self) -> bool:
-        """Not where the decoder is all that trains."""
+        """False if only the decoder trains."""
         return self.config.trains != "decoder" and self.method.trains_base
 
     def parts(self) -> dict[str, Part]:
-        """The decoder, which answering leaves out."""
+        """The decoder, which answering does not need."""
         elsewhere = self.config.decoder.path is not None
         return {"decoder": Part(module=self.decoder, needed="explain", lm=self.decoder if elsewhere else None)}
 
     def curriculum(self) -> Curriculum:
-        """The inner method's; where that is frozen, its last stage alone: it stays at the end of its training."""
+        """The inner method's curriculum; only its last stage if the method is frozen."""
         whole = self.method.curriculum()
         return single(whole.last) if self.config.trains == "decoder" else whole
 
@@ -154,7 +154,7 @@ class SimCot(Wrapper):
         groups = align(row.steps_covered, (row.latents + row.unfed_latent) // self.latents_per_group, c.surplus, c.missing)
         eos = self.backbone.tokenizer.eos_token_id
         newline = self.backbone.encode("\n")
-        # What is still written: from behind the last latent's marker to eos.
+        # The text that is still written: from after the last latent's marker to eos.
         visible = tuple(i for i in row.labels if i >= 0)
         targets: list[tuple[int, ...]] = []
         for numbers in groups:
@@ -168,9 +168,9 @@ class SimCot(Wrapper):
         return replace(row, extra={**row.extra, STEP_TARGETS: HostValue(tuple(targets))})
 
     def expected(self, example: Example, groups: int) -> tuple[str | None, ...]:
-        """What each of so many thought groups stands for; None for a group without a step.
+        """The step that each thought group stands for; None for a group without one.
 
-        At the end of training; or, where that has another number of groups, at the stage that has this one.
+        At the end of training, or at the stage with this number of groups.
         """
         curriculum = self.method.curriculum()
         stage = curriculum.last
@@ -181,7 +181,7 @@ class SimCot(Wrapper):
         return tuple("\n".join(example.steps[i].strip() for i in numbers) or None for numbers in numbers_G)
 
     def counts(self, batch: Batch) -> Counts:
-        """The inner method's, and per group: rows with a target, target tokens."""
+        """The inner method's counts, and per group: the number of rows with a target and of target tokens."""
         targets_B = batch.values(STEP_TARGETS, ())
         most = max(map(len, targets_B), default=0)
         rows_G, tokens_G = np.zeros(most), np.zeros(most)
@@ -191,15 +191,15 @@ class SimCot(Wrapper):
         return {**self.method.counts(batch), "explain_rows": rows_G, "explain_tokens": tokens_G}
 
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """The inner loss and the decoder's."""
+        """The inner method's loss and the decoder's."""
         report = self.method.forward(batch, counts)
         terms = {} if self.config.trains == "decoder" else dict(report.terms)
         terms["explain"] = self.config.weight * self._explain_loss(batch, counts, report.trace)
         return LossReport(terms=terms, trace=report.trace, metrics=report.metrics)
 
     def _explain_loss(self, batch: Batch, counts: Counts, trace: Trace) -> Tensor:
-        """Cross-entropy of all steps given their groups, normalised as the config says."""
-        # A method may have several sets of thoughts for a row; each is explained, and their loss is averaged.
+        """Cross-entropy of all steps given their groups, normalised according to the config."""
+        # If a method has several sets of thoughts per row, each is explained and the loss is averaged.
         copies = len(trace.counts_B) // len(batch)
         targets_B = batch.values(STEP_TARGETS, ()) * copies
         places = [(b, g) for b, targets in enumerate(targets_B) for g, step in enumerate(targets) if step]
@@ -224,7 +224,7 @@ class SimCot(Wrapper):
         return trace.latents_BKD[:, : K // C * C].reshape(B * (K // C), C, D).index_select(0, flat)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
-        """Each row's thought groups in words, greedily and in one batch."""
+        """Decode each row's thought groups into text, greedily and in one batch."""
         sizes = [int(n) // self.latents_per_group for n in trace.counts_B]
         places = [(b, g) for b, size in enumerate(sizes) for g in range(size)]
         said = iter(self.decoder.explain(self._groups(trace, places), self.config.max_step_tokens) if places else [])

@@ -1,7 +1,7 @@
-"""Thoughts of another model in the prompt of the base model: what SoftCoT and SemCoT's generator have in common.
+"""Thoughts of another model in the base model's prompt: the common part of SoftCoT and SemCoT's generator.
 
-The other model reads a prompt of its own; its states at the end of that, projected to the base model's width by one linear
-layer, take the place of slots in the base model's prompt. Each paper's file says what the other model reads and learns.
+The other model reads its own prompt. Its states at the end of it, projected to the base model's width by a linear layer,
+fill the slots in the base model's prompt. Each paper's file says what the other model reads and how it trains.
 
 Shapes: A width of the assistant, D of the base model.
 """
@@ -55,9 +55,9 @@ class SoftPromptConfig:
     latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
     texts: Annotated[SoftTexts, BeforeValidator(texts_of)] = field(default_factory=lambda: TEXTS["math"])  # or a name
     slots: SlotMarkers | None = None  # of the base model's prompt; see the method
-    today: str = "2024-07-26"  # what chat templates are told; the date that Llama 3.1's writes by itself
-    template: dict[str, Any] = field(default_factory=without_thinking)  # what the base's is told besides; Qwen3: thinking
-    assistant_template: dict[str, Any] = field(default_factory=without_thinking)  # the same for the assistant's
+    today: str = "2024-07-26"  # date for chat templates; the one that Llama 3.1's template writes by default
+    template: dict[str, Any] = field(default_factory=without_thinking)  # further variables of the base's template
+    assistant_template: dict[str, Any] = field(default_factory=without_thinking)  # the same for the assistant's template
 
     def __post_init__(self) -> None:
         check_variables(self.template, "template")
@@ -73,12 +73,12 @@ class SoftPromptConfig:
 
 
 class SoftPrompt(Method):
-    """A method whose latents another model makes before the base model reads anything.
+    """A method whose latents are made by another model before the base model runs.
 
     Attributes:
-        reader: what messages call the other model.
-        reads_ahead: how many of the states that are taken stand before the slots of its prompt.
-        hold: the token that stands in these.
+        reader: the other model's name in messages.
+        reads_ahead: how many of the used states come before the slots of its prompt.
+        hold: the token that fills these slots.
     """
 
     config: Any
@@ -97,18 +97,18 @@ class SoftPrompt(Method):
 
     @classmethod
     def most_latents(cls, config: SoftPromptConfig) -> int:
-        """As many in every row."""
+        """The same number in every row."""
         return config.latents
 
     def train(self, mode: bool = True) -> Self:
-        """A frozen base model never drops out."""
+        """Dropout stays off in a frozen base model."""
         super().train(mode)
         self.backbone.train(mode and not self.frozen)
         return self
 
     @property
     def frozen(self) -> bool:
-        """Nothing of the base model trains."""
+        """Whether the base model is frozen."""
         return not any(p.requires_grad for p in self.backbone.parameters())
 
     def parts(self) -> dict[str, Part]:
@@ -117,15 +117,15 @@ class SoftPrompt(Method):
 
     @property
     def ends_in_header(self) -> bool:
-        """Whether the prompt ends with the header behind which the model answers."""
+        """Whether the prompt ends with the header of the assistant's turn."""
         return True
 
     def prompt(self, question: str, latents: int | None = None, name: str = "") -> Row:
-        """The chat up to the answer, with slots in it; and what the other model reads.
+        """The chat up to the answer, with slots in it, and the other model's prompt.
 
         Raises:
             ConfigError: a negative number of latents.
-            DataError: the question spells a special token, or is too long for the other model.
+            DataError: the question contains a special token, or is too long for the other model.
         """
         latents = thoughts_asked(latents, self.config.latents)
         refuse_special(self.backbone, question, (self._base_hold,), name)
@@ -147,12 +147,13 @@ class SoftPrompt(Method):
         return render(self.backbone, chat, prompt=prompt, today=self._today, variables=self.config.template)
 
     def around(self, backbone: Backbone, chat: list[Message], *, prompt: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Token ids before and behind the place of the thoughts."""
+        """Token ids before and after the thoughts."""
         told = self.config.template if backbone is self.backbone else self.config.assistant_template
         return around(backbone, chat, prompt=prompt, today=self._today, variables=told)
 
     def _assistant_prompt(self, question: str, latents: int, name: str) -> AssistantPrompt:
-        """Its instruction, the opening of its answer, and slots; nothing behind them can change their states."""
+        """The other model's instruction, the opening of its answer, and slots. It ends there, because later tokens cannot
+        change their states."""
         other = self.assistant.backbone
         refuse_special(other, question, (self.hold,), name)
         asked, opening = self.config.texts.asked(question, latents)
@@ -181,13 +182,13 @@ class SoftPrompt(Method):
         return Assisted(self.assistant, self.project)
 
     def read(self, batch: Batch, source: PrecomputedThoughts, chains: int = 1) -> Trace:
-        """Forward training rows, each with so many sets of thoughts."""
-        # Only a run that trains comes back to a prompt.
+        """Forward training rows with a number of sets of thoughts each."""
+        # Only training reads the same prompt again.
         prefixes = self.backbone.prefixes if self.training and self.frozen else None
         return unroll(self.backbone, batch, source, chains=chains, frozen=self.frozen, prefixes=prefixes)
 
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """Token cross-entropy behind the prompt, mean over the labelled tokens that `counts` speaks of."""
+        """Token cross-entropy after the prompt, averaged over the labelled tokens in `counts`."""
         trace = self.read(batch, self.source())
         loss = labelled_cross_entropy_sum(trace, batch, self.backbone.logits)
         return LossReport(terms={"answer": loss / float(counts["answer"])}, trace=trace)

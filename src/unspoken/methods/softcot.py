@@ -76,7 +76,7 @@ class SoftCot(SoftPrompt):
 
     @property
     def ends_in_header(self) -> bool:
-        """As the config says."""
+        """See `SoftCotConfig.generation_header`."""
         return self.config.generation_header
 
     def curriculum(self) -> Curriculum:
@@ -85,7 +85,7 @@ class SoftCot(SoftPrompt):
         return single(Stage(removed=removed, groups=self.config.latents // self.latents_per_group))
 
     def _header(self, question: str) -> str:
-        """What stands between the user's turn and the model's answer."""
+        """The text between the user's turn and the model's answer."""
         bare, ended = (self.rendered([("user", question)], prompt=prompt) for prompt in (False, True))
         return ended.removeprefix(bare)
 

@@ -108,7 +108,7 @@ class SoftCotPp(Layer):
         return self.soft.uses_steps
 
     def parts(self) -> dict[str, Part]:
-        """The vectors that the assistant's slots hold."""
+        """The [INI] vectors in the assistant's slots."""
         return {"initial": Part(module=self.initial)}
 
     def source(self) -> PrecomputedThoughts:
@@ -116,11 +116,11 @@ class SoftCotPp(Layer):
         return Assisted(self.assistant, self.soft.project, self.initial.weight)
 
     def counts(self, batch: Batch) -> Counts:
-        """SoftCoT's, and questions whose sets are held against each other."""
+        """SoftCoT's counts, and the number of questions whose sets are contrasted."""
         return {**self.soft.counts(batch), "questions": np.array(float(len(batch)))}
 
     def forward(self, batch: Batch, counts: Counts) -> LossReport:
-        """SoftCoT's loss, mean over sets, and the contrast between a question's sets."""
+        """SoftCoT's loss, averaged over sets, and the contrastive loss between a question's sets."""
         c = self.config
         trace = self.soft.read(batch, self.source(), c.chains)
         loss = labelled_cross_entropy_sum(trace, batch.tile(c.chains), self.backbone.logits)
@@ -134,7 +134,7 @@ class SoftCotPp(Layer):
         )
 
     def _contrast(self, trace: Trace) -> Tensor:
-        """InfoNCE between the sets of each question, a set being all its latents, summed over sets and questions."""
+        """InfoNCE between the sets of each question (a set = all its latents), summed over sets and questions."""
         C = self.config.chains
         sets_BCF = trace.latents_BKD.flatten(1).unflatten(0, (C, -1)).transpose(0, 1)
         views_BCF = F.dropout(sets_BCF, self.config.dropout, self.training)

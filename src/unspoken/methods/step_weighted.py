@@ -56,7 +56,7 @@ def _checked(rule: str) -> str:
 
 
 _ANY = Example(id="any", question="?", steps=("1",), answer="1")
-"""A problem, to see whether a method writes chains."""
+"""A problem for checking whether a method writes chains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +103,15 @@ class StepWeighted(Wrapper):
 
     @property
     def advice(self) -> str:
-        """What the released README says of an unstable loss."""
+        """The released README's advice on an unstable loss."""
         m = self.config.multiplier
         return f"lower method.multiplier, now {m:g}, to {1.5 if m > 1.5 else 1:g}" if m > 1 else ""
 
     def layout(self, example: Example, stage: Stage, rng: Random) -> Row:
-        """The inner method's row, its labels marked.
+        """The inner method's row with marks on its labels.
 
         Raises:
-            ConfigError: its labels are not the end of the written chain and answer.
+            ConfigError: its labels are not the written chain and answer, or an end of it.
         """
         row = self.method.layout(example, stage, rng)
         ids, marks = self._marked(example)
@@ -119,7 +119,7 @@ class StepWeighted(Wrapper):
         return replace(self._placed(row, ids, marks), branch=branch)
 
     def _placed(self, row: Row, ids: tuple[int, ...], marks: Marks) -> Row:
-        """A row with the marks of a whole text on its labels; a curriculum may have taken some of the chain from it."""
+        """Put the marks of the whole text onto a row's labels; a curriculum may have removed part of the chain."""
         at = [t for t, label in enumerate(row.labels) if label != IGNORE]
         labels = tuple(row.labels[t] for t in at)
         kept = next((n for n, label in enumerate(labels) if n == len(ids) or label != ids[n]), len(labels))
@@ -134,7 +134,7 @@ class StepWeighted(Wrapper):
         )
 
     def _marked(self, example: Example) -> tuple[tuple[int, ...], Marks]:
-        """Token ids of the whole written chain and answer, and what each of them is."""
+        """Token ids of the whole written chain and answer, and their marks."""
         written = self.method.written(example)
         assert written is not None
         starts = np.cumsum([0, *map(len, written.parts)])
@@ -162,7 +162,7 @@ class StepWeighted(Wrapper):
         return ids, marks
 
     def _spans(self, written: Written) -> list[Span]:
-        """The steps of a problem as stretches of its written chain."""
+        """The spans of a problem's steps in its written chain."""
         text = "".join(written.parts)
         if self.config.segmenter == "steps":
             return [Span(start=a, end=b, result=result_of(text, a, b)) for a, b in written.steps]
@@ -175,7 +175,7 @@ class StepWeighted(Wrapper):
         return self._found[text]
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Refuse a batch without a weighted label: training on it is plain SFT, which is not what was asked for.
+        """Refuse a batch without a weighted label, because training on it would be plain SFT.
 
         Raises:
             DataError: names the batch, shows its text, and says which rules would find steps in it.
@@ -203,5 +203,5 @@ class StepWeighted(Wrapper):
 
 
 def _overlap(bounds_T2: np.ndarray, start: int, end: int) -> np.ndarray:
-    """Which tokens hold a character of a stretch of text."""
+    """Which tokens contain a character of a span of text."""
     return (bounds_T2[:, 0] < end) & (bounds_T2[:, 1] > start)

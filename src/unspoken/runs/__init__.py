@@ -1,1 +1,1 @@
-"""A run: its configuration, its directory on disk, and the model that it is. Imports core, methods, tasks."""
+"""A run: its configuration, its directory on disk, and its model. Imports core, methods, tasks."""

@@ -1,4 +1,4 @@
-"""`RunConfig`: everything that determines a run. Recipes are functions that return one; `run.json` holds one."""
+"""`RunConfig`: everything that determines a run. Recipes return one; `run.json` stores it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from unspoken.tasks import task_config
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train. Lengths are in epochs or optimizer steps, as their names say."""
+    """How to train. Lengths are in epochs or optimizer steps, according to their names."""
 
     __pydantic_config__ = STRICT
 
@@ -28,28 +28,28 @@ class TrainConfig:
     steps: int | None = None  # optimizer steps
     batch_size: int = 32  # rows per optimizer step, over all processes
     micro_batch_size: int | None = None  # rows per forward pass on one process; None = all of them
-    micro_batch_tokens: int | None = None  # positions per forward pass, padding included; puts rows of like length together
+    micro_batch_tokens: int | None = None  # positions per forward pass, padding included; groups rows of similar length
     lr: float = 1e-4
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     max_positions: int | None = None  # leave out training examples whose row or branch is longer
     warmup_steps: int = 0  # linear, from 0
-    warmup_share: float = 0.0  # the same as a share of all steps; the longer of both counts
+    warmup_share: float = 0.0  # the same as a share of all steps; the longer of the two counts
     restart_warmup_steps: int = 0  # after an optimizer restart at a stage's beginning
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     decay_start: float = 0.0  # share of training after which the schedule begins to fall
     final_lr: float = 0.0  # where it ends, as a share of lr
     clip: float | None = 1.0  # largest gradient norm; None = no clipping
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer; so with a bf16 base
-    activation_checkpointing: bool = False  # make activations again in the backward pass: less memory, about a third slower
-    fused_activation: bool = True  # GPT-2's as one operator instead of seven: faster, the same but for rounding
+    activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third slower
+    fused_activation: bool = True  # GPT-2's activation as one operator instead of seven: faster, same up to rounding
     seed: int = 0
     length_window: int = 50  # batches whose rows are sorted by length together; 1 = keep the random order
-    encodings: str | None = "~/.cache/unspoken/encodings"  # where token ids of a large corpus are kept; None = in memory
+    encodings: str | None = "~/.cache/unspoken/encodings"  # folder for token ids of a large corpus; None = in memory
     validate_every: int | None = None  # optimizer steps; None = once an epoch
     validate_limit: int = 200  # validation examples; 0 = do not validate
     select_split: str = "validation"  # never "test": a score used to choose is no longer a test score
-    select: Literal["accuracy", "loss", "last"] = "accuracy"  # which checkpoint of the last stage is kept as the model
+    select: Literal["accuracy", "loss", "last"] = "accuracy"  # which checkpoint of the last stage becomes the model
     stability_limit: int = 0  # validation problems whose latents are watched (docs/guides/inspector.md); 0 = none
     stability_every: int | None = None  # optimizer steps between two looks at them; None = at each validation
     save_every: int = 500  # optimizer steps between resumable states
@@ -110,7 +110,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run: what is trained, how, on what, how it thinks and speaks, and what is done to be sooner at it."""
+    """One run: base model, method, task, training, how it thinks and speaks, and settings of speed."""
 
     __pydantic_config__ = STRICT
 
@@ -121,11 +121,11 @@ class RunConfig:
     thinking: ThinkingConfig = field(default_factory=ThinkingConfig)
     speaking: SamplingParams = field(default_factory=SamplingParams)
     fast: FastConfig = field(default_factory=FastConfig)
-    start: str | None = None  # a run of the same (inner) method whose own parts this one begins with: its projection, ...
+    start: str | None = None  # a run of the same (inner) method whose parts (projection, ...) this run starts with
 
     @property
     def low(self) -> bool:
-        """Losses are computed in bf16; what trains is kept in fp32 in any case (`core/precision.py`)."""
+        """Whether to compute in bf16; trained parameters are kept in fp32 in any case (`core/precision.py`)."""
         return self.train.precision == "bf16" or self.backbone.dtype == "bfloat16"
 
 
@@ -136,7 +136,7 @@ def learning_rate(config: TrainConfig, step: int, total: int, restarted: int | N
         config: warm-up and schedule.
         step: the step, from 0.
         total: steps of the whole run.
-        restarted: the step at which the optimizer last restarted, if it has.
+        restarted: the step of the optimizer's last reset, if there was one.
     """
     warmup = max(config.warmup_steps, math.ceil(config.warmup_share * total))
     warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
@@ -160,21 +160,21 @@ _FREE = {
         "log_every", "threads", "tracker", "encodings", "micro_batch_size", "micro_batch_tokens", "activation_checkpointing",
     )
 }  # fmt: skip
-"""Fields that do not say what is trained, but how it is watched, kept and fitted into memory. A resumed run may change them.
+"""Fields that do not affect what is trained, only logging, saving and memory. They may be changed on resuming.
 
-`micro_batch_*` and `activation_checkpointing` are among them because running out of memory is what they are a remedy for:
-weights then are the same up to rounding, and with dropout up to what is dropped."""
+`micro_batch_*` and `activation_checkpointing` are included because they are the remedy for too little memory: they change
+weights only by rounding, or, with dropout, by what is dropped."""
 
 
 def changed_fields(old: Any, new: Any) -> tuple[list[str], list[str]]:
-    """Names of the fields in which two dumped configs differ: those that a resumed run may not change, and the rest."""
+    """Names of the fields in which two dumped configs differ: those that must not change on resuming, and the others."""
     found = _differences(old, new)
     free = [name for name in found if name in _FREE or name.startswith(("speaking.", "fast."))]
     return [name for name in found if name not in free], free
 
 
 def differences(old: Any, new: Any) -> str:
-    """What a resumed run may not change and differs, in words: another method, or the first few fields; "" where nothing."""
+    """Describe differences that are not allowed on resuming: another method, or the first few fields; "" if none."""
     found, _ = changed_fields(old, new)
     if "method.name" in found:
         return f"method {old['method']['name']!r}, not {new['method']['name']!r}"
@@ -182,7 +182,7 @@ def differences(old: Any, new: Any) -> str:
 
 
 def changes_choice(name: str) -> bool:
-    """Whether a field decides how models are scored, so that scores before and after it changed do not compare."""
+    """Whether a field affects validation scores, so that scores before and after a change cannot be compared."""
     return name in ("train.select", "train.validate_limit") or name.startswith("speaking.")
 
 

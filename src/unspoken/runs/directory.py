@@ -1,4 +1,4 @@
-"""The run directory: one place that knows what lies where, writes it atomically, and refuses what is broken.
+"""The run directory: its layout, atomic writing, and checks for damage.
 
     run.json             resolved config, run id, data hashes, versions, hardware; re-runs the run
     metrics.jsonl        one JSON object per logged step or validation
@@ -50,11 +50,11 @@ TRAINING: Any = {
     "error": TrainingError,
     "then": "run the same command again, training goes on from the last saved state",
 }
-"""How a failed write is told while a run trains."""
+"""How failed writes are reported during training."""
 
 
 class RunDir(Places):
-    """A run directory on disk, made by `create`; see `Places` for what is written beside the model."""
+    """A run directory on disk, made by `create`; see `Places` for the files around the model."""
 
     def create(self, config: RunConfig, about: Mapping[str, Any]) -> None:
         """Start a run: write run.json.
@@ -67,7 +67,7 @@ class RunDir(Places):
         write_json(self.path / "run.json", _begun(config, about), **TRAINING)
 
     def check_free(self) -> None:
-        """See that a run can begin here.
+        """Check that a run can be started here.
 
         Raises:
             RunError: the folder holds something that is not a run.
@@ -104,7 +104,8 @@ class RunDir(Places):
             ) from error
 
     def forget_after(self, step: int, again: bool = False) -> None:
-        """Drop metrics of steps that will be trained again; and of that step itself, where it will be validated again."""
+        """Drop metrics of steps after `step`, which will be trained again, and of the step itself if it will be validated
+        again."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         rows = [row for row in rows if not again or row["step"] < step or row["kind"] == "train"]
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows), **TRAINING)
@@ -112,7 +113,7 @@ class RunDir(Places):
     # states to resume from
 
     def save_state(self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-        """Write a resumable state and drop the one before it."""
+        """Write a resumable state and delete the previous one."""
 
         def write(new: Path) -> None:
             new.mkdir()
@@ -124,21 +125,21 @@ class RunDir(Places):
         self._keep_only(target)
 
     def _keep_only(self, target: Path) -> None:
-        """Drop all other states."""
+        """Delete all other states."""
         for old in self._states():
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes have left half-written."""
+        """Remove half-written leftovers of killed processes."""
         for folder in (self.path, self.path / "state", self.path / "models"):
             sweep(folder)
 
     def latest_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest state that is whole, or None. Older ones, which a kill has left, are removed.
+        """The newest intact state, or None. Older states left by a killed process are removed.
 
         Raises:
-            RunError: there are states, but all are broken.
+            RunError: there are states, but all are damaged.
         """
         states, faults = self._states(), []
         for folder in reversed(states):
@@ -158,11 +159,11 @@ class RunDir(Places):
     # the model
 
     def save_model(self, method: Method, step: int, score: float | None, stage: Mapping[str, Any] | None = None) -> None:
-        """Write model/: the base model as a Hugging Face folder, and what the method adds.
+        """Write model/: the base model as a Hugging Face folder, and the method's own tensors.
 
         Args:
-            stage: what it was trained for, where that is not the end of training: "index" of its stage, that of the "last"
-                one, and how many "latents" it thinks then (None = as many as at the end).
+            stage: the stage it was trained up to, if not the last: its "index", the index of the "last" one, and its number
+                of "latents" (None = as many as at the end).
         """
         run = self.read()["id"]
         write_folder(
@@ -173,7 +174,7 @@ class RunDir(Places):
         """Rebuild the trained method from model/.
 
         Args:
-            at_inference: only what answering needs; a SIM-CoT decoder is left out too. What only training needs always is.
+            at_inference: load only what answering needs, so no SIM-CoT decoder. What only training needs is never loaded.
 
         Raises:
             RunError: model/ is missing, truncated, or belongs to another run.
@@ -198,13 +199,13 @@ class RunDir(Places):
         return model_info(self.path / "model" / "unspoken.json")
 
     def check_model(self, *, without: Collection[str] = ()) -> None:
-        """See that model/ is what was saved, by the hashes of its files; runs of older versions have none.
+        """Check model/ against the hashes of its files; runs of older versions have none.
 
         Args:
-            without: folders in it that are not used.
+            without: subfolders that are not used.
 
         Raises:
-            RunError: it is not; names the file.
+            RunError: a file differs; names it.
         """
         folder = self.path / "model"
         if (changed := broken(folder, "unspoken.json", self.model_info(), without=without)) is not None:
@@ -222,18 +223,19 @@ def load(
     dtype: str | None = None,
     fast: bool | None = None,
 ) -> Model:
-    """A trained model, from its run directory.
+    """Load a trained model from its run directory.
 
     Args:
-        path: what `unspoken train` or `export` wrote, or a model inside the package ("builtin:tiny").
-        device: where to put it; None = a GPU if there is one, else the CPU.
+        path: a folder written by `unspoken train` or `export`, or a model in the package ("builtin:tiny").
+        device: None = a GPU if there is one, else the CPU.
         explain: also load an auxiliary decoder, if the run has one, so that thoughts can be decoded.
-        dtype: float32, bfloat16 or int8 (CPU only); None = as trained. Answers of the latter two are near, not equal.
-        fast: take the shortcuts of `core/fast`; False = the plain path, which says the same; None = as the run's config.
+        dtype: float32, bfloat16 or int8 (CPU only); None = as trained. With the latter two, answers are similar, not equal.
+        fast: use the shortcuts of `core/fast`; False = the plain path with the same results; None = according to the run's
+            config.
 
     Raises:
         RunError: the folder is missing, truncated, or from another model.
-        ConfigError: no such dtype, or none that this machine can do.
+        ConfigError: no such dtype, or not supported on this machine.
     """
     run = RunDir(path)
     config = run.config()
@@ -248,7 +250,7 @@ def load(
 
 
 def export(path: str | Path, out: str | Path) -> None:
-    """Write a run directory that holds exactly what inference needs: the inner method, without decoder and states.
+    """Write a run directory with only what inference needs: the inner method, without decoder and training states.
 
     Raises:
         RunError: `path` is no run, or `out` exists and is not empty.
@@ -275,10 +277,10 @@ def write_run(
     *,
     answering: bool = False,
 ) -> None:
-    """Make a run of a method that nobody trains on, inside a folder that is being written (`write_folder`).
+    """Write a method as a run that will not be trained further, in a folder being written by `write_folder`.
 
     Args:
-        answering: without what answering does not need.
+        answering: leave out what answering does not need.
     """
     begun = _begun(config, about)
     folder.mkdir()

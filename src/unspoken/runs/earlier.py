@@ -1,4 +1,5 @@
-"""Settings that have moved since version 0.1.0: its files still load, and whoever gives one is told where it is now."""
+"""Settings that have moved since version 0.1.0. Its files still load; overrides of old names get an error with the new
+name."""
 
 from __future__ import annotations
 
@@ -13,11 +14,12 @@ MOVED = {
     "softcot": {"cache": "fast.states", "prefix_gb": "fast.prefix_gb"},
     "semcot_generator": {"prefix_gb": "fast.prefix_gb"},
 }
-"""Method -> field that its config had -> where the run's config has it now."""
+"""Method -> old field of its config -> new place in the run's config."""
 
 
 def updated(config: Any) -> Any:
-    """A dumped run config of any version as this version has it; what is none is given back, for `build` to refuse."""
+    """Convert a dumped run config of any version to this version. Anything else is returned unchanged, for `build` to
+    refuse."""
     if not isinstance(config, Mapping) or not isinstance(config.get("method"), Mapping):
         return config
     method, found = updated_method(config["method"])
@@ -30,7 +32,7 @@ def updated(config: Any) -> Any:
 
 
 def updated_method(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A dumped method config without the fields that have moved, and what they held, by their new place."""
+    """A dumped method config without moved fields, and the values of those by their new place."""
     name, found, kept = data.get("name"), {}, {}
     moved = MOVED.get(name, {}) if isinstance(name, str) else {}
     for key, value in data.items():
@@ -48,7 +50,7 @@ def check_moved(config: Mapping[str, Any], assignments: Sequence[str]) -> None:
     """Refuse overrides of fields that have moved.
 
     Args:
-        config: the dumped run config that they are for.
+        config: the dumped run config that is overridden.
         assignments: as for `core.config.override`.
 
     Raises:

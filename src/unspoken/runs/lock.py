@@ -1,4 +1,4 @@
-"""One training at a time in a run directory. The system lets go of the lock when its process ends, however it ends."""
+"""Allow one training at a time in a run directory. The system releases the lock when the process ends for any reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK = ".training"
-"""The file that is locked. It says who trains here; only the lock counts, so a file that a kill has left holds nobody up."""
+"""The locked file. It names the training process, but only the lock counts, so a leftover file blocks nothing."""
 
 _HELD = (errno.EAGAIN, errno.EACCES)
 
@@ -28,7 +28,7 @@ class Lock:
     """A lock on a run directory.
 
     Args:
-        folder: the run directory; it is made where it does not exist.
+        folder: the run directory, created if necessary.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,21 +36,21 @@ class Lock:
         self._handle: int | None = None
 
     def check(self) -> None:
-        """See early, before anything is loaded, that nobody trains here.
+        """Check before anything is loaded that no process trains here.
 
         Raises:
-            RunError: somebody does.
+            RunError: another process trains here.
         """
         if self.file.exists():
             self.take()
             self.release()
 
     def take(self) -> None:
-        """Take the lock. Where there are no locks, that is said, and training goes on without.
+        """Take the lock. If locks are not supported, warn and continue without.
 
         Raises:
             RunError: another process trains here.
-            TrainingError: nothing can be written here.
+            TrainingError: the folder is not writable.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class Lock:
             raise TrainingError(f"cannot write {self.file}: {error.strerror or error}; choose another --out") from error
 
     def release(self) -> None:
-        """Let go of it, if it is held."""
+        """Release the lock if it is held."""
         if self._handle is not None:
             with contextlib.suppress(OSError):
                 self.file.unlink()  # first, so that whoever opens it from now on makes a new one
@@ -68,7 +68,7 @@ class Lock:
             self._handle = None
 
     def _open(self) -> int | None:
-        """The open, locked file; None where a training that has just ended removed it in between."""
+        """The open, locked file; None if a training that has just ended removed it meanwhile."""
         handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._lock(handle)

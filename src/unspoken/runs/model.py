@@ -1,4 +1,4 @@
-"""`Model`: a trained method as its user sees it. Answers, thinks, explains; nothing here knows which method it is."""
+"""`Model`: a trained method for its users: it answers, thinks and explains, whichever method it is."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def _lock_of(backbone: Any) -> threading.RLock:
-    """The lock of a base model, which several models may share. No attribute: a module with a lock cannot be copied."""
+    """The lock of a base model, which several models may share. Not an attribute, since a module with a lock cannot be
+    copied."""
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(backbone, threading.RLock())
 
 
 def _check_each(values: Any, what: str, count: int) -> None:
-    """Raises DataError for what is no list of one value per question; None passes."""
+    """Raise DataError unless a value is None or a list with one entry per question."""
     if values is None:
         return
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
@@ -50,23 +51,23 @@ def _check_each(values: Any, what: str, count: int) -> None:
 
 
 MOST_ANSWERS = 10_000
-"""Answers to one question at most: all of them are in one batch."""
+"""The most answers to one question, all of which are in one batch."""
 
 
 class Model:
     """A method ready to answer questions.
 
-    Several threads may use it: they take turns, a whole call each. Questions in one call are what runs side by side.
+    Thread-safe: threads take turns, one call at a time. Questions in one call run in parallel.
 
     Args:
-        method: any method; a wrapping one (SIM-CoT) answers as its inner one does, and can explain.
-        speaking: how to speak where a call does not say.
-        latents: how many latents to think where a call does not say; None = as many as training ended with.
+        method: any method; a wrapper such as SIM-CoT answers like its inner method, and can explain.
+        speaking: defaults of sampling.
+        latents: default number of latents; None = as many as at the end of training.
         path: where it was loaded from, for reports.
-        fast: which shortcuts it takes (`core/fast/switch.py`); None = those that hold where it is called.
+        fast: settings of speed (`core/fast/switch.py`); None = those in force at the call.
 
     Attributes:
-        parallel: make the latents in so many parallel passes (`core/loop/sources.py:Jacobi`); None = as it was trained.
+        parallel: make latents in this many parallel passes (`core/loop/sources.py:Jacobi`); None = as trained.
     """
 
     parallel: int | None = None
@@ -91,9 +92,9 @@ class Model:
         """Answer in a precision: float32, bfloat16 or int8 (CPU only), as fast as the device allows; None = as trained.
 
         Raises:
-            ConfigError: no such precision, or not here.
+            ConfigError: no such precision, or not on this machine.
         """
-        if dtype == "int8":  # asked of exact layers: those of 8 bits round by what else is in a pass
+        if dtype == "int8":  # checked with exact layers: int8 layers round depending on the rest of the batch
             supports_kv_slots(self.method.backbone, 0)
         with using(self.fast):
             use_dtype(self.method, dtype)
@@ -101,7 +102,7 @@ class Model:
 
     @property
     def lock(self) -> threading.RLock:
-        """Held by whoever runs the base model: its attention works for one pass at a time."""
+        """Held while the base model runs, since its attention supports one pass at a time."""
         return _lock_of(self.method.backbone)
 
     @property
@@ -125,7 +126,7 @@ class Model:
         watch: LayerWatch | None = None,
         **speaking: Any,
     ) -> list[Answer]:
-        """Think about questions and answer each of them once, batched; the arguments are those of `sample`.
+        """Answer each question once; the arguments are those of `sample`.
 
         Returns:
             One `Answer` per question, in order.
@@ -136,7 +137,7 @@ class Model:
 
     @property
     def chains(self) -> int:
-        """How many sets of thoughts it can think about one question."""
+        """How many sets of thoughts it has for one question."""
         source = self.method.source()
         return source.chains if isinstance(source, PrecomputedThoughts) else 1
 
@@ -159,38 +160,37 @@ class Model:
         watch: LayerWatch | None = None,
         **speaking: Any,
     ) -> list[tuple[Answer, ...]]:
-        """Think about questions and answer each of them `chains` x `samples` times.
+        """Answer each question `chains` x `samples` times.
 
         Args:
-            chains: sets of thoughts per question, the model's first ones; with `edit`, which may tell them apart, any
-                number: where the model has fewer, they start over from its first.
+            chains: sets of thoughts per question: the model's first ones. With `edit`, which can change each differently,
+                any number: the model's sets are repeated.
             samples: answers from each set.
             questions: plain texts.
-            latents: how many latents to think; None = the model's own number.
-            names: how errors name the questions; None = "question 0", ...
-            batch_size: answers at a time; all answers to a question are in one batch, be they more.
+            latents: how many latents; None = the model's default.
+            names: the questions' names in errors and keys; None = "question 0", ...
+            batch_size: answers at a time; answers to one question are never split over batches, even if there are more.
             explain: decode the latents into steps (`Answer.thoughts`).
-            edit: passes every latent on its way in: (latents_ND, keys_N, index_N) -> latents_ND. Set c of a question has
-                the key (its name, c); `index_N` counts the latents of a row from 0.
+            edit: changes latents before they are fed: (latents_ND, keys_N, index_N) -> latents_ND. The key of set c of a
+                question is (its name, c); `index_N` counts the latents of a row from 0.
             on_token: called with (question number, token id) as tokens are chosen.
-            on_trace: called once per batch with its trace, whose latents are those that were fed, and a key per row of it.
-            numbers: what the sampling of each question is seeded by; None = its place in `questions`. So a part of a split,
-                given its places in the split, is answered as in the whole.
-            stop: when to think no further latent, e.g. "confidence:0.9", or a decider of your own; None = never before the
-                last.
-            expect: how answers are expected to begin, e.g. "### ". Changes no answer; where it is so, they come sooner.
+            on_trace: called once per batch with its trace (the latents as they were fed) and a key per row.
+            numbers: seeds the sampling of each question; None = its place in `questions`. With its places in a split, part
+                of the split is answered exactly as in the whole.
+            stop: a rule to stop thinking early, e.g. "confidence:0.9", or your own decider; None = think all latents.
+            expect: the expected beginning of answers, e.g. "### ". Does not change answers; if right, they come sooner.
             watch: sees, and may change, the states of layers (`trace` is the short way); for one answer per question, and
                 without a stop rule.
-            speaking: fields of `SamplingParams` that this call changes: temperature, top_p, top_k, seed, max_new_tokens.
+            speaking: fields of `SamplingParams` to change for this call: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
             The answers to each question, in order: all from the first set of thoughts, then all from the next.
 
         Raises:
-            ConfigError: more sets of thoughts than the model has, several samples at temperature 0, explanations of a model
-                without a decoder, or an unknown speaking field.
-            DataError: a question is not a string, does not fit, or spells a marker; or two have one name where latents are
-                edited or observed.
+            ConfigError: more sets of thoughts than the model has, several samples at temperature 0, explanations from a
+                model without a decoder, or an unknown sampling field.
+            DataError: a question is not a string, does not fit into the context, or contains a marker; or two have the same
+                name while latents are edited or observed.
         """
         if explain and not self.explains:
             raise ConfigError("this model has no auxiliary decoder, so its thoughts cannot be shown; train it with sim_cot")
@@ -255,13 +255,13 @@ class Model:
     def batches(
         self, questions: Sequence[str], size: int, *, latents: int | None = None, names: Sequence[str] | None = None
     ) -> list[list[int]]:
-        """The batches, as places in `questions`, into which `sample` puts them: like lengths together, longest first."""
+        """The batches that `sample` makes, as places in `questions`: similar lengths together, longest first."""
         with self.lock:
             order = longest_first(self.rows(questions, latents, names))
         return [order[first : first + size] for first in range(0, len(order), size)]
 
     def think(self, questions: Sequence[str], *, latents: int | None = None) -> Trace:
-        """The thoughts about questions, as one batch, without an answer.
+        """Think about questions in one batch, without answering.
 
         Returns:
             A `Trace`: latents [B, K, D], the states they were made from, counts, cost.
@@ -312,14 +312,14 @@ class Model:
             return self.method.explain(trace)
 
     def expected(self, example: Example, groups: int) -> tuple[str | None, ...] | None:
-        """What each of so many thought groups of a problem stands for; None where the method does not say."""
+        """The step that each of a problem's thought groups stands for; None if the method does not define it."""
         return self.method.expected(example, groups)
 
     def stop_decider(self, stop: StopDecider | str) -> StopDecider:
-        """A stop rule as this model applies it, or the caller's own.
+        """The decider for a stop rule, or the caller's own.
 
         Raises:
-            ConfigError: no such rule, or this model makes no latents one by one.
+            ConfigError: no such rule, or the model does not make latents one by one.
         """
         if not isinstance(stop, (str, StopDecider)):
             raise ConfigError(f"stop must be a rule, e.g. 'confidence:0.9', got {stop!r:.60} ({type(stop).__name__})")
@@ -330,7 +330,7 @@ class Model:
         return stop if isinstance(stop, StopDecider) else extension("stop")(self, stop)
 
     def rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Row]:
-        """The prompts of questions, one row each; see `sample` for the arguments and what is raised."""
+        """The questions' prompts as rows; see `sample` for arguments and errors."""
         if isinstance(questions, str):
             raise DataError("questions must be a list of texts, got one text; write [question]")
         if not isinstance(questions, Sequence):
@@ -355,7 +355,7 @@ class Model:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Inside, no other thread runs the base model, whose attention works for one pass at a time, and dropout is off."""
+        """Context manager: no other thread runs the base model, and dropout is off."""
         with self.lock:
             was_training = self.method.training
             self.method.eval()

@@ -1,4 +1,4 @@
-"""A run directory as files: what lies in it, and under which names things are written. Reads no weights, loads no torch."""
+"""A run directory's files and their names. Reads no weights and does not load torch."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from unspoken.runs.earlier import updated
 
 
 class Places:
-    """A run's folder, and where things about the run go.
+    """A run's folder, and the places of its reports and other files.
 
     Args:
-        path: the folder, or a model inside the package ("builtin:tiny").
+        path: the folder, or a model in the package ("builtin:tiny").
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -27,19 +27,19 @@ class Places:
         self.path = builtin(str(path)) if self.inside else Path(path)
 
     def place(self, name: str, ending: str = "", **changed: Any) -> Path:
-        """Where something goes. A model inside the package takes nothing in: it goes where the command runs.
+        """The path for a file about the run. For a model in the package, that is the current folder.
 
         Args:
-            name: what it is.
-            ending: of the file's name.
-            changed: settings other than the run's own; they stand in the name.
+            name: the first part of the file's name.
+            ending: the end of the file's name.
+            changed: settings that differ from the run's own; they become part of the name.
         """
         settings = {key: re.sub(r"[^\w.]+", "-", str(value)) for key, value in changed.items()}
         short = name + "".join(f"-{key}-{value}" for key, value in settings.items()) + ending
         return Path(f"{self.name.replace(':', '-')}-{short}") if self.inside else self.path / short
 
     def report_path(self, task: str, split: str, **changed: Any) -> Path:
-        """Where the report of an evaluation goes; `compare` reads the one with no changed settings."""
+        """The path of an evaluation's report; `compare` reads the one without changed settings."""
         plainly = re.sub(r"[^\w.-]+", "-", task)  # "module:Class" is a name of tasks, but none of files
         return self.place(f"eval-{plainly}-{split}", ".json", **changed)
 
@@ -47,7 +47,7 @@ class Places:
         """The reports in the run's folder.
 
         Args:
-            whole: only those of a whole test split with the run's own settings.
+            whole: only reports of a whole test split with the run's own settings.
         """
         return sorted(self.path.glob("eval-*-test.json" if whole else "eval-*.json"))
 
@@ -55,14 +55,14 @@ class Places:
 
     @property
     def exists(self) -> bool:
-        """There is a run here."""
+        """Whether there is a run."""
         return os.path.isfile(self.path / "run.json")  # also where the name is too long, or the place cannot be seen
 
     def read(self) -> dict[str, Any]:
-        """run.json as a dict, its config as this version has it.
+        """run.json as a dict, with its config converted to this version.
 
         Raises:
-            RunError: there is none, or it is broken.
+            RunError: it is missing or damaged.
         """
         file = self.path / "run.json"
         try:
@@ -87,14 +87,14 @@ class Places:
         return data
 
     def _near(self) -> str:
-        """Runs that could be meant by a folder that is not there, as the end of a message."""
+        """Suggest runs nearby for a folder that does not exist, as the end of a message."""
         found = [file.parent.as_posix() for folder in {self.path.parent, Path("runs")} for file in folder.glob("*/run.json")]
         names = {name: name.rpartition("/")[2] for name in found}
         near = [name for name in sorted(names) if names[name] in get_close_matches(self.name, names.values(), cutoff=0.6)]
         return f"; did you mean {' or '.join(near[:3])}?" if near else ""
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All rows of metrics.jsonl. A line that is none, as a kill or a full disk leaves it, is dropped."""
+        """All rows of metrics.jsonl. Invalid lines, as left by a kill or a full disk, are dropped."""
         file = self.path / "metrics.jsonl"
         try:
             lines = file.read_bytes().split(b"\n") if file.is_file() else []
@@ -113,7 +113,7 @@ class Places:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """A row of metrics.jsonl, or None where the line is no such thing."""
+    """A row of metrics.jsonl, or None for an invalid line."""
     try:
         row = parse_json(line)
     except ValueError:

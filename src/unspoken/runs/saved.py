@@ -1,4 +1,4 @@
-"""A trained method as a folder, and back: model/ of a run directory.
+"""Save and load a trained method: the folder model/ of a run directory.
 
     config.json, model*.safetensors, tokenizer ...   the base model, an ordinary Hugging Face folder (LoRA merged)
     method.safetensors     the tensors that the method has beside it
@@ -6,7 +6,7 @@
     unspoken.json          the method's settings, the names of its tensors, hashes; of language models that are only named,
                            path and hash
 
-What a method has, and what each part of it is needed for, it says itself (`Method.parts`).
+A method declares its parts, and what each is needed for (`Method.parts`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from unspoken.methods.base import Method, Wrapper, parts_of
 from unspoken.runs.earlier import updated_method
 
 _INSIDE = "method."
-"""What the tensors of a wrapped method begin with, in the `Wrapper` around it."""
+"""Prefix of a wrapped method's tensors in its `Wrapper`."""
 
 
 def own_state(method: Method, *, answering: bool = False) -> dict[str, Tensor]:
-    """What a method has beyond its base model: projections, decoders. Language models that are saved apart are not here.
+    """The tensors of a method besides its base model: projections, decoders. Without language models, which are saved
+    separately.
 
     Args:
         answering: only what answering needs.
@@ -58,10 +59,10 @@ def write_model(
     stage: Mapping[str, Any] | None = None,
     answering: bool = False,
 ) -> None:
-    """Fill model/.
+    """Write the contents of model/.
 
     Args:
-        folder: where; the base model's own writer makes it.
+        folder: the folder, which the base model's writer creates.
         run: id of the run.
         step, score, stage: see `RunDir.save_model`.
         answering: leave out what answering does not need.
@@ -81,14 +82,14 @@ def write_model(
 def save_models(
     method: Method, folder: Path, *, answering: bool = False, elsewhere: bool = False
 ) -> dict[str, dict[str, str]]:
-    """Write the language models beside the base model, each into a folder of its name.
+    """Write the language models beside the base model, each into a folder with its name.
 
     Args:
         answering: only those that answering needs.
-        elsewhere: those too that lie elsewhere and could be named instead.
+        elsewhere: also those available elsewhere, of which otherwise only path and hash are recorded.
 
     Returns:
-        Path and hash of those that are only named, by name.
+        Path and hash of the models that were not written, by name.
     """
     named: dict[str, dict[str, str]] = {}
     for name, part in parts_of(method).items():
@@ -102,16 +103,16 @@ def save_models(
 
 
 def placed(data: dict[str, Any], name: str, folder: Path) -> bool:
-    """Put the folder of a saved language model into a dumped config, wherever in it a field of the part's name says which
-    model it is; False where there is none."""
+    """Put the folder of a saved language model into a dumped config, at the field with the part's name; False if there is
+    no such field."""
     found = False
     for key, value in data.items():
         if not isinstance(value, dict):
             continue
         if key != name:
             found |= placed(value, name, folder)
-        elif "arch" in value:  # a BackboneConfig: what was asked of it has been done to what lies there
-            kept = {"path": str(folder), "dtype": kept_dtype(folder)}  # what was trained is kept in fp32
+        elif "arch" in value:  # a BackboneConfig; its settings have already been applied to the saved folder
+            kept = {"path": str(folder), "dtype": kept_dtype(folder)}  # trained parameters are saved in fp32
             data[key] = {k: v for k, v in value.items() if k == "attention"} | kept
             found = True
         else:
@@ -126,14 +127,14 @@ def read_model(
     """Rebuild a method from model/.
 
     Args:
-        folder: where it lies.
+        folder: the folder.
         model: its unspoken.json.
-        explain: with what only explaining needs. What only training needs is left out where a `Wrapper` holds it.
+        explain: also load what only explaining needs. What only training needs is left out if a `Wrapper` holds it.
         attention: the implementation that the base model was trained with; None = the default.
-        parallel: in how many passes all latents are made at once; None = one after the other.
+        parallel: number of parallel passes for all latents; None = one pass per latent.
 
     Returns:
-        The method, and the folders in `folder` that it made no use of.
+        The method, and the subfolders that were not used.
 
     Raises:
         RunError: something is missing, truncated, or does not fit.
@@ -174,14 +175,14 @@ def read_model(
 
 
 def _needed(data: dict[str, Any], *, explain: bool) -> tuple[dict[str, Any], Callable[[str], str | None]]:
-    """A dumped method without the methods around another one that only training needs, as SemCoT's encoder is.
+    """A dumped method config without wrappers that only training needs, such as SemCoT's encoder.
 
     Args:
         data: the method's config.
-        explain: keep those that can explain latents.
+        explain: keep wrappers that can explain latents.
 
     Returns:
-        The config of what is left, and what its tensors were called: old name -> new name, None = not there any more.
+        The remaining config, and a function from old to new tensor names; None = dropped.
     """
     kind = lookup(METHODS, data["name"], "method")
     if not issubclass(kind, Wrapper):
@@ -203,7 +204,7 @@ def _needed(data: dict[str, Any], *, explain: bool) -> tuple[dict[str, Any], Cal
 
 
 def _fill(wanted: Mapping[str, Tensor], found: Mapping[str | None, Tensor], file: Path) -> None:
-    """Copy tensors into a method's, in the type that they were kept in, whatever the base model's.
+    """Copy tensors into a method's, in the type they were saved in, whatever the base model's.
 
     Raises:
         RunError: one is missing, has another shape, or holds nan or inf.
@@ -220,10 +221,10 @@ def _fill(wanted: Mapping[str, Tensor], found: Mapping[str | None, Tensor], file
 
 
 def _check_named(method: Method, model: Mapping[str, Any], folder: Path) -> None:
-    """A language model that was only named must have the weights that it had in training.
+    """Check that language models recorded by path and hash have the weights that they had in training.
 
     Raises:
-        RunError: it has others.
+        RunError: the weights differ.
     """
     # Version 0.1.0 knew one, the assistant.
     named = model.get("named") or ({"assistant": model["assistant"]} if "assistant" in model else {})

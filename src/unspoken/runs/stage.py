@@ -1,4 +1,4 @@
-"""Which stage of a curriculum the model of a run is of, as `RunDir.save_model` has written it."""
+"""The curriculum stage of a run's model, as recorded by `RunDir.save_model`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 def stage_of(run: Path) -> dict[str, Any] | None:
     """ "index" of the stage, that of the "last" one, and how many "latents" it thinks (None = the method's own number).
 
-    None where RUN/model does not say: it is broken, which whoever loads it is told, or of an older version.
+    None if RUN/model does not say: it is damaged, which loading reports, or of an older version.
     """
     try:
         stage = json.loads((run / "model" / "unspoken.json").read_text(encoding="utf-8")).get("stage")
@@ -21,10 +21,9 @@ def stage_of(run: Path) -> dict[str, Any] | None:
 
 
 def own_latents(run: Path) -> int | None:
-    """How many latents a run's model thinks unless told otherwise; None = as many as its method does at the end of training.
+    """Default number of latents of a run's model; None = as many as at the end of training.
 
-    Warns where it is of a stage that thinks another number: asked for those of the end, which it has never seen, it would
-    be judged by what it was not trained for.
+    Warns if the model is of a stage with another number, since it was never trained with the final number of latents.
     """
     stage = stage_of(run) or {}
     if (latents := stage.get("latents")) is not None:

@@ -1,4 +1,4 @@
-"""What a run starts from: the method of its config, on its base model, and what another run has trained of it."""
+"""Build the method that a run starts from, optionally with parts that another run has trained."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from unspoken.runs.saved import own_state
 
 
 def build_method(config: RunConfig) -> Method:
-    """The method of a config on its base model, LoRA included, as training starts from it.
+    """Build a config's method on its base model, with LoRA, as training starts from it.
 
     Raises:
-        ConfigError: LoRA on a base model that the method is told not to train; a token that the method has added and does
-            not speak of; parallel passes over latents that are known before.
-        RunError: `start` is of another method.
+        ConfigError: LoRA on a base model that the settings freeze; an added token missing from `new_tokens`; parallel
+            passes for precomputed latents.
+        RunError: `start` is a run of another method.
     """
     backbone = load_backbone(config.backbone)
     words, lora = len(backbone.tokenizer), config.backbone.lora
     method = make_method(config.method, backbone)
-    parallel(method.source(), config.thinking.parallel)  # refuses thoughts that do not follow from each other
+    parallel(method.source(), config.thinking.parallel)  # refuses latents that are not recurrent
     backbone.parallel = config.thinking.parallel
     new, name = new_tokens_of(method), config.method.name
     if silent := sorted({*range(words, len(backbone.tokenizer))} - {*new}):
@@ -46,7 +46,7 @@ def build_method(config: RunConfig) -> Method:
 
 
 def _continue(method: Method, start: str) -> None:
-    """Take over what a run has trained beside its base model, inside of any wrapping method: projections, vectors.
+    """Copy the parts that a run has trained beside its base model (projections, vectors) into the innermost method.
 
     Raises:
         RunError: it has other parts than this method.
