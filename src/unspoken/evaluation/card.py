@@ -1,8 +1,8 @@
-"""A card: what a checkpoint scored, and a part of its answers, so that anybody can see whether it still gives them.
+"""Cards: a checkpoint's score and some of its answers, so that anybody can check that it still gives them.
 
-`make_card` takes problems evenly from a report, with all that answering them again needs: no data set is read. `verify` lets
-a model answer them and holds verdict against verdict; where they differ it says what is different about the weights, the
-settings and the machine, for the reason is most often there.
+`make_card` takes problems evenly from a report, with everything needed to answer them again, so no data set is read.
+`verify` lets a model answer them and compares scores; where they differ, it lists differences in weights, settings and
+machine, the usual causes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SHOWN = 5  # changed answers that the text shows
 
 @dataclass(frozen=True, kw_only=True)
 class Card(Stored):
-    """A recorded score and a part of the answers behind it.
+    """A recorded score and some of the answers behind it.
 
     Attributes:
         score: of the whole evaluation: `correct` of `n`, by `extractor`.
         task, split, fingerprint, limit, latents, batch_size, speaking, chains, samples, extractor, model, environment: as in
             `EvalReport`; `model` without its path, with a hash of the weights where the report has one.
-        places: of the records, in the split: sampling is seeded by them.
-        records: without thoughts, and without the single answers where several voted.
+        places: the records' places in the split, which seed sampling.
+        records: without thoughts, and without the single answers of a vote.
     """
 
     KIND: ClassVar[str] = "card"
@@ -66,7 +66,7 @@ class Card(Stored):
     format: str = FORMAT
 
     def check(self, path: str | Path) -> None:
-        """Refuse a card with an id twice, or other records than places."""
+        """Refuse a card with duplicate ids, or with a different number of places and records."""
         if len({record.id for record in self.records}) < len(self.records):
             raise RunError(f"{path}: two records have the same id; make the card again")
         if not self.records or len(self.records) != len(self.places):
@@ -74,11 +74,11 @@ class Card(Stored):
 
 
 def make_card(report: EvalReport, n: int = 64) -> Card:
-    """The card of a report.
+    """Make the card of a report.
 
     Args:
-        report: an evaluation; with `keep`, as the command makes it, it knows the hash of the weights.
-        n: how many records the card takes, evenly over the split; all where there are fewer.
+        report: an evaluation; made with `keep`, as the command does, it has the hash of the weights.
+        n: the number of records, spread evenly over the split; all if there are fewer.
 
     Raises:
         ConfigError: n below 1.
@@ -100,12 +100,12 @@ def make_card(report: EvalReport, n: int = 64) -> Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """A model against a card.
+    """The comparison of a model with a card.
 
     Attributes:
         card: the card.
-        now: the records as the model answers today, in the card's order.
-        differences: what is different about weights, method and machine: name -> (recorded, now).
+        now: the records of the model's answers today, in the card's order.
+        differences: differences in weights, method and machine: name -> (recorded, now).
     """
 
     card: Card
@@ -124,17 +124,17 @@ class Verification:
 
     @property
     def changed(self) -> tuple[tuple[Record, Record], ...]:
-        """(recorded, now) where the verdict is another."""
+        """(recorded, now) where the verdict changed."""
         return tuple((old, new) for old, new in self._pairs if old.strict != new.strict)
 
     @property
     def reworded(self) -> tuple[tuple[Record, Record], ...]:
-        """(recorded, now) where the verdict is the same and the text is not."""
+        """(recorded, now) where the text changed and the verdict did not."""
         return tuple((old, new) for old, new in self._pairs if old.strict == new.strict and old.text != new.text)
 
     @property
     def costlier(self) -> tuple[tuple[Record, Record], ...]:
-        """(recorded, now) where the text is the same and latents, passes or positions are not."""
+        """(recorded, now) where latents, passes or positions changed and the text did not."""
 
         def cost(r: Record) -> tuple[int, ...]:
             return r.latents, r.passes, r.positions
@@ -143,7 +143,8 @@ class Verification:
 
     @property
     def verified(self) -> bool:
-        """Every verdict is the recorded one, and so are the weights: chance may give others the same verdicts."""
+        """Whether all verdicts and the weights are the recorded ones; other weights might give the same verdicts by
+        chance."""
         return not self.changed and "model.weights" not in self.differences
 
     @property
@@ -151,7 +152,7 @@ class Verification:
         return list(zip(self.card.records, self.now, strict=True))
 
     def lines(self) -> list[str]:
-        """In words: the verdict first, then what differs."""
+        """The result in lines of text: the verdict first, then differences."""
         n, whole = len(self.now), self.card.score
         told = f"of the whole evaluation {with_interval(whole)}% were right, {whole.correct} of {whole.n}"
         if self.verified:
@@ -199,13 +200,13 @@ def verify(model: Model, card: Card, batch_size: int | None = None) -> Verificat
     """Let a model answer a card's problems again.
 
     Args:
-        model: what is to give the recorded score.
-        card: what was recorded.
+        model: the model to check.
+        card: the recorded answers.
         batch_size: questions per batch; None = as recorded.
 
     Raises:
         RunError: this version does not know the card's task.
-        ConfigError: the model cannot be asked as the card asks (sets of thoughts, speaking).
+        ConfigError: the model does not support the card's settings (sets of thoughts, sampling).
     """
     try:
         task = make_task(dict(card.task))
@@ -229,14 +230,14 @@ def verify(model: Model, card: Card, batch_size: int | None = None) -> Verificat
     if card.extractor != "strict":
         report = rescore(report, card.extractor, task.score)
     differences = _differences(card.model, _answering(about), "model.")
-    if card.model.get("weights") is None:  # a report of an older version, or of the library: nothing to hold them against
+    if card.model.get("weights") is None:  # a report of an older version, or of the library: nothing to compare with
         differences.pop("model.weights", None)
     past, present = ({k: v for k, v in e.items() if k != "time"} for e in (card.environment, report.environment))
     return Verification(card=card, now=report.records, differences=differences | _differences(past, present, ""))
 
 
 def _answering(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of a model, without its place and without methods around the one that answers."""
+    """A report's description of a model, without its path and without wrappers of the method that answers."""
     *_, method = [None, *method_layers(model.get("method"))]
     return {name: value for name, value in model.items() if name not in ("path", "saved")} | {"method": method}
 

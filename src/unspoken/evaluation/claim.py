@@ -1,4 +1,5 @@
-"""One evaluation writes to a place at a time: a lock beside the report that the system gives back when a process ends."""
+"""Allow one evaluation at a time to write to a place: a lock next to the report, released by the system when a process
+ends."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ _ONE = threading.Lock()
 
 
 def claim(file: Path) -> None:
-    """Take a lock file for this process. One that this process holds from an evaluation before is taken over.
+    """Lock a file for this process, or take over a lock from this process's earlier evaluation.
 
     Raises:
-        RunError: an evaluation that still runs has it, in another process or in this one; or it cannot be written.
+        RunError: an evaluation that is still running holds it, or the file cannot be written.
     """
     file = file.absolute()
     with _ONE:
@@ -35,18 +36,18 @@ def claim(file: Path) -> None:
 
 
 def pause(file: Path) -> None:
-    """The evaluation has ended; the lock stays with this process until its report is written."""
+    """Mark the evaluation as ended; the process keeps the lock until its report is written."""
     with _ONE:
         _RUNNING.discard(file.absolute())
 
 
 def release(file: Path) -> None:
-    """Give a lock back and remove its file."""
+    """Release a lock and remove its file."""
     file = file.absolute()
     with _ONE:
         _RUNNING.discard(file)
         if (held := _HELD.pop(file, None)) is not None:
-            file.unlink(missing_ok=True)  # while it is held: whoever opened it before sees that it is gone
+            file.unlink(missing_ok=True)  # while it is held, so that a process that has opened it notices
             held.close()
 
 
@@ -73,7 +74,7 @@ def _locked(file: Path) -> IO[str]:
             opened.write(str(os.getpid()))
             opened.flush()
             return opened
-        opened.close()  # its owner ended in between and took it away
+        opened.close()  # its owner ended meanwhile and removed it
 
 
 def _same(opened: IO[str], file: Path) -> bool:

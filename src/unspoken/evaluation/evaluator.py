@@ -1,6 +1,6 @@
-"""`evaluate`: put a split's questions to a model and score what it says.
+"""`evaluate`: answer a split's questions with a model and score the answers.
 
-The model gets `example.question` and nothing else; the reference answer and steps meet its output only here.
+The model gets only `example.question`; references are used here, after it has answered.
 """
 
 from __future__ import annotations
@@ -43,27 +43,27 @@ def evaluate(
     on_trace: OnTrace | None = None,
     **speaking: Any,
 ) -> EvalReport:
-    """Put the first `limit` questions of a split to a model and score its answers.
+    """Answer the first `limit` questions of a split with a model and score the answers.
 
     Args:
-        model: what answers. It is given questions and the ids that its errors name them by.
+        model: the model. It gets the questions, and their ids for error messages.
         task: where examples come from and how an answer is scored.
         split: which split.
-        limit: how many examples, from the first on; None = all.
-        latents: how many latents to think; None = the model's own number.
-        batch_size: questions per batch; where each is answered several times, answers per batch.
-        explain: decode thoughts, and hold them against the true steps.
+        limit: number of examples from the first on; None = all.
+        latents: number of latents; None = the model's default.
+        batch_size: answers per batch.
+        explain: decode thoughts and compare them with the true steps.
         chains: sets of thoughts per question, for a method that has several (SoftCoT++).
-        samples: answers per set. Where a question gets several answers, they vote (`evaluation/several.py`).
+        samples: answers per set. Several answers to a question vote (`evaluation/several.py`).
         progress: called with (questions answered, questions in all), once per batch and at the end.
-        keep: where finished batches are kept, so that an interrupted evaluation goes on and processes share it; the report
-            then also holds a hash of the weights. None = all in one go.
-        edit, on_trace: change or observe the latents; see `Model.sample`. Examples are named by their ids.
-        speaking: fields of `Speaking`: temperature, top_p, top_k, seed, max_new_tokens.
+        keep: where finished batches are saved, so that an interrupted evaluation can be resumed and processes can share it;
+            the report then also has a hash of the weights. None = save nothing.
+        edit, on_trace: change or observe latents; see `Model.sample`. Keys hold the examples' ids.
+        speaking: fields of `SamplingParams`: temperature, top_p, top_k, seed, max_new_tokens.
 
     Raises:
-        ConfigError: a limit below 1, an unknown speaking option, explanations of a model that has none to give, more sets
-            of thoughts than it has, or several samples that would all be the same.
+        ConfigError: a limit below 1, an unknown sampling option, explanations from a model without a decoder, more sets of
+            thoughts than it has, or several samples that would all be the same.
         DataError: the split is empty, two examples share an id, or a question does not fit the model.
     """
     check_whole(limit=limit, latents=latents, batch_size=batch_size, chains=chains, samples=samples)
@@ -97,7 +97,7 @@ def evaluate(
     if keep is not None:
         kept = _in_turns(model, task, examples, ids, about, keep, explain, progress)
         return EvalReport(**about, seconds=kept.seconds, loop_seconds=kept.loop_seconds, records=kept.records)
-    # One call for all questions: their place in it seeds the sampling, and the engine sorts them by length.
+    # One call for all questions: their place in it seeds sampling, and the engine sorts them by length.
     at_once = max(batch_size // (chains * samples), 1)
     more: dict[str, Any] = {} if progress is None else {"on_token": _counter(progress, len(ids), at_once)}
     more |= {name: value for name, value in (("edit", edit), ("on_trace", on_trace)) if value is not None}
@@ -128,10 +128,10 @@ def _in_turns(
     explain: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Kept:
-    """The same answers a few batches at a time, each time kept as soon as they are there.
+    """Answer a few batches at a time, and save each as soon as it is finished.
 
-    A few, since answers that end early make room for others only inside one call; the number depends on the problems and
-    the batch size alone, so that any number of processes divides the same turns among themselves.
+    Several at a time, because answers that end early make room for others only within one call. The number depends only on
+    the problems and the batch size, so that any number of processes shares the same turns.
     """
     questions = [example.question for example in examples]
     chains, samples, latents = about["chains"], about["samples"], about["latents"]
@@ -156,7 +156,7 @@ def _in_turns(
 
 
 def record_of(name: str, example: Example, task: Task, model: Model, answers: Sequence[Answer]) -> Record:
-    """A problem and the answer to it: the only one, or the one that most agree on."""
+    """The record of a problem and its answer: the only one, or the one chosen by vote."""
     scores = [task.score(example, answer.text) for answer in answers]
     chosen = elect([score.extracted for score in scores])
     answer, score = answers[chosen], scores[chosen]
@@ -182,7 +182,7 @@ def record_of(name: str, example: Example, task: Task, model: Model, answers: Se
 
 
 def _ids(examples: Sequence[Example], split: str) -> list[str]:
-    """One id per example; what has none is named by its place."""
+    """One id per example; its place in the split if it has none."""
     if not examples:
         raise DataError(f"the {split} split has no examples, so there is nothing to evaluate; choose another split or task")
     ids = [example.id or f"{split}-{i}" for i, example in enumerate(examples)]
@@ -197,10 +197,10 @@ def _ids(examples: Sequence[Example], split: str) -> list[str]:
 
 
 def _counter(progress: Callable[[int, int], None], total: int, batch_size: int) -> Callable[[int, int], None]:
-    """An `on_token` that reports how far the questions are, in steps of a batch.
+    """An `on_token` that reports progress in steps of a batch.
 
-    Each question speaks at least once, and at most a batch of them is under way: the first word of question number
-    k * batch_size + 1, counted in the order of first words, says that about k batches are done.
+    Every answer has at least one token, and at most a batch is in progress. So the first token of the (k * batch_size +
+    1)-th question to start means that about k batches are done.
     """
     begun: set[int] = set()
     progress(0, total)
@@ -215,7 +215,7 @@ def _counter(progress: Callable[[int, int], None], total: int, batch_size: int) 
 
 
 def describe(model: Any, weights: bool) -> dict[str, Any]:
-    """What is known about a model; anything with an `answer` may be evaluated, so nothing is taken for granted."""
+    """Describe a model. Anything with an `answer` method can be evaluated, so every attribute may be missing."""
     method = getattr(model, "method", None)
     backbone = getattr(method, "backbone", None)
     weight = None if backbone is None else next(backbone.parameters(), None)
@@ -224,7 +224,7 @@ def describe(model: Any, weights: bool) -> dict[str, Any]:
     if getattr(model, "parallel", None) is not None:
         known["parallel"] = model.parallel
     if getattr(model, "latents", None) is not None:
-        known["latents"] = model.latents  # not the method's own number: the model is of an earlier stage
+        known["latents"] = model.latents  # the model is of an earlier stage, so not the method's default
     if getattr(model, "saved", None) is not None:
         known["saved"] = model.saved
     return {
@@ -237,7 +237,7 @@ def describe(model: Any, weights: bool) -> dict[str, Any]:
 
 
 def weights_of(model: Any) -> str | None:
-    """A hash of the weights that answer: the same for a run and its export, whatever a wrapping method added to train."""
+    """A hash of the weights that answer: equal for a run and its export, since wrappers are not included."""
     answers = getattr(getattr(model, "method", None), "at_inference", None)
     if answers is None:
         return None

@@ -1,8 +1,8 @@
-"""Runs of one recipe that differ in their training seed only, as one line of a table: `compare --group`.
+"""`compare --group`: runs of one recipe that differ only in their training seed, as one row of a table.
 
-A training seed gives another model; a sampling seed (`eval --seeds`) gives other answers of the same one. What a recipe is
-worth is a mean over its training seeds, and its interval is one over those seeds: the problems that every run answered say
-how sure each run's own figure is, not how another run of the recipe would do.
+Another training seed gives another model; another sampling seed (`eval --seeds`) gives other answers of the same model. A
+recipe's result is the mean over its training seeds, with an interval over those seeds: intervals over problems describe one
+run, not how another run of the recipe would do.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Trained:
     """How the run behind a report was trained.
 
     Attributes:
-        recipe: its config and how it was evaluated, without training seeds, as text: equal for runs of one recipe.
+        recipe: config and evaluation settings without training seeds, as text; equal for runs of one recipe.
         seed: `train.seed`.
     """
 
@@ -48,13 +48,13 @@ class Trained:
 
 
 def trained(report: EvalReport, folder: Path) -> Trained | None:
-    """How the run of a report was trained, from the run.json beside the report; None where there is none."""
+    """How a report's run was trained, from the run.json next to the report; None if there is none."""
     try:
         config = updated(json.loads((folder / "run.json").read_bytes())["config"])
         seed = config["train"]["seed"]
-        # A task that is made up by a seed (tiny) makes other problems of the same kind from another one.
+        # The seed of a generated task (tiny) only changes the problems drawn.
         rest = {part: _without_seed(value) if part in ("train", "task") else value for part, value in config.items()}
-        rest.pop("fast", None)  # changes no result
+        rest.pop("fast", None)  # does not change results
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     how = {name: dump(getattr(report, name)) for name in ("split", "limit", "latents", "speaking", "extractor", "chains")}
@@ -76,7 +76,7 @@ class SeedGroup:
 
     @property
     def accuracy(self) -> OverSeeds:
-        """Over training seeds, by the reports' rule."""
+        """Accuracy over training seeds, by the reports' scoring rule."""
         return over_training_seeds(report.accuracy for report in self.reports.values())
 
     def plain(self) -> dict[str, Any]:
@@ -97,11 +97,11 @@ class SeedGroup:
 
 
 def grouped(reports: Mapping[str, EvalReport], how: Mapping[str, Trained | None]) -> list[SeedGroup]:
-    """The reports of a task by recipe, in the order in which recipes appear.
+    """Group a task's reports by recipe, in order of appearance.
 
     Args:
         reports: label -> report.
-        how: label -> how it was trained; what has None stands alone.
+        how: label -> how it was trained; None = a group of its own.
 
     Raises:
         ConfigError: two runs of a recipe have the same training seed.
@@ -127,7 +127,7 @@ def grouped(reports: Mapping[str, EvalReport], how: Mapping[str, Trained | None]
 
 
 def _name(labels: Sequence[str], taken: set[str]) -> str:
-    """What the labels have in common, without a closing "-seed-"."""
+    """The labels' common prefix, without a trailing "-seed-"."""
     name = labels[0]
     if len(labels) > 1:
         shared = _common(labels).rstrip("0123456789 -_.=/")
@@ -136,13 +136,13 @@ def _name(labels: Sequence[str], taken: set[str]) -> str:
 
 
 def _common(labels: Sequence[str]) -> str:
-    """The letters that all labels begin with."""
+    """The longest common prefix of all labels."""
     columns = enumerate(zip(*labels, strict=False))
     return labels[0][: next((i for i, letters in columns if len(set(letters)) > 1), min(map(len, labels)))]
 
 
 def hint(groups: Sequence[SeedGroup]) -> list[str]:
-    """For a table that shows each run alone: which of them are one recipe."""
+    """A note for tables of single runs that says which of them belong to one recipe."""
     return [
         f"{', '.join(g.labels)} are one recipe with training seeds {', '.join(map(str, g.reports))}: --group shows their "
         "mean with an interval over seeds; the intervals here are each run's own"
@@ -152,7 +152,7 @@ def hint(groups: Sequence[SeedGroup]) -> list[str]:
 
 
 def cells(group: SeedGroup) -> list[str]:
-    """A line of the table, in the order of `HEADINGS`."""
+    """A row of the table, in the order of `HEADINGS`."""
     accuracy, reports = group.accuracy, list(group.reports.values())
     return [
         group.name,
@@ -175,7 +175,7 @@ def _pairs(groups: Sequence[SeedGroup]) -> list[list[str]]:
 
 
 def notes(groups: Sequence[SeedGroup]) -> list[str]:
-    """What a reader must know to read the table."""
+    """Notes that explain the table."""
     rules = sorted({report.extractor for g in groups for report in g.reports.values()})
     lines = [
         f"Accuracy: {', '.join(rules)} rule, mean over training seeds with the 95% t interval over them (none for one seed, "
@@ -195,7 +195,7 @@ def notes(groups: Sequence[SeedGroup]) -> list[str]:
 
 
 def tables(groups: Sequence[SeedGroup]) -> list[Table]:
-    """The recipes, and below them the differences between them."""
+    """The table of recipes, and the table of their differences."""
     every = [Table(headings=HEADINGS, rows=[cells(group) for group in groups], notes=notes(groups))]
     if len(groups) > 1:
         every.append(Table(headings=PAIR_HEADINGS, rows=_pairs(groups), text_columns=2))
@@ -213,7 +213,7 @@ CSV = ("task", "recipe", "seed", "run", "correct", "n", "accuracy", "low", "high
 
 
 def to_csv(tasks: Mapping[str, Sequence[SeedGroup]]) -> str:
-    """A line per task, recipe and training seed: what means and intervals are made of."""
+    """CSV with a row per task, recipe and training seed: the data behind means and intervals."""
     rows = [
         [
             task, group.name, seed, label, r.accuracy.correct, r.n, r.accuracy.value, *r.accuracy.interval, r.mean_latents,

@@ -1,11 +1,11 @@
-"""lm-evaluation-harness on our runs: the model class `unspoken`, by instance or by name.
+"""Run lm-evaluation-harness on our models: the model class `unspoken`, by instance or by name.
 
     simple_evaluate(model=UnspokenLM(model), tasks=["gsm8k"], num_fewshot=0)
     unspoken lm-eval --model unspoken --model_args path=RUN --tasks gsm8k_latent
 
-Only `generate_until`: a likelihood would need the latents between context and continuation, and there is no agreed way to
-score a continuation that the model did not think about. The harness has no way to find classes of other packages, so its
-command line is started by `unspoken lm-eval`, which registers this one first and then hands over every argument.
+Supports only `generate_until`: a likelihood would need latents between context and continuation, and there is no agreed way
+to score a continuation that the model did not think about. The harness cannot find model classes in other packages, so
+`unspoken lm-eval` registers this one and then starts the harness's command line.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def question_of(context: str) -> str:
     """The question in what a task puts to a model: "Question: ...\\nAnswer:" or the question alone.
 
     Raises:
-        ConfigError: there are worked examples in front of it, which a fine-tuned latent model has never seen.
+        ConfigError: the prompt has worked examples, which a fine-tuned latent model has never seen.
     """
     if context.count("Question:") > 1 and context.rstrip().endswith("Answer:"):
         raise ConfigError(
@@ -56,18 +56,18 @@ def question_of(context: str) -> str:
 
 @register_model("unspoken")
 class UnspokenLM(LM):
-    """A run, or a model that is loaded already, as the harness sees it.
+    """A run, or a loaded model, with the harness's interface.
 
     Args:
         model: a loaded model; or give `path`.
         path: a run directory.
-        latents: how many latents to think; None = as trained.
+        latents: number of latents; None = as trained.
         batch_size: questions per batch ("auto" = 32).
-        device: where to load to; None = a GPU if there is one.
-        max_batch_size: not used; the harness passes it on.
+        device: None = a GPU if there is one.
+        max_batch_size: not used; passed by the harness.
 
     Raises:
-        ConfigError: neither model nor path, or both; a batch size that is no number.
+        ConfigError: neither model nor path, or both; a batch size that is not a number.
         RunError: the run cannot be loaded.
     """
 
@@ -88,20 +88,20 @@ class UnspokenLM(LM):
         if not number_of(str(size)):
             raise ConfigError(f"batch_size must be a number above 0, or auto, got {batch_size!r}")
         if str(device).startswith("cuda") and not torch.cuda.is_available():
-            device = None  # what the harness passes on where nobody asked for a device
+            device = None  # the harness's default
         self.model = load(str(path), device=device, explain=False) if model is None else model
         self.latents, self.batch_size = latents, int(size)
 
     @property
     def tokenizer_name(self) -> str:
-        """The run's path, by which the harness names its caches."""
+        """The run's path, which the harness uses in names of caches."""
         return str(self.model.path or "unspoken").replace("/", "__")
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer each context, up to the task's stop words.
 
         Raises:
-            ConfigError: worked examples in the context, or a generation option that we do not have.
+            ConfigError: worked examples in the context, or an unsupported generation option.
         """
         said = [""] * len(requests)
         groups: dict[str, list[int]] = {}
@@ -116,7 +116,7 @@ class UnspokenLM(LM):
             cut = 0
             for place, (answer,) in zip(places, answers, strict=True):
                 said[place] = _cut(answer.text, options.get("until"))
-                cut += not answer.finished and said[place] == answer.text  # one that a stop word ends has ended
+                cut += not answer.finished and said[place] == answer.text  # an answer that a stop word ends is finished
             if cut:
                 logging.getLogger(__name__).warning(
                     "%s of %s answers reached the limit of tokens without ending; raise max_gen_toks", cut, len(places)
@@ -136,7 +136,7 @@ class UnspokenLM(LM):
 
 
 def _speaking(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's generation options as fields of `Speaking`. Greedy unless the task samples, as the harness has it."""
+    """A task's generation options as fields of `SamplingParams`. Greedy unless the task samples, as in the harness."""
     if odd := sorted(set(options) - set(_KNOWN)):
         raise ConfigError(f"a task sets the generation option {odd[0]!r}; known: {', '.join(_KNOWN)}")
     temperature = float(options.get("temperature") or 0.0)
@@ -156,7 +156,7 @@ def _cut(text: str, until: str | Sequence[str] | None) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The harness's own command line, which knows our model and, unless told otherwise, our task files."""
+    """The harness's own command line, with our model class and, by default, our task files."""
     from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     words = list(arguments)

@@ -1,4 +1,5 @@
-"""What the task files for lm-evaluation-harness (`assets/lm-eval`) call: problems and scores of unspoken's own tasks."""
+"""Functions that our task files for lm-evaluation-harness (`assets/lm-eval`) call: problems and scores of unspoken's
+tasks."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from unspoken.tasks import make_task
 
 
 def problems(problems_of: str, **_: Any) -> Any:
-    """The test split of a task as the harness wants it; what else the harness passes on (model arguments) is not used.
+    """A task's test split in the harness's form; further arguments from the harness are ignored.
 
     Args:
         problems_of: the task's name.
 
     Raises:
-        DataError: its data are not there.
+        DataError: its data are missing.
     """
     from datasets import Dataset, DatasetDict
 
@@ -34,7 +35,7 @@ def problems(problems_of: str, **_: Any) -> Any:
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Both rules of the task on one answer."""
+    """Score one answer by both rules of the task."""
     example = Example(question=doc["question"], steps=tuple(doc["steps"]), answer=doc["answer"], id=doc["id"])
     found = make_task(doc["problems_of"]).score(example, results[0])
     return {"strict": float(found.strict), "flexible": float(found.flexible)}

@@ -1,4 +1,4 @@
-"""The processes that share an evaluation: one, or those that torchrun or `accelerate launch` started."""
+"""The processes of an evaluation: one, or those started by torchrun or `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from unspoken.errors import ConfigError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that share the work.
+    """This process, among those that share the work.
 
     Attributes:
         index: its number, from 0.
         count: how many there are.
-        state: accelerate's, where there are several.
+        state: accelerate's state, if there are several.
     """
 
     index: int = 0
@@ -26,27 +26,27 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """The one that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.index == 0
 
     @property
     def device(self) -> Any:
-        """Where this process puts its model; None = as in a single process."""
+        """The device for this process's model; None = as in a single process."""
         return None if self.state is None else self.state.device
 
     def wait(self) -> None:
-        """Go on when all are here."""
+        """Wait for all processes."""
         if self.state is not None:
             self.state.wait_for_everyone()
 
     def close(self) -> None:
-        """Leave the group in peace; without this the library warns."""
+        """Leave the process group; torch warns otherwise."""
         if self.state is not None:
             self.state.destroy_process_group()
 
 
 def processes() -> Processes:
-    """The processes of this run, as the launcher's environment tells.
+    """The processes of this run, from the launcher's environment variables.
 
     Raises:
         ConfigError: the launcher started several, but they cannot find each other.
@@ -59,7 +59,7 @@ def processes() -> Processes:
     from accelerate.utils import parse_flag_from_env
 
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    # A process waits for the slowest at the end, which may have a long answer to finish.
+    # At the end processes wait for the slowest, which may have a long answer to finish.
     state = PartialState(cpu=cpu, timeout=timedelta(days=1))
     if state.num_processes != started:
         raise ConfigError(

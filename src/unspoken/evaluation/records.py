@@ -1,6 +1,6 @@
-"""What an evaluation leaves behind: one record per problem, and every figure computed from the records.
+"""The result of an evaluation: one record per problem, from which every figure is computed.
 
-A number can so always be traced to the answers behind it, and two runs can be paired problem by problem.
+So every number can be traced to the answers behind it, and two runs can be compared problem by problem.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One problem, what the model said to it, and what that cost.
+    """One problem, the model's answer, and its cost.
 
     Attributes:
         id: the example's id, unique in the split.
-        question, answer, steps: the problem; answer and steps are the references.
-        text: what the model spoke.
+        question, answer, steps: the problem with its reference answer and steps.
+        text: the model's answer.
         strict, flexible, extracted: see `Score`.
-        latents: latents thought.
+        latents: number of latents.
         visible_tokens: tokens spoken, without eos.
-        passes: dependent forward passes: the latency of this question alone, in passes.
+        passes: sequential forward passes: the latency of this question alone, in passes.
         positions: positions forwarded.
         finished: eos was reached before the limit.
-        thoughts: decoded steps, one per thought group; None where they were not asked for.
+        thoughts: decoded steps, one per thought group; None if not requested.
         expected: what each thought group stands for (several steps joined by newlines, or None for no step), as the
             method aligns steps with groups; None = group k stands for step k.
-        said: every answer, where there were several. `text`, the scores and `finished` are then those of the answer that
-            the vote chose, `passes` those of the longest, and latents, tokens and positions those of all together.
+        said: all answers, if there were several. Then `text`, the scores and `finished` belong to the answer chosen by
+            vote, `passes` to the longest, and latents, tokens and positions are totals.
     """
 
     id: str
@@ -59,16 +59,16 @@ class Record:
 
     @property
     def answers(self) -> list[tuple[str | None, bool]]:
-        """What was extracted from each answer, and whether it is right."""
+        """The extracted text of each answer, and whether it is right."""
         return [(one.extracted, one.strict) for one in self.said or (self,)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepAccuracy:
-    """How often a thought group's words equal what it stands for, white space aside.
+    """How often a thought group's decoded step equals the step it stands for, ignoring white space.
 
-    Only groups that stand for something count: one without a step is neither right nor wrong.
-    Steps of one problem depend on each other, so these rates have no interval.
+    Groups that stand for no step are not counted. Steps of one problem depend on each other, so these rates have no
+    interval.
 
     Attributes:
         overall: all pairs.
@@ -94,16 +94,16 @@ class EvalReport(Stored):
         limit: how many examples were asked for; None = all.
         latents: how many latents were asked for; None = the model's own number.
         batch_size: questions per batch; `ms_per_question` depends on it.
-        speaking: all settings of `Speaking` that were in force.
+        speaking: all sampling settings.
         chains, samples: sets of thoughts per question, and answers from each; more than one answer means a vote.
-        seconds: wall-clock time from the first question to the last answer, decoding of thoughts included; where batches
-            were kept (`evaluation/resume.py`), the sum of theirs over all sittings and processes.
-        loop_seconds: the part of it spent thinking and speaking.
+        seconds: wall-clock time from the first question to the last answer, including decoding of thoughts; for a resumable
+            evaluation (`evaluation/resume.py`) the sum over batches of all processes.
+        loop_seconds: the part spent on thinking and speaking.
         model: path (None if not from a directory), method config, dtype, device.
-        environment: what `provenance()` gives: versions, hardware, commit, time.
+        environment: versions, hardware, commit, time (`provenance()`).
         records: one per problem, in the order of the split.
-        extractor: the rule that `accuracy` counts by. Another than "strict" where the texts were scored again
-            (`evaluation/rescore.py`): `Record.strict` and `Record.extracted` are then what that rule says.
+        extractor: the scoring rule of `accuracy`. Not "strict" if the texts were rescored (`evaluation/rescore.py`);
+            `Record.strict` and `Record.extracted` are then by that rule.
     """
 
     KIND: ClassVar[str] = "report"
@@ -133,18 +133,19 @@ class EvalReport(Stored):
 
     @property
     def accuracy(self) -> Rate:
-        """Strict: the answer stands where the task's format says; or what `extractor` says. `.value`, `.interval`, ..."""
+        """Accuracy by `extractor`; by default "strict": the answer is where the task's format says. Has `.value`,
+        `.interval`, ..."""
         return rate(r.strict for r in self.records)
 
     @property
     def single(self) -> float | None:
-        """Where a vote chose: the share of right answers among all that were given, which depend on each other."""
+        """After a vote: the share of right answers among all given, which are not independent."""
         said = [one for r in self.records for one in r.said or ()]
         return mean(one.strict for one in said) if said else None
 
     @property
     def flexible(self) -> Rate:
-        """The last answer-like thing in the text is right, whatever the format."""
+        """Accuracy of the last answer-like text, whatever the format."""
         return rate(r.flexible for r in self.records)
 
     @property
@@ -154,12 +155,12 @@ class EvalReport(Stored):
 
     @property
     def answers(self) -> int:
-        """Answers in all: one per problem, or all that voted."""
+        """Number of answers: one per problem, or all that voted."""
         return sum(1 if r.said is None else len(r.said) for r in self.records)
 
     @property
     def cut_off(self) -> int:
-        """Answers that were still being written when the limit of tokens came."""
+        """Answers that were cut off at the limit of tokens."""
         return sum(not one.finished for r in self.records for one in r.said or (r,))
 
     @property
@@ -169,12 +170,12 @@ class EvalReport(Stored):
 
     @property
     def mean_visible_tokens(self) -> float:
-        """Spoken tokens per question."""
+        """Generated tokens per question."""
         return mean(r.visible_tokens for r in self.records)
 
     @property
     def mean_passes(self) -> float:
-        """Forward passes per question: its latency alone."""
+        """Sequential forward passes per question."""
         return mean(r.passes for r in self.records)
 
     @property
@@ -184,17 +185,17 @@ class EvalReport(Stored):
 
     @property
     def ms_per_question(self) -> float:
-        """Wall-clock milliseconds of the whole evaluation divided by n, at `batch_size`."""
+        """Wall-clock milliseconds of the evaluation divided by n, at `batch_size`."""
         return 1000 * self.seconds / self.n
 
     @property
     def loop_ms_per_question(self) -> float:
-        """The same without decoding thoughts into words and without laying out prompts."""
+        """The same without decoding thoughts and preparing prompts."""
         return 1000 * self.loop_seconds / self.n
 
     @property
     def tokens_per_second(self) -> float:
-        """Spoken tokens per second of wall-clock time, all answers together, at `batch_size`."""
+        """Generated tokens of all answers per second, at `batch_size`."""
         return sum(r.visible_tokens for r in self.records) / max(self.seconds, 1e-9)
 
     @property
@@ -210,7 +211,7 @@ class EvalReport(Stored):
 
     @property
     def step_accuracy(self) -> StepAccuracy | None:
-        """How often decoded steps are the true ones; None where nothing was decoded or no problem has steps."""
+        """How often decoded steps are the true ones; None if nothing was decoded, or no problem has steps."""
         every = [_matches(r) for r in self.records if r.thoughts is not None]
         right = [_matches(r) for r in self.records if r.thoughts is not None and r.strict]
         if not any(every):
@@ -224,12 +225,12 @@ class EvalReport(Stored):
 
     @property
     def several(self) -> Several | None:
-        """Figures of several answers per question; None where each has one."""
+        """Figures of several answers per question; None if each has one."""
         return several([r.answers for r in self.records]) if any(r.said for r in self.records) else None
 
     @property
     def hardware(self) -> str:
-        """What it ran on, in words."""
+        """The hardware, as text."""
         gpu = self.environment.get("gpu")
         if str(self.model.get("device") or "").startswith("cuda") and isinstance(gpu, list) and gpu:
             return str(gpu[0])
@@ -237,7 +238,7 @@ class EvalReport(Stored):
         return f"{self.environment.get('cpu') or 'unknown CPU'}, {threads} thread{'' if threads == 1 else 's'}"
 
     def summary(self) -> dict[str, Any]:
-        """Every figure, as plain JSON values; a figure that does not exist is None."""
+        """All figures as plain JSON values; None for those that do not exist."""
         steps = self.step_accuracy
         return {
             "n": self.n,
@@ -269,12 +270,12 @@ class EvalReport(Stored):
         }
 
     def check(self, path: str | Path) -> None:
-        """Refuse values that no evaluation gives: no records, an id twice, a count or a time out of range."""
+        """Refuse impossible values: no records, duplicate ids, counts or times out of range."""
         check_records(self, path)
 
 
 def pooled_over_seeds(reports: Sequence[EvalReport]) -> Several:
-    """The figures of evaluations of the same problems: each adds its answers to every question.
+    """Pool evaluations of the same problems: each adds its answers to every question.
 
     Raises:
         DataError: the problems differ.
@@ -287,10 +288,10 @@ def pooled_over_seeds(reports: Sequence[EvalReport]) -> Several:
 
 
 def check_records(report: EvalReport, path: str | Path) -> None:
-    """Refuse a file whose types are right and whose values no evaluation gives.
+    """Refuse a report with impossible values.
 
     Raises:
-        RunError: no records, an id that two of them have (it would count twice), a count or a time out of range.
+        RunError: no records, duplicate ids, or a count or time out of range.
     """
     if not report.records:
         raise RunError(f"{path}: the report has no records; run the evaluation again")
@@ -309,17 +310,17 @@ def check_records(report: EvalReport, path: str | Path) -> None:
 def _check_range(path: str | Path, what: str, holder: Any, *names: str, least: int = 0) -> None:
     for name in names:
         value = getattr(holder, name)
-        if not least <= value < 2**53:  # what a float still counts; false for nan
+        if not least <= value < 2**53:  # largest exact integer in a float; false for nan
             raise RunError(f"{path}: {name} of {what} must be a number from {least} on, got {value!r:.40}; it was changed")
 
 
 def same_step(a: str, b: str) -> bool:
-    """Whether two steps are the same text, white space aside: tokenizers disagree about spaces around operators."""
+    """Whether two steps are equal, ignoring white space: tokenizers disagree about spaces around operators."""
     return "".join(a.split()) == "".join(b.split())
 
 
 def _matches(record: Record) -> list[bool]:
-    """Each thought group that stands for something, against it."""
+    """Per thought group that stands for a step, whether its decoded step equals it."""
     true = record.steps if record.expected is None else record.expected
     pairs = zip(record.thoughts or (), true, strict=False)
     return [same_step(said, step) for said, step in pairs if step is not None]

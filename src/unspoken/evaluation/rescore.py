@@ -1,6 +1,6 @@
-"""Score stored answers again, by any named rule, from the texts in a report: no model, no data set.
+"""Score the stored answers of a report again by any named rule, without model or data set.
 
-A paper's figure and ours can so be had from the same outputs, and every problem on which two rules differ can be read.
+So a paper's scoring and ours can be applied to the same outputs, and problems on which they differ can be read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unspoken.tasks.scoring.math_answers import first_answer
 
 
 def task_rule(task: Mapping[str, Any], where: str = "the report") -> ScoringRule:
-    """The rule of the task that a report names; its data are not read.
+    """The scoring rule of a report's task; its data are not read.
 
     Raises:
         RunError: this version of unspoken does not know the task, or its settings.
@@ -34,17 +34,17 @@ def task_rule(task: Mapping[str, Any], where: str = "the report") -> ScoringRule
 
 
 def rescore(report: EvalReport, name: str, rule: ScoringRule | None = None) -> EvalReport:
-    """The same answers scored by another rule: accuracy, votes and all that is computed from them follow it.
+    """The report with its answers scored by another rule, which accuracy, votes and everything else then follow.
 
-    `flexible` stays the task's second rule. Scoring by "strict" gives the report as `evaluate` made it.
+    `flexible` is not changed. Scoring by "strict" restores the report as `evaluate` made it.
 
     Args:
         report: what an evaluation left behind.
         name: a key of `EXTRACTORS`.
-        rule: the task's own rule; None = that of the task which the report names.
+        rule: the task's own rule; None = that of the report's task.
 
     Raises:
-        ConfigError: no such extractor, its library is missing, or it is not made for the answers of this task.
+        ConfigError: no such extractor, its library is missing, or it does not apply to this task's answers.
         RunError: the task is unknown to this version.
     """
     extractor(name)
@@ -54,7 +54,7 @@ def rescore(report: EvalReport, name: str, rule: ScoringRule | None = None) -> E
 
 
 def mark_of(report: EvalReport) -> str | None:
-    """The answer mark of the template that the report's model was trained with; None where it is not known, or none."""
+    """The answer mark in the template that the report's model was trained with; None if unknown, or if there is none."""
     *_, method = [None, *method_layers(report.model.get("method"))]
     template = method.get("template") if isinstance(method, Mapping) else None
     answer = template.get("answer") if isinstance(template, Mapping) else None
@@ -62,7 +62,8 @@ def mark_of(report: EvalReport) -> str | None:
 
 
 def several_marks(report: EvalReport, rule: ScoringRule | None = None) -> int:
-    """Texts in which the first and the last answer mark are followed by other answers: the model went on after one."""
+    """Number of texts in which the first and the last answer mark are followed by different answers: the model went on
+    after an answer."""
     own = task_rule(report.task) if rule is None else rule
     mark = mark_of(report)
 
@@ -75,7 +76,7 @@ def several_marks(report: EvalReport, rule: ScoringRule | None = None) -> int:
 
 
 def _again(record: Record, name: str, rule: ScoringRule, mark: str | None = None) -> Record:
-    """One record by another rule. Where several answers vote, they vote on what this rule extracts."""
+    """One record scored by another rule. Several answers vote on what this rule extracts."""
     example = Example(question=record.question, steps=record.steps, answer=record.answer, id=record.id)
     if record.said is None:
         verdict = judge(name, example, record.text, rule, mark)
@@ -91,7 +92,7 @@ def _again(record: Record, name: str, rule: ScoringRule, mark: str | None = None
         loose = bool(rule(example, one.text).flexible)
         said.append(replace(one, strict=verdict.right, flexible=loose, extracted=verdict.extracted))
     chosen = said[elect([one.extracted for one in said])]
-    # Thoughts are kept for the answer that had been chosen; those of another set of thoughts are not in the record.
+    # Thoughts in the record belong to the answer chosen before; those of other sets are not stored.
     known = next((one.chain for one in record.said if one.text == record.text), None) == chosen.chain
     return replace(
         record,
@@ -108,13 +109,13 @@ def _again(record: Record, name: str, rule: ScoringRule, mark: str | None = None
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """A rule against the report's own.
+    """A rule compared with the report's own.
 
     Attributes:
         name: the rule.
         accuracy: by the rule.
-        extracted: problems in whose text it found anything.
-        only_this, only_own: problems that are right by one of the two rules alone, as records scored by this rule.
+        extracted: problems in whose text it found an answer.
+        only_this, only_own: problems that are right by only one of the two rules, as records scored by this rule.
     """
 
     name: str
@@ -125,14 +126,14 @@ class Agreement:
 
 
 def agreements(report: EvalReport, names: tuple[str, ...] | None = None) -> tuple[list[Agreement], dict[str, str]]:
-    """How rules differ from the one that a report was scored by.
+    """Compare rules with the one that a report was scored by.
 
     Args:
         report: what an evaluation left behind.
-        names: which rules; None = all that are made for these answers and whose libraries are there.
+        names: which rules; None = all that apply to these answers and whose libraries are installed.
 
     Returns:
-        One agreement per rule, and why others were left out (name -> reason; empty where names were given).
+        One agreement per rule, and why others were left out (name -> reason; empty if names were given).
 
     Raises:
         ConfigError: a named rule cannot be used.

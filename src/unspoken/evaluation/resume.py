@@ -1,9 +1,8 @@
-"""An evaluation whose batches are kept as they are finished: it goes on after a stop, and processes share it.
+"""Resumable evaluation: finished batches are saved, so that it can be continued after a stop and shared by processes.
 
-The batches of a split depend on its questions alone (`Model.batches`), and sampling on a question's place in the split. So
-neither the process that answers a batch nor the sitting in which it does changes a record. Every process appends to a file
-of its own beside the report that is to come, `NAME.partial-0.jsonl`: a head that says what is evaluated and how, then a line
-per batch. Who assembles the report reads them all.
+Batches depend only on a split's questions (`Model.batches`), and sampling on a question's place in the split. So it does
+not matter which process answers a batch, or when. Every process appends to a file of its own next to the future report,
+`NAME.partial-0.jsonl`: a head with the settings, then a line per batch. The report is assembled from all of them.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ _RECORDS = TypeAdapter(tuple[Record, ...])
 
 @dataclass(frozen=True)
 class PartialReport:
-    """Where finished batches are kept, and who shares the work.
+    """Where finished batches are saved, and which processes share the work.
 
     Attributes:
-        report: the file that the report will have; the batches go beside it.
+        report: the future report's file; batches are saved next to it.
         processes: this process among all.
-        restart: throw away what is there.
+        restart: discard existing batches.
     """
 
     report: Path
@@ -45,21 +44,21 @@ class PartialReport:
     restart: bool = False
 
     def files(self) -> list[Path]:
-        """The files of all processes, of earlier sittings too."""
+        """The files of all processes, including earlier ones."""
         return sorted(self.report.parent.glob(f"{_escaped(self.report.stem)}.partial-*.jsonl"))
 
     def forget(self) -> None:
-        """Remove the files: the report holds everything."""
+        """Remove the files, when the report holds everything."""
         self._remove()
         claim.release(self.lock)
 
     @property
     def lock(self) -> Path:
-        """What tells other evaluations that this process writes here."""
+        """The lock file of this process."""
         return self.report.with_name(f".{self.report.name}.lock-{self.processes.index}")
 
     def _remove(self) -> None:
-        self.processes.wait()  # nobody reads them any more
+        self.processes.wait()  # they are not read any more
         if self.processes.main:
             try:
                 for file in self.files():
@@ -68,10 +67,10 @@ class PartialReport:
                 raise RunError(f"could not remove {error.filename}: {error.strerror}; remove it by hand") from error
 
     def done(self, settings: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-        """The finished batches by number. A line that a kill has cut off does not count.
+        """The finished batches by number. A truncated line is ignored.
 
         Raises:
-            RunError: batches of another evaluation; names what differs.
+            RunError: the batches belong to another evaluation; names what differs.
         """
         found: dict[int, dict[str, Any]] = {}
         for file in self.files():
@@ -105,7 +104,7 @@ class PartialReport:
             file.parent.mkdir(parents=True, exist_ok=True)
             if file.exists():
                 data = file.read_bytes()
-                os.truncate(file, data.rfind(b"\n") + 1)  # the rest of a line that a kill has cut off
+                os.truncate(file, data.rfind(b"\n") + 1)  # after a truncated line
             begun = file.exists() and file.read_bytes().count(b"\n") > 1
             if not begun:
                 file.unlink(missing_ok=True)
@@ -118,7 +117,7 @@ class PartialReport:
 
 @dataclass(frozen=True)
 class Kept:
-    """All records in the order of the split, and the time of their batches, added up over processes and sittings."""
+    """All records in the order of the split, and the total time of their batches."""
 
     records: tuple[Record, ...]
     seconds: float
@@ -133,18 +132,19 @@ def evaluate_missing(
     keep: PartialReport,
     progress: Callable[[int, int], None] | None = None,
 ) -> Kept:
-    """Answer the batches that nobody has answered yet, this process's share of them; then read what all have answered.
+    """Answer this process's share of the unanswered batches; then read what all processes have answered.
 
     Args:
         answer: answers the questions at some places of the split.
         make: (place, answers) -> record.
-        plan: places per batch; the same in every process and sitting.
+        plan: places per batch; the same in every process.
         settings: everything that may change a record.
-        keep: where.
-        progress: called with (questions answered, questions in all): of all before this sitting, and of this process's own.
+        keep: where batches are saved.
+        progress: called with (questions answered, questions in all), counting earlier batches and this process's own.
 
     Raises:
-        RunError: batches of another evaluation are there, another one is writing here, or some are missing at the end.
+        RunError: there are batches of another evaluation, another evaluation is writing here, or batches are missing at the
+            end.
     """
     claim.claim(keep.lock)
     try:
@@ -173,7 +173,7 @@ def _in_turns(
     me.wait()
     done = keep.done(settings)
     mine = [number for number in range(len(plan)) if number not in done][me.index :: me.count]
-    me.wait()  # all have read what there is before anybody writes
+    me.wait()  # all processes have read the files before any writes
     append = keep.open(settings)
     answered = sum(len(plan[number]) for number in done)
     for number in mine:
@@ -221,14 +221,14 @@ def _whole_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _digest(plan: Sequence[Sequence[int]]) -> str:
-    """The plan in a few characters: the same questions could be cut into other batches by another tokenizer."""
+    """A hash of the plan: another tokenizer could give other batches of the same questions."""
     from hashlib import sha256
 
     return sha256(json.dumps([list(places) for places in plan]).encode()).hexdigest()[:16]
 
 
 def _escaped(name: str) -> str:
-    """A file name for `glob`."""
+    """Escape a file name for `glob`."""
     from glob import escape
 
     return escape(name)

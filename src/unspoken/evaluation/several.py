@@ -1,9 +1,9 @@
-"""Several answers to each question: the vote on them (self-consistency), pass@k, how many of them differ.
+"""Figures of several answers per question: vote (self-consistency), pass@k, number of different answers.
 
-They are the samples and sets of thoughts of one evaluation (`Record.said`), or evaluations of one model with several seeds.
+The answers are the samples and sets of thoughts of one evaluation (`Record.said`), or of evaluations with several seeds.
 
-A vote looks at what a task's rule extracts from each text, which never depends on the reference answer. A text from which
-nothing is extracted does not vote; of answers with as many votes the one that was said first wins.
+A vote is over what a task's rule extracts from each text, which never depends on the reference answer. A text without an
+extracted answer does not vote; ties are won by the answer given first.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Completion:
     """One of several answers to a question.
 
     Attributes:
-        chain, sample: from which set of thoughts, and which of the answers from it.
-        text: what was spoken.
+        chain, sample: number of the set of thoughts, and of the answer from it.
+        text: the generated text.
         strict, flexible, extracted: see `Score`.
-        visible_tokens: tokens spoken, without eos.
+        visible_tokens: generated tokens, without eos.
         finished: eos was reached before the limit.
-        passes, positions: see `Answer`: what several answers share counts for the first of them.
+        passes, positions: see `Answer`; shared positions count for the first answer.
     """
 
     chain: int
@@ -63,7 +63,7 @@ class Completion:
 
 
 def elect(extracted: Sequence[str | None]) -> int:
-    """The number of the first answer that says what most of them say; 0 where none says anything."""
+    """The number of the first answer with the most common extracted text; 0 if nothing was extracted from any."""
     votes: dict[str, int] = {}
     for answer in extracted:
         if answer is not None:
@@ -75,7 +75,7 @@ def elect(extracted: Sequence[str | None]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A mean over questions of something between 0 and 1, with a 95% interval."""
+    """A mean over questions of values in [0, 1], with a 95% interval."""
 
     value: float
     interval: tuple[float, float]
@@ -83,15 +83,15 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Several:
-    """Figures of questions that were answered several times.
+    """Figures of questions with several answers each.
 
     Attributes:
         answers: answers per question.
-        pass_at: k -> the chance that at least one of k answers, drawn from those of the question, is right (Chen et al.
-            2021), mean over questions. For k = `answers` it is a count. Else its interval is Wilson's at that share: what
-            lies between 0 and 1 varies at most as much as what is either.
-        vote: the answer that most agree on is right; see `elect`.
-        distinct: different answers per question, those from which nothing is extracted being one.
+        pass_at: k -> the probability that at least one of k answers drawn from a question's answers is right (Chen et al.
+            2021), mean over questions. For k = `answers` it is a count. Otherwise we use a Wilson interval, which is
+            conservative: a value in [0, 1] varies no more than a 0/1 outcome with the same mean.
+        vote: share of questions whose elected answer is right; see `elect`.
+        distinct: different answers per question; all texts without an extracted answer count as one.
     """
 
     answers: int
@@ -109,7 +109,7 @@ class Several:
         }
 
     def lines(self) -> list[str]:
-        """In words, a line each."""
+        """As lines of text."""
 
         def shown(value: float, interval: tuple[float, float]) -> str:
             return f"{100 * value:.1f} ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
@@ -122,16 +122,16 @@ class Several:
 
 
 Said = Sequence[tuple[str | None, bool]]
-"""What was extracted from each answer to a question, and whether it is right."""
+"""Per answer to a question: the extracted text, and whether it is right."""
 
 
 def pass_at(n: int, right: int, k: int) -> float:
-    """The chance that k answers drawn from n, of which some are right, hold a right one."""
+    """The probability that k answers drawn from n, of which some are right, include a right one."""
     return 1.0 - math.comb(n - right, k) / math.comb(n, k)
 
 
 def several(questions: Sequence[Said]) -> Several:
-    """The figures of questions that all have the same number of answers.
+    """Compute the figures of questions that all have the same number of answers.
 
     Raises:
         DataError: there are none, or their numbers differ.

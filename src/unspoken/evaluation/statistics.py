@@ -1,10 +1,10 @@
-"""The statistics that a report quotes: rates with an interval, and the paired test of two runs. Plain Python, exact.
+"""Statistics of reports: rates with intervals, and paired tests of two runs. Plain Python, exact.
 
-Accuracy is a proportion of a few hundred to a few thousand problems, so every rate carries its Wilson interval, and two
-runs over the same problems are compared pair by pair: two intervals that overlap do not show that the runs are equal.
+Accuracy is a proportion over a few hundred to a few thousand problems, so every rate has a Wilson interval. Two runs over
+the same problems are compared pair by pair: overlapping intervals do not show that runs are equal.
 
-Wilson's interval is about one trained model and other problems. What a recipe gives is another question: its runs with
-several *training seeds* are so many observations, however many problems each was asked (`over_training_seeds`).
+Wilson's interval is about one trained model on other problems. For a recipe, each run with its own *training seed* is one
+observation, however many problems it answered (`over_training_seeds`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unspoken.errors import ConfigError, DataError
 
 
 def mean(values: Iterable[float]) -> float:
-    """The arithmetic mean, without rounding on the way; nan where there is nothing to average."""
+    """The arithmetic mean without intermediate rounding; nan for an empty sequence."""
     listed = [float(v) for v in values]
     return math.fsum(listed) / len(listed) if listed else math.nan
 
@@ -27,8 +27,8 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     """Wilson's score interval of a proportion (Wilson 1927): keeps its coverage near 0 and 1, where Wald's fails.
 
     Args:
-        successes: how many of `n` were right.
-        n: how many there were; with none, nothing is known and the interval is (0, 1).
+        successes: number of successes.
+        n: number of trials; for 0 the interval is (0, 1).
         confidence: the coverage, between 0 and 1.
 
     Returns:
@@ -55,19 +55,19 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """How many of how many."""
+    """A number of successes among n."""
 
     correct: int
     n: int
 
     @property
     def value(self) -> float:
-        """The share; nan where n is 0."""
+        """The share; nan if n is 0."""
         return self.correct / self.n if self.n else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% Wilson interval. Only for things that are independent: problems, not the steps inside one problem."""
+        """The 95% Wilson interval. Only valid for independent outcomes: problems, not the steps of one problem."""
         return wilson(self.correct, self.n)
 
 
@@ -107,10 +107,10 @@ def _within(angle: float, df: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class OverSeeds:
-    """One recipe, trained with several seeds: each run is one observation of what the recipe gives.
+    """One recipe trained with several seeds; each run is one observation.
 
     Attributes:
-        rates: of the runs, seed by seed.
+        rates: accuracy of the run of each seed.
     """
 
     rates: tuple[Rate, ...]
@@ -122,14 +122,14 @@ class OverSeeds:
 
     @property
     def mean(self) -> float:
-        """Of the seeds; each counts the same, however many problems it was asked."""
+        """The mean over seeds, each with the same weight."""
         return mean(self.values)
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95% t interval of the mean over training seeds, cut at 0 and 1.
+        """The 95% t interval of the mean over training seeds, clipped to [0, 1].
 
-        None where the seeds cannot give one: there is only one, or all are equal, which says nothing about their spread.
+        None if there is only one seed, or all are equal, which says nothing about their spread.
         """
         count = len(self.values)
         if count < 2 or len(set(self.values)) == 1:
@@ -139,7 +139,7 @@ class OverSeeds:
 
     @property
     def within(self) -> tuple[tuple[float, float], ...]:
-        """Each seed's own 95% Wilson interval: about that one model on other problems, not about the recipe."""
+        """The 95% Wilson interval of each seed's model on other problems; not an interval of the recipe."""
         return tuple(one.interval for one in self.rates)
 
 
@@ -147,10 +147,10 @@ def over_training_seeds(rates: Iterable[Rate]) -> OverSeeds:
     """The accuracy of a recipe over its training seeds.
 
     Args:
-        rates: one per run, each trained with a seed of its own. Not the sampling seeds of one trained model.
+        rates: one per run, each with its own training seed (not sampling seeds of one trained model).
 
     Raises:
-        DataError: there is none, or one has no problems.
+        DataError: no rates, or one without problems.
     """
     listed = tuple(rates)
     if not listed or not all(one.n for one in listed):
@@ -159,10 +159,10 @@ def over_training_seeds(rates: Iterable[Rate]) -> OverSeeds:
 
 
 def difference_of_means(a: OverSeeds, b: OverSeeds) -> tuple[float, tuple[float, float] | None]:
-    """How much better recipe b is than a, mean minus mean, with Welch's 95% t interval over their training seeds.
+    """Mean of recipe b minus mean of recipe a, with Welch's 95% t interval over training seeds.
 
-    The degrees of freedom (Welch 1947) are rounded down, which makes the interval wider. None where a side has one seed, or
-    where no seed differs from another.
+    The degrees of freedom (Welch 1947) are rounded down, which widens the interval. None if a side has one seed, or all
+    seeds are equal.
     """
     value = b.mean - a.mean
     sizes = [len(side.values) for side in (a, b)]
@@ -179,7 +179,7 @@ def difference_of_means(a: OverSeeds, b: OverSeeds) -> tuple[float, tuple[float,
 
 @dataclass(frozen=True, kw_only=True)
 class PairedSeeds:
-    """Two recipes that were trained with the same seeds: one difference of accuracies per seed.
+    """Two recipes trained with the same seeds: one difference of accuracies per seed.
 
     Attributes:
         differences: b - a, seed by seed.
@@ -194,7 +194,7 @@ class PairedSeeds:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95% t interval of the mean; None for one seed, or where all differences are equal."""
+        """The 95% t interval of the mean; None for one seed, or if all differences are equal."""
         if (error := self._error) is None:
             return None
         half = student_t(len(self.differences) - 1) * error
@@ -202,7 +202,7 @@ class PairedSeeds:
 
     @property
     def p(self) -> float | None:
-        """The paired t test, two-sided; None where there is no interval."""
+        """p of the paired two-sided t test; None if there is no interval."""
         if (error := self._error) is None:
             return None
         df = len(self.differences) - 1
@@ -222,7 +222,7 @@ def paired_seeds(a: Sequence[float], b: Sequence[float]) -> PairedSeeds:
         a, b: accuracies of runs, in the same order of seeds.
 
     Raises:
-        DataError: not one per seed on both sides, or no seeds.
+        DataError: different numbers of seeds, or none.
     """
     if len(a) != len(b) or not a:
         raise DataError(f"a comparison by seeds needs the same seeds on both sides, got {len(a)} and {len(b)} runs")
@@ -236,7 +236,7 @@ class PairedTest:
     Attributes:
         only_a: problems that a alone got right.
         only_b: problems that b alone got right.
-        p: two-sided; how often two equally good runs would disagree at least this unevenly.
+        p: two-sided: the probability that two equally good runs would disagree at least this unevenly.
     """
 
     only_a: int
@@ -245,13 +245,13 @@ class PairedTest:
 
 
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> PairedTest:
-    """McNemar's test, exact: under the null the discordant problems fall to either side like fair coins.
+    """McNemar's exact test: under the null hypothesis, discordant problems are fair coin flips.
 
     Args:
         a, b: whether each problem was answered correctly, in the same order of problems.
 
     Raises:
-        DataError: the sequences are not equally long.
+        DataError: the sequences have different lengths.
     """
     if len(a) != len(b):
         raise DataError(f"a paired test needs the same problems on both sides, got {len(a)} and {len(b)} outcomes")
@@ -272,7 +272,7 @@ class Difference:
 
     Attributes:
         n: problems.
-        only_before, only_after: problems that were right on one side only.
+        only_before, only_after: problems that were right on only one side.
         interval: the 95% interval of the difference (see `paired_interval`).
         p: McNemar's exact test, two-sided.
     """
@@ -285,15 +285,15 @@ class Difference:
 
     @property
     def value(self) -> float:
-        """The difference of the shares; nan where there are no problems."""
+        """The difference of the shares; nan without problems."""
         return (self.only_after - self.only_before) / self.n if self.n else math.nan
 
 
 def difference(before: Sequence[bool], after: Sequence[bool]) -> Difference:
-    """Compare two answers to each of some problems.
+    """Compare the outcomes of the same problems before and after a change.
 
     Raises:
-        DataError: not the same number of problems on both sides.
+        DataError: different numbers of problems.
     """
     test = mcnemar(before, after)
     return Difference(
@@ -306,15 +306,15 @@ def difference(before: Sequence[bool], after: Sequence[bool]) -> Difference:
 
 
 def paired_interval(only_before: int, only_after: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a difference of two paired proportions, after - before: the adjusted Wald interval of Bonett and Price
+    """The interval of a difference of paired proportions, after - before: the adjusted Wald interval of Bonett and Price
     (2012, Journal of Educational and Behavioral Statistics 37).
 
-    Both discordant counts get one more and n gets two more, which keeps the coverage where few problems disagree; with none
-    that disagree it still says what n problems can exclude.
+    It adds one to both discordant counts and two to n, which keeps the coverage if few problems disagree. Even if none do,
+    it tells what n problems can exclude.
 
     Args:
-        only_before, only_after: problems that are right on one side only.
-        n: problems in all; with none, nothing is known and the interval is (-1, 1).
+        only_before, only_after: problems that are right on only one side.
+        n: number of problems; for 0 the interval is (-1, 1).
         confidence: the coverage, between 0 and 1.
 
     Raises:

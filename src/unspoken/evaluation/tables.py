@@ -1,4 +1,4 @@
-"""Several evaluations side by side: a table, JSON, the paired comparison, and what is said besides."""
+"""Compare evaluations: table, JSON, paired comparison, and notes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from unspoken.evaluation.rescore import Agreement
 from unspoken.evaluation.statistics import OverSeeds, Rate, mcnemar
 
 Reports = Mapping[str, EvalReport]
-"""Label -> report. The first one is what the others are compared with."""
+"""Label -> report. The first one is the baseline."""
 
 COLUMNS = ("method", "accuracy", "flexible", "latents", "visible tokens", "forward passes", "ms/question", "n")
 HEADINGS = ("method", "accuracy % (95%)", "flexible %", *COLUMNS[3:])
 NARROW = ("method", "accuracy % (95%)", "flex. %", "latents", "tokens", "passes", "ms", "n")
 """The headings on a terminal of 80 columns."""
 WITH_THOUGHTS = "†"
-"""Stands behind a time that includes decoding thoughts into words."""
+"""Marks a time that includes decoding thoughts."""
 
 
 def percent(value: float) -> str:
-    """A share as per cent with one decimal; a dash where there is none."""
+    """A share in per cent with one decimal; a dash for None."""
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def points(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign; a minus is a hyphen, which programs read as a number."""
+    """A difference in percentage points with its sign; the minus is a hyphen, so that programs can parse it."""
     return f"{100 * difference:+.1f}"
 
 
@@ -43,7 +43,7 @@ def with_interval(rate: Rate) -> str:
 
 
 def over_seeds_cell(over: OverSeeds) -> str:
-    """`46.2 (15.6–76.8)`: the mean over training seeds with its interval over them; the mean alone where there is none."""
+    """`46.2 (15.6–76.8)`: the mean over training seeds with its interval, if there is one."""
     if over.interval is None:
         return percent(over.mean)
     low, high = over.interval
@@ -56,7 +56,7 @@ def each_seed(over: OverSeeds) -> str:
 
 
 def milliseconds(report: EvalReport) -> str:
-    """Time per question, marked where it includes decoding thoughts."""
+    """Time per question, marked if it includes decoding thoughts."""
     ms = report.ms_per_question
     return f"{ms:.{0 if ms >= 100 else 1 if ms >= 1 else 2}f}" + (WITH_THOUGHTS if report.explained else "")
 
@@ -81,7 +81,7 @@ def cells(label: str, report: EvalReport) -> list[str]:
 
 
 def notes(reports: Reports) -> list[str]:
-    """What a reader must know to read the table: rules, conditions, and what may not be compared."""
+    """Notes that explain the table: rules, conditions, and what cannot be compared."""
     rules = {label: f"{r.extractor} rule" for label, r in reports.items()}
     rule = "; ".join(f"{k}: {v}" for k, v in rules.items()) if len(set(rules.values())) > 1 else next(iter(rules.values()))
     lines = [
@@ -111,7 +111,7 @@ def notes(reports: Reports) -> list[str]:
 
 
 def cut_notes(reports: Reports) -> list[str]:
-    """Which answers were cut at the limit: such a text may hold a number, but it is no answer."""
+    """A note on answers cut off at the token limit: they may contain a number, but are not complete."""
     return [
         (f"{label}: " if len(reports) > 1 else "") + told
         for label, report in reports.items()
@@ -120,7 +120,7 @@ def cut_notes(reports: Reports) -> list[str]:
 
 
 def cut_off(cut: int, answers: int, limit: int | None) -> str:
-    """`45 of 60 answers reached max_new_tokens=12 without ending; raise --max-new-tokens`; nothing where all ended."""
+    """`45 of 60 answers reached max_new_tokens=12 without ending; raise --max-new-tokens`; "" if all ended."""
     if not cut:
         return ""
     at = "the limit of tokens" if limit is None else f"max_new_tokens={limit}"
@@ -146,7 +146,7 @@ def table(reports: Reports) -> Table:
 
 
 def to_json(reports: Reports) -> str:
-    """The table as JSON: label -> every figure of the report with where it comes from, without the records."""
+    """The table as JSON: label -> all figures of the report and their origin, without records."""
     data = {
         label: {
             **report.summary(),
@@ -164,7 +164,7 @@ def to_json(reports: Reports) -> str:
 
 
 def details(report: EvalReport) -> list[str]:
-    """What an evaluation says beyond its row in the table: cost, difficulty, several answers, steps; in lines."""
+    """Figures of an evaluation beyond its table row, as lines of text: cost, difficulty, several answers, steps."""
     lines = [
         f"cost per question: {report.mean_latents:.1f} latents, {report.mean_visible_tokens:.1f} visible tokens, "
         f"{report.mean_passes:.1f} forward passes, {report.mean_positions:.1f} positions, {report.ms_per_question:.2f} ms; "
@@ -184,7 +184,7 @@ def details(report: EvalReport) -> list[str]:
 
 
 def by_rules(found: Sequence[Agreement], left_out: Mapping[str, str]) -> list[str]:
-    """The accuracy by other rules, in lines; see `rescore.agreements`."""
+    """The accuracy by other rules, as lines of text; see `rescore.agreements`."""
     return [
         *(f"by {one.name}: {with_interval(one.accuracy)}" for one in found),
         *(f"left out: {name}: {reason}" for name, reason in left_out.items()),
@@ -197,7 +197,7 @@ class Pair:
 
     Attributes:
         a, b: labels.
-        only_a, only_b: problems that one of them alone got right, by the strict rule.
+        only_a, only_b: problems that only one of them got right, by the strict rule.
         difference: accuracy of b minus that of a.
         p: McNemar's exact test, two-sided, not adjusted for the number of pairs.
         overlap: whether the two 95% intervals overlap.
@@ -214,13 +214,13 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All pairs of runs, in the order in which the runs were given.
+    """All pairs of runs, in the given order.
 
     Attributes:
         labels: the runs; the first is the baseline.
         n: problems, the same for all.
         pairs: every pair (a before b).
-        extractor: the rule by which all were scored.
+        extractor: the scoring rule of all runs.
     """
 
     labels: tuple[str, ...]
@@ -230,7 +230,7 @@ class Comparison:
 
     @property
     def against_first(self) -> tuple[Pair, ...]:
-        """The pairs in which the first run takes part."""
+        """The pairs with the first run."""
         return tuple(pair for pair in self.pairs if pair.a == self.labels[0])
 
     def to_json(self) -> str:
@@ -239,7 +239,7 @@ class Comparison:
 
 
 def compare(reports: Reports) -> Comparison:
-    """Pair runs problem by problem, by the examples' ids.
+    """Compare runs problem by problem, matched by the examples' ids.
 
     Raises:
         DataError: fewer than two runs, or runs over different problems (says which differ).
@@ -301,7 +301,7 @@ def _pair_note(comparison: Comparison) -> str:
 
 
 def _check_same(first: str, baseline: EvalReport, label: str, report: EvalReport) -> None:
-    """Refuse two runs that did not see the same problems."""
+    """Refuse two runs over different problems."""
     # The fingerprint covers the examples themselves, so the task's settings need not be compared.
     for what, want, got in (
         ("split", baseline.split, report.split),
@@ -329,10 +329,10 @@ def _name(report: EvalReport) -> str:
 
 
 def _problems(report: EvalReport) -> str:
-    """Which problems, in words."""
+    """The problems of a report, as text."""
     return f"{_name(report)}, {report.split} split, {report.n} problems (fingerprint {report.fingerprint})"
 
 
 def _conditions(report: EvalReport) -> str:
-    """What a time depends on, in words."""
+    """The conditions of a time, as text."""
     return f"batch size {report.batch_size}, {report.hardware}, {report.model.get('dtype') or 'unknown dtype'}"
