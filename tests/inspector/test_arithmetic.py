@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unspoken.inspector.arithmetic import chain, equations, numbers, same, work_out
+from unspoken.inspector.arithmetic import carried_on, chain, equations, numbers, same, work_out
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,14 @@ def test_a_chain_that_breaks_has_no_value() -> None:
     assert chain([]).value is None
     assert chain(["no numbers here"]).equations == 0
     assert chain(["<<7+5=12>>", "<<12/0=3>>"]).value is None
+
+
+def test_a_chain_goes_on_from_another_number() -> None:
+    steps = ["<<7+5=12>>", "<<12*2=24>>", "<<24%10=4>>"]
+    assert carried_on(steps, 0, Fraction(8)) == (8, 16, 6)
+    assert carried_on(steps, 2, Fraction(9)) == (9,)
+    assert carried_on(["<<7+5=12>>", "<<3*2=6>>"], 0, Fraction(8)) is None  # the second does not use the first
+    assert carried_on(["<<1+1=2>>", "<<2*2=4>>"], 0, Fraction(8)) is None  # which of the twos?
+    assert carried_on(["<<7+5=12>>", "<<6/12=0.5>>"], 0, Fraction(0)) is None
+    assert carried_on(["a", "<<7+5=12>>"], 1, Fraction(8)) is None
+    assert carried_on(steps, 3, Fraction(8)) is None

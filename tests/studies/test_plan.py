@@ -104,7 +104,7 @@ def test_only_chooses_and_keeps_what_is_needed(small: Path):
         ('name = "test"', 'name = "test"\nsplit = "tset"', "split"),
         ('name = "test"', 'name = "test"\nlimitt = 3', "limitt"),
         ("latents = [1, 2]", "latents = [1, 2, true]", "max_stage"),  # true is a value of its own, not the number 1
-        ('set = { method = { latents = "{latents}" } }', 'set = { "backbone.path" = "run:begin" }', "no prepared run"),
+        ('set = { method = { latents = "{latents}" } }', 'set = { "backbone.path" = "run:begin" }', "no run 'begin' comes"),
         ('title = "Small"', "title = 3", "title"),
         ('title = "Small"', "title = ", "is no TOML"),
     ],

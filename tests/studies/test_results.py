@@ -189,3 +189,16 @@ def test_decoded_steps_and_odd_texts_reach_the_tables(small: Path, tmp_path: Pat
     page = (made.places.out / "index.html").read_text(encoding="utf-8")
     assert "<b> &" not in page
     assert "Co&lt;co&gt;|nut" in page
+
+
+def test_markdown_is_of_the_usual_width(small: Path, tmp_path: Path):
+    changed(small, 'title = "Small"', 'title = "Small"\nabout = "' + "b - a 1. # > " * 40 + '"')
+    made = planned(small, runs=tmp_path / "runs")
+    finish(made.every[0], 3)
+    write_results(made)
+    lines = (made.places.out / "table.md").read_text(encoding="utf-8").split("\n")
+    about = lines[2 : lines.index("", 2)]
+    assert len(about) > 2
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+    assert not [line for line in about if line.startswith(("- ", "# ", "> ", "1. "))]
+    assert " ".join(about).replace("\\", "") == ("b - a 1. # > " * 40).strip()

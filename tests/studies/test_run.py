@@ -47,7 +47,7 @@ def do(made: Planned) -> None:
 
 
 def test_a_study_trains_asks_looks_and_verifies(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    changed(small, 'name = "test"', 'name = "test"\nexplain = true\ncontrols = 4\ninspect = 4')
+    changed(small, 'name = "test"', 'name = "test"\nexplain = true\ncontrols = 4\ninspect = 4\ninterchange = 4')
     changed(small, "[[runs]]\nset = { ", PREPARED)
     runs = tmp_path / "runs"
     made = planned(small, runs=runs, only=["seed=1", "latents=1"])
@@ -60,6 +60,7 @@ def test_a_study_trains_asks_looks_and_verifies(small: Path, tmp_path: Path, mon
     assert figures["n"] == 8
     assert figures["latents"]["geometry"]["latents"] == 1.0
     assert {"shuffled", "zero", "unmodified"} <= set(figures["controls"])
+    assert figures.get("interchange") is None  # nothing was right
     run = results["runs"]["coconut-1-1"]
     assert (run["updates"], run["examples"]) == (4, 4 * 32)
     assert run["flops"] > 4 * 32 * 2 * run["parameters"]["all"]  # a pass forward over one position of each row alone

@@ -22,7 +22,7 @@ def study(
     tables: Annotated[bool, typer.Option("--tables", help="Run nothing; write what finished runs say.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Run nothing; hold the runs against their cards.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of results; default beside the study file.", **FOLDER)] = None,
-    runs: Annotated[Path | None, typer.Option(help="Folder of runs; default runs/studies/NAME.", **FOLDER)] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder of runs; default runs/studies.", **FOLDER)] = None,
 ) -> None:
     """Train and ask every combination of a study with every seed; write cards, tables, charts and a page.
 

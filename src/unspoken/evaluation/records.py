@@ -6,7 +6,7 @@ So every number can be traced to the answers behind it, and two runs can be comp
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -224,6 +224,17 @@ class EvalReport(Stored):
         )
 
     @property
+    def mismatched_steps(self) -> Rate | None:
+        """How often decoded steps are the next problem's: what words that say nothing about the problem would get."""
+        told = [record for record in self.records if record.thoughts is not None]
+        matches = [
+            match
+            for record, other in zip(told, told[1:] + told[:1], strict=True)
+            for match in _matches(replace(other, thoughts=record.thoughts))
+        ]
+        return rate(matches) if len(told) > 1 and matches else None
+
+    @property
     def several(self) -> Several | None:
         """Figures of several answers per question; None if each has one."""
         return several([r.answers for r in self.records]) if any(r.said for r in self.records) else None
@@ -264,6 +275,7 @@ class EvalReport(Stored):
             else {
                 "overall": _plain(steps.overall, interval=False),
                 "correct_only": _plain(steps.correct_only, interval=False),
+                "mismatched": None if (chance := self.mismatched_steps) is None else _plain(chance, interval=False),
                 "by_index": [_plain(r, interval=False) for r in steps.by_index],
                 "by_index_correct_only": [_plain(r, interval=False) for r in steps.by_index_correct_only],
             },

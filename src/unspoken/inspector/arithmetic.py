@@ -145,3 +145,26 @@ def chain(steps: Sequence[str]) -> Chain:
         if value is not None:
             known[equation.result] = value
     return Chain(equations=count, holds=holds, linked=linked, value=value)
+
+
+def carried_on(steps: Sequence[str], place: int, value: Fraction) -> tuple[Fraction, ...] | None:
+    """What steps give if the result of one of them is another number, and the later ones are carried out with it.
+
+    Args:
+        steps: each with one equation that uses the result of the step before exactly once.
+        place: of the step whose result is replaced, from 0.
+        value: what stands there instead.
+
+    Returns:
+        The results from that step on, `value` first; None where the steps are not such a chain, or cannot be carried out.
+    """
+    written = [found[-1] for step in steps if len(found := equations(step)) == 1]
+    if len(written) < len(steps) or not 0 <= place < len(steps):
+        return None
+    values = [value]
+    for before, step in zip(written[place:], written[place + 1 :], strict=False):
+        found = work_out(step.left, {before.result: values[-1]})
+        if step.operands.count(before.result) != 1 or found is None:
+            return None
+        values.append(found)
+    return tuple(values)

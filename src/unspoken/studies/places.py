@@ -55,6 +55,10 @@ class JobPlaces:
         """Stability figures of the latents."""
         return self.folder / f"latents-{self._name(one)}.json"
 
+    def interchange(self, one: Evaluation) -> Path:
+        """What another problem's thought groups did."""
+        return self.folder / f"interchange-{self._name(one)}.json"
+
     def _name(self, one: Evaluation) -> str:
         return f"study-{slug(one.name)}-{evaluation_fingerprint(one)}"
 
@@ -77,12 +81,12 @@ class StudyPlaces:
 
         Args:
             path: the study file or its folder.
-            out, runs: other places.
+            out, runs: other places. All studies share runs/studies: what two of them have in common is trained once.
         """
         file = study_file(path)
         beside = file.parent if file.stem == "study" else file.with_suffix("")
         where = Path(out) if out is not None else beside
-        return cls(where, Path(runs) if runs is not None else Path("runs") / "studies" / where.absolute().name)
+        return cls(where, Path(runs) if runs is not None else Path("runs") / "studies")
 
     @property
     def results(self) -> Path:

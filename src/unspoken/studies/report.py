@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,12 @@ from unspoken.pages.templating import render
 SHUFFLED = "shuffled"
 """The control that tables show: another problem's latents (`causal.control_report`)."""
 
+WIDTH = 116
+"""Of lines in Markdown."""
+
+_SIGN = re.compile(r"^(\d*)([-+*#>.]) ")
+"""What would make a list or a heading of a line that only begins there because the one before was full."""
+
 Results = Mapping[str, Any]
 """What `results.gather` found."""
 
@@ -30,7 +38,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     title, about = results["study"]["title"], results["study"]["about"].strip()
     head = f"# {title}\n\n" + (f"{about}\n\n" if about else "")
     files = {
-        "table.md": head + markdown(some),
+        "table.md": _wrapped(head + markdown(some)),
         "table.tex": latex(some),
         "table.csv": rows_csv(results),
         "index.html": page(results),
@@ -43,6 +51,19 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     if drawn and importlib.util.find_spec("matplotlib") is not None:
         written.append(save_charts(drawn, folder / "chart.pdf"))
     return written
+
+
+def _wrapped(text: str) -> str:
+    """Markdown with lines of the usual width; those of tables stay whole."""
+    lines = []
+    for line in text.split("\n"):
+        ends = "  " if line.endswith("  ") else ""  # a line break
+        parts = (
+            [line] if line.startswith("|") else textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+        )
+        lines += [_SIGN.sub(r"\1\\\2 ", part) if n else part for n, part in enumerate(parts or [""])]
+        lines[-1] = lines[-1].rstrip() + ends
+    return "\n".join(lines)
 
 
 def label(results: Results, value: Any) -> str:
@@ -143,6 +164,8 @@ def _inside(*path: str) -> Any:
 _MORE = (
     _Column("decoded steps %", "Decoded steps: share that equals the true step, mean over seeds.",
             _inside("step_accuracy", "overall", "value"), _mean_percent),
+    _Column("another's steps %", "Another's steps: share of decoded steps that are the next problem's, mean over seeds.",
+            _inside("step_accuracy", "mismatched", "value"), _mean_percent),
     _Column("distance", "Distance: between two latents of a problem; centre: to the vocabulary's mean; both divided by a "
             "latent's length, each seed.", _inside("latents", "geometry", "within"), _each),
     _Column("centre", "", lambda one: _ratio(_inside("latents", "geometry", "centre")(one),
@@ -154,7 +177,18 @@ _MORE = (
             lambda values: f"{sum(values)} of {len(values)}"),
     _Column("shuffled %", "Shuffled: with another problem's latents, mean over seeds.", _inside("controls", SHUFFLED),
             _mean_percent),
+    _Column("follows %", "Follows: with another problem's thought at one place, and the later ones thought anew, answers "
+            "that its result leads to by this problem's later steps; place by place, mean over seeds.",
+            _inside("interchange"), lambda values: _by_place(values)),
 )  # fmt: skip
+
+
+def _by_place(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """The share of followed results at each place, mean over seeds."""
+    shares: dict[int, list[float]] = {}
+    for one in (one for run in runs for one in run):
+        shares.setdefault(one["place"], []).append(one["follows"]["correct"] / one["follows"]["n"])
+    return ", ".join(percent(mean(shares[place])) for place in sorted(shares))
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:

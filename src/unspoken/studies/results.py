@@ -19,7 +19,7 @@ from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import difference, over_training_seeds, paired_seeds
 from unspoken.studies.places import JobPlaces, StudyPlaces
 from unspoken.studies.plan import Job, cell_name, combinations
-from unspoken.studies.state import costs_of, done, latents_of, report_of, whole
+from unspoken.studies.state import costs_of, done, interchange_of, latents_of, report_of, whole
 from unspoken.studies.study import Evaluation, Study, fits
 
 FORMAT = "unspoken study 1"
@@ -129,6 +129,8 @@ def _figures(answered: Answered) -> dict[str, Any]:
     if (look := latents_of(places, one)) is not None:
         told["latents"] = {"geometry": look["figures"]["geometry"], "recovery": look["figures"].get("recovery")}
         told["collapse"] = look["collapse"]
+    if places_found := interchange_of(places, one):
+        told["interchange"] = places_found
     if (controls := whole(ControlsReport, places.controls(one))) is not None:
         told["controls"] = {c.label: c.accuracy.value for c in controls.controls}
         told["controls"] |= {"unmodified": controls.plain.accuracy.value}

@@ -59,7 +59,7 @@ def planned(
     Args:
         path: the study file, or the folder that has it.
         out: folder of results; None = that of a file called study.*, else one of the file's name.
-        runs: folder of run directories; None = runs/studies/NAME.
+        runs: folder of run directories; None = runs/studies.
         only: "factor=value" or "seed=1", values with commas between them; a job must fit all.
 
     Raises:

@@ -14,7 +14,7 @@ from unspoken.studies.places import JobPlaces
 from unspoken.studies.plan import Job
 from unspoken.studies.study import Evaluation
 
-Part = Literal["report", "controls", "latents"]
+Part = Literal["report", "controls", "latents", "interchange"]
 
 
 def trained(run: RunDir) -> bool:
@@ -46,6 +46,8 @@ def missing(places: JobPlaces, one: Evaluation) -> set[Part]:
         found.discard("controls")
     if latents_of(places, one) is not None:
         found.discard("latents")
+    if interchange_of(places, one) is not None:
+        found.discard("interchange")
     return found
 
 
@@ -55,6 +57,8 @@ def _wanted(one: Evaluation) -> set[Part]:
         found.add("controls")
     if one.inspect:
         found.add("latents")
+    if one.interchange:
+        found.add("interchange")
     return found
 
 
@@ -79,6 +83,11 @@ def costs_of(places: JobPlaces) -> dict[str, Any] | None:
 def latents_of(places: JobPlaces, one: Evaluation) -> dict[str, Any] | None:
     """Stability figures of the latents, if they are there."""
     return _object(places.look(one), "figures")
+
+
+def interchange_of(places: JobPlaces, one: Evaluation) -> list[dict[str, Any]] | None:
+    """What another problem's thought groups did, place by place, if it was tried; [] where there was nothing to try."""
+    return None if (found := _object(places.interchange(one), "places")) is None else found["places"]
 
 
 def _object(file: Path, entry: str) -> dict[str, Any] | None:

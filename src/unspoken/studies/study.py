@@ -87,7 +87,9 @@ class Evaluation:
         set: dotted path in the task's config -> value.
         split, limit, latents, batch_size, explain: as `unspoken eval` has them. Only runs that can explain do.
         controls: problems for each causal control; 0 = none are run.
-        inspect: problems for the stability figures; 0 = none. Runs without latents are left out of both.
+        inspect: problems for the stability figures; 0 = none.
+        interchange: problems that get another's thought groups, one by one (`causal.interchange`); 0 = none. Runs whose
+            latents are none, or the same for all problems, are left out of these three.
         speaking: fields of `SamplingParams`.
     """
 
@@ -104,6 +106,7 @@ class Evaluation:
     explain: bool = False
     controls: int = 0
     inspect: int = 0
+    interchange: int = 0
     speaking: dict[str, Any] = field(default_factory=dict)
 
 
@@ -180,8 +183,10 @@ class Study:
         for one in self.evaluations:
             if one.split not in SPLITS:
                 raise ConfigError(f"evaluation {one.name!r}: unknown split {one.split!r}; known: {', '.join(SPLITS)}")
-            if min(one.controls, one.inspect) < 0 or one.batch_size < 1:
-                raise ConfigError(f"evaluation {one.name!r}: controls, inspect and batch_size must not be negative")
+            if min(one.controls, one.inspect, one.interchange) < 0 or one.batch_size < 1:
+                raise ConfigError(
+                    f"evaluation {one.name!r}: controls, inspect, interchange and batch_size must not be negative"
+                )
         if self.card_problems < 1:
             raise ConfigError(f"card_problems must be at least 1, got {self.card_problems}")
         for where, when in self._conditions():

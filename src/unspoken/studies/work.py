@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.causal.campaign import Campaign, Evaluated
+from unspoken.causal.interchange import interchange
 from unspoken.core.config import build, dump, lookup, override
 from unspoken.core.files import write_json
 from unspoken.errors import RunError, UnspokenError
@@ -30,6 +31,7 @@ from unspoken.pages.inspection import verdict
 from unspoken.runs.config import RunConfig
 from unspoken.runs.directory import RunDir, load
 from unspoken.runs.lock import Lock
+from unspoken.runs.model import Model
 from unspoken.studies.places import BUSY, JobPlaces
 from unspoken.studies.state import costs_of, missing, report_of, trained
 from unspoken.studies.study import Evaluation
@@ -105,6 +107,19 @@ def ask(run: RunDir, places: JobPlaces, one: Evaluation) -> None:
         tell(doing=f"evaluation {one.name}: latents")
         seen = inspect(load(run.path), task, one.split, limit=one.inspect, latents=one.latents, counts=[])
         write_json(places.look(one), {"figures": seen.figures, "collapse": verdict(seen), "problems": seen.head["n"]})
+    if "interchange" in parts:
+        write_json(places.interchange(one), {"places": _interchanged(load(run.path, explain=False), task, one)})
+
+
+def _interchanged(model: Model, task: Any, one: Evaluation) -> list[dict[str, Any]]:
+    """Place by place; nothing where the latents are the same for every problem."""
+    if model.method.source() is None:
+        return []
+    found = interchange(
+        model, task, one.split, limit=one.interchange, batch_size=one.batch_size,
+        progress=_progress(f"evaluation {one.name}: interchange"), **one.speaking,
+    )  # fmt: skip
+    return [{"place": each.place, "follows": dump(each.follows), "stays": dump(each.stays)} for each in found]
 
 
 def _progress(what: str) -> Any:
