@@ -30,7 +30,7 @@ from unspoken.importers.families import DECODER, LM, PROJECT, PROJECTION
 from unspoken.importers.files import Weights, files_of, read_weights
 from unspoken.importers.generator import TITLE, Generator, account_generator, is_generator
 from unspoken.importers.lora import Merged
-from unspoken.importers.projection import ProjectionImport, import_projection, is_projection
+from unspoken.importers.projection import Projection, account_projection, is_projection
 from unspoken.importers.rules import listed
 from unspoken.importers.settings import Choices, settings
 from unspoken.methods import make_method, method_config
@@ -125,32 +125,27 @@ def import_checkpoint(
     weights = read_weights(path)
     theirs = {"latents_per_step": latents_per_step, "max_stage": max_stage, "alpha": alpha, "decoder_base": decoder_base}
     foreign = [name for name, value in theirs.items() if value is not None]
+    choices = Choices()
+    merged, notes = None, ()
+    found: Account | Generator | Projection
     if is_projection(weights.tensors):
         if foreign:
             raise ConfigError(f"{foreign[0]} is no setting of SoftCoT; its own: assistant, latents, texts")
-        how = ProjectionImport(base=base, assistant=assistant, eos=eos, latents=latents, texts=texts, dtype=dtype, task=task)
-        family, mapped, made, notes = import_projection(weights, target, how)
-        return Imported(
-            path=target,
-            family=family,
-            mapped=mapped.keys,
-            dropped=mapped.dropped,
-            merged=None,
-            chosen=made.made,
-            notes=notes,
-        )
-    if texts is not None:
+        found = account_projection(weights, read_base(base, eos), assistant)
+        data, family = found.settings(choices, latents, texts, dtype), found.title
+        method_config(data)
+        if texts is None:
+            notes = ("the prompts are ours, not those it was trained with: --texts takes a JSON file",)
+    elif texts is not None:
         raise ConfigError(f"texts is a setting of SoftCoT, and {weights.path} is none of its projections")
-    choices = Choices()
-    found: Account | Generator
-    if is_generator(weights.tensors):
+    elif is_generator(weights.tensors):
         if foreign:
             raise ConfigError(f"{foreign[0]} is no setting of {TITLE}; its own: assistant, latents")
         small = None if assistant is None else read_base(assistant, speaks=False)
         found = account_generator(weights, read_base(base, eos), small)
         data = found.settings(choices.choose("latents", latents, 5, "as trained; the released evaluation thinks 1"))
         method_config({**data, "assistant": {"path": assistant}})  # a number that cannot be is told before writing
-        family, merged, notes = TITLE, None, ()
+        family = TITLE
     else:
         if assistant is not None:
             raise ConfigError(f"assistant is a setting of SoftCoT and SemCoT, and {weights.path} is neither")
@@ -175,14 +170,16 @@ def import_checkpoint(
         parts = folder.with_name(f"{folder.name}.parts")
         if isinstance(found, Account):
             method = _build(data, found, ground, parts, target)
-        else:
+        elif isinstance(found, Generator):
             method = _build_generator(data, found, ground, parts, target)
+        else:
+            found.fill(method := make_method(data, load_backbone(ground)))
         config = RunConfig(
             backbone=ground,
             method=method_config(method.config),
             task=evaluated,
             train=TrainConfig(steps=1, validate_limit=0),  # nothing was trained here, and nothing can go on
-            speaking=SamplingParams(max_new_tokens=_longest(found)),
+            speaking=_speaking(found),
         )
         given = {"base": base, "decoder_base": decoder_base, "assistant": assistant, "eos": eos}
         about = {"imported": _record(done, weights, given), "provenance": provenance()}
@@ -234,11 +231,13 @@ def _build_generator(data: dict[str, Any], found: Generator, ground: BackboneCon
     return method
 
 
-def _longest(found: Account | Generator) -> int:
-    """Tokens of the longest answer in the released evaluations."""
+def _speaking(found: Account | Generator | Projection) -> SamplingParams:
+    """As in the released evaluations."""
+    if isinstance(found, Projection):
+        return found.speaking()
     if isinstance(found, Generator):
-        return 30  # utils/utils.py
-    return 256 if found.family.method == "codi" else 64  # CODI test.py; Coconut run.py
+        return SamplingParams(max_new_tokens=30)  # utils/utils.py
+    return SamplingParams(max_new_tokens=256 if found.family.method == "codi" else 64)  # CODI test.py; Coconut run.py
 
 
 def _part(found: Account, prefix: str) -> dict[str, Tensor]:
