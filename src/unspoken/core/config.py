@@ -1,7 +1,7 @@
 """Typed configuration: frozen dataclasses checked by pydantic, literal tables, and dotted overrides.
 
-A config class is a frozen, keyword-only dataclass next to the class it configures. Configs of classes that are chosen by
-name (methods, tasks) have `name: Literal["..."]` as their first field, so that a plain dict identifies the class.
+A config class (`config_class`) is a frozen, keyword-only dataclass next to the class it configures. Configs of classes that are
+chosen by name (methods, tasks) have `name: Literal["..."]` as their first field, so that a plain dict identifies the class.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -25,6 +25,14 @@ T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 """`__pydantic_config__` of every config class: an unknown field is an error."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+def config_class(cls: type[T]) -> type[T]:
+    """Decorator of config classes: a frozen dataclass with keywords only, which `build` checks strictly."""
+    setattr(cls, "__pydantic_config__", STRICT)  # noqa: B010
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
 
 NameTable = Mapping[str, str]
 """An extension point: name -> "module:Attribute", imported only when asked for."""

@@ -10,7 +10,7 @@ Shapes: N rows that are asked, D width, V words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unspoken.core.config import STRICT, lookup, plugins
+from unspoken.core.config import config_class, lookup, plugins
 from unspoken.core.files import write_file
 from unspoken.errors import ConfigError, RunError
 from unspoken.runs.model import Model
@@ -30,11 +30,9 @@ STOP_HEAD = "stop_head.safetensors"
 """The file in a run directory that holds a trained head."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class StopConfig:
     """When a row has thought enough; it never thinks more latents than it has slots."""
-
-    __pydantic_config__ = STRICT
 
     rule: str = "fixed"  # one of `StopRule`; of an installed package; or "module:Class", see `RuleDecider`
     # fixed: number of latents; confidence and head: least probability; convergence: largest relative change of a latent

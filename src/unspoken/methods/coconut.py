@@ -23,11 +23,11 @@ Departures:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from random import Random
 from typing import Literal
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
 from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source
@@ -39,11 +39,9 @@ from unspoken.errors import ConfigError
 from unspoken.methods.base import Method, thoughts_asked
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CoconutConfig:
     """Settings of `Coconut`; defaults are the paper's for GSM8K (section 4.2; configs/gsm_coconut.yaml)."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["coconut"] = "coconut"
     latents_per_step: int = 2  # c

@@ -32,14 +32,14 @@ Shapes: B rows, D width, L layers + 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from random import Random
 from typing import Literal
 
 import numpy as np
 from torch import Tensor, nn
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
 from unspoken.core.loop.loop import unroll
@@ -57,11 +57,9 @@ from unspoken.errors import ConfigError
 from unspoken.methods.base import Counts, LossReport, Method, Part, answer_counts, thoughts_asked
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CodiConfig:
     """Settings of `Codi`; defaults are the published ones for GPT-2 (paper, section 4.1; scripts/train_gpt2_*.sh)."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["codi"] = "codi"
     latents: int = 6  # K; for every problem, in training and at inference

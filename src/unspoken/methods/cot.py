@@ -15,11 +15,11 @@ Departures: none in the loss. Answers are decoded greedily from the model alone;
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from random import Random
 from typing import Literal
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.example import Example
@@ -28,11 +28,9 @@ from unspoken.errors import ConfigError
 from unspoken.methods.base import Method
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CotConfig:
     """Settings of `Cot`."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["cot"] = "cot"
     steps: bool = True  # True: SFT-CoT; False: No-CoT

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.rows.curriculum import Curriculum, Phase, Stage
 from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.example import Example
@@ -44,11 +44,9 @@ MOST_BY_CHANCE = 99
 """The most tokens that smoothing removes: the released distribution has 100 bins, the last with the remaining mass."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class IcotSiConfig:
     """Settings of `IcotSi`; defaults are those of the published commands (README of the reference code)."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["icot_si"] = "icot_si"
     remove_per_epoch: float = 8.0  # tokens of the chain; Delta in the paper

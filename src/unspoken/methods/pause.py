@@ -21,11 +21,11 @@ Departures:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from random import Random
 from typing import Literal
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import LATENT, add_tokens, refuse_tokens
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
@@ -36,11 +36,9 @@ from unspoken.errors import ConfigError
 from unspoken.methods.base import Method, thoughts_asked
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class PauseConfig:
     """Settings of `Pause`."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["pause"] = "pause"
     pauses: int = 6  # M; as many as Coconut has latents on GSM8K (arXiv 2412.06769, section 4: 3 stages of 2)

@@ -31,7 +31,7 @@ Shapes: N pairs, M different condensed texts, B rows, K latents, D width, E widt
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from random import Random
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from unspoken.core.auxiliary.sentence_encoder import EncoderConfig, SentenceEncoder
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import cosine_distance_sum, pair_contrast_sum
@@ -62,11 +62,9 @@ ENCODER_TEXTS = "encoder_texts"
 """The name in `Row.extra` of the encoder's token ids of R, and of S while the encoder is trained."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SemCotConfig:
     """Settings of `SemCot`; defaults are the released ones (main.py) where no departure says otherwise."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["semcot"] = "semcot"
     inner: Annotated[Any, BeforeValidator(method_config)]  # {"name": "semcot_generator", "assistant": ...}

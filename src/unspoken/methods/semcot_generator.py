@@ -28,7 +28,7 @@ Shapes: A width of the generator, D of the base model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from random import Random
 from typing import Annotated, ClassVar, Literal
 
@@ -38,6 +38,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from unspoken.core.auxiliary.assistant import Assistant, Assisted, assistant_batch
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.rows.attachment import HostValue
@@ -56,7 +57,7 @@ PROJECTION = "projection"
 """`Stage.trainable_part` while only the projection trains."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SemCotGeneratorConfig(SoftPromptConfig):
     """Settings of `SemCotGenerator`; defaults are the released ones (main.py), the texts excepted."""
 

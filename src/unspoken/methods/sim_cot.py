@@ -33,7 +33,7 @@ Shapes: B rows, G thought groups, M groups with a target, C latents per group, D
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from random import Random
 from typing import Annotated, Any, Literal
 
@@ -43,7 +43,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from unspoken.core.auxiliary.step_decoder import StepDecoder, StepDecoderConfig
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.attachment import HostValue
@@ -59,11 +59,9 @@ STEP_TARGETS = "step_targets"
 """The name in `Row.extra` of, per thought group, the token ids of its step, eos included; () for a group without one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SimCotConfig:
     """Settings of `SimCot`; defaults are the released code's, the alignment of steps excepted (see Departures)."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["sim_cot"] = "sim_cot"
     inner: Annotated[Any, BeforeValidator(method_config)]  # the method to supervise, e.g. {"name": "coconut"}

@@ -8,7 +8,7 @@ Shapes: A width of the assistant, D of the base model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from typing import Annotated, Any, ClassVar, Self
 
@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from unspoken.core.auxiliary.assistant import ASSISTANT_PROMPT, Assistant, AssistantPrompt, Assisted
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.sources import PrecomputedThoughts
@@ -43,11 +43,9 @@ from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Counts, LossReport, Method, Part, thoughts_asked
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SoftPromptConfig:
     """Settings that every `SoftPrompt` has."""
-
-    __pydantic_config__ = STRICT
 
     name: str
     assistant: BackboneConfig  # any causal LM, of any family; with `lora` it trains by adapters

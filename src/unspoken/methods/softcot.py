@@ -30,11 +30,11 @@ Shapes: A width of the assistant, D of the base model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
 from unspoken.core.auxiliary.assistant import Assistant
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import Row
@@ -43,7 +43,7 @@ from unspoken.core.text.example import Example
 from unspoken.methods.soft_prompt import SoftPrompt, SoftPromptConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SoftCotConfig(SoftPromptConfig):
     """Settings of `SoftCot`; defaults are the published ones (README of xuyige/SoftCoT), the texts excepted."""
 

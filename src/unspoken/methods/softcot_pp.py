@@ -27,7 +27,6 @@ Shapes: B rows, C sets of thoughts (chains), K latents, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -37,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unspoken.core.auxiliary.assistant import Assistant, Assisted
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
@@ -48,11 +47,9 @@ from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, Layer, LossReport, Method, Part
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SoftCotPpConfig:
     """Settings of `SoftCotPp`; defaults are the released ones (README; llm_model.py)."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["softcot_pp"] = "softcot_pp"
     softcot: Annotated[Any, BeforeValidator(method_config)]  # what makes one set of thoughts: {"name": "softcot", ...}

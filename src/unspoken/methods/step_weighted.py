@@ -27,14 +27,14 @@ Shapes: T tokens of the written chain and answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from random import Random
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.label_marks import LABEL_MARKS, Marks
@@ -59,11 +59,9 @@ _ANY = Example(id="any", question="?", steps=("1",), answer="1")
 """A problem for checking whether a method writes chains."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class StepWeightedConfig:
     """Settings of `StepWeighted`; defaults are the released script's where it has them."""
-
-    __pydantic_config__ = STRICT
 
     name: Literal["step_weighted"] = "step_weighted"
     inner: Annotated[Any, BeforeValidator(method_config)] = field(default_factory=lambda: method_config("cot"))

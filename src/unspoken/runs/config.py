@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
@@ -18,11 +18,9 @@ from unspoken.methods import method_config
 from unspoken.tasks import task_config
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class TrainConfig:
     """How to train. Lengths are in epochs or optimizer steps, according to their names."""
-
-    __pydantic_config__ = STRICT
 
     epochs: float | None = None  # exactly one of epochs and steps
     steps: int | None = None  # optimizer steps
@@ -108,11 +106,9 @@ class TrainConfig:
                 raise ConfigError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class RunConfig:
     """One run: base model, method, task, training, how it thinks and speaks, and settings of speed."""
-
-    __pydantic_config__ = STRICT
 
     backbone: BackboneConfig
     method: Annotated[Any, BeforeValidator(method_config)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Self
@@ -18,13 +17,13 @@ from typing import Self
 import httpx
 
 from unspoken.core.checks import parse_json
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.errors import ConfigError, DataError
 
 _AGAIN = (408, 409, 425, 429)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Endpoint:
     """A server, and how patiently it is asked.
 
@@ -38,8 +37,6 @@ class Endpoint:
         longest_wait: the most seconds between two tries, whatever the server says.
         timeout: seconds without a byte from the server after which a call is given up.
     """
-
-    __pydantic_config__ = STRICT
 
     url: str
     model: str

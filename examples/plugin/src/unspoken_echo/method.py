@@ -16,7 +16,7 @@ Shapes: B rows, K latents of a row, C latents per group, M groups with a step, D
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import load_backbone
 from unspoken.core.lm.markers import add_tokens, refuse_tokens
@@ -49,11 +49,9 @@ STEP_TOKENS = "step_tokens"
 """The attachment: per thought group, the reader's ids of the step's different tokens; () where it has no step."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class EchoConfig:
     """Settings of `Echo`; all numbers are ours."""
-
-    __pydantic_config__ = STRICT
 
     name: str = "unspoken_echo.method:Echo"  # where unspoken finds the class; a run keeps it
     reader: BackboneConfig | None = None  # any causal LM, of any family; None = none, as in what answers alone

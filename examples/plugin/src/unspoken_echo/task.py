@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import Score, Split, fingerprint_examples
@@ -16,11 +15,9 @@ from unspoken.tasks.generated.generated import side_of
 LETTERS = "abcdefghij"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class HopsConfig:
     """Settings of `Hops`."""
-
-    __pydantic_config__ = STRICT
 
     name: str = "unspoken_echo.task:Hops"
     hops: int = 3  # arrows to follow; as many lead astray

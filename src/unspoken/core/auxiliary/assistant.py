@@ -75,7 +75,7 @@ class Assistant(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = load_backbone(config)
-        self.token_ids = add_tokens(self.backbone, tokens, like) if tokens else ()
+        self.token_ids: tuple[int, ...] = add_tokens(self.backbone, tokens, like) if tokens else ()
         self.frozen = not trains and config.lora is None
         if self.frozen:
             self.backbone.freeze()

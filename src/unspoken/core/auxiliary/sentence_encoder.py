@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.hf import layer_list
 from unspoken.core.lm.pretrained import check_finite, check_place, first_line, load_tokenizer
@@ -30,11 +29,9 @@ LAYERS = 5
 """Default number of base model layers in an encoder (models/semcot.py: 16 to 20 of 32)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class EncoderConfig:
     """Settings of the encoder that turns reasoning into one vector."""
-
-    __pydantic_config__ = STRICT
 
     kind: Literal["layers", "model"] = "layers"  # layers of the base model, or a sentence encoder of one's own
     first: int | None = None  # "layers": the first one, from 0; None = the one in the middle

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
 from unspoken.core.lm.backbone import Backbone, BackboneConfig, head_logits
@@ -33,11 +32,9 @@ from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class StepDecoderConfig:
     """Settings of the model that explains the latents."""
-
-    __pydantic_config__ = STRICT
 
     kind: Literal["copy", "layers", "model"] = "copy"  # a full copy of the base, its first layers, or another LM
     layers: int = 1  # for "layers": how many

@@ -10,20 +10,17 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.errors import ConfigError
 
 VARIABLE = "UNSPOKEN_FAST"
 """The environment variable; "0" turns everything off, whatever a run or a call says."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class FastConfig:
     """Settings of speed. They do not change what is trained; results are the same up to rounding."""
-
-    __pydantic_config__ = STRICT
 
     # packed passes, shared gradients, losses in pieces, oneDNN's layouts, kept memory, caches; answering by the scheduler
     enabled: bool = True

@@ -14,25 +14,22 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.precision import adapter_parameters, is_low
 
 ADAPTER = "adapter.safetensors"
 """The adapter alone, beside the merged model."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class LoraSettings:
     """LoRA through peft, on every linear layer unless `targets` says otherwise."""
-
-    __pydantic_config__ = STRICT
 
     r: int = 16
     alpha: float = 32.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from unspoken.core.checks import readable
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
 from unspoken.core.fast.cpu_linear import look_again
@@ -35,11 +35,9 @@ from unspoken.core.precision import is_low
 from unspoken.errors import BackboneError, ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class BackboneConfig:
     """Which causal LM to start from. Exactly one of `path` and `arch` is set."""
-
-    __pydantic_config__ = STRICT
 
     path: str | None = None  # hub id, folder, run directory, or "builtin:tiny"
     arch: dict[str, Any] | None = None  # a transformers config ({"model_type": "llama", ...}) for random weights

@@ -6,21 +6,18 @@ Shapes: N rows that speak in this pass, V words.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SamplingParams:
     """How tokens are chosen."""
-
-    __pydantic_config__ = STRICT
 
     max_new_tokens: int = 64  # eos included
     temperature: float = 0.0  # 0 = greedy

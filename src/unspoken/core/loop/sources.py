@@ -10,23 +10,20 @@ Shapes: B rows, N rows that think now (or latents to edit), K latents of the row
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.rows.batch import Batch
 from unspoken.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ThinkingConfig:
     """How a run computes recurrent latents, in training and afterwards."""
-
-    __pydantic_config__ = STRICT
 
     parallel: int | None = None  # parallel passes for all of them (core/loop/parallel.py); None = one pass per latent
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.errors import ConfigError
 
 TRAINABLE_PART = "trainable_part"
@@ -42,7 +42,7 @@ class Stage:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class StageSettings:
     """Length and learning rate of one stage of training.
 
@@ -50,8 +50,6 @@ class StageSettings:
         epochs: 0 = skip the stage.
         lr, weight_decay: override train.lr and train.weight_decay; None = no override.
     """
-
-    __pydantic_config__ = STRICT
 
     epochs: float = 1.0
     lr: float | None = None

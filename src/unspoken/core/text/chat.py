@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.text.tokenizer import Tokenizer
 from unspoken.errors import ConfigError, DataError
 
@@ -26,7 +25,7 @@ Message = tuple[str, str]
 """(role, text)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SlotMarkers:
     """The text around and in the slots of precomputed thoughts.
 
@@ -34,8 +33,6 @@ class SlotMarkers:
         begin, end: text around the slots, in the base model's prompt.
         hold: the token that fills a slot until a thought takes its place; "" = the tokenizer's eos.
     """
-
-    __pydantic_config__ = STRICT
 
     begin: str = ""
     hold: str = ""

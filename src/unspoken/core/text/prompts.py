@@ -6,15 +6,15 @@ without slots), {slots} (the slots themselves), {step}, {number} (of the step, f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from unspoken.core.config import STRICT, build
+from unspoken.core.config import build, config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, did_you_mean
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SoftTexts:
     """The texts around soft thoughts.
 
@@ -25,8 +25,6 @@ class SoftTexts:
         hint: replaces {thoughts} in `base` if there are slots.
         step, answer: how the base model learns to write its reasoning and its answer.
     """
-
-    __pydantic_config__ = STRICT
 
     assistant: str = "{question}\n"
     opening: str = ""

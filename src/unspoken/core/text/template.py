@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.core.text.tokenizer import Tokenizer
 from unspoken.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Template:
     """Text around a problem's parts. The defaults are Coconut's (facebookresearch/coconut 27273cb, dataset.py)."""
-
-    __pydantic_config__ = STRICT
 
     question: str = "{question}\n"
     step: str = "{step}\n"

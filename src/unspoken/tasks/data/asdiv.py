@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import SPLITS, Score, Split
@@ -33,7 +33,7 @@ _BRACKETS = re.compile(r"\([^()]*\)")
 _UNIT = re.compile(r"\s*\((?P<unit>[^()]*[A-Za-z][^()]*)\)")  # not the brackets of "-(1/3)"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class AsDivConfig(DataSetConfig):
     """Which problems of ASDiv.
 
@@ -59,9 +59,6 @@ class AsDivConfig(DataSetConfig):
 
 class AsDiv(SplitTask[AsDivConfig]):
     """School problems of many kinds (Miao et al. 2020): a test set."""
-
-    name: ClassVar[str] = "asdiv"
-    Config: ClassVar[type[AsDivConfig]] = AsDivConfig
 
     def __init__(self, config: AsDivConfig) -> None:
         hub_splits: Mapping[Split, tuple[str, ...]] = {"test": ("train", "validation", "test")}

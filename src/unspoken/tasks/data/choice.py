@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import Split
@@ -35,7 +35,7 @@ _LETTER_ONLY = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CommonsenseQaConfig(DataSetConfig):
     """CommonsenseQA 1.11 (Talmor et al. 2019), random split.
 
@@ -59,9 +59,6 @@ class CommonsenseQaConfig(DataSetConfig):
 class CommonsenseQa(SplitTask[CommonsenseQaConfig]):
     """Everyday knowledge, five options (Talmor et al. 2019)."""
 
-    name: ClassVar[str] = "commonsenseqa"
-    Config: ClassVar[type[CommonsenseQaConfig]] = CommonsenseQaConfig
-
     def __init__(self, config: CommonsenseQaConfig) -> None:
         files: Mapping[Split, tuple[str, ...]] = {"train": ("train_rand_split.jsonl",), "test": ("dev_rand_split.jsonl",)}
         hub_splits: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("validation",)}
@@ -76,7 +73,7 @@ class CommonsenseQa(SplitTask[CommonsenseQaConfig]):
         return self._source.examples(split, _commonsenseqa_row)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class AquaConfig(DataSetConfig):
     """AQuA-RAT (Ling et al. 2017): algebra with five options and a rationale.
 
@@ -93,9 +90,6 @@ class AquaConfig(DataSetConfig):
 
 class Aqua(SplitTask[AquaConfig]):
     """Algebra, five options (Ling et al. 2017)."""
-
-    name: ClassVar[str] = "aqua"
-    Config: ClassVar[type[AquaConfig]] = AquaConfig
 
     def __init__(self, config: AquaConfig) -> None:
         source = DataSource.of(config, {"train": ("train.json",), "validation": ("dev.json",), "test": ("test.json",)})

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import Score, Split
@@ -27,7 +27,7 @@ from unspoken.tasks.scoring.letters import LETTERS, lettered, options_of, same_t
 from unspoken.tasks.scoring.rules import date_text, read_dates, score_date
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class DateUnderstandingConfig(EvaluationSetConfig):
     """Which file, and whether the options are shown.
 
@@ -44,9 +44,6 @@ class DateUnderstandingConfig(EvaluationSetConfig):
 
 class DateUnderstanding(SplitTask[DateUnderstandingConfig]):
     """Work out a date (BIG-bench, BBH): a test set."""
-
-    name: ClassVar[str] = "date_understanding"
-    Config: ClassVar[type[DateUnderstandingConfig]] = DateUnderstandingConfig
 
     def __init__(self, config: DateUnderstandingConfig) -> None:
         file = "date_understanding.json" if config.source == "bigbench" else "bbh_date_understanding.json"

@@ -18,9 +18,9 @@ train split.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading.rows import examples_of
@@ -38,7 +38,7 @@ _FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Gsm8kConfig(DataSetConfig):
     """GSM8K as published: natural-language solutions with calculator annotations.
 
@@ -57,7 +57,7 @@ class Gsm8kConfig(DataSetConfig):
     validation_fraction: float = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Gsm8kAugConfig(DataSetConfig):
     """GSM8K-Aug: 385,620 train rows written by GPT-4, 500 for validation, GSM8K's test; equations only.
 
@@ -77,9 +77,7 @@ class Gsm8kAugConfig(DataSetConfig):
 class Gsm8k(SplitTask[Gsm8kConfig]):
     """School problems in sentences (Cobbe et al. 2021)."""
 
-    name: ClassVar[str] = "gsm8k"
     answers: ClassVar[str] = "number"
-    Config: ClassVar[type[Any]] = Gsm8kConfig
 
     def __init__(self, config: Gsm8kConfig) -> None:
         advice = "GSM8K has no validation split of its own; set validation_fraction=0.05"
@@ -89,9 +87,7 @@ class Gsm8k(SplitTask[Gsm8kConfig]):
 class Gsm8kAug(SplitTask[Gsm8kAugConfig]):
     """GSM8K enlarged by GPT-4 (Deng et al. 2024): equations as steps; other files, and a validation split of its own."""
 
-    name: ClassVar[str] = "gsm8k_aug"
     answers: ClassVar[str] = "number"
-    Config: ClassVar[type[Any]] = Gsm8kAugConfig
 
     def __init__(self, config: Gsm8kAugConfig) -> None:
         super().__init__(Splits(config=config, read=_reader(config)), score_number)

@@ -16,9 +16,10 @@ choice of that method.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading.rows import examples_of
@@ -26,7 +27,7 @@ from unspoken.tasks.reading.source import DataSetConfig, DataSource, Splits, Spl
 from unspoken.tasks.scoring.answers import score_number
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Gsm8kAugNlConfig(DataSetConfig):
     """GSM8K-Aug with natural-language rationales: 384,625 train rows on the hub (CODI, section 4).
 
@@ -46,9 +47,7 @@ class Gsm8kAugNlConfig(DataSetConfig):
 class Gsm8kAugNl(SplitTask[Gsm8kAugNlConfig]):
     """GSM8K-Aug with steps in sentences (Shen et al. 2025)."""
 
-    name: ClassVar[str] = "gsm8k_aug_nl"
     answers: ClassVar[str] = "number"
-    Config: ClassVar[type[Gsm8kAugNlConfig]] = Gsm8kAugNlConfig
 
     def __init__(self, config: Gsm8kAugNlConfig) -> None:
         self._train = DataSource.of(

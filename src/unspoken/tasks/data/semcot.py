@@ -16,9 +16,9 @@ in both of its files; their train rows are dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from unspoken.core.config import config_class
 from unspoken.tasks.base import ScoringRule
 from unspoken.tasks.reading.rows import text_field
 from unspoken.tasks.reading.segment import StepRule, drop_annotations, split_steps
@@ -28,7 +28,7 @@ from unspoken.tasks.scoring.letters import score_letter
 from unspoken.tasks.scoring.rules import score_coin
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SemCotTaskConfig(DataSetConfig):
     """Which of the five tasks, and how its rationales are split.
 
@@ -51,9 +51,6 @@ _RULES: dict[str, ScoringRule] = {"commonsense_qa": score_letter, "coin_flip": s
 
 class SemCotTask(SplitTask[SemCotTaskConfig]):
     """SemCoT's five tasks with condensed rationales (He et al. 2025)."""
-
-    name: ClassVar[str] = "semcot"
-    Config: ClassVar[type[SemCotTaskConfig]] = SemCotTaskConfig
 
     def __init__(self, config: SemCotTaskConfig) -> None:
         source = DataSource.of(

@@ -15,9 +15,9 @@ The answers are "yes" and "no" in every form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import Split
@@ -29,7 +29,7 @@ from unspoken.tasks.reading.source import DataSetConfig, DataSource, SplitTask, 
 from unspoken.tasks.scoring.rules import score_verdict
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class StrategyQaConfig(DataSetConfig):
     """Which form of StrategyQA, and what its steps are.
 
@@ -59,9 +59,6 @@ class StrategyQaConfig(DataSetConfig):
 
 class StrategyQa(SplitTask[StrategyQaConfig]):
     """Yes or no, by steps that the question does not name (Geva et al. 2021)."""
-
-    name: ClassVar[str] = "strategyqa"
-    Config: ClassVar[type[StrategyQaConfig]] = StrategyQaConfig
 
     def __init__(self, config: StrategyQaConfig) -> None:
         bigbench = config.form == "bigbench"

@@ -20,10 +20,10 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import Split
@@ -49,7 +49,7 @@ _BOTH: Mapping[Split, tuple[str, ...]] = {"test": ("train", "test")}
 _ONLY_TEST = "it is a test set without a split; train on another task, such as gsm8k_aug"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class SvampConfig(DataSetConfig):
     """SVAMP (Patel et al. 2021): simple problems, varied so that shallow cues fail.
 
@@ -74,9 +74,7 @@ class Svamp(SplitTask[SvampConfig]):
         avoided: how many rows of the training file were taken out because a task of `avoid` has their question.
     """
 
-    name: ClassVar[str] = "svamp"
     answers: ClassVar[str] = "number"
-    Config: ClassVar[type[SvampConfig]] = SvampConfig
 
     def __init__(self, config: SvampConfig) -> None:
         self.avoided = 0
@@ -110,7 +108,7 @@ class Svamp(SplitTask[SvampConfig]):
         return {_letters(example.question) for example in rows}
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class MultiArithConfig(EvaluationSetConfig):
     """MultiArith (Roy and Roth 2015): 600 problems of two operations, 20 of them twice.
 
@@ -126,9 +124,7 @@ class MultiArithConfig(EvaluationSetConfig):
 class MultiArith(SplitTask[MultiArithConfig]):
     """Problems of two operations and more (Roy and Roth 2015): a test set."""
 
-    name: ClassVar[str] = "multiarith"
     answers: ClassVar[str] = "number"
-    Config: ClassVar[type[MultiArithConfig]] = MultiArithConfig
 
     def __init__(self, config: MultiArithConfig) -> None:
         source = DataSource.of(config, {"test": ("MultiArith.json",)}, hub_splits=_BOTH)
@@ -136,7 +132,7 @@ class MultiArith(SplitTask[MultiArithConfig]):
         super().__init__(splits, score_number)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class GsmHardConfig(EvaluationSetConfig):
     """GSM-Hard (Gao et al. 2022, PAL): GSM8K's test questions with one number made large.
 
@@ -153,9 +149,6 @@ class GsmHardConfig(EvaluationSetConfig):
 
 class GsmHard(SplitTask[GsmHardConfig]):
     """GSM8K's test problems with large numbers (Gao et al. 2023): a test set."""
-
-    name: ClassVar[str] = "gsm_hard"
-    Config: ClassVar[type[GsmHardConfig]] = GsmHardConfig
 
     def __init__(self, config: GsmHardConfig) -> None:
         self._source = DataSource.of(config, {"test": ("gsmhardv2.jsonl",)}, hub_splits=_BOTH)

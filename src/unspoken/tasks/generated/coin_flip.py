@@ -15,9 +15,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import Split
@@ -44,7 +44,7 @@ _ACT = re.compile(r"(?<=\.)\s+(?P<who>[^.]+?) (?P<act>flips|does not flip) the c
 _FORM = 'A coin is heads up. {acts} Is the coin still heads up? Note that "flip" here means "reverse".'
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class CoinFlipConfig(GeneratedConfig):
     """What is generated, and where the test file is.
 
@@ -77,9 +77,6 @@ class CoinFlipConfig(GeneratedConfig):
 
 class CoinFlip(SplitTask[CoinFlipConfig]):
     """Is a coin, flipped or not by several people, still heads up? (Wei et al. 2022)."""
-
-    name: ClassVar[str] = "coin_flip"
-    Config: ClassVar[type[CoinFlipConfig]] = CoinFlipConfig
 
     def __init__(self, config: CoinFlipConfig) -> None:
         instead = "set source=generated to make every split"

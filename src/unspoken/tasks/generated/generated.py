@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import SPLITS, Split
@@ -16,7 +16,7 @@ from unspoken.tasks.reading.source import DataSetConfig
 _PATIENCE = 5_000  # a split holds a tenth of all problems at least, so this many draws in vain mean that few are left
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class GeneratedConfig(DataSetConfig):
     """What the config of a data set with a generator has.
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import Score, Split
@@ -37,7 +37,7 @@ _FILE: Mapping[Split, str] = {"train": "train", "validation": "valid", "test": "
 _GENERATE = "set source=generated to make every split (rows like the published ones, and not to be mistaken for them)"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ProsQaConfig(GeneratedConfig):
     """ProsQA (Hao et al. 2024).
 
@@ -63,9 +63,6 @@ class ProsQaConfig(GeneratedConfig):
 class ProsQa(SplitTask[ProsQaConfig]):
     """Paths in a made-up graph: which of two is it? (Hao et al. 2024)."""
 
-    name: ClassVar[str] = "prosqa"
-    Config: ClassVar[type[ProsQaConfig]] = ProsQaConfig
-
     def __init__(self, config: ProsQaConfig) -> None:
         splits = _splits(config, "_graph_4_coconut.json" if config.graph_4 else ".json", self._problems)
         super().__init__(splits, score_concept)
@@ -74,7 +71,7 @@ class ProsQa(SplitTask[ProsQaConfig]):
         return prosqa_problems(f"{self.config.seed}/{split}", max_steps=4 if self.config.graph_4 else MAX_STEPS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class ProntoQaConfig(GeneratedConfig):
     """ProntoQA (Saparov and He 2023), 5 hops, as Coconut uses it.
 
@@ -96,9 +93,6 @@ class ProntoQaConfig(GeneratedConfig):
 
 class ProntoQa(SplitTask[ProntoQaConfig]):
     """Proofs of five hops in a made-up ontology: true or false? (Saparov and He 2023)."""
-
-    name: ClassVar[str] = "prontoqa"
-    Config: ClassVar[type[ProntoQaConfig]] = ProntoQaConfig
 
     def __init__(self, config: ProntoQaConfig) -> None:
         splits = _splits(config, ".json", lambda split: prontoqa_problems(f"{config.seed}/{split}"))

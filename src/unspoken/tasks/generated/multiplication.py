@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import Split
@@ -31,7 +31,7 @@ from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.rules import score_digits
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class MultiplicationConfig(GeneratedConfig):
     """How many digits, and what is generated.
 
@@ -58,9 +58,6 @@ class MultiplicationConfig(GeneratedConfig):
 
 class Multiplication(SplitTask[MultiplicationConfig]):
     """Numbers with 4 to 11 digits, digit by digit (Deng et al. 2024)."""
-
-    name: ClassVar[str] = "multiplication"
-    Config: ClassVar[type[MultiplicationConfig]] = MultiplicationConfig
 
     def __init__(self, config: MultiplicationConfig) -> None:
         folder = f"{config.digits}_by_{config.digits}_mult"

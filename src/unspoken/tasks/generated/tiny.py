@@ -18,10 +18,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import SPLITS, Score, Split, fingerprint_examples
@@ -53,15 +52,13 @@ _MAX_CHANGE = 5
 _PIECES = r"<<|>>|\p{N}{1,3}|[^\S\n]?\p{L}+|#+|\n|[^\s\p{L}\p{N}]|[^\S\n]+"
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class TinyConfig:
     """What to generate.
 
     Raises:
         ConfigError: a field is out of range, or the fields contradict each other.
     """
-
-    __pydantic_config__ = STRICT
 
     name: Literal["tiny"] = "tiny"
     min_steps: int = 1  # operations in the shortest problem

@@ -11,12 +11,12 @@ row a line: `question||<<a+b=c>> <<..>> #### answer`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError, did_you_mean
 from unspoken.tasks.base import SPLITS, Split
@@ -36,7 +36,7 @@ _LATEX: tuple[Style, ...] = ("math", "openr1", "metamath")
 _PLAIN = ("question", "answer", *REASONING, *OPTIONS, *ANSWERS)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class FilesConfig:
     """A task made of up to three files.
 
@@ -55,8 +55,6 @@ class FilesConfig:
             stays on its side when others come or go. Only without a validation file.
         answer: "number" compares as decimals, "text" as words, "letter" as the letter of an option (`own_choices.py`).
     """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
 
     name: Literal["files"] = "files"
     train: str | None = None
@@ -83,9 +81,6 @@ class FilesConfig:
 
 class Files(SplitTask[FilesConfig]):
     """Your own rows; see the module's docstring for what a row looks like."""
-
-    name: ClassVar[str] = "files"
-    Config: ClassVar[type[FilesConfig]] = FilesConfig
 
     def __init__(self, config: FilesConfig) -> None:
         never = "the test split must not be used for selection or training"

@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import SPLITS, Score, ScoringRule, Split, fingerprint_examples
@@ -30,7 +30,7 @@ Convert = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
 """A row of the data set, and where it stands -> a row with `question`, `answer`, perhaps `steps`, and the rest."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class EvaluationSetConfig:
     """What the config of every data set has; one of which there is only a test split needs no more.
 
@@ -38,8 +38,6 @@ class EvaluationSetConfig:
         root: a folder with its files; None for the folder UNSPOKEN_DATA/<name> or, where the task has one, the hub.
         limit_test: use the first rows of the split only.
     """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
 
     name: str
     root: str | None = None
@@ -49,7 +47,7 @@ class EvaluationSetConfig:
         check_ranges(self)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class DataSetConfig(EvaluationSetConfig):
     """What the config of a data set with several splits has.
 
@@ -101,7 +99,7 @@ class DataSource:
     @classmethod
     def of(cls, config: EvaluationSetConfig, files: Mapping[Split, tuple[str, ...]], **more: Any) -> DataSource:
         """Where a task's config says that it is: `root`, `hub` and `hub_config`, unless `more` says it."""
-        said = {name: getattr(config, name, None) for name in ("hub", "hub_config")} | more
+        said: dict[str, Any] = {name: getattr(config, name, None) for name in ("hub", "hub_config")} | more
         return cls(task=config.name, files=files, root=config.root, **said)
 
     def folder(self) -> Path | None:
@@ -277,9 +275,21 @@ def carved(config: DataSetConfig, read: Callable[[Split], list[Example]], advice
 class SplitTask(Generic[C]):
     """A task of splits and one answer rule. The class of a data set says where its rows come from, and by which rule.
 
+    `class Aqua(SplitTask[AquaConfig])` has its name and its `Config` from the class that stands in brackets.
+
     Attributes:
         config: the task's config.
     """
+
+    name: ClassVar[str]
+    Config: ClassVar[Any]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for base in vars(cls).get("__orig_bases__", ()):
+            if get_origin(base) is SplitTask:
+                (cls.Config,) = get_args(base)
+                cls.name = cls.Config.name
 
     def __init__(self, splits: Splits, rule: ScoringRule) -> None:
         self.config: C = splits.config
