@@ -1,7 +1,8 @@
 """Typed configuration: frozen dataclasses checked by pydantic, literal tables, and dotted overrides.
 
-A config class (`config_class`) is a frozen, keyword-only dataclass next to the class it configures. Configs of classes that are
-chosen by name (methods, tasks) have `name: Literal["..."]` as their first field, so that a plain dict identifies the class.
+A config class (`config_class`) is a frozen, keyword-only dataclass next to the class it configures. Configs of classes
+that are chosen by name (methods, tasks) have `name: Literal["..."]` as their first field, so that a plain dict identifies
+the class.
 """
 
 from __future__ import annotations
