@@ -1,5 +1,5 @@
-"""What is tried out: a learned finder of steps, rules that stop thinking early, answers in 8 bits.
+"""Experimental features: a learned step finder, rules that stop thinking early, inference in 8 bits.
 
-It works and is tested, but nothing here has earned its place (docs/decisions/023 has the figures), and it may go without
-notice. No other room imports this one; rooms below call what is here by names that `unspoken/__init__.py` gives.
+They work and are tested, but have not proved useful enough to stay (figures: docs/decisions/023), and may be removed
+without notice. No other room imports this one; lower rooms call it by names registered in `unspoken/__init__.py`.
 """

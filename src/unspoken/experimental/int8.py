@@ -1,7 +1,7 @@
-"""Answers in 8 bits on a CPU, through quantized operations that PyTorch is moving to another package.
+"""Inference in 8 bits on a CPU, with quantized operations that PyTorch is moving to another package.
 
-A layer's weights are rounded per output channel, what is fed to it per call: answers are near those of float32, not equal.
-With gradients, under autocast and on other devices, a layer is what it was (core/fast/cpu_linear.py).
+Weights are rounded per output channel and inputs per call, so answers are similar to those of float32, not equal. With
+gradients, under autocast and on other devices, layers work as before (core/fast/cpu_linear.py).
 
 Shapes: O outputs, I inputs.
 """
@@ -20,10 +20,10 @@ from unspoken.errors import ConfigError
 
 
 def round_linears(lm: nn.Module) -> int:
-    """Make a model's linear layers answer in 8 bits; how many it has found.
+    """Make a model's linear layers compute in 8 bits. Returns how many it has changed.
 
     Raises:
-        ConfigError: this build of PyTorch, or the model's place or type, does not have them.
+        ConfigError: not supported by this build of PyTorch, or for the model's device or type.
     """
     if "x86" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel"):
         raise ConfigError("dtype int8 needs PyTorch's x86 kernels, which this build does not have; use float32 or bfloat16")

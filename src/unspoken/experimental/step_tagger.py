@@ -1,9 +1,9 @@
-"""Step detection learned from examples whose steps are known: a tagger that says of each word whether it begins a step,
-continues one, or belongs to none. numpy only, the same for the same data, saved as JSON.
+"""Learned step detection: a tagger that labels each word as beginning a step, continuing one, or outside. Uses numpy only,
+is deterministic, and is saved as JSON.
 
-Tags have weights per feature of the word's neighbourhood, and per pair of neighbouring tags; the best sequence is found
-by Viterbi, the weights by the averaged perceptron (Collins, EMNLP 2002). Fitted on texts with marked steps it finds
-steps in texts without marks: `unspoken learn-steps TASK --out steps.json`, then the rule "learned:steps.json".
+A linear model with weights per feature of a word's neighbourhood and per pair of neighbouring tags: decoded by Viterbi,
+trained by the averaged perceptron (Collins, EMNLP 2002). Trained on texts with marked steps, it finds steps in texts
+without marks: `unspoken learn-steps TASK --out steps.json`, then the rule "learned:steps.json".
 
 Shapes: N words, F features, 3 tags.
 """
@@ -37,7 +37,7 @@ TaggedText = tuple[str, Sequence[tuple[int, int]]]
 
 
 def joined(steps: Sequence[str], separator: str = " ") -> TaggedText:
-    """Steps written behind one another, without a mark between them, and where each of them stands."""
+    """Steps joined into one text without marks, with the span of each."""
     text, bounds = "", []
     for step in (part for step in steps if (part := step.strip())):
         text += separator if text else ""
@@ -47,7 +47,7 @@ def joined(steps: Sequence[str], separator: str = " ") -> TaggedText:
 
 
 def span_f1(found: Iterable[Sequence[tuple[int, int]]], known: Iterable[Sequence[tuple[int, int]]]) -> float:
-    """Harmonic mean of precision and recall of whole steps: both ends must be right. 1.0 where there is nothing to find."""
+    """F1 of whole steps: both ends must be right. 1.0 if there is nothing to find."""
     pairs = [(set(a), set(b)) for a, b in zip(found, known, strict=True)]
     wrong = sum(len(a ^ b) for a, b in pairs)
     right = sum(len(a & b) for a, b in pairs)
@@ -55,10 +55,10 @@ def span_f1(found: Iterable[Sequence[tuple[int, int]]], known: Iterable[Sequence
 
 
 def learn(steps: Sequence[Sequence[str]], *, passes: int = 5, seed: int = 0) -> tuple[StepTagger, float | None]:
-    """Fit a tagger on the steps of problems, written behind one another in a line and a line each.
+    """Fit a tagger on the steps of problems, joined in one line, and one per line.
 
     Returns:
-        The tagger, and its `span_f1` on every tenth problem, none of which it was fitted on; None below 10 problems.
+        The tagger, and its `span_f1` on every tenth problem, which are held out; None for fewer than 10 problems.
     """
     shown = [part for number, part in enumerate(steps) if number % 10 != 9]
     tagger = fit([joined(part, separator) for part in shown for separator in (" ", "\n")], passes=passes, seed=seed)
@@ -73,7 +73,7 @@ class StepTagger:
     Args:
         features: feature -> its row of the weights.
         weights_F3: weight of each tag per feature.
-        moves_33: weight of a tag (last) behind another.
+        moves_33: weight of a tag (last) after another.
     """
 
     def __init__(self, features: dict[str, int], weights_F3: np.ndarray, moves_33: np.ndarray) -> None:
@@ -92,7 +92,7 @@ class StepTagger:
         return [Span(start=a, end=b, result=result_of(text, a, b)) for a, b in found if text[a:b].strip()]
 
     def _tag(self, rows: Sequence[Sequence[int]]) -> list[int]:
-        """The best tags of words whose features are given."""
+        """The best tags for words with given features."""
         if not rows:
             return []
         moves_33 = self.moves_33 + _FORBIDDEN
@@ -108,7 +108,7 @@ class StepTagger:
         return tags[::-1]
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON; features that weigh nothing are left out."""
+        """Write it as JSON, without features of weight 0."""
         kept = {f: self.weights_F3[i].round(6).tolist() for f, i in self.features.items() if self.weights_F3[i].any()}
         data = {"format": _FORMAT, "moves": self.moves_33.round(6).tolist(), "weights": kept}
         write_text(path, json.dumps(data, ensure_ascii=False, sort_keys=True) + "\n")
@@ -118,9 +118,9 @@ def fit(examples: Iterable[TaggedText], *, passes: int = 5, seed: int = 0) -> St
     """Fit a tagger.
 
     Args:
-        examples: texts whose steps are known; `joined` makes one of a list of steps.
-        passes: how often each text is looked at.
-        seed: of the order in which they are.
+        examples: texts with known steps; `joined` makes one from a list of steps.
+        passes: number of passes over the texts.
+        seed: of their order.
 
     Raises:
         DataError: no text, or none with a step.
@@ -160,7 +160,7 @@ def fit(examples: Iterable[TaggedText], *, passes: int = 5, seed: int = 0) -> St
 
 
 def _tags(words: Sequence[re.Match[str]], bounds: Sequence[tuple[int, int]]) -> list[int]:
-    """The tag of each word, from where the steps stand."""
+    """The tag of each word, from the steps' spans."""
     tags = [OUTSIDE] * len(words)
     for start, end in bounds:
         inside = [i for i, word in enumerate(words) if word.start() < end and word.end() > start]
@@ -170,14 +170,14 @@ def _tags(words: Sequence[re.Match[str]], bounds: Sequence[tuple[int, int]]) -> 
 
 
 def _shape(word: str) -> str:
-    """What a word looks like: numbers are alike, so are capitals."""
+    """The shape of a word: numbers have the same shape, as have capitalised words."""
     if word[0].isdigit():
         return "0"
     return "\\n" if word == "\n" else word.casefold()
 
 
 def _features(text: str, words: Sequence[re.Match[str]]) -> list[list[str]]:
-    """What the tagger may look at, per word: itself, two words to each side, and what stands between it and the last."""
+    """The features of each word: itself, two words on each side, and the text between it and the previous one."""
     shapes = ["^", "^", *(_shape(word[0]) for word in words), "$", "$"]
     rows = []
     for i, word in enumerate(words):
@@ -204,7 +204,7 @@ def learned_finder(path: str) -> Finder:
 
 
 def load_tagger(path: str | Path) -> StepTagger:
-    """A tagger from its file; read again only where the file has changed.
+    """Load a tagger; the file is read again only if it has changed.
 
     Raises:
         ConfigError: no such file, or it holds something else.

@@ -1,8 +1,8 @@
-"""Learn when to stop thinking: a linear head on latents that says whether another one would still help.
+"""Learn when to stop thinking: a linear head on latents that predicts whether another latent would help.
 
-Every problem is answered with 1, 2, ... K latents. The k-th latent is a place to stop if the answer after it is no worse
-than the answer after all K. A logistic regression on the latents' directions learns to tell these apart; it is the only
-thing that learns, the model stays as it is. Costs K answers per problem, once.
+Every problem is answered with 1, 2, ... K latents. Stopping at latent k is right if the answer after it is no worse than
+the answer after all K. A logistic regression on the latents' directions learns to predict this; the model is not changed.
+Takes K answers per problem, once.
 
 Shapes: B problems, K latents, D width, N places to stop.
 """
@@ -26,13 +26,13 @@ from unspoken.tasks.base import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """A head, and how well it tells places apart.
+    """A head and its accuracy.
 
     Attributes:
         weight_D, bias: the head.
-        fit, held: share of places it judges rightly, among those it learned from and among the fifth it did not see.
-        usual: the same share for always giving the commoner answer, on the fifth.
-        places: places in all.
+        fit, held: share of places classified correctly: in the training part, and in the held-out fifth.
+        usual: the share for always predicting the more common class, on the held-out fifth.
+        places: number of places.
     """
 
     weight_D: Tensor
@@ -44,14 +44,14 @@ class Learned:
 
 
 def learn_stop(model: Model, task: Task, examples: Sequence[Example], *, decay: float = 1e-3) -> Learned:
-    """Learn a head from problems, none of which may be of a test split.
+    """Learn a head from problems that are not in a test split.
 
     Args:
         decay: weight of the squared norm of the head.
 
     Raises:
         ConfigError: the model does not make its latents one by one, or makes fewer than two.
-        DataError: fewer than ten problems, or stopping is everywhere right, or everywhere wrong.
+        DataError: fewer than ten problems, or stopping is right everywhere, or nowhere.
     """
     source = model.method.source()
     if source is None or isinstance(source, PrecomputedThoughts):

@@ -1,11 +1,11 @@
-"""When to stop thinking: rules for the scheduler, see core/engine/stopping.py.
+"""Rules that stop thinking early, for the scheduler; see core/engine/stopping.py.
 
-`fixed` stops after so many latents; `convergence` when a latent hardly differs from the one before it; `head` when a trained
-linear head says so (experimental/stop_head.py); `confidence` tries the rest of the prompt behind every latent and stops when
-the likeliest first token of the answer is likely enough. The first three cost nothing. A trial costs the positions of the
-rest of the prompt, in the same pass; where the row thinks on, its slot forgets them.
+`fixed` stops after a given number of latents; `convergence` when a latent hardly differs from the previous one; `head` when
+a trained linear head says so (experimental/stop_head.py); `confidence` forwards the rest of the prompt after every latent
+and stops if the most likely first token of the answer is likely enough. The first three are free. `confidence` costs the
+positions of the rest of the prompt, in the same pass; if the row thinks on, they are dropped.
 
-Shapes: N rows that are asked, D width, V words.
+Shapes: N rows, D width, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ STOP_HEAD = "stop_head.safetensors"
 
 @config_class
 class StopConfig:
-    """When a row has thought enough; it never thinks more latents than it has slots."""
+    """A stop rule and its threshold. A row never thinks more latents than it has slots."""
 
     rule: str = "fixed"  # one of `StopRule`; of an installed package; or "module:Class", see `RuleDecider`
     # fixed: number of latents; confidence and head: least probability; convergence: largest relative change of a latent
     threshold: float = 1.0
-    least: int = 1  # latents thought before the rule is asked
+    least: int = 1  # latents before the rule is applied
     every: int = 1  # stop at multiples only; of a method's thought groups, where `Model` applies it
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class StopConfig:
         """From "rule:threshold", e.g. "confidence:0.9".
 
         Raises:
-            ConfigError: no such rule, or a threshold that is no number.
+            ConfigError: no such rule, or a threshold that is not a number.
         """
         rule, _, number = text.rpartition(":")
         try:
@@ -93,15 +93,15 @@ class RuleDecider:
 
     @property
     def tries(self) -> bool:
-        """Whether it must see the logits behind the rest of the prompt."""
+        """Whether it needs the logits at the end of the prompt."""
         return self.stopping.rule == "confidence"
 
     def asked(self, thought: int) -> bool:
-        """Whether it may stop a row after so many latents."""
+        """Whether it wants to decide after this many latents."""
         return thought >= self.stopping.least and thought % self.stopping.every == 0
 
     def is_last(self, thought: int, latent_D: Tensor, before_D: Tensor | None) -> bool:
-        """Whether the latent that is about to be fed, number `thought` counted from 1, is the last; not for `tries`."""
+        """Whether the latent about to be fed, number `thought` counted from 1, is the last."""
         if self._other is not None:
             return bool(self._other(thought, latent_D, before_D))
         rule, limit = self.stopping.rule, self.stopping.threshold
@@ -114,17 +114,17 @@ class RuleDecider:
         return bool(torch.sigmoid(features(latent_D) @ weight_D.to(latent_D.device) + bias.to(latent_D.device)) >= limit)
 
     def confident(self, logits_NV: Tensor) -> list[bool]:
-        """Whether the likeliest token behind the rest of the prompt is likely enough."""
+        """Whether the most likely first token of the answer is likely enough."""
         return (logits_NV.float().softmax(dim=-1).amax(dim=-1) >= self.stopping.threshold).tolist()
 
 
 def decider(model: Model, stop: str | StopConfig, head: tuple[Tensor, Tensor] | None = None) -> RuleDecider:
-    """A stop rule as a model applies it: at the end of a thought group.
+    """The decider for a stop rule of a model; it stops at the end of a thought group.
 
     Args:
-        model: whose latents it looks at.
+        model: the model.
         stop: the rule, e.g. "confidence:0.9".
-        head: for rule `head`; None = the one that `unspoken learn-stop` left in the model's run directory.
+        head: for rule `head`; None = the one that `unspoken learn-stop` wrote into the model's run directory.
 
     Raises:
         ConfigError: no such rule, or rule `head` without one.
@@ -137,13 +137,13 @@ def decider(model: Model, stop: str | StopConfig, head: tuple[Tensor, Tensor] | 
 
 
 def save_head(path: Path, head: tuple[Tensor, Tensor]) -> None:
-    """Write a trained head: whole, or not at all."""
+    """Write a trained head atomically."""
     tensors = {"weight": head[0].contiguous(), "bias": head[1].contiguous()}
     write_file(path, lambda new: save_file(tensors, str(new)))
 
 
 def read_head(path: Path) -> tuple[Tensor, Tensor] | None:
-    """What `save_head` wrote; None where there is no file.
+    """Read what `save_head` wrote; None if there is no file.
 
     Raises:
         RunError: the file is damaged.
@@ -158,5 +158,5 @@ def read_head(path: Path) -> tuple[Tensor, Tensor] | None:
 
 
 def features(latent: Tensor) -> Tensor:
-    """What a stop head sees of latents [..., D]: their direction, since lengths differ between methods."""
+    """The input of a stop head: the direction of latents [..., D], because lengths differ between methods."""
     return torch.nn.functional.layer_norm(latent.float(), latent.shape[-1:])

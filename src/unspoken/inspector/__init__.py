@@ -1,1 +1,1 @@
-"""What latents are and do: nearest words, stability, probes, interventions, and the page that shows them."""
+"""Inspect latents: nearest words, stability, attention, probes. Imports evaluation."""

@@ -1,4 +1,4 @@
-"""Steps as arithmetic: what a step's text says of numbers, operators and results, and what comes out if it is carried out.
+"""Steps as arithmetic: the numbers, operators and results in a step's text, and what carrying it out gives.
 
 An equation is arithmetic on plain numbers, "=", and a number: `<<7+5=12>>`, "so 3 x 4 = 12 pens". Values are exact
 fractions: 0.1*3 is 0.3. "%" between two numbers is the remainder, as in the task `tiny`.
@@ -37,9 +37,9 @@ class Equation:
 
     Attributes:
         left: the arithmetic, without thousands commas and currency.
-        operands: its numbers in order, in one spelling each (`normalise`).
-        operators: its signs between operands, in order.
-        result: the number behind the "=", in one spelling.
+        operands: its numbers in order, normalised (`normalise`).
+        operators: the signs between operands, in order.
+        result: the number after "=", normalised.
     """
 
     left: str
@@ -49,7 +49,7 @@ class Equation:
 
 
 def _plain(text: str) -> str:
-    """One kind of sign, and no thousands commas."""
+    """Unify signs, and drop thousands commas."""
     text = _X.sub("*", text.translate(_SIGNS))
     return _NUMBERS.sub(lambda match: match[0].replace(",", ""), text)
 
@@ -68,16 +68,16 @@ def equations(step: str) -> tuple[Equation, ...]:
 
 
 def numbers(text: str) -> tuple[str, ...]:
-    """Every number in a text, in one spelling each."""
+    """Every number in a text, normalised."""
     return tuple(normalise(number) for number in _NUMBERS.findall(_plain(text)))
 
 
 def work_out(left: str, known: Mapping[str, Fraction] | None = None) -> Fraction | None:
-    """The value of plain arithmetic; None where it is anything else, or divides by zero.
+    """The value of plain arithmetic; None for anything else, or a division by zero.
 
     Args:
         left: e.g. "(7+5)*2".
-        known: values that stand for numbers as they are written; see `chain`.
+        known: values that replace numbers as written; see `chain`.
     """
     if not _PLAIN.fullmatch(left):
         return None
@@ -102,7 +102,7 @@ def _value(node: ast.expr, source: str, known: Mapping[str, Fraction]) -> Fracti
 
 
 def same(value: Fraction | None, text: str | None) -> bool:
-    """Whether a value is the number that a text is; a text may round to the decimal places that it has, cutting included."""
+    """Whether a value equals the number in a text, rounded or truncated to the text's decimal places."""
     if value is None or text is None or not re.fullmatch(rf"-?(?:{_NUMBER})", text):
         return False
     places = len(text.partition(".")[2])
@@ -113,13 +113,13 @@ def same(value: Fraction | None, text: str | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """What became of a problem's steps when they were carried out, first to last.
+    """The result of carrying out a problem's steps in order.
 
     Attributes:
-        equations: how many there were.
-        holds: of them, how many are true as they are written.
-        linked: of those behind the first, how many use a result that an earlier one wrote.
-        value: what the last one gives, carried out from the beginning; None where there is none or it cannot be.
+        equations: number of equations.
+        holds: how many of them are true as written.
+        linked: how many of those after the first use a result written by an earlier one.
+        value: the value of the last one, carried out from the beginning; None if there is none, or it cannot be computed.
     """
 
     equations: int
@@ -129,10 +129,11 @@ class Chain:
 
 
 def chain(steps: Sequence[str]) -> Chain:
-    """Carry out steps one after the other.
+    """Carry out steps in order.
 
-    A number that an earlier step wrote as its result stands for what that step *gives*, right or not as it was written: one
-    wrong result does not stop the chain, and a result that is only written, not computed, does not pass.
+    A number that an earlier step wrote as its result is replaced by that step's computed value, whether or not it was
+    written correctly. So one wrong result does not stop the chain, and a result that is written but not computed does not
+    count.
     """
     known: dict[str, Fraction] = {}
     count = holds = linked = 0

@@ -1,8 +1,8 @@
-"""The attention that what is spoken pays to each latent.
+"""The attention that generated tokens pay to each latent.
 
-The spoken row is forwarded once more as a whole, its latents put in as they were thought: the states are those of the loop,
-since nothing looks ahead, and the weights can be had. A latent's share is the weight on its position, averaged over
-layers, heads and the positions at which a token was chosen (the one before the first spoken token, and every spoken
+The row with its answer is forwarded once more in one pass, with its latents as inputs. Attention is causal, so the states
+are those of the loop, and here the weights are available. A latent's share is the weight on its position, averaged over
+layers, heads and the positions at which a token was chosen (the one before the first generated token, and every generated
 token but the last).
 
 Shapes: B rows, T positions, K latents of a row, D width, L layers, H heads, Q positions at which a token was chosen.
@@ -22,18 +22,18 @@ from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 
 _BYTES = 256 * 2**20
-"""Attention weights held at a time."""
+"""Bytes of attention weights kept at a time."""
 
 
 @dataclass(frozen=True)
 class AttentionShares:
-    """Where the attention of a row's spoken tokens goes.
+    """Where the attention of a row's generated tokens goes.
 
     Attributes:
-        latents: share on each latent that was fed.
+        latents: share on each fed latent.
         layers: the same per layer, first layer first.
-        before: share on everything before the first latent, together; `rest` is what is left.
-        positions: how many positions stand before the first latent.
+        before: total share on everything before the first latent.
+        positions: number of positions before the first latent.
     """
 
     latents: tuple[float, ...]
@@ -43,12 +43,12 @@ class AttentionShares:
 
     @property
     def rest(self) -> float:
-        """Share on what stands behind the latents: markers and what was spoken."""
+        """Share on everything after the latents: markers and generated tokens."""
         return max(1.0 - self.before - sum(self.latents), 0.0)
 
 
 def spoken_row(row: Row, tokens: Sequence[int]) -> Row:
-    """A prompt with what was spoken behind it; the last token was never fed."""
+    """A prompt with its answer, without the last token, which was never fed."""
     said = tuple(tokens[:-1])
     return replace(row, ids=(*row.ids, *said), labels=(*row.labels, *((IGNORE,) * len(said))), extra={})
 
@@ -57,21 +57,21 @@ def spoken_row(row: Row, tokens: Sequence[int]) -> Row:
 def attention_shares(
     backbone: Backbone, rows: Sequence[Row], latents: Sequence[Tensor], spoken: Sequence[Sequence[int]]
 ) -> list[AttentionShares | None]:
-    """The attention paid by what was spoken.
+    """Compute the attention shares of some answers.
 
     Args:
         backbone: the base model.
         rows: prompts, with slots for latents.
         latents: per row, the vectors [K, D] that were fed.
-        spoken: per row, the spoken token ids, at least one.
+        spoken: per row, the generated token ids, at least one.
 
     Returns:
-        Per row; None where the family hands out no weights.
+        One per row; None if the family returns no attention weights.
     """
     config = backbone.lm.config.get_text_config()
     longest = max(len(row.ids) + len(tokens) for row, tokens in zip(rows, spoken, strict=True))
     one = 4 * config.num_hidden_layers * config.num_attention_heads * longest**2
-    # Attention counts columns, so padding would push real positions out of a window (see the loop).
+    # A window counts columns, so padding would push real positions out of it.
     size = 1 if backbone.window is not None else max(_BYTES // one, 1)
     found: list[AttentionShares | None] = []
     for first in range(0, len(rows), size):

@@ -1,6 +1,6 @@
-"""Figures over problems: where latents lie, what can be read from them, where attention goes, what chaining gives.
+"""Figures over problems: geometry of latents, what can be read from them, attention, forward chaining.
 
-docs/guides/inspector.md says what each of them means and by which rule it is counted.
+docs/guides/inspector.md explains each of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from unspoken.tasks.scoring.answers import normalise
 
 
 def _carried_out(seen: ObservedProblem) -> Chain | None:
-    """The decoded steps carried out: those of the groups that stand for a step."""
+    """Carry out the decoded steps of the groups that stand for a step."""
     if seen.decoded is None:
         return None
     return chain([said for said, stands in zip(seen.decoded, seen.expected, strict=True) if stands is not None])
@@ -56,7 +56,7 @@ def chaining(seen: ObservedProblem) -> dict[str, Any] | None:
 
 
 def _pieces(model: Model) -> Callable[[str], frozenset[str]]:
-    """What a number consists of where words are read: its tokens' texts, without white space."""
+    """A function from a number to its tokens' texts, without white space."""
     backbone = model.method.backbone
 
     def of(number: str) -> frozenset[str]:
@@ -97,7 +97,7 @@ def figures(model: Model, seen: Sequence[ObservedProblem]) -> dict[str, Any]:
 
 
 def _lie(model: Model, rows: Sequence[Tensor]) -> dict[str, Any]:
-    """Where latents lie, and how alike they are, number by number."""
+    """Geometry of the latents, and their mean similarity by number."""
     lies = geometry(rows, vocabulary_centre(model.method.backbone))
     most = max(map(len, rows), default=0)
     whole = [torch.nn.functional.normalize(row, dim=-1) for row in rows if len(row) == most]
@@ -106,7 +106,7 @@ def _lie(model: Model, rows: Sequence[Tensor]) -> dict[str, Any]:
 
 
 def _read(model: Model, seen: Sequence[ObservedProblem]) -> dict[str, Any]:
-    """What nearest words and decoded steps give back of the true steps."""
+    """How much of the true steps is recovered by nearest words and decoded steps."""
     c = model.method.latents_per_group
     steps = [one.example.steps for one in seen]
     expected = [one.expected for one in seen]
@@ -136,13 +136,13 @@ def _rate(hits: Sequence[bool]) -> dict[str, Any]:
 
 
 def _share(found: int, n: int) -> dict[str, Any]:
-    """Steps of one problem depend on each other, so this has no interval."""
+    """A share without interval, because steps of one problem are not independent."""
     return {"found": found, "n": n, "value": found / n if n else None}
 
 
 @torch.inference_mode()
 def stability_row(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
-    """The stability figures of some problems, without answers: what the monitor logs. None where there is no latent."""
+    """The stability figures of some problems, as logged by the monitor, without answering them. None without latents."""
     with at_rest(model.method):
         return _watch(model, examples, latents)
 

@@ -1,4 +1,4 @@
-"""Think about problems and answer them, keeping everything that is said of latents later."""
+"""Think about problems and answer them, and keep what the inspector's figures need."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BATCH = 32
 
 @contextlib.contextmanager
 def at_rest(method: Any) -> Iterator[None]:
-    """Without dropout, which would fall on everything that is looked at; put back as it was."""
+    """Context manager: dropout is off."""
     training = method.training
     method.eval()
     try:
@@ -36,7 +36,7 @@ def at_rest(method: Any) -> Iterator[None]:
 
 
 def check_latents(method: Method, question: str, latents: int | None = None) -> None:
-    """Refuse a method that has nothing to look at.
+    """Refuse a method without latents.
 
     Raises:
         ConfigError: it makes no latents.
@@ -52,13 +52,13 @@ def check_latents(method: Method, question: str, latents: int | None = None) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class ObservedProblem:
-    """A problem as it was seen: what everything else is made from.
+    """One problem with the model's latents and answer.
 
     Attributes:
-        latents_KD: its latents, in fp32; the first `fed` of them were fed.
-        decoded: its steps in the auxiliary decoder's words, one per thought group; None without a decoder.
+        latents_KD: its latents in fp32, of which the first `fed` were fed.
+        decoded: steps decoded by the auxiliary decoder, one per thought group; None without a decoder.
         expected, covers_last: see `stands_for`.
-        attention_shares: the attention of its answer; None where nobody asked, or the family hands out no weights.
+        attention_shares: the attention of its answer; None if not requested, or the family returns no weights.
     """
 
     example: Example
@@ -77,7 +77,7 @@ class ObservedProblem:
 def gather(
     model: Model, task: Task, examples: Sequence[Example], latents: int | None, top: int = TOP, attention: bool = True
 ) -> list[ObservedProblem]:
-    """Think about some problems, and answer them from the same thoughts."""
+    """Think about problems and answer them."""
     with at_rest(model.method):
         return _gather(model, task, examples, latents, top, attention)
 
@@ -128,9 +128,9 @@ def _gather(
 
 
 def stands_for(model: Model, example: Example, groups: int) -> tuple[tuple[str | None, ...], bool]:
-    """What each of so many thought groups of a problem stands for, and whether the last step is among it.
+    """The step that each of a problem's thought groups stands for, and whether the last step is covered.
 
-    Where the method does not say, group k stands for step k, of those steps that its latents cover.
+    If the method does not define it, group k stands for step k of the steps that its latents cover.
     """
     method = model.method
     covered = method.layout(example, method.curriculum().last, Random(0)).steps_covered

@@ -1,7 +1,6 @@
-"""Look at a model's latents: what each one says, where it lies, who attends to it, and what can be made of all of them.
+"""`inspect`: what a model's latents say, their geometry, attention on them, and figures over problems.
 
-`inspect` gathers; `Inspection` holds what was seen, as plain values; `pages.inspection.write_inspection`
-writes it down.
+`Inspection` holds the results as plain values; `pages.inspection.write_inspection` writes them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ FORMAT = 1
 """Version of inspect.json."""
 
 _SWEEP, _SWEPT = 6, 50
-"""By default so many numbers of latents are compared, on so many problems."""
+"""Default number of latent counts to compare, and of problems to compare them on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +36,12 @@ class Latent:
     """One latent of a problem.
 
     Attributes:
-        number: from 1, as people count.
+        number: from 1.
         fed: whether the base model read it; CODI's last one only a step decoder reads.
         norm: its length.
         similarity: cosine to each latent of the problem, itself included.
-        nearest_state, nearest: words nearest to the state it was made from (None where there is none), and to itself.
-        attention: share of the answer's attention on it; None where it was not fed, or the family hands out no weights.
+        nearest_state, nearest: words nearest to the state it was made from (None if there is none), and to itself.
+        attention: share of the answer's attention on it; None if it was not fed, or the family returns no weights.
         attention_by_layer: the same per layer, first layer first.
     """
 
@@ -61,9 +60,9 @@ class Thought:
     """A thought group: the latents that stand for one step.
 
     Attributes:
-        decoded: its step in the auxiliary decoder's words; None without a decoder.
-        expected: the step that it stands for; None where it stands for none.
-        matches: whether they are equal, white space aside; None where one is missing.
+        decoded: its step as decoded by the auxiliary decoder; None without a decoder.
+        expected: the step that it stands for, or None.
+        matches: whether they are equal, ignoring white space; None if one is missing.
     """
 
     decoded: str | None
@@ -74,11 +73,11 @@ class Thought:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One problem, what was thought, and what was said.
+    """One problem with its thoughts and answer.
 
     Attributes:
-        before, rest: the answer's attention on what stands before the first latent, and on what stands behind the last.
-        chain: what carrying out the decoded steps gives; None without a decoder.
+        before, rest: the answer's attention on everything before the first latent, and after the last.
+        chain: result of carrying out the decoded steps; None without a decoder.
     """
 
     id: str
@@ -96,7 +95,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What was seen of a model on some problems.
+    """The results of inspecting a model on some problems.
 
     Attributes:
         head: run, method, task, split, data, environment.
@@ -115,14 +114,14 @@ class Inspection:
     problems: tuple[Problem, ...]
 
     def to_json(self) -> str:
-        """As JSON text, one problem a line; the curves stay in the run's own metrics.jsonl."""
+        """As JSON text with one problem per line; without the curves, which are in the run's metrics.jsonl."""
         head = {"format": FORMAT, **self.head, "figures": self.figures, "counts": self.counts, "history": self.history}
         problems = [dataclasses.asdict(problem) for problem in self.problems]
         return lines_json(_rounded({**head, "problems": problems}), ("problems",), indent=1, ensure_ascii=False)
 
 
 def _rounded(value: Any) -> Any:
-    """Floats in five significant digits: nobody reads more, and the file is a third as long."""
+    """Round floats to five significant digits, which makes the file a third as long."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if value == value and abs(value) != float("inf") else None
     if isinstance(value, Mapping):
@@ -142,15 +141,15 @@ def inspect(
     top: int = TOP,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
-    """Look at the latents of the first `limit` problems of a split.
+    """Inspect the latents of the first `limit` problems of a split.
 
     Args:
-        model: what thinks; with a step decoder its thoughts are decoded too.
+        model: the model; with a step decoder its thoughts are decoded too.
         task: where problems come from and how an answer is scored.
         split: which split.
-        limit: how many problems; None = all.
-        latents: how many latents to think; None = the model's own number.
-        counts: numbers of latents to compare on the first 50 problems; None = up to 6 of them up to the model's own number.
+        limit: number of problems; None = all.
+        latents: number of latents; None = the model's default.
+        counts: numbers of latents to compare on the first 50 problems; None = up to 6 numbers up to the model's default.
         metrics: rows of the run's metrics.jsonl, for its curves.
         top: nearest words per latent.
         progress: called with (problems done, problems in all).
@@ -200,12 +199,12 @@ def inspect(
 
 
 def _of_kind(metrics: Sequence[Any], *kinds: str) -> tuple[dict[str, Any], ...]:
-    """Rows of some kinds as they are; what is no row is left out."""
+    """Rows of some kinds, without invalid rows."""
     return tuple(dict(row) for row in metrics if isinstance(row, Mapping) and row.get("kind") in kinds)
 
 
 def _problem(model: Model, seen: ObservedProblem) -> Problem:
-    """A problem as the page and the file tell it."""
+    """A problem in the form for page and file."""
     c = model.method.latents_per_group
     unit_KD = torch.nn.functional.normalize(seen.latents_KD, dim=-1)
     cosine_KK = (unit_KD @ unit_KD.T).tolist()
@@ -230,7 +229,7 @@ def _problem(model: Model, seen: ObservedProblem) -> Problem:
     for g, expected in enumerate(seen.expected):
         decoded = None if seen.decoded is None else seen.decoded[g]
         matches = None if decoded is None or expected is None else same_step(decoded, expected)
-        last = (g + 1) * c if g + 1 < len(seen.expected) else len(every)  # what is left over goes with the last group
+        last = (g + 1) * c if g + 1 < len(seen.expected) else len(every)  # remaining latents belong to the last group
         thoughts.append(Thought(decoded=decoded, expected=expected, matches=matches, latents=tuple(every[g * c : last])))
     if not thoughts:  # fewer latents than make a group
         thoughts.append(Thought(decoded=None, expected=None, matches=None, latents=tuple(every)))

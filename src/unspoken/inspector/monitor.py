@@ -1,6 +1,6 @@
 """The monitor: stability figures of a run while it trains, and a warning when latents collapse.
 
-It thinks about a few validation problems in evaluation mode, draws nothing at random, and changes nothing of the run.
+It thinks about a few validation problems in evaluation mode, uses no randomness, and does not affect the run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from unspoken.runs.model import Model
 
 
 class Monitor:
-    """Watches the latents of some problems.
+    """Measures the latents of some problems during training.
 
     Args:
-        method: what trains.
+        method: the method in training.
         examples: the problems, at least one.
     """
 
@@ -31,14 +31,14 @@ class Monitor:
         self.last = method.curriculum().last
 
     def look(self, step: int, stage: Stage, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-        """A row of metrics.jsonl of kind "stability"; None at a stage that thinks no latents.
+        """Make a row of metrics.jsonl of kind "stability"; None at a stage without latents.
 
-        Warns where a collapse begins: at a row that has one, behind a row that had none.
+        Warns when a collapse begins: at the first row that has one.
 
         Args:
             step: optimizer steps done.
-            stage: how many latents there are to think now.
-            rows: the run's metrics so far; those of this kind and of earlier steps are what a collapse is measured against.
+            stage: the current stage, which sets the number of latents.
+            rows: the run's metrics so far; a collapse is measured against earlier rows of this kind.
         """
         question = self.examples[0].question
         latents = latents_at(self.method, stage, self.last, question)

@@ -1,9 +1,8 @@
-"""A probe: a step decoder trained on the latents of a finished, frozen run, so that they can be read.
+"""Probes: a step decoder trained on the latents of a finished, frozen run, to read them.
 
-The decoder is SIM-CoT's and learns as there, but nothing flows back: the run's latents stay what they are, bit for bit.
-What it cannot write is not in the latents in a form that such a decoder can learn to read; what it can write is there, but
-need not be used. The result is a run directory of `sim_cot` around the run's own method: it answers as the run does, and
-explains.
+The decoder is SIM-CoT's and is trained as there, but without gradients into the latents, which do not change. What it
+cannot write is not in the latents in a form that such a decoder can read; what it can write is there, though the model need
+not use it. The result is a run directory of `sim_cot` around the run's method: it answers like the run, and can explain.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from unspoken.runs.directory import RunDir
 from unspoken.runs.stage import stage_of
 
 STEPS = 1000
-"""Optimizer steps by default: on `tiny` the decoder of a sound model is right long before."""
+"""Default optimizer steps; on `tiny` the decoder of a sound model is right long before."""
 
 
 def probe_config(run: str | Path, task: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config of a probe of a run; train it as any other.
+    """The config of a probe of a run; train it like any other.
 
-    The decoder starts as a copy of the run's base model. Batch size, learning rate and precision are the run's own; the rate
-    falls linearly to 0, and the decoder with the least validation loss is kept.
+    The decoder starts as a copy of the run's base model. Batch size, learning rate and precision are the run's; the
+    learning rate falls linearly to 0, and the decoder with the lowest validation loss is kept.
 
     Args:
-        run: a finished run; if it has a decoder already, the probe leaves it out.
+        run: a finished run; a decoder that it already has is left out.
         task: where problems with steps come from; None = the run's own task.
         overrides: "a.b=value", e.g. "train.steps=500" or "method.decoder.kind=layers".
 

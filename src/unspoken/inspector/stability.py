@@ -1,7 +1,7 @@
-"""How latents stand to each other, and what can be read from them: the stability figures of the SIM-CoT paper.
+"""The stability figures of the SIM-CoT paper: distances between latents, and what can be recovered from them.
 
 Paper: Wei et al., arXiv 2509.20317, section 2 (Dist, DistVC, recovery of numbers, operators and results). The paper does
-not say by what rule something counts as recovered; ours are in `recovery`, and docs/guides/inspector.md tells them in words.
+    not define when something counts as recovered; our rules are in `recovery` and docs/guides/inspector.md.
 
 Shapes: B rows, K latents of the row with most, n latents of a row, D width.
 """
@@ -19,27 +19,27 @@ from unspoken.core.text.markup import number
 from unspoken.inspector.arithmetic import equations, numbers
 
 SHRUNK = 0.3
-"""A relative distance that is less than this share of its highest value so far has collapsed.
+"""A relative distance below this share of its highest value so far counts as collapsed.
 
-The geometric mean of two ratios in the paper: the collapsed model against a sound one of as many latents (4.21 / 28.34
-= 0.15), and the least against the largest distance of its sound models (20.30 / 32.81 = 0.62).
+The geometric mean of two ratios in the paper: a collapsed model to a sound one with as many latents (4.21 / 28.34 = 0.15),
+and the smallest to the largest distance of sound models (20.30 / 32.81 = 0.62).
 """
 
 FLOOR = 0.1
-"""Less than this share of the latents' own length has collapsed whatever came before: a cosine of 0.995."""
+"""A distance below this share of the latents' length always counts as collapsed: a cosine of 0.995."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Where the latents of some problems lie. Distances are Euclidean; None where there are no two to compare.
+    """Geometry of the latents of some problems. Distances are Euclidean; None if there are no two latents to compare.
 
     Attributes:
-        problems, latents: how many; latents is the mean per problem.
+        problems, latents: number of problems; mean number of latents per problem.
         norm: mean length of a latent.
         distance: the paper's Dist: mean distance between two latents of a problem, then mean over problems.
         centre: the paper's DistVC: mean distance from a latent to the mean row of the input embedding.
         within: `distance` / `norm`, which does not change with the scale of the states.
-        across: mean distance between latents of the same number of two problems, / `norm`.
+        across: mean distance between latents with the same number in two problems, / `norm`.
     """
 
     problems: int
@@ -52,7 +52,7 @@ class Geometry:
 
 
 def _apart(vectors_ND: Tensor) -> float | None:
-    """Mean distance of two of the vectors."""
+    """Mean pairwise distance of the vectors."""
     return float(torch.pdist(vectors_ND).mean()) if len(vectors_ND) > 1 else None
 
 
@@ -68,7 +68,7 @@ def vocabulary_centre(backbone: Any) -> Tensor:
 
 @torch.inference_mode()
 def geometry(rows: Sequence[Tensor], centre_D: Tensor) -> Geometry | None:
-    """The figures of some problems; None where none of them has a latent.
+    """The geometry of some problems; None if none has a latent.
 
     Args:
         rows: each problem's latents [n, D], as they were fed.
@@ -95,7 +95,7 @@ def geometry(rows: Sequence[Tensor], centre_D: Tensor) -> Geometry | None:
 
 
 def collapse(now: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> str | None:
-    """What has collapsed, in words; None where nothing has.
+    """Describes what has collapsed; None if nothing has.
 
     Args:
         now: figures of `Geometry` by name.
@@ -120,7 +120,7 @@ KINDS = ("numbers", "operators", "results")
 
 @dataclass(frozen=True)
 class EquationParts:
-    """What can be recovered of some steps: each kind as a set, in one spelling each."""
+    """What can be recovered of some steps: a set of normalised texts per kind."""
 
     numbers: frozenset[str]
     operators: frozenset[str]
@@ -128,7 +128,7 @@ class EquationParts:
 
 
 def equation_parts(steps: Sequence[str]) -> EquationParts:
-    """Operands, operators and results of the equations of some steps; without an equation, the numbers of the text."""
+    """Operands, operators and results of the steps' equations; for a step without one, the numbers in its text."""
     found = [equation for step in steps for equation in equations(step)]
     bare = [number for step in steps if not equations(step) for number in numbers(step)]
     return EquationParts(
@@ -139,18 +139,18 @@ def equation_parts(steps: Sequence[str]) -> EquationParts:
 
 
 Readings = Sequence[Collection[str]]
-"""What was read: a set of texts per place. A number is recovered if all its pieces are in the set of one place."""
+"""What was read: a set of texts per place. A number is recovered if all its pieces are in one place's set."""
 
 
 def recovery(
     true: Sequence[EquationParts], seen: Sequence[Readings], pieces: Callable[[str], Collection[str]]
 ) -> dict[str, Any]:
-    """How much of what the true steps say is found in what was read.
+    """How much of the true steps is found in what was read.
 
     Args:
-        true: what there is to recover, one entry per unit (a problem, or a thought group).
-        seen: what was read there: nearest words, a set per latent; or decoded steps, a set per group.
-        pieces: what a number consists of as it is read: the texts of its tokens, or itself.
+        true: what should be recovered, one entry per unit (a problem or a thought group).
+        seen: what was read, one entry per unit: nearest words, a set per latent; or decoded steps, a set per group.
+        pieces: splits a number as it is read: into the texts of its tokens, or not at all.
 
     Returns:
         {"numbers" | "operators" | "results": {"found": how many, "n": of how many, "value": their ratio or None}}.
@@ -178,9 +178,9 @@ def recovered(
 
     Args:
         steps: each problem's true steps.
-        expected: per problem, what each thought group stands for; None for nothing.
+        expected: per problem, the step each thought group stands for, or None.
         seen: per problem, what was read at each place.
-        groups: per problem, what was read in each thought group, all its places together.
+        groups: per problem, what was read in each thought group as a whole.
         pieces: see `recovery`.
 
     Returns:

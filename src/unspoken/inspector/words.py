@@ -1,9 +1,9 @@
-"""The words nearest to a vector: what the model's own head makes of it, as if the next token were to be said there.
+"""The words nearest to a vector: the tokens that the model's own head ranks highest for it.
 
-Two vectors can be asked for each latent: the state that it was made from, which is what the head was trained to read, and
-the latent that is fed. For Coconut they are one. Behind a projection (CODI) only the first is in the head's space by
-training, and a latent that was not made from a state (SoftCoT, SemCoT) has only the second. The order of the words does
-not depend on the length of the vector where the head has no bias; their probabilities do.
+Each latent has two such vectors: the state that it was made from, which the head was trained to read, and the latent that
+is fed. For Coconut they are equal. With a projection (CODI), only the first is in the head's space by training; a latent
+not made from a state (SoftCoT, SemCoT) has only the second. If the head has no bias, the order of words does not depend on
+the vector's length; their probabilities do.
 
 Shapes: B rows, K latents of the row with most, D width, N vectors, V words, k words kept.
 """
@@ -27,7 +27,7 @@ _ROWS = 64
 
 @dataclass(frozen=True)
 class Word:
-    """A token as text, and the probability that the head gives it."""
+    """A token as text, and its probability."""
 
     text: str
     probability: float
@@ -35,7 +35,7 @@ class Word:
 
 @torch.inference_mode()
 def nearest(backbone: Backbone, vectors_ND: Tensor, k: int = TOP) -> list[tuple[Word, ...]]:
-    """The k likeliest words of each vector, the likeliest first."""
+    """The k most likely words of each vector, the most likely first."""
     found: list[tuple[Word, ...]] = []
     for part in vectors_ND.split(_ROWS):
         logits_NV = backbone.logits(part.to(backbone.lm.dtype)).float()
@@ -46,7 +46,7 @@ def nearest(backbone: Backbone, vectors_ND: Tensor, k: int = TOP) -> list[tuple[
 
 
 def spelled(backbone: Backbone, token: int) -> str:
-    """A token as text; special tokens by their names."""
+    """A token as text; special tokens by name."""
     return backbone.tokenizer.decode([token], skip_special_tokens=False)
 
 
@@ -55,8 +55,8 @@ class RowWords:
     """The words of a row's latents, one entry per latent.
 
     Attributes:
-        state: of the states that they were made from; None where there are none.
-        latent: of the latents themselves; the same object where latent and state are one vector.
+        state: words of the states that they were made from; None if there are none.
+        latent: words of the latents themselves; the same object if latent and state are equal.
     """
 
     state: list[tuple[Word, ...]] | None
@@ -64,7 +64,7 @@ class RowWords:
 
     @property
     def read(self) -> list[tuple[Word, ...]]:
-        """Those that the head is meant for: of the states where there are any."""
+        """The words of the states, if there are any; else of the latents."""
         return self.latent if self.state is None else self.state
 
 
