@@ -1,1 +1,1 @@
-"""A run as something that others load: Hugging Face folders, prompt embeddings. Imports runs, evaluation."""
+"""Export runs for other software: Hugging Face folders, prompt embeddings. Imports runs, evaluation."""

@@ -1,4 +1,4 @@
-"""A run as a plain Hugging Face folder, which transformers loads and speaks with, without unspoken.
+"""Export a run as a plain Hugging Face folder, which transformers can load and use without unspoken.
 
     config.json, model.safetensors, tokenizer, generation_config.json    weights (LoRA merged) and how the run speaks
     README.md                                                            the model card
@@ -8,8 +8,8 @@
         projection.safetensors   where latents are projected
         requirements.txt         checked by transformers
 
-What a method does at inference is read off `prompt` and `source` alone; a method that does more is refused.
-Greedy answers are unspoken's, token for token.
+What a method does at inference is derived from its `prompt` and `source`; a method that does more is refused. Greedy
+answers are unspoken's, token for token.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from unspoken.runs.saved import own_state
 from unspoken.runs.stage import own_latents
 
 GENERATE = Path(__file__).with_name("hf_generate.py")
-"""The code that goes into the folder."""
+"""The code copied into the folder."""
 
 REQUIREMENTS = "torch>=2.6\ntransformers>=5.16\nsafetensors>=0.5\n"
-"""Of `generate.py`: what unspoken itself asks for."""
+"""Requirements of `generate.py`, the same as unspoken's own."""
 
 PROBES = (
     "Ann has 18 figs. She sells full dozens. How many figs has Ann?",
@@ -53,16 +53,16 @@ PROBES = (
     "naïve café, Ω ≈ 3.14, 数学の問題, 🙂",
     "?",
 )
-"""Questions on which a chat template must give the method's own tokens."""
+"""Questions for which a chat template must give exactly the method's tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thoughts:
-    """What `generate.py` must know to think as a method does.
+    """What `generate.py` needs to think as a method does.
 
     Attributes:
         about: `thoughts.json`.
-        tensors: `projection.safetensors`; empty where latents are not projected.
+        tensors: `projection.safetensors`; empty if latents are not projected.
     """
 
     about: dict[str, Any]
@@ -70,15 +70,15 @@ class Thoughts:
 
 
 def export_hf(path: str | Path, out: str | Path) -> None:
-    """Write a Hugging Face folder that holds what inference needs.
+    """Write a Hugging Face folder with what inference needs.
 
     Args:
-        path: a run directory, or a model inside the package ("builtin:tiny").
+        path: a run directory, or a model in the package ("builtin:tiny").
         out: a new folder.
 
     Raises:
         RunError: `path` is no run, `out` exists and is not empty, or it cannot be written.
-        ConfigError: the method does at inference what this format has no place for.
+        ConfigError: the format cannot represent what the method does at inference.
     """
     source = RunDir(path)
     check_new(out)
@@ -92,7 +92,7 @@ def export_hf(path: str | Path, out: str | Path) -> None:
         if thoughts.about["thoughts"] == "recurrent" and way in ("stepwise", "replayed"):
             raise _refusal(method.config.name, f"a {family} of transformers begins anew in passes of several tokens")
         thoughts.about["padding"] = way == "padded"
-    # What the base model's own says (sampling, penalties, another chat) is not what this model was trained for.
+    # The base model's own settings (sampling, penalties, chat) are not what this model was trained for.
     backbone.lm.generation_config = generation_config(backbone, config.speaking)
     tokenizer.chat_template = chat_template(method)
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # only what is in init_kwargs is saved
@@ -116,10 +116,10 @@ def export_hf(path: str | Path, out: str | Path) -> None:
 
 
 def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
-    """How a method thinks, read off its prompts and its source; None if it has no thoughts and answers as any model does.
+    """How a method thinks, derived from its prompts and source; None if it has no latents and answers like any model.
 
     Args:
-        latents: how many, where the call of `generate` does not say; None = the method's own number.
+        latents: default number of latents for `generate`; None = the method's default.
 
     Raises:
         ConfigError: it does more than `generate.py` can do.
@@ -152,10 +152,10 @@ def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
 
 
 def template_of(method: Method) -> Template:
-    """How a method's prompts write the question.
+    """The template of a method's prompts.
 
     Raises:
-        ConfigError: there is more in them than that.
+        ConfigError: the prompts contain more than that.
     """
     if method.template is None:
         raise _refusal(method.config.name, "another model thinks for it; `export --prompt-embeds` writes what serves it")
@@ -183,7 +183,7 @@ def _about(
         "after": list(after),
         "ends": trained.num_eos,
         "markers": markers,
-        # A tokenizer's own special token may well stand in a prompt, as bos does; one that was added may not.
+        # A tokenizer's own special tokens, such as bos, may be in a prompt; added ones may not.
         "reserved": [text for text, number in markers.items() if number not in tokenizer.all_special_ids],
         "projection": layers or [],
     }
@@ -194,7 +194,7 @@ def _refusal(name: str, why: str) -> ConfigError:
 
 
 def _refuse_more(method: Method, exported: tuple[Tensor, ...]) -> None:
-    """Tensors that the method has beside its base model, and that nothing would carry over."""
+    """Refuse a method with tensors that the export would not include."""
     known = {id(tensor) for tensor in exported}
     if left := sorted(name for name, tensor in own_state(method, answering=True).items() if id(tensor) not in known):
         raise _refusal(method.config.name, f"it has tensors that the folder has no place for, e.g. {left[0]!r}")
@@ -202,7 +202,7 @@ def _refuse_more(method: Method, exported: tuple[Tensor, ...]) -> None:
 
 @torch.no_grad()
 def projection(module: nn.Module, name: str, width: int) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """A projection as a list of layers and their tensors. Layers that do nothing at inference are left out.
+    """A projection as a list of layers and their tensors, without layers that do nothing at inference.
 
     Args:
         module: Linear, GELU, LayerNorm, Dropout, Identity, or a Sequential of those; in `eval` mode.
@@ -215,7 +215,7 @@ def projection(module: nn.Module, name: str, width: int) -> tuple[list[dict[str,
     layers: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for layer in _flat(module):
-        # Exact types: a subclass may do something else under the same attributes.
+        # Exact types, because a subclass may do something else with the same attributes.
         if type(layer) in (nn.Dropout, nn.Identity):
             continue
         if type(layer) is nn.Linear:
@@ -250,7 +250,7 @@ def _flat(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def generation_config(backbone: Any, speaking: SamplingParams) -> GenerationConfig:
-    """How a run speaks, as transformers has it. Its seed has no place there."""
+    """A run's sampling settings as a generation config of transformers, which has no seed."""
     more: dict[str, Any] = {"do_sample": False}
     if speaking.temperature > 0:
         more = {"do_sample": True, "temperature": speaking.temperature, "top_p": speaking.top_p, "top_k": speaking.top_k}
@@ -264,7 +264,7 @@ def generation_config(backbone: Any, speaking: SamplingParams) -> GenerationConf
 
 
 def chat_template(method: Method) -> str | None:
-    """A chat template of one user message that gives the method's question tokens; None where none gives exactly those."""
+    """A chat template that gives the method's question tokens for one user message; None if none gives exactly those."""
     backbone, template = method.backbone, template_of(method)
     bare, whole = backbone.encode(PROBES[0]), backbone.encode(PROBES[0], special=True)
     starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]

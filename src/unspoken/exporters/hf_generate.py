@@ -1,15 +1,15 @@
 """`generate` of an exported latent model: think in latents, then speak. Stands alone: no part of unspoken is imported.
 
-`unspoken export --format hf` copies this file to `custom_generate/generate.py`; transformers puts the function in the place
-of `model.generate` when the folder is loaded with `trust_remote_code=True`. Beside it lie `thoughts.json` (marker tokens,
-number of latents, layers of the projection) and, where the latents are projected, `projection.safetensors`.
+`unspoken export --format hf` copies this file to `custom_generate/generate.py`; transformers uses the function as
+`model.generate` when the folder is loaded with `trust_remote_code=True`. Next to it are `thoughts.json` (marker tokens,
+number of latents, layers of the projection) and, if latents are projected, `projection.safetensors`.
 
     row:  question (the caller's) | before | latents | after | answer
 
-A latent is the last hidden state (after the final norm) of the position before it, through the projection if there is
-one; or, where `thoughts` is "tokens", a fixed token's embedding. Where it is "none" there are no latents, and what is left
-to do is to put `before` behind the question and to end each answer at its last eos (`ends`), not at its first.
-Shapes: B rows, P columns of the prompt, W columns of a pass, S columns so far, D width, K latents, V words.
+A latent is the last hidden state (after the final norm) of the position before it, projected if there is a projection; or,
+if `thoughts` is "tokens", a fixed token's embedding. If it is "none", there are no latents: `before` is appended to the
+question, and each answer ends at its last eos (`ends`) instead of its first. Shapes: B rows, P columns of the prompt, W
+columns of a pass, S columns so far, D width, K latents, V words.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ def generate(
     """Think about questions and answer them.
 
     Args:
-        inputs, input_ids: the questions [B, P] as the tokenizer's chat template writes them; either name. The markers
-            around the thoughts are added here.
+        inputs, input_ids: the questions [B, P] as written by the tokenizer's chat template; either name. The markers around
+            the latents are added here.
         model: filled in by transformers.
-        attention_mask: [B, P], 0 for padding, which stands on the left. May be left out where nothing is padded.
-        num_latents: how many latents to think; None = as many as training ended with.
-        return_latents: also give the latents, as they were fed.
-        generation_config: settings in place of the model's own; those it leaves open stay the model's.
-        streamer: gets the prompt, then every token as it is chosen.
-        stopping_criteria: further reasons to end a row, as transformers has them; they see prompt and answer.
-        settings: max_new_tokens (or max_length, which counts the prompt but no thought), do_sample; and, where it samples,
-            temperature, top_p and top_k (0 = all); eos_token_id, pad_token_id. Sampling draws from torch's generator.
+        attention_mask: [B, P], 0 for padding, which is on the left. Optional without padding.
+        num_latents: number of latents; None = as many as at the end of training.
+        return_latents: also return the latents as they were fed.
+        generation_config: overrides the model's settings.
+        streamer: receives the prompt, then every token as it is chosen.
+        stopping_criteria: transformers' stopping criteria, applied to prompt and answer.
+        settings: max_new_tokens (or max_length, which counts the prompt but not the latents), do_sample; if sampling,
+            temperature, top_p and top_k (0 = all); eos_token_id, pad_token_id. Sampling uses torch's generator.
 
     Returns:
-        [B, P + longest answer]: the prompt and behind it the answer, eos included, padded on the right; the thoughts are
-        not in it. With `return_latents`, a pair of that and the latents [B, K, D].
+        [B, P + longest answer]: prompt and answer, eos included, padded on the right, without the latents. With
+        `return_latents`, a pair of that and the latents [B, K, D].
 
     Raises:
-        ValueError: an argument that cannot be used, or an export of which a part is missing.
+        ValueError: an unusable argument, or an incomplete export.
     """
     thinking = _thinking(model)
     ids_BP, mask_BP = _prompt(model, inputs, input_ids, attention_mask, thinking.reserved)
@@ -97,7 +97,7 @@ def generate(
             if number < latents - 1:
                 state_BD = run.states(thoughts[-1][:, None].to(embed.weight.dtype))
         latents_BKD = torch.stack(thoughts, dim=1)
-        # The last latent and what stands behind it go in one pass.
+        # The last latent and what follows it go in one pass.
         after_BWD = embed(after_BW)
         logits_BV = run.logits(torch.cat([latents_BKD[:, -1:].to(after_BWD), after_BWD], dim=1))
     else:
@@ -130,7 +130,7 @@ def generate(
 
 
 class _Thinking:
-    """What lies beside this file, checked against the model."""
+    """The settings next to this file, checked against the model."""
 
     def __init__(self, model: Any) -> None:
         about = _read(model)
@@ -162,9 +162,9 @@ class _Thinking:
 
 
 class _Run:
-    """One batch on its way through the model: the cache, and masks and positions that go with every pass.
+    """One batch being forwarded: the cache, and masks and positions of every pass.
 
-    Padding stands on the left of a row only, so a row's positions count its real columns.
+    Padding is only on the left of a row, so a row's positions count its real columns.
     """
 
     def __init__(self, model: Any) -> None:
@@ -230,7 +230,7 @@ def _revision() -> str:
 
 
 def _file(model: Any, name: str) -> str:
-    """A file beside this one. (`__file__` does not say where: transformers runs a copy.)"""
+    """A file next to this one. (Not found by `__file__`, because transformers runs a copy.)"""
     where = model.name_or_path
     revision = _revision()
     from_hub = len(revision) == 40  # a commit; copies of local folders lie in folders of 16 digits
@@ -265,7 +265,7 @@ def _read(model: Any) -> dict[str, Any]:
 
 
 def _check_markers(model: Any, markers: dict[str, int]) -> None:
-    """Model and tokenizer must have the marker tokens: a checkpoint of the base model has neither."""
+    """Check that model and tokenizer have the marker tokens, which a checkpoint of the base model lacks."""
     if not markers:
         return
     where, last = model.name_or_path, max(markers, key=markers.__getitem__)
@@ -337,7 +337,7 @@ def _number(given: Any, thinking: _Thinking) -> int:
 
 
 def _say(model: Any, config: Any, given: dict[str, Any], prompt: int) -> dict[str, Any]:
-    """How to speak: from the call, else from the config it passes, else from the model's."""
+    """Sampling settings: from the call, else from the given config, else from the model's."""
     own = model.generation_config
     sources = [given, config.to_dict() if config is not None else {}, own.to_dict()]
     for source in sources:
@@ -366,7 +366,7 @@ def _say(model: Any, config: Any, given: dict[str, Any], prompt: int) -> dict[st
 
 
 def _refuse_unknown(settings: dict[str, Any]) -> None:
-    """An option that would be ignored is an error, unless it asks for nothing."""
+    """Refuse options that would be ignored, unless they have no effect."""
     for name, value in settings.items():
         if name in (*_SETTINGS, *_LENGTHS, *_WITHOUT_EFFECT) or value is None or value is False:
             continue

@@ -1,6 +1,6 @@
 """The model card of an exported folder: what the model is, how to load it, where it comes from.
 
-Every figure on it is read from the run: from the record of the checkpoint, and from reports that `unspoken eval` left there.
+Every figure is read from the run: from the checkpoint's record, and from reports that `unspoken eval` wrote.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def card(run: RunDir, thoughts: Mapping[str, Any] | None, question: str, chat: b
     """README.md of an exported folder, in Markdown.
 
     Args:
-        run: where the model comes from.
-        thoughts: `thoughts.json`, or None for a model that is its weights alone.
+        run: the exported run.
+        thoughts: `thoughts.json`, or None for a plain language model.
         question: the template around a question.
-        chat: the tokenizer has a chat template that writes it.
+        chat: whether the tokenizer has a chat template for it.
     """
     config = run.config()
     parts = [
@@ -46,7 +46,7 @@ def card(run: RunDir, thoughts: Mapping[str, Any] | None, question: str, chat: b
 
 
 def _header(thoughts: Mapping[str, Any] | None) -> str:
-    """What the hub reads."""
+    """The metadata block that the hub reads."""
     tags = ["tags:", "- unspoken"]
     if thoughts is not None:
         tags += [*(["- latent-reasoning"] if thoughts["thoughts"] != "none" else []), "- custom_generate"]
@@ -141,7 +141,7 @@ def _whence(run: RunDir, config: RunConfig) -> str:
 
 
 def _public(value: Any) -> Any:
-    """Plain values as they are, absolute paths as their last part: a card is meant to be published."""
+    """Shorten absolute paths to their last part, because a card will be published."""
     if isinstance(value, dict):
         return {name: _public(part) for name, part in value.items()}
     if isinstance(value, str) and Path(value).is_absolute():
@@ -150,7 +150,7 @@ def _public(value: Any) -> Any:
 
 
 def _scores(run: RunDir, config: RunConfig) -> str:
-    """What the run knows of its quality; nothing, if it was never measured."""
+    """The run's scores; empty if it was never evaluated."""
     parts = []
     model = json.loads((run.path / "model" / "unspoken.json").read_text(encoding="utf-8"))
     score, train = model["score"], config.train

@@ -1,4 +1,4 @@
-"""A run whose thoughts stand in the prompt, as a folder that turns questions into prompt embeddings without the base model.
+"""Export a run with precomputed thoughts as a folder that turns questions into prompt embeddings without the base model.
 
     prompt_embeds.json        the method, what the engine must serve, how to speak
     embeddings.safetensors    the base model's input embeddings
@@ -7,8 +7,8 @@
     assistant/                the assistant, an ordinary Hugging Face folder
     README.md                 how to serve it
 
-An engine that takes prompt embeddings (vLLM: `--enable-prompt-embeds`) then serves the base model as it is: the thoughts are
-in the embeddings. Only methods all of whose thoughts are known before the first pass can be served like this.
+An engine that accepts prompt embeddings (vLLM: `--enable-prompt-embeds`) then serves the unmodified base model: the
+thoughts are in the embeddings. This works only for methods whose thoughts are known before the first pass.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _ABOUT, _TABLE, _METHOD = "prompt_embeds.json", "embeddings.safetensors", "metho
 
 
 class Embeddings(nn.Module):
-    """What a method needs of a base model to lay out prompts: tokenizer and input embeddings. It cannot run.
+    """The parts of a base model that prompts need: tokenizer and input embeddings. It cannot run.
 
     Args:
-        table_VD: the input embedding of every token, with whatever scale the model gives it.
+        table_VD: the input embedding of every token, including the model's scaling.
         tokenizer: the base model's.
     """
 
@@ -75,7 +75,7 @@ class Embeddings(nn.Module):
         return self.lm.weight.device
 
     def freeze(self) -> None:
-        """Nothing here trains."""
+        """Does nothing: there is nothing to train."""
 
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
         """See `Backbone.encode`."""
@@ -92,8 +92,8 @@ class PromptEmbedder:
 
     Attributes:
         method: built on `Embeddings`.
-        model: what the engine calls the base model.
-        speaking: how the run speaks.
+        model: the engine's name of the base model.
+        speaking: the run's sampling settings.
         eos_ids: tokens that end an answer.
     """
 
@@ -143,7 +143,7 @@ class PromptEmbedder:
 
     @classmethod
     def of_run(cls, model: Model) -> PromptEmbedder:
-        """What a loaded run's thoughts are for an engine, without a folder of their own.
+        """An embedder for a loaded run, without exporting a folder.
 
         Raises:
             RunError: it was not loaded from a run.
@@ -158,22 +158,22 @@ class PromptEmbedder:
 
     @property
     def chains(self) -> int:
-        """How many sets of thoughts there are for one question."""
+        """Number of sets of thoughts for one question."""
         return self._source.chains
 
     @property
     def _context(self) -> int | None:
-        """The most positions that all models beside the base model take; None where none says."""
+        """The most positions that all models beside the base model take; None if unknown."""
         found = (part.lm.context for part in parts_of(self.method).values() if part.lm is not None)
         return min((most for most in found if most is not None), default=None)
 
     @torch.inference_mode()
     def embeds(self, question: str, *, latents: int | None = None, chains: int = 1) -> list[Tensor]:
-        """The prompt as vectors [L, D] in the base model's type, one for each set of thoughts.
+        """The prompt as embeddings [L, D] in the base model's type, one per set of thoughts.
 
         Raises:
-            ConfigError: a number of latents or sets that cannot be.
-            DataError: an empty question, or one that spells a special token.
+            ConfigError: an impossible number of latents or sets.
+            DataError: the question is empty or contains a special token.
         """
         question = spoken(question, "the question")
         latents = latents_asked(latents, self._context)
@@ -195,20 +195,20 @@ class PromptEmbedder:
     ) -> dict[str, Any]:
         """The body of one request to vLLM's completions API (`POST /v1/completions`).
 
-        With several sets of thoughts it holds the prompts of all of them, and the answers come in their order, `samples`
-        of each. An engine then draws the answers of every set with the same seed: see `requests`.
+        With several sets of thoughts it contains all their prompts, and answers come in that order, `samples` of each. An
+        engine samples every set with the same seed; see `requests`.
 
         Args:
             question: plain text.
             latents: how many; None = as trained.
             chains: sets of thoughts.
             samples: answers per set.
-            more: other fields of the API, which win over the run's.
+            more: other fields of the API, which override the run's.
 
         Raises:
-            ConfigError: fields that the embeddings take the place of, numbers out of range, or several answers that would
-                all be the same.
-            DataError: a question that is none.
+            ConfigError: fields that the embeddings replace, numbers out of range, or several answers that would all be the
+                same.
+            DataError: the question is invalid.
         """
         encoded = [encode(embeds_LD) for embeds_LD in self._embeds(question, latents, chains, more)]
         return self._body(encoded[0] if len(encoded) == 1 else encoded, samples, more)
@@ -216,10 +216,10 @@ class PromptEmbedder:
     def requests(
         self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: Any
     ) -> list[dict[str, Any]]:
-        """The bodies of the requests that give every answer draws of its own: see `request`.
+        """Bodies of requests in which every answer is sampled independently; see `request`.
 
-        One where nothing is drawn or there is one set of thoughts. Else one for each set: vLLM draws the answers of a
-        request with seed, seed + 1, ..., so the seeds of sets lie `samples` apart.
+        A single request if greedy, or with one set of thoughts; otherwise one per set. vLLM samples the answers of a
+        request with seed, seed + 1, ..., so the sets' seeds are `samples` apart.
         """
         body = self.request(question, latents=latents, chains=chains, samples=samples, **more)
         if chains == 1 or body["temperature"] == 0:
@@ -261,7 +261,7 @@ class PromptEmbedder:
 
 
 def encode(embeds_LD: Tensor) -> str:
-    """A tensor as the API takes it: base64 of what `torch.save` writes."""
+    """Encode a tensor for the API: base64 of what `torch.save` writes."""
     buffer = io.BytesIO()
     torch.save(embeds_LD.detach().cpu().contiguous(), buffer)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -313,15 +313,15 @@ def is_prompt_embeds(path: str | Path) -> bool:
 
 
 def _engine_model(run: RunDir, config: RunConfig, method: Method) -> tuple[str, bool]:
-    """What an engine must serve, and whether that is the base model as it was before the run."""
+    """The model that an engine must serve, and whether it is the unmodified base model."""
     trained = any(p.requires_grad for p in method.backbone.parameters())
     unmodified = not trained and config.backbone.path is not None and _is_unmodified(config.backbone)
     return str(config.backbone.path if unmodified else run.path.resolve() / "model"), unmodified
 
 
 def _is_unmodified(base: BackboneConfig) -> bool:
-    """Whether an engine can serve the base model from where it came from. Not one that was trained, or merged with the
-    adapter that lies there, nor one whose place only unspoken knows (a run, a built-in model): the run's own folder then.
+    """Whether an engine can serve the base model from its original place. Not if it was trained or merged with an adapter,
+    or if only unspoken knows the place (a run, a built-in model); then the run's own folder is served.
     """
     if base.path is None or base.lora is not None:
         return False

@@ -1,6 +1,6 @@
-"""What an optimizer step of a run costs, at several places of its schedule, without training it: time, and operations.
+"""Estimate time and operations of a run's optimizer steps at several places of its schedule, without training it.
 
-Curricula make steps longer or shorter as they go, so a few steps from the beginning would tell little of the whole.
+Curricula make steps longer or shorter over time, so the first few steps would say little about the whole run.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from unspoken.training.loop import Training
 from unspoken.training.progress import Quiet
 
 PLACES = 5
-"""Steps that are looked at: first, last, and evenly between."""
+"""Number of steps measured: the first, the last, and evenly between."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What the updates of a run cost.
+    """The cost of a run's updates.
 
     Attributes:
-        updates: optimizer steps of the whole run.
-        seconds: of one, mean over the places; None where it was not timed.
-        flops: of one: floating-point operations of the matrix products, forward and backward, auxiliary models included, on
-            the plain path (no shortcut of core/fast); None where they were not counted.
+        updates: number of optimizer steps of the whole run.
+        seconds: per step, mean over the places; None if not timed.
+        flops: per step: floating-point operations of matrix products, forward and backward, including auxiliary models, on
+            the plain path (without core/fast); None if not counted.
     """
 
     updates: int
@@ -39,15 +39,15 @@ class Costs:
 
 
 def costs(config: RunConfig, *, timed: bool = True, counted: bool = True) -> Costs:
-    """Take a few steps of a run, away from any run directory, and look at what they cost.
+    """Make a few steps of a run, without a run directory, and measure their cost.
 
     Args:
         config: the run.
-        timed: measure seconds, on the path that training takes; each step is taken twice and the second one counts.
+        timed: measure seconds as in training; each step is made twice, and the second is timed.
         counted: count operations.
 
     Raises:
-        UnspokenError: what `train` would refuse.
+        UnspokenError: see `train`.
     """
     seconds: list[float] = []
     flops: list[float] = []
@@ -85,7 +85,7 @@ def _places(total: int) -> list[int]:
 
 
 def _take(training: Training, step: int) -> None:
-    """An optimizer step, as at a place of the schedule."""
+    """Make an optimizer step as at a place of the schedule."""
     training.step = step
     training._train_step()
     training.pending.clear()

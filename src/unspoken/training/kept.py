@@ -1,6 +1,6 @@
-"""Models that a run keeps on its way, `train.keep_every`: RUN/models/step-40 is a run directory of its own.
+"""Models kept during training (`train.keep_every`): RUN/models/step-40 is itself a run directory.
 
-Every command takes it like a run (eval, ask, inspect, ...), and so do `backbone.path` and `start` of another run.
+Every command accepts it as a run (eval, ask, inspect, ...), as do `backbone.path` and `start` of another run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MODELS = "models"
 
 
 def keeps(config: TrainConfig, schedule: Schedule, step: int) -> bool:
-    """Whether the model is kept after so many optimizer steps."""
+    """Whether to keep the model after this many optimizer steps."""
     every, ends = config.keep_every, step == schedule.total
     if every is None:
         return False
@@ -39,7 +39,7 @@ def keep(run: RunDir, method: Method, step: int, stage: Mapping[str, Any]) -> No
         stage: see `RunDir.save_model`.
 
     Raises:
-        TrainingError: the disk is full, or the place cannot be written.
+        TrainingError: the disk is full, or the place is not writable.
     """
     about = {key: value for key, value in run.read().items() if key in ("id", "config", "data", "parameters", "provenance")}
 

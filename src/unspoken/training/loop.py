@@ -1,9 +1,9 @@
 """The only training loop. It owns steps, accumulation, stages, validation and saving; the method owns the loss.
 
-One optimizer step is a function of (weights, optimizer, step number): the batch, its rows and what is random in them
-come from the seed and the step, so a run that was killed goes on exactly as if it had not been. Every loss term is
-divided by its count over the whole step, whatever the micro-batches and processes. So these do not change the result, up to
-the order of sums, where nothing drops out; where something does (GPT-2 as published), they decide what.
+An optimizer step is a function of (weights, optimizer, step number): the batch, its rows and their randomness follow from
+the seed and the step, so a killed run continues exactly as if it had not been killed. Every loss term is divided by its
+count over the whole step. So micro-batches and processes do not change the result except for the order of sums, and, with
+dropout (GPT-2 as published), for what is dropped.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ _NOT_TRAINED = {"imported": "was made by `unspoken import`", "kept": "is a model
 
 
 class Training:
-    """A run under way. `train` is the way in.
+    """A training in progress; use `train`.
 
     Args:
         config: the run's config.
-        out: its directory; a run of the same config that is there goes on.
-        reporter: told about every logged step.
-        signals: those that ask to stop; None = none are heard.
+        out: its directory; an existing run with the same config is continued.
+        reporter: receives every logged row.
+        signals: signals that request a stop; None = ignore signals.
     """
 
     def __init__(self, config: RunConfig, out: str | Path, reporter: Reporter, signals: Signals | None = None) -> None:
@@ -79,7 +79,7 @@ class Training:
         self.ranks = Ranks(self.accelerator)
         self.run = RunDir(out)
         self.lock = Lock(self.run.path)
-        self.ranks.gather(self._build)  # what fails on one process must not leave the others waiting for it
+        self.ranks.gather(self._build)  # a failure on one process must not leave the others waiting
         if self._waits():
             self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)  # pyright: ignore[reportAttributeAccessIssue]
         self.wrapped = self.accelerator.prepare_model(self.method) if self.ranks.count > 1 else self.method
@@ -87,11 +87,11 @@ class Training:
         self.fused = self.accelerator.device.type in ("cuda", "cpu")
         self.optimizer = self._new_optimizer()
         self.step = 0  # optimizer steps done
-        self.seconds = 0.0  # of training so far, over all sittings
-        self.best: float | None = None  # score of the model kept, inside the current stage
-        self.due = False  # the newest state was saved before what comes behind its step: validation, ...
+        self.seconds = 0.0  # of training so far, including before interruptions
+        self.best: float | None = None  # score of the saved model, within the current stage
+        self.due = False  # the newest state was saved before its step's validation, ...
         self.saved: int | None = None  # step of the newest state
-        self.stopping: int | None = None  # the signal that all processes have agreed to heed
+        self.stopping: int | None = None  # the signal that all processes have agreed to obey
         self.pending: list[StepMetrics] = []
         watched = self.task.examples("validation")[: self.t.stability_limit] if self.t.stability_limit else []
         self.monitor = Monitor(self.method, watched) if watched else None
@@ -101,7 +101,7 @@ class Training:
         set_seed(self.t.seed + 1_000_003 * (self.ranks.index + 1))
 
     def _build(self) -> None:
-        """Everything that depends on this process alone: data, method, schedule; and what can be refused about them."""
+        """Build data, method and schedule, and check them, without communicating with other processes."""
         config, t = self.config, self.t
         if self.run.exists and (whence := next((name for name in _NOT_TRAINED if name in self.run.read()), None)):
             raise RunError(
@@ -137,8 +137,8 @@ class Training:
         self.scorer = Validation(config, self.method, self.task, self.validation, self.ranks)
 
     def _waits(self) -> bool:
-        """Whether some parameters get no gradient in some step: other parts of the method learn in it, or it has no latents
-        for what is beside the base model to make or read."""
+        """Whether some parameters get no gradient in some steps: because other parts train in them, or because they have no
+        latents."""
         stages = self.method.curriculum().extremes()
         base = {id(p) for p in self.method.backbone.parameters()}
         beside = any(p.requires_grad and id(p) not in base for p in self.method.parameters())
@@ -158,19 +158,19 @@ class Training:
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.t.lr, betas=self.t.betas, fused=self.fused)
 
     def _check_batches(self) -> None:
-        """Let the method refuse a batch of the first epoch before there is a run directory."""
+        """Let the method check the batches of the first epoch before the run directory is created."""
         for step in range(min(self.schedule.steps_per_epoch, self.schedule.total) if self.picky else 0):
             rows = self.feed.rows(step, self.schedule.stage(0))  # the stage that writes most
             for layer in self.picky:
                 layer.check(rows)
 
     def _train_step(self) -> None:
-        """One optimizer step; what it reports waits in `pending`, so that a GPU is not stopped to be asked."""
+        """One optimizer step. Its figures wait in `pending`, to avoid synchronising with the GPU."""
         began = time.perf_counter()
         step, t = self.step, self.t
         stage = self.schedule.stage(step)
         if self.schedule.stage_starts(step):
-            self.best = None  # scores of different stages do not compare: early ones still write steps in words
+            self.best = None  # scores of different stages are not comparable: early ones still write steps as text
             if stage.restart:
                 self.optimizer = self._new_optimizer()
         lr = learning_rate(t, step, self.schedule.total, self.schedule.restarted(step))
@@ -181,7 +181,7 @@ class Training:
             group["lr"] = lr
             group["weight_decay"] = decay if group["decays"] else 0.0
         rows = self.feed.take(step)
-        # Every process lays out the whole step: its counts are needed everywhere.
+        # Every process lays out the whole step, because all need its counts.
         mine = self.ranks.share(rows)
         parts = [
             collate(part) for part in rows_of.micro_batches(mine, t.micro_batch_size, t.micro_batch_tokens) or [rows[:1]]
@@ -197,7 +197,7 @@ class Training:
                 explained_memory(step, part),
             ):
                 report = self._loss(part, counts)
-                # DDP averages over processes; each already divides by the count of all.
+                # DDP averages over processes, but each already divides by the total count.
                 loss = report.total * self.ranks.count * (1.0 if mine else 0.0)
                 loss.backward()
             slots += report.trace.cost.slots
@@ -236,7 +236,7 @@ class Training:
     # what is said and kept
 
     def _flush(self) -> None:
-        """Write the pending steps as one metrics row; a TrainingError names a step whose loss is not finite."""
+        """Write the pending steps as one metrics row; raises TrainingError if a loss is not finite."""
         if not self.pending:
             return
         with self.signals.patiently():
@@ -246,7 +246,7 @@ class Training:
             self._record({**row, **self._told([s["metrics"] for s in steps])})
 
     def _checked(self, steps: list[StepMetrics]) -> list[dict[str, float]]:
-        """The loss terms of some steps, which are finite. Several processes agree here whether a signal is heeded."""
+        """The loss terms of some steps, checked to be finite. Here several processes agree on whether to obey a signal."""
         began = time.perf_counter()
         everyone = self.ranks.gather(lambda: (sums_of(steps), self.signals.asked))
         steps[-1]["seconds"] += (waited := time.perf_counter() - began)  # on a GPU, for what the steps have asked for
@@ -257,7 +257,7 @@ class Training:
         return sums
 
     def _told(self, parts: list[Metrics]) -> dict[str, Any]:
-        """The metrics of some steps, of all processes, as an entry of a metrics row; none where the method has none."""
+        """The metrics of some steps, over all processes, as an entry of a metrics row; empty if the method has none."""
         mine = self.ranks.gather(lambda: {name: metric.on_host() for name, metric in add_metrics(parts).items()})
         whole = add_metrics(mine)
         return {"metrics": {name: metric.compute() for name, metric in whole.items()}} if whole else {}
@@ -276,7 +276,7 @@ class Training:
             self.accelerator.log({f"{row['kind']}/{k}": v for k, v in flat.items()}, step=row["step"])
 
     def _stage(self) -> tuple[Stage, int | None]:
-        """The stage of the last step, and how many latents a model of it thinks (None = the method's own number)."""
+        """The stage of the last step, and the number of latents at that stage (None = the method's default)."""
         stage = self.schedule.stage(max(self.step - 1, 0))
         return stage, latents_at(self.method, stage, self.schedule.curriculum.last, self.examples[0].question)
 
@@ -298,7 +298,7 @@ class Training:
         release(self.method.backbone)
 
     def _watch(self) -> None:
-        """Log how the latents of some validation problems stand to each other."""
+        """Log the stability figures of some validation problems."""
         row = self.ranks.alone(self._look)
         if self.ranks.main and row is not None:
             self._write(row)
@@ -308,10 +308,10 @@ class Training:
         return None if self.monitor is None else self.monitor.look(self.step, self._stage()[0], self.run.metrics())
 
     def _save(self, due: bool = False) -> None:
-        """Write a state to resume from. It holds no step whose loss has not been looked at.
+        """Write a state to resume from, after checking the losses of all its steps.
 
         Args:
-            due: the step has not been validated yet, if it is to be.
+            due: whether the step's validation, if any, is still to be done.
         """
         with self.signals.patiently():
             if self.pending:
@@ -326,7 +326,7 @@ class Training:
             self.saved = self.step
 
     def _resume(self) -> None:
-        """Go on from the newest state, if there is one.
+        """Continue from the newest state, if there is one.
 
         Raises:
             RunError: the state does not fit the method.
@@ -344,11 +344,11 @@ class Training:
         self.step, self.seconds, self.due = info["step"], info["seconds"], info.get("due", False)
         self.pending = unpacked(info.get("pending", []), self.accelerator.device)
         self.saved = self.step
-        # A score that was measured otherwise does not compare: the next one counts as the first.
+        # A score measured differently is not comparable: the next one counts as the first.
         self.best = None if scored_otherwise(self.run.read(), self.step) else info["best"]
 
     def _begin(self) -> None:
-        """Make the run directory, or check that the run there may go on with this config."""
+        """Create the run directory, or check that the existing run can be continued with this config."""
         used: list[Split] = ["train", "validation"] if self.validation else ["train"]
         data = {split: self.task.fingerprint(split) for split in used}
         if self.run.exists:
@@ -360,12 +360,12 @@ class Training:
         self.run.create(self.config, about | ({"left_out": self.left_out} if self.t.max_positions else {}))
 
     def _forget(self) -> None:
-        """Drop what lies beyond the state that training goes on from."""
+        """Remove metrics and models from after the state that training continues from."""
         self.run.forget_after(self.step, again=self.due or self.step == 0)
         forget_after(self.run, self.step)
 
     def _open(self) -> None:
-        """Take the run directory."""
+        """Lock the run directory."""
         if not self.run.exists:
             self.run.check_free()
         self.lock.take()
@@ -375,9 +375,9 @@ class Training:
         """Train to the end.
 
         Raises:
-            Interrupted: a signal asked to stop; there is a state of the last step, if there could be one.
+            Interrupted: a signal requested a stop; a state of the last step was saved if possible.
         """
-        # Several processes can only stop where they agree, which is where they log.
+        # Several processes can only stop where they communicate, which is when they log.
         calm = self.signals.patiently() if self.ranks.count > 1 else contextlib.nullcontext()
         try:
             with calm, self._tells_step():
@@ -399,7 +399,7 @@ class Training:
 
     @contextlib.contextmanager
     def _tells_step(self) -> Iterator[None]:
-        """How far training was is known to whoever hears that it was stopped."""
+        """Context manager that adds the step to an interruption."""
         try:
             yield
         except Interrupted as stop:
@@ -417,7 +417,7 @@ class Training:
             self._between()
 
     def _between(self) -> None:
-        """What comes behind a step: log, validate, look, keep, save, each when it is time."""
+        """What follows a step: log, validate, monitor, keep and save, each when due."""
         t, ends = self.t, self.step == self.schedule.total
         every = t.validate_every or self.schedule.steps_per_epoch
         validates = ends or self.step % every == 0
@@ -442,10 +442,10 @@ class Training:
         self._leave_if_asked(due=False)
 
     def _leave_if_asked(self, due: bool) -> None:
-        """Stop here, with a state, if a signal has asked for it.
+        """Save a state and stop here if a signal has requested it.
 
         Raises:
-            Interrupted: it has.
+            Interrupted: a stop was requested.
         """
         number = self.signals.asked if self.ranks.count == 1 and self.stopping is None else self.stopping
         if number is None:
@@ -469,14 +469,14 @@ class Training:
         )
 
     def _odd(self) -> bool:
-        """On one CPU process it costs nothing to see at once that a loss has gone wrong."""
+        """Whether the last loss is not finite; only checked on one CPU process, where it is free."""
         if self.accelerator.device.type != "cpu" or self.ranks.count > 1:
             return False
         return bool(self.pending) and not all(math.isfinite(float(term)) for term in self.pending[-1]["terms"].values())
 
 
 def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) -> RunDir:
-    """Train a run, or finish one that was interrupted: the same call goes on from the last saved state.
+    """Train a run, or continue an interrupted one: the same call resumes from the last saved state.
 
     Args:
         config: the run's config.
@@ -487,9 +487,9 @@ def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) 
         The run directory; `unspoken.load(out)` is the trained model.
 
     Raises:
-        RunError: `out` holds something else, or a run of another config.
+        RunError: `out` holds something else, or a run with another config.
         TrainingError: the loss is not finite, or the disk is full; the last saved state is kept.
-        Interrupted: a KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP. The step under way is finished and a state is saved.
+        Interrupted: by Ctrl-C, SIGTERM or SIGHUP (a KeyboardInterrupt). The current step is finished and a state is saved.
     """
     reporter = reporter or Quiet()
     with using(config.fast), reporter, Signals() as signals:

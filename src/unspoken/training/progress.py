@@ -1,4 +1,4 @@
-"""Live progress of a run: a bar with loss terms, tokens per second and time left; plain lines where there is no terminal."""
+"""Live progress of a run: a bar with loss terms, tokens per second and time left; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Reporter(AbstractContextManager[Any], Protocol):
     """Called with every metrics row as it is written."""
 
     def row(self, row: dict[str, Any], total: int) -> None:
-        """A row of metrics.jsonl, and how many optimizer steps the run has."""
+        """Receive a row of metrics.jsonl, and the run's total number of optimizer steps."""
         ...
 
 
@@ -30,12 +30,12 @@ class Quiet(AbstractContextManager[Any]):
 
 
 class Bars(AbstractContextManager[Any]):
-    """A progress bar per run on a terminal; on a pipe, a line per run now and then.
+    """A progress bar per run on a terminal; occasional lines on a pipe.
 
     Args:
-        labels: one per run; they stand before the bars.
+        labels: one per run, shown before its bar.
         console: where to write.
-        seconds: least time between two lines of a run on a pipe.
+        seconds: minimum time between two lines of a run on a pipe.
     """
 
     def __init__(self, labels: Sequence[str], console: Console | None = None, seconds: float = 20.0) -> None:
@@ -77,7 +77,7 @@ class Bars(AbstractContextManager[Any]):
             said = f"stage {row['stage']} | {terms} | {row['tokens_per_second']:,.0f} tok/s{self.validated[label]}"
         self.bar.update(self.tasks[label], completed=row["step"], total=total, said=said)
         now = time.monotonic()
-        told = row["kind"] == "validation" and bool(self.validated[label])  # rare, and what a reader waits for
+        told = row["kind"] == "validation" and bool(self.validated[label])  # rare and important
         if not self.console.is_terminal and (told or now - self.last[label] > self.seconds or row["step"] >= total):
             self.last[label] = now
             left = row["seconds"] / max(row["step"], 1) * (total - row["step"])
@@ -86,7 +86,7 @@ class Bars(AbstractContextManager[Any]):
 
 
 def _validated(row: dict[str, Any]) -> str:
-    """What a validation found, with what one has to know about the figure; "" where nothing was validated."""
+    """A validation's result with its caveats; "" if nothing was validated."""
     figures = [] if row.get("accuracy") is None else [f"{row['accuracy']:.3f}"]
     figures += [f"{name} is not finite" for name in row.get("not_finite", ())]
     if row.get("latents") is not None:

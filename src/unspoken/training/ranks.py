@@ -1,4 +1,4 @@
-"""The processes that train a run together. What fails on one of them ends all, with its message; none waits for ever."""
+"""The processes that train a run together. A failure on one ends all, with its message; none waits forever."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from unspoken.errors import ConfigError, TrainingError, UnspokenError
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: they may have longer answers to finish, or a large model to write."""
+"""How long a process waits for others, which may have longer answers to finish or a large model to write."""
 
 _OTHERS = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
-"""Ways of accelerate to split a model, by the flag in the environment that its launcher sets."""
+"""accelerate's ways to shard a model, by the environment variable that its launcher sets."""
 
 
 def new_accelerator(precision: str, tracker: str | None, out: str) -> Accelerator:
-    """The `Accelerator` of a run. What its own config file or launcher says about precision does not count; that is told.
+    """The `Accelerator` of a run. Precision from accelerate's own config or launcher is ignored, with a warning.
 
     Args:
         precision: `train.precision`.
@@ -35,7 +35,7 @@ def new_accelerator(precision: str, tracker: str | None, out: str) -> Accelerato
         out: the run directory.
 
     Raises:
-        ConfigError: accelerate is set to split the model, or this Python process uses it with another precision already.
+        ConfigError: accelerate is set to shard the model, or this process already uses it with another precision.
     """
     for flag, name in _OTHERS.items():
         if parse_flag_from_env(flag):
@@ -62,7 +62,7 @@ class Ranks:
     """This process among all.
 
     Args:
-        accelerator: knows them.
+        accelerator: the run's accelerator.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -70,18 +70,18 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """The one that writes."""
+        """Whether this process writes."""
         return self.index == 0
 
     def share(self, items: list[T]) -> list[T]:
-        """This process's share."""
+        """This process's share of some items."""
         return items[self.index :: self.count]
 
     def gather(self, work: Callable[[], T]) -> list[T]:
-        """Let every process do its work, in which it talks to no other; all get what all have made, in their order.
+        """Run work without communication on every process; all processes get all results, in order.
 
         Raises:
-            TrainingError: another process has failed; says which and why. One that fails itself raises its own error.
+            TrainingError: another process has failed; says which and why. The failing process raises its own error.
         """
         if self.count == 1:
             return [work()]
@@ -100,7 +100,7 @@ class Ranks:
         return [made for made, _ in everyone]
 
     def alone(self, work: Callable[[], T]) -> T | None:
-        """Let the main process do something while the others wait; they get None.
+        """Run work on the main process while the others wait; those get None.
 
         Raises:
             TrainingError: see `gather`.

@@ -1,4 +1,4 @@
-"""A run that goes on: with the config that it began with, but for what changes nothing about what is trained."""
+"""Resuming a run: its config may change only in fields that do not affect what is trained."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from unspoken.runs.config import RunConfig, changed_fields, changes_choice, diff
 from unspoken.runs.directory import RunDir
 
 HISTORY = "history"
-"""Entry of run.json: settings that were changed on the way. [{"step": 120, "changed": {"train.save_every": [500, 50]}}]"""
+"""Entry of run.json: settings that were changed on resuming. [{"step": 120, "changed": {"train.save_every": [500, 50]}}]"""
 
 
 def go_on(run: RunDir, config: RunConfig, data: Mapping[str, str]) -> None:
-    """Take over a run that is there, with what it may change of its settings; the change is written down in run.json.
+    """Continue an existing run with the changes that are allowed, which are recorded in run.json.
 
     Args:
-        config: what is asked for now.
-        data: fingerprints of the splits that are used.
+        config: the config given now.
+        data: fingerprints of the splits.
 
     Raises:
-        RunError: another training, or other data.
+        RunError: it is another training, or has other data.
     """
     about = run.read()
     old, new = dump(run.config()), dump(config)
@@ -50,7 +50,7 @@ def go_on(run: RunDir, config: RunConfig, data: Mapping[str, str]) -> None:
 
 
 def scored_otherwise(about: Mapping[str, Any], step: int) -> bool:
-    """Whether the models of a run were scored in another way when its state of a step was saved."""
+    """Whether a run's models were scored differently when the state of a step was saved."""
     return any(
         entry["step"] >= step and any(changes_choice(name) for name in entry["changed"]) for entry in about.get(HISTORY, [])
     )

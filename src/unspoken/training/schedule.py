@@ -24,11 +24,11 @@ from unspoken.tasks.reading.remarks import remarks, without_steps
 
 
 class Schedule:
-    """Steps, epochs, stages and batches of a run.
+    """Maps steps of a run to epochs, stages and batches.
 
     Args:
         config: batch size, length, seed.
-        curriculum: the method's.
+        curriculum: the method's curriculum.
         examples: number of training examples.
         written: see `Curriculum.fit`.
 
@@ -51,20 +51,20 @@ class Schedule:
         return self.curriculum.at(step / self.steps_per_epoch)
 
     def stage_starts(self, step: int) -> bool:
-        """A new stage begins with this step (the first step of a run begins none)."""
+        """Whether a new stage begins with this step (the first step of a run does not count)."""
         return step > 0 and self.stage(step) != self.stage(step - 1)
 
     def restarted(self, step: int) -> int | None:
-        """The last step, up to this one, at which the optimizer restarted; None if it has not."""
-        # Phases begin at the first step at or after their boundary; look at boundaries, not at every step.
+        """The last step up to this one at which the optimizer was reset; None if there is none."""
+        # Phases begin at the first step at or after their boundary, so it is enough to check boundaries.
         starts = [math.ceil(b * self.steps_per_epoch - 1e-9) for b in self.curriculum.boundaries()]
         past = (s for s in reversed(starts) if 0 < s <= step and self.stage_starts(s) and self.stage(s).restart)
         return next(past, None)
 
     def batches(self, epoch: int, length: Callable[[int, Stage], int]) -> Iterator[list[int]]:
-        """The batches of an epoch, in order. Rows of like length stand together; the order of batches is random.
+        """The batches of an epoch, in order. Rows of similar length are batched together; the order of batches is random.
 
-        Lengths are asked for as far as batches are taken, so that a large epoch begins at once.
+        Lengths are computed only as batches are taken, so that a large epoch starts at once.
 
         Args:
             epoch: which epoch, from 0.
@@ -86,13 +86,13 @@ class Schedule:
 
 
 class Feed:
-    """The rows of each step; while a step runs, a thread lays out those of the next.
+    """Provides the rows of each step; a thread lays out the next step's rows while a step runs.
 
     Args:
         method: lays rows out.
-        examples: what is trained on.
-        schedule: which examples make up which step, and its stage.
-        seed: of what is random in a row.
+        examples: the training examples.
+        schedule: says which examples are in a step, and its stage.
+        seed: of the randomness in rows.
     """
 
     def __init__(self, method: Method, examples: Sequence[Example], schedule: Schedule, seed: int) -> None:
@@ -115,12 +115,12 @@ class Feed:
         return self._known[place]
 
     def rows(self, step: int, stage: Stage | None = None) -> list[Row]:
-        """The rows of a step, as at its own stage or at another."""
+        """The rows of a step, at its own stage or another."""
         stage, epoch = stage or self.schedule.stage(step), step // self.schedule.steps_per_epoch
         return [lay_out(self.method, self.examples, i, stage, self.seed, epoch) for i in self.batch(step)]
 
     def take(self, step: int) -> list[Row]:
-        """The same, perhaps made already; those of the step after it are begun."""
+        """The rows of a step, possibly prepared already; starts preparing those of the next step."""
         known, self._next = self._next, None
         made = known[1].result() if known is not None and known[0] == step else self.rows(step)
         if step + 1 < self.schedule.total:
@@ -128,23 +128,23 @@ class Feed:
         return made
 
     def settle(self) -> None:
-        """Wait for the thread: a tokenizer must not be used by two at once."""
+        """Wait for the thread: a tokenizer is not thread-safe."""
         if self._next is not None:
             self._next[1].exception()
 
 
 def lay_out(method: Method, examples: Sequence[Example], index: int, stage: Stage, seed: int, epoch: int) -> Row:
-    """The row of a training example; what is random in it depends on seed, epoch and example only."""
+    """The row of a training example; its randomness depends only on seed, epoch and example."""
     return method.layout(examples[index], stage, Random(f"{seed}/row/{epoch}/{index}"))
 
 
 def micro_batches(rows: Sequence[Row], size: int | None, tokens: int | None) -> list[list[Row]]:
-    """The rows of a step as they go through the model together.
+    """Split a step's rows into micro-batches.
 
     Args:
-        size: at most so many rows; None = no limit.
-        tokens: at most so many positions, padding included, and rows of like length together, the longest first; a row that
-            is longer goes alone. None = no limit, and the order stays.
+        size: maximum number of rows; None = no limit.
+        tokens: maximum number of positions, padding included; rows are sorted by length, the longest first, and a longer
+            row goes alone. None = no limit, and the order is kept.
     """
     size = size or max(len(rows), 1)
     if tokens is None:
@@ -158,7 +158,7 @@ def micro_batches(rows: Sequence[Row], size: int | None, tokens: int | None) -> 
 
 
 def written_tokens(method: Method, examples: Sequence[Example], stages: Sequence[Stage]) -> int:
-    """How many tokens the longest written row loses between the first and the last of some stages."""
+    """How many tokens the longest row loses between the first and the last of some stages."""
     first, last = stages[0], stages[-1]
     lost = (len(method.layout(e, first, Random(0)).ids) - len(method.layout(e, last, Random(0)).ids) for e in examples)
     return max(lost, default=0)
@@ -167,7 +167,7 @@ def written_tokens(method: Method, examples: Sequence[Example], stages: Sequence
 def drop_long(
     method: Method, examples: Sequence[Example], stages: Sequence[Stage], most: int | None
 ) -> tuple[list[Example], int]:
-    """The examples whose rows take at most so many positions at every stage, and how many were left out.
+    """The examples whose rows have at most this many positions at every stage, and how many were left out.
 
     Raises:
         ConfigError: none is left.
@@ -181,13 +181,13 @@ def drop_long(
 
 
 def warn_of(task: Task, method: Method, examples: Sequence[Example], validates: bool) -> None:
-    """Warn of what is odd about the data: rows without steps for a method that needs them, answers of another kind, ...
+    """Warn about oddities in the data: rows without steps for a method that needs them, answers of another kind, ...
 
     Args:
-        task: what is trained on.
-        method: how.
+        task: the task.
+        method: the method.
         examples: the training examples.
-        validates: the validation split is used too.
+        validates: whether the validation split is used too.
     """
     told = remarks(task, "train") + (remarks(task, "validation") if validates else [])
     if method.uses_steps and (bare := without_steps(examples)) is not None:
@@ -197,7 +197,7 @@ def warn_of(task: Task, method: Method, examples: Sequence[Example], validates: 
 
 
 def tell_early_end(schedule: Schedule) -> None:
-    """Warn where training ends before the last stage of the curriculum."""
+    """Warn if training ends before the last stage of the curriculum."""
     if (last := schedule.stage(schedule.total - 1)) != schedule.curriculum.last:
         warnings.warn(
             f"training ends in stage {last.index} of the curriculum, before its last stage "
@@ -212,7 +212,7 @@ def check_steps(method: Method, examples: Sequence[Example]) -> None:
     """Refuse data without a single step for a method whose decoder learns from steps.
 
     Raises:
-        DataError: none of the examples has any.
+        DataError: no example has steps.
     """
     if method.explains and examples and not any(example.steps for example in examples):
         raise DataError(
@@ -222,7 +222,7 @@ def check_steps(method: Method, examples: Sequence[Example]) -> None:
 
 
 def check_lengths(method: Method, examples: Sequence[Example], stages: Sequence[Stage]) -> None:
-    """Refuse examples that do not fit the model's context before training starts, not hours into it.
+    """Refuse examples that do not fit the model's context before training starts.
 
     Raises:
         DataError: names the example.
@@ -232,7 +232,7 @@ def check_lengths(method: Method, examples: Sequence[Example], stages: Sequence[
         return
     for example in examples:
         characters = len(example.question) + len(example.answer) + sum(map(len, example.steps))
-        # A token has at least one byte, so most texts need not be encoded to know that they fit.
+        # A token has at least one byte, so most texts are known to fit without encoding them.
         if 4 * characters + 512 < context:
             continue
         for stage in stages:

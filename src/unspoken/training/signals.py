@@ -1,4 +1,5 @@
-"""Being asked to stop: Ctrl-C, SIGTERM (a scheduler, `kill`), SIGHUP (a closed terminal). Training ends behind a step."""
+"""Stop requests: Ctrl-C, SIGTERM (a scheduler, `kill`), SIGHUP (a closed terminal). Training ends after the current
+step."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop.
+    """Training was stopped by a signal.
 
     Attributes:
-        number: of the signal; a shell expects 128 more as the exit code.
+        number: of the signal; the exit code is 128 more by convention.
         step: optimizer steps done.
     """
 
@@ -27,10 +28,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals(contextlib.AbstractContextManager["Signals"]):
-    """Hears signals as long as it is entered. Where one was ignored (nohup) or has a handler of somebody's own, it stays so.
+    """Context manager that handles signals. Signals that are ignored (nohup) or have a user's own handler are left alone.
 
     Attributes:
-        asked: the signal that asks to stop after the step under way; None = nobody asks.
+        asked: the signal that requests a stop after the current step, or None.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class Signals(contextlib.AbstractContextManager["Signals"]):
 
     @contextlib.contextmanager
     def patiently(self) -> Iterator[None]:
-        """What happens inside is finished before a signal is heeded; a second one is heeded at once."""
+        """Context manager: its block is finished before a signal takes effect; a second signal takes effect at once."""
         self._patient += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a state to resume from holds, as named tensors: trained weights, the optimizer's, and the random states."""
+"""The contents of a state to resume from: trained weights, optimizer and random states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unspoken.errors import RunError
 
 
 def state_tensors(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and what the optimizer knows of each."""
+    """Trained weights and their optimizer states, as named tensors."""
     tensors: dict[str, Tensor] = {f"weights/{name}": p.detach() for name, p in trained.items()}
     for name, p in trained.items():
         for key, value in optimizer.state.get(p, {}).items():
@@ -31,17 +31,17 @@ def random_states(process: int, device: torch.device) -> dict[str, Tensor]:
 def restore(
     tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor], optimizer: Any, fused: bool, where: object
 ) -> None:
-    """Put weights and optimizer back.
+    """Restore weights and optimizer.
 
     Args:
         tensors: what `state_tensors` gave.
         trained: the parameters that train.
-        optimizer: theirs.
+        optimizer: their optimizer.
         fused: a fused optimizer counts its steps on the device, the plain one on the host.
         where: the run directory, for messages.
 
     Raises:
-        RunError: the state is of other parameters.
+        RunError: the state is for other parameters.
     """
     weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
     if set(weights) != set(trained):
@@ -61,7 +61,7 @@ def restore(
 
 
 def restore_random(tensors: Mapping[str, Tensor], process: int, device: torch.device) -> None:
-    """Put the random states of a process back."""
+    """Restore the random states of a process."""
     me = f"rng/{process}"
     if f"{me}/cpu" in tensors:
         torch.set_rng_state(tensors[f"{me}/cpu"])

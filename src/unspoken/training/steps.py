@@ -19,12 +19,12 @@ StepMetrics = dict[str, Any]
 
 
 def sums_of(steps: Sequence[StepMetrics]) -> list[dict[str, float]]:
-    """The loss terms of some steps, as far as this process has computed them."""
+    """This process's part of the loss terms of some steps."""
     return [{name: float(term) for name, term in s["terms"].items()} for s in steps]
 
 
 def add_sums(parts: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
-    """The loss terms of some steps from what each process has computed of them."""
+    """Add the processes' parts of the loss terms of some steps."""
     return [{name: sum(part[i][name] for part in parts) for name in terms} for i, terms in enumerate(parts[0])]
 
 
@@ -35,7 +35,7 @@ def check_finite(
 
     Args:
         kept: step of the newest state.
-        advice: what methods have to say about it.
+        advice: advice from methods.
 
     Raises:
         TrainingError: names the step and its examples.
@@ -81,7 +81,7 @@ def row_of(
 
 
 def packed(steps: Sequence[StepMetrics]) -> list[StepMetrics]:
-    """Steps of one process as JSON values, for a state that is saved before they are written as a row."""
+    """Steps of one process as JSON values, for a state saved before they are logged."""
 
     def plain(metric: Metric) -> dict[str, Any]:
         value, total = metric.value, metric.total
@@ -96,7 +96,7 @@ def packed(steps: Sequence[StepMetrics]) -> list[StepMetrics]:
 
 
 def unpacked(plain: Sequence[StepMetrics], device: torch.device) -> list[StepMetrics]:
-    """What `packed` gave, as it was."""
+    """The inverse of `packed`."""
 
     def metric(value: Any, dtype: str | None, total: Any) -> Metric:
         value = np.array(value) if dtype is None else torch.tensor(value, dtype=getattr(torch, dtype), device=device)

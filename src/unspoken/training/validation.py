@@ -1,4 +1,4 @@
-"""Scoring the validation split while a run trains, as the stage that it is in trains it; processes share the problems."""
+"""Score the validation split during training, at the current stage; processes share the problems."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Validation:
     """Scores a method on some problems.
 
     Args:
-        config: how to speak, and how many rows go through the model at once.
-        method: what trains.
+        config: sampling settings and micro-batch size.
+        method: the method in training.
         task: how an answer is scored.
-        examples: the problems; none = nothing is scored.
+        examples: the problems; if empty, nothing is scored.
         ranks: the processes that share them.
     """
 
@@ -42,16 +42,16 @@ class Validation:
 
     @torch.no_grad()
     def score(self, stage: Stage, latents: int | None) -> dict[str, Any]:
-        """What there is to say about the method at a stage, as entries of a metrics row.
+        """Score the method at a stage; returns entries of a metrics row.
 
         Args:
-            stage: the stage that it trains; its loss is that of this stage.
-            latents: how many it thinks before it answers; None = the method's own number.
+            stage: the current stage, at which the loss is computed.
+            latents: number of latents; None = the method's default.
 
         Returns:
-            accuracy: share of right answers; loss: the whole loss, per token as in training; latents: how many were thought,
-            where the method has any; problems: how many there were; cut_off: how many answers reached `max_new_tokens`;
-            metrics: the method's own. Without problems, accuracy and loss are None and nothing else is there.
+            accuracy: share of right answers; loss: the total loss, normalised as in training; latents: their number, if the
+                method has any; problems: their number; cut_off: number of answers that reached `max_new_tokens`; metrics:
+                the method's own. Without problems only accuracy and loss, which are None.
         """
         if not self.examples:
             return {"accuracy": None, "loss": None}
@@ -68,7 +68,8 @@ class Validation:
         }
 
     def _answers(self, latents: int | None) -> list[tuple[bool, bool, int]]:
-        """Of each problem of this process: whether its answer is right and ended by itself, and how many latents it took."""
+        """Per problem of this process: whether its answer is right, whether it ended by itself, and its number of
+        latents."""
         places = self.ranks.share(list(range(len(self.examples))))
         mine = [self.examples[place] for place in places]
         if not mine:
@@ -80,7 +81,7 @@ class Validation:
         return [(record.strict, record.finished, record.latents) for record in found]
 
     def _losses(self, stage: Stage) -> tuple[float, Metrics]:
-        """This process's part of the loss, with the data's own dice, and of its metrics. No token goes by chance."""
+        """This process's part of loss and metrics, with a fixed seed and without random removal of tokens."""
         stage, train = self.method.curriculum().without_chance(stage), self.config.train
         rows = [self.method.layout(e, stage, Random(f"{train.seed}/validation/{e.id}")) for e in self.examples]
         size = train.micro_batch_size or train.batch_size
@@ -103,9 +104,9 @@ class Validation:
 
 
 def score_of(found: dict[str, Any], select: str, step: int) -> float | None:
-    """What models are chosen by, the larger the better; None = each is better than those before it.
+    """The score by which models are chosen, larger is better; None = a later model is always better.
 
-    A figure that is not finite becomes None in the row, and is said: it can be no score, and JSON has no word for it.
+    A non-finite figure becomes None in the row, with a warning: it cannot be a score, and JSON cannot represent it.
     """
     odd = [name for name in ("accuracy", "loss") if found[name] is not None and not math.isfinite(found[name])]
     sign = {"accuracy": 1, "loss": -1}.get(select)
@@ -122,9 +123,9 @@ def score_of(found: dict[str, Any], select: str, step: int) -> float | None:
 
 
 def is_better(score: float | None, best: float | None) -> bool:
-    """Whether a model is kept in place of the one before it in its stage; the first one always is.
+    """Whether a model replaces the saved one of its stage; the first one always does.
 
-    One whose score is not finite is kept until there is another, since some model must be there.
+    A model with a non-finite score is kept until there is another, because there must be one.
     """
     if score is None or best is None or not math.isfinite(best):
         return True
