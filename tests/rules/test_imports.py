@@ -29,7 +29,10 @@ ROOMS = (
 """A room imports from rooms before it; rooms on one line do not import each other."""
 
 CORE = (
-    ("builtin", "config", "checks", "extensions", "files", "precision", "provenance", "seal", "stored", "tensors"),
+    (
+        *("builtin", "config", "checks", "embeddings", "extensions", "files", "precision", "provenance", "seal", "stored"),
+        "tensors",
+    ),
     ("text",),
     ("rows",),
     ("fast",),

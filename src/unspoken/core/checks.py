@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, SupportsIndex
 
 from unspoken.errors import ConfigError, DataError
 
@@ -19,13 +20,13 @@ _DIGITS = 400
 """Limit on the digits of a whole number; the largest float has 309."""
 
 
-def whole(value: Any, name: str, *, least: int = 0, most: int | None = None) -> int:
+def whole(value: object, name: str, *, least: int = 0, most: int | None = None) -> int:
     """Check that a value is a whole number in a range; booleans are refused.
 
     Raises:
         ConfigError: something else.
     """
-    if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "__index__")):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise ConfigError(f"{name} must be a whole number, got {shown(value)}")
     number = value.__index__()
     if number < least or (most is not None and number > most):
@@ -34,7 +35,7 @@ def whole(value: Any, name: str, *, least: int = 0, most: int | None = None) -> 
     return number
 
 
-def latents_asked(value: Any, context: int | None) -> int | None:
+def latents_asked(value: object, context: int | None) -> int | None:
     """Check a number of latents before a row of that size is built; None stays None.
 
     Args:
@@ -54,7 +55,7 @@ def latents_asked(value: Any, context: int | None) -> int | None:
     return whole(value, "the number of latents")
 
 
-def spoken(value: Any, name: str) -> str:
+def spoken(value: object, name: str) -> str:
     """Check that a value is a non-empty, encodable text; returns it without surrounding white space.
 
     Raises:
@@ -81,7 +82,7 @@ def readable(text: str, name: str) -> str:
     return text
 
 
-def shown(value: Any, most: int = 60) -> str:
+def shown(value: object, most: int = 60) -> str:
     """A value for use in a message: short and on one line."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_DIGITS:
         return "a number of more than 400 digits"
@@ -119,7 +120,7 @@ def parse_json(text: str) -> Any:
         value = json.loads(text, parse_int=_int, parse_float=_float, parse_constant=_constant)
     except RecursionError:
         raise ValueError(f"nested more than {DEEPEST} levels deep") from None
-    level, depth = [value], 0
+    level, depth = list[object]([value]), 0
     while level := [part for one in level for part in _parts(one)]:
         depth += 1
         if depth > DEEPEST:
@@ -127,7 +128,7 @@ def parse_json(text: str) -> Any:
     return value
 
 
-def _parts(value: Any) -> Any:
+def _parts(value: object) -> Iterable[object]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 

@@ -18,6 +18,7 @@ from numbers import Integral
 from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from unspoken.core.checks import readable, shown
 from unspoken.errors import ConfigError, UnspokenError, did_you_mean
@@ -100,7 +101,7 @@ def _imported(where: str, what: str) -> Any:
     return getattr(found, attribute)
 
 
-def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> str:
+def _describe(error: ErrorDetails, cls_name: str, names: Sequence[str]) -> str:
     """One pydantic error in one line: field, expected, got."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden" or error["type"] == "unexpected_keyword_argument":
@@ -115,7 +116,7 @@ def _describe(error: Mapping[str, Any], cls_name: str, names: Sequence[str]) -> 
     return f"field {where!r} of {cls_name}: {message[:1].lower()}{message[1:]}, got {got:.80}"
 
 
-def _refuse_bools(cls: Any, data: Mapping[str, Any], where: str) -> None:
+def _refuse_bools(cls: type, data: Mapping[str, object], where: str) -> None:
     """Refuse booleans for numbers; pydantic would take `true` as 1."""
     for name, hint in get_type_hints(cls).items():
         value = data.get(name)
@@ -123,7 +124,7 @@ def _refuse_bools(cls: Any, data: Mapping[str, Any], where: str) -> None:
         if isinstance(value, bool) and not {bool, Any} & set(kinds):
             raise ConfigError(f"{where}field {name!r} of {cls.__name__} must not be true or false, got {json.dumps(value)}")
         for kind in kinds:
-            if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
                 _refuse_bools(kind, value, where)
 
 
@@ -133,7 +134,7 @@ def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
-def build(cls: type[T], data: Any, where: str = "") -> T:
+def build(cls: type[T], data: object, where: str = "") -> T:
     """Check `data` (a dict, or an instance already) against a config class.
 
     Args:
@@ -154,12 +155,12 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
     except ConfigError as error:  # from a class's own checks
         raise ConfigError(where + str(error)) from None
     except ValidationError as error:
-        names = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+        names = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
         lines = [_describe(e, cls.__name__, names) for e in error.errors(include_url=False)]
         raise ConfigError(where + "; ".join(lines)) from None
 
 
-def named(table: NameTable, kind: str, data: Any) -> Any:
+def named(table: NameTable, kind: str, data: object) -> Any:
     """Build the config of a class chosen by name: `{"name": "coconut", ...}` -> `CoconutConfig(...)`.
 
     Each entry of the table, or a "module:Class", names a class with the attribute `Config`.
@@ -186,7 +187,7 @@ def method_layers(data: Any) -> Iterator[Any]:
         data = data.get("inner") if isinstance(data, Mapping) else None
 
 
-def dump(config: Any) -> Any:
+def dump(config: object) -> Any:
     """A config as plain JSON values, nested dataclasses and tuples included. `build(type(c), dump(c)) == c`."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: dump(getattr(config, f.name)) for f in dataclasses.fields(config)}
@@ -197,7 +198,7 @@ def dump(config: Any) -> Any:
     return config
 
 
-def override(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+def override(data: Mapping[str, object], assignments: Sequence[str]) -> dict[str, Any]:
     """Apply `a.b=value` overrides to a dumped config. Values are JSON where they parse as JSON, else strings.
 
     Raises:
@@ -242,14 +243,14 @@ DEEPEST = 50
 """Limit on the nesting of an override's value; configs have fewer than ten levels."""
 
 
-def _depth(value: Any, levels: int = 0) -> int:
+def _depth(value: object, levels: int = 0) -> int:
     """Levels of lists and objects, counted to just above `DEEPEST`."""
     if not isinstance(value, (list, dict)) or levels > DEEPEST:
         return levels
     return max((_depth(v, levels + 1) for v in (value.values() if isinstance(value, dict) else value)), default=levels + 1)
 
 
-def check_whole(**values: Any) -> None:
+def check_whole(**values: object) -> None:
     """Refuse arguments that are not whole numbers; None is allowed.
 
     Raises:

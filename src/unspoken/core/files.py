@@ -91,7 +91,7 @@ def write_text(path: str | Path, text: str, *, error: type[UnspokenError] = RunE
     write_file(path, lambda new: new.write_bytes(text.encode("utf-8", errors="replace")), error=error, then=then)
 
 
-def write_json(path: str | Path, data: Any, *, error: type[UnspokenError] = RunError, then: str = "") -> None:
+def write_json(path: str | Path, data: object, *, error: type[UnspokenError] = RunError, then: str = "") -> None:
     """Write JSON atomically.
 
     Raises:
@@ -100,7 +100,7 @@ def write_json(path: str | Path, data: Any, *, error: type[UnspokenError] = RunE
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n", error=error, then=then)
 
 
-def lines_json(data: Mapping[str, Any], rows: Collection[str], indent: int = 2, *, ensure_ascii: bool = True) -> str:
+def lines_json(data: Mapping[str, object], rows: Collection[str], indent: int = 2, *, ensure_ascii: bool = True) -> str:
     """JSON text in which chosen lists have a line per record, and other lists are on one line.
 
     Values that JSON cannot represent, such as paths, are written as text, so that a finished evaluation is never lost.
@@ -112,7 +112,7 @@ def lines_json(data: Mapping[str, Any], rows: Collection[str], indent: int = 2, 
         ensure_ascii: escape non-ASCII characters.
     """
 
-    def told(value: Any, level: int) -> str:
+    def told(value: object, level: int) -> str:
         space, end = "\n" + " " * indent * (level + 1), "\n" + " " * indent * level
         if not isinstance(value, Mapping) or not value:
             return _one_line(value, ensure_ascii)
@@ -130,7 +130,7 @@ def lines_json(data: Mapping[str, Any], rows: Collection[str], indent: int = 2, 
     return told(data, 0) + "\n"
 
 
-def _one_line(value: Any, ensure_ascii: bool) -> str:
+def _one_line(value: object, ensure_ascii: bool) -> str:
     return json.dumps(value, default=str, ensure_ascii=ensure_ascii)
 
 

@@ -23,14 +23,14 @@ SEAL = "sha256"
 """The entry with the hash of all other entries."""
 
 
-def sealed(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(folder: Path, about: Mapping[str, object]) -> dict[str, Any]:
     """The description of a folder with the hashes of all its files added."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     whole = {**about, "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files}}
     return {**whole, SEAL: _of(whole)}
 
 
-def broken(folder: Path, name: str, about: Mapping[str, Any], *, without: Collection[str] = ()) -> str | None:
+def broken(folder: Path, name: str, about: Mapping[str, object], *, without: Collection[str] = ()) -> str | None:
     """Says what in a folder has changed since it was saved; None if nothing has, or no hashes were kept.
 
     Args:
@@ -131,7 +131,7 @@ def identity(model: Path) -> str | None:
     return hash if isinstance(hash, str) else None
 
 
-def _of(about: Mapping[str, Any]) -> str:
+def _of(about: Mapping[str, object]) -> str:
     """A hash of plain values, independent of order and white space."""
     plain = json.loads(json.dumps(about))  # keys are texts, as they are when it is read back
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from unspoken.core.config import lookup, named
-from unspoken.tasks.base import SPLITS, Score, Split, Task
+from unspoken.tasks.base import SPLITS, Score, Split, Task, TaskConfig
 
 TASKS = {
     "tiny": "unspoken.tasks.generated.tiny:Tiny",
@@ -29,7 +29,7 @@ TASKS = {
 }
 
 
-def task_config(data: Any) -> Any:
+def task_config(data: str | Mapping[str, object] | TaskConfig) -> TaskConfig:
     """`{"name": "tiny", ...}`, a name, or a task's config -> a checked config.
 
     Raises:
@@ -38,10 +38,10 @@ def task_config(data: Any) -> Any:
     return named(TASKS, "task", data)
 
 
-def make_task(data: Any) -> Task:
+def make_task(data: str | Mapping[str, object] | TaskConfig) -> Task:
     """The task of a config (or of what `task_config` takes)."""
     config = task_config(data)
     return lookup(TASKS, config.name, "task")(config)
 
 
-__all__ = ["SPLITS", "TASKS", "Score", "Split", "Task", "make_task", "task_config"]
+__all__ = ["SPLITS", "TASKS", "Score", "Split", "Task", "TaskConfig", "make_task", "task_config"]

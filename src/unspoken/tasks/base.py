@@ -33,6 +33,13 @@ ScoringRule = Callable[[Example, str], Score]
 """How an answer text is scored: one of `tasks/scoring`, or a task's `score`."""
 
 
+class TaskConfig(Protocol):
+    """What a task is built from: a frozen dataclass whose `name` says which task."""
+
+    @property
+    def name(self) -> str: ...
+
+
 @runtime_checkable
 class Task(Protocol):
     """A source of examples in three disjoint splits, with an answer rule.

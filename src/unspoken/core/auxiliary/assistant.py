@@ -12,12 +12,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from unspoken.core.embeddings import input_table, output_head
 from unspoken.core.fast.state_cache import StateCache, Watch, config_hash, weights_hash
 from unspoken.core.fast.switch import is_on, settings
 from unspoken.core.lm.backbone import BackboneConfig
@@ -172,7 +174,7 @@ class Assistant(nn.Module):
         return zeros.index_copy(1, torch.from_numpy(rows_n).to(states.device), states).flatten(0, 1)
 
     def _zeros(self, *shape: int) -> Tensor:
-        return self.backbone.lm.get_input_embeddings().weight.new_zeros(*shape)
+        return input_table(self.backbone.lm).weight.new_zeros(*shape)
 
     def _kept(self, batch: Batch, initial_KA: Tensor | None, chains: int) -> Tensor:
         """`_run` with the cache: missing states are computed and added."""
@@ -201,10 +203,10 @@ class Assistant(nn.Module):
         return out
 
 
-def _train_rows(lm: Any, rows: tuple[int, ...]) -> None:
+def _train_rows(lm: PreTrainedModel, rows: tuple[int, ...]) -> None:
     """Train only some rows of the embedding, and nothing of the output head, which is not used."""
-    table = lm.get_input_embeddings().weight
-    for p in lm.get_output_embeddings().parameters():
+    table = input_table(lm).weight
+    for p in output_head(lm).parameters():
         if p is not table:
             p.requires_grad_(False)
     if not rows:

@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from unspoken.core.config import config_class
+from unspoken.core.embeddings import input_table, text_config
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.hf import layer_list
 from unspoken.core.lm.pretrained import check_finite, check_place, first_line, load_tokenizer
@@ -92,8 +93,8 @@ class SentenceEncoder(nn.Module):
             self.prefix = backbone.encode("", special=True)
         else:
             self.body, self.tokenizer = _sentence_model(str(config.path))
-            self.bridge = nn.Linear(backbone.width, self.body.get_input_embeddings().weight.shape[1])
-        hidden = int(self.body.config.get_text_config().hidden_size)
+            self.bridge = nn.Linear(backbone.width, input_table(self.body).weight.shape[1])
+        hidden = int(text_config(self.body).hidden_size)
         self.head = nn.Identity() if config.width is None else nn.Linear(hidden, config.width)
 
     def train(self, mode: bool = True) -> SentenceEncoder:
@@ -107,7 +108,7 @@ class SentenceEncoder(nn.Module):
         """The most tokens of a text."""
         if self.config.kind == "layers":
             return self._base.context
-        return getattr(self.body.config.get_text_config(), "max_position_embeddings", None)
+        return getattr(text_config(self.body), "max_position_embeddings", None)
 
     def encode(self, text: str, name: str = "") -> tuple[int, ...]:
         """Token ids of a text in the encoder's own vocabulary, including its tokenizer's special tokens.
@@ -213,7 +214,7 @@ def _positions(mask_NT: Tensor) -> Tensor:
     return torch.arange(mask_NT.shape[1], device=mask_NT.device).expand(len(mask_NT), -1)
 
 
-def _slice(backbone: Backbone, first: int, last: int) -> nn.Module:
+def _slice(backbone: Backbone, first: int, last: int) -> PreTrainedModel:
     """A model of the base's family made of copies of some of its layers and its final norm.
 
     Raises:
@@ -242,13 +243,15 @@ def _slice(backbone: Backbone, first: int, last: int) -> nn.Module:
     return body
 
 
-def _through(body: Any, states_NTH: Tensor, **fed: Any) -> Tensor:
+def _through(body: PreTrainedModel, states_NTH: Tensor, **fed: Tensor) -> Tensor:
     """The last states of a body whose first layer is given states directly.
 
     Whatever a family does to embeddings before its first layer (add positions, scale, normalise) is skipped.
     """
 
-    def enter(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def enter(
+        _: nn.Module, given: tuple[object, ...], named: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
         if given:
             return (states_NTH, *given[1:]), named
         return given, {**named, "hidden_states": states_NTH}
@@ -260,7 +263,7 @@ def _through(body: Any, states_NTH: Tensor, **fed: Any) -> Tensor:
         handle.remove()
 
 
-def _check_slice(backbone: Backbone, body: Any, first: int) -> None:
+def _check_slice(backbone: Backbone, body: PreTrainedModel, first: int) -> None:
     """Compare the output of each copied layer with the base model's; freeze parameters that are skipped (tables)."""
     training, made = backbone.lm.training, []
     backbone.lm.eval()
@@ -295,7 +298,7 @@ def _check_slice(backbone: Backbone, body: Any, first: int) -> None:
         )
 
 
-def _sentence_model(path: str) -> tuple[Any, Any]:
+def _sentence_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sentence encoder and its tokenizer.
 
     Raises:

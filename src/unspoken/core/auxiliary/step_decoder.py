@@ -14,11 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
 from unspoken.core.config import config_class
+from unspoken.core.embeddings import input_table, output_head, text_config
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
+from unspoken.core.fast.unpadded import PassCache
 from unspoken.core.lm.backbone import Backbone, BackboneConfig, head_logits
 from unspoken.core.lm.hf import layer_list
 from unspoken.core.lm.loading import load_backbone
@@ -56,7 +58,7 @@ def _first_layers(backbone: Backbone, layers: int) -> nn.Module:
     Raises:
         ConfigError: the base has fewer layers.
     """
-    depth = backbone.lm.config.get_text_config().num_hidden_layers
+    depth = text_config(backbone.lm).num_hidden_layers
     if layers > depth:
         raise ConfigError(f"decoder.layers is {layers}, the base model has {depth}; use at most as many")
     config = copy.deepcopy(backbone.lm.config)
@@ -101,10 +103,10 @@ class StepDecoder(nn.Module):
         self.lm.requires_grad_(True)
         ways_of(self.lm)
         packing.takes_packing(self.lm)
-        table = self.lm.get_input_embeddings().weight
-        if config.embeddings == "base" and self.lm.get_output_embeddings().weight is not table:
+        table = input_table(self.lm).weight
+        if config.embeddings == "base" and output_head(self.lm).weight is not table:
             table.requires_grad_(False)  # an untied table that nothing looks up would only drift by weight decay
-        width = self.lm.get_input_embeddings().weight.shape[1]
+        width = input_table(self.lm).weight.shape[1]
         self.project = nn.Identity() if width == backbone.width else nn.Linear(backbone.width, width)
 
     def train(self, mode: bool = True) -> StepDecoder:
@@ -129,12 +131,12 @@ class StepDecoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Its device."""
-        return self.lm.get_input_embeddings().weight.device
+        return input_table(self.lm).weight.device
 
     @property
     def context(self) -> int | None:
         """The most positions it takes."""
-        most = getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        most = getattr(text_config(self.lm), "max_position_embeddings", None)
         return None if most is None else most - self.config.first_position
 
     @property
@@ -150,12 +152,12 @@ class StepDecoder(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids -> the decoder's input embeddings; the base's embeddings are projected like the latents."""
         if self.config.embeddings == "own":
-            return self.lm.get_input_embeddings()(ids)
+            return input_table(self.lm)(ids)
         return self._enter(self._base.embed(ids))
 
     def _enter(self, vectors: Tensor) -> Tensor:
         """Vectors of the base model's input space -> the decoder's, in the decoder's own type."""
-        kind = self.lm.get_input_embeddings().weight.dtype
+        kind = input_table(self.lm).weight.dtype
         weight = next(self.project.parameters(), None)
         return self.project(vectors.to(kind if weight is None else weight.dtype)).to(kind)
 
@@ -173,7 +175,7 @@ class StepDecoder(nn.Module):
         *,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: PassCache | None = None,
         real: np.ndarray | None = None,
     ) -> Tensor:
         """One pass; see `Backbone.step`."""
@@ -185,7 +187,7 @@ class StepDecoder(nn.Module):
         *,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: PassCache | None = None,
         real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]:
         """The last layer's states only."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 
@@ -14,7 +14,7 @@ from unspoken.core.engine.stopping import StopDecider
 from unspoken.core.fast.switch import is_on
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.edits import Edit, edited
-from unspoken.core.loop.generate import OnTrace
+from unspoken.core.loop.generate import OnTrace, SampleOptions
 from unspoken.core.loop.generate import sample as sample_batches
 from unspoken.core.loop.loop import OnToken
 from unspoken.core.loop.sampling import SamplingParams
@@ -26,14 +26,14 @@ from unspoken.errors import ConfigError
 
 @torch.inference_mode()
 def sample(
-    backbone: Any,
+    backbone: Backbone,
     rows: Sequence[Row],
     source: Source | PrecomputedThoughts | None,
     speaking: SamplingParams,
     *,
     decider: StopDecider | None = None,
     expected: tuple[int, ...] = (),
-    **how: Any,
+    **how: Unpack[SampleOptions],
 ) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts.
 
@@ -77,7 +77,7 @@ def _scheduled(
     edit: Edit | None = None,
     on_token: OnToken | None = None,
     on_trace: OnTrace | None = None,
-    **_: Any,
+    **_: object,
 ) -> list[Answer]:
     """One answer per row, in their order; see `sample`."""
     keys = [(row.name, 0) for row in rows]

@@ -20,7 +20,7 @@ import contextvars
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,10 +29,12 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from unspoken.core.embeddings import input_table, text_config
 from unspoken.core.fast.attention import attending
 from unspoken.core.fast.unhooked import without_hooks
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.ways import ways_of
+from unspoken.core.rows.protocol import CausalLM
 
 _NAME = "unspoken_slots"
 _CURRENT: contextvars.ContextVar[KVSlots] = contextvars.ContextVar("slots of the pass under way")
@@ -113,7 +115,7 @@ class KVSlots(Cache):
             return made
         self._plan(segments, embeds_ND)
         with self.attention(backbone):
-            return backbone.step(embeds_ND[None], positions_BT=positions_N[None], cache=self)[0]  # pyright: ignore[reportArgumentType]
+            return backbone.step(embeds_ND[None], positions_BT=positions_N[None], cache=self)[0]
 
     def reserve(self, columns: int) -> None:
         """Enlarge slots to hold this many positions, with room to spare, since enlarging copies."""
@@ -149,7 +151,9 @@ class KVSlots(Cache):
         """Set where the columns of the next pass go (slot and column of each), and what they attend to."""
         self._places, self._groups = places, groups
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         """Called by a layer to store its new keys and values [1, G, N, E]."""
         while len(self.keys) <= layer_idx:
             self.keys.append(self._empty(key_states))
@@ -164,7 +168,7 @@ class KVSlots(Cache):
         """0: rows have different lengths, and positions are always given explicitly."""
         return 0
 
-    def attention(self, backbone: Any) -> AbstractContextManager[None]:
+    def attention(self, backbone: Backbone) -> AbstractContextManager[None]:
         """Context manager for a pass of a model whose layers attend in these slots."""
         return attending(backbone.lm.config, _NAME, _CURRENT, self)
 
@@ -256,15 +260,21 @@ def _added(hidden: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -torch.inf).to(like.device)
 
 
+class _Attention(Protocol):
+    """A layer's attention, as transformers hands it over."""
+
+    layer_idx: int
+
+
 def _attend(
-    module: Any,
+    module: _Attention,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **more: Any,
+    **more: object,
 ) -> tuple[Tensor, None]:
     """Called by transformers in place of its own attention: [1, H, N, E] -> [1, N, H, E]."""
     unknown = sorted(name for name, value in more.items() if name not in _HARMLESS and value is not None)
@@ -276,7 +286,7 @@ def _attend(
 AttentionInterface.register(_NAME, _attend)
 
 
-def supports_kv_slots(backbone: Any, columns: int) -> bool:
+def supports_kv_slots(backbone: CausalLM, columns: int) -> bool:
     """Whether slots give the model's own numbers for rows of this many positions; checked once, with two rows.
 
     An attention window that no row outgrows makes no difference, since a slot holds only its row.
@@ -285,7 +295,7 @@ def supports_kv_slots(backbone: Any, columns: int) -> bool:
         return False
     if ways_of(backbone.lm).answering != "padded":
         return False
-    known, weight = _COVERED.setdefault(backbone, {}), backbone.lm.get_input_embeddings().weight
+    known, weight = _COVERED.setdefault(backbone, {}), input_table(backbone.lm).weight
     kind = f"{backbone.lm.config._attn_implementation} {weight.dtype} {weight.device}"
     if kind not in known:
         with without_hooks(backbone.lm):
@@ -298,7 +308,7 @@ def _same(backbone: Backbone) -> bool:
     """Compare two rows, packed and read in parts, with each read alone in one pass."""
     config = backbone.lm.config
     kinds = {type(layer) for layer in backbone.new_cache().layers}
-    if config.get_text_config() is not config or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+    if text_config(backbone.lm) is not config or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
         return False
     training = backbone.lm.training
     backbone.lm.eval()

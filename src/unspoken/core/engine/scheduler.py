@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from unspoken.core.rows.batch import collate
 from unspoken.errors import OverloadError
 
 T = TypeVar("T")
+Given = TypeVarTuple("Given")
 
 SHORTEST_PREFIX = 8
 """A common prefix of at least this many tokens is read in a pass of its own; for shorter ones the pass costs more than it
@@ -212,7 +213,7 @@ class Scheduler:
         half = len(members) // 2
         return [*self._each(members[:half], work), *self._each(members[half:], work)]
 
-    def _guard(self, active: ActiveRequest, work: Callable[..., None], *given: Any) -> None:
+    def _guard(self, active: ActiveRequest, work: Callable[[ActiveRequest, *Given], None], *given: *Given) -> None:
         """Do some work for one request; an error ends only this request."""
         try:
             work(active, *given)

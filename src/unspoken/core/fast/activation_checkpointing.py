@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+from unspoken.core.fast.unpadded import PassCache
 
 
 class PassLayer(DynamicLayer):
@@ -29,7 +31,7 @@ class PassLayer(DynamicLayer):
         self.passes = passes
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Add a pass; returns all keys and values so far."""
         self.passes = (*self.passes, (key_states, value_states))
         keys, values = zip(*self.passes, strict=True)
@@ -44,7 +46,7 @@ class PassLayer(DynamicLayer):
         self.passes = tuple((keys[indices], values[indices]) for keys, values in self.passes)
 
 
-def pass_cache(lm: Any) -> DynamicCache:
+def pass_cache(lm: PreTrainedModel) -> DynamicCache:
     """An empty cache that stores passes separately in layers with full attention; other layers are unchanged."""
     cache = DynamicCache(config=lm.config)
     cache.layers = [PassLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
@@ -52,7 +54,7 @@ def pass_cache(lm: Any) -> DynamicCache:
 
 
 @contextlib.contextmanager
-def recomputing(layers: nn.ModuleList | None, cache: Any) -> Iterator[None]:
+def recomputing(layers: nn.ModuleList | None, cache: PassCache | None) -> Iterator[None]:
     """Context manager: the layers of a model keep only their input, if the cache is a `pass_cache`."""
     if layers is None or not torch.is_grad_enabled() or not isinstance(cache, DynamicCache):
         yield
@@ -68,7 +70,7 @@ def recomputing(layers: nn.ModuleList | None, cache: Any) -> Iterator[None]:
             del layer.forward  # the class's own method is back
 
 
-def _run(forward: Any, index: int, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _run(forward: Callable[..., Any], index: int, hidden: Tensor, *args: object, **kwargs: object) -> Any:
     """Run a layer such that the backward pass recomputes it."""
     cache = next(given for given in (*args, *kwargs.values()) if isinstance(given, DynamicCache))
     kept: Any = cache.layers[index]

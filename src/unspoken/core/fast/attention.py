@@ -6,19 +6,23 @@ import contextlib
 import re
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 
+from unspoken.core.embeddings import input_table, text_config
 from unspoken.errors import ConfigError
+
+T = TypeVar("T")
 
 _WINDOW = re.compile(r"(\w+_)?(?<!max_)window(_size)?|(attention|local)_chunk_size|local_attention(_size)?")
 _LOCAL = re.compile(r"slid|local|chunk|window|hybrid|recurrent")
 
 
-def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | None:
+def pairs_mask(lm: PreTrainedModel, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | None:
     """A mask in the form that a model's attention takes, made without reading its values.
 
     transformers checks whether a mask of columns is all ones, which synchronises with a GPU in every pass. So it is given
@@ -48,12 +52,12 @@ def pairs_mask(lm: Any, mask: Tensor | None, embeds_BTD: Tensor) -> Tensor | Non
 
 
 @torch.no_grad()
-def takes_pairs(lm: Any) -> bool:
+def takes_pairs(lm: PreTrainedModel) -> bool:
     """Whether a model's layers take a mask of pairs; tried once on two tokens and cached on the model."""
     if (known := getattr(lm, "_takes_pairs", None)) is None:
         known = lm.config._attn_implementation == "sdpa" and attention_window(lm) is None
         if known:
-            table = lm.get_input_embeddings().weight
+            table = input_table(lm).weight
             embeds, sees = table[:2][None], torch.ones(1, 1, 2, 2, dtype=torch.bool, device=table.device).tril()
             training = lm.training
             lm.eval()
@@ -64,12 +68,12 @@ def takes_pairs(lm: Any) -> bool:
             except Exception:  # families raise any kind of error here, e.g. ALiBi, which needs a mask of columns
                 known = False
             lm.train(training)
-        lm._takes_pairs = known
+        vars(lm)["_takes_pairs"] = known
     return known
 
 
 @contextlib.contextmanager
-def attending(config: Any, name: str, current: ContextVar[Any], by: Any) -> Iterator[None]:
+def attending(config: PreTrainedConfig, name: str, current: ContextVar[T], by: T) -> Iterator[None]:
     """Context manager: transformers calls the attention registered as `name`, which finds its caller in `current`."""
     was, token = config._attn_implementation, current.set(by)
     config._attn_implementation = name
@@ -93,9 +97,9 @@ def fuse_activations(lm: nn.Module, fused: bool = True) -> None:
                 setattr(module, name, mine(approximate="tanh") if fused else mine())
 
 
-def attention_window(lm: Any) -> int | None:
+def attention_window(lm: PreTrainedModel) -> int | None:
     """The smallest attention window of a model's layers, None if none has one; configs have many names for it."""
-    config = lm.config.get_text_config()
+    config = text_config(lm)
     kinds = [*(getattr(config, "layer_types", None) or ()), *(getattr(config, "attention_layers", None) or ())]
     slides = getattr(config, "use_sliding_window", True)
     windows = [

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from unspoken.core.fast.cpu_linear import has_layout, product
@@ -71,7 +72,7 @@ def weighted_cross_entropy(
             found.append(hit_n)
         return sum(losses[1:], start=losses[0]), torch.cat(found) if hits else None
     settings = (weights_N, hits, rows, _matrix(probe, leaves))
-    loss, hits_N = _InPieces.apply(hidden_ND, labels_N, head, *settings, *leaves)  # pyright: ignore[reportGeneralTypeIssues]
+    loss, hits_N = _InPieces.apply(hidden_ND, labels_N, head, *settings, *leaves)
     return loss, hits_N
 
 
@@ -138,11 +139,17 @@ def _matrix(output: Tensor, leaves: list[Tensor]) -> bool:
     return turned is not None and turned.name() == "TBackward0" and hasattr(turned.next_functions[0][0], "variable")
 
 
+class _Pieces(FunctionCtx):
+    made: tuple[Tensor | None, list[Tensor] | None]
+    kinds: list[torch.dtype]
+    needs_input_grad: tuple[bool, ...]
+
+
 class _InPieces(torch.autograd.Function):
     """See the module's docstring."""
 
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx: _Pieces, *given: Any) -> tuple[Tensor, Tensor | None]:
         """Loss and gradients of every piece, one piece after the other."""
         hidden_ND, labels_N, head, weights_N, hits, rows, matrix, *leaves = given
         wants = ctx.needs_input_grad[0]
@@ -173,7 +180,7 @@ class _InPieces(torch.autograd.Function):
         return total, hits_N
 
     @staticmethod
-    def backward(ctx: Any, *outer: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: _Pieces, *outer: Any) -> tuple[Tensor | None, ...]:
         """Scale the gradients that `forward` has computed."""
         (hidden, sums), ctx.made = ctx.made, (None, None)
         if sums is None:
@@ -212,7 +219,7 @@ def _through(
     state_nD: Tensor,
     labels_n: Tensor,
     head: Head,
-    leaves: list[Any],
+    leaves: list[Tensor],
     sums: list[Tensor],
     weights_n: Tensor | None,
     hits: bool,

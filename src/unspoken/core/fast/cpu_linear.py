@@ -12,10 +12,10 @@ Shapes: N rows, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,13 +25,25 @@ from transformers.pytorch_utils import Conv1D
 from unspoken.core.extensions import extension
 from unspoken.core.fast.switch import is_on
 from unspoken.core.fast.weights import seal, version
+from unspoken.core.rows.protocol import CausalLM
 from unspoken.errors import ConfigError
+
+T = TypeVar("T")
 
 _FEW_ROWS = {torch.float32: 4, torch.bfloat16: 1}  # fewer are faster without a copy
 _SMALL = 2**14  # weights; below, a call costs more than its arithmetic
 _COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()
 _LOOKS = count(1)
 _look = 0  # number of the current batch of answers
+
+
+class _Answers(Protocol):
+    """What is asked of a trained method."""
+
+    @property
+    def backbone(self) -> CausalLM: ...
+    def modules(self) -> Iterator[nn.Module]: ...
+    def to(self, dtype: torch.dtype, /) -> object: ...
 
 
 @dataclass
@@ -46,14 +58,14 @@ class _Copy:
         look: number of the batch of answers in which the seal was last checked.
     """
 
-    made: Any
+    made: object
     spots: Tensor
     were: Tensor
     seal: list[int]
     look: int
     weights: Any
 
-    def holds(self, made: Any, tensors: list[Tensor]) -> bool:
+    def holds(self, made: object, tensors: list[Tensor]) -> bool:
         """Whether the layer's weights are still the same."""
         if self.made != made or not torch.equal(self.spots, self.were):
             return False
@@ -94,7 +106,7 @@ def swap_linears(lm: nn.Module, kinds: Mapping[type, type], dtypes: Collection[t
     return found
 
 
-def use_dtype(method: Any, dtype: str | None) -> None:
+def use_dtype(method: _Answers, dtype: str | None) -> None:
     """Make a trained method answer in a precision, as fast as its device allows; None = keep its precision.
 
     Raises:
@@ -129,7 +141,7 @@ def product(input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -
     return torch.ops.mkldnn._linear_pointwise(input_NI, weight_OI, bias_O, "none", [], "")
 
 
-def usual(layer: Any, x: Tensor, few: int = 1) -> bool:
+def usual(layer: nn.Linear | Conv1D, x: Tensor, few: int = 1) -> bool:
     """Whether a call should use PyTorch's own layer."""
     return (
         torch.is_grad_enabled()
@@ -141,7 +153,7 @@ def usual(layer: Any, x: Tensor, few: int = 1) -> bool:
     )
 
 
-def copy_of(layer: Any, kind: str, make: Callable[[], Any]) -> Any:
+def copy_of(layer: nn.Linear | Conv1D, kind: str, make: Callable[[], T]) -> T:
     """The copy of a layer's weights, remade if they have changed.
 
     Args:
@@ -159,7 +171,7 @@ def copy_of(layer: Any, kind: str, make: Callable[[], Any]) -> Any:
     return known.weights
 
 
-def _pointwise(layer: Any, x: Tensor, weight_OI: Tensor) -> Tensor:
+def _pointwise(layer: nn.Linear | Conv1D, x: Tensor, weight_OI: Tensor) -> Tensor:
     flat_NI = x.reshape(-1, x.shape[-1])
     laid = copy_of(layer, "layout", lambda: laid_out(weight_OI, 32))
     out_NO = product(flat_NI, laid, layer.bias)

@@ -12,11 +12,11 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from unspoken.core.fast.switch import is_on
+from unspoken.core.rows.batch import Batch
 from unspoken.errors import TrainingError
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3), malloc.h
@@ -64,7 +64,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 @contextlib.contextmanager
-def explained_memory(step: int, part: Any) -> Iterator[None]:
+def explained_memory(step: int, part: Batch) -> Iterator[None]:
     """Context manager that turns an out-of-memory error of a pass into one that says what to do.
 
     Raises:

@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import AttentionInterface, Cache, DynamicCache
+from torch import Tensor, nn
+from transformers import AttentionInterface, Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from unspoken.core.embeddings import input_table
 from unspoken.core.fast.attention import attending, pairs_mask, takes_pairs
 from unspoken.core.fast.switch import is_on
 from unspoken.core.fast.unhooked import without_hooks
-from unspoken.core.fast.unpadded import Unpadded
+from unspoken.core.fast.unpadded import PassCache, Unpadded
 
 _NAME = "unspoken_packed"
 _CURRENT: contextvars.ContextVar[Packed] = contextvars.ContextVar("packed pass under way")
@@ -69,7 +70,9 @@ class Packed(Cache):
         """[1, H, N, E] -> [B, H, W, E]"""
         return self.unpack(packed_1HNE.transpose(1, 2)).transpose(1, 2)
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         """Called by a layer with its new, packed keys and values; returns all so far, in rows."""
         keys, values = self.heads(key_states), self.heads(value_states)
         return (keys, values) if self.cache is None else self.cache.update(keys, values, layer_idx)
@@ -79,7 +82,9 @@ class Packed(Cache):
         return 0
 
 
-def _attend(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, **more: Any) -> tuple[Tensor, None]:
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, **more: object
+) -> tuple[Tensor, None]:
     """Called by transformers in place of its own attention: queries are packed, keys and values in rows."""
     now, more = _CURRENT.get(), more | {"is_causal": False}
     out_BWHE, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, now.heads(query), key, value, now.mask, **more)
@@ -90,7 +95,14 @@ AttentionInterface.register(_NAME, _attend)
 
 
 def forward(
-    lm: Any, embeds_BWD: Tensor, *, positions_BT: Tensor, mask: Tensor | None, cache: Any, real: Any, **more: Any
+    lm: PreTrainedModel,
+    embeds_BWD: Tensor,
+    *,
+    positions_BT: Tensor,
+    mask: Tensor | None,
+    cache: PassCache | None,
+    real: np.ndarray | None,
+    **more: bool,
 ) -> Any:
     """One pass of a model's body, packed if that is worthwhile.
 
@@ -105,8 +117,8 @@ def forward(
     """
     if isinstance(cache, Unpadded):
         return cache.forward(embeds_BWD, positions_BT, mask, real, **more)
-    named: dict[str, Any] = {"use_cache": cache is not None, **more}
-    if mask is None or not packs(lm, real):
+    named = {"use_cache": cache is not None, **more}
+    if mask is None or real is None or not packs(lm, real):
         mask = pairs_mask(lm, mask, embeds_BWD)
         return lm.base_model(
             inputs_embeds=embeds_BWD, attention_mask=mask, position_ids=positions_BT, past_key_values=cache, **named
@@ -122,7 +134,7 @@ def forward(
     return out
 
 
-def packs(lm: Any, real_BW: np.ndarray | None) -> bool:
+def packs(lm: PreTrainedModel, real_BW: np.ndarray | None) -> bool:
     """Whether to pack a pass: it has enough padding, and the model can be packed."""
     if real_BW is None or real_BW.mean() > 1 - WORTH or not is_on():
         return False
@@ -130,17 +142,17 @@ def packs(lm: Any, real_BW: np.ndarray | None) -> bool:
 
 
 @torch.no_grad()
-def takes_packing(lm: Any) -> bool:
+def takes_packing(lm: PreTrainedModel) -> bool:
     """Whether a model gives the same numbers packed as padded; tried once on two rows in two passes and cached on the
     model."""
     if (known := getattr(lm, "_takes_packing", None)) is not None:
         return known
     if not is_on():  # nothing would be packed, and so nothing compared
         return False
-    lm._takes_packing = False
+    vars(lm)["_takes_packing"] = False
     if not takes_pairs(lm) or any(type(layer) is not DynamicLayer for layer in DynamicCache(config=lm.config).layers):
         return False
-    table = lm.get_input_embeddings()
+    table = input_table(lm)
     training, device = lm.training, table.weight.device
     lm.eval()
     try:
@@ -148,17 +160,18 @@ def takes_packing(lm: Any) -> bool:
         with without_hooks(lm):
             padded, found = (_two_passes(lm, embeds_BTD, packing=packing) for packing in (False, True))
         rough = 1e-3 if padded.dtype == torch.float32 else 5e-2
-        lm._takes_packing = bool((found - padded).abs().amax() <= rough * padded.abs().amax())
+        vars(lm)["_takes_packing"] = bool((found - padded).abs().amax() <= rough * padded.abs().amax())
     except Exception:  # families raise any kind of error here; padding works for all
-        lm._takes_packing = False
+        vars(lm)["_takes_packing"] = False
     finally:
         lm.train(training)
-    return lm._takes_packing
+    return vars(lm)["_takes_packing"]
 
 
-def _two_passes(lm: Any, embeds_BTD: Tensor, *, packing: bool) -> Tensor:
+def _two_passes(lm: PreTrainedModel, embeds_BTD: Tensor, *, packing: bool) -> Tensor:
     """States of the real columns of two rows, of 3 + 1 and 1 + 2 columns."""
-    lm._takes_packing, cache, states, sees = packing, DynamicCache(config=lm.config), [], []
+    vars(lm)["_takes_packing"] = packing
+    cache, states, sees = DynamicCache(config=lm.config), [], []
     for first, lengths_B in ((0, (3, 1)), (3, (1, 2))):
         width = max(lengths_B)
         real_BW = np.arange(width) < np.array(lengths_B)[:, None]

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
@@ -43,11 +43,11 @@ MANY = 512
 class _PendingGradient:
     """What the passes of one layer have recorded; cleared when a new backward pass begins."""
 
-    def __init__(self, layer: Any, columns: int) -> None:
+    def __init__(self, layer: nn.Linear | Conv1D, columns: int) -> None:
         self.layer, self.columns = layer, columns
         self.turned = isinstance(layer, Conv1D)  # its matrix is [I, O]
         self.parts: list[tuple[Tensor, Tensor]] = []
-        self.weight: Any = None  # gradients so far
+        self.weight: Tensor | None = None  # gradients so far
         self.bias: Tensor | None = None
         self.task = -1
         self.copies: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
@@ -93,23 +93,32 @@ class _PendingGradient:
             self.bias = more if self.bias is None else self.bias + more
 
 
+class _AnchorContext(FunctionCtx):
+    notes: _PendingGradient
+    kinds: tuple[torch.dtype, torch.dtype | None]
+    needs_input_grad: tuple[bool, ...]
+
+
 class _Anchor(torch.autograd.Function):
     """A scalar that stands for a layer's parameters."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bias: Tensor | None, notes: _PendingGradient) -> Tensor:
+    def forward(ctx: _AnchorContext, weight: Tensor, bias: Tensor | None, notes: _PendingGradient) -> Tensor:
         """The value is irrelevant."""
         ctx.notes, ctx.kinds = notes, (weight.dtype, None if bias is None else bias.dtype)
         return weight.new_zeros(())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] -- the decorator hides the parameters' names
+        ctx: _AnchorContext, _: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         """Runs after all passes have recorded their inputs and gradients."""
         notes, (weight_kind, bias_kind) = ctx.notes, ctx.kinds
         if notes.parts:
             notes.multiply(*(torch.cat(part) for part in zip(*notes.parts, strict=True)))
         weight, bias = notes.weight, notes.bias
+        assert weight is not None
         notes.begin(-1)
         notes.layouts.clear()
         if bias_kind is None or not ctx.needs_input_grad[1]:
@@ -117,11 +126,18 @@ class _Anchor(torch.autograd.Function):
         return weight.to(weight_kind), None if bias is None else bias.to(bias_kind), None
 
 
+class _LayerContext(FunctionCtx):
+    notes: _PendingGradient
+    kinds: tuple[torch.dtype, torch.dtype]
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, Tensor]
+
+
 class _Layer(torch.autograd.Function):
     """A linear layer whose parameters get their gradients later."""
 
     @staticmethod
-    def forward(ctx: Any, input_NI: Tensor, token: Tensor, notes: _PendingGradient, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: _LayerContext, input_NI: Tensor, token: Tensor, notes: _PendingGradient, dtype: torch.dtype) -> Tensor:
         """Input @ matrix + bias, in `dtype`."""
         ctx.notes, ctx.kinds = notes, (input_NI.dtype, token.dtype)
         weight, bias = notes.matrix(dtype)
@@ -131,7 +147,9 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] -- the decorator hides the parameters' names
+        ctx: _LayerContext, grad_NO: Tensor
+    ) -> tuple[Tensor | None, Tensor, None, None]:
         """The gradient of the input; what the parameters' gradients need is recorded."""
         input_NI, weight = ctx.saved_tensors
         ctx.notes.note(input_NI, grad_NO)
@@ -148,15 +166,16 @@ class _Passes:
         self.columns = columns
         self.known: dict[int, tuple[_PendingGradient, Tensor]] = {}
 
-    def forward(self, layer: Any, given: Tensor) -> Tensor:
+    def forward(self, layer: nn.Linear | Conv1D, given: Tensor) -> Tensor:
         """The replacement for a layer's forward."""
         if not torch.is_grad_enabled():
-            return type(layer).forward(layer, given)
-        kind = given.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
+            kind: Any = type(layer)
+            return kind.forward(layer, given)
+        device = given.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
         if id(layer) not in self.known:
             notes = _PendingGradient(layer, self.columns)  # it must not hold the anchor, whose graph holds it
-            self.known[id(layer)] = notes, _Anchor.apply(layer.weight, layer.bias, notes)  # pyright: ignore[reportArgumentType]
+            self.known[id(layer)] = notes, _Anchor.apply(layer.weight, layer.bias, notes)
         notes, token = self.known[id(layer)]
         out: Any = _Layer.apply(given.reshape(-1, given.shape[-1]), token, notes, dtype)
         return out.view(*given.shape[:-1], out.shape[-1])

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unspoken.core.fast.weights import seal, version
 from unspoken.core.files import sweep, write_file
@@ -33,7 +34,7 @@ _VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "architecture
 """Config fields that do not affect states."""
 
 
-def weights_hash(lm: Any) -> str:
+def weights_hash(lm: nn.Module) -> str:
     """32 hex digits of a hash of a model's weights."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(lm.state_dict().items()):
@@ -49,7 +50,7 @@ class Watch:
         lm: the model. Writes that PyTorch does not count (`core/fast/weights.py`) are noticed after the next `look_again`.
     """
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: nn.Module) -> None:
         self._lm = lm
         self._version: Any = None
         self._seal: list[int] | None = None
@@ -70,7 +71,7 @@ class Watch:
         return sealed != before
 
 
-def config_hash(lm: Any) -> str:
+def config_hash(lm: PreTrainedModel) -> str:
     """16 hex digits of a hash of everything in a model's config that may change its states."""
     config = {key: value for key, value in lm.config.to_dict().items() if key not in _VOLATILE}
     return hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

@@ -17,9 +17,9 @@ import struct
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from unspoken.core.files import sweep, write_file
 from unspoken.errors import RunError
@@ -58,7 +58,7 @@ class Encodings:
         writes: write files; one process of those that tokenize the same texts is enough.
     """
 
-    def __init__(self, folder: str | Path, tokenizer: Any, *, writes: bool = True) -> None:
+    def __init__(self, folder: str | Path, tokenizer: PreTrainedTokenizerFast, *, writes: bool = True) -> None:
         folder = Path(folder)
         try:
             folder = folder.expanduser()
@@ -126,7 +126,7 @@ class Encodings:
                 continue
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     """32 hex digits of a hash of everything that determines a fast tokenizer's output."""
     return hashlib.blake2b(tokenizer.backend_tokenizer.to_str().encode(), digest_size=16).hexdigest()
 

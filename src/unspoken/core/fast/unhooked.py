@@ -40,7 +40,7 @@ def without_hooks(model: nn.Module) -> Iterator[None]:
             hooks.update({**before, **added})
 
 
-def _is_own(hook: Callable[..., Any]) -> bool:
+def _is_own(hook: Callable[..., object]) -> bool:
     """Whether a hook is no library's."""
     while isinstance(hook, functools.partial):
         hook = hook.func

@@ -28,9 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from unspoken.core.fast.attention import pairs_mask
+from unspoken.core.rows.protocol import BodyOutput
 
 Branches = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """own_BW, branch_BW, positions_BW and shared_B, as in `core/loop/branch.py`."""
@@ -48,7 +49,7 @@ class Unpadded:
             beginning.
     """
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: PreTrainedModel) -> None:
         self.lm = lm
         self.final = False
         self.branches: Branches | None = None
@@ -61,7 +62,7 @@ class Unpadded:
         return []
 
     def forward(
-        self, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, real_BW: np.ndarray | None, **more: Any
+        self, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, real_BW: np.ndarray | None, **more: bool
     ) -> SimpleNamespace:
         """Feed the real columns of a pass, which come before a row's padding.
 
@@ -91,7 +92,7 @@ class Unpadded:
         raise NotImplementedError
 
     def _own(
-        self, found: _Found, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, width_B: np.ndarray, **more: Any
+        self, found: _Found, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, width_B: np.ndarray, **more: bool
     ) -> None:
         raise NotImplementedError
 
@@ -104,7 +105,7 @@ class Unpadded:
         branch_BW: np.ndarray,
         places_BW: np.ndarray,
         shared_B: np.ndarray,
-        **more: Any,
+        **more: bool,
     ) -> None:
         """Forward branches from their rows' beginning, those of equal length together."""
         columns = {}
@@ -120,7 +121,9 @@ class Unpadded:
                 own = at_nw.shape[1] - int(branch_BW[b].sum())
                 found.put(out, [b], at_nw[i : i + 1, own:], first=own, of=i)
 
-    def _run(self, embeds_nwD: Tensor, positions_nw: Tensor, mask: Tensor | None, cache: Any, **more: Any) -> Any:
+    def _run(
+        self, embeds_nwD: Tensor, positions_nw: Tensor, mask: Tensor | None, cache: Cache | None, **more: bool
+    ) -> BodyOutput:
         """Feed some rows without padding in this pass."""
         given = {} if cache is None else {self._named: cache}
         with _written(cache):
@@ -134,14 +137,18 @@ class Unpadded:
             )
 
 
+PassCache = Cache | Unpadded
+"""What rows have read so far, in either form."""
+
+
 class Grouped(Unpadded):
     """Rows that feed equally many columns go together."""
 
     stepwise = False
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__(lm)
-        self.cache: Any = DynamicCache(config=lm.config)
+        self.cache: Cache = DynamicCache(config=lm.config)
         self.columns = 0
 
     @property
@@ -150,7 +157,7 @@ class Grouped(Unpadded):
         return self.cache.layers
 
     def _own(
-        self, found: _Found, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, width_B: np.ndarray, **more: Any
+        self, found: _Found, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, width_B: np.ndarray, **more: bool
     ) -> None:
         B, W, _ = embeds_BWD.shape
         if torch.is_grad_enabled():
@@ -179,8 +186,8 @@ class Grouped(Unpadded):
         embeds_nwD: Tensor,
         positions_nw: Tensor,
         mask_nS: Tensor | None,
-        cache: Any,
-        **more: Any,
+        cache: Cache,
+        **more: bool,
     ) -> None:
         n, w = positions_nw.shape
         step = 1 if self.stepwise and self.columns else w
@@ -212,12 +219,12 @@ class Stepwise(Grouped):
 class Alone(Unpadded):
     """Every row by itself."""
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__(lm)
-        self.rows: list[tuple[Any, int]] = []  # cache and columns of each row
+        self.rows: list[tuple[Cache, int]] = []  # cache and columns of each row
 
     def _own(
-        self, found: _Found, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, width_B: np.ndarray, **more: Any
+        self, found: _Found, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, width_B: np.ndarray, **more: bool
     ) -> None:
         self.rows = self.rows or [(DynamicCache(config=self.lm.config), 0) for _ in width_B]
         for b in np.flatnonzero(width_B).tolist():
@@ -242,12 +249,12 @@ class Alone(Unpadded):
 class Replayed(Unpadded):
     """Forward a row's whole sequence in every pass; rows of equal length go together."""
 
-    def __init__(self, lm: Any) -> None:
+    def __init__(self, lm: PreTrainedModel) -> None:
         super().__init__(lm)
         self.rows: list[tuple[Tensor, Tensor]] = []  # embeddings and position ids of each row so far
 
     def _own(
-        self, found: _Found, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, width_B: np.ndarray, **more: Any
+        self, found: _Found, embeds_BWD: Tensor, positions_BW: Tensor, mask: Tensor | None, width_B: np.ndarray, **more: bool
     ) -> None:
         self.rows = self.rows or [(embeds_BWD[b, :0], positions_BW[b, :0]) for b in range(len(width_B))]
         lengths = {}
@@ -281,7 +288,9 @@ class _Found:
         self.places: list[np.ndarray] = []
         self.states: list[tuple[Tensor, ...]] = []
 
-    def put(self, out: Any, rows: Sequence[int], columns_nw: np.ndarray, first: int = 0, of: int | None = None) -> None:
+    def put(
+        self, out: BodyOutput, rows: Sequence[int], columns_nw: np.ndarray, first: int = 0, of: int | None = None
+    ) -> None:
         """Add the states of some rows at columns of the pass, from their column `first` on; `of` = one row of the
         output."""
         self.places.append((np.array(rows)[:, None] * self.columns + columns_nw).ravel())
@@ -300,13 +309,13 @@ class _Found:
         return SimpleNamespace(last_hidden_state=kinds[0], hidden_states=tuple(kinds[1:]) or None)
 
 
-def forked(cache: Any) -> Any:
+def forked(cache: Cache) -> Cache:
     """An independent copy of a cache. Layers write into their states, so these are copied; keys and values only grow and
     are shared."""
     return _changed(cache, lambda tensor: tensor, lambda state: state.clone())
 
 
-def selected(cache: Any, index_n: Tensor) -> Any:
+def selected(cache: Cache, index_n: Tensor) -> Cache:
     """The cache of some rows."""
 
     def select(tensor: Tensor) -> Tensor:
@@ -315,7 +324,7 @@ def selected(cache: Any, index_n: Tensor) -> Any:
     return _changed(cache, select, select)
 
 
-def _changed(cache: Any, tensors: Callable[[Tensor], Tensor], states: Callable[[Tensor], Tensor]) -> Any:
+def _changed(cache: Cache, tensors: Callable[[Tensor], Tensor], states: Callable[[Tensor], Tensor]) -> Cache:
     """A copy of a cache with a function applied to its layers' tensors and dictionaries of states."""
     mine = copy.copy(cache)
     mine.layers = [copy.copy(layer) for layer in cache.layers]
@@ -328,7 +337,7 @@ def _changed(cache: Any, tensors: Callable[[Tensor], Tensor], states: Callable[[
     return mine
 
 
-def _merged(old: Any, parts: list[tuple[Tensor, int, Any]], before: int, B: int, W: int) -> Any:
+def _merged(old: Cache, parts: list[tuple[Tensor, int, Cache]], before: int, B: int, W: int) -> Cache:
     """The caches of groups of rows as one.
 
     Args:
@@ -352,7 +361,7 @@ def _merged(old: Any, parts: list[tuple[Tensor, int, Any]], before: int, B: int,
                     states[key] = _rows_of(was[name][key], some, B) if isinstance(state, Tensor) else state
                 setattr(layer, name, states)
             elif name == "cumulative_length":
-                layer.cumulative_length = before + W
+                setattr(layer, name, before + W)
     return mine
 
 
@@ -377,7 +386,7 @@ def _rows_of(old: Tensor | None, parts: list[tuple[Tensor, Tensor]], B: int) -> 
 
 
 @contextlib.contextmanager
-def _written(cache: Any) -> Iterator[None]:
+def _written(cache: Cache | None) -> Iterator[None]:
     """Context manager: a state that a layer writes into is copied if a gradient needs its old value."""
     layers = () if cache is None or not torch.is_grad_enabled() else cache.layers
     kept = [state for layer in layers for held in vars(layer).values() if isinstance(held, dict) for state in held.values()]

@@ -50,7 +50,7 @@ def _weighted(sums_n: Tensor) -> Tensor:
     return (sums_n * (factors_n | 1)).sum()
 
 
-def _count(optimizer: Any, *_: Any) -> None:
+def _count(optimizer: torch.optim.Optimizer, *_: object) -> None:
     """Count the step of a fused optimizer as a write."""
     for group in optimizer.param_groups:
         if group.get("fused"):

@@ -7,32 +7,37 @@ On construction, `Backbone` checks that body + head give the model's logits, and
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from unspoken.core.checks import readable
 from unspoken.core.config import config_class
+from unspoken.core.embeddings import input_table, output_head, text_config
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
 from unspoken.core.fast.cpu_linear import look_again
 from unspoken.core.fast.switch import settings
 from unspoken.core.fast.token_store import Encodings
 from unspoken.core.fast.unhooked import without_hooks
+from unspoken.core.fast.unpadded import PassCache
 from unspoken.core.lm.adapters import LoraSettings, keep, merged, tied_targets
 from unspoken.core.lm.hf import layer_list, part_from_copies
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
 from unspoken.core.precision import is_low
 from unspoken.errors import BackboneError, ConfigError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @config_class
@@ -55,10 +60,10 @@ class BackboneConfig:
             raise ConfigError("a backbone with 'arch' needs 'tokenizer' (a hub id or folder)")
 
 
-def head_logits(lm: Any, hidden: Tensor) -> Tensor:
+def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:
     """States [..., D] -> logits [..., V] of a causal LM, including the scaling that some families apply."""
-    logits = lm.get_output_embeddings()(hidden)
-    config = lm.config.get_text_config()
+    logits = output_head(lm)(hidden)
+    config = text_config(lm)
     if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere multiplies
         logits = logits * scale
     if (scale := getattr(config, "logits_scaling", None)) is not None:  # Granite divides
@@ -84,12 +89,12 @@ class Backbone(nn.Module):
         BackboneError: the model's logits are not head(body(embeddings)), or it has no eos token.
     """
 
-    def __init__(self, lm: PreTrainedModel, tokenizer: Any) -> None:
+    def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.lm: Any = lm
-        self._peft: Any
+        self._peft: PeftModel | None
         object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer  # its class says of most answers that they may be lists
         self.checkpointing = False  # in training, recompute activations instead of keeping them
         self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._encoded_size = 0
@@ -115,17 +120,17 @@ class Backbone(nn.Module):
     @property
     def width(self) -> int:
         """D, the width of an input embedding."""
-        return int(self.lm.get_input_embeddings().weight.shape[1])
+        return int(input_table(self.lm).weight.shape[1])
 
     @property
     def vocabulary(self) -> int:
         """V, rows of the input embedding."""
-        return int(self.lm.get_input_embeddings().weight.shape[0])
+        return int(input_table(self.lm).weight.shape[0])
 
     @property
     def context(self) -> int | None:
         """The most positions the model takes; None if its config does not say."""
-        return getattr(self.lm.config.get_text_config(), "max_position_embeddings", None)
+        return getattr(text_config(self.lm), "max_position_embeddings", None)
 
     @property
     def window(self) -> int | None:
@@ -136,7 +141,7 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the input embedding."""
-        return self.lm.get_input_embeddings().weight.device
+        return input_table(self.lm).weight.device
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
@@ -207,7 +212,7 @@ class Backbone(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> input embeddings [..., D]."""
-        return self.lm.get_input_embeddings()(ids)
+        return input_table(self.lm)(ids)
 
     def new_cache(self, columns: int = 0, branched: bool = False) -> Any:
         """An empty cache of the kind this model needs; see `core/lm/ways.py`."""
@@ -220,7 +225,7 @@ class Backbone(nn.Module):
         *,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: PassCache | None = None,
         real: np.ndarray | None = None,
     ) -> Tensor:
         """One forward pass of the body.
@@ -248,7 +253,7 @@ class Backbone(nn.Module):
         *,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: PassCache | None = None,
         real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]:
         """Like `step`, but returns the states of every layer: embeddings, each layer's output, the last one after the final
@@ -259,7 +264,7 @@ class Backbone(nn.Module):
         """The input [B, T, D] of a layer; only the layers below it run."""
         found: list[Tensor] = []
 
-        def stop(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        def stop(_: nn.Module, given: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
             found.append(given[0] if given else named["hidden_states"])
             raise _Enough
 
@@ -292,13 +297,13 @@ class Backbone(nn.Module):
         embeds_BTD: Tensor,
         positions_BT: Tensor,
         mask: Tensor | None,
-        cache: DynamicCache | None,
+        cache: PassCache | None,
         real: np.ndarray | None = None,
-        **more: Any,
+        **more: bool,
     ) -> Any:
         if cache is None:
             look_again()
-        embeds_BTD = embeds_BTD.to(self.lm.get_input_embeddings().weight.dtype)
+        embeds_BTD = embeds_BTD.to(input_table(self.lm).weight.dtype)
         with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
             return packing.forward(self.lm, embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real, **more)
 
@@ -361,7 +366,7 @@ class Backbone(nn.Module):
         part_from_copies(self.lm, trained_tokens)
         config = LoraConfig(
             r=lora.r,
-            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType] -- peft says int, and takes any number
             lora_dropout=lora.dropout,
             target_modules=list(lora.targets) if lora.targets else "all-linear",
             trainable_token_indices=list(trained_tokens) or None,

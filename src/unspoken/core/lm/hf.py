@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from unspoken.core.embeddings import input_table, output_head, text_config
 from unspoken.errors import BackboneError, ConfigError
 
+T = TypeVar("T")
 
-def layer_list(lm: Any) -> nn.ModuleList:
+
+def layer_list(lm: PreTrainedModel) -> nn.ModuleList:
     """The layers of a model, in order.
 
     Raises:
         BackboneError: the layers are not in one list.
     """
-    depth = lm.config.get_text_config().num_hidden_layers
+    depth = text_config(lm).num_hidden_layers
     lists = (m for m in lm.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
     if (found := next(lists, None)) is None:
         raise BackboneError(f"{type(lm).__name__} has no list of {depth} layers, so that none can be run by itself")
@@ -29,15 +33,15 @@ def layer_list(lm: Any) -> nn.ModuleList:
 
 
 @torch.no_grad()
-def part_from_copies(lm: Any, tokens: Iterable[int]) -> None:
+def part_from_copies(lm: PreTrainedModel, tokens: Iterable[int]) -> None:
     """Set the head rows of tokens that are copies of another token's row to the mean of all rows (untied heads only).
 
     If the head does not train, a copy would keep sharing the other token's probability. The logit of the mean row is the
     mean logit, so by Jensen's inequality its probability is at most 1 / V, whatever the state.
     """
-    head, tokens = lm.get_output_embeddings(), list(tokens)
+    head, tokens = output_head(lm), list(tokens)
     weight, bias = head.weight, getattr(head, "bias", None)
-    if weight is lm.get_input_embeddings().weight:
+    if weight is input_table(lm).weight:
         return  # tied: its rows train with the embedding's
     alike = ((weight[:, 0] == weight[t, 0]).nonzero()[:, 0] for t in tokens)
     copies = [t for t, rows in zip(tokens, alike, strict=True) if (weight[rows] == weight[t]).all(dim=1).sum() > 1]
@@ -61,9 +65,9 @@ def token_parameters(model: nn.Module) -> set[int]:
     return found
 
 
-def rope_switch(lm: Any) -> int | None:
+def rope_switch(lm: PreTrainedModel) -> int | None:
     """The length from which a model uses other rotary angles, also for earlier positions; None = never."""
-    config = lm.config.get_text_config()
+    config = text_config(lm)
     found = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [found, *(kind for kind in found.values() if isinstance(kind, dict))]  # some have one per kind of layer
     original = getattr(config, "original_max_position_embeddings", None)
@@ -75,7 +79,7 @@ def rope_switch(lm: Any) -> int | None:
     return min(switches, default=None)
 
 
-def with_attention(make: Callable[..., Any], kind: str) -> Any:
+def with_attention(make: Callable[..., T], kind: str) -> T:
     """Build a model with an attention implementation; "eager", with one warning, if its family lacks the default, "sdpa".
 
     Args:

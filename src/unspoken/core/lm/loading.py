@@ -6,12 +6,11 @@ import json
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from unspoken.core.builtin import BUILTIN, builtin
 from unspoken.core.lm.adapters import ADAPTER, LoraSettings
@@ -78,7 +77,7 @@ def load_backbone(config: BackboneConfig, *, fits: bool = True) -> Backbone:
     return Backbone(lm, tokenizer)
 
 
-def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: Any) -> Any:
+def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Pretrained weights, or random ones for an architecture."""
     dtype = getattr(torch, config.dtype)
     if where is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unspoken.core.embeddings import input_table, output_head
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.rows.row import Row, unlabelled
 from unspoken.errors import ConfigError, DataError
@@ -62,8 +63,8 @@ def add_tokens(backbone: Backbone, names: tuple[str, ...], like: str) -> tuple[i
         backbone.forget_encoded()
         if len(tokenizer) > backbone.vocabulary:
             lm.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        embedding = lm.get_input_embeddings().weight
-        head = lm.get_output_embeddings()
+        embedding = input_table(lm).weight
+        head = output_head(lm)
         rows = tokenizer.convert_tokens_to_ids(fresh)
         with torch.no_grad():
             for weight in (embedding, head.weight):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from unspoken.core.fast.state_cache import Watch
 from unspoken.core.lm.ways import Ways, ways_of
@@ -35,7 +35,7 @@ class PrefixCache:
         gigabytes: limit of host memory.
     """
 
-    def __init__(self, lm: Any, gigabytes: float) -> None:
+    def __init__(self, lm: PreTrainedModel, gigabytes: float) -> None:
         self._lm, self._watch = lm, Watch(lm)
         self._limit = int(gigabytes * 1e9)
         self._bytes = 0

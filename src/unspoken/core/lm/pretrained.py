@@ -11,16 +11,20 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from unspoken.core.embeddings import input_table
 from unspoken.core.files import kind_of, read_object
 from unspoken.core.lm.adapters import untie_adapted
 from unspoken.core.lm.hf import with_attention
 from unspoken.errors import BackboneError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _VOCABULARY = re.compile(
     r"tokenizer\.(json|model.*)|vocab.*|merges\.txt|.*\.tiktoken|tekken\.json|.*\.(spm|bpe)|bpe\.codes|.*piece.*\.model|"
@@ -136,7 +140,7 @@ def _gguf(path: str, folder: Path, name: str) -> str:
 # tokenizers
 
 
-def load_tokenizer(source: str, model: str) -> Any:
+def load_tokenizer(source: str, model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id, if there is one.
 
     Args:
@@ -169,13 +173,13 @@ def _no_tokenizer(source: str, model: str) -> BackboneError:
     )
 
 
-def check_tokenizer(tokenizer: Any, lm: Any, source: str) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, lm: PreTrainedModel, source: str) -> None:
     """Check that every token has a row in the embedding.
 
     Raises:
         BackboneError: some have none, so the tokenizer is another model's.
     """
-    rows, highest = lm.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values(), default=-1)
+    rows, highest = input_table(lm).weight.shape[0], max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
         raise BackboneError(
             f"the tokenizer in {source} has token {highest}, the model {rows} rows of embeddings (0 to {rows - 1}): it is "
@@ -196,7 +200,7 @@ def tokenizer_place(path: str, find: Callable[[str], str]) -> str:
 # weights
 
 
-def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str], str], deep: int = 0) -> Any:
+def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str], str], deep: int = 0) -> PreTrainedModel:
     """The causal LM at a path; a PEFT adapter is merged into its base model, in float32.
 
     Args:
@@ -214,7 +218,7 @@ def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str],
     base = adapter_base(path)
     if base is None:
         how: Any = {"dtype": dtype, "output_loading_info": True}
-        load = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=False, **how)
+        load: Callable[..., Any] = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=False, **how)
         lm, found = with_attention(load, attention)
         if missing := sorted(found["missing_keys"]):
             raise BackboneError(
@@ -233,9 +237,9 @@ def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str],
             'or merge the two where it is: python -c "from peft import AutoPeftModelForCausalLM as M; '
             f"M.from_pretrained('{path}').merge_and_unload().save_pretrained('OUT')\", and copy its tokenizer to OUT"
         ) from error
-    lm = merged(lm, path, base).to(dtype)
-    check_finite(lm, path)
-    return lm
+    whole: Any = merged(lm, path, base)
+    check_finite(whole.to(dtype), path)
+    return whole
 
 
 def check_finite(module: nn.Module, where: str) -> None:
@@ -284,7 +288,7 @@ def has_tokenizer(path: str) -> bool:
     return any(_VOCABULARY.fullmatch(file.name) for file in Path(path).iterdir())
 
 
-def merged(lm: Any, path: str, base: str) -> Any:
+def merged(lm: PreTrainedModel, path: str, base: str) -> PreTrainedModel:
     """A model with a PEFT adapter merged into it.
 
     Args:
@@ -320,7 +324,7 @@ def merged(lm: Any, path: str, base: str) -> Any:
     return lm
 
 
-def _left_over(path: Path, adapted: Any) -> list[str]:
+def _left_over(path: Path, adapted: PeftModel) -> list[str]:
     """Weights of an adapter that were not used, because the model is smaller than the one it was made for."""
     from peft.utils import get_peft_model_state_dict, load_peft_weights
 
@@ -328,11 +332,11 @@ def _left_over(path: Path, adapted: Any) -> list[str]:
     return sorted(key for key in load_peft_weights(str(path), device="cpu") if ".lora_" in key and key not in taken)
 
 
-def _rows(path: Path, lm: Any) -> int | None:
+def _rows(path: Path, lm: PreTrainedModel) -> int | None:
     """Number of embedding rows in an adapter, if it differs from the model's."""
     from peft.utils import load_peft_weights
 
-    mine = lm.get_input_embeddings().weight
+    mine = input_table(lm).weight
     name = next(name for name, tensor in lm.named_parameters() if tensor is mine)
     inner = name.removesuffix(".weight")
     for key, tensor in load_peft_weights(str(path), device="cpu").items():

@@ -12,19 +12,19 @@ Shapes: B rows, W columns of a pass, T positions of a row, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
+from unspoken.core.embeddings import input_table, text_config
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import pass_cache
 from unspoken.core.fast.attention import attention_window
 from unspoken.core.fast.unhooked import without_hooks
-from unspoken.core.fast.unpadded import Alone, Grouped, Replayed, Stepwise
+from unspoken.core.fast.unpadded import Alone, Grouped, PassCache, Replayed, Stepwise, Unpadded
 from unspoken.core.lm.hf import rope_switch
 from unspoken.errors import BackboneError
 
@@ -59,21 +59,21 @@ class Ways:
     beyond: str = "alone"
 
 
-def ways_of(lm: Any) -> Ways:
+def ways_of(lm: PreTrainedModel) -> Ways:
     """How a model is fed; found out once per device type and attention implementation, and cached on the model.
 
     Raises:
         BackboneError: in no way does a row in a batch give what it gives alone.
     """
     known: dict[str, Ways] = lm.__dict__.setdefault("_ways", {})
-    kind = f"{lm.get_input_embeddings().weight.device.type} {lm.config._attn_implementation}"
+    kind = f"{input_table(lm).weight.device.type} {lm.config._attn_implementation}"
     if kind not in known:
         with without_hooks(lm):
             known[kind] = _find(lm)
     return known[kind]
 
 
-def new_cache(lm: Any, columns: int = 0, branched: bool = False, *, checkpointing: bool = False) -> Any:
+def new_cache(lm: PreTrainedModel, columns: int = 0, branched: bool = False, *, checkpointing: bool = False) -> PassCache:
     """An empty cache for a batch.
 
     Args:
@@ -92,20 +92,20 @@ def new_cache(lm: Any, columns: int = 0, branched: bool = False, *, checkpointin
     return pass_cache(lm) if checkpointing and grad else DynamicCache(config=lm.config)
 
 
-def columns_limit(lm: Any) -> int | None:
+def columns_limit(lm: PreTrainedModel) -> int | None:
     """The number of columns up to which a pass may be padded; None = any number."""
     limits = [limit for limit in (attention_window(lm), rope_switch(lm)) if limit is not None]
     return min(limits, default=None)
 
 
-def _find(lm: Any) -> Ways:
+def _find(lm: PreTrainedModel) -> Ways:
     limit, switch = columns_limit(lm), rope_switch(lm)
-    if lm.config.get_text_config().model_type in PLAIN:
+    if text_config(lm).model_type in PLAIN:
         return Ways(limit=limit, beyond="alone" if switch is None else "replayed")
     training = lm.training
     lm.eval()
     try:
-        device = lm.get_input_embeddings().weight.device.type
+        device = input_table(lm).weight.device.type
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
             found = _tried(lm, limit, switch)
     finally:
@@ -113,7 +113,7 @@ def _find(lm: Any) -> Ways:
     return found
 
 
-def _tried(lm: Any, limit: int | None, switch: int | None) -> Ways:
+def _tried(lm: PreTrainedModel, limit: int | None, switch: int | None) -> Ways:
     """Try ways, the fastest first; one that is right only in the forward pass can still be used for answering."""
     try:
         want = alone(lm)
@@ -141,7 +141,7 @@ def _tried(lm: Any, limit: int | None, switch: int | None) -> Ways:
     return Ways(answering=answering, training=way, limit=limit, beyond=beyond)
 
 
-def alone(lm: Any) -> list[tuple[Tensor, Tensor]]:
+def alone(lm: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
     """States and gradients of each trial row, alone and in one pass."""
     found = []
     for embeds_TD in _rows(lm):
@@ -151,7 +151,7 @@ def alone(lm: Any) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def gap(lm: Any, way: str, want: list[tuple[Tensor, Tensor]]) -> tuple[str, str]:
+def gap(lm: PreTrainedModel, way: str, want: list[tuple[Tensor, Tensor]]) -> tuple[str, str]:
     """What differs ("states" or "gradients") when trial rows share passes fed one way; "" if nothing does."""
     embeds = _rows(lm)
     exact = embeds[0].dtype in (torch.float32, torch.float64)
@@ -181,18 +181,18 @@ def _apart(mine_TD: Tensor, whole_TD: Tensor, exact: bool) -> float:
     return float(far_T.amax() if exact else far_T.median())
 
 
-def _rows(lm: Any) -> list[Tensor]:
+def _rows(lm: PreTrainedModel) -> list[Tensor]:
     """Vectors [T, D] of two rows, none equal to a token's embedding: some families look up their inputs."""
-    table, ends = lm.get_input_embeddings(), np.cumsum([sum(widths) for widths in zip(*PASSES, strict=True)])
+    table, ends = input_table(lm), np.cumsum([sum(widths) for widths in zip(*PASSES, strict=True)])
     with torch.no_grad():
         ids = torch.arange(1, int(ends[-1]) + 1, device=table.weight.device) % table.weight.shape[0]
         parts = (1.25 * table(ids)).split([int(ends[0]), int(ends[1] - ends[0])])
     return [part.clone().requires_grad_() for part in parts]
 
 
-def _passes(lm: Any, way: str, embeds: list[Tensor]) -> list[Tensor]:
+def _passes(lm: PreTrainedModel, way: str, embeds: list[Tensor]) -> list[Tensor]:
     """States [T, D] of two rows that share passes."""
-    cache: Any = DynamicCache(config=lm.config) if way == "padded" else UNPADDED[way](lm)
+    cache: PassCache = DynamicCache(config=lm.config) if way == "padded" else UNPADDED[way](lm)
     fed, sees, states = [0, 0], np.zeros((2, 0), dtype=bool), ([], [])
     for number, widths in enumerate(PASSES):
         W = max(widths)
@@ -200,7 +200,7 @@ def _passes(lm: Any, way: str, embeds: list[Tensor]) -> list[Tensor]:
         sees = np.concatenate([sees, real], axis=1)
         part = [pad(e[at : at + w], (0, 0, 0, W - w)) for e, at, w in zip(embeds, fed, widths, strict=True)]
         positions = np.where(real, np.array(fed)[:, None] + np.arange(W), 0)
-        if way != "padded":
+        if isinstance(cache, Unpadded):
             cache.final = number == len(PASSES) - 1
         out = packing.forward(
             lm,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict, Unpack
 
 import torch
 
@@ -22,6 +22,20 @@ OnTrace = Callable[[Trace, list[LatentKey]], None]
 """Called with the trace of a batch and a key per row of it."""
 
 
+class SampleOptions(TypedDict, total=False):
+    """The arguments of `sample` that may be left out."""
+
+    batch_size: int
+    chains: int
+    samples: int
+    numbers: Sequence[int] | None
+    explain: Callable[[Trace], list[tuple[str, ...]]] | None
+    edit: Edit | None
+    on_token: OnToken | None
+    on_trace: OnTrace | None
+    watch: LayerWatch | None
+
+
 @torch.inference_mode()
 def think(backbone: Backbone, rows: Sequence[Row], source: Source | PrecomputedThoughts | None) -> Trace:
     """Read the prompts and think, without speaking. Latents only; no gradients."""
@@ -33,7 +47,7 @@ def generate(
     rows: Sequence[Row],
     source: Source | PrecomputedThoughts | None,
     speaking: SamplingParams,
-    **how: Any,
+    **how: Unpack[SampleOptions],
 ) -> list[Answer]:
     """One answer per row, in the order of `rows`; see `sample` for the other arguments."""
     return [answer for (answer,) in sample(backbone, rows, source, speaking, **how)]
@@ -90,8 +104,17 @@ def sample(
         keys = batch.keys(chains)
         thinker = source if edit is None or source is None else edited(source, edit, keys)
         who = chosen if numbers is None else [numbers[i] for i in chosen]
-        many: Any = {"chains": chains, "samples": samples, "watch": watch}
-        loop = Loop(backbone, batch, thinker, speaking=speaking, numbers=who, on_token=hook, **many)
+        loop = Loop(
+            backbone,
+            batch,
+            thinker,
+            speaking=speaking,
+            numbers=who,
+            on_token=hook,
+            chains=chains,
+            samples=samples,
+            watch=watch,
+        )
         with contextlib.nullcontext() if watch is None else watch.over(backbone.lm, batch, chosen):
             trace, speech = loop.run()
         seconds = (clock(backbone.device) - began) / len(speech.tokens)

@@ -18,19 +18,21 @@ kept, D width, N columns that carry a position.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from unspoken.core.checks import whole
 from unspoken.core.lm.hf import layer_list
 from unspoken.core.lm.ways import columns_limit, ways_of
 from unspoken.core.loop.trace import Answer
 from unspoken.core.rows.batch import Batch
+from unspoken.core.rows.protocol import BodyOutput
 from unspoken.errors import ConfigError
 
 Part = Literal["prompt", "question", "latent", "spoken"]
@@ -192,7 +194,7 @@ class LayerWatch:
     _numbers: tuple[int, ...] = field(default=(), init=False, repr=False)
 
     @contextlib.contextmanager
-    def over(self, lm: Any, batch: Batch, questions: Sequence[int]) -> Iterator[None]:
+    def over(self, lm: PreTrainedModel, batch: Batch, questions: Sequence[int]) -> Iterator[None]:
         """Inside, the passes of a batch are watched.
 
         Args:
@@ -261,7 +263,7 @@ class LayerWatch:
         """Note what was spoken to a question, which passes do not show."""
         self._rows[question].spoken = tuple(tokens)
 
-    def _enter(self, body: nn.Module, args: Any, named: dict[str, Any]) -> None:
+    def _enter(self, body: nn.Module, args: object, named: Mapping[str, Tensor]) -> None:
         """The model is called: say what its columns are."""
         if self.told is None or self._batch is None:
             return
@@ -295,7 +297,7 @@ class LayerWatch:
         if self.columns is not None and layer in self._numbers:
             self._now[layer] = states_bWD
 
-    def _leave(self, body: nn.Module, args: Any, out: Any) -> None:
+    def _leave(self, body: nn.Module, args: object, out: BodyOutput) -> None:
         """The pass is over: keep what was asked for."""
         if self.columns is None or not self._numbers:
             return
@@ -325,7 +327,7 @@ def watching(watch: LayerWatch | None, rows_b: np.ndarray, positions_bW: np.ndar
 def _entering(what: Callable[[int, Tensor], Tensor | None]) -> Callable[..., Any]:
     """A hook on what enters the first layer."""
 
-    def hook(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> tuple[object, object] | None:
         states_bWD = args[0] if args else named["hidden_states"]
         if (new_bWD := what(0, states_bWD)) is None:
             return None
@@ -337,7 +339,7 @@ def _entering(what: Callable[[int, Tensor], Tensor | None]) -> Callable[..., Any
 def _leaving(what: Callable[[int, Tensor], Tensor | None], layer: int) -> Callable[..., Any]:
     """A hook on what a layer puts out; some put out more than their states."""
 
-    def hook(module: nn.Module, args: Any, out: Any) -> Any:
+    def hook(module: nn.Module, args: object, out: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...] | None:
         new_bWD = what(layer, out[0] if isinstance(out, tuple) else out)
         return (new_bWD, *out[1:]) if new_bWD is not None and isinstance(out, tuple) else new_bWD
 
@@ -384,7 +386,7 @@ def _layers(layers: bool | Sequence[int], depth: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(layer_number(number, depth) for number in layers))
 
 
-def layer_number(number: Any, depth: int) -> int:
+def layer_number(number: object, depth: int) -> int:
     """A layer's number from 0 to `depth`; negative ones count from the last.
 
     Raises:
@@ -394,6 +396,6 @@ def layer_number(number: Any, depth: int) -> int:
     return whole(number, name, least=-depth - 1, most=depth) % (depth + 1)
 
 
-def rows_at_a_time(lm: Any, batch_size: int) -> int:
+def rows_at_a_time(lm: PreTrainedModel, batch_size: int) -> int:
     """How many rows may share the passes that are watched: one where a family is not fed as the loop lays columns out."""
     return batch_size if ways_of(lm).answering == "padded" and columns_limit(lm) is None else 1

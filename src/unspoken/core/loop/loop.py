@@ -422,11 +422,13 @@ def unroll(
     batch: Batch,
     source: Source | PrecomputedThoughts | None,
     embeds_BTD: Tensor | None = None,
-    **how: Any,
+    *,
+    chains: int = 1,
+    frozen: bool = False,
+    prefixes: PrefixCache | None = None,
 ) -> Trace:
-    """Forward rows whose tokens are all given, with gradients. The trace keeps all hidden states (see `Loop`).
-
-    Args:
-        how: `chains`, `frozen` and `prefixes` of `Loop`.
-    """
-    return Loop(backbone, batch, source, embeds_BTD=embeds_BTD, keep_hidden=True, **how).run()[0]
+    """Forward rows whose tokens are all given, with gradients. The trace keeps all hidden states (see `Loop`)."""
+    loop = Loop(
+        backbone, batch, source, embeds_BTD=embeds_BTD, keep_hidden=True, chains=chains, frozen=frozen, prefixes=prefixes
+    )
+    return loop.run()[0]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.core.fast.unpadded import Unpadded
+from unspoken.core.fast.unpadded import PassCache, Unpadded
 from unspoken.core.loop.layers import LayerWatch, watching
 from unspoken.core.loop.sources import Jacobi
 from unspoken.core.loop.speech import Speech
@@ -123,7 +123,7 @@ def _pass(loop: Underway, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.
     return hidden_bJD
 
 
-def fork(cache: Any) -> Any:
+def fork(cache: PassCache) -> Any:
     """An independent copy of a cache. It shares the tensors, which no layer writes into: a cache grows by concatenation."""
     if isinstance(cache, Unpadded):
         return cache.fork()

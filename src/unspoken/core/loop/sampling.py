@@ -6,6 +6,7 @@ Shapes: N rows that speak in this pass, V words.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -41,6 +42,16 @@ class SamplingParams:
     def shape(self) -> tuple[float, float, int]:
         """The settings that shape the distribution; rows with equal ones are sampled together."""
         return self.temperature, self.top_p, self.top_k
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `SamplingParams` that a call may give, by name."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
 
 
 class Sampler:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.trace import Answer
 from unspoken.core.rows.batch import Batch
@@ -45,12 +45,23 @@ class Speech:
             positions_B=np.concatenate([self.positions_B, np.zeros((copies - 1) * len(self.tokens), dtype=np.int64)]),
         )
 
-    def answer(self, b: int, backbone: Any, **fields: Any) -> Answer:
+    def answer(
+        self,
+        b: int,
+        backbone: Backbone,
+        *,
+        latents: int,
+        seconds: float,
+        thoughts: tuple[str, ...] | None,
+        chain: int,
+        sample: int,
+        assistant_positions: int,
+    ) -> Answer:
         """The answer of row b, decoded.
 
         Args:
             backbone: the model that generated it.
-            fields: the fields of `Answer` that are not known here.
+            latents, seconds, thoughts, chain, sample, assistant_positions: see `Answer`.
         """
         tokens = tuple(self.tokens[b])
         spoken = tokens[:-1] if self.finished_B[b] else tokens
@@ -61,7 +72,12 @@ class Speech:
             passes=int(self.passes_B[b]),
             positions=int(self.positions_B[b]),
             passed=sum(token in backbone.eos_ids for token in spoken),
-            **fields,
+            latents=latents,
+            seconds=seconds,
+            thoughts=thoughts,
+            chain=chain,
+            sample=sample,
+            assistant_positions=assistant_positions,
         )
 
 

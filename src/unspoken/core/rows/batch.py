@@ -68,7 +68,7 @@ class Batch:
         """A key per row of `tile(chains)`."""
         return [(name, chain) for chain in range(chains) for name in self.names]
 
-    def values(self, name: str, default: Any = None) -> list[Any]:
+    def values(self, name: str, default: object = None) -> list[Any]:
         """Per row, its `HostValue` of a name; `default` where it has none."""
         found = self.extra.get(name)
         values = found.values if isinstance(found, HostValues) else [None] * len(self)

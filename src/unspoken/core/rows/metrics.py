@@ -24,7 +24,7 @@ class Metric:
 
     def __add__(self, other: Metric) -> Metric:
         total = None if self.total is None or other.total is None else self.total + other.total
-        return Metric(value=self.value + other.value, total=total)  # pyright: ignore[reportOperatorIssue, reportArgumentType]
+        return Metric(value=self.value + other.value, total=total)
 
     def on_host(self) -> Metric:
         """The same with its value copied to the host."""

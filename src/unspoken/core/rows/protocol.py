@@ -7,7 +7,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
+
+
+class BodyOutput(Protocol):
+    """What a pass of a model's body gives: states after the final norm, and of every layer where they were asked for."""
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None
 
 
 class CausalLM(Protocol):
@@ -39,7 +46,7 @@ class CausalLM(Protocol):
         *,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: Cache | None = None,
         real: np.ndarray | None = None,
     ) -> Tensor: ...
     def states(
@@ -48,6 +55,6 @@ class CausalLM(Protocol):
         *,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: Cache | None = None,
         real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]: ...

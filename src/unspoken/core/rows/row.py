@@ -65,7 +65,7 @@ class Row:
         """The row with more text behind it, each token of which is to be predicted."""
         return replace(self, ids=(*self.ids, *text), labels=(*self.labels, *text), **changes)
 
-    def value(self, name: str, default: Any = None) -> Any:
+    def value(self, name: str, default: object = None) -> Any:
         """The `HostValue` of a name; `default` where the row has none."""
         return getattr(self.extra.get(name), "value", default)
 

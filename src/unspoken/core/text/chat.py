@@ -95,7 +95,7 @@ _OURS = frozenset(
 )
 
 
-def check_variables(variables: Mapping[str, Any], field: str) -> None:
+def check_variables(variables: Mapping[str, object], field: str) -> None:
     """Refuse chat template variables that are not valid names, or that are set elsewhere.
 
     Raises:
@@ -119,7 +119,7 @@ def render(
     *,
     prompt: bool,
     today: date,
-    variables: Mapping[str, Any] | None = None,
+    variables: Mapping[str, object] | None = None,
 ) -> str:
     """A chat as text.
 
@@ -168,7 +168,7 @@ def around(
     *,
     prompt: bool,
     today: date,
-    variables: Mapping[str, Any] | None = None,
+    variables: Mapping[str, object] | None = None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids of a chat before and after its one `PLACEHOLDER`.
 

@@ -20,17 +20,17 @@ HUGE = 1e100
 """None of our figures is larger; beyond it a chart's arithmetic would overflow."""
 
 
-def printable(value: Any) -> str:
+def printable(value: object) -> str:
     """A value as printable text."""
     return _CONTROL.sub("\ufffd", str(value))
 
 
-def escape(value: Any) -> str:
+def escape(value: object) -> str:
     """Escape a value for HTML or SVG, in an element or a quoted attribute."""
     return html.escape(printable(value))
 
 
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """Escape a value for Markdown: one line, no cell separator, no HTML, no link."""
     text = printable(" ".join(str(value).split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -45,20 +45,20 @@ _LATEX = {
 """Characters that are special in LaTeX, or may be missing in its fonts."""
 
 
-def latex(value: Any) -> str:
+def latex(value: object) -> str:
     """Escape a value for LaTeX, on one line."""
     text = printable(" ".join(str(value).split()))
     return "".join(_LATEX.get(sign, sign) for sign in re.sub(r"(?<![\w.])-(?=[\d.])", "−", text))
 
 
-def number(value: Any) -> float | int | None:
+def number(value: object) -> float | int | None:
     """The value as a number that a chart can draw; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if -HUGE < value < HUGE and math.isfinite(value) else None
 
 
-def metric_rows(metrics: Iterable[Any], kind: str) -> list[dict[str, Any]]:
+def metric_rows(metrics: Iterable[object], kind: str) -> list[dict[str, Any]]:
     """The rows of a kind by step; for steps that a resumed run has logged twice, the last.
 
     Rows without a step are left out, and undrawable numbers become None: metrics.jsonl may come from anywhere.
@@ -70,7 +70,7 @@ def metric_rows(metrics: Iterable[Any], kind: str) -> list[dict[str, Any]]:
     return [latest[step] for step in sorted(latest)]
 
 
-def part(row: Mapping[str, Any], *path: str) -> Any:
+def part(row: Mapping[str, object], *path: str) -> Any:
     """The value at a path of names; None if there is none."""
     value: Any = row
     for name in path:
@@ -78,7 +78,7 @@ def part(row: Mapping[str, Any], *path: str) -> Any:
     return value
 
 
-def _sound(value: Any) -> Any:
+def _sound(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(name): _sound(inner) for name, inner in value.items()}
     if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -7,7 +7,6 @@ without slots), {slots} (the slots themselves), {step}, {number} (of the step, f
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from unspoken.core.config import build, config_class
 from unspoken.core.text.example import Example
@@ -115,7 +114,7 @@ TEXTS: dict[str, SoftTexts] = {
 """Texts per kind of task, and per model family where they differ."""
 
 
-def texts_of(data: Any) -> Any:
+def texts_of(data: object) -> SoftTexts:
     """A name of `TEXTS`, or fields of `SoftTexts` -> the texts.
 
     Raises:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from xml.etree import ElementTree
 
 from unspoken.core.config import config_class
@@ -123,7 +123,7 @@ def _xml_rows(path: Path) -> list[RawRow]:
     return [(f"{path}: {p.get('ID')}", {**p.attrib, **{child.tag: child.text or "" for child in p}}) for p in problems]
 
 
-def _row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     answer, formula = text_field(row, "Answer", where), text_field(row, "Formula", where)
     plain = _without_unit(answer)
     return {
@@ -138,7 +138,7 @@ def _row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     }
 
 
-def _hub_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _hub_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     names = {
         "body": "Body",
         "question": "Question",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
@@ -102,7 +102,7 @@ def stem_key(example: Example) -> str:
     return question_key(re.split(r"\n\s*(?:Options|Choices):", example.question)[0])
 
 
-def _commonsenseqa_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _commonsenseqa_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     inner = row.get("question")
     fields = inner if isinstance(inner, Mapping) else row  # the published file has all but the key inside "question"
     stem = text_field(fields, "stem" if fields is inner else "question", where)
@@ -115,7 +115,7 @@ def _commonsenseqa_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     }
 
 
-def _choices(choices: Any, where: str) -> dict[str, str]:
+def _choices(choices: object, where: str) -> dict[str, str]:
     """Options by letter: [{label, text}, ...] as in the file, or {label: [...], text: [...]} as on the hub."""
     if (
         isinstance(choices, list)
@@ -128,7 +128,7 @@ def _choices(choices: Any, where: str) -> dict[str, str]:
     raise DataError(f"{where}: field 'choices' must hold labels and texts, got {choices!r:.60}")
 
 
-def _aqua_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _aqua_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     options = row.get("options")
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise DataError(f"{where}: field 'options' must be a list of strings, got {options!r:.60}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
@@ -56,7 +56,7 @@ class DateUnderstanding(SplitTask[DateUnderstandingConfig]):
         path = self._source.path("test")
         return converted(listed_rows(path), self._row, split, str(path))
 
-    def _row(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    def _row(self, row: Mapping[str, object], where: str) -> Mapping[str, object]:
         text = text_field(row, "input", where)
         if self.config.source == "bbh":
             stem, options = text.split("\nOptions:")[0].strip(), options_of(text)

@@ -16,7 +16,7 @@ in both of its files; their train rows are dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.tasks.base import ScoringRule
@@ -62,7 +62,7 @@ class SemCotTask(SplitTask[SemCotTaskConfig]):
         splits = carved(config, lambda split: source.examples(split, self._row), advice)
         super().__init__(splits, _RULES.get(config.subset, score_number))
 
-    def _row(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    def _row(self, row: Mapping[str, object], where: str) -> Mapping[str, object]:
         reasoning = text_field(row, "reasoning", where)
         text = reasoning if self.config.steps == "markers" else drop_annotations(reasoning)
         meta = {"condensed_reasoning": text_field(row, "condensed_reasoning", where)} if "condensed_reasoning" in row else {}

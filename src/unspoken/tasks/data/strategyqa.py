@@ -15,7 +15,7 @@ The answers are "yes" and "no" in every form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
@@ -80,7 +80,7 @@ class StrategyQa(SplitTask[StrategyQaConfig]):
             return read_cot(self._cot, split, self.config.cot_steps)
         return self._source.examples(split, self._row)
 
-    def _row(self, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    def _row(self, row: Mapping[str, object], where: str) -> Mapping[str, object]:
         answer = row.get("answer")
         if not isinstance(answer, bool):
             raise DataError(f"{where}: field 'answer' must be true or false, got {answer!r:.60}")
@@ -97,7 +97,7 @@ class StrategyQa(SplitTask[StrategyQaConfig]):
         }
 
 
-def _bigbench_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _bigbench_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     scores = row.get("target_scores")
     if not isinstance(scores, Mapping) or set(scores) != {"Yes", "No"} or scores["Yes"] == scores["No"]:
         raise DataError(f"{where}: field 'target_scores' must give Yes or No, got {scores!r:.60}")

@@ -21,7 +21,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
@@ -159,7 +159,7 @@ class GsmHard(SplitTask[GsmHardConfig]):
         return [row for row in rows if row.meta["changed"]] if self.config.changed_only else rows
 
 
-def number_field(row: Mapping[str, Any], field: str, where: str) -> str:
+def number_field(row: Mapping[str, object], field: str, where: str) -> str:
     """A field that must be a number, as plain digits."""
     value = row.get(field)
     try:
@@ -170,7 +170,7 @@ def number_field(row: Mapping[str, Any], field: str, where: str) -> str:
         raise DataError(f"{where}: field '{field}' must be a number, got {value!r:.60} ({error})") from None
 
 
-def _svamp_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _svamp_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     answer = number_field(row, "Answer", where)
     equation = text_field(row, "Equation", where)
     return {
@@ -189,7 +189,7 @@ def _csv_rows(path: Path) -> Iterator[RawRow]:
         yield f"{path}:{reader.line_num}", row
 
 
-def _mawps_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _mawps_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     numbers = text_field(row, "Numbers", where).split()
 
     def number(match: re.Match[str]) -> str:
@@ -207,7 +207,7 @@ def _mawps_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     }
 
 
-def _multiarith_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _multiarith_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     if "sQuestion" not in row and "question" in row:  # the hub's columns: question, final_ans
         return {"question": text_field(row, "question", where), "answer": number_field(row, "final_ans", where)}
     question = text_field(row, "sQuestion", where)
@@ -220,7 +220,7 @@ def _multiarith_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {"question": question, "steps": list(steps), "answer": answer, "equation": equation}
 
 
-def _gsm_hard_row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _gsm_hard_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     question, code = text_field(row, "input", where), text_field(row, "code", where)
     original = re.search(r'"""(.*?)"""', code, re.DOTALL)
     same = original is not None and " ".join(original[1].split()) == " ".join(question.split())

@@ -15,13 +15,13 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import Split
-from unspoken.tasks.generated.generated import GeneratedConfig, generated_examples, words
+from unspoken.tasks.generated.generated import GeneratedConfig, Problem, generated_examples, words
 from unspoken.tasks.reading.readers import listed_rows
 from unspoken.tasks.reading.rows import question_key, text_field
 from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
@@ -93,7 +93,7 @@ class CoinFlip(SplitTask[CoinFlipConfig]):
         return generated_examples(config, split, generate(f"{config.seed}/{split}", *people), question_key, held_out)
 
 
-def generate(seed: str, min_people: int, max_people: int) -> Iterator[dict[str, Any]]:
+def generate(seed: str, min_people: int, max_people: int) -> Iterator[Problem]:
     """Endless rows: different people, each of whom flips the coin or does not with equal chance."""
     rng = random.Random(f"coin_flip/{seed}")
     while True:
@@ -114,6 +114,6 @@ def followed(question: str) -> tuple[list[str], bool]:
     return steps, heads
 
 
-def _row(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     question = text_field(row, "question", where)
     return {"question": question, "steps": followed(question)[0], "answer": text_field(row, "answer", where)}

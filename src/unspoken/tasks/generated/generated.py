@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from hashlib import sha256
-from typing import Any
+from typing import TypedDict
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
-from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.base import SPLITS, Split, TaskConfig
 from unspoken.tasks.reading.rows import RawRow, examples_of
 from unspoken.tasks.reading.source import DataSetConfig
+
+
+class Problem(TypedDict):
+    """A generated row."""
+
+    question: str
+    steps: list[str]
+    answer: str
+
 
 _PATIENCE = 5_000  # a split holds a tenth of all problems at least, so this many draws in vain mean that few are left
 
@@ -44,7 +53,7 @@ def side_of(key: str) -> Split:
 
 
 def take(
-    problems: Iterator[Mapping[str, Any]],
+    problems: Iterator[Problem],
     count: int,
     *,
     task: str,
@@ -92,7 +101,7 @@ def words(text: str) -> tuple[str, ...]:
 def generated_examples(
     config: GeneratedConfig,
     split: Split,
-    problems: Iterator[Mapping[str, Any]],
+    problems: Iterator[Mapping[str, TaskConfig]],
     key: Callable[[str], str],
     held_out: Iterable[Example] = (),
 ) -> list[Example]:

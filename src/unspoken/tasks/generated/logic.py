@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
 from unspoken.tasks.base import Score, Split
-from unspoken.tasks.generated.generated import GeneratedConfig, generated_examples
+from unspoken.tasks.generated.generated import GeneratedConfig, Problem, generated_examples
 from unspoken.tasks.generated.prontoqa_worlds import problems as prontoqa_problems
 from unspoken.tasks.generated.prosqa_graphs import MAX_STEPS
 from unspoken.tasks.generated.prosqa_graphs import problems as prosqa_problems
@@ -32,7 +32,7 @@ from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
 from unspoken.tasks.scoring.answers import equal, extract_strict
 from unspoken.tasks.scoring.rules import bare, score_truth
 
-Problems = Callable[[Split], Iterator[Mapping[str, Any]]]
+Problems = Callable[[Split], Iterator[Problem]]
 _FILE: Mapping[Split, str] = {"train": "train", "validation": "valid", "test": "test"}
 _GENERATE = "set source=generated to make every split (rows like the published ones, and not to be mistaken for them)"
 
@@ -67,7 +67,7 @@ class ProsQa(SplitTask[ProsQaConfig]):
         splits = _splits(config, "_graph_4_coconut.json" if config.graph_4 else ".json", self._problems)
         super().__init__(splits, score_concept)
 
-    def _problems(self, split: Split) -> Iterator[Mapping[str, Any]]:
+    def _problems(self, split: Split) -> Iterator[Problem]:
         return prosqa_problems(f"{self.config.seed}/{split}", max_steps=4 if self.config.graph_4 else MAX_STEPS)
 
 

@@ -17,17 +17,17 @@ files are never generated while the files are at hand.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import Split
-from unspoken.tasks.generated.generated import GeneratedConfig, generated_examples
+from unspoken.tasks.generated.generated import GeneratedConfig, Problem, generated_examples
 from unspoken.tasks.reading.readers import read_rows
-from unspoken.tasks.reading.rows import examples_of
-from unspoken.tasks.reading.source import DataSource, Splits, SplitTask
+from unspoken.tasks.reading.rows import text_field
+from unspoken.tasks.reading.source import DataSource, Splits, SplitTask, converted
 from unspoken.tasks.scoring.rules import score_digits
 
 
@@ -74,13 +74,12 @@ class Multiplication(SplitTask[MultiplicationConfig]):
         files = config.source == "files"
         if files and split != "train":
             path = self._source.path(split)
-            rows = [(where, _split_row(row, where)) for where, row in read_rows(path, "txt")]
-            return examples_of(rows, split=split, steps="lines", source=path)
+            return converted(read_rows(path, "txt"), _split_row, split, str(path))
         held_out = (*self._read("validation"), *self._read("test")) if files else ()
         return generated_examples(config, split, generate(f"{config.seed}/{split}", config.digits), pair_key, held_out)
 
 
-def generate(seed: str, digits: int) -> Iterator[dict[str, Any]]:
+def generate(seed: str, digits: int) -> Iterator[Problem]:
     """Endless rows. The same rows for the same seed, on every machine."""
     rng = random.Random(f"multiplication/{digits}/{seed}")
     low, high = 10 ** (digits - 1), 10**digits - 1
@@ -88,7 +87,7 @@ def generate(seed: str, digits: int) -> Iterator[dict[str, Any]]:
         yield problem(rng.randint(low, high), rng.randint(low, high), digits)
 
 
-def problem(a: int, b: int, digits: int) -> dict[str, Any]:
+def problem(a: int, b: int, digits: int) -> Problem:
     """One row: question, steps and answer of a * b, as in the module's text."""
     steps: list[str] = []
     total = 0
@@ -115,9 +114,14 @@ def _reversed(number: int, width: int) -> str:
     return " ".join(reversed(f"{number:0{width}d}"))
 
 
-def _split_row(row: Any, where: str) -> dict[str, Any]:
+def _split_row(row: Mapping[str, object], where: str) -> Problem:
     """Steps of a file's row: each begins at its plus sign. Joined by spaces they are the text of the file."""
-    first, *rest = row["cot"].strip().split(" + ")
-    if "*" not in row["question"]:
-        raise DataError(f"{where}: field 'question' must be two factors with '*' between them, got {row['question']!r:.60}")
-    return {"question": row["question"], "steps": [first, *(f"+ {step}" for step in rest)], "answer": row["answer"]}
+    question, steps = text_field(row, "question", where), text_field(row, "cot", where, may_be_empty=True)
+    first, *rest = steps.split(" + ")
+    if "*" not in question:
+        raise DataError(f"{where}: field 'question' must be two factors with '*' between them, got {question!r:.60}")
+    return {
+        "question": question,
+        "steps": [first, *(f"+ {step}" for step in rest)],
+        "answer": text_field(row, "answer", where),
+    }

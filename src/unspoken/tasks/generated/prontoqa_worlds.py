@@ -25,9 +25,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
-from unspoken.tasks.generated.generated import words
+from unspoken.tasks.generated.generated import Problem, words
 
 NAMES = words("Alex Fae Max Polly Rex Sally Sam Stella Wren")
 CONCEPTS = words(
@@ -59,14 +58,14 @@ _PLURAL, _EACH = 0.5, 0.25
 _NEGATED_CHAIN, _NEGATED_BESIDE, _NEGATED_ASKED = 0.26, 0.31, 0.46
 
 
-def problems(seed: str) -> Iterator[dict[str, Any]]:
+def problems(seed: str) -> Iterator[Problem]:
     """Endless rows with the fields of the published files: question, steps, answer. The same for the same seed."""
     rng = random.Random(f"prontoqa/{seed}")
     while True:
         yield _problem(rng)
 
 
-def _problem(rng: random.Random) -> dict[str, Any]:
+def _problem(rng: random.Random) -> Problem:
     name, drawn = rng.choice(NAMES), rng.sample(CONCEPTS, HOPS + 6 + 3)
     chain, beside, (other, above_other, opposite) = drawn[:HOPS], drawn[HOPS : HOPS + 6], drawn[HOPS + 6 :]
     families = rng.sample(PROPERTIES, 11)

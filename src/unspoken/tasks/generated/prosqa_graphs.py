@@ -27,9 +27,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp
-from typing import Any
 
-from unspoken.tasks.generated.generated import words
+from unspoken.tasks.generated.generated import Problem, words
 
 NAMES = words("Alex Bob Carol Davis Eva Fae Gabriel Jack Max Oliver Polly Rex Sally Sam Stella Tom Wren")
 CONCEPTS = words(
@@ -47,6 +46,16 @@ _DEPTH_WEIGHT = 1.5
 _NEITHER, _BOTH = 0, 3  # whose descendant a node is: 1 and 2 are the two persons
 
 
+class GraphProblem(Problem):
+    """A row with the published files' own fields: the graph, and where the question begins and ends in it."""
+
+    idx_to_symbol: list[str]
+    edges: list[list[int]]
+    root: int
+    target: int
+    neg_target: int
+
+
 @dataclass(frozen=True)
 class _Graph:
     parents: list[list[int]]
@@ -54,7 +63,7 @@ class _Graph:
     depth: list[int]  # the fewest steps from the nearest of the two persons; 0 for nodes that neither reaches
 
 
-def problems(seed: str, max_steps: int = MAX_STEPS) -> Iterator[dict[str, Any]]:
+def problems(seed: str, max_steps: int = MAX_STEPS) -> Iterator[GraphProblem]:
     """Endless rows with the fields of the published files: question, steps, answer, idx_to_symbol, edges, root, target,
     neg_target. The same rows for the same seed, on every machine.
 
@@ -100,7 +109,7 @@ def _draw(rng: random.Random) -> _Graph:
     return graph
 
 
-def _problem(rng: random.Random, graph: _Graph, max_steps: int) -> dict[str, Any] | None:
+def _problem(rng: random.Random, graph: _Graph, max_steps: int) -> GraphProblem | None:
     """A question about a graph, or None if it has no two sinks that fit."""
     used = {parent for parents in graph.parents for parent in parents}
     kept = [node for node in range(_NODES) if graph.parents[node] or node in used]

@@ -10,7 +10,7 @@ row a line: `question||<<a+b=c>> <<..>> #### answer`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
 from hashlib import sha256
 from pathlib import Path
@@ -133,7 +133,7 @@ class Files(SplitTask[FilesConfig]):
             self._require_steps(found, where)
         return carve(found, config.validation_fraction, split) if source == "train" and self._splits.carved else found
 
-    def _plain(self, rows: Any) -> Iterator[RawRow]:
+    def _plain(self, rows: Iterable[RawRow]) -> Iterator[RawRow]:
         """Rows with the fields that are read: renamed, of their style, with letters for options."""
         for where, row in rows:
             if self.config.fields and isinstance(row, Mapping):
@@ -145,7 +145,7 @@ class Files(SplitTask[FilesConfig]):
                 refuse_unshown(row, where)
             yield where, self._truth_told(row, where)
 
-    def _truth_told(self, row: Any, where: str) -> Any:
+    def _truth_told(self, row: object, where: str) -> object:
         """true and false as words, where answers are words; a number they are not."""
         if not isinstance(row, Mapping) or not isinstance(row.get("answer"), bool):
             return row
@@ -166,7 +166,7 @@ class Files(SplitTask[FilesConfig]):
             )
 
 
-def _renamed(row: Mapping[str, Any], fields: Mapping[str, str], where: str) -> Mapping[str, Any]:
+def _renamed(row: Mapping[str, object], fields: Mapping[str, str], where: str) -> Mapping[str, object]:
     """A row with our names for its fields. Raises DataError for a name that it does not have."""
     values = {}
     for ours, theirs in fields.items():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
@@ -27,12 +26,12 @@ ANSWERS = ("answer", "answerKey", "answer_key", "label", "answer_idx", "answer_i
 _LETTER = re.compile(r"\W*(?P<letter>[A-Ja-j])(?:\W*|[).:]\s.*)", re.DOTALL)
 
 
-def option_field(row: Any) -> str | None:
+def option_field(row: object) -> str | None:
     """The field that holds a row's options, if it has one."""
     return next((name for name in OPTIONS if isinstance(row, Mapping) and row.get(name)), None)
 
 
-def lettered_row(row: Any, where: str) -> Any:
+def lettered_row(row: object, where: str) -> object:
     """A row whose question lists its options and whose answer is a letter; one without a field of options has both already.
 
     Raises:
@@ -66,7 +65,7 @@ def lettered_row(row: Any, where: str) -> Any:
     return {**rest, "question": question, "answer": letter, **({"reasoning": reasoning} if reasoning else {})}
 
 
-def _said(row: Mapping[str, Any], where: str) -> tuple[str, str, Any]:
+def _said(row: Mapping[str, object], where: str) -> tuple[str, str, object]:
     """(field, reasoning, value) of a row's answer."""
     name = next((name for name in ANSWERS if row.get(name) is not None), None)
     if name is None:
@@ -78,7 +77,7 @@ def _said(row: Mapping[str, Any], where: str) -> tuple[str, str, Any]:
     return name, "", value
 
 
-def _as_asked(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _as_asked(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     """A row whose question lists its options itself."""
     options = options_of(str(row.get("question")))
     if not options:
@@ -92,7 +91,7 @@ def _as_asked(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {**rest, "answer": letter, **({"reasoning": reasoning} if reasoning else {})}
 
 
-def _options(value: Any, where: str, field: str) -> tuple[list[str], list[str]]:
+def _options(value: object, where: str, field: str) -> tuple[list[str], list[str]]:
     """(labels, texts) of a row's options."""
     if isinstance(value, Mapping):
         texts, labels = value.get("text"), value.get("label")
@@ -113,7 +112,7 @@ def _options(value: Any, where: str, field: str) -> tuple[list[str], list[str]]:
     raise DataError(f"{where}: field '{field}' must be a list of texts, or texts by letter, got {value!r:.60}")
 
 
-def _letter(said: Any, labels: list[str], texts: list[str], where: str, name: str) -> str:
+def _letter(said: object, labels: list[str], texts: list[str], where: str, name: str) -> str:
     """The letter of the option that an answer names: by label, letter, text or index.
 
     Raises:
@@ -143,10 +142,10 @@ def _letter(said: Any, labels: list[str], texts: list[str], where: str, name: st
     raise DataError(f"{where}: field '{name}' {what} the options: {said!r:.60}; write a letter: {told_of}")
 
 
-def refuse_unshown(row: Any, where: str) -> None:
+def refuse_unshown(row: object, where: str) -> None:
     """Raises DataError where an answer is only the place of an option that the question does not show."""
     field = option_field(row)
-    if field is None:
+    if field is None or not isinstance(row, Mapping):
         return
     said = row.get("answer")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import Split
@@ -29,7 +28,7 @@ def cot_source(task: str, hub: str | None, hub_splits: Mapping[Split, tuple[str,
 def read_cot(source: DataSource, split: Split, rule: StepRule) -> list[Example]:
     """The rows of a split with their rationale as steps. A truth value, however written, is the answer yes or no."""
 
-    def convert(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    def convert(row: Mapping[str, object], where: str) -> Mapping[str, object]:
         answer = row.get("answer")
         text = str(answer) if isinstance(answer, bool) else text_field(row, "answer", where)
         return {

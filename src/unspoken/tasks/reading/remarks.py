@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
 
 from unspoken.core.text.example import Example
 from unspoken.tasks.base import Split, Task
@@ -42,13 +41,13 @@ def remarks(task: Task, split: Split, *, all_of_it: bool = False) -> list[str]:
     return told
 
 
-def before_dropping(task: Any, split: Split, examples: Sequence[Example]) -> Sequence[Example]:
+def before_dropping(task: Task, split: Split, examples: Sequence[Example]) -> Sequence[Example]:
     """All rows of a split, those included that a held-out split has taken, where the task can say."""
     read = getattr(task, "read_before_dropping", None)
     return (read(split) if read is not None else None) or examples
 
 
-def dropped(task: Any, split: Split) -> list[str]:
+def dropped(task: Task, split: Split) -> list[str]:
     """How many rows of a split that has been read were dropped because a held-out split has their question."""
     count = getattr(task, "dropped", {}).get(split, 0)
     others = "validation or test" if split == "train" else "test"
@@ -141,7 +140,7 @@ def _decimal(text: str) -> Decimal | None:
     return whole_number(" ".join(plain_numerals(text).split()).rstrip(" ."))
 
 
-def _is_long(value: Any) -> bool:
+def _is_long(value: object) -> bool:
     if isinstance(value, Mapping):
         return False
     if isinstance(value, (list, tuple)):

@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any
 
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError, did_you_mean
@@ -17,7 +16,7 @@ from unspoken.tasks.reading.equations import plain_number
 from unspoken.tasks.reading.segment import StepRule, natural, split_steps
 from unspoken.tasks.reading.traces import holds_trace, split_reasoning, untagged
 
-RawRow = tuple[str, Any]  # where it stands ("data.jsonl:3"), and its value, unchecked
+RawRow = tuple[str, object]  # where it stands ("data.jsonl:3"), and its value, unchecked
 
 REASONING = (
     "steps", "cot", "reasoning", "reasoning_content", "reasoning_steps", "chain_of_thought", "rationale", "thinking",
@@ -43,7 +42,7 @@ class Number(float):
 
 def examples_of(
     rows: Iterable[RawRow], *, split: Split, steps: StepRule, source: object, names: Sequence[str] = REASONING,
-    advice: Callable[[Any], str] = lambda row: "",
+    advice: Callable[[object], str] = lambda row: "",
 ) -> list[Example]:  # fmt: skip
     """Check rows and make examples of them.
 
@@ -80,7 +79,7 @@ def converted_examples(rows: Iterable[RawRow], *, split: Split, steps: StepRule,
 
 
 def _example(
-    row: Any, where: str, id: str, rule: StepRule, names: Sequence[str], advice: Callable[[Any], str]
+    row: object, where: str, id: str, rule: StepRule, names: Sequence[str], advice: Callable[[object], str]
 ) -> tuple[Example, str]:
     """One checked example, and the reasoning text that its steps were split from ("" if they came as a list)."""
     if not isinstance(row, Mapping):
@@ -125,7 +124,7 @@ def _body_and_answer(text: str, where: str) -> tuple[str, str]:
     return body.strip(), answer
 
 
-def reasoning_field(row: Mapping[str, Any], names: Sequence[str] = REASONING) -> str | None:
+def reasoning_field(row: Mapping[str, object], names: Sequence[str] = REASONING) -> str | None:
     """The field of a row that its reasoning is read from; one that is empty is taken only where no other has any."""
     there = {_plain(key): key for key in row if isinstance(key, str) and row[key] is not None}
     found = [there[_plain(name)] for name in names if _plain(name) in there]
@@ -136,14 +135,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "", name).lower()
 
 
-def _refuse_misspelt(row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+def _refuse_misspelt(row: Mapping[str, object], names: Sequence[str], where: str) -> None:
     """Raises DataError for "stepz", which would pass for a row without reasoning."""
     for name in row:
         if name not in names and difflib.get_close_matches(str(name), names, n=1, cutoff=0.8):
             raise DataError(f"{where}: field {name!r} is not read; {did_you_mean(str(name), names)}")
 
 
-def text_field(row: Mapping[str, Any], field: str, where: str, may_be_empty: bool = False) -> str:
+def text_field(row: Mapping[str, object], field: str, where: str, may_be_empty: bool = False) -> str:
     """A field of a row as stripped text. Raises DataError that names the place and the field."""
     value = row.get(field)
     if value is None:

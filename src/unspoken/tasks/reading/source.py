@@ -21,12 +21,13 @@ from unspoken.tasks.base import SPLITS, Score, ScoringRule, Split, fingerprint_e
 from unspoken.tasks.reading.folders import folder_rows, hub_rows
 from unspoken.tasks.reading.readers import read_rows
 from unspoken.tasks.reading.rows import RawRow, carve, check_split, converted_examples, question_key
+from unspoken.tasks.reading.segment import StepRule
 
 DATA_VARIABLE = "UNSPOKEN_DATA"
 
 _HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 C = TypeVar("C")
-Convert = Callable[[Mapping[str, Any], str], Mapping[str, Any]]
+Convert = Callable[[Mapping[str, object], str], Mapping[str, object]]
 """A row of the data set, and where it stands -> a row with `question`, `answer`, perhaps `steps`, and the rest."""
 
 
@@ -155,7 +156,7 @@ class DataSource:
             copies = f"or a copy of the hub's {self.hub}, whose files are named after their split ({reason})"
             raise DataError(f"{folder}: no {split} file for task {self.task!r}; expected {names}, {copies}") from None
 
-    def examples(self, split: Split, convert: Convert, steps: Any = "lines") -> list[Example]:
+    def examples(self, split: Split, convert: Convert, steps: StepRule = "lines") -> list[Example]:
         """The examples of a split, each row first brought into the form of `files` by `convert`."""
         rows, where = self.rows(split)
         return converted(rows, convert, split, where, steps)
@@ -185,7 +186,9 @@ class DataSource:
         return f"either {ways}; or {self.instead}"
 
 
-def converted(rows: Iterable[RawRow], convert: Convert, split: Split, where: str, steps: Any = "lines") -> list[Example]:
+def converted(
+    rows: Iterable[RawRow], convert: Convert, split: Split, where: str, steps: StepRule = "lines"
+) -> list[Example]:
     """Examples of rows that have fields of their own. A row that is no object is an error that says so."""
 
     def each() -> Iterable[RawRow]:

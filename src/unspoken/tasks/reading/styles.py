@@ -20,7 +20,7 @@ behind it; see `tasks/reading/traces.py`. A field `answer` of the row, where the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from unspoken.errors import DataError
@@ -31,7 +31,7 @@ from unspoken.tasks.scoring.answers import equal
 Style = Literal[
     "plain", "math", "hotpotqa", "hotpotqa_closed", "chat", "sharegpt", "alpaca", "completion", "openr1", "metamath"
 ]  # fmt: skip
-Fields = Mapping[str, Any]
+Fields = Mapping[str, object]
 
 _PARTS = {
     "text": "{}",
@@ -48,7 +48,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """What tells a style by: the fields that its rows have."""
 
 
-def restyled(row: Any, where: str, style: Style) -> Any:
+def restyled(row: object, where: str, style: Style) -> object:
     """A row of a style as a plain one.
 
     Args:
@@ -59,10 +59,15 @@ def restyled(row: Any, where: str, style: Style) -> Any:
     Raises:
         DataError: a field that the style needs is missing or of another form.
     """
-    return row if style == "plain" else _STYLES[style](row, where)
+    if style == "plain":
+        return row
+    if style in _TALKS:
+        return _TALKS[style](row, where)
+    first = FIELDS[style.removesuffix("_closed")][0]
+    return _STYLES[style](_with_field(row, first, where), where)
 
 
-def _math(row: Any, where: str) -> Fields:
+def _math(row: Fields, where: str) -> Fields:
     problem, solution = _field(row, "problem", where), _field(row, "solution", where)
     answer = row.get("answer")
     if answer is None:
@@ -72,13 +77,13 @@ def _math(row: Any, where: str) -> Fields:
     return {**_rest(row, "problem", "solution"), "question": problem, "reasoning": solution, "answer": answer}
 
 
-def _hotpotqa(row: Any, where: str) -> Fields:
+def _hotpotqa(row: Fields, where: str) -> Fields:
     plain = _hotpotqa_closed(row, where)
     passages = [f"{title}: {' '.join(part.strip() for part in sentences)}" for title, sentences in _context(row, where)]
-    return {**plain, "question": "\n".join([*passages, plain["question"]])}
+    return {**plain, "question": "\n".join([*passages, str(plain["question"])])}
 
 
-def _hotpotqa_closed(row: Any, where: str) -> Fields:
+def _hotpotqa_closed(row: Fields, where: str) -> Fields:
     passages = dict(_context(row, where))
     facts = _pairs(_field(row, "supporting_facts", where), "title", "sent_id", where, "supporting_facts")
     # Some published rows name a sentence that their passage does not have.
@@ -87,23 +92,25 @@ def _hotpotqa_closed(row: Any, where: str) -> Fields:
     return {**rest, "question": _field(row, "question", where), "answer": _field(row, "answer", where), "steps": steps}
 
 
-def _context(row: Any, where: str) -> list[tuple[str, list[str]]]:
+def _context(row: Fields, where: str) -> list[tuple[str, list[str]]]:
     return _pairs(_field(row, "context", where), "title", "sentences", where, "context")
 
 
-def _pairs(value: Any, first: str, second: str, where: str, field: str) -> list[tuple[Any, Any]]:
+def _pairs(value: object, first: str, second: str, where: str, field: str) -> list[tuple[Any, Any]]:
     """[[a, b], ...] as in the original files, or {first: [a, ...], second: [b, ...]} as on the hub."""
     try:
         if isinstance(value, Mapping):
             return list(zip(value[first], value[second], strict=True))
-        return [(a, b) for a, b in value]
+        if isinstance(value, (list, tuple)):
+            return [(a, b) for a, b in value]
+        raise TypeError
     except (KeyError, TypeError, ValueError):
         raise DataError(
             f"{where}: field '{field}' must be pairs, or an object with '{first}' and '{second}', got {value!r:.60}"
         ) from None
 
 
-def _chat(row: Any, where: str) -> Fields:
+def _chat(row: object, where: str) -> Fields:
     messages = row if isinstance(row, list) else _field(row, "messages", where)
     if not isinstance(messages, list) or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in messages):
         raise DataError(f"{where}: messages must be a list of objects with 'role' and 'content', got {messages!r:.60}")
@@ -118,11 +125,13 @@ def _chat(row: Any, where: str) -> Fields:
     return _answered(rest, question, _content(said["content"], where), thought or _thought_parts(said["content"]), where)
 
 
-def _content(content: Any, where: str) -> str:
+def _content(content: object, where: str) -> str:
     """A message's text, its parts joined, without those that are thoughts."""
     if isinstance(content, str):
         return content
     try:
+        if not isinstance(content, Iterable):
+            raise TypeError
         return "".join(_PARTS[part["type"]].format(part["text"]) for part in content if part["type"] not in _THOUGHTS)
     except (KeyError, TypeError):
         kinds = ", ".join(_PARTS)
@@ -131,14 +140,14 @@ def _content(content: Any, where: str) -> str:
         ) from None
 
 
-def _thought_parts(content: Any) -> str:
+def _thought_parts(content: object) -> str:
     """What the parts of a message say that are thoughts."""
     parts = [part for part in content if part["type"] in _THOUGHTS] if isinstance(content, list) else []
     said = (next((part[key] for key in ("text", *_THOUGHTS) if isinstance(part.get(key), str)), "") for part in parts)
     return "\n".join(filter(None, said))
 
 
-def _answered(rest: Fields, question: Any, said: str, thought: str, where: str) -> Fields:
+def _answered(rest: Fields, question: object, said: str, thought: str, where: str) -> Fields:
     """A plain row of what was said to a question: an `answer` or reasoning that the row itself has comes first."""
     reasoning, answer = split_reasoning(said)
     own = rest.get("answer")
@@ -154,7 +163,7 @@ def _answered(rest: Fields, question: Any, said: str, thought: str, where: str) 
     return plain | ({"reasoning": reasoning} if reasoning and reasoning_field(rest) is None else {})
 
 
-def _sharegpt(row: Any, where: str) -> Fields:
+def _sharegpt(row: object, where: str) -> Fields:
     turns = row if isinstance(row, list) else _field(row, "conversations", where)
     if not isinstance(turns, list) or not all(isinstance(t, Mapping) for t in turns):
         raise DataError(f"{where}: conversations must be a list of objects with 'from' and 'value', got {turns!r:.60}")
@@ -172,7 +181,7 @@ def _sharegpt(row: Any, where: str) -> Fields:
     return _chat({**_rest(rest, "system"), "messages": messages}, where)
 
 
-def _alpaca(row: Any, where: str) -> Fields:
+def _alpaca(row: Fields, where: str) -> Fields:
     instruction, said = _text(row, "instruction", where), _text(row, "output", where)
     more = row.get("input")
     if more is not None and not isinstance(more, str):
@@ -181,7 +190,7 @@ def _alpaca(row: Any, where: str) -> Fields:
     return _answered(_rest(row, "instruction", "input", "output"), question, said, "", where)
 
 
-def _completion(row: Any, where: str) -> Fields:
+def _completion(row: Fields, where: str) -> Fields:
     prompt, said = _field(row, "prompt", where), _field(row, "completion", where)
     rest = _rest(row, "prompt", "completion")
     if isinstance(prompt, list) and isinstance(said, list):
@@ -189,11 +198,11 @@ def _completion(row: Any, where: str) -> Fields:
     return _answered(rest, _text(row, "prompt", where), _text(row, "completion", where), "", where)
 
 
-def _metamath(row: Any, where: str) -> Fields:
+def _metamath(row: Fields, where: str) -> Fields:
     return _answered(_rest(row, "query", "response"), _text(row, "query", where), _text(row, "response", where), "", where)
 
 
-def _openr1(row: Any, where: str) -> Fields:
+def _openr1(row: Fields, where: str) -> Fields:
     problem = _field(row, "problem", where)
     plain = _math(row, where) if row_has(row, "solution") else {**_rest(row, "problem"), "question": problem}
     answer = plain.get("answer")
@@ -208,8 +217,8 @@ def _openr1(row: Any, where: str) -> Fields:
     return _rest(plain, "generations", "messages")
 
 
-def _whole_and_right(row: Fields, number: int, text: str, answer: Any) -> bool:
-    def flag(name: str) -> Any:
+def _whole_and_right(row: Fields, number: int, text: str, answer: object) -> bool:
+    def flag(name: str) -> object:
         values = row.get(name)
         return values[number] if isinstance(values, (list, tuple)) and number < len(values) else None
 
@@ -219,12 +228,12 @@ def _whole_and_right(row: Fields, number: int, text: str, answer: Any) -> bool:
     return any(verdicts) if verdicts else answer is None or equal(split_reasoning(text)[1], str(answer))
 
 
-def row_has(row: Any, name: str) -> bool:
+def row_has(row: object, name: str) -> bool:
     """Whether a row is an object with something in a field."""
     return isinstance(row, Mapping) and row.get(name) is not None
 
 
-def advice(row: Any) -> str:
+def advice(row: object) -> str:
     """What to try for a row that lacks `question` or `answer`: a style whose fields it has, or names to map."""
     if not isinstance(row, Mapping):
         return "; is it a chat? task.style=chat" if isinstance(row, list) else ""
@@ -236,38 +245,43 @@ def advice(row: Any) -> str:
     return f"; name the fields that it is in: task.fields='{{{told_names}}}'"
 
 
-def _alike(name: str, key: Any) -> bool:
+def _alike(name: str, key: object) -> bool:
     words = {"question": ("question", "problem", "prompt", "query", "instruction", "input", "ask"),
              "answer": ("answer", "target", "label", "output", "response", "completion", "result", "gold")}  # fmt: skip
     return any(word in str(key).lower() for word in words[name])
 
 
-def _text(row: Any, name: str, where: str) -> str:
+def _text(row: Fields, name: str, where: str) -> str:
     value = _field(row, name, where)
     if not isinstance(value, str):
         raise DataError(f"{where}: field '{name}' must be a string, got {type(value).__name__} ({value!r:.60})")
     return value
 
 
-def _field(row: Any, name: str, where: str) -> Any:
+def _field(row: object, name: str, where: str) -> Any:
+    return _with_field(row, name, where)[name]
+
+
+def _with_field(row: object, name: str, where: str) -> Fields:
     if not isinstance(row, Mapping) or row.get(name) is None:
         got = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
         style = next((style for style, fields in FIELDS.items() if all(row_has(row, field) for field in fields)), None)
         other = f" it looks like task.style={style}" if style else ""
         raise DataError(f"{where}: field '{name}' is missing; the row has: {got or 'nothing'}; is task.style right?{other}")
-    return row[name]
+    return row
 
 
 def _rest(row: Fields, *used: str) -> dict[str, Any]:
     return {key: value for key, value in row.items() if key not in used}
 
 
-_STYLES: dict[str, Callable[[Any, str], Fields]] = {
+_TALKS: dict[str, Callable[[object, str], Fields]] = {"chat": _chat, "sharegpt": _sharegpt}
+"""Styles whose row may be the list of what was said."""
+
+_STYLES: dict[str, Callable[[Fields, str], Fields]] = {
     "math": _math,
     "hotpotqa": _hotpotqa,
     "hotpotqa_closed": _hotpotqa_closed,
-    "chat": _chat,
-    "sharegpt": _sharegpt,
     "alpaca": _alpaca,
     "completion": _completion,
     "openr1": _openr1,

@@ -8,12 +8,15 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unspoken.errors import DataError
 from unspoken.tasks.reading.rows import RawRow
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
 
 _NESTED = ("[", "{")
 _EXCEL_CUT = re.compile(r"sep=(?P<cut>[,;\t|])\r?\n", re.IGNORECASE)
@@ -51,7 +54,7 @@ def _csv_rows(path: str | Path, reader: csv.DictReader[str]) -> Iterator[RawRow]
     for row in reader:
         where = f"{path}:{reader.line_num}"
         if None in row:
-            got = len(names) + len(row[None])  # pyright: ignore[reportArgumentType]
+            got = len(names) + len(row[None])
             raise DataError(f"{where}: has {got} cells, the heading {len(names)}; quote cells that have commas in them")
         if any(value for value in row.values()):
             yield where, {name: _cell(value) for name, value in row.items() if value not in (None, "")}
@@ -96,7 +99,7 @@ def arrow_rows(path: str | Path, data: bytes) -> Iterator[RawRow]:
         raise DataError(f"{path}: is no whole Arrow file ({_line(error)}); get it again") from None
 
 
-def _numbered(path: str | Path, batches: Any) -> Iterator[RawRow]:
+def _numbered(path: str | Path, batches: Iterable[RecordBatch]) -> Iterator[RawRow]:
     from pyarrow import ArrowException
 
     number = 0
