@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from unspoken.causal.control_report import ControlsReport
 from unspoken.causal.controls import LIMIT, run_controls
@@ -23,9 +23,9 @@ from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.rescore import Agreement, agreements
 from unspoken.evaluation.resume import PartialReport
 from unspoken.runs.directory import RunDir, load
-from unspoken.runs.model import Model
+from unspoken.runs.model import AnswerOptions, Model
 from unspoken.tasks import make_task
-from unspoken.tasks.base import Split, Task
+from unspoken.tasks.base import Split, Task, TaskConfig
 from unspoken.tasks.scoring.extractors import EXTRACTORS
 
 Progress = Callable[[str, int, int], None]
@@ -55,6 +55,26 @@ class Evaluated:
     left_out: Mapping[str, str] = field(default_factory=dict)
     controls: ControlsReport | None = None
     controls_path: Path | None = None
+
+
+class CampaignOptions(AnswerOptions, total=False):
+    """What `evaluate_run` may be told besides, by name: fields of `Campaign`, and of `AnswerOptions`."""
+
+    split: Split
+    limit: int | None
+    latents: int | None
+    batch_size: int
+    explain: bool
+    samples: int
+    chains: int | None
+    parallel: int | None
+    dtype: str | None
+    out: str | Path | None
+    controls: bool | None
+    controls_limit: int
+    extractors: Sequence[str]
+    card: str | Path | None
+    restart: bool
 
 
 @dataclass(kw_only=True)
@@ -188,11 +208,11 @@ class Campaign:
 
 def evaluate_run(
     run: str | Path,
-    tasks: Sequence[Any] = (),
+    tasks: Sequence[str | Mapping[str, object] | TaskConfig | Task] = (),
     seeds: Sequence[int] = (),
     *,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[CampaignOptions],
 ) -> list[Evaluated]:
     """Evaluate a run as `unspoken eval` does: every task, once per seed, each report kept in the run.
 
@@ -211,7 +231,7 @@ def evaluate_run(
     """
     known = {f.name for f in dataclasses.fields(Campaign) if f.init and f.name != "speaking"}
     speaking = {name: value for name, value in settings.items() if name not in known}
-    own = {name: value for name, value in settings.items() if name in known}
+    own: dict[str, Any] = {name: value for name, value in settings.items() if name in known}
     campaign = Campaign(run=run, tasks=tasks, seeds=seeds, speaking=speaking, **own)
     found = []
     for task in campaign.tasks:
@@ -221,5 +241,5 @@ def evaluate_run(
     return found
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+def _given(options: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}

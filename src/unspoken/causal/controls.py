@@ -10,7 +10,7 @@ Shapes: K latents per row, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from unspoken.causal.known import KnownLatents
     from unspoken.core.rows.row import LatentKey
-    from unspoken.runs.model import Model
+    from unspoken.runs.model import AnswerOptions, Model
 
 LIMIT = 200
 """Problems per control where a caller does not say: a fall of about 7 points is seen at 50%, of 4 points at 90% (ours)."""
@@ -50,7 +50,7 @@ def run_controls(
     noise: Sequence[float] = SCALES,
     control_seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
-    **speaking: Any,
+    **speaking: Unpack[AnswerOptions],
 ) -> ControlsReport:
     """Answer the first `limit` problems of a split unmodified, then once per control, and pair the answers.
 
@@ -62,7 +62,7 @@ def run_controls(
         noise: scales of the noise.
         control_seed: decides whose latents a problem gets where they are shuffled, and the noise.
         progress: called with (what runs, evaluations done, evaluations in all).
-        speaking: fields of `Speaking`, for all evaluations alike.
+        speaking: fields of `AnswerOptions`, for all evaluations alike.
 
     Raises:
         ConfigError: the model makes no latents, an unknown control, a negative scale, or what `evaluate` refuses.

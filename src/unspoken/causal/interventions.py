@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -34,7 +34,9 @@ from unspoken.core.loop.layers import LayerWatch, layer_number
 from unspoken.core.loop.trace import Answer, Trace
 from unspoken.core.rows.row import LatentKey
 from unspoken.errors import ConfigError, DataError
-from unspoken.runs.model import Model
+from unspoken.runs.model import AnswerOptions, Model
+
+Vectors = Tensor | np.ndarray | Sequence[float] | Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +65,7 @@ class Replace(_Where):
         vectors: [D] for every place, or [K, D], one per place of the row.
     """
 
-    vectors: Any
+    vectors: Vectors
 
     def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
@@ -124,7 +126,7 @@ class Add(_Where):
         scale: times so much.
     """
 
-    direction: Any
+    direction: Vectors
     scale: float = 1.0
 
     def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
@@ -233,7 +235,11 @@ def intervene(
     questions: Sequence[str],
     *interventions: Intervention,
     hold: bool = False,
-    **how: Any,
+    names: Sequence[str] | None = None,
+    latents: int | None = None,
+    batch_size: int = 32,
+    explain: bool = False,
+    **speaking: Unpack[AnswerOptions],
 ) -> Intervened:
     """Answer questions twice: as always, and with interventions.
 
@@ -242,7 +248,7 @@ def intervene(
         questions: plain texts.
         interventions: applied to each latent in this order, each to what the one before has left.
         hold: feed the unmodified run's latents wherever no intervention changes them, instead of thinking them anew.
-        how: arguments of `Model.answer`: latents, batch_size, explain, temperature, ...
+        names, latents, batch_size, explain, speaking: see `Model.answer`.
 
     Raises:
         ConfigError: no latents to change, or an intervention at a place, question or width that is not there.
@@ -250,21 +256,27 @@ def intervene(
     """
     if not questions:
         raise DataError("there is no question to intervene in; give at least one")
-    names = [f"question {i}" for i in range(len(questions))] if how.get("names") is None else list(how["names"])
-    how["names"] = names
+    names = [f"question {i}" for i in range(len(questions))] if names is None else list(names)
     before: dict[LatentKey, Trace] = {}
     after: dict[LatentKey, Trace] = {}
     inside = [one for one in interventions if getattr(one, "layer", None) is not None]
     watch = changed = None
     if inside:
         watch = LayerWatch(layers=sorted({layer_number(one.layer, depth_of(model)) for one in inside}))
-    plain = model.answer(questions, on_trace=traces_into(before), watch=watch, **how)
+
+    def answered(kept: dict[LatentKey, Trace], edit: Edit | None, watch: LayerWatch | None) -> list[Answer]:
+        return model.answer(
+            questions, names=names, latents=latents, batch_size=batch_size, explain=explain, edit=edit, watch=watch,
+            on_trace=traces_into(kept), **speaking,
+        )  # fmt: skip
+
+    plain = answered(before, None, watch)
     known = KnownLatents.of({key: trace.latents_BKD[0] for key, trace in before.items()}, names)
     if watch is not None:
         changed = LayerWatch(edit=layer_edit(inside, watch.states(), names, depth_of(model)))
     fed = [one for one in interventions if one not in inside]
     edit = edit_of(fed, known, hold=hold) if fed or hold or not inside else None
-    answers = model.answer(questions, edit=edit, watch=changed, on_trace=traces_into(after), **how)
+    answers = answered(after, edit, changed)
     traces, plain_traces = ([kept[name, 0] for name in names] for kept in (after, before))
     return Intervened(answers=answers, plain=plain, traces=traces, plain_traces=plain_traces)
 
@@ -333,7 +345,7 @@ def slot_vector(model: Model, question: str) -> Tensor:
         return model.method.backbone.embed(torch.tensor([row.ids[row.start]], device=model.method.backbone.device))[0]
 
 
-def _tensor(data: Any, like: Tensor, name: str) -> Tensor:
+def _tensor(data: Vectors, like: Tensor, name: str) -> Tensor:
     """Vectors of the right width, where they are needed.
 
     Raises:

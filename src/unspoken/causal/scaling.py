@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from unspoken.core.files import write_text
 from unspoken.core.stored import Stored
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unspoken.core.rows.row import LatentKey
-    from unspoken.runs.model import Model
+    from unspoken.runs.model import AnswerOptions, Model
 
 FORMAT = 1
 """Version of the file that `ScalingReport.save` writes."""
@@ -213,7 +213,7 @@ def scale(
     batch_size: int = 32,
     trajectory_seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    **speaking: Any,
+    **speaking: Unpack[AnswerOptions],
 ) -> ScalingReport:
     """Answer questions along the largest of `counts` trajectories, and say what the first n of them come to by vote.
 
@@ -226,7 +226,7 @@ def scale(
         batch_size: answers per batch.
         trajectory_seed: of noise and dropout; sampling takes the seed of `speaking`.
         progress: called with (questions answered, questions in all).
-        speaking: fields of `Speaking`.
+        speaking: fields of `AnswerOptions`.
 
     Raises:
         ConfigError: no such way, numbers that make no curve, a strength out of range, or a model without latents.
@@ -247,18 +247,20 @@ def scale(
         raise ConfigError("temperature is what strength says for sampling; leave one of them out")
     if by != "sampling" and (not model.method.latents_per_group or latents == 0):
         raise ConfigError(f"this model thinks without latents, so {by} has nothing to disturb; take sampling")
-    how: dict[str, Any] = {"limit": limit, "latents": latents, "batch_size": batch_size, **speaking}
+    how: dict[str, Any] = {"limit": limit, "latents": latents, "batch_size": batch_size}
+    greedy: AnswerOptions = {**speaking, "temperature": 0.0}
+    drawn: AnswerOptions = {**speaking, "temperature": strength}
     kept: dict[LatentKey, Tensor] = {}
-    plain = evaluate(model, task, split, **{**how, "temperature": 0.0, "on_trace": latents_into(kept)})
+    plain = evaluate(model, task, split, on_trace=latents_into(kept), **how, **greedy)
     most = counts[-1]
     if by == "sampling":
-        report = evaluate(model, task, split, samples=most, progress=progress, **{**how, "temperature": strength})
+        report = evaluate(model, task, split, samples=most, progress=progress, **how, **drawn)
     else:
         known = KnownLatents.of(kept, [record.id for record in plain.records])
         one = Noise(scale=strength, seed=trajectory_seed, spare=1)
         if by == "dropout":
             one = Drop(share=strength, seed=trajectory_seed, spare=1)
-        report = evaluate(model, task, split, chains=most, progress=progress, edit=edit_of([one], known), **how)
+        report = evaluate(model, task, split, chains=most, progress=progress, edit=edit_of([one], known), **how, **speaking)
     return ScalingReport(by=by, strength=strength, counts=counts, plain=plain, report=report)
 
 

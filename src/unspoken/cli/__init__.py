@@ -25,7 +25,7 @@ for _name in COMMANDS:
     importlib.import_module(f"unspoken.cli.{_name}")
 
 
-def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """A warning as one line, without source code; those meant for developers are left out."""
     if issubclass(category, UserWarning):
         print(f"warning: {message}", file=sys.stderr)

@@ -10,7 +10,7 @@ import typer
 
 from unspoken.core.checks import number_of, shown
 from unspoken.errors import ConfigError
-from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.base import SPLITS, Split, TaskConfig
 
 app = typer.Typer(
     help="Language models that reason without writing the reasoning down: train, evaluate, ask, compare.",
@@ -208,7 +208,7 @@ def task_of(run: Path, task: str | None, overrides: list[str] | None) -> Any:
     return task_named(RunDir(run).config().task if task is None else task, overrides)
 
 
-def task_named(task: Any, overrides: list[str] | None) -> Any:
+def task_named(task: str | TaskConfig, overrides: list[str] | None) -> Any:
     """A task by its name or config, with overrides of its fields."""
     from unspoken.core.config import dump, override
     from unspoken.tasks import make_task, task_config
@@ -216,7 +216,7 @@ def task_named(task: Any, overrides: list[str] | None) -> Any:
     return make_task(override(dump(task_config(task) if isinstance(task, str) else task), overrides or []))
 
 
-def given(**options: Any) -> dict[str, Any]:
+def given(**options: object) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from unspoken.runs.config import RunConfig
 
 
 @contextlib.contextmanager
@@ -28,7 +31,7 @@ def bar(console: Any, what: str) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: drawn.update(job, description=what, completed=done, total=total)
 
 
-def run_training(config: Any, out: Path, label: str, quiet: bool) -> None:
+def run_training(config: RunConfig, out: Path, label: str, quiet: bool) -> None:
     """Train, and print where the run is. Who stops it learns where the same command goes on, and what is lost."""
     from unspoken.runs.directory import RunDir
     from unspoken.training.loop import train

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,10 @@ from unspoken.cli._options import (
     task_named,
 )
 from unspoken.errors import DataError
+
+if TYPE_CHECKING:
+    from unspoken.core.text.example import Example
+    from unspoken.tasks import Split, Task
 
 
 @app.command()
@@ -52,7 +56,7 @@ def data(
     )
 
 
-def _examples(task: Any, split: Any) -> list[Any]:
+def _examples(task: Task, split: Split) -> list[Example]:
     """A split; where none of its rows is left, what is known of those there were is said before the error."""
     from unspoken.tasks.reading.remarks import before_dropping, dropped, repeated
 

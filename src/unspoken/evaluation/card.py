@@ -236,16 +236,16 @@ def verify(model: Model, card: Card, batch_size: int | None = None) -> Verificat
     return Verification(card=card, now=report.records, differences=differences | _differences(past, present, ""))
 
 
-def _answering(model: Mapping[str, Any]) -> dict[str, Any]:
+def _answering(model: Mapping[str, object]) -> dict[str, Any]:
     """A report's description of a model, without its path and without wrappers of the method that answers."""
     *_, method = [None, *method_layers(model.get("method"))]
     return {name: value for name, value in model.items() if name not in ("path", "saved")} | {"method": method}
 
 
-def _differences(old: Any, new: Any, path: str) -> dict[str, tuple[Any, Any]]:
+def _differences(old: object, new: object, path: str) -> dict[str, tuple[object, object]]:
     """Dotted names of what differs in two dicts of JSON values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found: dict[str, tuple[Any, Any]] = {}
+        found: dict[str, tuple[object, object]] = {}
         for name in sorted({*old, *new}):
             found |= _differences(old.get(name), new.get(name), f"{path}{name}.")
         return found

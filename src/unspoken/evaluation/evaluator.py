@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from unspoken.core.config import check_whole, dump
 from unspoken.core.provenance import provenance
@@ -23,7 +23,23 @@ if TYPE_CHECKING:  # reading a report must not load torch
     from unspoken.core.loop.edits import Edit
     from unspoken.core.loop.generate import OnTrace
     from unspoken.core.loop.trace import Answer
-    from unspoken.runs.model import Model
+    from unspoken.runs.model import AnswerOptions, Model
+
+
+class _About(TypedDict):
+    """What a report says besides its records."""
+
+    task: dict[str, Any]
+    split: Split
+    fingerprint: str
+    limit: int | None
+    latents: int | None
+    batch_size: int
+    speaking: dict[str, Any]
+    chains: int
+    samples: int
+    model: dict[str, Any]
+    environment: dict[str, Any]
 
 
 def evaluate(
@@ -41,7 +57,7 @@ def evaluate(
     keep: PartialReport | None = None,
     edit: Edit | None = None,
     on_trace: OnTrace | None = None,
-    **speaking: Any,
+    **speaking: Unpack[AnswerOptions],
 ) -> EvalReport:
     """Answer the first `limit` questions of a split with a model and score the answers.
 
@@ -59,7 +75,7 @@ def evaluate(
         keep: where finished batches are saved, so that an interrupted evaluation can be resumed and processes can share it;
             the report then also has a hash of the weights. None = save nothing.
         edit, on_trace: change or observe latents; see `Model.sample`. Keys hold the examples' ids.
-        speaking: fields of `SamplingParams`: temperature, top_p, top_k, seed, max_new_tokens.
+        speaking: fields of `AnswerOptions`: temperature, top_p, top_k, seed, max_new_tokens.
 
     Raises:
         ConfigError: a limit below 1, an unknown sampling option, explanations from a model without a decoder, more sets of
@@ -81,7 +97,7 @@ def evaluate(
         raise ConfigError("edited or observed latents need an evaluation in one go; leave out keep, or edit and on_trace")
     examples = task.examples(split)[:limit]
     ids = _ids(examples, split)
-    about = {
+    about: _About = {
         "task": {"name": task.name, **dump(task.config)},
         "split": split,
         "fingerprint": task.fingerprint(split),
@@ -123,7 +139,7 @@ def _in_turns(
     task: Task,
     examples: Sequence[Example],
     ids: Sequence[str],
-    about: dict[str, Any],
+    about: _About,
     keep: PartialReport,
     explain: bool,
     progress: Callable[[int, int], None] | None,
@@ -214,19 +230,16 @@ def _counter(progress: Callable[[int, int], None], total: int, batch_size: int) 
     return on_token
 
 
-def describe(model: Any, weights: bool) -> dict[str, Any]:
+def describe(model: object, weights: bool) -> dict[str, Any]:
     """Describe a model. Anything with an `answer` method can be evaluated, so every attribute may be missing."""
     method = getattr(model, "method", None)
     backbone = getattr(method, "backbone", None)
     weight = None if backbone is None else next(backbone.parameters(), None)
     path = getattr(model, "path", None)
     known: dict[str, Any] = {"weights": weights_of(model)} if weights else {}
-    if getattr(model, "parallel", None) is not None:
-        known["parallel"] = model.parallel
-    if getattr(model, "latents", None) is not None:
-        known["latents"] = model.latents  # the model is of an earlier stage, so not the method's default
-    if getattr(model, "saved", None) is not None:
-        known["saved"] = model.saved
+    for name in ("parallel", "latents", "saved"):  # latents: of a model of an earlier stage alone
+        if (value := getattr(model, name, None)) is not None:
+            known[name] = value
     return {
         **known,
         "path": None if path is None else str(path),
@@ -236,7 +249,7 @@ def describe(model: Any, weights: bool) -> dict[str, Any]:
     }
 
 
-def weights_of(model: Any) -> str | None:
+def weights_of(model: object) -> str | None:
     """A hash of the weights that answer: equal for a run and its export, since wrappers are not included."""
     answers = getattr(getattr(model, "method", None), "at_inference", None)
     if answers is None:

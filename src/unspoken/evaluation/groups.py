@@ -62,7 +62,7 @@ def trained(report: EvalReport, folder: Path) -> Trained | None:
     return Trained(recipe=json.dumps([rest, how], sort_keys=True, default=str), seed=seed)
 
 
-def _without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_seed(values: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "seed"}
 
 

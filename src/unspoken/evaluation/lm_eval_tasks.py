@@ -10,7 +10,7 @@ from unspoken.core.text.example import Example
 from unspoken.tasks import make_task
 
 
-def problems(problems_of: str, **_: Any) -> Any:
+def problems(problems_of: str, **_: object) -> Any:
     """A task's test split in the harness's form; further arguments from the harness are ignored.
 
     Args:

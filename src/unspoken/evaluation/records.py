@@ -319,7 +319,7 @@ def check_records(report: EvalReport, path: str | Path) -> None:
     _check_range(path, "the report", report, "seconds", "loop_seconds")
 
 
-def _check_range(path: str | Path, what: str, holder: Any, *names: str, least: int = 0) -> None:
+def _check_range(path: str | Path, what: str, holder: object, *names: str, least: int = 0) -> None:
     for name in names:
         value = getattr(holder, name)
         if not least <= value < 2**53:  # largest exact integer in a float; false for nan

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from unspoken.core.config import method_layers
 from unspoken.core.text.example import Example
@@ -21,7 +20,7 @@ from unspoken.tasks.scoring.extractors import EXTRACTORS, extractor, judge
 from unspoken.tasks.scoring.math_answers import first_answer
 
 
-def task_rule(task: Mapping[str, Any], where: str = "the report") -> ScoringRule:
+def task_rule(task: Mapping[str, object], where: str = "the report") -> ScoringRule:
     """The scoring rule of a report's task; its data are not read.
 
     Raises:

@@ -66,7 +66,7 @@ class PartialReport:
             except OSError as error:
                 raise RunError(f"could not remove {error.filename}: {error.strerror}; remove it by hand") from error
 
-    def done(self, settings: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    def done(self, settings: Mapping[str, object]) -> dict[int, dict[str, Any]]:
         """The finished batches by number. A truncated line is ignored.
 
         Raises:
@@ -87,11 +87,11 @@ class PartialReport:
             found |= {line["batch"]: line for line in lines}
         return found
 
-    def open(self, settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
+    def open(self, settings: Mapping[str, object]) -> Callable[[Mapping[str, object]], None]:
         """A function that appends a line to this process's file."""
         file = self.report.with_name(f"{self.report.stem}.partial-{self.processes.index}.jsonl")
 
-        def append(line: Mapping[str, Any]) -> None:
+        def append(line: Mapping[str, object]) -> None:
             try:
                 with file.open("a", encoding="ascii") as out:
                     out.write(json.dumps(line) + "\n")
@@ -128,7 +128,7 @@ def evaluate_missing(
     answer: Callable[[Sequence[int]], list[tuple[Answer, ...]]],
     make: Callable[[int, Sequence[Answer]], Record],
     plan: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     keep: PartialReport,
     progress: Callable[[int, int], None] | None = None,
 ) -> Kept:
@@ -160,7 +160,7 @@ def _in_turns(
     answer: Callable[[Sequence[int]], list[tuple[Answer, ...]]],
     make: Callable[[int, Sequence[Answer]], Record],
     plan: Sequence[Sequence[int]],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     keep: PartialReport,
     progress: Callable[[int, int], None] | None,
 ) -> Kept:

@@ -46,7 +46,7 @@ def _rounded(weight_OI: Tensor, bias_O: Tensor | None) -> Any:
     return torch.ops.quantized.linear_prepack(rounded, None if bias_O is None else bias_O.detach())
 
 
-def _eight(layer: Any, x: Tensor, weight_OI: Tensor) -> Tensor:
+def _eight(layer: nn.Linear | Conv1D, x: Tensor, weight_OI: Tensor) -> Tensor:
     weights = copy_of(layer, "int8", lambda: _rounded(weight_OI, layer.bias))
     return torch.ops.quantized.linear_dynamic(x.contiguous(), weights, False)
 

@@ -106,5 +106,5 @@ def _fit(x_ND: Tensor, y_N: Tensor, decay: float) -> tuple[Tensor, Tensor]:
         value.backward()
         return value
 
-    optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+    optimizer.step(loss)
     return weight_D.detach(), bias.detach()

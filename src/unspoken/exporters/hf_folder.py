@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from unspoken.core.files import check_new, write_folder
+from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.ways import ways_of
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
@@ -33,7 +34,7 @@ from unspoken.core.rows.row import Row
 from unspoken.core.tensors import save_tensors
 from unspoken.core.text.template import Template, question_ids
 from unspoken.errors import ConfigError
-from unspoken.exporters.hf_generate import FORMAT, TENSORS, project
+from unspoken.exporters.hf_generate import FORMAT, TENSORS, Layer, ThoughtsFile, project
 from unspoken.exporters.model_card import card
 from unspoken.methods.base import Method
 from unspoken.runs.directory import RunDir
@@ -65,7 +66,7 @@ class Thoughts:
         tensors: `projection.safetensors`; empty if latents are not projected.
     """
 
-    about: dict[str, Any]
+    about: ThoughtsFile
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -169,8 +170,8 @@ def _about(
     before: tuple[int, ...],
     slot: int | None = None,
     after: tuple[int, ...] = (),
-    layers: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
+    layers: list[Layer] | None = None,
+) -> ThoughtsFile:
     """`thoughts.json`."""
     tokenizer = method.backbone.tokenizer
     markers = {tokenizer.convert_ids_to_tokens(i): i for i in (*before, slot, *after) if i is not None}
@@ -201,7 +202,7 @@ def _refuse_more(method: Method, exported: tuple[Tensor, ...]) -> None:
 
 
 @torch.no_grad()
-def projection(module: nn.Module, name: str, width: int) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+def projection(module: nn.Module, name: str, width: int) -> tuple[list[Layer], dict[str, Tensor]]:
     """A projection as a list of layers and their tensors, without layers that do nothing at inference.
 
     Args:
@@ -212,18 +213,18 @@ def projection(module: nn.Module, name: str, width: int) -> tuple[list[dict[str,
     Raises:
         ConfigError: another layer, or a module that does more than its layers.
     """
-    layers: list[dict[str, Any]] = []
+    layers: list[Layer] = []
     tensors: dict[str, Tensor] = {}
     for layer in _flat(module):
         # Exact types, because a subclass may do something else with the same attributes.
         if type(layer) in (nn.Dropout, nn.Identity):
             continue
         if type(layer) is nn.Linear:
-            about: dict[str, Any] = {"layer": "linear"}
+            about: Layer = {"layer": "linear", "tensors": []}
         elif type(layer) is nn.GELU:
-            about = {"layer": "gelu", "approximate": layer.approximate}
+            about = {"layer": "gelu", "tensors": [], "approximate": layer.approximate}
         elif type(layer) is nn.LayerNorm:
-            about = {"layer": "layer_norm", "shape": list(layer.normalized_shape), "eps": layer.eps}
+            about = {"layer": "layer_norm", "tensors": [], "shape": list(layer.normalized_shape), "eps": layer.eps}
         else:
             raise _refusal(
                 name,
@@ -249,7 +250,7 @@ def _flat(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def generation_config(backbone: Any, speaking: SamplingParams) -> GenerationConfig:
+def generation_config(backbone: Backbone, speaking: SamplingParams) -> GenerationConfig:
     """A run's sampling settings as a generation config of transformers, which has no seed."""
     more: dict[str, Any] = {"do_sample": False}
     if speaking.temperature > 0:

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NotRequired, Protocol, TypedDict, cast
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, DynamicCache, StoppingCriteriaList
+from transformers import AutoTokenizer, DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
@@ -38,19 +40,88 @@ _WITHOUT_EFFECT = ("bos_token_id", "use_cache", "disable_compile", "tokenizer", 
 _OFF_AT_ONE = ("num_beams", "num_beam_groups", "num_return_sequences", "typical_p")
 
 
+class Linear(TypedDict):
+    """A layer of a projection: weight, and bias where it has one."""
+
+    layer: Literal["linear"]
+    tensors: list[str]
+
+
+class Gelu(TypedDict):
+    """The same, without tensors."""
+
+    layer: Literal["gelu"]
+    tensors: list[str]
+    approximate: str
+
+
+class LayerNorm(TypedDict):
+    """The same, over dimensions of a shape."""
+
+    layer: Literal["layer_norm"]
+    tensors: list[str]
+    shape: list[int]
+    eps: float
+
+
+Layer = Linear | Gelu | LayerNorm
+
+
+class ThoughtsFile(TypedDict):
+    """What `thoughts.json` holds."""
+
+    format: int
+    thoughts: str
+    num_latents: int
+    before: list[int]
+    slot: int | None
+    after: list[int]
+    ends: int
+    markers: dict[str, int]
+    reserved: list[str]
+    projection: list[Layer]
+    padding: NotRequired[bool]
+
+
+class _Speaking(TypedDict):
+    """How to choose tokens, and when to end."""
+
+    do_sample: bool
+    temperature: float
+    top_p: float
+    top_k: int
+    eos_token_id: list[int]
+    pad_token_id: int
+    max_new_tokens: int
+
+
+class _Model(Protocol):
+    """A causal LM of transformers, as far as it is asked here."""
+
+    __call__: Callable[..., Any]
+    base_model: Callable[..., Any]
+    config: Any
+    generation_config: Any
+    name_or_path: str
+
+    def get_input_embeddings(self) -> nn.Embedding: ...
+    def get_output_embeddings(self) -> nn.Linear: ...
+    def _supports_logits_to_keep(self) -> bool: ...
+
+
 @torch.no_grad()
 def generate(
     inputs: Tensor | None = None,
     *,
-    model: Any,
+    model: _Model,
     input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     num_latents: int | None = None,
     return_latents: bool = False,
-    generation_config: Any = None,
-    streamer: Any = None,
-    stopping_criteria: Any = None,
-    **settings: Any,
+    generation_config: GenerationConfig | None = None,
+    streamer: BaseStreamer | None = None,
+    stopping_criteria: Sequence[StoppingCriteria] | None = None,
+    **settings: object,
 ) -> Any:
     """Think about questions and answer them.
 
@@ -120,7 +191,7 @@ def generate(
         seen_B = seen_B + torch.isin(token_B, ends)
         done_B = done_B | (seen_B >= thinking.ends)
         if criteria:
-            done_B = done_B | criteria(sequences, None).to(done_B.device)  # pyright: ignore[reportArgumentType]
+            done_B = done_B | criteria(sequences, None).to(done_B.device)  # pyright: ignore[reportArgumentType] -- criteria that ask for scores have none to get
         if done_B.all() or not left:
             break
         logits_BV = run.logits(embed(token_B[:, None]))
@@ -132,20 +203,20 @@ def generate(
 class _Thinking:
     """The settings next to this file, checked against the model."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: _Model) -> None:
         about = _read(model)
         self.where = model.name_or_path
-        self.recurrent: bool = about["thoughts"] == "recurrent"
-        self.latents: int = about["num_latents"]
+        self.recurrent = about["thoughts"] == "recurrent"
+        self.latents = about["num_latents"]
         self.before, self.slot, self.after = about["before"], about["slot"], about["after"]
-        self.ends: int = about["ends"]
-        self.padding: bool = about.get("padding", True)  # False: the layers keep a state, which padding would change
+        self.ends = about["ends"]
+        self.padding = about.get("padding", True)  # False: the layers keep a state, which padding would change
         self.reserved: dict[int, str] = {about["markers"][text]: text for text in about["reserved"]}
-        self.layers: list[dict[str, Any]] = about["projection"]
+        self.layers = about["projection"]
         self.tensors = self._projection(model) if self.layers else {}
         _check_markers(model, about["markers"])
 
-    def _projection(self, model: Any) -> dict[str, Tensor]:
+    def _projection(self, model: _Model) -> dict[str, Tensor]:
         """The projection's tensors; all of them, and no others."""
         tensors = load_file(_file(model, "projection.safetensors"))
         names = {f"{n}.{name}" for n, layer in enumerate(self.layers) for name in layer["tensors"]}
@@ -167,7 +238,7 @@ class _Run:
     Padding is only on the left of a row, so a row's positions count its real columns.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: _Model) -> None:
         self.model = model
         self.cache = DynamicCache(config=model.config)
         self.keep = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
@@ -199,7 +270,7 @@ class _Run:
         return self.model(**self._pass(embeds_BWD, mask_BW), **self.keep).logits[:, -1]
 
 
-def project(layers: list[dict[str, Any]], tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+def project(layers: Sequence[Layer], tensors: dict[str, Tensor], x: Tensor) -> Tensor:
     """A projection, from the description of its layers; each layer works in the type of its weights."""
     for n, layer in enumerate(layers):
         weight, bias = (tensors.get(f"{n}.{name}") for name in ("weight", "bias"))
@@ -214,11 +285,11 @@ def project(layers: list[dict[str, Any]], tensors: dict[str, Tensor], x: Tensor)
     return x
 
 
-def _thinking(model: Any) -> _Thinking:
+def _thinking(model: _Model) -> _Thinking:
     """The thoughts' settings, read once per model; on the device that the model is on now."""
     thinking = getattr(model, "_unspoken_thinking", None)
     if thinking is None or thinking.where != model.name_or_path:
-        thinking = model._unspoken_thinking = _Thinking(model)
+        thinking = vars(model)["_unspoken_thinking"] = _Thinking(model)
     device = model.get_input_embeddings().weight.device
     thinking.tensors = {name: tensor.to(device) for name, tensor in thinking.tensors.items()}
     return thinking
@@ -229,7 +300,7 @@ def _revision() -> str:
     return os.path.basename(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def _file(model: Any, name: str) -> str:
+def _file(model: _Model, name: str) -> str:
     """A file next to this one. (Not found by `__file__`, because transformers runs a copy.)"""
     where = model.name_or_path
     revision = _revision()
@@ -250,7 +321,7 @@ def _file(model: Any, name: str) -> str:
     return found
 
 
-def _read(model: Any) -> dict[str, Any]:
+def _read(model: _Model) -> ThoughtsFile:
     """`thoughts.json`."""
     path = _file(model, "thoughts.json")
     try:
@@ -264,7 +335,7 @@ def _read(model: Any) -> dict[str, Any]:
     return about
 
 
-def _check_markers(model: Any, markers: dict[str, int]) -> None:
+def _check_markers(model: _Model, markers: dict[str, int]) -> None:
     """Check that model and tokenizer have the marker tokens, which a checkpoint of the base model lacks."""
     if not markers:
         return
@@ -290,7 +361,7 @@ def _check_markers(model: Any, markers: dict[str, int]) -> None:
 
 
 def _prompt(
-    model: Any, inputs: Tensor | None, input_ids: Tensor | None, mask: Tensor | None, reserved: dict[int, str]
+    model: _Model, inputs: Tensor | None, input_ids: Tensor | None, mask: Tensor | None, reserved: dict[int, str]
 ) -> tuple[Tensor, Tensor]:
     """The questions and their mask, on the model's device."""
     if (inputs is None) == (input_ids is None):
@@ -324,7 +395,7 @@ def _behind(mask_BP: Tensor, head_BW: Tensor) -> Tensor:
     return F.pad(mask_BP, (0, head_BW.shape[1] - mask_BP.shape[1]), value=1)
 
 
-def _number(given: Any, thinking: _Thinking) -> int:
+def _number(given: object, thinking: _Thinking) -> int:
     """How many latents to think."""
     trained = thinking.latents
     if given is None:
@@ -336,10 +407,10 @@ def _number(given: Any, thinking: _Thinking) -> int:
     return given
 
 
-def _say(model: Any, config: Any, given: dict[str, Any], prompt: int) -> dict[str, Any]:
+def _say(model: _Model, config: GenerationConfig | None, given: Mapping[str, object], prompt: int) -> _Speaking:
     """Sampling settings: from the call, else from the given config, else from the model's."""
     own = model.generation_config
-    sources = [given, config.to_dict() if config is not None else {}, own.to_dict()]
+    sources: list[Mapping[str, Any]] = [given, config.to_dict() if config is not None else {}, own.to_dict()]
     for source in sources:
         _refuse_unknown(source)
     say: dict[str, Any] = {
@@ -362,10 +433,10 @@ def _say(model: Any, config: Any, given: dict[str, Any], prompt: int) -> dict[st
     elif not say["temperature"] > 0 or not 0 < say["top_p"] <= 1 or say["top_k"] < 0:
         got = {name: say[name] for name in ("temperature", "top_p", "top_k")}
         raise ValueError(f"sampling needs temperature > 0, top_p in (0, 1] and top_k 0 or more, got {got}")
-    return say
+    return cast("_Speaking", say)
 
 
-def _refuse_unknown(settings: dict[str, Any]) -> None:
+def _refuse_unknown(settings: Mapping[str, object]) -> None:
     """Refuse options that would be ignored, unless they have no effect."""
     for name, value in settings.items():
         if name in (*_SETTINGS, *_LENGTHS, *_WITHOUT_EFFECT) or value is None or value is False:
@@ -377,7 +448,7 @@ def _refuse_unknown(settings: dict[str, Any]) -> None:
         raise ValueError(f"this model's generate does not take {name}={value!r:.60}; it takes num_latents, {known}")
 
 
-def _check_context(model: Any, mask_BP: Tensor, thoughts: int, most: int) -> None:
+def _check_context(model: _Model, mask_BP: Tensor, thoughts: int, most: int) -> None:
     """Refuse rows that do not fit. The last token of an answer is never fed."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = int(mask_BP.sum(dim=1).max()) + thoughts
@@ -388,7 +459,7 @@ def _check_context(model: Any, mask_BP: Tensor, thoughts: int, most: int) -> Non
         )
 
 
-def _choose(logits_BV: Tensor, say: dict[str, Any]) -> Tensor:
+def _choose(logits_BV: Tensor, say: _Speaking) -> Tensor:
     """The next token of every row."""
     if not say["do_sample"]:
         return logits_BV.argmax(dim=-1)

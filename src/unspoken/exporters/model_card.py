@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import unspoken
 from unspoken.core.config import dump
 from unspoken.core.text.markup import cell
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.tables import percent, table
+from unspoken.exporters.hf_generate import ThoughtsFile
 from unspoken.runs.config import RunConfig
 from unspoken.runs.directory import RunDir
 
@@ -23,7 +22,7 @@ CHECKED = "transformers 5.16.0 and 5.23.0, torch 2.13.0"
 """What exported folders were tested with, in an environment without unspoken."""
 
 
-def card(run: RunDir, thoughts: Mapping[str, Any] | None, question: str, chat: bool) -> str:
+def card(run: RunDir, thoughts: ThoughtsFile | None, question: str, chat: bool) -> str:
     """README.md of an exported folder, in Markdown.
 
     Args:
@@ -45,7 +44,7 @@ def card(run: RunDir, thoughts: Mapping[str, Any] | None, question: str, chat: b
     return "\n\n".join(parts) + "\n"
 
 
-def _header(thoughts: Mapping[str, Any] | None) -> str:
+def _header(thoughts: ThoughtsFile | None) -> str:
     """The metadata block that the hub reads."""
     tags = ["tags:", "- unspoken"]
     if thoughts is not None:
@@ -53,7 +52,7 @@ def _header(thoughts: Mapping[str, Any] | None) -> str:
     return "\n".join(["---", "library_name: transformers", "pipeline_tag: text-generation", *tags, "---"])
 
 
-def _what(config: RunConfig, thoughts: Mapping[str, Any] | None) -> str:
+def _what(config: RunConfig, thoughts: ThoughtsFile | None) -> str:
     if thoughts is None:
         return (
             f"A causal language model that answers questions, trained with unspoken (method `{config.method.name}`). "
@@ -75,7 +74,7 @@ def _what(config: RunConfig, thoughts: Mapping[str, Any] | None) -> str:
     )
 
 
-def _how(thoughts: Mapping[str, Any] | None, question: str, chat: bool) -> str:
+def _how(thoughts: ThoughtsFile | None, question: str, chat: bool) -> str:
     trust = ", trust_remote_code=True" if thoughts else ""
     if chat:
         inputs = (
@@ -140,7 +139,7 @@ def _whence(run: RunDir, config: RunConfig) -> str:
     return f"## Where it comes from\n\n{table}\n\nMethod:\n\n```json\n{method}\n```"
 
 
-def _public(value: Any) -> Any:
+def _public(value: object) -> object:
     """Shorten absolute paths to their last part, because a card will be published."""
     if isinstance(value, dict):
         return {name: _public(part) for name, part in value.items()}

@@ -16,13 +16,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unspoken.core.checks import latents_asked, spoken, whole
 from unspoken.core.config import build, dump
@@ -57,7 +58,7 @@ class Embeddings(nn.Module):
         tokenizer: the base model's.
     """
 
-    def __init__(self, table_VD: Tensor, tokenizer: Any) -> None:
+    def __init__(self, table_VD: Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.lm: Any = nn.Embedding.from_pretrained(table_VD)
         self.tokenizer = tokenizer
@@ -191,7 +192,7 @@ class PromptEmbedder:
         return made
 
     def request(
-        self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: Any
+        self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: object
     ) -> dict[str, Any]:
         """The body of one request to vLLM's completions API (`POST /v1/completions`).
 
@@ -214,7 +215,7 @@ class PromptEmbedder:
         return self._body(encoded[0] if len(encoded) == 1 else encoded, samples, more)
 
     def requests(
-        self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: Any
+        self, question: str, *, latents: int | None = None, chains: int = 1, samples: int = 1, **more: object
     ) -> list[dict[str, Any]]:
         """Bodies of requests in which every answer is sampled independently; see `request`.
 
@@ -230,14 +231,14 @@ class PromptEmbedder:
             for number, one in enumerate(body["prompt_embeds"])
         ]
 
-    def _embeds(self, question: str, latents: int | None, chains: int, more: dict[str, Any]) -> list[Tensor]:
+    def _embeds(self, question: str, latents: int | None, chains: int, more: Mapping[str, object]) -> list[Tensor]:
         if odd := {"prompt", "prompt_embeds"} & set(more):
             raise ConfigError(f"{sorted(odd)[0]!r} is what this makes; give the question, and other fields of the API only")
         if "n" in more:
             raise ConfigError("'n' is called 'samples' here: answers per set of thoughts")
         return self.embeds(question, latents=latents, chains=chains)
 
-    def _body(self, embeds: str | list[str], samples: int, more: dict[str, Any]) -> dict[str, Any]:
+    def _body(self, embeds: str | list[str], samples: int, more: Mapping[str, object]) -> dict[str, Any]:
         s = self.speaking
         body: dict[str, Any] = {
             "model": self.model,

@@ -19,9 +19,10 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from unspoken.core.embeddings import input_table, output_head
 from unspoken.core.lm.loading import resolve
 from unspoken.core.lm.markers import BOT, EOT, LATENT
 from unspoken.core.lm.pretrained import first_line, load_tokenizer
@@ -69,8 +70,8 @@ class BaseOutline:
 
     path: str
     config: Any
-    generation: Any
-    tokenizer: Any
+    generation: GenerationConfig
+    tokenizer: PreTrainedTokenizerBase
     trusted: bool
 
     @property
@@ -90,7 +91,7 @@ class BaseOutline:
             lm: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         lm.tie_weights()
         names = {id(p): name for name, p in lm.named_parameters()}
-        embedding, head = lm.get_input_embeddings().weight, lm.get_output_embeddings().weight
+        embedding, head = input_table(lm).weight, output_head(lm).weight
         every = dict(lm.named_parameters(remove_duplicate=False))
         state = {name: t for name, t in lm.state_dict(keep_vars=True).items() if names.get(id(t), name) == name}
         return Architecture(
@@ -156,7 +157,7 @@ def read_base(path: str, eos: str | None = None, *, speaks: bool = True) -> Base
     return BaseOutline(path=path, config=config, generation=generation, tokenizer=tokenizer, trusted=eos is not None)
 
 
-def _generation(where: str, config: Any) -> Any:
+def _generation(where: str, config: PreTrainedConfig) -> GenerationConfig:
     """The special ids of the generation config beside a model, or of its config; how to sample is not taken over."""
     try:
         found = GenerationConfig.from_pretrained(where)
@@ -167,7 +168,7 @@ def _generation(where: str, config: Any) -> Any:
     )
 
 
-def _check_eos(path: str, tokenizer: Any, generation: Any) -> None:
+def _check_eos(path: str, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig) -> None:
     """Refuse a tokenizer that would let the model talk on for ever, or another model's."""
     mine, theirs = tokenizer.eos_token_id, generation.eos_token_id
     theirs = [theirs] if isinstance(theirs, int) else list(theirs or [])
@@ -198,7 +199,7 @@ def write_lm(folder: Path, base: BaseOutline, rows: int, tensors: Mapping[str, T
     save_file(whole, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-def add_marker_tokens(tokenizer: Any) -> None:
+def add_marker_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     """Give a tokenizer the markers behind its last token, in the order in which methods add them."""
     tokenizer.add_tokens([BOT, EOT, LATENT])
 

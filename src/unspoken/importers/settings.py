@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from unspoken.errors import ConfigError
 from unspoken.importers.account import Account
 from unspoken.importers.families import Family
+
+T = TypeVar("T")
 
 _FOREIGN = {
     "coconut": ("latents",),
@@ -22,7 +24,7 @@ class Choices:
     def __init__(self) -> None:
         self.made: dict[str, tuple[Any, str]] = {}
 
-    def choose(self, name: str, given: Any, published: Any, source: str) -> Any:
+    def choose(self, name: str, given: T | None, published: T, source: str) -> T:
         """The given value, or else the published one; either is remembered."""
         self.made[name] = (published, f"not in the file; {source}") if given is None else (given, "as given")
         return self.made[name][0]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unspoken.core.embeddings import text_config
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
@@ -68,7 +69,7 @@ def attention_shares(
     Returns:
         One per row; None if the family returns no attention weights.
     """
-    config = backbone.lm.config.get_text_config()
+    config = text_config(backbone.lm)
     longest = max(len(row.ids) + len(tokens) for row, tokens in zip(rows, spoken, strict=True))
     one = 4 * config.num_hidden_layers * config.num_attention_heads * longest**2
     # A window counts columns, so padding would push real positions out of it.

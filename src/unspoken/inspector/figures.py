@@ -175,5 +175,5 @@ def _watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str,
     return {**dataclasses.asdict(lies), "recovery": told}
 
 
-def _values(kinds: Mapping[str, Any]) -> dict[str, float | None]:
+def _values(kinds: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
     return {kind: told["value"] for kind, told in kinds.items()}

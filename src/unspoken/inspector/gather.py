@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from unspoken.core.loop.trace import Answer, Trace
 from unspoken.core.rows.row import LatentKey
@@ -25,7 +24,7 @@ BATCH = 32
 
 
 @contextlib.contextmanager
-def at_rest(method: Any) -> Iterator[None]:
+def at_rest(method: nn.Module) -> Iterator[None]:
     """Context manager: dropout is off."""
     training = method.training
     method.eval()

@@ -120,7 +120,7 @@ class Inspection:
         return lines_json(_rounded({**head, "problems": problems}), ("problems",), indent=1, ensure_ascii=False)
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: object) -> Any:
     """Round floats to five significant digits, which makes the file a third as long."""
     if isinstance(value, float):
         return float(f"{value:.5g}") if value == value and abs(value) != float("inf") else None
@@ -137,7 +137,7 @@ def inspect(
     limit: int | None = 200,
     latents: int | None = None,
     counts: Sequence[int] | None = None,
-    metrics: Sequence[Mapping[str, Any]] = (),
+    metrics: Sequence[Mapping[str, object]] = (),
     top: int = TOP,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
@@ -198,7 +198,7 @@ def inspect(
     )
 
 
-def _of_kind(metrics: Sequence[Any], *kinds: str) -> tuple[dict[str, Any], ...]:
+def _of_kind(metrics: Sequence[object], *kinds: str) -> tuple[dict[str, Any], ...]:
     """Rows of some kinds, without invalid rows."""
     return tuple(dict(row) for row in metrics if isinstance(row, Mapping) and row.get("kind") in kinds)
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unspoken.core.embeddings import input_table
+from unspoken.core.lm.backbone import Backbone
 from unspoken.core.text.markup import number
 from unspoken.inspector.arithmetic import equations, numbers
 
@@ -61,9 +63,9 @@ def _mean(values: Collection[float | None]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def vocabulary_centre(backbone: Any) -> Tensor:
+def vocabulary_centre(backbone: Backbone) -> Tensor:
     """The mean row of the input embedding, in fp32."""
-    return backbone.lm.get_input_embeddings().weight.detach().float().mean(dim=0)
+    return input_table(backbone.lm).weight.detach().float().mean(dim=0)
 
 
 @torch.inference_mode()
@@ -94,7 +96,7 @@ def geometry(rows: Sequence[Tensor], centre_D: Tensor) -> Geometry | None:
     )
 
 
-def collapse(now: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> str | None:
+def collapse(now: Mapping[str, float | None], before: Sequence[Mapping[str, object]]) -> str | None:
     """Describes what has collapsed; None if nothing has.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from unspoken.core.checks import latents_asked
@@ -9,7 +10,7 @@ from unspoken.core.config import lookup, named
 
 if TYPE_CHECKING:
     from unspoken.core.lm.backbone import Backbone
-    from unspoken.methods.base import Method
+    from unspoken.methods.base import Method, MethodConfig
 
 METHODS = {
     "cot": "unspoken.methods.cot:Cot",
@@ -26,7 +27,7 @@ METHODS = {
 }
 
 
-def method_config(data: Any) -> Any:
+def method_config(data: str | Mapping[str, object] | MethodConfig) -> Any:
     """`{"name": "coconut", ...}`, a name, or a method's config -> a checked config.
 
     Raises:
@@ -35,7 +36,7 @@ def method_config(data: Any) -> Any:
     return named(METHODS, "method", data)
 
 
-def make_method(data: Any, backbone: Backbone) -> Method:
+def make_method(data: str | Mapping[str, object] | MethodConfig, backbone: Backbone) -> Method:
     """Build a method on a base model. The method owns the backbone from then on, and adds its tokens to it.
 
     Raises:

@@ -106,6 +106,13 @@ class Part:
     lm: SavedLM | None = None
 
 
+class MethodConfig(Protocol):
+    """What a method is built from: a frozen dataclass whose `name` says which method."""
+
+    @property
+    def name(self) -> str: ...
+
+
 class Method(nn.Module, ABC):
     """Base class of methods. `forward(batch, counts)` is the loss.
 
@@ -124,13 +131,13 @@ class Method(nn.Module, ABC):
             default the config's `Template`, if it has one.
     """
 
-    Config: ClassVar[Any]
-    config: Any
+    Config: ClassVar[type]
+    config: Any  # of the class `Config`, which is each method's own
     latents_per_group: int = 0
     explains: bool = False
     template: Template | None = None
 
-    def __init__(self, config: Any, backbone: Backbone | None) -> None:
+    def __init__(self, config: MethodConfig, backbone: Backbone | None) -> None:
         super().__init__()
         self.config = config
         template = getattr(config, "template", None)
@@ -303,7 +310,7 @@ class Wrapper(Layer):
 
     method: Method
 
-    def __init__(self, config: Any, method: Method) -> None:
+    def __init__(self, config: MethodConfig, method: Method) -> None:
         super().__init__(config, None)
         self.method = method
         self.latents_per_group = method.latents_per_group

@@ -30,7 +30,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.rows.curriculum import Curriculum, Phase, Stage
@@ -107,9 +107,11 @@ def removed_tokens(stage: Stage) -> RemovedTokens:
     return stage.extra.get(REMOVED_TOKENS, RemovedTokens())
 
 
-def _stage(gone: RemovedTokens, index: int | None = None, **fields: Any) -> Stage:
+def _stage(gone: RemovedTokens, index: int | None = None, *, removed: int | None = 0, restart: bool = False) -> Stage:
     """A stage whose number is its number of removed tokens, unless given otherwise."""
-    return Stage(index=gone.count or 0 if index is None else index, extra={REMOVED_TOKENS: gone}, **fields)
+    return Stage(
+        index=gone.count or 0 if index is None else index, removed=removed, restart=restart, extra={REMOVED_TOKENS: gone}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from unspoken.core.auxiliary.assistant import Assistant, Assisted
 from unspoken.core.config import config_class
+from unspoken.core.embeddings import input_table
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
@@ -82,7 +83,7 @@ class SoftCotPp(Layer):
         super().__init__(config, None)
         self.soft: Any = make_method(config.softcot, backbone)
         self.latents_per_group = self.soft.latents_per_group
-        table = self.assistant.backbone.lm.get_input_embeddings().weight.detach().float()
+        table = input_table(self.assistant.backbone.lm).weight.detach().float()
         self.initial = nn.Embedding(config.chains, self.assistant.width)
         with torch.no_grad():
             self.initial.weight.normal_(std=float(table.std()))

@@ -78,7 +78,7 @@ def summary(seen: Inspection) -> str:
     return said
 
 
-def percent(rate: Mapping[str, Any]) -> str:
+def percent(rate: Mapping[str, float | None]) -> str:
     """A rate in per cent, or a dash."""
     return "–" if rate["value"] is None else f"{100 * rate['value']:.1f}%"
 
@@ -161,15 +161,15 @@ def stability(seen: Inspection) -> list[Chart]:
     return _over(rows, "step", "optimizer step", "over training", marks)
 
 
-def _curve(colour: int, label: str, rows: Sequence[Mapping[str, Any]], x: str, path: Sequence[str]) -> list[Line]:
+def _curve(colour: int, label: str, rows: Sequence[Mapping[str, object]], x: str, path: Sequence[str]) -> list[Line]:
     points = []
     for row in rows:
-        if (value := number(part(row, *path))) is not None:
-            points.append(Point(float(row[x]), float(value)))
+        if (at := number(row.get(x))) is not None and (value := number(part(row, *path))) is not None:
+            points.append(Point(float(at), float(value)))
     return [Line(colour, label, tuple(points))] if points else []
 
 
-def _over(rows: Sequence[Mapping[str, Any]], x: str, x_label: str, heading: str, stages: Stages = ()) -> list[Chart]:
+def _over(rows: Sequence[Mapping[str, object]], x: str, x_label: str, heading: str, stages: Stages = ()) -> list[Chart]:
     """Distances and recovery over something."""
     if len(rows) < 2:
         return []

@@ -171,6 +171,10 @@ def _costs(runs: Sequence[PageRun]) -> list[Chart | Drawing]:
     return charts
 
 
+Read = Callable[[Mapping[str, object]], object]
+"""What a curve shows of a row of metrics."""
+
+
 def training(runs: Sequence[PageRun]) -> list[Chart]:
     """Validation accuracy and every loss term over optimizer steps, with the stages' boundaries."""
     trained = [metric_rows(run.metrics, "train") for run in runs]
@@ -179,7 +183,7 @@ def training(runs: Sequence[PageRun]) -> list[Chart]:
     found = [row["terms"] for train in trained for row in train if isinstance(row.get("terms"), dict)]
     terms = list(dict.fromkeys(term for one in found for term in one))
 
-    def curves(source: list[list[dict[str, Any]]], read: Callable[[Mapping[str, Any]], Any]) -> list[Line]:
+    def curves(source: Sequence[Sequence[Mapping[str, object]]], read: Read) -> list[Line]:
         lines = [(i, run.label, downsample(_points(source[i], read))) for i, run in enumerate(runs)]
         return [Line(i, label, points) for i, label, points in lines if points]
 
@@ -187,9 +191,7 @@ def training(runs: Sequence[PageRun]) -> list[Chart]:
     if lines := curves(checks, lambda row: row.get("accuracy")):
         few = all(len(line.points) <= 40 for line in lines)
         charts.append(Chart(name="Validation accuracy", lines=lines, x_label=step, percent=True, markers=few, stages=stages))
-    panels: list[tuple[str, Callable[[Mapping[str, Any]], Any]]] = [
-        (f"Loss term: {term}", lambda row, t=term: part(row, "terms", t)) for term in terms
-    ]
+    panels: list[tuple[str, Read]] = [(f"Loss term: {term}", lambda row, t=term: part(row, "terms", t)) for term in terms]
     if len(terms) != 1:
         panels.insert(0, ("Loss, all terms", lambda row: row.get("loss")))
     for name, read in panels:
@@ -248,7 +250,7 @@ def _facts(report: EvalReport) -> list[str]:
     ]
 
 
-def versions(environment: Mapping[str, Any]) -> list[str]:
+def versions(environment: Mapping[str, object]) -> list[str]:
     """The libraries that a report names, as facts for the foot of a page."""
     found = ((name, part(environment, "versions", name)) for name in ("unspoken", "torch", "transformers"))
     return [f"{name} {version}" for name, version in found if version]
@@ -263,20 +265,20 @@ def downsample(points: Sequence[tuple[float, float]], most: int = POINTS) -> tup
     return tuple(Point(group[-1][0], mean(y for _, y in group)) for group in groups)
 
 
-def _points(rows: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Any]) -> list[tuple[float, float]]:
+def _points(rows: Iterable[Mapping[str, object]], read: Read) -> list[tuple[float, float]]:
     """(step, value) where there is a finite value."""
-    pairs = [(row["step"], number(read(row))) for row in rows]
-    return [(float(x), float(y)) for x, y in pairs if y is not None]
+    pairs = [(number(row.get("step")), number(read(row))) for row in rows]
+    return [(float(x), float(y)) for x, y in pairs if x is not None and y is not None]
 
 
-def _boundaries(rows: Iterable[Mapping[str, Any]]) -> list[tuple[float, str]]:
+def _boundaries(rows: Iterable[Mapping[str, object]]) -> list[tuple[float, str]]:
     """(step, stage) wherever a new stage begins; the first stage has no boundary."""
     result: list[tuple[float, str]] = []
-    before: Any = None
+    before: object = None
     for row in rows:
-        stage = row.get("stage")
-        if stage is not None and before is not None and stage != before:
-            result.append((float(row["step"]), str(stage)))
+        stage, step = row.get("stage"), number(row.get("step"))
+        if stage is not None and before is not None and stage != before and step is not None:
+            result.append((float(step), str(stage)))
         before = stage if stage is not None else before
     return result
 

@@ -20,6 +20,7 @@ from unspoken.methods.base import replace_innermost
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.base import TaskConfig
 from unspoken.tasks.data.choice import CommonsenseQaConfig
 from unspoken.tasks.data.gsm8k import Gsm8kAugConfig
 from unspoken.tasks.data.gsm8k_nl import Gsm8kAugNlConfig
@@ -54,7 +55,7 @@ LLAMA_8B = Scripts(  # [S] train_llama8b_gsm8k-aug-decoder-2.sh
 )
 
 
-def codi_of(base: Scripts, task: Any) -> RunConfig:
+def codi_of(base: Scripts, task: TaskConfig) -> RunConfig:
     """CODI on a base model and a task."""
     return RunConfig(
         backbone=BackboneConfig(path=base.path, lora=LORA, dtype=base.dtype),
@@ -82,7 +83,7 @@ def codi_of(base: Scripts, task: Any) -> RunConfig:
     )
 
 
-def sim_cot_of(base: Scripts, task: Any) -> RunConfig:
+def sim_cot_of(base: Scripts, task: TaskConfig) -> RunConfig:
     """SIM-CoT on CODI, both from the base model and at once, as the scripts train it."""
     inner = codi_of(base, task)
     return replace(

@@ -9,15 +9,16 @@ InternLM/SIM-CoT f3ae967; [ours] chosen here.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.methods.base import MethodConfig
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.cot import CotConfig
 from unspoken.methods.pause import PauseConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.base import TaskConfig
 from unspoken.tasks.generated.logic import ProntoQaConfig, ProsQaConfig
 
 GPT2 = "openai-community/gpt2"  # [C] model_id
@@ -43,7 +44,7 @@ _COCONUT = CoconutConfig(
 _PAUSE = PauseConfig(pauses=6)  # arXiv 2412.06769, section 4: as many as Coconut has latents, 6 stages of 1
 
 
-def _run(method: Any, task: Any) -> RunConfig:
+def _run(method: MethodConfig, task: TaskConfig) -> RunConfig:
     return RunConfig(
         backbone=BackboneConfig(path=GPT2),
         method=method,

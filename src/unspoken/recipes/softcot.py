@@ -11,7 +11,6 @@ the Trainer of transformers does where the code says nothing; [P] arXiv 2502.121
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
@@ -20,6 +19,7 @@ from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.methods.softcot import SoftCotConfig
 from unspoken.methods.softcot_pp import SoftCotPpConfig
 from unspoken.runs.config import RunConfig, TrainConfig
+from unspoken.tasks.base import TaskConfig
 from unspoken.tasks.data.choice import AquaConfig
 from unspoken.tasks.data.gsm8k import Gsm8kConfig
 from unspoken.tasks.data.strategyqa import StrategyQaConfig
@@ -48,7 +48,7 @@ def _speaking(top_k: int, most: int = 1024) -> SamplingParams:
     return SamplingParams(temperature=1.0, top_p=1.0, top_k=top_k, max_new_tokens=most)  # most: [C] 1024, Qwen3 4096
 
 
-def _softcot(pair: tuple[str, str], task: Any, texts: str, speaking: SamplingParams) -> RunConfig:
+def _softcot(pair: tuple[str, str], task: TaskConfig, texts: str, speaking: SamplingParams) -> RunConfig:
     """SoftCoT on a pair of models and a task."""
     base, assistant = pair
     return RunConfig(

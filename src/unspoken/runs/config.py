@@ -162,18 +162,18 @@ _FREE = {
 weights only by rounding, or, with dropout, by what is dropped."""
 
 
-def changed_fields(old: Any, new: Any) -> tuple[list[str], list[str]]:
+def changed_fields(old: object, new: object) -> tuple[list[str], list[str]]:
     """Names of the fields in which two dumped configs differ: those that must not change on resuming, and the others."""
     found = _differences(old, new)
     free = [name for name in found if name in _FREE or name.startswith(("speaking.", "fast."))]
     return [name for name in found if name not in free], free
 
 
-def differences(old: Any, new: Any) -> str:
+def differences(old: object, new: object) -> str:
     """Describe differences that are not allowed on resuming: another method, or the first few fields; "" if none."""
     found, _ = changed_fields(old, new)
     if "method.name" in found:
-        return f"method {old['method']['name']!r}, not {new['method']['name']!r}"
+        return f"method {field_of(old, 'method.name')!r}, not {field_of(new, 'method.name')!r}"
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
 
 
@@ -182,14 +182,14 @@ def changes_choice(name: str) -> bool:
     return name in ("train.select", "train.validate_limit") or name.startswith("speaking.")
 
 
-def field_of(data: Any, name: str) -> Any:
+def field_of(data: object, name: str) -> object:
     """The value of a dotted name in a dumped config."""
     for part in name.split("."):
         data = data.get(part) if isinstance(data, dict) else None
     return data
 
 
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+def _differences(a: object, b: object, path: str = "") -> list[str]:
     """Dotted names of the fields in which two dumped configs differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         return [d for k in sorted({*a, *b}) for d in _differences(a.get(k), b.get(k), f"{path}.{k}" if path else k)]

@@ -56,7 +56,7 @@ TRAINING: Any = {
 class RunDir(Places):
     """A run directory on disk, made by `create`; see `Places` for the files around the model."""
 
-    def create(self, config: RunConfig, about: Mapping[str, Any]) -> None:
+    def create(self, config: RunConfig, about: Mapping[str, object]) -> None:
         """Start a run: write run.json.
 
         Raises:
@@ -87,13 +87,13 @@ class RunDir(Places):
         except RecursionError:
             raise RunError(f"{self.path / 'run.json'} is broken (nested too deeply); take another copy of the run") from None
 
-    def update(self, **more: Any) -> None:
+    def update(self, **more: object) -> None:
         """Add fields to run.json."""
         write_json(self.path / "run.json", {**self.read(), **more}, **TRAINING)
 
     # metrics
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def log(self, row: Mapping[str, object]) -> None:
         """Append a row to metrics.jsonl."""
         try:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -112,7 +112,7 @@ class RunDir(Places):
 
     # states to resume from
 
-    def save_state(self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, object]) -> None:
         """Write a resumable state and delete the previous one."""
 
         def write(new: Path) -> None:
@@ -158,7 +158,9 @@ class RunDir(Places):
 
     # the model
 
-    def save_model(self, method: Method, step: int, score: float | None, stage: Mapping[str, Any] | None = None) -> None:
+    def save_model(
+        self, method: Method, step: int, score: float | None, stage: Mapping[str, int | None] | None = None
+    ) -> None:
         """Write model/: the base model as a Hugging Face folder, and the method's own tensors.
 
         Args:
@@ -271,9 +273,9 @@ def export(path: str | Path, out: str | Path) -> None:
 def write_run(
     folder: Path,
     config: RunConfig,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     method: Method,
-    stage: Mapping[str, Any] | None = None,
+    stage: Mapping[str, int | None] | None = None,
     *,
     answering: bool = False,
 ) -> None:
@@ -288,6 +290,6 @@ def write_run(
     write_model(folder / "model", begun["id"], method, stage=stage, answering=answering)
 
 
-def _begun(config: RunConfig, about: Mapping[str, Any]) -> dict[str, Any]:
+def _begun(config: RunConfig, about: Mapping[str, object]) -> dict[str, Any]:
     """run.json of a new run."""
     return {"id": uuid.uuid4().hex, "config": dump(config), **about}

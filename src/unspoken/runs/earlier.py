@@ -17,7 +17,7 @@ MOVED = {
 """Method -> old field of its config -> new place in the run's config."""
 
 
-def updated(config: Any) -> Any:
+def updated(config: object) -> Any:
     """Convert a dumped run config of any version to this version. Anything else is returned unchanged, for `build` to
     refuse."""
     if not isinstance(config, Mapping) or not isinstance(config.get("method"), Mapping):
@@ -31,7 +31,7 @@ def updated(config: Any) -> Any:
     return new
 
 
-def updated_method(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def updated_method(data: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A dumped method config without moved fields, and the values of those by their new place."""
     name, found, kept = data.get("name"), {}, {}
     moved = MOVED.get(name, {}) if isinstance(name, str) else {}
@@ -46,7 +46,7 @@ def updated_method(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return kept, found
 
 
-def check_moved(config: Mapping[str, Any], assignments: Sequence[str]) -> None:
+def check_moved(config: Mapping[str, object], assignments: Sequence[str]) -> None:
     """Refuse overrides of fields that have moved.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Unpack
 from weakref import WeakKeyDictionary
 
 from unspoken.core.checks import latents_asked
@@ -16,10 +16,11 @@ from unspoken.core.engine.stopping import StopDecider
 from unspoken.core.extensions import extension
 from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.fast.switch import FastConfig, using
+from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import OnTrace, think
 from unspoken.core.loop.layers import LayerEdit, LayerTrace, LayerWatch
-from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sampling import SamplingOptions, SamplingParams
 from unspoken.core.loop.sources import PrecomputedThoughts, Source, parallel
 from unspoken.core.loop.sources import SlotTokens as SlotTokens
 from unspoken.core.loop.trace import Answer, Trace
@@ -29,18 +30,18 @@ from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
 
-_LOCKS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_LOCKS: WeakKeyDictionary[Backbone, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
 
-def _lock_of(backbone: Any) -> threading.RLock:
+def _lock_of(backbone: Backbone) -> threading.RLock:
     """The lock of a base model, which several models may share. Not an attribute, since a module with a lock cannot be
     copied."""
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(backbone, threading.RLock())
 
 
-def _check_each(values: Any, what: str, count: int) -> None:
+def _check_each(values: object, what: str, count: int) -> None:
     """Raise DataError unless a value is None or a list with one entry per question."""
     if values is None:
         return
@@ -48,6 +49,25 @@ def _check_each(values: Any, what: str, count: int) -> None:
         raise DataError(f"{what} must be a list, one per question, got {type(values).__name__}")
     if len(values) != count:
         raise DataError(f"{what} must be one per question, got {len(values)} for {count} questions")
+
+
+class AnswerOptions(SamplingOptions, total=False):
+    """What may change from one call of `Model.answer` to the next, on the way from a question to its answer."""
+
+    stop: StopDecider | str | None
+    expect: str
+
+
+class CallOptions(AnswerOptions, total=False):
+    """The arguments of `Model.answer` that may be left out."""
+
+    latents: int | None
+    names: Sequence[str] | None
+    batch_size: int
+    explain: bool
+    edit: Edit | None
+    on_token: Callable[[int, int], None] | None
+    on_trace: OnTrace | None
 
 
 MOST_ANSWERS = 10_000
@@ -124,16 +144,18 @@ class Model:
         stop: StopDecider | str | None = None,
         expect: str = "",
         watch: LayerWatch | None = None,
-        **speaking: Any,
+        **speaking: Unpack[SamplingOptions],
     ) -> list[Answer]:
         """Answer each question once; the arguments are those of `sample`.
 
         Returns:
             One `Answer` per question, in order.
         """
-        how: Any = {"latents": latents, "names": names, "batch_size": batch_size, "explain": explain, "edit": edit}
-        how |= {"stop": stop, "expect": expect, "watch": watch}
-        return [only for (only,) in self.sample(questions, on_token=on_token, on_trace=on_trace, **how, **speaking)]
+        said = self.sample(
+            questions, latents=latents, names=names, batch_size=batch_size, explain=explain, edit=edit, on_token=on_token,
+            on_trace=on_trace, stop=stop, expect=expect, watch=watch, **speaking,
+        )  # fmt: skip
+        return [only for (only,) in said]
 
     @property
     def chains(self) -> int:
@@ -158,7 +180,7 @@ class Model:
         stop: StopDecider | str | None = None,
         expect: str = "",
         watch: LayerWatch | None = None,
-        **speaking: Any,
+        **speaking: Unpack[SamplingOptions],
     ) -> list[tuple[Answer, ...]]:
         """Answer each question `chains` x `samples` times.
 
@@ -275,7 +297,7 @@ class Model:
         *,
         layers: bool | Sequence[int] = True,
         edit_layers: LayerEdit | None = None,
-        **how: Any,
+        **how: Unpack[CallOptions],
     ) -> LayerTrace:
         """Answer questions, and keep the states of layers at every position: question, latents, answer.
 

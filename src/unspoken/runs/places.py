@@ -26,7 +26,7 @@ class Places:
         self.name = Path(path).name
         self.path = builtin(str(path)) if self.inside else Path(path)
 
-    def place(self, name: str, ending: str = "", **changed: Any) -> Path:
+    def place(self, name: str, ending: str = "", **changed: object) -> Path:
         """The path for a file about the run. For a model in the package, that is the current folder.
 
         Args:
@@ -38,7 +38,7 @@ class Places:
         short = name + "".join(f"-{key}-{value}" for key, value in settings.items()) + ending
         return Path(f"{self.name.replace(':', '-')}-{short}") if self.inside else self.path / short
 
-    def report_path(self, task: str, split: str, **changed: Any) -> Path:
+    def report_path(self, task: str, split: str, **changed: object) -> Path:
         """The path of an evaluation's report; `compare` reads the one without changed settings."""
         plainly = re.sub(r"[^\w.-]+", "-", task)  # "module:Class" is a name of tasks, but none of files
         return self.place(f"eval-{plainly}-{split}", ".json", **changed)

@@ -56,7 +56,7 @@ def write_model(
     *,
     step: int = 0,
     score: float | None = None,
-    stage: Mapping[str, Any] | None = None,
+    stage: Mapping[str, int | None] | None = None,
     answering: bool = False,
 ) -> None:
     """Write the contents of model/.
@@ -102,7 +102,7 @@ def save_models(
     return named
 
 
-def placed(data: dict[str, Any], name: str, folder: Path) -> bool:
+def placed(data: dict[str, object], name: str, folder: Path) -> bool:
     """Put the folder of a saved language model into a dumped config, at the field with the part's name; False if there is
     no such field."""
     found = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from unspoken.core.files import write_folder, write_json
 from unspoken.methods.base import Method
@@ -32,7 +31,7 @@ def keeps(config: TrainConfig, schedule: Schedule, step: int) -> bool:
     return step % every == 0
 
 
-def keep(run: RunDir, method: Method, step: int, stage: Mapping[str, Any]) -> None:
+def keep(run: RunDir, method: Method, step: int, stage: Mapping[str, int | None]) -> None:
     """Write the model of a step.
 
     Args:

@@ -30,7 +30,7 @@ from unspoken.core.fast.token_store import Encodings
 from unspoken.core.lm.hf import token_parameters
 from unspoken.core.precision import computing
 from unspoken.core.provenance import provenance
-from unspoken.core.rows.batch import collate
+from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.metrics import Metrics, add_metrics
 from unspoken.errors import ConfigError, RunError
@@ -228,7 +228,7 @@ class Training:
             }
         )
 
-    def _loss(self, part: Any, counts: Mapping[str, np.ndarray]) -> LossReport:
+    def _loss(self, part: Batch, counts: Mapping[str, np.ndarray]) -> LossReport:
         device = self.accelerator.device
         with computing(device.type, self.config.low):
             return self.wrapped(part.to(device), counts)
@@ -280,7 +280,7 @@ class Training:
         stage = self.schedule.stage(max(self.step - 1, 0))
         return stage, latents_at(self.method, stage, self.schedule.curriculum.last, self.examples[0].question)
 
-    def _about_stage(self) -> dict[str, Any]:
+    def _about_stage(self) -> dict[str, int | None]:
         """The same for `RunDir.save_model`."""
         stage, latents = self._stage()
         return {"index": stage.index, "last": self.schedule.curriculum.last.index, "latents": latents}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +28,11 @@ def random_states(process: int, device: torch.device) -> dict[str, Tensor]:
 
 
 def restore(
-    tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor], optimizer: Any, fused: bool, where: object
+    tensors: Mapping[str, Tensor],
+    trained: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    fused: bool,
+    where: object,
 ) -> None:
     """Restore weights and optimizer.
 

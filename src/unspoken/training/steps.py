@@ -98,7 +98,7 @@ def packed(steps: Sequence[StepMetrics]) -> list[StepMetrics]:
 def unpacked(plain: Sequence[StepMetrics], device: torch.device) -> list[StepMetrics]:
     """The inverse of `packed`."""
 
-    def metric(value: Any, dtype: str | None, total: Any) -> Metric:
+    def metric(value: object, dtype: str | None, total: object) -> Metric:
         value = np.array(value) if dtype is None else torch.tensor(value, dtype=getattr(torch, dtype), device=device)
         return Metric(value=value, total=None if total is None else np.array(total))
 

@@ -16,7 +16,7 @@ from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.metrics import Metrics, add_metrics
 from unspoken.core.text.example import Example
 from unspoken.evaluation.evaluator import record_of
-from unspoken.methods.base import add_counts
+from unspoken.methods.base import Method, add_counts
 from unspoken.runs.config import RunConfig
 from unspoken.runs.model import Model
 from unspoken.tasks import Task
@@ -37,7 +37,7 @@ class Validation:
         ranks: the processes that share them.
     """
 
-    def __init__(self, config: RunConfig, method: Any, task: Task, examples: Sequence[Example], ranks: Ranks) -> None:
+    def __init__(self, config: RunConfig, method: Method, task: Task, examples: Sequence[Example], ranks: Ranks) -> None:
         self.config, self.method, self.task, self.examples, self.ranks = config, method, task, list(examples), ranks
 
     @torch.no_grad()
