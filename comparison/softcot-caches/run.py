@@ -57,7 +57,7 @@ def method_on(backbone: Any, base: str, texts: SoftTexts, latents: int, fast: Fa
     assistant = {"arch": {"model_type": "llama", **SMALL}, "tokenizer": base}
     data = {"name": "softcot", "assistant": assistant, "latents": latents, "texts": texts}
     with using(fast):
-        return make_method(data, backbone).train()  # pyright: ignore
+        return make_method(data, backbone).train()
 
 
 def texts_with(examples: list[Example]) -> SoftTexts:

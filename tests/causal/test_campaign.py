@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,12 +46,13 @@ def test_controls_where_they_can_say_something(run: Path):
     (done,) = unspoken.evaluate_run(run, max_new_tokens=4, controls_limit=2, latents=1, card=run / "card.json")
     assert done.controls is not None
     assert done.controls_path == run / "controls-files-test-latents-1-max_new_tokens-4.json"
+    assert done.controls_path is not None
     assert ControlsReport.from_json(done.controls_path) == done.controls
     assert done.controls.plain.n == 2
     assert Card.from_json(run / "card.json").score == done.report.accuracy
 
-    def controlled(**how: object) -> bool:
-        return Campaign(run=run, **how).controlled  # type: ignore[arg-type]
+    def controlled(**how: Any) -> bool:
+        return Campaign(run=run, **how).controlled
 
     assert controlled()
     assert not controlled(latents=0)

@@ -36,12 +36,14 @@ from unspoken.runs.model import Model
 K, D = 3, 4
 
 
-class Thinker:
+class Thinker(Model):
     """Thinks its question's number, `K` times, and answers from the last latent ("carries"), from the question ("idle"),
     but for every fiftieth ("mostly idle"),
     from whether there are latents at all ("room"), with nothing ("dumb"), or from the question where latents are strange
     ("harmed"). Speaks batch by batch, longest question first, as the engine does.
     """
+
+    method: Any
 
     def __init__(self, kind: str, alike: bool = False) -> None:
         self.kind, self.alike = kind, alike
@@ -54,8 +56,11 @@ class Thinker:
             backbone=backbone,
             prompt=lambda question, n: SimpleNamespace(ids=(5, 9), start=1),
         )
-        self.chains = 1
         self.calls = 0
+
+    @property
+    def chains(self) -> int:
+        return 1
 
     def expected(self, example: Any, groups: int) -> None:
         """Nothing."""
@@ -102,7 +107,7 @@ class Thinker:
 
 def controls(kind: str, size: int = 40, alike: bool = False, **how: Any) -> ControlsReport:
     """All controls of a made-up model."""
-    return run_controls(Thinker(kind, alike), FakeTask(size), "test", **{"limit": None, "batch_size": 7, **how})  # type: ignore[arg-type]
+    return run_controls(Thinker(kind, alike), FakeTask(size), "test", **{"limit": None, "batch_size": 7, **how})
 
 
 def test_latents_that_carry_the_answer():
@@ -211,7 +216,7 @@ def test_each_control_is_one_evaluation_of_the_first_problems():
     thinker = Thinker("carries")
     told: list[tuple[str, int, int]] = []
     report = run_controls(
-        thinker, FakeTask(30), "test", limit=10, progress=lambda *what: told.append(what)  # type: ignore[arg-type]
+        thinker, FakeTask(30), "test", limit=10, progress=lambda *what: told.append(what)
     )  # fmt: skip
     assert report.plain.n == 10
     assert all(len(c.outcomes) == 10 for c in report.controls)
@@ -242,7 +247,7 @@ def test_a_split_that_is_asked_in_parts(monkeypatch):
                 said |= dict(zip(part, asked, strict=True))
             return [said[i] for i in range(len(questions))]
 
-    monkeypatch.setattr(module, "evaluate", lambda model, *given, **how: evaluate(Parts(model), *given, **how))  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "evaluate", lambda model, *given, **how: evaluate(Parts(model), *given, **how))
     parts = controls("carries")
     assert parts.donors == whole.donors
     assert parts.controls == whole.controls
@@ -321,7 +326,7 @@ def test_every_latent_method(name: str):
     examples = [replace(e, id=f"x-{i}") for i, e in enumerate(cases.EXAMPLES)]
     report = run_controls(
         Model(method, SamplingParams(max_new_tokens=5)),
-        FakeTask(examples=examples),  # type: ignore[arg-type]
+        FakeTask(examples=examples),
         "test",
         batch_size=3,
         latents=3,
@@ -342,4 +347,4 @@ def test_every_latent_method(name: str):
 
 def test_a_method_without_latents_has_nothing_to_control():
     with pytest.raises(ConfigError, match="this model thinks without latents"):
-        run_controls(Model(cases.shared("no-cot", "llama")), FakeTask(examples=[problem(1)]), "test")  # type: ignore[arg-type]
+        run_controls(Model(cases.shared("no-cot", "llama")), FakeTask(examples=[problem(1)]), "test")

@@ -78,9 +78,9 @@ def test_a_vote_that_helps_and_one_that_harms():
 def test_trajectories_of_random_models(name: str, by: str):
     model = Model(cases.shared(name, "llama"), SamplingParams(max_new_tokens=6))
     how: dict[str, Any] = {"by": by, "counts": (4, 1, 3), "latents": 3, "strength": {"dropout": 0.5}.get(by, 2.0)}
-    scaled = scale(model, FakeTask(examples=EXAMPLES), "test", **how)  # type: ignore[arg-type]
+    scaled = scale(model, FakeTask(examples=EXAMPLES), "test", **how)
     assert scaled.counts == (1, 3, 4)
-    every = [record.said or () for record in scaled.report.records]
+    every = [list(record.said or ()) for record in scaled.report.records]
     assert all(len(row) == 4 for row in every)
     if by != "sampling":
         assert [row[0].text for row in every] == [record.text for record in scaled.plain.records], "the first is its own"
@@ -92,7 +92,7 @@ def test_trajectories_of_random_models(name: str, by: str):
         for one in row[1:]
         if one.visible_tokens <= row[0].visible_tokens
     )
-    other = scale(model, FakeTask(examples=EXAMPLES), "test", batch_size=1, **how)  # type: ignore[arg-type]
+    other = scale(model, FakeTask(examples=EXAMPLES), "test", batch_size=1, **how)
     assert [r.said for r in other.report.records] == [r.said for r in scaled.report.records], "whatever the batch"
 
 
@@ -137,10 +137,10 @@ def test_files(tmp_path):
 def test_settings_that_cannot_be(name: str, how: dict[str, Any], message: str):
     model = Model(cases.shared(name, "llama"), SamplingParams(max_new_tokens=3))
     with pytest.raises(ConfigError, match=re.escape(message)):
-        scale(model, FakeTask(examples=EXAMPLES), "test", **how)  # type: ignore[arg-type]
+        scale(model, FakeTask(examples=EXAMPLES), "test", **how)
 
 
 def test_sampling_takes_a_model_without_latents():
     model = Model(cases.shared("no-cot", "llama"), SamplingParams(max_new_tokens=3))
-    scaled = scale(model, FakeTask(examples=EXAMPLES), "test", by="sampling", counts=[2])  # type: ignore[arg-type]
+    scaled = scale(model, FakeTask(examples=EXAMPLES), "test", by="sampling", counts=[2])
     assert scaled.curve[0].n == 2

@@ -175,12 +175,12 @@ def settings(name: str, family: str = "llama") -> dict[str, Any]:
     return filled(CASES[name].method)
 
 
-def _assistant(family: str, more: str | dict[str, Any]) -> dict[str, Any]:
+def _assistant(family: str, more: object) -> dict[str, Any]:
     """A random model of another family, with another width and tokenizer."""
     other = {"gpt2": "qwen3", "llama": "gpt2", "qwen3": "llama", "nanochat": "gpt2"}[family]
     width = "n_embd" if other == "gpt2" else "hidden_size"
     arch = {**backbones.ARCHS[other], width: 24, "initializer_range": 0.2}
-    return {"arch": arch, "tokenizer": "builtin:tiny-tokenizer", **({} if more == ANOTHER else dict(more))}
+    return {"arch": arch, "tokenizer": "builtin:tiny-tokenizer", **(more if isinstance(more, dict) else {})}
 
 
 def make(name: str, family: str, seed: int = 0) -> Any:

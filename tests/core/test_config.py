@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -122,7 +123,7 @@ def test_a_backbone_comes_from_one_place(data: dict, message: str):
         ("seed", -1, "seed must be 0 or more, got -1"),
     ],
 )
-def test_speaking_is_checked(field: str, value: float, message: str):
+def test_speaking_is_checked(field: str, value: Any, message: str):
     with pytest.raises(ConfigError, match=re.escape(message)):
         SamplingParams(**{field: value})
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.command_line import FAST, START, Done, refused, unspoken
@@ -131,7 +132,7 @@ def test_token_methods_train_eval_export_and_answer_alike(tmp_path, recipe, more
     done = unspoken("export", run, folder, "--format", "hf")
     assert done.returncode == 0, done.stderr
     assert (folder / "custom_generate" / "generate.py").is_file()
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     asked = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
                                           return_dict=True, return_tensors="pt")  # fmt: skip

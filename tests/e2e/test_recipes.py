@@ -88,6 +88,7 @@ def test_codi_has_the_settings_of_its_scripts(name, lr, epochs, batch, distill, 
     assert (train.lr, train.epochs, train.batch_size, train.max_positions) == (lr, epochs, batch, most)
     assert (method.latents, method.distill_weight, method.scale) == (6, distill, "batch")
     assert (train.weight_decay, train.schedule, train.warmup_share, train.clip, train.seed) == (0.1, "cosine", 0.03, 2.0, 11)
+    assert config.backbone.lora is not None
     assert (config.backbone.lora.r, config.backbone.lora.alpha, config.backbone.lora.dropout) == (128, 32, 0.1)
 
 

@@ -31,7 +31,7 @@ def say(i: int, question: str) -> tuple[str, dict[str, Any]]:
 
 def test_the_model_sees_questions_only() -> None:
     model = FakeModel(say)
-    evaluate(model, FakeTask(6), latents=2, batch_size=3, temperature=0.5, seed=9)  # pyright: ignore[reportArgumentType]
+    evaluate(model, FakeTask(6), latents=2, batch_size=3, temperature=0.5, seed=9)
     (call,) = model.calls
     assert call == {
         "questions": [f"What is {i} + {i}?" for i in range(6)],
@@ -45,7 +45,7 @@ def test_the_model_sees_questions_only() -> None:
 
 
 def test_figures_come_from_the_answers() -> None:
-    result = evaluate(FakeModel(say), FakeTask(4))  # pyright: ignore[reportArgumentType]
+    result = evaluate(FakeModel(say), FakeTask(4))
     assert result.n == 4
     assert result.accuracy == Rate(correct=1, n=4)
     assert result.accuracy.interval == wilson(1, 4)
@@ -65,14 +65,14 @@ def test_figures_come_from_the_answers() -> None:
 
 
 def test_limit_takes_the_first() -> None:
-    result = evaluate(FakeModel(say), FakeTask(9), limit=2)  # pyright: ignore[reportArgumentType]
+    result = evaluate(FakeModel(say), FakeTask(9), limit=2)
     assert [r.id for r in result.records] == ["test-0", "test-1"]
     assert result.limit == 2
     assert result.fingerprint == FakeTask(9).fingerprint("test")
 
 
 def test_provenance_is_kept() -> None:
-    result = evaluate(FakeModel(say), FakeTask(1), temperature=0.5)  # pyright: ignore[reportArgumentType]
+    result = evaluate(FakeModel(say), FakeTask(1), temperature=0.5)
     assert result.task == {"name": "fake", "size": 1}
     assert result.speaking == {"temperature": 0.5}
     assert result.model == {"path": None, "method": None, "dtype": None, "device": None}
@@ -107,13 +107,13 @@ def test_same_step_ignores_white_space_only() -> None:
 
 def test_progress_counts_finished_batches() -> None:
     seen: list[tuple[int, int]] = []
-    evaluate(FakeModel(say), FakeTask(7), batch_size=3, progress=lambda *p: seen.append(p))  # pyright: ignore[reportArgumentType]
+    evaluate(FakeModel(say), FakeTask(7), batch_size=3, progress=lambda *p: seen.append(p))
     assert seen == [(0, 7), (3, 7), (6, 7), (7, 7)]
 
 
 def test_file_round_trip(tmp_path: Path) -> None:
     explained = FakeModel(lambda i, q: (f"### {2 * i}", {"thoughts": ("a \ud83d", "“b”\n")}))
-    made = evaluate(explained, FakeTask(3), explain=True)  # pyright: ignore[reportArgumentType]
+    made = evaluate(explained, FakeTask(3), explain=True)
     path = tmp_path / "new" / "report.json"
     made.save(path)
     again = EvalReport.from_json(path)
@@ -190,7 +190,7 @@ def test_an_impossible_place_is_an_error(tmp_path: Path) -> None:
 def test_errors_come_before_any_work(task: FakeTask, options: dict[str, Any], error: type[Exception], message: str) -> None:
     model = FakeModel(say)
     with pytest.raises(error, match=message):
-        evaluate(model, task, **options)  # pyright: ignore[reportArgumentType]
+        evaluate(model, task, **options)
     assert not model.calls
 
 

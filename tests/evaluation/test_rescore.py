@@ -30,7 +30,7 @@ TEXTS = ("### 0", "### 2.0", "so it is 4", "### -6")  # the answers are 0, 2, 4,
 
 def made() -> EvalReport:
     model = FakeModel(lambda i, q: (TEXTS[i], {}))
-    return replace(evaluate(model, FakeTask(4)), task=TINY)  # pyright: ignore[reportArgumentType]
+    return replace(evaluate(model, FakeTask(4)), task=TINY)
 
 
 @pytest.mark.parametrize(

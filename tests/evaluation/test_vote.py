@@ -47,7 +47,7 @@ class Voters(FakeModel):
 
 def test_an_evaluation_that_votes(tmp_path):
     model = Voters(lambda i, q: ("", {}))
-    made: Any = evaluate(model, FakeTask(4), chains=3, samples=2, temperature=1.0)  # pyright: ignore[reportArgumentType]
+    made: Any = evaluate(model, FakeTask(4), chains=3, samples=2, temperature=1.0)
     assert (model.calls[0]["chains"], model.calls[0]["samples"]) == (3, 2)
     assert [r.strict for r in made.records] == [True, False, True, False]
     assert [r.text for r in made.records] == ["### 0", "### 3", "### 4", "### 7"]

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 from random import Random
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_answers_are_equal(pair, lesson: ModuleType):
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_markers_begin_as_ours_do(lesson: ModuleType, family: str):
     base, fresh = backbone(family), backbone(family)
-    method = make_method({"name": "coconut"}, base)
+    method: Any = make_method({"name": "coconut"}, base)
     lesson.add_markers(fresh.lm, fresh.tokenizer)
     ids = [method.markers.bot, method.markers.eot]
     assert fresh.tokenizer.convert_tokens_to_ids([lesson.BOT, lesson.EOT]) == ids

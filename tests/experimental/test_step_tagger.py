@@ -37,7 +37,8 @@ def test_it_finds_steps_in_text_that_it_has_not_seen() -> None:
     assert [text[slice(*s.result)] for s in tagger.find(text) if s.result] == [text[a:b].split()[-1] for a, b in bounds]
     # As many borders, drawn without looking at the words, find next to nothing.
     rng, held = Random(1), [joined(p) for p in problems(40, 5)]
-    drawn = [[tuple(sorted(rng.sample(range(len(text)), 2))) for _ in bounds] for text, bounds in held]
+    two = lambda text: sorted(rng.sample(range(len(text)), 2))  # noqa: E731
+    drawn = [[(a, b) for a, b in (two(text) for _ in bounds)] for text, bounds in held]
     assert span_f1(drawn, [bounds for _, bounds in held]) < 0.2
 
 

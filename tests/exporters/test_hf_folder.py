@@ -220,7 +220,7 @@ def test_a_folder_of_which_a_part_is_missing(folder):
 
 
 def test_a_base_models_weights_or_tokenizer(folder, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     ids = AutoTokenizer.from_pretrained(folder)("12 + 7", return_tensors="pt")["input_ids"]
     rows = model.get_input_embeddings().weight.shape[0]
     model.resize_token_embeddings(rows - 3)
@@ -515,7 +515,13 @@ def test_a_family_whose_layers_keep_a_state_answers_without_padding(tmp_path: Pa
 
 
 def test_a_family_that_begins_anew_between_passes_is_not_exported(tmp_path: Path):
-    more = {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, "num_experts_per_tok": 1, "mamba_d_state": 8}
+    more: dict[str, Any] = {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 1,
+        "num_experts_per_tok": 1,
+        "mamba_d_state": 8,
+    }
     run = make_run(tmp_path / "run", coconut(), model_type="jamba", **more)
     with pytest.raises(ConfigError, match="a JambaForCausalLM of transformers begins anew in passes of several tokens"):
         export_hf(run, tmp_path / "out")

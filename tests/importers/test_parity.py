@@ -205,7 +205,8 @@ def test_recorded_answers(run: Run):
     model = unspoken.load(run.done.path, explain=False)
     special = case.facts["special_ids"]
     if not is_coconut(run):
-        backbone, eot = model.method.backbone, torch.tensor(model.method.at_inference.markers.eot)
+        method: Any = model.method.at_inference
+        backbone, eot = method.backbone, torch.tensor(method.markers.eot)
         whole = backbone.logits  # the released loop cuts eot out
         backbone.logits = lambda hidden: whole(hidden).index_fill(-1, eot, -torch.inf)
         if not case.facts["method_config"]["remove_eos"]:

@@ -60,11 +60,12 @@ def test_stages_have_their_terms_and_rates(make, semcot, tmp_path):
 def test_what_waits_does_not_move(make, semcot, tmp_path):
     """Not even by weight decay, which is strong here. The base model never moves."""
     training = Training(make(semcot(), weight_decay=0.5), tmp_path / "run", Quiet())
+    method: Any = training.method
     parts = {
-        "head": training.method.encoder.head,
-        "body": training.method.encoder.body,
-        "projection": training.method.at_inference.projection,
-        "generator": training.method.at_inference.assistant,
+        "head": method.encoder.head,
+        "body": method.encoder.body,
+        "projection": method.at_inference.projection,
+        "generator": method.at_inference.assistant,
         "base": training.method.backbone,
     }
     moves = {}
@@ -176,7 +177,7 @@ def test_a_generator_with_adapters(make, semcot, tmp_path):
 def test_a_sentence_encoder_instead(make, semcot, tmp_path):
     """It is not needed at inference: the run answers also where it is gone."""
     words = tokenizer()
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertModel(BertConfig(vocab_size=len(words), **shape)).save_pretrained(tmp_path / "bert")
     words.save_pretrained(tmp_path / "bert")
     encoder = {"kind": "model", "path": str(tmp_path / "bert"), "width": None}

@@ -159,7 +159,8 @@ def test_a_run_is_killed_and_goes_on_evaluates_exports_and_reloads(make, tmp_pat
 
     export_hf(whole.path, tmp_path / "hf")
     assert not (tmp_path / "hf" / "custom_generate").exists()
-    model, words = AutoModelForCausalLM.from_pretrained(tmp_path / "hf"), AutoTokenizer.from_pretrained(tmp_path / "hf")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    words = AutoTokenizer.from_pretrained(tmp_path / "hf")
     for question, text in zip(questions, want, strict=True):
         ids = words(question + "\n", return_tensors="pt").input_ids
         said = model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]

@@ -19,6 +19,7 @@ def said(info: CommandInfo) -> str:
 def test_a_command_stands_in_the_file_of_its_name():
     found = {said(info): info for info in cli.app.registered_commands}
     for group in cli.app.registered_groups:
+        assert group.typer_instance is not None
         found |= {f"{group.name} {said(info)}": info for info in group.typer_instance.registered_commands}
     files = set()
     for name, info in found.items():

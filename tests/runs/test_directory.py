@@ -149,7 +149,9 @@ def test_nan_loss_stops_and_keeps_the_last_good_state(make, tmp_path, monkeypatc
     ):
         train(make(), tmp_path / "run")
     monkeypatch.setattr(Training, "_loss", loss)
-    state, info = RunDir(tmp_path / "run").latest_state()
+    found = RunDir(tmp_path / "run").latest_state()
+    assert found is not None
+    state, info = found
     assert info["step"] == 8
     assert all(t.isfinite().all() for n, t in state.items() if n.startswith("weights/"))
     assert unspoken.load(tmp_path / "run").answer(QUESTIONS)

@@ -78,7 +78,7 @@ def test_questions_that_are_none():
     with pytest.raises(DataError, match="question 1 must be a text that is not empty, got ' '"):
         asked.answer(["How many?", " "])
     with pytest.raises(DataError, match="b must be a text that is not empty, got 3"):
-        asked.answer(["How many?", 3], names=["a", "b"])  # type: ignore[list-item]
+        asked.answer(["How many?", 3], names=["a", "b"])  # pyright: ignore[reportArgumentType]
 
 
 def test_dropout_is_off_while_answering_and_back_on_after():

@@ -137,7 +137,9 @@ def test_the_state_before_is_taken_where_the_newest_is_damaged_and_goes_where_it
     (state,) = (run / "state").iterdir()
     older = state.with_name("step-00000002")
     shutil.copytree(state, older)
-    assert RunDir(run).latest_state()[1]["step"] == 4
+    found = RunDir(run).latest_state()
+    assert found is not None
+    assert found[1]["step"] == 4
     assert not older.exists()  # a kill between the two had left it
     (state.parent / "step-notes").mkdir()
     assert RunDir(run).latest_step() == 4

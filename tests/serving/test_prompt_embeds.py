@@ -82,7 +82,7 @@ def _hold_against_an_engine(run: Path, exported: Path) -> None:
     embedder = PromptEmbedder.load(exported)
     about = json.loads((exported / "prompt_embeds.json").read_text())
     assert about["unmodified"]
-    engine = torch.nn.Module.eval(_lm(about["model"]))
+    engine = _lm(about["model"]).eval()
     for latents in (None, 5, 0):
         ours = model.sample([QUESTION], chains=embedder.chains, latents=latents, max_new_tokens=6)[0]
         body = embedder.request(QUESTION, chains=embedder.chains, latents=latents)
@@ -129,7 +129,7 @@ def test_a_base_that_an_engine_cannot_take_is_served_from_the_run(made, tmp_path
     base, place = Path(RunDir(made(wrap=False)).config().backbone.path or ""), tmp_path / "place"
     if kind == "adapter":
         adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2, target_modules="all-linear"))
-        adapted.save_pretrained(place)
+        adapted.save_pretrained(str(place))
     else:
         shutil.copytree(made(wrap=False, backbone={"lora": LoraSettings(r=4, alpha=8.0)}), place)
     run = made(wrap=False, backbone={"path": str(place)})
@@ -141,7 +141,7 @@ def test_a_base_that_an_engine_cannot_take_is_served_from_the_run(made, tmp_path
 def test_sampling_is_the_runs_unless_said(exported: Path):
     embedder = PromptEmbedder.load(exported)
     assert "seed" not in embedder.request(QUESTION)
-    embedder.speaking = unspoken.core.loop.sampling.SamplingParams(temperature=0.7, top_p=0.9, top_k=20, seed=3)  # pyright: ignore
+    embedder.speaking = unspoken.core.loop.sampling.SamplingParams(temperature=0.7, top_p=0.9, top_k=20, seed=3)
     body = embedder.request(QUESTION, samples=4, max_tokens=9, seed=8)
     assert (body["temperature"], body["top_p"], body["top_k"], body["seed"], body["n"]) == (0.7, 0.9, 20, 8, 4)
     assert body["max_tokens"] == 9

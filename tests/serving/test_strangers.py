@@ -306,7 +306,8 @@ def test_a_fault_of_ours_is_one_line(start: Any, embedder: PromptEmbedder, capfd
 
 
 def test_no_question_is_remembered(start: Any, embedder: PromptEmbedder):
-    service, encoded = start(), embedder.method.assistant.backbone._encoded
+    method: Any = embedder.method
+    service, encoded = start(), method.assistant.backbone._encoded
     for k in range(3):
         assert raw(service, post({"prompt": f"{k} " * 20}))[0] == 200
         assert raw(service, post({"prompt": f"<|endoftext|> {k}"}))[0] == 400

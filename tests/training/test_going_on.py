@@ -95,7 +95,7 @@ def test_what_is_watched_and_kept_may_change(make, tmp_path, monkeypatch, name):
     train(make(**{name: FREE[name]}), tmp_path / "run")
     assert list(RunDir(tmp_path / "run").read()["history"][0]["changed"]) == [f"train.{name}"]
     a, b = (load_file(next((tmp_path / n / "state").glob("step-*")) / "state.safetensors") for n in ("whole", "run"))
-    near = {"rtol": 2e-2, "atol": 1e-3} if name.startswith("micro") else {"rtol": 0, "atol": 0}
+    near: dict[str, Any] = {"rtol": 2e-2, "atol": 1e-3} if name.startswith("micro") else {"rtol": 0, "atol": 0}
     for key in a:
         if key.startswith("weights/") and not (name.startswith("micro") and "dropout" in str(make().backbone.arch)):
             torch.testing.assert_close(a[key], b[key], **near)
@@ -200,7 +200,7 @@ def started(make: Any, tmp_path: Path, out: str, **how: Any) -> subprocess.Popen
 def until(there: Path, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not there.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

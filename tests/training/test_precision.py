@@ -142,7 +142,7 @@ def test_a_merged_folder_is_whole_for_others(make, base, tmp_path: Path):
     assert seen > 4
     probe = probe_config(str(tmp_path / "run"))
     assert probe.backbone.dtype == "float32"  # rounded, the probe would look at another model
-    start = build_method(probe).at_inference.eval()  # pyright: ignore[reportAttributeAccessIssue]
+    start = build_method(probe).at_inference.eval()
     want = latents(training.method.at_inference.eval())
     torch.testing.assert_close(latents(start), want, rtol=0.05, atol=0.05)
 

@@ -31,7 +31,7 @@ STAGED = {
 
 
 def rows(run: Path | RunDir, kind: str = "validation") -> list[dict[str, Any]]:
-    return [row for row in RunDir(getattr(run, "path", run)).metrics() if row["kind"] == kind]
+    return [row for row in RunDir(run.path if isinstance(run, RunDir) else run).metrics() if row["kind"] == kind]
 
 
 @pytest.mark.parametrize("method", STAGED)
@@ -95,7 +95,7 @@ def test_a_finished_curriculum_says_nothing(make, tmp_path, recwarn):
 
 def test_answers_that_are_cut_off_are_told(make, tmp_path, capsys):
     class Heard(Bars):
-        def row(self, row: dict[str, Any], total: int) -> None:  # type: ignore[override]
+        def row(self, row: dict[str, Any], total: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             super().row("run", row, total)
 
     run = train(make({"name": "cot"}, steps=4, validate_every=2), tmp_path / "run", Heard(["run"]))

@@ -73,7 +73,7 @@ def test_layers_in_the_middle(family: str):
     mine = encoder(base, first=1, last=1, width=None)
     ids = torch.tensor([mine.encode(TEXTS[0])])
     entered = base.below(2, base.embed(ids), positions_BT=torch.arange(ids.shape[1])[None])
-    norm = base.body.ln_f if family == "gpt2" else base.body.norm
+    norm = base.lm.base_model.ln_f if family == "gpt2" else base.lm.base_model.norm
     torch.testing.assert_close(mine.embed([mine.encode(TEXTS[0])]), norm(entered).mean(dim=1), rtol=1e-4, atol=1e-5)
 
 
@@ -90,7 +90,7 @@ def test_below_gives_what_enters_a_layer(family: str):
 def test_below_runs_nothing_above():
     base = deep("llama")
     ran = []
-    for number, layer in enumerate(base.body.layers):
+    for number, layer in enumerate(base.lm.base_model.layers):
         layer.register_forward_hook(lambda *_, n=number: ran.append(n))
     base.below(2, base.embed(torch.tensor([[5, 6]])), positions_BT=torch.arange(2)[None])
     assert ran == [0, 1]

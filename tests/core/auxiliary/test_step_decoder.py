@@ -96,7 +96,7 @@ def test_only_the_inner_method_trains():
 @pytest.mark.parametrize("dropout", [False, True])
 def test_the_decoder_has_dropout_in_training_only_where_told(dropout: bool):
     """As released on Coconut: its model stays in evaluation mode, whatever the rest does. On CODI it does not."""
-    method = make_method(
+    method: Any = make_method(
         {"name": "sim_cot", "inner": "coconut", "decoder": {"dropout": dropout}},
         backbones.backbone("gpt2", resid_pdrop=0.5, attn_pdrop=0.5),
     )

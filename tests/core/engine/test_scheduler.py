@@ -43,7 +43,7 @@ def test_a_queue_says_what_batches_say(family: str, speaking: SamplingParams, sl
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_family_answers_as_its_batches_do(family: str):
     """Covered by slots or not."""
-    wide = {"sliding_window": 512} if "sliding_window" in families.FAMILIES[family] else {}
+    wide: dict[str, Any] = {"sliding_window": 512} if "sliding_window" in families.FAMILIES[family] else {}
     backbone = families.model(family, **wide).method.backbone
     backbone.lm.eval()
     rows = many_rows(9)
@@ -64,7 +64,7 @@ def test_counts_do_not_grow():
     """No position twice, no padding, logits for who speaks only, no more passes than the longest row where all have room."""
     backbone, rows, heads = backbones.backbone("llama"), many_rows(12), []
     logits = backbone.logits
-    backbone.logits = lambda hidden: (heads.append(len(hidden)), logits(hidden))[1]  # type: ignore[method-assign]
+    backbone.logits = lambda hidden: (heads.append(len(hidden)), logits(hidden))[1]
     said, queue = ask(backbone, rows, SamplingParams(max_new_tokens=10), slots=12)
     assert (
         queue.cost.positions
@@ -94,7 +94,7 @@ def test_prompts_are_cut_into_chunks():
     rows = [*many_rows(6), row(np.random.default_rng(5), 200, 3)]
     want, _ = ask(backbone, rows, slots=2)
     step = backbone.step
-    backbone.step = lambda embeds, **more: (widths.append(embeds.shape[1]), step(embeds, **more))[1]  # type: ignore[method-assign]
+    backbone.step = lambda embeds, **more: (widths.append(embeds.shape[1]), step(embeds, **more))[1]
     got, _ = ask(backbone, rows, slots=2, chunk=7)
     assert [s.tokens for s in got] == [s.tokens for s in want]
     assert max(widths) <= 4 * 7 + 2

@@ -31,7 +31,8 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def step(name: str, family: str, checkpointing: bool) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of a step with dropout."""
-    base = backbones.backbone(family, **({"resid_pdrop": 0.1, "attn_pdrop": 0.1} if family == "gpt2" else {}))
+    dropout: dict[str, Any] = {"resid_pdrop": 0.1, "attn_pdrop": 0.1} if family == "gpt2" else {}
+    base = backbones.backbone(family, **dropout)
     torch.manual_seed(1)
     base.parallel = 2 if name.endswith("parallel") else None
     method: Any = make_method(METHODS[name], base)

@@ -69,7 +69,7 @@ def results(make: Callable[..., Any], piece: int, weighted: bool) -> tuple[Tenso
 def test_pieces_are_the_whole(make: Callable[..., Any], weighted: bool):
     want, want_hits, want_grads = results(make, WHOLE, weighted)
     got, got_hits, got_grads = results(make, 7 * V, weighted)
-    near: dict[str, float] = {"rtol": 1e-2, "atol": 1e-2} if make is bf16 else {"rtol": 1e-5, "atol": 1e-5}
+    near: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-2} if make is bf16 else {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     for a, b in zip(got_grads, want_grads, strict=True):
         torch.testing.assert_close(a, b, **near)

@@ -15,13 +15,12 @@ from unspoken.core.fast.cpu_linear import look_again, speed_up_linears, use_dtyp
 from unspoken.errors import ConfigError
 from unspoken.experimental.int8 import round_linears
 from unspoken.methods import make_method
+from unspoken.methods.base import Method
 
 KINDS = {"linear": lambda bias: nn.Linear(160, 128, bias=bias), "conv1d": lambda bias: Conv1D(128, 160)}
 
 
-def pair(
-    kind: str, dtype: torch.dtype = torch.float32, bias: bool = True, int8: bool = False
-) -> tuple[nn.Module, nn.Module]:
+def pair(kind: str, dtype: torch.dtype = torch.float32, bias: bool = True, int8: bool = False) -> tuple[Any, Any]:
     """A layer as it is, and a fast one with the same weights."""
     torch.manual_seed(0)
     slow = nn.Sequential(KINDS[kind](bias).to(dtype))
@@ -57,11 +56,11 @@ def test_changed_weights_are_seen(kind: str):
     with torch.inference_mode():
         before = fast(x)
     with torch.no_grad():
-        fast[0].weight.mul_(2)  # type: ignore[index]
-        fast[0].bias.zero_()  # type: ignore[index]
+        fast[0].weight.mul_(2)
+        fast[0].bias.zero_()
         after = fast(x)
     assert not torch.allclose(after, before)
-    torch.testing.assert_close(after, x @ (fast[0].weight if kind == "conv1d" else fast[0].weight.T), rtol=1e-4, atol=1e-4)  # type: ignore[index]
+    torch.testing.assert_close(after, x @ (fast[0].weight if kind == "conv1d" else fast[0].weight.T), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,7 +70,7 @@ def test_gradients_go_the_usual_way(kind: str, eight: bool):
     x = torch.randn(8, 160)
     for layer in (slow, fast):
         layer(x).square().sum().backward()
-    torch.testing.assert_close(fast[0].weight.grad, slow[0].weight.grad)  # type: ignore[index]
+    torch.testing.assert_close(fast[0].weight.grad, slow[0].weight.grad)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,12 +99,12 @@ def test_a_copy_is_used(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_model_has_its_precision():
-    def method() -> object:
+    def method() -> Method:
         return make_method({"name": "coconut"}, backbones.backbone(hidden_size=128, intermediate_size=256))
 
     one = method()
     use_dtype(one, "bfloat16")
-    assert {p.dtype for p in one.parameters()} == {torch.bfloat16}  # type: ignore[attr-defined]
+    assert {p.dtype for p in one.parameters()} == {torch.bfloat16}
     use_dtype(method(), "int8")
     with pytest.raises(ConfigError, match="unknown dtype 'int4'; known: float32, bfloat16, int8"):
         use_dtype(method(), "int4")
@@ -157,7 +156,7 @@ def test_a_model_answers_with_its_present_weights():
     model, again = (unspoken.load("builtin:tiny", device="cpu") for _ in range(2))
     questions = ["Ann has 18 figs. She doubles her figs. How many figs has Ann?"] * 8
     first = model.answer(questions)
-    parameters: list[Any] = list(model.method.parameters())  # pyright: ignore[reportAttributeAccessIssue]
+    parameters: list[Any] = list(model.method.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=0.05, fused=True)
     for write in ("fused", "data"):
         if write == "fused":
@@ -166,7 +165,7 @@ def test_a_model_answers_with_its_present_weights():
             optimizer.step()
         else:
             parameters[3].data[5] += 1.0
-        again.method.load_state_dict(model.method.state_dict())  # pyright: ignore[reportAttributeAccessIssue]
+        again.method.load_state_dict(model.method.state_dict())
         want = again.think(questions).latents_BKD
         assert torch.equal(model.think(questions).latents_BKD, want)
         assert [a.tokens for a in model.answer(questions)] == [a.tokens for a in again.answer(questions)]

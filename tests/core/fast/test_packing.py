@@ -82,10 +82,11 @@ def test_padding_gets_no_state_and_real_columns_theirs():
     backbone = backbones.backbone("llama")
     embeds_BWD = backbone.embed(torch.arange(1, 11).view(2, 5))
     real_BW = np.arange(5) < np.array([[5], [2]])
-    given: Any = {"positions_BT": torch.arange(5).expand(2, -1), "mask": torch.from_numpy(real_BW).long()}
+    real = torch.from_numpy(real_BW)
+    given: Any = {"positions_BT": torch.arange(5).expand(2, -1), "mask": real.long()}
     packed_BWD = backbone.step(embeds_BWD, **given, real=real_BW)
     assert (packed_BWD[1, 2:] == 0).all()
-    torch.testing.assert_close(packed_BWD[real_BW], backbone.step(embeds_BWD, **given)[real_BW])
+    torch.testing.assert_close(packed_BWD[real], backbone.step(embeds_BWD, **given)[real])
     assert backbone.lm.config._attn_implementation == "sdpa"
 
 

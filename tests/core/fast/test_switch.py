@@ -65,12 +65,12 @@ def learnt(name: str, fast: FastConfig) -> tuple[float, dict[str, torch.Tensor]]
     torch.manual_seed(0)
     with using(fast):
         method: Any = make_method(METHODS[name], backbone("llama")).train()
-        batch = collate(training_rows(method))
+        batch, total = collate(training_rows(method)), torch.zeros(())
         for _ in range(2):
             method.zero_grad(set_to_none=True)
-            report = method(batch, method.counts(batch))
-            report.total.backward()
-    return float(report.total.detach()), {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+            total = method(batch, method.counts(batch)).total
+            total.backward()
+    return float(total.detach()), {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -120,7 +120,7 @@ def test_another_tokenizer_never_sees_them(tmp_path: Path):
     assert len(Encodings(tmp_path, words)) == 0
     backbone = backbones.backbone("llama")
     backbone.encodings = Encodings(tmp_path, backbone.tokenizer)
-    add_tokens(backbone, ["<think>"], like="pens")
+    add_tokens(backbone, ("<think>",), like="pens")
     assert backbone.encodings is None  # the tokenizer is another one now
 
 

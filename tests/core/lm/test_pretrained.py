@@ -48,7 +48,7 @@ def adapter(base: Path, out: Path, *, new: int = 0, tokenizer: bool = True, **se
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.05)
-    adapted.save_pretrained(out)
+    adapted.save_pretrained(str(out))
     if tokenizer:
         words.save_pretrained(out)
     with torch.no_grad():

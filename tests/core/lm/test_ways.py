@@ -72,7 +72,7 @@ def test_families_that_padding_would_change_are_found_out(family: str):
 @pytest.mark.parametrize("name", ["cot", "coconut"])
 def test_a_batch_answers_as_each_row_alone(name: str, family: str, more: dict[str, Any]):
     it = model(family, METHODS[name], **more)
-    it.method.eval()  # pyright: ignore[reportAttributeAccessIssue]
+    it.method.eval()
     if name == "coconut":
         together = it.think(QUESTIONS).latents_BKD
         for b, question in enumerate(QUESTIONS):

@@ -88,7 +88,7 @@ def test_rows_that_have_finished_leave_the_batch():
         sizes.append(len(embeds))
         return step(embeds, **more)
 
-    backbone.step = watched  # type: ignore[method-assign]
+    backbone.step = watched  # pyright: ignore[reportAttributeAccessIssue]
     with torch.no_grad():
         Loop(backbone, collate(many_rows()), Recurrence(), speaking=GREEDY).run()
     assert sizes == sorted(sizes, reverse=True)

@@ -139,7 +139,7 @@ def test_an_edit_stands_in_the_way_of_every_latent():
     with torch.no_grad():
         want = unroll(backbone, collate(rows), Edited(Recurrence(), edit, keys)).latents_BKD
         for source in (edited(Jacobi(Recurrence(), 5), edit, keys), Jacobi(Edited(Recurrence(), edit, keys), 5)):
-            got = unroll(backbone, collate(rows), source).latents_BKD  # pyright: ignore[reportArgumentType]
+            got = unroll(backbone, collate(rows), source).latents_BKD
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from unspoken.core.loop.sampling import Sampler, SamplingParams
 P = torch.tensor([0.1, 0.45, 0.05, 0.3, 0.1])
 
 
-def frequencies(**speaking: float) -> torch.Tensor:
+def frequencies(**speaking: Any) -> torch.Tensor:
     """Shares of the five tokens over 4,000 rows with the same logits."""
     rows = 4000
     chooser = Sampler(SamplingParams(**{"temperature": 1.0, **speaking}), list(range(rows)))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from unspoken.core.text.example import Example
 from unspoken.evaluation.records import EvalReport, Record
+from unspoken.runs.model import Model
 from unspoken.tasks.base import Score, fingerprint_examples
 from unspoken.tasks.scoring.answers import score_number
 
@@ -42,14 +43,14 @@ def problem(i: int) -> Example:
     return Example(question=f"What is {i} + {i}?", steps=steps, answer=str(2 * i), id=f"test-{i}")
 
 
-class FakeModel:
+class FakeModel(Model):
     """Says what `say(place, question)` says: a text, and optionally fields of the answer to change."""
 
     def __init__(self, say: Callable[[int, str], tuple[str, dict[str, Any]]]) -> None:
         self.say = say
         self.calls: list[dict[str, Any]] = []
 
-    def expected(self, steps: tuple[str, ...], latents: int) -> tuple[str | None, ...] | None:
+    def expected(self, example: Example, groups: int) -> tuple[str | None, ...] | None:
         """Group k stands for step k."""
         return None
 

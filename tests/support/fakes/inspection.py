@@ -25,8 +25,10 @@ SIM_COT: dict[str, Any] = {
 class Problems:
     """A task that has the contract's examples in every split."""
 
-    name = "problems"
-    config: ClassVar[dict[str, Any]] = {}
+    name: ClassVar[str] = "problems"
+
+    def __init__(self) -> None:
+        self.config: dict[str, Any] = {}
 
     def examples(self, split: Split) -> list[Example]:
         """All of them."""

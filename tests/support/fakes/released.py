@@ -19,7 +19,7 @@ from support.backbones import ARCHS, tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-LORA = {"r": 4, "lora_alpha": 8}
+LORA: dict[str, Any] = {"r": 4, "lora_alpha": 8}
 TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj"],
@@ -103,8 +103,9 @@ def codi(
         parts = [nn.Dropout(0.0), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)]
         module.prj = nn.Sequential(*parts)
         if norm:
-            module.prj.add_module("ln", nn.LayerNorm(width))
-            nn.init.normal_(module.prj.ln.weight)
+            last = nn.LayerNorm(width)
+            module.prj.add_module("ln", last)
+            nn.init.normal_(last.weight)
     if decoder:
         module.decoder = causal_lm(family, 2, len(words), **more)
     return Fake(module, base, len(words))

@@ -192,7 +192,7 @@ def test_strategyqa(tmp_path: Path) -> None:
     assert [(e.question, e.answer, e.steps) for e in bigbench.examples("test")] == [("Is 7 odd?", "yes", ())]
     for split in ("train", "validation"):
         with pytest.raises(DataError, match=rf"no {split} split; it has: test; BIG-bench's form is for evaluation only"):
-            bigbench.examples(split)  # pyright: ignore[reportArgumentType]
+            bigbench.examples(split)
     assert bigbench.score(bigbench.examples("test")[0], "#### True").strict
 
 

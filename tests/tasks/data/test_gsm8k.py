@@ -41,7 +41,7 @@ def aug(root: Path, **fields: Any) -> Gsm8kAug:
 
 
 def test_gsm8k_counts(shared_data: Path) -> None:
-    task = make_task({"name": "gsm8k", "root": str(shared_data / "gsm8k")})
+    task: Any = make_task({"name": "gsm8k", "root": str(shared_data / "gsm8k")})
     train, validation, test = (task.examples(split) for split in SPLITS)
     assert len(train) + len(validation) == 7473
     assert 300 < len(validation) < 450
@@ -57,7 +57,7 @@ def test_gsm8k_counts(shared_data: Path) -> None:
 
 
 def test_gsm8k_aug_counts(shared_data: Path) -> None:
-    task = make_task({"name": "gsm8k_aug", "root": str(shared_data / "gsm8k_aug")})
+    task: Any = make_task({"name": "gsm8k_aug", "root": str(shared_data / "gsm8k_aug")})
     assert [len(task.examples(split)) for split in SPLITS] == [16704, 500, 1119]
     assert task.dropped == {"train": 0, "validation": 0, "test": 0}
     first = task.examples("train")[0]

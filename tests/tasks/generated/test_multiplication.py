@@ -30,7 +30,9 @@ def check(row: dict[str, Any], digits: int) -> None:
     assert len(row["steps"]) == digits
     total = 0
     for place, step in enumerate(row["steps"]):
-        partial, running = re.fullmatch(r"(?:\+ )?([\d ]+?)(?: \( ([\d ]+) \))?", step).groups()  # pyright: ignore
+        found = re.fullmatch(r"(?:\+ )?([\d ]+?)(?: \( ([\d ]+) \))?", step)
+        assert found is not None
+        partial, running = found.groups()
         assert number(partial) == a * (b // 10**place % 10) * 10**place
         total += number(partial)
         assert (running is None) == (place in (0, digits - 1))
@@ -57,10 +59,11 @@ def test_the_files_are_what_the_generator_would_write(shared_data: Path, digits:
     task = make_task({"name": "multiplication", "root": str(folder), "digits": digits, "train_size": 200})
     for split, name in (("validation", "valid"), ("test", "test_bigbench")):
         lines = (folder / f"{digits}_by_{digits}_mult" / f"{name}.txt").read_text().split("\n")[:-1]
-        examples = task.examples(split)  # pyright: ignore[reportArgumentType]
+        examples = task.examples(split)
         assert len(lines) == len(examples) == 1000
         for line, example in zip(lines, examples, strict=True):
-            row = problem(*map(number, example.question.split(" * ")), digits)
+            a, b = map(number, example.question.split(" * "))
+            row = problem(a, b, digits)
             assert f"{row['question']}||{' '.join(row['steps'])} #### {row['answer']}" == line
             assert (example.question, list(example.steps), example.answer) == (row["question"], row["steps"], row["answer"])
     held_out = {pair_key(e.question) for split in ("validation", "test") for e in task.examples(split)}

@@ -84,7 +84,8 @@ def check(row: dict[str, Any]) -> None:
     steps = row["steps"]
     assert len(steps) == known[right]
     assert set(steps) <= set(sentences)
-    chain = [re.fullmatch(r"(?:Every )?(\w+) is a (\w+)\.", step).groups() for step in steps]  # pyright: ignore
+    chain = [found.groups() for step in steps if (found := re.fullmatch(r"(?:Every )?(\w+) is a (\w+)\.", step))]
+    assert len(chain) == len(steps)
     assert (chain[0][0], chain[-1][1]) == (person, right)
     assert all(a[1] == b[0] for a, b in pairwise(chain))
 
@@ -194,7 +195,9 @@ def write(folder: Path, **rows: Any) -> Path:
 def test_published_problems_are_never_generated(tmp_path: Path, generated: list[dict[str, Any]]) -> None:
     alone = ProsQa(ProsQaConfig(source="generated", train_size=50, validation_size=1, test_size=1)).examples("train")
     stolen = {"question": alone[7].question, "steps": [], "answer": "x"}
-    head, ask = stolen["question"][: ASK.search(stolen["question"]).start()], ASK.search(stolen["question"])[0]  # pyright: ignore
+    asked = ASK.search(alone[7].question)
+    assert asked is not None
+    head, ask = alone[7].question[: asked.start()], asked[0]
     sentences = head.split(". ")
     stolen["question"] = ". ".join([*(s.rstrip(".") for s in reversed(sentences))]) + "." + ask
     write(tmp_path, valid=[generated[0]], test=[stolen, generated[1]])

@@ -108,7 +108,9 @@ def test_every_step_is_true_and_the_last_is_the_answer(expression: str, guess: s
     answer = str(value.numerator) if value.denominator == 1 else guess
     steps = infix_steps(expression, answer)
     for step in steps:
-        left, sign, right, result = re.fullmatch(r"<<(-?[\d.]+)([-+*/])(-?[\d.]+)=(-?[\d.]+)>>", step).groups()  # pyright: ignore
+        found = re.fullmatch(r"<<(-?[\d.]+)([-+*/])(-?[\d.]+)=(-?[\d.]+)>>", step)
+        assert found is not None
+        left, sign, right, result = found.groups()
         a, b, c = Fraction(left), Fraction(right), Fraction(result)
         assert c == {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else None}[sign]
     if steps:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from unspoken.core.config import build, dump, lookup
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import SPLITS, TASKS, Task, make_task
-from unspoken.tasks.generated.generated import take
+from unspoken.tasks.generated.generated import Problem, take
 from unspoken.tasks.reading.readers import listed_rows, read_rows
 from unspoken.tasks.reading.source import DATA_VARIABLE, DataSource, Splits, converted
 
@@ -150,13 +151,15 @@ def test_a_split_that_does_not_exist() -> None:
 
 
 def test_take_says_where_it_ends() -> None:
-    endless = ({"question": str(i % 50)} for i in range(10**9))
+    def problems(different: int) -> Iterator[Problem]:
+        return ({"question": str(i % different), "steps": [], "answer": ""} for i in range(10**9))
+
     with pytest.raises(
         ConfigError, match=r"toy: found only \d+ different problems for test_size=40; make the split smaller"
     ):
-        take(endless, 40, task="toy", split="test", key=str)
-    few = take(({"question": str(i)} for i in range(10**9)), 5, task="toy", split="test", key=str, taken={"3"})
-    assert len({row["question"] for _, row in few}) == 5
+        take(problems(50), 40, task="toy", split="test", key=str)
+    few = take(problems(10**9), 5, task="toy", split="test", key=str, taken={"3"})
+    assert len({str(row) for _, row in few}) == 5
 
 
 # All tasks

@@ -282,7 +282,7 @@ def test_the_harness_agrees_with_us_on_every_case():
     from lm_eval.api.metrics import exact_match_fn
     from lm_eval.filters.extraction import RegexFilter
 
-    path = Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
+    path = Path(str(lm_eval.__file__)).parent / "tasks" / "gsm8k" / "gsm8k.yaml"
     config = yaml.safe_load(path.read_text())
     options = {k: v for k, v in config["metric_list"][0].items() if k in ("ignore_case", "regexes_to_ignore")}
     for ours, theirs in zip(("lm-eval:strict", "lm-eval:flexible"), config["filter_list"], strict=True):
