@@ -156,9 +156,9 @@ def write(labels: list[str], out: Path) -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     table = {}
-    for label in labels:
+    reports = {label: EvalReport.from_json(out / folder(label) / "eval.json") for label in labels}
+    for label, report in reports.items():
         run = RunDir(out / folder(label))
-        report = EvalReport.from_json(out / folder(label) / "eval.json")
         losses = [row["loss"] for row in run.metrics() if row["kind"] == "train"]
         seconds = run.metrics()[-1]["seconds"]
         first, last = sum(losses[:3]) / 3, sum(losses[-3:]) / 3
@@ -171,7 +171,7 @@ def write(labels: list[str], out: Path) -> None:
             "seconds": seconds,
         }
         table[label] |= {"losses": losses, "evaluation": report.summary()}
-    n, hardware = report.n, report.hardware
+    n, hardware = next((report.n, report.hardware) for report in reports.values())
     lines += ["", f"First {n} test problems of GSM8K, greedy, one run each, {hardware}.", ""]
     write_text(HERE / "table.md", "\n".join(lines))
     write_text(HERE / "table.json", json.dumps(table, indent=1) + "\n")

@@ -107,7 +107,8 @@ class Thinker(Model):
 
 def controls(kind: str, size: int = 40, alike: bool = False, **how: Any) -> ControlsReport:
     """All controls of a made-up model."""
-    return run_controls(Thinker(kind, alike), FakeTask(size), "test", **{"limit": None, "batch_size": 7, **how})
+    how = {"limit": None, "batch_size": 7, **how}
+    return run_controls(Thinker(kind, alike), FakeTask(size), "test", **how)
 
 
 def test_latents_that_carry_the_answer():
@@ -235,11 +236,13 @@ def test_a_split_that_is_asked_in_parts(monkeypatch):
 
     whole = controls("carries")
 
-    class Parts:
+    class Parts(Model):
+        method: Any
+
         def __init__(self, model: Any) -> None:
             self.model, self.method = model, model.method
 
-        def answer(self, questions: Sequence[str], *, names: Sequence[str], **how: Any) -> list[Any]:
+        def answer(self, questions: Sequence[str], *, names: Any = None, **how: Any) -> list[Any]:
             said: dict[int, Any] = {}
             for first in reversed(range(0, len(questions), 9)):
                 part = range(first, min(first + 9, len(questions)))

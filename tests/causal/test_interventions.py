@@ -42,7 +42,8 @@ def model(name: str) -> Model:
 
 def run(name: str, *interventions: Any, **how: Any) -> tuple[Intervened, torch.Tensor, torch.Tensor]:
     """What happened, and the latents [Q, K, D] before and after."""
-    done = intervene(model(name), QUESTIONS, *interventions, **{"latents": K, "batch_size": 2, **how})
+    how = {"latents": K, "batch_size": 2, **how}
+    done = intervene(model(name), QUESTIONS, *interventions, **how)
     stacked = [torch.cat([t.latents_BKD[:, :K] for t in traces]) for traces in (done.plain_traces, done.traces)]
     return done, stacked[0], stacked[1]
 

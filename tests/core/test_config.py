@@ -74,7 +74,7 @@ def test_methods_by_name():
     with pytest.raises(ConfigError, match=re.escape("unknown method 'coconot'; did you mean 'coconut' or ")):
         method_config("coconot")
     with pytest.raises(ConfigError, match="a method is a mapping with a 'name', got 3; known: "):
-        method_config(3)
+        method_config(3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="unknown method 'x'"):
         lookup(METHODS, "x", "method")
 

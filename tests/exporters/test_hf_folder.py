@@ -132,7 +132,7 @@ def folder(projected: None, tmp_path: Path) -> Path:
 
 def loaded(folder: Path) -> tuple[Any, Any]:
     """`generate` on a folder's model, and a question."""
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return functools.partial(hf_generate.generate, model=model), tokenizer([QUESTIONS[0], "12 + 7"], return_tensors="pt",
                                                                           padding=True)  # fmt: skip
@@ -312,7 +312,8 @@ def test_sampling(folder):
 def test_sampled_tokens_have_the_right_frequencies(say, want):
     torch.manual_seed(0)
     logits = torch.tensor([0.2, 0.4, 0.1, 0.3]).log().expand(20_000, 4)
-    got = hf_generate._choose(logits, {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **say})
+    how: Any = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, **say}
+    got = hf_generate._choose(logits, how)
     torch.testing.assert_close(got.bincount(minlength=4) / len(logits), torch.tensor(want), rtol=0, atol=0.015)
     assert set(got.tolist()) == {i for i, p in enumerate(want) if p}
 
@@ -325,7 +326,7 @@ def test_a_base_model_in_half_precision(projected, tmp_path, kept):
     if kept == torch.bfloat16:
         keep_as_0_1_0_did(run, kept)
     export_hf(run, tmp_path / "out")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert model.dtype == kept
     assert load_file(tmp_path / "out" / "custom_generate" / "projection.safetensors")["0.weight"].dtype == torch.float32
@@ -503,7 +504,8 @@ def test_a_family_whose_layers_keep_a_state_answers_without_padding(tmp_path: Pa
     """LFM2's layers read padding, so rows go by themselves; what would be padded is refused."""
     run = make_run(tmp_path / "run", coconut(), model_type="lfm2", layer_types=["conv", "full_attention"])
     export_hf(run, tmp_path / "out")
-    model, it = AutoModelForCausalLM.from_pretrained(tmp_path / "out"), unspoken.load(run, device="cpu")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    it = unspoken.load(run, device="cpu")
     bare = [question_ids(it.method.backbone, it.method.config.template, question.strip()) for question in QUESTIONS]
     for ids, question in zip(bare, QUESTIONS, strict=True):
         said = hf_generate.generate(torch.tensor([ids]), model=model)[0, len(ids) :].tolist()

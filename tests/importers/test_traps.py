@@ -138,8 +138,8 @@ def test_a_head_with_missing_rows(tmp_path):
 def llama_tokenizer(folder: Path, eos: str) -> None:
     """Give a base model's folder a tokenizer with both of Llama 3's ends, as both of its models have."""
     words = tokenizer()
-    ends: list[str | AddedToken] = [AddedToken("<|end_of_text|>"), AddedToken("<|eot_id|>")]
-    words.add_special_tokens({"additional_special_tokens": ends})
+    ends: Any = {"additional_special_tokens": [AddedToken("<|end_of_text|>"), AddedToken("<|eot_id|>")]}
+    words.add_special_tokens(ends)
     words.eos_token = eos
     words.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())

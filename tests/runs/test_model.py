@@ -55,7 +55,7 @@ def test_speaking_of_one_call():
     assert len(set(sampled)) > 1
     assert asked.speaking == SamplingParams(max_new_tokens=6)
     with pytest.raises(ConfigError, match="unknown speaking option 'temp'; known: max_new_tokens, temperature, "):
-        asked.answer(QUESTIONS, temp=1)
+        asked.answer(QUESTIONS, temp=1)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match="temperature must be 0"):
         asked.answer(QUESTIONS, temperature=-1)
 
@@ -130,7 +130,7 @@ def test_arguments_of_the_wrong_kind(more: dict[str, Any], message: str):
     """One line that names the argument, never a TypeError from somewhere inside."""
     questions = more.pop("questions", QUESTIONS)
     with pytest.raises((ConfigError, DataError)) as caught:
-        model().sample(questions, **{"samples": 1, **{k: v for k, v in more.items() if v is not None}})
+        model().sample(questions, **{k: v for k, v in more.items() if v is not None})
     assert message in str(caught.value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ SIM_COT = {"name": "sim_cot", "inner": "coconut", "max_step_tokens": 4}
 QUESTIONS = [f"Ann has {n} pens. She finds {n % 7}. How many pens has Ann?" for n in range(24)]
 
 
-def model(method: object = "coconut") -> Model:
+def model(method: str | dict[str, Any] = "coconut") -> Model:
     return Model(make_method(method, backbone()), SamplingParams(max_new_tokens=6))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.small_study import changed
@@ -63,7 +64,8 @@ def test_a_fingerprint_is_of_what_changes_the_model():
 def test_an_evaluation_is_known_by_what_it_asks():
     one = Evaluation(name="a")
     assert evaluation_fingerprint(Evaluation(name="b", when={"method": "x"})) == evaluation_fingerprint(one)
-    for other in ({"limit": 5}, {"set": {"max_steps": 9}}, {"explain": True}, {"latents": 0}):
+    others: list[dict[str, Any]] = [{"limit": 5}, {"set": {"max_steps": 9}}, {"explain": True}, {"latents": 0}]
+    for other in others:
         assert evaluation_fingerprint(Evaluation(name="a", **other)) != evaluation_fingerprint(one)
 
 

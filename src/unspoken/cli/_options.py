@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unspoken.core.checks import number_of, shown
 from unspoken.errors import ConfigError
 from unspoken.tasks.base import SPLITS, Split, TaskConfig
+
+if TYPE_CHECKING:
+    from unspoken.cli._terminal import Terminal
 
 app = typer.Typer(
     help="Language models that reason without writing the reasoning down: train, evaluate, ask, compare.",
@@ -170,21 +173,11 @@ Expect = Annotated[str | None, typer.Option(help="How answers are expected to be
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 (CPU); default as trained.")]
 
 
-def new_console(quiet: bool = False) -> Any:
+def new_console(quiet: bool = False) -> Terminal:
     """Where tables go."""
-    from rich.console import Console
+    from unspoken.cli._terminal import Terminal
 
-    class Plain(Console):
-        """Prints text as it is: names, paths and questions may hold what rich takes for its own marks. Tables escape it."""
-
-        def print(self, *objects: Any, **how: Any) -> None:
-            super().print(*objects, **({"markup": False} if all(isinstance(o, str) for o in objects) else {}), **how)
-
-        def say(self, line: str) -> None:
-            """Print a line in one colour, not broken where the terminal ends."""
-            self.print(line, highlight=False, soft_wrap=True)
-
-    return Plain(emoji=False, quiet=quiet)  # "paper:coconut:" is a rule, not a picture
+    return Terminal(emoji=False, quiet=quiet)  # "paper:coconut:" is a rule, not a picture
 
 
 def rule_names(text: str | None) -> tuple[str, ...]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from unspoken.cli._terminal import Terminal
     from unspoken.runs.config import RunConfig
 
 
 @contextlib.contextmanager
-def bar(console: Any, what: str) -> Iterator[Callable[[str, int, int], None]]:
+def bar(console: Terminal, what: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar while something runs, on a terminal.
 
     Args:

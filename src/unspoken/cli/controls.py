@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,8 +31,12 @@ from unspoken.cli._options import (
 from unspoken.cli._progress import bar
 from unspoken.errors import ConfigError
 
+if TYPE_CHECKING:
+    from unspoken.causal.control_report import ControlsReport
+    from unspoken.cli._terminal import Terminal
 
-def show_controls(report: Any, path: Path | None, console: Any) -> None:
+
+def show_controls(report: ControlsReport, path: Path | None, console: Terminal) -> None:
     """Print what controls found, and where their report is."""
     from unspoken.causal.control_report import table
 

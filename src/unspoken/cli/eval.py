@@ -40,6 +40,7 @@ from unspoken.errors import ConfigError
 
 if TYPE_CHECKING:
     from unspoken.causal.campaign import Evaluated
+    from unspoken.cli._terminal import Terminal
 
 
 def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int]:
@@ -140,13 +141,14 @@ def evaluate(
             console.say(f"controls: the first {most} problems again, with tampered latents (--no-controls leaves this out)")
             with bar(console, "controls") as draw:
                 done = campaign.control(chosen, found[0], draw)
-            show_controls(done.controls, done.controls_path, console)
+            if done.controls is not None:
+                show_controls(done.controls, done.controls_path, console)
     if card is not None:
         console.say(f"card: {card}")
     me.close()
 
 
-def _show(found: Sequence[Evaluated], name: str, console: Any) -> None:
+def _show(found: Sequence[Evaluated], name: str, console: Terminal) -> None:
     """The table of a task, and what several seeds come to."""
     from unspoken.evaluation.records import pooled_over_seeds
     from unspoken.evaluation.tables import over_sampling_seeds, table
@@ -160,7 +162,7 @@ def _show(found: Sequence[Evaluated], name: str, console: Any) -> None:
         console.say(line)
 
 
-def _teller(draw: Callable[..., None], console: Any) -> Callable[[str, int, int], None]:
+def _teller(draw: Callable[..., None], console: Terminal) -> Callable[[str, int, int], None]:
     """Moves a bar; says first how much an interrupted evaluation has left."""
     calls: list[int] = []
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unspoken.cli._options import FOLDER, app, argument, new_console
+
+if TYPE_CHECKING:
+    from unspoken.cli._terminal import Terminal
+    from unspoken.studies.run import Outcome, Planned, Verified
 
 
 @app.command()
@@ -60,11 +64,11 @@ class _Teller:
 
     SECONDS = 60.0
 
-    def __init__(self, console: Any, total: int) -> None:
+    def __init__(self, console: Terminal, total: int) -> None:
         self.console, self.total, self.ended = console, total, 0
         self.last: dict[str, tuple[str, float]] = {}
 
-    def tell(self, name: str, what: Mapping[str, Any]) -> None:
+    def tell(self, name: str, what: Mapping[str, object]) -> None:
         """See `studies.workers.Tell`."""
         doing = str(what.get("doing", ""))
         before, when = self.last.get(name, ("", 0.0))
@@ -79,7 +83,7 @@ class _Teller:
         self.console.say(f"{time.strftime('%H:%M:%S')} {name}: {doing}{far}{count}")
 
 
-def _plan(made: Any, jobs: int | None, devices: list[str] | None, console: Any) -> None:
+def _plan(made: Planned, jobs: int | None, devices: list[str] | None, console: Terminal) -> None:
     """What there is to do of each run, and how long all of it takes."""
     import torch
 
@@ -111,7 +115,7 @@ def _plan(made: Any, jobs: int | None, devices: list[str] | None, console: Any) 
     )
 
 
-def _verify(found: list[Any], console: Any) -> None:
+def _verify(found: list[Verified], console: Terminal) -> None:
     """Each run against its card."""
     bad = 0
     for one in found:
@@ -125,7 +129,7 @@ def _verify(found: list[Any], console: Any) -> None:
         raise typer.Exit(1)
 
 
-def _show(done: Any, console: Any) -> None:
+def _show(done: Outcome, console: Terminal) -> None:
     """The tables, what was written, and what failed."""
     from unspoken.studies.report import tables
 

@@ -162,7 +162,7 @@ def _naming(config: RunConfig, place: Callable[[str], str]) -> RunConfig:
     return config if changed == dumped else build(RunConfig, changed)
 
 
-def _replaced(value: Any, place: Callable[[str], str]) -> Any:
+def _replaced(value: object, place: Callable[[str], str]) -> Any:
     if isinstance(value, str) and value.startswith(START):
         return place(value.removeprefix(START))
     if isinstance(value, Mapping):
@@ -172,7 +172,7 @@ def _replaced(value: Any, place: Callable[[str], str]) -> Any:
 
 def _config(
     base: str,
-    settings: Sequence[tuple[Mapping[str, Any], Combination]],
+    settings: Sequence[tuple[Mapping[str, object], Combination]],
     seed_paths: Sequence[str],
     seed: int | None,
     beside: Path,
@@ -192,7 +192,7 @@ def _config(
         raise ConfigError(f"{where}: {error}") from None
 
 
-def filled(value: Any, combination: Combination) -> Any:
+def filled(value: object, combination: Combination) -> Any:
     """A value of `set` with the values of factors in it: "{latents}" alone keeps its type."""
     if isinstance(value, Mapping):
         return {key: filled(inner, combination) for key, inner in value.items()}
@@ -207,7 +207,7 @@ def filled(value: Any, combination: Combination) -> Any:
     return value
 
 
-def _written(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+def _written(data: dict[str, Any], path: str, value: object) -> dict[str, Any]:
     """A dumped config with a value at a path; a table goes into the table that is there, unless it names another thing."""
     there: Any = data
     for part in path.split("."):
@@ -235,9 +235,9 @@ def evaluation_fingerprint(one: Evaluation) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-def _essential(value: Any, path: str = "") -> Any:
+def _essential(value: object, path: str = "") -> Any:
     """A config as plain values, without fields at their default and without those that change nothing."""
-    if not dataclasses.is_dataclass(value):
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return dump(value)
     found = {}
     for one in dataclasses.fields(value):

@@ -6,7 +6,7 @@ import importlib.util
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def _wrapped(text: str) -> str:
     return "\n".join(lines)
 
 
-def label(results: Results, value: Any) -> str:
+def label(results: Results, value: object) -> str:
     """What tables call a value or a factor."""
     return str(results["study"]["labels"].get(str(value), value))
 
@@ -133,7 +133,7 @@ _HEADINGS = ("accuracy % (95% over seeds)", "each seed %", "within a seed", "lat
 class _Column:
     """A column that tables have where there is something to show."""
 
-    def __init__(self, heading: str, note: str, value: Any, shown: Any) -> None:
+    def __init__(self, heading: str, note: str, value: Callable[[Any], Any], shown: Callable[[Any], str]) -> None:
         self.heading, self.note, self.value, self.shown = heading, note, value, shown
 
     def of(self, told: Mapping[str, Any]) -> str | None:
@@ -153,7 +153,7 @@ def _each(values: Sequence[float]) -> str:
 def _inside(*path: str) -> Any:
     """A function that takes what lies at a path of an entry; None where there is nothing."""
 
-    def value(one: Any) -> Any:
+    def value(one: object) -> Any:
         for name in path:
             one = one.get(name) if isinstance(one, Mapping) else None
         return None if isinstance(one, float) and math.isnan(one) else one

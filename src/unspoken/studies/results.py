@@ -20,7 +20,7 @@ from unspoken.evaluation.statistics import difference, over_training_seeds, pair
 from unspoken.studies.places import JobPlaces, StudyPlaces
 from unspoken.studies.plan import Job, cell_name, combinations
 from unspoken.studies.state import costs_of, done, interchange_of, latents_of, report_of, whole
-from unspoken.studies.study import Evaluation, Study, fits
+from unspoken.studies.study import Combination, Evaluation, Study, fits
 
 FORMAT = "unspoken study 1"
 """Version of results.json."""
@@ -94,7 +94,7 @@ def _run(job: Job) -> dict[str, Any] | None:
     }
 
 
-def _cell(study: Study, combination: Mapping[str, Any], found: Sequence[Answered]) -> dict[str, Any] | None:
+def _cell(study: Study, combination: Combination, found: Sequence[Answered]) -> dict[str, Any] | None:
     """A combination with all its seeds; None where nothing of it is finished."""
     mine = [a for a in found if a.job.cell == cell_name(combination)]
     if not mine:

@@ -15,7 +15,7 @@ from unspoken.studies.places import StudyPlaces
 from unspoken.studies.plan import Job, plan
 from unspoken.studies.report import write_report
 from unspoken.studies.results import gather
-from unspoken.studies.study import Study, fits, read_study, study_file
+from unspoken.studies.study import Study, Value, fits, read_study, study_file
 from unspoken.studies.workers import Tell, Workers, places_to_run
 
 
@@ -92,7 +92,7 @@ def _conditions(study: Study, only: Sequence[str]) -> dict[str, list[Any]]:
     return found
 
 
-def _chosen(job: Job, wanted: Mapping[str, list[Any]]) -> bool:
+def _chosen(job: Job, wanted: Mapping[str, list[Value]]) -> bool:
     rest = {factor: values for factor, values in wanted.items() if factor != "seed"}
     return fits(job.combination, rest) and ("seed" not in wanted or job.seed in wanted["seed"])
 

@@ -205,7 +205,7 @@ class Study:
                 raise ConfigError(f"contrasts[{i}]: a and b must name the same factors, got {pair.a} and {pair.b}")
         return found
 
-    def _check_condition(self, where: str, when: Mapping[str, Any]) -> None:
+    def _check_condition(self, where: str, when: Mapping[str, object]) -> None:
         for factor, wanted in when.items():
             if factor not in self.factors:
                 raise ConfigError(f"{where}: no factor {factor!r}; {did_you_mean(factor, self.factors)}")
@@ -219,12 +219,12 @@ class Study:
         return self.labels.get(str(value), str(value))
 
 
-def same(a: Any, b: Any) -> bool:
+def same(a: object, b: object) -> bool:
     """Whether two values of a factor are one. `true` is not 1."""
     return type(a) is type(b) and a == b
 
 
-def fits(combination: Combination, when: Mapping[str, Any]) -> bool:
+def fits(combination: Combination, when: Mapping[str, object]) -> bool:
     """Whether a combination has the values that a condition names."""
     return all(
         any(same(combination[factor], one) for one in (wanted if isinstance(wanted, list) else [wanted]))
@@ -244,7 +244,7 @@ def _check_factor(name: str, values: Sequence[Value]) -> None:
         raise ConfigError(f"factor {name!r}: two values would have the same file name; give names that differ in letters")
 
 
-def _unique(what: str, values: Sequence[Any]) -> None:
+def _unique(what: str, values: Sequence[object]) -> None:
     for number, value in enumerate(values):
         if any(same(value, other) for other in values[:number]):
             raise ConfigError(f"{what}: {value!r:.60} is given twice")

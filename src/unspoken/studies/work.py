@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from unspoken.causal.campaign import Campaign, Evaluated
 from unspoken.causal.interchange import interchange
@@ -60,7 +60,7 @@ class Told(contextlib.AbstractContextManager[Any]):
         return None
 
 
-def tell(**what: Any) -> None:
+def tell(**what: object) -> None:
     """Say something to who started this process; if nobody listens any more, go on."""
     with contextlib.suppress(OSError):
         print(json.dumps(what), flush=True)
@@ -152,7 +152,7 @@ def _alone(places: JobPlaces) -> Iterator[None]:
         lock.release()
 
 
-def _ends_with(stream: Any) -> None:
+def _ends_with(stream: TextIO) -> None:
     """Ask this process to stop when a stream ends."""
 
     def wait() -> None:

@@ -184,6 +184,8 @@ def test_stop_texts_stop_tokens_and_the_reasons_of_an_end():
     assert (by_token.finish_reason, by_token.stop_reason, by_token.tokens) == ("stop", tokens[at], tokens[: at + 1])
     assert list(by_token.spoken) == tokens[:at]
     assert (by_text.finish_reason, by_text.stop_reason) == ("stop", stop)
+    assert by_text.text is not None
+    assert plain_again.text is not None
     assert by_text.text.whole(by_text.spoken) == backbone.decode(tokens)[: backbone.decode(tokens).index(stop)]
     assert plain_again.tokens == tokens
     assert plain_again.text.whole(plain_again.spoken) == backbone.decode(list(plain_again.spoken))

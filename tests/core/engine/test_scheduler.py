@@ -90,7 +90,8 @@ def test_rows_make_room_for_others():
 
 def test_prompts_are_cut_into_chunks():
     """A long prompt is read beside those who speak, a part per pass, and says the same."""
-    backbone, widths = speaker("gpt2"), []
+    backbone: Any = speaker("gpt2")
+    widths: list[int] = []
     rows = [*many_rows(6), row(np.random.default_rng(5), 200, 3)]
     want, _ = ask(backbone, rows, slots=2)
     step = backbone.step

@@ -102,7 +102,7 @@ def test_parts_of_a_row() -> None:
     with pytest.raises(ConfigError, match="row 9 is not there"):
         traced.at("latent", 9)
     with pytest.raises(ConfigError, match="unknown part of a row 'thought'"):
-        traced.at("thought", 0)
+        traced.at("thought", 0)  # pyright: ignore[reportArgumentType]
 
 
 def test_some_layers_only_and_arrays() -> None:
@@ -199,7 +199,7 @@ def test_watching_leaves_nothing_behind() -> None:
     before = hooks()
     it.trace(QUESTIONS[:2])
     with pytest.raises(ZeroDivisionError):
-        it.trace(QUESTIONS[:2], edit_layers=lambda *_: 1 // 0)
+        it.trace(QUESTIONS[:2], edit_layers=lambda layer, states, columns: states * (1 // 0))
     with pytest.raises(ConfigError, match="must give states of the shape"):
         it.trace(QUESTIONS[:2], edit_layers=lambda layer, states, columns: states[:, :0])
     assert hooks() == before

@@ -12,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import DynamicCache
 
+from unspoken.core.fast.unpadded import PassCache
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.rows.row import IGNORE, Row
 
@@ -55,7 +56,7 @@ class AttendsPadding(Backbone):
         *,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: PassCache | None = None,
         real: np.ndarray | None = None,
     ) -> Tensor:
         """`Backbone.step` under the released mask."""
@@ -69,7 +70,7 @@ class AttendsPadding(Backbone):
         *,
         positions_BT: Tensor,
         mask: Tensor | None = None,
-        cache: DynamicCache | None = None,
+        cache: PassCache | None = None,
         real: np.ndarray | None = None,
     ) -> tuple[Tensor, ...]:
         """`Backbone.states` under the released mask."""
@@ -77,7 +78,7 @@ class AttendsPadding(Backbone):
         real = real if self.padding is None else None  # padding is seen, so it is forwarded
         return super().states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real)
 
-    def _released(self, embeds_BWD: Tensor, mask: Tensor | None, cache: DynamicCache | None) -> Tensor | None:
+    def _released(self, embeds_BWD: Tensor, mask: Tensor | None, cache: Any) -> Tensor | None:
         """The released mask in place of the loop's. (The loop masks what pads a pass on the right, and branches.)"""
         if self.padding is None:
             return mask

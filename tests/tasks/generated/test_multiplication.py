@@ -11,6 +11,8 @@ import pytest
 
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import SPLITS, make_task
+from unspoken.tasks.base import Split
+from unspoken.tasks.generated.generated import Problem
 from unspoken.tasks.generated.multiplication import generate, pair_key, problem
 
 DIGITS = (4, 5, 7, 9, 11)
@@ -21,7 +23,7 @@ def number(text: str) -> int:
     return int("".join(reversed(text.split())))
 
 
-def check(row: dict[str, Any], digits: int) -> None:
+def check(row: Problem, digits: int) -> None:
     """Every partial product, every running sum and the answer, by integers."""
     a, b = map(number, row["question"].split(" * "))
     assert all(len(factor.split()) == digits for factor in row["question"].split(" * "))
@@ -57,7 +59,8 @@ def test_every_generated_problem_is_right(digits: int) -> None:
 def test_the_files_are_what_the_generator_would_write(shared_data: Path, digits: int) -> None:
     folder = shared_data / "multiplication"
     task = make_task({"name": "multiplication", "root": str(folder), "digits": digits, "train_size": 200})
-    for split, name in (("validation", "valid"), ("test", "test_bigbench")):
+    published: tuple[tuple[Split, str], ...] = (("validation", "valid"), ("test", "test_bigbench"))
+    for split, name in published:
         lines = (folder / f"{digits}_by_{digits}_mult" / f"{name}.txt").read_text().split("\n")[:-1]
         examples = task.examples(split)
         assert len(lines) == len(examples) == 1000

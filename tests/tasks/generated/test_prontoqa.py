@@ -15,6 +15,7 @@ import pytest
 
 from unspoken.errors import DataError
 from unspoken.tasks import SPLITS, make_task
+from unspoken.tasks.generated.generated import Problem
 from unspoken.tasks.generated.logic import world_key
 from unspoken.tasks.generated.prontoqa_worlds import CONCEPTS, NAMES, PROPERTIES, problems
 
@@ -22,7 +23,7 @@ FAMILY = {word: number for number, family in enumerate(PROPERTIES) for word in f
 
 
 @pytest.fixture(scope="module")
-def generated() -> list[dict[str, Any]]:
+def generated() -> list[Problem]:
     return list(islice(problems("statistics"), 3000))
 
 
@@ -105,7 +106,7 @@ def check(row: dict[str, Any]) -> None:
     assert read(steps[-1])[1] == (person, *true)
 
 
-def test_every_generated_problem_is_right(generated: list[dict[str, Any]]) -> None:
+def test_every_generated_problem_is_right(generated: list[Problem]) -> None:
     for row in generated:
         check(row)
 
@@ -145,7 +146,7 @@ def shape(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def test_every_problem_has_the_shape_of_the_files(generated: list[dict[str, Any]], published: list[dict[str, Any]]) -> None:
+def test_every_problem_has_the_shape_of_the_files(generated: list[Problem], published: list[dict[str, Any]]) -> None:
     (first,) = {str(shape(row)) for row in published}
     assert {str(shape(row)) for row in generated} == {first}
 
@@ -178,7 +179,7 @@ def shares_differ(a: Counter[Any], b: Counter[Any]) -> float:
 
 
 def test_generated_problems_have_the_statistics_of_the_files(
-    generated: list[dict[str, Any]], published: list[dict[str, Any]]
+    generated: list[Problem], published: list[dict[str, Any]]
 ) -> None:
     made, real = statistics(generated), statistics(published)
     assert mean(made["lengths"]) == pytest.approx(mean(real["lengths"]), abs=2)
@@ -208,7 +209,7 @@ def test_pools(published: list[dict[str, Any]]) -> None:
     assert set(CONCEPTS) <= {word.lower() for word in words}
 
 
-def test_rules_are_told_in_random_order(generated: list[dict[str, Any]]) -> None:
+def test_rules_are_told_in_random_order(generated: list[Problem]) -> None:
     places = []
     for row in generated:
         sentences = world(row["question"]).sentences
@@ -217,7 +218,7 @@ def test_rules_are_told_in_random_order(generated: list[dict[str, Any]]) -> None
     assert mean(places) == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_task(shared_data: Path, tmp_path: Path, generated: list[dict[str, Any]]) -> None:
+def test_the_task(shared_data: Path, tmp_path: Path, generated: list[Problem]) -> None:
     task = make_task({"name": "prontoqa", "root": str(shared_data / "prontoqa"), "train_size": 400})
     assert [len(task.examples(split)) for split in SPLITS] == [400, 200, 800]
     assert Counter(e.answer for e in task.examples("validation")) == {"True": 89, "False": 111}

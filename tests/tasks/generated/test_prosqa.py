@@ -19,13 +19,13 @@ from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks import SPLITS, make_task
 from unspoken.tasks.generated.logic import ProsQa, ProsQaConfig, world_key
-from unspoken.tasks.generated.prosqa_graphs import CONCEPTS, NAMES, problems
+from unspoken.tasks.generated.prosqa_graphs import CONCEPTS, NAMES, GraphProblem, problems
 
 ASK = re.compile(r" Is (\w+) a (\w+) or (\w+)\?$")
 
 
 @pytest.fixture(scope="module")
-def generated() -> list[dict[str, Any]]:
+def generated() -> list[GraphProblem]:
     return list(islice(problems("statistics"), 3000))
 
 
@@ -90,7 +90,7 @@ def check(row: dict[str, Any]) -> None:
     assert all(a[1] == b[0] for a, b in pairwise(chain))
 
 
-def test_every_generated_problem_is_right(generated: list[dict[str, Any]]) -> None:
+def test_every_generated_problem_is_right(generated: list[GraphProblem]) -> None:
     for row in generated:
         check(row)
     assert {symbol for row in generated for symbol in row["idx_to_symbol"]} == {*NAMES, *CONCEPTS}
@@ -144,7 +144,7 @@ def shares_differ(a: Counter[Any], b: Counter[Any]) -> float:
 
 
 def test_generated_problems_have_the_statistics_of_the_files(
-    generated: list[dict[str, Any]], published: list[dict[str, Any]]
+    generated: list[GraphProblem], published: list[dict[str, Any]]
 ) -> None:
     made, real = statistics(generated), statistics(published)
     for name, values in real["numbers"].items():
@@ -166,7 +166,7 @@ def test_generated_problems_have_the_statistics_of_the_files(
     assert set(generated[0]) == set(published[0])
 
 
-def test_sentences_are_told_in_random_order(generated: list[dict[str, Any]]) -> None:
+def test_sentences_are_told_in_random_order(generated: list[GraphProblem]) -> None:
     """The steps must not stand early, late or in order; options stand either way."""
     places, in_order, pairs = [], 0, 0
     for row in generated:
@@ -192,7 +192,7 @@ def write(folder: Path, **rows: Any) -> Path:
     return folder
 
 
-def test_published_problems_are_never_generated(tmp_path: Path, generated: list[dict[str, Any]]) -> None:
+def test_published_problems_are_never_generated(tmp_path: Path, generated: list[GraphProblem]) -> None:
     alone = ProsQa(ProsQaConfig(source="generated", train_size=50, validation_size=1, test_size=1)).examples("train")
     stolen = {"question": alone[7].question, "steps": [], "answer": "x"}
     asked = ASK.search(alone[7].question)
@@ -207,7 +207,7 @@ def test_published_problems_are_never_generated(tmp_path: Path, generated: list[
     assert [e.question for e in beside[:49]] == [e.question for i, e in enumerate(alone) if i != 7], "order does not hide it"
 
 
-def test_a_train_file_goes_before_the_generator(tmp_path: Path, generated: list[dict[str, Any]]) -> None:
+def test_a_train_file_goes_before_the_generator(tmp_path: Path, generated: list[GraphProblem]) -> None:
     write(tmp_path, train=generated[:3], valid=generated[3:5], test=[*generated[5:7], generated[0]])
     task = config(tmp_path)
     assert [len(task.examples(split)) for split in SPLITS] == [2, 2, 3]

@@ -15,7 +15,7 @@ import copy
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors.torch import save_file
 from torch import nn
@@ -48,8 +48,7 @@ def merged(adapted: PeftModel) -> PreTrainedModel:
     if any(is_low(p.dtype) for p in adapted.parameters()):
         known = {id(p): nn.Parameter(p.detach().cpu().float()) for p in adapted.parameters()}
         known |= {id(b): b.detach().cpu() for b in adapted.buffers()}
-    mine: Any = copy.deepcopy(adapted, known)
-    return mine.merge_and_unload()
+    return cast("Any", copy.deepcopy(adapted, known)).merge_and_unload()
 
 
 def tied_targets(lm: PreTrainedModel, targets: Iterable[str]) -> list[str]:
@@ -69,8 +68,8 @@ def untie_adapted(lm: PreTrainedModel) -> None:
     tables = (input_table(lm), output_head(lm))
     adapted = [isinstance(table, BaseTunerLayer) for table in tables]
     if any(adapted) and not all(adapted) and tables[0].weight is tables[1].weight:
-        head = tables[1].get_base_layer() if adapted[1] else tables[1]
-        head.weight = nn.Parameter(head.weight.detach().clone())
+        head = tables[1].get_base_layer() if isinstance(tables[1], BaseTunerLayer) else tables[1]
+        head.weight = nn.Parameter(tables[1].weight.detach().clone())
         lm.config.tie_word_embeddings = False
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -218,7 +218,7 @@ def load_lm(path: str, dtype: torch.dtype, attention: str, find: Callable[[str],
     base = adapter_base(path)
     if base is None:
         how: Any = {"dtype": dtype, "output_loading_info": True}
-        load: Callable[..., Any] = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=False, **how)
+        load = partial(cast("Any", AutoModelForCausalLM).from_pretrained, path, trust_remote_code=False, **how)
         lm, found = with_attention(load, attention)
         if missing := sorted(found["missing_keys"]):
             raise BackboneError(
