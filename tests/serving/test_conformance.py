@@ -55,10 +55,9 @@ def chat(client: openai.OpenAI, model: str):
     """chat(**fields) -> a greedy chat completion."""
 
     def ask(content: Any = QUESTION, **fields: Any) -> Any:
+        fields = {"max_completion_tokens": 12, "temperature": 0, **fields}
         messages = [{"role": "user", "content": content}]
-        return client.chat.completions.create(
-            model=model, messages=messages, **{"max_completion_tokens": 12, "temperature": 0, **fields}
-        )  # type: ignore[call-overload]
+        return client.chat.completions.create(model=model, messages=messages, **fields)
 
     return ask
 
