@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DOCS := .venv-docs
 
-.PHONY: quickstart test tests lint docs comparison gpu-pack clean
+.PHONY: quickstart test tests lint docs studies gpu-pack clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; run: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -42,9 +42,10 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt mkdocs mkdocs-material "mkdocstrings[python]" ruff
 	@touch $@
 
-# The table in comparison/tiny: 15 methods, 3 seeds, some two hours on 2 free cores.
-comparison: $(VENV)/.installed
-	$(BIN)/python comparison/tiny/run.py
+# The studies (docs/guides/studies.md): every method, 3 seeds, some two hours on 2 free cores; the others about five each.
+STUDIES := methods controls latents
+studies: $(VENV)/.installed
+	for study in $(STUDIES); do $(BIN)/unspoken study studies/$$study --jobs 2 || exit 1; done
 
 # What travels to a machine with a GPU and no network, in .pack/, and the two commands there (docs/speed/gpu.md).
 DATA ?= ../shared/data

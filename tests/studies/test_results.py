@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.fakes.evaluation import record, report
-from support.small_study import changed
+from support.small_study import RIGHT, changed, finish, finished
 
-from unspoken.core.config import dump
 from unspoken.evaluation.card import Card
 from unspoken.evaluation.statistics import paired_seeds
 from unspoken.studies.places import JobPlaces
-from unspoken.studies.plan import Job
 from unspoken.studies.report import rows_csv, tables
 from unspoken.studies.results import read_results
 from unspoken.studies.run import Planned, planned, write_results
 from unspoken.studies.state import done
 
-RIGHT = {  # of 8 problems, by job
-    "coconut-1-1": 4, "coconut-1-2": 6, "coconut-2-1": 5, "coconut-2-2": 8, "codi-1-1": 1, "codi-1-2": 2,
-}  # fmt: skip
-
-
-def finish(job: Job, right: int | None, trained: bool = True) -> None:
-    """Leave behind what a job does."""
-    places = JobPlaces(job.folder)
-    job.folder.mkdir(parents=True)
-    about = {"id": "x", "config": dump(job.config), "parameters": {"trained": 7, "all": 9}}
-    if trained:
-        about["finished"] = {"steps": 4, "seconds": 90.0, "passes": 3, "positions_per_example": 2.0}
-    (job.folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
-    rows = [{"kind": "train", "step": k, "examples": 10, "tokens": 500_000} for k in (2, 4)]
-    (job.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    places.costs.write_text(json.dumps({"updates": 4, "seconds": None, "flops": 5e11}), encoding="utf-8")
-    if right is not None:
-        report([k < right for k in range(8)]).save(places.report(job.evaluations[0]))
-
 
 @pytest.fixture
 def made(small: Path, tmp_path: Path) -> Planned:
-    found = planned(small, runs=tmp_path / "runs")
-    for job in found.every:
-        finish(job, RIGHT[job.name])
-    return found
+    return finished(small, tmp_path / "runs")
 
 
 def cell(results: dict, name: str) -> dict:

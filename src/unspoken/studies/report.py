@@ -76,6 +76,15 @@ def _title(results: Results, cell: Mapping[str, Any]) -> str:
     return ", ".join(label(results, value) for value in cell["combination"].values())
 
 
+def quoted(results: Results, evaluation: str) -> dict[str, tuple[str, str]]:
+    """What a page quotes of an evaluation: combination in words -> the mean with its interval over seeds, and every seed."""
+    found = {}
+    for cell in results["cells"]:
+        if (told := cell["evaluations"].get(evaluation)) is not None:
+            found[_title(results, cell)] = (over_seeds_cell(_over(told)), each_seed(_over(told)))
+    return found
+
+
 def _over(found: Mapping[str, Any]) -> OverSeeds:
     return OverSeeds(rates=tuple(Rate(correct=one["correct"], n=one["n"]) for one in found["each"]))
 
