@@ -39,7 +39,7 @@ def task_config(data: str | Mapping[str, object] | TaskConfig) -> TaskConfig:
 
 
 def make_task(data: str | Mapping[str, object] | TaskConfig) -> Task:
-    """The task of a config (or of what `task_config` takes)."""
+    """Make the task of a config, or of anything that `task_config` accepts."""
     config = task_config(data)
     return lookup(TASKS, config.name, "task")(config)
 

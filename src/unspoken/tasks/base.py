@@ -1,4 +1,4 @@
-"""The Task contract: where examples come from and how an answer text is scored."""
+"""The interface of tasks: where examples come from and how an answer is scored."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Score:
     """Whether an answer text is right.
 
     Attributes:
-        strict: the answer stands where the task's format says (after a mark, `answers.MARKS`), and equals the reference.
-        flexible: the last answer-like thing in the text equals the reference, whatever the format.
+        strict: the answer is where the task's format says (after a mark, `answers.MARKS`) and equals the reference.
+        flexible: the last answer-like text equals the reference, whatever the format.
         extracted: what the flexible rule found, or None.
     """
 
@@ -42,9 +42,9 @@ class TaskConfig(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """A source of examples in three disjoint splits, with an answer rule.
+    """Examples in up to three disjoint splits, with a scoring rule.
 
-    A task is built from its config (a frozen dataclass beside it) and is cheap to build: reading happens in `examples`.
+    A task is built from its config, a frozen dataclass, which is cheap: data are read in `examples`.
     """
 
     name: ClassVar[str]

@@ -1,9 +1,9 @@
-"""Condensed reasoning from a language model behind an OpenAI-compatible endpoint, kept as a JSONL file for the task `files`.
+"""Condense reasoning with a language model behind an OpenAI-compatible endpoint, into a JSONL file for the task `files`.
 
     {"question": ..., "steps": [...], "answer": ..., "id": ..., "condensed_reasoning": ...}
 
-A row is appended as soon as its answer is there, so that a call which was cut off goes on where it stopped. What is empty
-or far too long is asked for again and then refused, never written: the encoder would learn from it.
+Rows are appended as answers arrive, so that an interrupted call can be resumed. Empty or far too long answers are requested
+again and then refused, never written, because the encoder would learn from them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from unspoken.errors import DataError
 from unspoken.tasks.endpoint import Client, Endpoint
 
 MOST = 3.0
-"""How many times the asked number of words a text may have. The released data, asked for 10, go far beyond."""
+"""How many times the requested number of words a text may have. The released data, made with 10 requested, go far
+beyond."""
 
 PROMPT = (
     "Below are a problem and its solution. Rewrite the solution as one short line of at most {words} words: every quantity "
     "and every operation that leads to the answer, in order, and nothing else. Do not explain.\n\n"
     "Problem: {question}\n\nSolution: {reasoning}\n\nAnswer: {answer}"
 )
-"""What the model is asked; the wording is ours."""
+"""The prompt; the wording is ours."""
 
 
 def condense_one(client: Client, example: Example, words: int) -> str:
@@ -65,18 +66,18 @@ def condense_file(
     workers: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Condense the reasoning of problems into a JSONL file; rows that are there already stay as they are.
+    """Condense the reasoning of problems into a JSONL file; existing rows are kept.
 
     Args:
-        words: how many the model is asked for.
-        workers: calls at the same time; rows are written in the order of `examples` all the same.
+        words: number of words to ask for.
+        workers: concurrent calls; rows are still written in the order of `examples`.
         progress: called with (done, all).
 
     Returns:
-        How many were asked for.
+        How many problems were condensed.
 
     Raises:
-        DataError: see `condense_one`; the file keeps what came before. Or it is of other problems.
+        DataError: see `condense_one` (earlier rows are kept); or the file is of other problems.
     """
     kept = _kept(out)
     for number, (row, example) in enumerate(zip(kept, examples, strict=False)):
@@ -99,7 +100,7 @@ def condense_file(
 
 
 def _in_order(client: Client, examples: Iterable[Example], words: int, workers: int) -> Iterator[tuple[Example, str]]:
-    """The examples with their condensed reasoning. One that fails ends it, once those before it have come."""
+    """The examples with their condensed reasoning, in order. Ends at one that fails."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=workers) as pool:
         waiting = [(example, pool.submit(condense_one, client, example, words)) for example in examples]
         try:
@@ -110,10 +111,10 @@ def _in_order(client: Client, examples: Iterable[Example], words: int, workers: 
 
 
 def _kept(out: Path) -> list[dict[str, Any]]:
-    """The rows that are there; what a killed process left half-written is cut off.
+    """The existing rows; a half-written last row is removed.
 
     Raises:
-        DataError: a line is no row.
+        DataError: a line is not a valid row.
     """
     if not out.is_file():
         out.parent.mkdir(parents=True, exist_ok=True)

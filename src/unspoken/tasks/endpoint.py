@@ -1,8 +1,7 @@
-"""A client of servers that speak OpenAI's chat completions: what asks a language model to write or rewrite data uses it.
+"""A client for OpenAI-compatible chat completions, used to write or rewrite data with a language model.
 
-What goes wrong for a while is tried again: no connection, an answer that breaks off, status 408, 409, 425, 429 and 500 to
-599, an answer that is no chat completion or does not pass its caller's check. A server that says `Retry-After` is obeyed.
-The key is in no message.
+Temporary faults are retried: no connection, a broken response, status 408, 409, 425, 429 and 500 to 599, a response that is
+not a chat completion or fails the caller's check. `Retry-After` is obeyed. Messages never contain the key.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ _AGAIN = (408, 409, 425, 429)
 
 @config_class
 class Endpoint:
-    """A server, and how patiently it is asked.
+    """A server, and how requests are retried.
 
     Attributes:
         url: up to and without "/chat/completions", e.g. http://localhost:8000/v1.
-        model: the name it knows its model by.
-        key: the name of the environment variable that holds the key; without one, none is sent.
+        model: the server's name of the model.
+        key: name of the environment variable with the key; if it is not set, no key is sent.
         temperature: gpt4pair.py of SemCoT takes 0.2.
-        tries: calls for one text before giving up.
-        wait: seconds before the second try; twice as many before each further one, or as many as the server says.
-        longest_wait: the most seconds between two tries, whatever the server says.
-        timeout: seconds without a byte from the server after which a call is given up.
+        tries: attempts per text.
+        wait: seconds before the second attempt, doubled for each further one, or as the server says.
+        longest_wait: maximum seconds between attempts, whatever the server says.
+        timeout: seconds without data from the server after which a call is aborted.
     """
 
     url: str
@@ -59,7 +58,7 @@ class Endpoint:
 
 
 class _Fault(Exception):
-    """A call that may go better the next time, perhaps not before so many seconds."""
+    """A temporary fault, perhaps with a number of seconds to wait."""
 
     def __init__(self, said: str, wait: float = 0.0) -> None:
         super().__init__(said)
@@ -67,10 +66,10 @@ class _Fault(Exception):
 
 
 class Client:
-    """Asks an endpoint; several threads may share one. Use as a context, which closes its connections.
+    """A client for an endpoint, thread-safe. Use it as a context manager, which closes its connections.
 
     Raises:
-        ConfigError: the environment variable of the key holds what cannot be sent.
+        ConfigError: the key in the environment variable cannot be sent.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -89,13 +88,13 @@ class Client:
         self._http.close()
 
     def ask(self, prompt: str, check: Callable[[str], str | None] = lambda text: None) -> str:
-        """One answer of the model, its white space made single spaces.
+        """Get one answer of the model, with white space normalised.
 
         Args:
-            check: says what is wrong with an answer; None = nothing.
+            check: returns what is wrong with an answer, or None.
 
         Raises:
-            DataError: the server refuses, or gives no usable answer in as many tries as are allowed.
+            DataError: the server refuses, or gives no usable answer in the allowed number of attempts.
         """
         fault, wait, asked = "", self.endpoint.wait, 0.0
         for number in range(self.endpoint.tries):
@@ -129,7 +128,7 @@ class Client:
         return " ".join(text.split()) if isinstance(text, str) else ""
 
     def _refused(self, response: httpx.Response) -> None:
-        """Raises `_Fault` where it may go better the next time, else DataError."""
+        """Raise `_Fault` for a temporary fault, else DataError."""
         code = response.status_code
         said = self._hidden(" ".join(response.content[:500].decode("utf-8", "replace").split()))
         if code in _AGAIN or code >= 500:
@@ -142,7 +141,7 @@ class Client:
 
 
 def _seconds(said: str) -> float:
-    """How long a `Retry-After` asks to wait, given in seconds or as a date; 0 for what is neither."""
+    """Seconds to wait from a `Retry-After` header (seconds or a date); 0 if invalid."""
     try:
         return max(0.0, float(said))
     except ValueError:

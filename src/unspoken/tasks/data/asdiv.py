@@ -103,7 +103,7 @@ def score_loose(example: Example, text: str) -> Score:
 
 
 def _ids(folder: Path, config: AsDivConfig, split: Split) -> set[str] | None:
-    """The ids that belong to a split; None for all."""
+    """The ids of a split; None for all."""
     if config.fold is None and config.subset == "all":
         return None
     test, validation = config.fold or 0, ((config.fold or 0) + 1) % FOLDS

@@ -1,4 +1,4 @@
-"""Multiple choice: CommonsenseQA and AQuA-RAT. The options stand in the question as `letters.py` lays them out.
+"""Multiple choice: CommonsenseQA and AQuA-RAT. The options are part of the question, in the layout of `letters.py`.
 
     commonsenseqa  train       train_rand_split.jsonl; validation is carved out of it by a hash of the question
                    test        dev_rand_split.jsonl, which the literature reports: the official test has no labels
@@ -98,13 +98,13 @@ class Aqua(SplitTask[AquaConfig]):
 
 
 def stem_key(example: Example) -> str:
-    """Two questions are the same if they ask the same, whatever the options."""
+    """The key of a question: its text without the options."""
     return question_key(re.split(r"\n\s*(?:Options|Choices):", example.question)[0])
 
 
 def _commonsenseqa_row(row: Mapping[str, object], where: str) -> Mapping[str, object]:
     inner = row.get("question")
-    fields = inner if isinstance(inner, Mapping) else row  # the published file has all but the key inside "question"
+    fields = inner if isinstance(inner, Mapping) else row  # the published file nests all but the key in "question"
     stem = text_field(fields, "stem" if fields is inner else "question", where)
     return {
         "question": with_options(stem, _choices(fields.get("choices"), where)),

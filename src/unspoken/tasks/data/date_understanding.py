@@ -77,7 +77,7 @@ class DateUnderstanding(SplitTask[DateUnderstandingConfig]):
 
 
 def _score_option(example: Example, text: str) -> Score:
-    """A letter; by the flexible rule an option's date written out counts as its letter."""
+    """Score a letter; by the flexible rule, an option's date counts as its letter."""
     return score_letter(example, text, _same)
 
 

@@ -30,7 +30,7 @@ from unspoken.tasks.scoring.rules import score_coin
 
 @config_class
 class SemCotTaskConfig(DataSetConfig):
-    """Which of the five tasks, and how its rationales are split.
+    """Settings: which of the five tasks, and how its rationales are split.
 
     Attributes:
         root: a folder with the folders of the subsets; None for UNSPOKEN_DATA/semcot.
@@ -46,7 +46,7 @@ class SemCotTaskConfig(DataSetConfig):
 
 
 _RULES: dict[str, ScoringRule] = {"commonsense_qa": score_letter, "coin_flip": score_coin}
-"""Of the subsets whose answers are no numbers."""
+"""Scoring rules of subsets whose answers are not numbers."""
 
 
 class SemCotTask(SplitTask[SemCotTaskConfig]):

@@ -58,7 +58,7 @@ class StrategyQaConfig(DataSetConfig):
 
 
 class StrategyQa(SplitTask[StrategyQaConfig]):
-    """Yes or no, by steps that the question does not name (Geva et al. 2021)."""
+    """Yes-or-no questions with implicit reasoning steps (Geva et al. 2021)."""
 
     def __init__(self, config: StrategyQaConfig) -> None:
         bigbench = config.form == "bigbench"

@@ -45,7 +45,7 @@ from unspoken.tasks.scoring.rules import score_close
 
 Shared = Literal["multiarith", "asdiv"]
 _BOTH: Mapping[Split, tuple[str, ...]] = {"test": ("train", "test")}
-"""The hub cut these test sets in two; here they are whole."""
+"""The hub splits these test sets in two; here they are joined."""
 _ONLY_TEST = "it is a test set without a split; train on another task, such as gsm8k_aug"
 
 
@@ -94,7 +94,7 @@ class Svamp(SplitTask[SvampConfig]):
         return kept
 
     def _questions(self, task: Shared) -> set[str]:
-        """The questions of another task, by their letters: MAWPS writes "shelves ," for "shelves,"."""
+        """The questions of another task, compared by letters only: MAWPS writes "shelves ," for "shelves,"."""
         beside = self._source.path("train").parent.parent / task
         root = str(beside) if beside.is_dir() else None
         try:

@@ -1,1 +1,1 @@
-"""Tasks whose problems a seed writes: arithmetic, logic, coin flips."""
+"""Tasks with generated problems: arithmetic, logic, coin flips."""

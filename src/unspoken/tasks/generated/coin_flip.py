@@ -46,7 +46,7 @@ _FORM = 'A coin is heads up. {acts} Is the coin still heads up? Note that "flip"
 
 @config_class
 class CoinFlipConfig(GeneratedConfig):
-    """What is generated, and where the test file is.
+    """Settings of the generator, and the place of the test file.
 
     Attributes:
         root: a folder with coin_flip.json; None for UNSPOKEN_DATA/coin_flip.
@@ -94,7 +94,7 @@ class CoinFlip(SplitTask[CoinFlipConfig]):
 
 
 def generate(seed: str, min_people: int, max_people: int) -> Iterator[Problem]:
-    """Endless rows: different people, each of whom flips the coin or does not with equal chance."""
+    """An endless stream of rows: different people, each of whom flips the coin with probability 1/2."""
     rng = random.Random(f"coin_flip/{seed}")
     while True:
         people = rng.sample(_NAMES, rng.randint(min_people, max_people))
@@ -105,7 +105,7 @@ def generate(seed: str, min_people: int, max_people: int) -> Iterator[Problem]:
 
 
 def followed(question: str) -> tuple[list[str], bool]:
-    """What happens to the coin, one step a person, and whether it lies heads up in the end."""
+    """The steps, one per person, and whether the coin is heads up in the end."""
     steps: list[str] = []
     heads = True
     for match in _ACT.finditer(question):

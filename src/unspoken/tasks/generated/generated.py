@@ -1,4 +1,4 @@
-"""What the tasks with a generator share: splits that are disjoint by a hash of the problem, and no problem twice."""
+"""Common code of generated tasks: splits that are disjoint by a hash of the problem, without duplicates."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _PATIENCE = 5_000  # a split holds a tenth of all problems at least, so this man
 
 @config_class
 class GeneratedConfig(DataSetConfig):
-    """What the config of a data set with a generator has.
+    """Common settings of generated data sets.
 
     Attributes:
-        train_size, validation_size, test_size: rows of a split, where it is generated.
+        train_size, validation_size, test_size: rows of each generated split.
         seed: another seed generates other rows.
     """
 
@@ -61,10 +61,10 @@ def take(
     key: Callable[[str], str],
     taken: Set[str] = frozenset(),
 ) -> list[RawRow]:
-    """The first `count` problems that belong to a split, none twice, none of `taken`, each with where it stands.
+    """The first `count` different problems of a split that are not in `taken`, each with its place.
 
     Args:
-        problems: endless rows with a `question`.
+        problems: an endless stream of rows with a `question`.
         count: how many.
         task: the task's name, for messages.
         split: the split to fill.
@@ -94,7 +94,7 @@ def take(
 
 
 def words(text: str) -> tuple[str, ...]:
-    """A pool of words that is written as one text."""
+    """A pool of words, given as one text."""
     return tuple(text.split())
 
 
@@ -105,14 +105,14 @@ def generated_examples(
     key: Callable[[str], str],
     held_out: Iterable[Example] = (),
 ) -> list[Example]:
-    """As many examples of a generated split as the config says.
+    """Generate the examples of a split, as many as the config says.
 
     Args:
-        config: the task's.
+        config: the task's config.
         split: the split to fill.
-        problems: endless rows with `question`, `steps` and `answer`.
+        problems: an endless stream of rows with `question`, `steps` and `answer`.
         key: what makes two questions the same problem.
-        held_out: published examples whose problems must not appear.
+        held_out: published examples whose problems must not be generated.
     """
     taken = {key(example.question) for example in held_out}
     rows = take(problems, getattr(config, f"{split}_size"), task=config.name, split=split, key=key, taken=taken)

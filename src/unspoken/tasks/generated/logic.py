@@ -61,7 +61,7 @@ class ProsQaConfig(GeneratedConfig):
 
 
 class ProsQa(SplitTask[ProsQaConfig]):
-    """Paths in a made-up graph: which of two is it? (Hao et al. 2024)."""
+    """Paths in a generated graph: which of two concepts is it? (Hao et al. 2024)."""
 
     def __init__(self, config: ProsQaConfig) -> None:
         splits = _splits(config, "_graph_4_coconut.json" if config.graph_4 else ".json", self._problems)
@@ -92,7 +92,7 @@ class ProntoQaConfig(GeneratedConfig):
 
 
 class ProntoQa(SplitTask[ProntoQaConfig]):
-    """Proofs of five hops in a made-up ontology: true or false? (Saparov and He 2023)."""
+    """Proofs of five hops in a generated ontology: true or false? (Saparov and He 2023)."""
 
     def __init__(self, config: ProntoQaConfig) -> None:
         splits = _splits(config, ".json", lambda split: prontoqa_problems(f"{config.seed}/{split}"))
@@ -102,11 +102,11 @@ class ProntoQa(SplitTask[ProntoQaConfig]):
 def score_concept(example: Example, text: str) -> Score:
     """Score which of the two concepts that the question offers was named.
 
-    Strict: after the last mark stands the whole sentence, "Tom is a lempus." Flexible: the concept named last there, or
-    else in the text; "not a lempus" does not name it.
+    Strict: the whole sentence "Tom is a lempus." after the last mark. Flexible: the concept named last there, or else in
+        the text; "not a lempus" does not count.
 
     Raises:
-        DataError: the question offers no two concepts.
+        DataError: the question does not offer two concepts.
     """
     person, options = _asked(example.question)
     marked = extract_strict(text)
@@ -122,7 +122,7 @@ def score_concept(example: Example, text: str) -> Score:
 
 
 def world_key(question: str) -> str:
-    """What a question tells, in any order and without what it asks: the same world is the same problem."""
+    """The key of a question: its facts in sorted order, without what it asks."""
     told = re.split(r"\s(?=Is \w+ an? |True or false:)", question)[0]
     return " ".join(sorted(sentence.strip() for sentence in told.split(".") if sentence.strip()))
 
@@ -135,7 +135,7 @@ def _asked(question: str) -> tuple[str, tuple[str, str]]:
 
 
 def _splits(config: ProsQaConfig | ProntoQaConfig, end: str, problems: Problems) -> Splits:
-    """Validation and test from their files, train from its file or generated; or all of them generated."""
+    """Validation and test from files, train from a file or generated; or all splits generated."""
     files: dict[Split, tuple[str, ...]] = {split: (f"{config.name}_{name}{end}",) for split, name in _FILE.items()}
     source = DataSource.of(config, files, instead=_GENERATE)
 

@@ -33,7 +33,7 @@ from unspoken.tasks.scoring.rules import score_digits
 
 @config_class
 class MultiplicationConfig(GeneratedConfig):
-    """How many digits, and what is generated.
+    """Settings: number of digits, and what is generated.
 
     Attributes:
         root: a folder with the folders <n>_by_<n>_mult; None for UNSPOKEN_DATA/multiplication.
@@ -80,7 +80,7 @@ class Multiplication(SplitTask[MultiplicationConfig]):
 
 
 def generate(seed: str, digits: int) -> Iterator[Problem]:
-    """Endless rows. The same rows for the same seed, on every machine."""
+    """An endless stream of rows, the same for the same seed on every machine."""
     rng = random.Random(f"multiplication/{digits}/{seed}")
     low, high = 10 ** (digits - 1), 10**digits - 1
     while True:
@@ -106,7 +106,7 @@ def problem(a: int, b: int, digits: int) -> Problem:
 
 
 def pair_key(question: str) -> str:
-    """The two factors in one order: a * b and b * a are the same problem."""
+    """The key of a problem: its factors in sorted order, since a * b and b * a are the same problem."""
     return " * ".join(sorted(question.split(" * ")))
 
 
@@ -115,7 +115,7 @@ def _reversed(number: int, width: int) -> str:
 
 
 def _split_row(row: Mapping[str, object], where: str) -> Problem:
-    """Steps of a file's row: each begins at its plus sign. Joined by spaces they are the text of the file."""
+    """Split a file's row into steps, each beginning at its plus sign. Joined by spaces they give the file's text."""
     question, steps = text_field(row, "question", where), text_field(row, "cot", where, may_be_empty=True)
     first, *rest = steps.split(" + ")
     if "*" not in question:

@@ -51,7 +51,7 @@ PROPERTIES = tuple(
         "windy sunny overcast rainy snowy",
     )
 )
-"""Families: nothing has two properties of one family in a problem."""
+"""Families of properties: in a problem, nothing has two properties of one family."""
 
 HOPS = 5
 _PLURAL, _EACH = 0.5, 0.25
@@ -59,7 +59,8 @@ _NEGATED_CHAIN, _NEGATED_BESIDE, _NEGATED_ASKED = 0.26, 0.31, 0.46
 
 
 def problems(seed: str) -> Iterator[Problem]:
-    """Endless rows with the fields of the published files: question, steps, answer. The same for the same seed."""
+    """An endless stream of rows with the fields of the published files: question, steps, answer. The same for the same
+    seed."""
     rng = random.Random(f"prontoqa/{seed}")
     while True:
         yield _problem(rng)
@@ -110,7 +111,7 @@ def _problem(rng: random.Random) -> Problem:
 
 
 def _with_article(word: str) -> str:
-    """A concept takes its article, a property none."""
+    """Add an article to a concept; properties have none."""
     if word not in CONCEPTS:
         return word
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"

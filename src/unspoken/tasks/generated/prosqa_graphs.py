@@ -110,7 +110,7 @@ def _draw(rng: random.Random) -> _Graph:
 
 
 def _problem(rng: random.Random, graph: _Graph, max_steps: int) -> GraphProblem | None:
-    """A question about a graph, or None if it has no two sinks that fit."""
+    """Make a question about a graph; None if no two sinks fit."""
     used = {parent for parents in graph.parents for parent in parents}
     kept = [node for node in range(_NODES) if graph.parents[node] or node in used]
     sinks = [node for node in kept if node not in used and graph.whose[node] in (1, 2)]
@@ -150,7 +150,7 @@ def _problem(rng: random.Random, graph: _Graph, max_steps: int) -> GraphProblem 
 
 
 def _shortest(rng: random.Random, graph: _Graph, target: int) -> list[int]:
-    """One of the shortest paths from the target's person to the target, all equally likely."""
+    """A random shortest path from the target's person to the target."""
     root = graph.whose[target] - 1
     children: dict[int, list[int]] = {node: [] for node in range(_NODES)}
     for child, parents in enumerate(graph.parents):

@@ -165,7 +165,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _tokenizer_text() -> Iterator[str]:
-    """Every word and number of the task, as it stands in a training row."""
+    """All words and numbers of the task, as they occur in training rows."""
     for name, pronoun, _ in _NAMES:
         yield f"{name} {name} {pronoun} has"
     scalings, packs = (tuple(word for word, _ in words) for words in (_SCALINGS, _PACKS))
@@ -218,7 +218,7 @@ def _step(value: int, sign: str, operand: int, word: str) -> str:
 
 
 def _tell(rng: random.Random, chain: list[_Operation]) -> str:
-    """Put a chain into words."""
+    """Write a chain as a story."""
     name, pronoun, possessive = rng.choice(_NAMES)
     things = rng.choice(_OBJECTS)
     sentences = [f"{name} has {chain[0][0]} {things}."]
@@ -230,7 +230,7 @@ def _tell(rng: random.Random, chain: list[_Operation]) -> str:
 
 
 class Tiny:
-    """Chains of small arithmetic that a very small model learns in minutes; `TinyConfig` says what is generated."""
+    """Chains of small arithmetic that a very small model learns in minutes; see `TinyConfig` for settings."""
 
     Config = TinyConfig
     name = "tiny"
@@ -240,7 +240,7 @@ class Tiny:
         self._made: dict[Split, list[Example]] = {}
 
     def examples(self, split: Split) -> list[Example]:
-        """See `generate`. Made once: 20,000 problems take seconds."""
+        """See `generate`. Cached, because 20,000 problems take seconds."""
         if split not in self._made:
             self._made[split] = generate(self.config, split)
         return list(self._made[split])

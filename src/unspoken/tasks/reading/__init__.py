@@ -1,1 +1,1 @@
-"""From files to examples: formats, styles, steps, splits."""
+"""Read files into examples: formats, styles, steps, splits."""

@@ -1,11 +1,11 @@
-"""Arithmetic expressions of data sets as reasoning steps: one operation a step, in the form of GSM8K-Aug. Pure.
+"""Turn arithmetic expressions in data sets into reasoning steps: one operation per step, in the form of GSM8K-Aug.
 
     ( ( 7.0 + 12.0 ) - 15.0 )      ->  <<7+12=19>>  <<19-15=4>>
     - + number0 number1 number2    ->  the same, from prefix notation with the numbers at hand
 
-Steps are made only where they are true: the expression must be plain arithmetic (numbers, + - * /, brackets), every
-intermediate result must be an exact decimal of few places, and the last must be the reference answer. Anything else
-(units, remainders, "LCM[8,9]", equations in x, 1/3) has no steps rather than wrong ones.
+Only true steps are made: the expression must be plain arithmetic (numbers, + - * /, brackets), every intermediate result an
+exact decimal with few places, and the last one the reference answer. Anything else (units, remainders, "LCM[8,9]",
+equations in x, 1/3) gets no steps rather than wrong ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 _TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?|\.\d+)|(?P<sign>[-+*/()]))")
-_PLACES = 6  # an exact decimal of more places is no step that a person would write
+_PLACES = 6  # a person would not write a step with more decimal places
 _OPERATORS = {"+": 1, "-": 1, "*": 2, "/": 2}
 
 
@@ -32,12 +32,12 @@ _Tree = Fraction | _Operation
 
 
 def infix_steps(expression: str, answer: str) -> tuple[str, ...]:
-    """The steps of "(7+12)-15", or () where it is not plain arithmetic that gives `answer`."""
+    """The steps of "(7+12)-15", or () if it is not plain arithmetic that gives `answer`."""
     return _told(_infix(expression), answer)
 
 
 def equality_steps(formula: str, answer: str) -> tuple[str, ...]:
-    """The steps of "7+12=19; 19-15=4" as written, each equality checked; () where one fails or none gives `answer`."""
+    """The steps of "7+12=19; 19-15=4" as written, with each equality checked; () if one fails or none gives `answer`."""
     found: list[str] = []
     for part in formula.split(";"):
         left, sign, right = part.partition("=")
@@ -50,7 +50,7 @@ def equality_steps(formula: str, answer: str) -> tuple[str, ...]:
 
 
 def prefix_steps(expression: str, numbers: Sequence[str], answer: str) -> tuple[str, ...]:
-    """The steps of "- + number0 number1 number2", or () where it is not plain arithmetic that gives `answer`."""
+    """The steps of "- + number0 number1 number2", or () if it is not plain arithmetic that gives `answer`."""
     tokens = expression.split()
     stack: list[_Tree] = []
     for token in reversed(tokens):
@@ -69,10 +69,10 @@ def prefix_steps(expression: str, numbers: Sequence[str], answer: str) -> tuple[
 
 
 def plain_number(value: float | int | str) -> str:
-    """A number as a data set gives it, as plain digits: 51.0 -> "51", "504.0" -> "504", 5.158e-07 -> "0.0000005158".
+    """A number from a data set as plain digits: 51.0 -> "51", "504.0" -> "504", 5.158e-07 -> "0.0000005158".
 
     Raises:
-        ValueError: it is no number.
+        ValueError: it is not a number.
     """
     try:
         number = Decimal(str(value))
@@ -93,7 +93,7 @@ def _number(text: str) -> Fraction | None:
 
 
 def _infix(expression: str) -> _Tree | None:
-    """A tree by precedence climbing; None where the text is anything but plain arithmetic."""
+    """Parse by precedence climbing; None if the text is not plain arithmetic."""
     tokens: list[str] = []
     at = 0
     text = expression.strip()
@@ -152,7 +152,7 @@ def _told(tree: _Tree | None, answer: str) -> tuple[str, ...]:
 
 
 def _text(number: Fraction) -> str | None:
-    """An exact decimal of few places, or None."""
+    """The value as an exact decimal with few places, or None."""
     scaled = number * 10**_PLACES
     if scaled.denominator != 1:
         return None

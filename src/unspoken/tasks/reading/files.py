@@ -32,7 +32,7 @@ from unspoken.tasks.scoring.letters import score_letter
 from unspoken.tasks.scoring.math_answers import score_math
 
 _LATEX: tuple[Style, ...] = ("math", "openr1", "metamath")
-"""Styles whose answers are LaTeX."""
+"""Styles with LaTeX answers."""
 _PLAIN = ("question", "answer", *REASONING, *OPTIONS, *ANSWERS)
 
 
@@ -42,17 +42,17 @@ class FilesConfig:
 
     Attributes:
         train, validation, test: paths of files or folders, or names on the hub ("owner/name" or "owner/name:config"); None
-            for a split that there is not. In a folder and on the hub the split is found by its name.
+            if there is no such split. In folders and on the hub, splits are found by name.
         format: "auto" goes by what the file begins with, then by the suffix (.jsonl, .json, .csv, .tsv, .txt, .parquet,
             .arrow).
-        style: which data set the rows look like, see `tasks/reading/styles.py`.
-        fields: names of yours for those that are read, e.g. {"question": "instruction", "reasoning": "why"}; "a.b" is the
-            field b inside of a.
-        steps: how to split reasoning that a row gives as one text; rows with `steps` are not touched.
-        require_steps: refuse train rows without any step, rather than warn.
+        style: the layout of the rows; see `tasks/reading/styles.py`.
+        fields: your names of the fields, e.g. {"question": "instruction", "reasoning": "why"}; "a.b" is the field b inside
+            a.
+        steps: how to split reasoning that is one text; rows with `steps` are kept as they are.
+        require_steps: refuse train rows without steps instead of warning.
         limit: use the first rows of each split only.
-        validation_fraction: carve this share of train out as validation, by a hash of the question, so that a row
-            stays on its side when others come or go. Only without a validation file.
+        validation_fraction: use this share of train as validation, chosen by a hash of the question, so that a row stays on
+            its side when others are added or removed. Only without a validation file.
         answer: "number" compares as decimals, "text" as words, "letter" as the letter of an option (`own_choices.py`).
     """
 
@@ -107,18 +107,18 @@ class Files(SplitTask[FilesConfig]):
 
     @property
     def answers(self) -> str:
-        """What its answers are: "number", "text" or "letter"."""
+        """The kind of its answers: "number", "text" or "letter"."""
         return self.config.answer
 
     def examples(self, split: Split) -> list[Example]:
-        """The split in file order, without rows of the splits it must not share any with, cut to its limit."""
+        """The split in file order, without rows that are in a held-out split, up to its limit."""
         if split in SPLITS and split not in self._splits.there:
             hint = " or validation_fraction" if split == "validation" else ""
             raise DataError(f"task 'files' has no {split} split; set {split}=PATH{hint}")
         return self._splits.examples(split)[: self.config.limit]
 
     def read_before_dropping(self, split: Split) -> list[Example]:
-        """The rows of a split that has been read, those dropped for a held-out split included."""
+        """All rows of a split, including those dropped because they are in a held-out split."""
         return self._splits.raw.get(split, [])
 
     def _read(self, split: Split) -> list[Example]:
@@ -134,7 +134,7 @@ class Files(SplitTask[FilesConfig]):
         return carve(found, config.validation_fraction, split) if source == "train" and self._splits.carved else found
 
     def _plain(self, rows: Iterable[RawRow]) -> Iterator[RawRow]:
-        """Rows with the fields that are read: renamed, of their style, with letters for options."""
+        """Rows in plain form: renamed fields, converted style, options with letters."""
         for where, row in rows:
             if self.config.fields and isinstance(row, Mapping):
                 row = _renamed(row, self.config.fields, where)
@@ -146,7 +146,7 @@ class Files(SplitTask[FilesConfig]):
             yield where, self._truth_told(row, where)
 
     def _truth_told(self, row: object, where: str) -> object:
-        """true and false as words, where answers are words; a number they are not."""
+        """Convert true and false to words, if answers are words."""
         if not isinstance(row, Mapping) or not isinstance(row.get("answer"), bool):
             return row
         if self.config.answer != "text":
@@ -167,7 +167,7 @@ class Files(SplitTask[FilesConfig]):
 
 
 def _renamed(row: Mapping[str, object], fields: Mapping[str, str], where: str) -> Mapping[str, object]:
-    """A row with our names for its fields. Raises DataError for a name that it does not have."""
+    """Rename a row's fields to ours. Raises DataError for a missing field."""
     values = {}
     for ours, theirs in fields.items():
         value: Any = row
@@ -185,8 +185,8 @@ def _renamed(row: Mapping[str, object], fields: Mapping[str, str], where: str) -
 
 
 def _same_content(a: str | None, b: str | None) -> bool:
-    """Whether two paths lead to one file or to equal bytes. A file that is not there is reported when it is read; a folder,
-    a data set of the hub and an object of several splits may stand for each of them."""
+    """Whether two paths lead to one file or to equal bytes. False for missing files, which are reported on reading, and for
+    folders, hub data sets and objects with several splits."""
     if a is None or b is None or hub_id(a) is not None:
         return False
     one, two = Path(a).expanduser(), Path(b).expanduser()

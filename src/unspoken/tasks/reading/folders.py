@@ -1,4 +1,4 @@
-"""Rows of a split from a folder or from the hub: files named after their split, `save_to_disk` folders, ids of the hub.
+"""Read the rows of a split from a folder or the hub: files named after their split, `save_to_disk` folders, hub ids.
 
 data/train.jsonl  data/test.csv.gz            a file each
 data/train-00000-of-00002.parquet ...         shards, as repositories of the hub have them
@@ -29,11 +29,11 @@ def source_rows(place: str, split: Split, format: Format = "auto") -> tuple[Iter
 
     Args:
         place: a path, or a name on the hub: "owner/name", or "owner/name:config".
-        split: which rows to take where the place has several splits.
+        split: which split to take if there are several.
         format: of a file, see `readers.read_rows`.
 
     Raises:
-        DataError: there is no such place, or nothing for this split in it.
+        DataError: the place does not exist, or has nothing for this split.
     """
     if not place.strip():
         raise DataError(f"the place of the {split} rows is empty; give a file, a folder or a name on the hub")
@@ -51,7 +51,7 @@ def source_rows(place: str, split: Split, format: Format = "auto") -> tuple[Iter
 
 
 def hub_id(place: str) -> tuple[str, str | None] | None:
-    """(name, config) where a place is no path that exists but could be a name on the hub."""
+    """(name, config) if a place is not an existing path but could be a name on the hub; else None."""
     match = _HUB_ID.fullmatch(place)
     if match is None or Path(place).expanduser().exists() or Path(place).suffix.lower() in (*SUFFIXES, *PACKED):
         return None
@@ -64,13 +64,13 @@ def hub_rows(
     """The rows of a split of a data set on the hub, and where they come from.
 
     Args:
-        hub: its name; a folder is read as one.
+        hub: its name; a folder with a copy of it is read too.
         config: its configuration, if it has several.
         split: the split.
-        called: what the hub calls each split, where it is not the usual name; several are joined.
+        called: the hub's names of each split, if unusual; several are joined.
 
     Raises:
-        ConnectionError: it cannot be loaded; says why, in the middle of a sentence.
+        ConnectionError: it cannot be loaded; the message is a clause that says why.
         DataError: it has no such split.
     """
     folder = Path(hub).expanduser()
@@ -104,12 +104,12 @@ def folder_rows(
     """The rows of a split of a folder.
 
     Args:
-        folder: of files, or what `save_to_disk` has written.
-        split: the split. In a folder whose names say nothing about splits every file counts.
+        folder: with files, or written by `save_to_disk`.
+        split: the split. If no name in the folder mentions splits, every file counts.
         format: of its files.
-        config: a subfolder to take where there is one of this name.
+        config: a subfolder to use if it exists.
         called: see `hub_rows`.
-        named: what names no split counts for none, rather than for each.
+        named: a file whose name mentions no split belongs to none, instead of to each.
 
     Raises:
         DataError: no file for this split, or files of several kinds.
@@ -144,7 +144,7 @@ def split_files(
 
 
 def has_splits(place: Path) -> bool:
-    """Whether a folder or a JSON file has the rows of several splits, so that it may stand for each of them."""
+    """Whether a folder or a JSON file has the rows of several splits."""
     if place.is_dir():
         if (place / "dataset_dict.json").is_file():
             return True
@@ -177,7 +177,7 @@ def _suffix(file: Path) -> str:
 
 
 def _split_word(inside: Path) -> str | None:
-    """The name of a split in a path: in the file's own name, else in the folders that it is in, the nearest first."""
+    """The split named in a path: in the file's name, else in the nearest folder's."""
     for part in (inside.name.partition(".")[0], *reversed(inside.parts[:-1])):
         words = [word.lower() for word in re.split(r"[^A-Za-z]+", part) if split_called(word)]
         if words:

@@ -1,4 +1,4 @@
-"""Where the rows are in one JSON object: under a split, in its only list, in columns, or the object is the row. Pure."""
+"""Find the rows in one JSON object: under a split, in its only list, in columns, or the object is itself the row."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val", "dev", "development"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""What files, folders and fields of each split are called."""
+"""Names of files, folders and fields for each split."""
 
 _PARTS = ("messages", "conversations", "choices", "options", "generations", "steps", "context", "supporting_facts")
 _ASKS = ("question", "problem", "instruction", "prompt", "query", "input", "messages", "conversations")
 
 
 def split_called(name: str) -> Split | None:
-    """The split that a name stands for, if it is one."""
+    """The split that a name means, or None."""
     return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
@@ -33,7 +33,7 @@ def rows_of_object(whole: Mapping[str, object], path: str, split: Split | None) 
         split: which of several splits; None takes the only one.
 
     Raises:
-        DataError: it has other splits, or several lists that could be meant.
+        DataError: it has other splits, or several lists.
     """
     splits = {
         kind: (key, value)

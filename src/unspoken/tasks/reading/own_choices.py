@@ -1,4 +1,4 @@
-"""Multiple choice of one's own: rows with options as data sets write them, as questions that list them and a letter. Pure.
+"""Multiple choice in your own data: convert rows with options into questions that list them, with a letter as the answer.
 
 {"question": ..., "choices": ["bank", "library"], "answer": 1}                    the index counts from 0
 {"question": ..., "options": {"A": "bank", "B": "library"}, "answer": "B"}
@@ -18,24 +18,24 @@ from unspoken.tasks.reading.traces import split_reasoning
 from unspoken.tasks.scoring.letters import LETTERS, lettered, options_of, same_text, with_options
 
 OPTIONS = ("choices", "options", "answer_choices", "candidates")
-"""Fields that hold the options of a question."""
+"""Names of the field with a question's options."""
 
 ANSWERS = ("answer", "answerKey", "answer_key", "label", "answer_idx", "answer_index", "correct", "gold", "target")
-"""Fields that say which option is right, preferred first."""
+"""Names of the field with the right option, preferred first."""
 
 _LETTER = re.compile(r"\W*(?P<letter>[A-Ja-j])(?:\W*|[).:]\s.*)", re.DOTALL)
 
 
 def option_field(row: object) -> str | None:
-    """The field that holds a row's options, if it has one."""
+    """The name of a row's field with options, or None."""
     return next((name for name in OPTIONS if isinstance(row, Mapping) and row.get(name)), None)
 
 
 def lettered_row(row: object, where: str) -> object:
-    """A row whose question lists its options and whose answer is a letter; one without a field of options has both already.
+    """Convert a row so that its question lists the options and its answer is a letter. A row without options is kept.
 
     Raises:
-        DataError: options or an answer of a form that is not known, or an answer that is none of the options.
+        DataError: options or answer of an unknown form, or an answer that is not among the options.
     """
     if not isinstance(row, Mapping):
         return row
@@ -78,7 +78,7 @@ def _said(row: Mapping[str, object], where: str) -> tuple[str, str, object]:
 
 
 def _as_asked(row: Mapping[str, object], where: str) -> Mapping[str, object]:
-    """A row whose question lists its options itself."""
+    """A row whose question already lists its options."""
     options = options_of(str(row.get("question")))
     if not options:
         raise DataError(
@@ -116,7 +116,7 @@ def _letter(said: object, labels: list[str], texts: list[str], where: str, name:
     """The letter of the option that an answer names: by label, letter, text or index.
 
     Raises:
-        DataError: it names none, or two ("2" among the options 1, 2, 3).
+        DataError: it names none, or is ambiguous ("2" among the options 1, 2, 3).
     """
     found: set[int] = set()
     if isinstance(said, float) and said.is_integer():  # a column of indices with gaps
@@ -143,7 +143,7 @@ def _letter(said: object, labels: list[str], texts: list[str], where: str, name:
 
 
 def refuse_unshown(row: object, where: str) -> None:
-    """Raises DataError where an answer is only the place of an option that the question does not show."""
+    """Raise DataError if an answer is the index of an option that the question does not show."""
     field = option_field(row)
     if field is None or not isinstance(row, Mapping):
         return
@@ -162,6 +162,6 @@ def refuse_unshown(row: object, where: str) -> None:
 
 
 def choice_key(example: Example) -> str:
-    """What makes two questions the same: what they ask and their options, in whatever order."""
+    """The key of a question: its text and its options in sorted order."""
     stem = question_key(re.split(r"\n(?:Options|Choices):?\s*\n", example.question)[0])
     return "|".join([stem, *sorted(question_key(text) for text in options_of(example.question).values())])

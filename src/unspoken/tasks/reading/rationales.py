@@ -1,4 +1,4 @@
-"""CODI's data sets of written rationales on the hub: columns question, cot, answer. Shared by the tasks that have `cot`."""
+"""CODI's data sets of rationales on the hub (columns question, cot, answer), for tasks with the setting `cot`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TRUTH = {"True": "yes", "False": "no"}
 
 
 def cot_source(task: str, hub: str | None, hub_splits: Mapping[Split, tuple[str, ...]]) -> DataSource:
-    """Where rationales come from: the hub alone. Without a network its error says what else could be done."""
+    """The source of rationales: only the hub. Without a network, the error says what else to do."""
     return DataSource(
         task=task,
         files={},
@@ -26,7 +26,7 @@ def cot_source(task: str, hub: str | None, hub_splits: Mapping[Split, tuple[str,
 
 
 def read_cot(source: DataSource, split: Split, rule: StepRule) -> list[Example]:
-    """The rows of a split with their rationale as steps. A truth value, however written, is the answer yes or no."""
+    """The rows of a split with their rationale as steps. Truth values become yes or no."""
 
     def convert(row: Mapping[str, object], where: str) -> Mapping[str, object]:
         answer = row.get("answer")

@@ -1,6 +1,6 @@
-"""Rows of one file: JSON in its layouts, JSONL, CSV, iCoT text, Parquet and Arrow; compressed or not. Unchecked.
+"""Read the rows of one file, unchecked: JSON in several layouts, JSONL, CSV, iCoT text, Parquet and Arrow, also compressed.
 
-A file that is no regular file (a pipe, a device) is refused before it is opened: reading it may never end.
+Anything but a regular file (a pipe, a device) is refused before it is opened, because reading it might never end.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 
 
 def read_rows(path: str | Path, format: Format = "auto", split: Split | None = None) -> Iterator[RawRow]:
-    """The rows of one file, unchecked, each with where it stands. For tasks whose rows have fields of their own.
+    """The rows of one file, unchecked, each with its place. For tasks whose rows have their own fields.
 
     Args:
         path: the file.
-        format: "auto" goes by what the file begins with (Parquet, Arrow, a packed file), then by its suffix.
-        split: which rows to take of a JSON object that has several splits.
+        format: "auto" looks at the first bytes (Parquet, Arrow, compression), then at the suffix.
+        split: which split to take from a JSON object with several.
 
     Raises:
         DataError: the file cannot be read or parsed.
@@ -90,7 +90,7 @@ def read_rows(path: str | Path, format: Format = "auto", split: Split | None = N
 
 
 def listed_rows(path: str | Path, field: str = "examples") -> Iterator[RawRow]:
-    """The rows of a file that is one JSON object with a list of them, as BIG-bench's task files are, unchecked.
+    """The unchecked rows of a file that is one JSON object with a list of rows, like BIG-bench's task files.
 
     Raises:
         DataError: the file cannot be read or parsed, or has no such list.
@@ -103,12 +103,13 @@ def listed_rows(path: str | Path, field: str = "examples") -> Iterator[RawRow]:
 
 
 def read_text(path: str | Path) -> str:
-    """A UTF-8 file. Raises DataError that says why it cannot be used: missing, a folder, empty, a Git LFS pointer."""
+    """Read a UTF-8 file. Raises DataError if it is missing, a folder, empty, or a Git LFS pointer."""
     return decoded(_unpacked(read_bytes(path), path)[0], path)
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """A regular file. Raises DataError for what is none (a pipe or a device may never end), or cannot be read."""
+    """Read a regular file. Raises DataError for anything else (a pipe or a device might never end), or if it cannot be
+    read."""
     file = Path(path).expanduser()
     try:
         kind = file.stat().st_mode
@@ -129,7 +130,7 @@ def _kind_of(mode: int) -> str:
 
 
 def _unpacked(data: bytes, path: str | Path) -> tuple[bytes, str]:
-    """What a packed file holds, and the name it would have unpacked."""
+    """Decompress a file; returns its content and its name without the suffix."""
     name = Path(path).name
     for start, what in _FOREIGN:
         if data.startswith(start):
@@ -156,7 +157,7 @@ def _only_member(data: bytes, path: str | Path) -> tuple[bytes, str]:
 
 
 def decoded(data: bytes, path: str | Path) -> str:
-    """Text from UTF-8. Raises DataError that says why it is none."""
+    """Decode UTF-8. Raises DataError that says what is wrong."""
     try:
         text = data.decode("utf-8-sig")  # accepts a byte order mark, and none
     except UnicodeDecodeError as error:
@@ -183,7 +184,7 @@ def _format_of(suffix: Format | None, text: str) -> Format:
 
 
 def _one_a_line(text: str) -> bool:
-    """Whether the first line of a text that begins with an object is a whole one, and lines follow; "{" alone is none."""
+    """Whether a text is one JSON object per line: its first line is a complete object, and more lines follow."""
     first, _, rest = text.strip().partition("\n")
     try:
         json.loads(first)

@@ -1,4 +1,4 @@
-"""What is odd about a split, counted and told in a line each by `data`, `train` and `eval`."""
+"""Find oddities in a split, for `data`, `train` and `eval` to print, one line each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _MARKED = re.compile(r"<<[^<>=]+(?:=[^<>=]+)*=(?P<result>[^<>=]+)>>\s*")
 
 
 def remarks(task: Task, split: Split, *, all_of_it: bool = False) -> list[str]:
-    """What is odd about a split, a line each; nothing where nothing is.
+    """Oddities of a split, one line each.
 
     Args:
-        task: whose split it is.
-        split: the split; it is read if it has not been.
-        all_of_it: say also what is common and harmless: rows dropped for a held-out split, questions that stand twice.
+        task: the task.
+        split: the split, which is read if necessary.
+        all_of_it: include what is common and harmless: rows dropped for a held-out split, repeated questions.
 
     Raises:
         DataError: the split cannot be read.
@@ -42,13 +42,13 @@ def remarks(task: Task, split: Split, *, all_of_it: bool = False) -> list[str]:
 
 
 def before_dropping(task: Task, split: Split, examples: Sequence[Example]) -> Sequence[Example]:
-    """All rows of a split, those included that a held-out split has taken, where the task can say."""
+    """All rows of a split, including those dropped for a held-out split, if the task provides them."""
     read = getattr(task, "read_before_dropping", None)
     return (read(split) if read is not None else None) or examples
 
 
 def dropped(task: Task, split: Split) -> list[str]:
-    """How many rows of a split that has been read were dropped because a held-out split has their question."""
+    """How many rows of a split were dropped because their question is in a held-out split."""
     count = getattr(task, "dropped", {}).get(split, 0)
     others = "validation or test" if split == "train" else "test"
     rows = f"{count} {split} row{'s were' if count != 1 else ' was'}"
@@ -58,7 +58,7 @@ def dropped(task: Task, split: Split) -> list[str]:
 
 
 def repeated(examples: Iterable[Example], split: Split, *, all_of_it: bool = True) -> list[str]:
-    """Questions that stand more than once, with other answers above all."""
+    """Repeated questions, especially those with different answers."""
     first: dict[str, Example] = {}
     again, other = 0, []
     for example in examples:
@@ -77,7 +77,7 @@ def repeated(examples: Iterable[Example], split: Split, *, all_of_it: bool = Tru
 
 
 def no_numbers(examples: Sequence[Example], split: Split, own: bool = True) -> list[str]:
-    """Reference answers that are no number, where answers are compared as numbers; `own` rows may be of another kind."""
+    """Reference answers that are not numbers although answers are compared as numbers; `own` rows may need another kind."""
     bad = [example for example in examples if _decimal(example.answer) is None]
     if not bad:
         return []
@@ -98,7 +98,7 @@ def other_ends(examples: Sequence[Example], split: Split) -> list[str]:
 
 
 def unread(examples: Sequence[Example], split: Split) -> list[str]:
-    """Long texts that nobody reads, in rows without steps; and reasoning that another field was preferred to."""
+    """Long unused texts in rows without steps, and reasoning in fields that were not used."""
     found: dict[str, int] = {}
     for example in examples:
         for name, value in example.meta.items() if not example.steps else ():
@@ -113,7 +113,7 @@ def unread(examples: Sequence[Example], split: Split) -> list[str]:
 
 
 def without_steps(examples: Sequence[Example]) -> str | None:
-    """How many training rows have no step, and what to do; None: all have some."""
+    """How many training rows have no steps, and what to do; None if all have some."""
     bare = [example for example in examples if not example.steps]
     if not bare:
         return None
@@ -126,7 +126,7 @@ def without_steps(examples: Sequence[Example]) -> str | None:
 
 
 def _gives(step: str, answer: str) -> bool:
-    """Whether a last step gives an answer: a bare equation by its result, other text by any of its numbers."""
+    """Whether a last step contains an answer: as the result of a bare equation, or as any number of other text."""
     marked = _MARKED.fullmatch(step)
     if marked is not None and _decimal(marked["result"]) is not None:
         return equal(marked["result"], answer)

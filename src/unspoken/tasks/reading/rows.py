@@ -1,4 +1,5 @@
-"""Checked rows: from mappings with `question`, `answer` and reasoning to examples. What every task's reader ends in."""
+"""Check rows (mappings with `question`, `answer` and reasoning) and turn them into examples; the last stage of every
+reader."""
 
 from __future__ import annotations
 
@@ -22,15 +23,15 @@ REASONING = (
     "steps", "cot", "reasoning", "reasoning_content", "reasoning_steps", "chain_of_thought", "rationale", "thinking",
     "thought", "thoughts", "reasoning_trace", "trace", "scratchpad", "explanation", "solution",
 )  # fmt: skip
-"""Fields that hold the reasoning of a row, preferred first. Case, "-", spaces and "_" in them do not count."""
+"""Names of the field with the reasoning, preferred first; compared without case, "-", spaces and "_"."""
 
 _CONVERTED = ("steps", "cot", "reasoning")  # what a task's own converter gives; its other fields are what it says they are
-_HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can say this, no tokenizer can read it
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # valid in JSON, but not encodable
 _MOST_DIGITS = 4300  # as Python itself allows for integers
 
 
 class Number(float):
-    """A number as a file writes it, digit for digit: 0.1 and 1e400 are no floats of two powers."""
+    """A number with its digits as written in the file, so that 0.1 and 1e400 are exact."""
 
     __slots__ = ("literal",)
 
@@ -44,18 +45,18 @@ def examples_of(
     rows: Iterable[RawRow], *, split: Split, steps: StepRule, source: object, names: Sequence[str] = REASONING,
     advice: Callable[[object], str] = lambda row: "",
 ) -> list[Example]:  # fmt: skip
-    """Check rows and make examples of them.
+    """Check rows and convert them to examples.
 
     Args:
         rows: the rows, unchecked.
-        split: whose rows they are; stands in their ids.
-        steps: the rule that splits reasoning given as one text.
+        split: their split, which becomes part of their ids.
+        steps: the rule that splits reasoning that is one text.
         source: where they come from, for messages about all of them.
         names: the fields that may hold reasoning, preferred first.
-        advice: what to try for a row without question or answer, as the end of a sentence.
+        advice: the end of a message about a row without question or answer: what to try.
 
     Raises:
-        DataError: a row cannot be used (names its place and field), there is none, or the rule finds no step in any.
+        DataError: a row is unusable (names its place and field), there are no rows, or the rule finds no step in any.
     """
     found: list[Example] = []
     had_reasoning = False
@@ -65,7 +66,7 @@ def examples_of(
         found.append(example)
     if not found:
         raise DataError(f"{source}: is empty; expected at least one row")
-    # One row without a marker is normal (95 of GSM8K's); all rows without one is a rule that does not fit the data.
+    # Some rows without a marker are normal (95 in GSM8K); if no row has one, the rule does not fit the data.
     if had_reasoning and steps == "markers" and not any(example.steps for example in found):
         raise DataError(f"{source}: no row has a <<...>> marker, so all 'steps' are empty; try steps=lines or sentences")
     if had_reasoning and not any(example.steps for example in found):
@@ -109,7 +110,7 @@ def _example(
 
 
 def _body_and_answer(text: str, where: str) -> tuple[str, str]:
-    """What stands before the answer in a field 'answer', and the answer: GSM8K's "text ... #### 18", a <think> trace."""
+    """Split a field 'answer' into reasoning and answer: GSM8K's "text ... #### 18", or a <think> trace."""
     if holds_trace(text):
         body, answer = split_reasoning(text)
         if answer is None:
@@ -125,7 +126,7 @@ def _body_and_answer(text: str, where: str) -> tuple[str, str]:
 
 
 def reasoning_field(row: Mapping[str, object], names: Sequence[str] = REASONING) -> str | None:
-    """The field of a row that its reasoning is read from; one that is empty is taken only where no other has any."""
+    """The name of the field with a row's reasoning; an empty one only if no other has any."""
     there = {_plain(key): key for key in row if isinstance(key, str) and row[key] is not None}
     found = [there[_plain(name)] for name in names if _plain(name) in there]
     return next((key for key in found if row[key]), found[0] if found else None)
@@ -136,14 +137,14 @@ def _plain(name: str) -> str:
 
 
 def _refuse_misspelt(row: Mapping[str, object], names: Sequence[str], where: str) -> None:
-    """Raises DataError for "stepz", which would pass for a row without reasoning."""
+    """Raise DataError for a misspelt field such as "stepz", which would look like a row without reasoning."""
     for name in row:
         if name not in names and difflib.get_close_matches(str(name), names, n=1, cutoff=0.8):
             raise DataError(f"{where}: field {name!r} is not read; {did_you_mean(str(name), names)}")
 
 
 def text_field(row: Mapping[str, object], field: str, where: str, may_be_empty: bool = False) -> str:
-    """A field of a row as stripped text. Raises DataError that names the place and the field."""
+    """A field of a row as stripped text. Raises DataError with the place and the field."""
     value = row.get(field)
     if value is None:
         there = ", ".join(map(str, row)) or "nothing"
@@ -160,7 +161,7 @@ def text_field(row: Mapping[str, object], field: str, where: str, may_be_empty: 
 
 
 def _number_text(value: int | float | Decimal, where: str) -> str:
-    """A number as plain digits: 0.00001, not 1e-05, which no answer rule reads and no model writes."""
+    """A number as plain digits: 0.00001 instead of 1e-05, which answer rules do not read and models do not write."""
     if isinstance(value, int):
         return str(value)  # JSON of more than 4,300 digits is refused where it is read
     number = (
@@ -180,10 +181,10 @@ def _clean(value: str, field: str, where: str) -> str:
 
 
 def question_key(question: str) -> str:
-    """What makes two questions the same: white space, case, and the forms that Unicode has for one sign do not count.
+    """The key of a question: its text without white space, case and differences between Unicode forms of a character.
 
-    Full-width letters and stops are as narrow ones, composed accents as those of two characters, curly quotes and long
-    dashes as plain ones; marks that show nothing are left out. "5\u00b2" is not "52".
+    Full-width letters and stops equal narrow ones, composed accents equal combining ones, curly quotes and long dashes equal
+    plain ones; invisible characters are left out. "5\u00b2" is not "52".
     """
     if not question.isascii():
         question = unicodedata.normalize("NFC", question).translate(_ONE_FORM)
@@ -191,7 +192,7 @@ def question_key(question: str) -> str:
 
 
 class _OneForm(dict[int, str]):
-    """A table for `str.translate` that learns each character when it is first met."""
+    """A table for `str.translate` that is filled on demand."""
 
     def __missing__(self, code: int) -> str:
         sign = chr(code)
@@ -216,7 +217,7 @@ _ONE_FORM = _OneForm()
 
 
 def carve(rows: list[Example], fraction: float, split: Split) -> list[Example]:
-    """The train or validation side of rows, drawn by a hash of the question: equal questions fall on one side."""
+    """The train or validation part of rows, chosen by a hash of the question, so equal questions are in one part."""
 
     wordings: dict[str, str] = {}  # question key -> the wording met first
 
@@ -232,6 +233,6 @@ def carve(rows: list[Example], fraction: float, split: Split) -> list[Example]:
 
 
 def check_split(split: str) -> None:
-    """Raises DataError for a split that no task has."""
+    """Raise DataError for an unknown split."""
     if split not in SPLITS:
         raise DataError(f"no split {split!r}; {did_you_mean(str(split), SPLITS)}")

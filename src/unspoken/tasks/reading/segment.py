@@ -17,8 +17,8 @@ from unspoken.core.text.steps import RULES as FOUND
 from unspoken.errors import ConfigError, did_you_mean
 
 RULES = (*FOUND, "annotated", "nanochat")
-"""The rules of `core/text/steps.py`, which take what they find and nothing else; and two that take every line, and keep what
-calculator annotations it has: as they are, or written as nanochat's tool calls."""
+"""The rules of `core/text/steps.py`, and two that take every line and keep its calculator annotations: "annotated" as they
+are, "nanochat" as nanochat's tool calls."""
 
 _ANNOTATION = re.compile(r"<<.*?>>", re.DOTALL)
 _CALCULATION = re.compile(r"<<(?P<expression>[^<>\n]+)=(?P<result>[^<>=\n]*)>>")
@@ -68,12 +68,12 @@ def split_steps(text: str, rule: str) -> tuple[str, ...]:
 
 
 def natural(text: str, rule: str) -> str:
-    """The reasoning as a rule reads it: without annotations, unless they are what the rule is about."""
+    """The reasoning in the form for a rule: without annotations, unless the rule uses them."""
     return text if rule in ("markers", "annotated", "nanochat") else drop_annotations(text)
 
 
 def as_tool_calls(text: str) -> str:
-    """GSM8K's annotations as nanochat writes them for its calculator: what is calculated, then what came out.
+    """Write GSM8K's annotations as nanochat's calculator calls: the expression, then its output.
 
     "is 48/2 = <<48/2=24>>24" -> "is 48/2 = <|python_start|>48/2<|python_end|><|output_start|>24<|output_end|>24"
     """
@@ -84,12 +84,12 @@ def as_tool_calls(text: str) -> str:
 def drop_annotations(text: str) -> str:
     """Natural text without GSM8K's calculator annotations: "is 48/2 = <<48/2=24>>24" -> "is 48/2 = 24".
 
-    Text that is nothing but annotations (GSM8K-Aug) stays as it is.
+    Text that consists only of annotations (GSM8K-Aug) is kept.
     """
     bare = _ANNOTATION.sub("", text)
     return bare if bare.strip() else text
 
 
 def bare(step: str) -> bool:
-    """Whether a step is calculator annotations and nothing else."""
+    """Whether a step consists only of calculator annotations."""
     return not _ANNOTATION.sub("", step).strip()

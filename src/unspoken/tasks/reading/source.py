@@ -1,9 +1,8 @@
-"""Where the rows of a task come from, and its splits: what every task that reads a published data set has in common.
+"""Sources of rows, and splits: the common part of all tasks that read published data sets.
 
-`DataSource` finds the file of a split in a folder (a config's `root`, or a subfolder of the folder that the environment
-variable UNSPOKEN_DATA names), or else loads it from the hub; a task's config says so in the fields of `DataSetConfig`.
-`Splits` reads each split once, cuts it to its limit, keeps the splits apart, and says what there is when a split is asked
-for that does not exist. `SplitTask` is a task of them.
+`DataSource` finds a split's file in a folder (a config's `root`, or a subfolder of UNSPOKEN_DATA), or else loads it from
+the hub; the settings are in `DataSetConfig`. `Splits` reads each split once, applies its limit, removes rows that are in a
+held-out split, and lists the existing splits when a missing one is requested. `SplitTask` is a task made of these.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ DATA_VARIABLE = "UNSPOKEN_DATA"
 _HELD_OUT: Mapping[Split, tuple[Split, ...]] = {"train": ("validation", "test"), "validation": ("test",), "test": ()}
 C = TypeVar("C")
 Convert = Callable[[Mapping[str, object], str], Mapping[str, object]]
-"""A row of the data set, and where it stands -> a row with `question`, `answer`, perhaps `steps`, and the rest."""
+"""(a row of the data set, its place) -> a row with `question`, `answer`, possibly `steps`, and other fields."""
 
 
 @config_class
 class EvaluationSetConfig:
-    """What the config of every data set has; one of which there is only a test split needs no more.
+    """Settings of every data set; enough for one that has only a test split.
 
     Attributes:
-        root: a folder with its files; None for the folder UNSPOKEN_DATA/<name> or, where the task has one, the hub.
+        root: a folder with its files; None for UNSPOKEN_DATA/<name> or, if the task has one, the hub.
         limit_test: use the first rows of the split only.
     """
 
@@ -50,7 +49,7 @@ class EvaluationSetConfig:
 
 @config_class
 class DataSetConfig(EvaluationSetConfig):
-    """What the config of a data set with several splits has.
+    """Settings of a data set with several splits.
 
     Attributes:
         limit_train, limit_validation: use the first rows of the split only.
@@ -61,7 +60,7 @@ class DataSetConfig(EvaluationSetConfig):
 
 
 def check_ranges(config: Any) -> None:
-    """Raises ConfigError where a limit is below 1, or `validation_fraction` is not in [0, 1)."""
+    """Raise ConfigError if a limit is below 1, or `validation_fraction` is not in [0, 1)."""
     for name in ("limit", *(f"limit_{split}" for split in SPLITS)):
         value = getattr(config, name, None)
         if value is not None and value < 1:
@@ -77,15 +76,14 @@ class DataSource:
 
     Attributes:
         task: the task's name, for messages.
-        files: for each split the names (glob patterns) of its file, preferred first.
+        files: names (glob patterns) of each split's file, preferred first.
         root: the folder; None to look for a subfolder of UNSPOKEN_DATA.
         folders: the subfolders to look for, preferred first; None for one of the task's name.
         hub: a data set on the hub, or a folder with a copy of one, used when there is no folder; None to never ask the
             network.
         hub_config: its configuration, if it has several.
-        hub_splits: what the hub calls each split, where it is not the usual name; a split made of several hub splits
-            joins those that there are.
-        instead: another way out, said where there are no data.
+        hub_splits: the hub's names of each split, if unusual; several are joined, as far as they exist.
+        instead: an alternative to mention if there are no data.
     """
 
     task: str
@@ -99,12 +97,12 @@ class DataSource:
 
     @classmethod
     def of(cls, config: EvaluationSetConfig, files: Mapping[Split, tuple[str, ...]], **more: Any) -> DataSource:
-        """Where a task's config says that it is: `root`, `hub` and `hub_config`, unless `more` says it."""
+        """A source from a task's config: its `root`, `hub` and `hub_config`, unless given in `more`."""
         said: dict[str, Any] = {name: getattr(config, name, None) for name in ("hub", "hub_config")} | more
         return cls(task=config.name, files=files, root=config.root, **said)
 
     def folder(self) -> Path | None:
-        """The folder to read, or None where there is none and the hub is asked. A `root` that is not there is an error."""
+        """The folder to read, or None if there is none and the hub is used. A missing `root` is an error."""
         if self.root is not None:
             root = Path(self.root).expanduser()
             if not root.is_dir():
@@ -116,7 +114,7 @@ class DataSource:
         return next((place for place in places if place.is_dir()), None)
 
     def find(self, split: Split) -> Path | None:
-        """The file of a split, or None where the folder or the file is not there."""
+        """The file of a split, or None if folder or file is missing."""
         folder = self.folder()
         if folder is None:
             return None
@@ -126,7 +124,7 @@ class DataSource:
         """The file of a split.
 
         Raises:
-            DataError: there is no folder, or no such file in it.
+            DataError: the folder or the file is missing.
         """
         folder, found = self.folder(), self.find(split)
         if folder is None:
@@ -157,7 +155,7 @@ class DataSource:
             raise DataError(f"{folder}: no {split} file for task {self.task!r}; expected {names}, {copies}") from None
 
     def examples(self, split: Split, convert: Convert, steps: StepRule = "lines") -> list[Example]:
-        """The examples of a split, each row first brought into the form of `files` by `convert`."""
+        """The examples of a split; `convert` brings each row into the form of the task `files`."""
         rows, where = self.rows(split)
         return converted(rows, convert, split, where, steps)
 
@@ -174,7 +172,7 @@ class DataSource:
             raise DataError(f"{error}; {self._ways()}") from None
 
     def no_data(self, problem: str) -> DataError:
-        """An error that says what was looked for and every way to give it."""
+        """An error that says what was looked for, and every way to provide it."""
         return DataError(f"task {self.task!r} has no data: {problem}; {self._ways()}")
 
     def _ways(self) -> str:
@@ -189,7 +187,7 @@ class DataSource:
 def converted(
     rows: Iterable[RawRow], convert: Convert, split: Split, where: str, steps: StepRule = "lines"
 ) -> list[Example]:
-    """Examples of rows that have fields of their own. A row that is no object is an error that says so."""
+    """Examples from rows with their own fields. Rows that are not objects are an error."""
 
     def each() -> Iterable[RawRow]:
         for place, row in rows:
@@ -202,17 +200,17 @@ def converted(
 
 @dataclass(kw_only=True)
 class Splits:
-    """The splits of one task: each read once, in a fixed order, with no question in two of them.
+    """The splits of one task: each read once, in a fixed order, and no question in two of them.
 
     Attributes:
-        config: the task's config: its `name`, and `limit_train`, `limit_validation`, `limit_test` where it has them.
+        config: the task's config, with `name` and optionally `limit_train`, `limit_validation`, `limit_test`.
         read: reads all of a split.
-        there: the splits that there are.
-        absent: for a split that there is not, why, and what to try; said after the list of those that there are.
-        carved: train and validation are two sides of one cut, so they share nothing and need no comparing.
-        key: what makes two questions the same.
+        there: the existing splits.
+        absent: for a missing split, why it is missing and what to try; used in the error.
+        carved: train and validation are parts of one file, so they are disjoint and need not be compared.
+        key: the key by which questions are compared.
         dropped: for each split read so far, how many rows were dropped because a held-out split has their question.
-        raw: for each split read so far, all its rows, those dropped included.
+        raw: for each split read so far, all its rows, including dropped ones.
     """
 
     config: Any
@@ -226,7 +224,7 @@ class Splits:
     _cache: dict[Split, list[Example]] = field(default_factory=dict)
 
     def examples(self, split: Split) -> list[Example]:
-        """The split without the rows that a held-out split has, cut to its limit. The list is the caller's own."""
+        """The split without rows that are in a held-out split, up to its limit. Returns a new list."""
         check_split(split)
         rows = self._whole(split)
         if not rows and self.raw[split]:
@@ -253,17 +251,17 @@ class Splits:
 
 
 def only_test(config: EvaluationSetConfig, read: Callable[[Split], list[Example]], advice: str) -> Splits:
-    """Splits of a data set for evaluation only; `advice` says what else to train on."""
+    """Splits of a data set with only a test split; `advice` says what to train on instead."""
     return Splits(config=config, read=read, there=("test",), absent=dict.fromkeys(SPLITS, advice))
 
 
 def carved(config: DataSetConfig, read: Callable[[Split], list[Example]], advice: str, **more: Any) -> Splits:
-    """Splits of a data set with train and test, of whose train the share `validation_fraction` is its validation.
+    """Splits of a data set with train and test, where the share `validation_fraction` of train is used as validation.
 
     Args:
         config: the task's config, with `validation_fraction`.
         read: reads "train" and "test".
-        advice: said where validation is asked for and the share is 0.
+        advice: for the error if validation is requested and the share is 0.
         more: fields of `Splits`.
     """
     fraction: float = getattr(config, "validation_fraction")  # noqa: B009
@@ -276,9 +274,9 @@ def carved(config: DataSetConfig, read: Callable[[Split], list[Example]], advice
 
 
 class SplitTask(Generic[C]):
-    """A task of splits and one answer rule. The class of a data set says where its rows come from, and by which rule.
+    """A task made of splits and one scoring rule. Subclasses say where rows come from.
 
-    `class Aqua(SplitTask[AquaConfig])` has its name and its `Config` from the class that stands in brackets.
+    `class Aqua(SplitTask[AquaConfig])` takes its name and its `Config` from the class in brackets.
 
     Attributes:
         config: the task's config.
@@ -305,7 +303,7 @@ class SplitTask(Generic[C]):
         return self._splits.dropped
 
     def examples(self, split: Split) -> list[Example]:
-        """The split in file order or as generated, without rows that a held-out split has, cut to its limit."""
+        """The split in file order or as generated, without rows that are in a held-out split, up to its limit."""
         return self._splits.examples(split)
 
     def score(self, example: Example, text: str) -> Score:

@@ -1,4 +1,4 @@
-"""Rows as other data sets write them, turned into rows with `question`, `answer` and `steps` or `reasoning`. Pure functions.
+"""Convert rows of well-known layouts into rows with `question`, `answer` and `steps` or `reasoning`.
 
 math             problem, solution, and answer or \\boxed{...} in the solution (Hendrycks et al. 2021); split the
                  solution with the task's rule: latex, sentences, lines, numbered
@@ -14,8 +14,8 @@ openr1           problem, solution, answer, generations (OpenR1-Math): the reaso
                  and right, else the solution
 metamath         query and response, "... The answer is: 18" (MetaMathQA)
 
-In what is said, a trace of thoughts (<think>, `reasoning_content`, ...) is the reasoning, and the answer is looked for
-behind it; see `tasks/reading/traces.py`. A field `answer` of the row, where there is one, is the answer.
+In an assistant's message, a reasoning trace (<think>, `reasoning_content`, ...) is the reasoning, and the answer is
+searched after it; see `tasks/reading/traces.py`. A field `answer` of the row takes precedence.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "math": ("problem", "solution"), "alpaca": ("instruction", "output"), "completion": ("prompt", "completion"),
     "metamath": ("query", "response"), "hotpotqa": ("question", "answer", "context", "supporting_facts"),
 }  # fmt: skip
-"""What tells a style by: the fields that its rows have."""
+"""The fields by which a style is recognised."""
 
 
 def restyled(row: object, where: str, style: Style) -> object:
-    """A row of a style as a plain one.
+    """Convert a row of a style to a plain row.
 
     Args:
         row: the row, unchecked.
-        where: where it stands, for messages.
-        style: which data set it looks like; "plain" changes nothing.
+        where: its place, for messages.
+        style: the layout; "plain" changes nothing.
 
     Raises:
         DataError: a field that the style needs is missing or of another form.
@@ -126,7 +126,7 @@ def _chat(row: object, where: str) -> Fields:
 
 
 def _content(content: object, where: str) -> str:
-    """A message's text, its parts joined, without those that are thoughts."""
+    """A message's text: its parts joined, without reasoning traces."""
     if isinstance(content, str):
         return content
     try:
@@ -141,14 +141,14 @@ def _content(content: object, where: str) -> str:
 
 
 def _thought_parts(content: object) -> str:
-    """What the parts of a message say that are thoughts."""
+    """The text of a message's reasoning parts."""
     parts = [part for part in content if part["type"] in _THOUGHTS] if isinstance(content, list) else []
     said = (next((part[key] for key in ("text", *_THOUGHTS) if isinstance(part.get(key), str)), "") for part in parts)
     return "\n".join(filter(None, said))
 
 
 def _answered(rest: Fields, question: object, said: str, thought: str, where: str) -> Fields:
-    """A plain row of what was said to a question: an `answer` or reasoning that the row itself has comes first."""
+    """A plain row from an assistant's message; an `answer` or reasoning of the row itself takes precedence."""
     reasoning, answer = split_reasoning(said)
     own = rest.get("answer")
     if own is not None:
@@ -229,12 +229,12 @@ def _whole_and_right(row: Fields, number: int, text: str, answer: object) -> boo
 
 
 def row_has(row: object, name: str) -> bool:
-    """Whether a row is an object with something in a field."""
+    """Whether a row is an object with a non-empty field."""
     return isinstance(row, Mapping) and row.get(name) is not None
 
 
 def advice(row: object) -> str:
-    """What to try for a row that lacks `question` or `answer`: a style whose fields it has, or names to map."""
+    """Advice for a row without `question` or `answer`: a style with its fields, or names to map."""
     if not isinstance(row, Mapping):
         return "; is it a chat? task.style=chat" if isinstance(row, list) else ""
     style = next((style for style, fields in FIELDS.items() if all(row_has(row, field) for field in fields)), None)

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 _NESTED = ("[", "{")
 _EXCEL_CUT = re.compile(r"sep=(?P<cut>[,;\t|])\r?\n", re.IGNORECASE)
-"""A first line by which Excel says what stands between cells."""
+"""Excel's first line that declares the delimiter."""
 
 
 def csv_rows(path: str | Path, text: str, delimiter: str | None = None) -> Iterator[RawRow]:
-    """Rows of a table with a heading; values stay the text they are, lists and objects in cells are read, "" is no value.
+    """Rows of a table with a heading. Values are text, lists and objects in cells are parsed, and "" is a missing value.
 
     Args:
         path: the file, for messages.
         text: its content.
-        delimiter: what stands between cells; None takes what stands most often in the heading: comma, semicolon, tab, bar.
+        delimiter: None = the most frequent one in the heading: comma, semicolon, tab or bar.
 
     Raises:
-        DataError: a row with more cells than the heading has, or a cell that is never closed.
+        DataError: a row has more cells than the heading, or a quoted cell is not closed.
     """
     if (told := _EXCEL_CUT.match(text)) is not None:
         text, delimiter = text[told.end() :], delimiter or told["cut"]
@@ -61,7 +61,7 @@ def _csv_rows(path: str | Path, reader: csv.DictReader[str]) -> Iterator[RawRow]
 
 
 def _cell(value: str) -> Any:
-    """A cell; JSON, or what Python prints of a list, where it is one."""
+    """The value of a cell, parsed if it is JSON or a printed Python list."""
     if not value.startswith(_NESTED):
         return value
     for parse in (json.loads, ast.literal_eval):
@@ -75,7 +75,7 @@ def _cell(value: str) -> Any:
 
 
 def parquet_rows(path: str | Path, data: bytes) -> Iterator[RawRow]:
-    """Rows of a Parquet file. Raises DataError where it is damaged."""
+    """Rows of a Parquet file. Raises DataError if it is damaged."""
     from pyarrow import ArrowException, BufferReader
     from pyarrow.parquet import ParquetFile
 
@@ -86,7 +86,7 @@ def parquet_rows(path: str | Path, data: bytes) -> Iterator[RawRow]:
 
 
 def arrow_rows(path: str | Path, data: bytes) -> Iterator[RawRow]:
-    """Rows of an Arrow file, as `save_to_disk` and Feather write them. Raises DataError where it is damaged."""
+    """Rows of an Arrow file, as written by `save_to_disk` and Feather. Raises DataError if it is damaged."""
     from pyarrow import ArrowException, BufferReader, ipc
 
     try:

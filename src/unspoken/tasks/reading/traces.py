@@ -1,10 +1,10 @@
-"""Traces of thoughts in what an assistant has said: <think> ... </think> and its spellings; and the answer behind.
+"""Split an assistant's message into its reasoning trace (<think> ... </think> and similar) and its answer.
 
     <think>First 3+4=7. Then 7-2=5.</think> Ann has \\boxed{5} figs.      ->  First 3+4=7. Then 7-2=5.  |  5
 
-Read are tags (think, thinking, thought, reasoning, ...), <|begin_of_thought|>, <|START_THINKING|>, [THINK], ◁think▷ and the
-channels of gpt-oss. Several traces are one; a trace whose opening was part of the prompt (DeepSeek-R1) begins with the text;
-one that is never closed goes to the end. Pure functions.
+It recognises tags (think, thinking, thought, reasoning, ...), <|begin_of_thought|>, <|START_THINKING|>, [THINK], ◁think▷
+and the channels of gpt-oss. Several traces are joined; a trace whose opening tag was part of the prompt (DeepSeek-R1)
+begins with the text; an unclosed one extends to the end.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class ParsedTrace(NamedTuple):
     """A text split into its reasoning trace and the rest.
 
     Attributes:
-        thought: the traces, one below the other; None where there is none.
+        thought: the traces, joined by lines; None if there is none.
         rest: the text without them.
-        closed: the last trace has an end.
+        closed: whether the last trace is closed.
     """
 
     thought: str | None
@@ -71,12 +71,12 @@ class ParsedTrace(NamedTuple):
 
 
 def holds_trace(text: str) -> bool:
-    """Whether a text has a trace of thoughts in it."""
+    """Whether a text contains a reasoning trace."""
     return ("<" in text or "[" in text or "◁" in text) and (_OPEN.search(text) or _LATE.search(text)) is not None
 
 
 def read_trace(text: str) -> ParsedTrace:
-    """Take the traces out of a text."""
+    """Separate the traces from a text."""
     thoughts: list[str] = []
     rest: list[str] = []
     at, closed = 0, True
@@ -103,7 +103,7 @@ def read_trace(text: str) -> ParsedTrace:
 
 
 def untagged(text: str) -> str:
-    """Reasoning without the tags around it, where it has some."""
+    """Reasoning without tags around it."""
     if not holds_trace(text):
         return text
     trace = read_trace(text)
@@ -126,7 +126,7 @@ def split_reasoning(text: str) -> tuple[str, str | None]:
 
 
 def concluded(text: str) -> tuple[str, str, bool]:
-    """(what leads to the answer, the answer, whether the answer is marked as one) of a text without a trace."""
+    """Split a text without a trace into (text before the answer, answer, whether the answer is marked)."""
     tagged = list(_ANSWER_TAGS.finditer(text))
     if tagged:
         inside = next(part for name in "abcd" if (part := tagged[-1][name]) is not None)
@@ -148,7 +148,7 @@ def concluded(text: str) -> tuple[str, str, bool]:
 
 
 def _bare(said: str) -> str:
-    """An answer behind a claim, without Markdown, mathematics or a box around it."""
+    """An answer after a claim, without Markdown, mathematics or a box around it."""
     inside = boxed(said)
     return inside if inside is not None else said.strip().strip("*_ ").removesuffix("。").removesuffix(".").strip("*_ ")
 

@@ -1,1 +1,1 @@
-"""Is it right: answers, letters, and the papers' own rules."""
+"""Score answers: numbers, letters, and the papers' own rules."""

@@ -1,9 +1,8 @@
-"""Find an answer in text and compare it with the reference: pure functions, no model, no file.
+"""Find an answer in text and compare it with the reference.
 
-Two rules, as in lm-evaluation-harness. *Strict*: the answer stands after the last answer mark, and nothing else does.
-*Flexible*: the first number behind that mark, or the last number of the text, wherever it stands.
-The papers' authors differ on this (Coconut compares strings after the last `#`, CODI takes the last number), so a report
-quotes both.
+There are two rules, as in lm-evaluation-harness. *Strict*: the text after the last answer mark is the answer, and nothing
+else. *Flexible*: the first number after that mark, or the last number of the text. Papers differ in this (Coconut compares
+strings after the last `#`, CODI takes the last number), so reports give both.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ MARKS = ("####", "###", "The answer is:")
 """GSM8K's mark, Coconut's and CODI's. A mark inside a longer run of "#" is the same mark; of several, the last counts."""
 
 SPECIAL = re.compile(r"</?s>|<(?:eos|bos|pad)>|<(?:start|end)_of_turn>|<\|[^|<>\n]*\|>")
-"""Special tokens that a decoder may leave in text. They end an answer, and digits in their names are no numbers."""
+"""Special tokens that may remain in decoded text. They end an answer, and digits in their names are ignored."""
 _CLAIM = re.compile(r"\banswer\b\W{0,3}(?:\s*is\b|[:=])[\s:*$]*", re.IGNORECASE)
-"""What says that an answer follows, where a text has no mark: for the flexible rule alone."""
+"""Phrases that announce an answer in a text without a mark, for the flexible rule only."""
 _ANSWER_END = re.compile(rf"[\n\r]|{SPECIAL.pattern}")
 
 
 def extract_strict(text: str, marks: Sequence[str] = MARKS) -> str | None:
-    """What follows the last answer mark, up to the end of the line or a special token. None: nothing there."""
+    """The text after the last answer mark, up to the end of the line or a special token; None if there is none."""
     end = _marks_end(text, marks)
     if end < 0:
         return None
@@ -36,7 +35,7 @@ def extract_strict(text: str, marks: Sequence[str] = MARKS) -> str | None:
 
 
 def _marks_end(text: str, marks: Sequence[str] = MARKS) -> int:
-    """Where the last mark of a text ends; -1 where there is none."""
+    """The end of the last mark in a text; -1 if there is none."""
     return max((at + len(mark) for mark in marks if mark and (at := text.rfind(mark)) >= 0), default=-1)
 
 
@@ -47,13 +46,13 @@ def extract_flexible(text: str) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """The numbers of a text that may be its answer.
+    """Numbers in a text that may be its answer.
 
     Attributes:
-        marked: what stands after the last mark, be it a number or not.
-        found: the answer: what stands after the mark if that is a number, else the first number behind the mark (or behind
-            the last "answer:" or "answer is" of any spelling), else the last number of the text, else `marked`.
-        last: the last number of the text; one that only explains the marked answer, on its line behind it, does not count.
+        marked: the text after the last mark, number or not.
+        found: the answer: the text after the mark if it is a number, else the first number after the mark (or after the
+            last "answer:" or "answer is"), else the last number of the text, else `marked`.
+        last: the last number of the text, ignoring numbers after the marked answer on the same line, which explain it.
     """
 
     marked: str | None
@@ -62,7 +61,7 @@ class Numbers:
 
 
 def numbers_in(text: str) -> Numbers:
-    """Read a text for its answer. Never looks at a reference, so that a vote over several texts may use it."""
+    """Find a text's answer without looking at the reference, so that it can be used in a vote."""
     marked = extract_strict(text)
     claims = [match.end() for match in _CLAIM.finditer(text)]
     for end in (_marks_end(text), claims[-1] if claims else -1):
@@ -80,18 +79,18 @@ def _plain(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """One way to write digits, minus, thousands and white space, and no closing stop."""
+    """Normalise digits, minus, thousands separators and white space, and drop a closing stop."""
     tidy = " ".join(_plain(text).split())
     return tidy.rstrip(" .\u3002\uff0e\uff61\u0964\u06d4") or tidy
 
 
 def _decimal(text: str) -> Decimal | None:
-    """The number that `text` is as a whole, or None."""
+    """The number if the whole text is one, or None."""
     return whole_number(_tidy(text))
 
 
 def normalise(answer: str) -> str:
-    """One spelling per answer: "$1,000.00" -> "1000", "+3." -> "3", "Tom is a  Lempus." -> "tom is a lempus"."""
+    """Normalise an answer: "$1,000.00" -> "1000", "+3." -> "3", "Tom is a Lempus." -> "tom is a lempus"."""
     number = _decimal(answer)
     if number is None:
         return _tidy(answer).casefold()
@@ -103,8 +102,8 @@ def normalise(answer: str) -> str:
 def equal(a: str | None, b: str | None) -> bool:
     """Whether two answers are the same: as exact decimals if both are numbers, else as normalised text.
 
-    Never raises. None (nothing was extracted) equals nothing. Nothing is computed: "3/4" is not "0.75", and "50%" is
-    the "50" of a question that asks for per cent.
+    Never raises. None (nothing extracted) equals nothing. Nothing is computed: "3/4" is not "0.75", and "50%" equals "50",
+    for questions that ask for per cent.
     """
     if a is None or b is None:
         return False
@@ -117,7 +116,7 @@ def equal(a: str | None, b: str | None) -> bool:
 def score_number(example: Example, text: str) -> Score:
     """Score by the strict rule and by the flexible one (right by the strict rule, or its last number is right).
 
-    `extracted` never looks at the reference, so that a vote over several texts may use it: see `Numbers.found`.
+    `extracted` does not depend on the reference, so that it can be used in a vote; see `Numbers.found`.
     """
     read = numbers_in(text)
     strict = equal(read.marked, example.answer)
@@ -129,7 +128,7 @@ def score_number(example: Example, text: str) -> Score:
 
 
 def score_text(example: Example, text: str) -> Score:
-    """Score an answer that is words. Strict: after the mark. Flexible: that, or the last line that has any text."""
+    """Score a textual answer. Strict: after the mark. Flexible: that, or the last non-empty line."""
     marked = extract_strict(text)
     lines = [line.strip() for line in SPECIAL.sub("\n", text).split("\n") if line.strip()]
     last = lines[-1] if lines else None

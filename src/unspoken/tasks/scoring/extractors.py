@@ -1,9 +1,9 @@
-"""Named rules that find an answer in what a model wrote and judge it: ours, the papers', lm-evaluation-harness's.
+"""Named rules that extract and score an answer in a model's text: ours, the papers', lm-evaluation-harness's.
 
 Papers score the same outputs differently: one compares strings after a mark, another takes the last number, a third drops
-its sign. Every rule here reads stored text, so that a score is computed again, by any of them, without the model
-(`evaluation/rescore.py`). What a rule extracts never depends on the reference answer, but for its kind (a number, a letter,
-yes or no, other text), which the authors' code knows from the name of the data set; so a vote may use it.
+its sign. All rules work on stored text, so scores can be recomputed by any of them without the model
+(`evaluation/rescore.py`). What a rule extracts does not depend on the reference answer, except on its kind (number, letter,
+yes or no, other text), which the authors' code knows from the data set's name; so it can be used in a vote.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from unspoken.tasks.scoring.answers import SPECIAL, normalise, score_number
 from unspoken.tasks.scoring.math_answers import first_answer
 
 AnswerKind = Literal["number", "letter", "verdict", "text"]
-"""What a reference answer is."""
+"""The kind of a reference answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a rule found in a text, or None, and whether that is the reference answer by the same rule."""
+    """What a rule extracted from a text, or None, and whether it is right by the same rule."""
 
     extracted: str | None
     right: bool
@@ -40,9 +40,9 @@ class Extractor:
     """A rule with a name.
 
     Attributes:
-        judge: (example, text, the task's own rule) -> verdict. Never raises, whatever the text.
-        says: what the rule does, in a line.
-        reads: the kinds of answers it is made for; None = all.
+        judge: (example, text, the task's own rule) -> verdict; never raises.
+        says: one line about the rule.
+        reads: the kinds of answers it supports; None = all.
     """
 
     judge: Callable[[Example, str, ScoringRule], Verdict]
@@ -52,7 +52,7 @@ class Extractor:
 
 
 def extractor(name: str) -> Extractor:
-    """The rule of a name: of `EXTRACTORS`, of an installed package, or "module:NAME".
+    """Get a rule by name: from `EXTRACTORS`, an installed package, or "module:NAME".
 
     Raises:
         ConfigError: no such name (with a did-you-mean), or a library that it needs is not installed.
@@ -70,17 +70,17 @@ def extractor(name: str) -> Extractor:
 
 
 def judge(name: str, example: Example, text: str, rule: ScoringRule = score_number, mark: str | None = None) -> Verdict:
-    """Judge a text by the extractor of a name.
+    """Score a text by a named extractor.
 
     Args:
         name: a key of `EXTRACTORS`.
         example: its answer is the reference.
         text: what the model wrote, without the prompt.
-        rule: the task's own rule, which `strict` and `flexible` are.
+        rule: the task's own rule, used by `strict` and `flexible`.
         mark: the answer mark of the task's template, for "first"; None = any of `answers.MARKS`, or a box.
 
     Raises:
-        ConfigError: no such extractor, a library is missing, or the rule is not made for this kind of answer.
+        ConfigError: no such extractor, a library is missing, or the rule does not support this kind of answer.
     """
     chosen, kind = extractor(name), kind_of(example.answer)
     if chosen.reads is not None and kind not in chosen.reads:
@@ -93,7 +93,7 @@ def judge(name: str, example: Example, text: str, rule: ScoringRule = score_numb
 
 
 def kind_of(answer: str) -> AnswerKind:
-    """What a reference answer is: a number, a letter that names an option, yes or no (true or false), or other text."""
+    """The kind of a reference answer: a number, the letter of an option, yes or no (true or false), or other text."""
     plain = normalise(answer)
     if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", plain):
         return "number"
@@ -188,7 +188,7 @@ def _harness(found: list[str], example: Example) -> Verdict:
 
 
 def _bare(text: str) -> str:
-    """Without commas, dollars and one closing period; nothing else is the same: 18.0 is not 18."""
+    """Drop commas, dollar signs and one closing period; 18.0 is still different from 18."""
     return re.sub(r"\.$", "", text.strip().replace(",", "").replace("$", "").lower())
 
 
@@ -202,13 +202,13 @@ def _math_verify() -> Any:
         raise ConfigError(
             "extractor 'math-verify' needs the package math-verify, which is not installed; pip install 'unspoken[math]'"
         ) from None
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # a text that it cannot parse is no news here
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it logs every text that it cannot parse
     return math_verify
 
 
 def _math(example: Example, text: str, rule: ScoringRule) -> Verdict:
     library = _math_verify()
-    # "9^9^9" would be computed for ever. The library's timeouts are signals, which only a main thread gets.
+    # "9^9^9" would be computed forever. The library's timeouts use signals, which work only in the main thread.
     limit = 5 if threading.current_thread() is threading.main_thread() else None
     gold = library.parse(f"${example.answer.strip()}$", parsing_timeout=limit)
     found = library.parse(SPECIAL.sub(" ", text), parsing_timeout=limit)

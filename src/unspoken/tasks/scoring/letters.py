@@ -1,4 +1,4 @@
-"""Multiple choice: how options stand in a question, and how the letter of an answer is read. Pure.
+"""Multiple choice: the layout of options in a question, and reading the letter of an answer.
 
     Where would you put money?
     Options:
@@ -43,17 +43,17 @@ Same = Callable[[str, str], bool]
 
 
 def lettered(texts: Sequence[str]) -> dict[str, str]:
-    """Options by letter, in order."""
+    """Letter -> option, in order."""
     return dict(zip(LETTERS, texts, strict=False))
 
 
 def with_options(stem: str, options: Mapping[str, str]) -> str:
-    """A question with its options, one a line, as this module's text shows."""
+    """A question with its options, one per line, as shown in the module's docstring."""
     return "\n".join([stem.strip(), "Options:", *(f"({letter}) {text}" for letter, text in options.items())])
 
 
 def options_of(question: str) -> dict[str, str]:
-    """The options that stand in a question: a line each, else in a row after "Choices:" or "Options:". {}: none."""
+    """The options in a question: one per line, else in a row after "Choices:" or "Options:"; {} if there are none."""
     for pattern, text in ((_LISTED, question), (_INLINE, re.split(r"(?:Choices|Options):", question)[-1])):
         found: dict[str, str] = {}
         for match in pattern.finditer(text):
@@ -67,17 +67,17 @@ def options_of(question: str) -> dict[str, str]:
 
 
 def same_text(a: str, b: str) -> bool:
-    """Whether two options say the same: as numbers if both are, else as words without their article."""
+    """Whether two options are equal: as numbers if both are, else as words without article."""
     return equal(a, b) or equal(_ARTICLE.sub("", a), _ARTICLE.sub("", b))
 
 
 def score_letter(example: Example, text: str, same: Same = same_text) -> Score:
-    """Score the letter of an option. The options are read from the question; see the module's text for the rules.
+    """Score the letter of an option. Options are read from the question; the rules are in the module's docstring.
 
     Args:
         example: its answer is a letter, its question holds the options.
         text: what was written.
-        same: whether what was written and an option's text say the same.
+        same: whether an answer's text equals an option's text.
     """
     options = options_of(example.question) or dict.fromkeys("ABCDE", "")
     gold = trimmed(example.answer).upper()

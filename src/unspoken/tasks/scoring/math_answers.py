@@ -1,4 +1,4 @@
-"""Answers as MATH writes them (Hendrycks et al. 2021): in a box, in LaTeX; compared after the usual normalisation. Pure.
+"""Answers as in MATH (Hendrycks et al. 2021): LaTeX in a box, compared after the usual normalisation.
 
 What is the same: \\dfrac, \\tfrac and \\frac, with or without braces; \\left and \\right; spaces of any width; a degree
 sign, a unit or none; \\text{...} and its words; x = 5 and 5; .5, 0.5 and \\frac{1}{2}; a closing stop. Nothing else is
@@ -44,7 +44,7 @@ _NAMED = re.compile(r"(?:[A-Za-z](?:_\{?[A-Za-z0-9]+\}?)?|[A-Za-z]\([A-Za-z]\))=
 
 
 def normal_math(text: str) -> str:
-    """One spelling per answer, without white space; see the module's text."""
+    """Normalise an answer; see the module's docstring. No white space is left."""
     text = plain_numerals(SPECIAL.sub(" ", text)).strip()
     text = re.sub(r"\A(?:\$\$?|\\\(|\\\[)|(?:\$\$?|\\\)|\\\])\Z", "", text.rstrip(" .")).rstrip(" .")
     text = text.replace("\\!", "")  # a space that takes space away: 10\!,000
@@ -73,7 +73,7 @@ def normal_math(text: str) -> str:
 
 
 def equal_math(a: str | None, b: str | None) -> bool:
-    """Whether two answers are the same after `normal_math`; words in any case. None (nothing was found) equals nothing."""
+    """Whether two answers are equal after `normal_math`, ignoring case. None (nothing found) equals nothing."""
     if a is None or b is None:
         return False
     first, second = normal_math(a), normal_math(b)
@@ -82,7 +82,7 @@ def equal_math(a: str | None, b: str | None) -> bool:
 
 
 def marked_math(text: str) -> str | None:
-    """What stands in the last box, or after the last answer mark if that comes later; None where there is neither."""
+    """The content of the last box, or the text after the last answer mark if that comes later; None if there is neither."""
     boxes = [match.start() for match in _BOX.finditer(text)]
     mark = max((text.rfind(mark) for mark in MARKS), default=-1)
     if boxes and boxes[-1] > mark:
@@ -112,11 +112,11 @@ def score_math(example: Example, text: str) -> Score:
 
 
 def first_answer(text: str, mark: str | None = None) -> str:
-    """A text up to its first answer, for models that do not stop there; as it is where it has none.
+    """A text up to its first answer, for models that do not stop there; unchanged if there is none.
 
     Args:
         text: what was written.
-        mark: the mark of the task's template; of a text without it the first of `answers.MARKS` counts, or the first box.
+        mark: the mark of the task's template; in a text without it, the first of `answers.MARKS` or the first box counts.
     """
     marks = [mark] if mark and mark in text else list(MARKS)
     places = [(at, at + len(one)) for one in marks if (at := text.find(one)) >= 0]
@@ -133,7 +133,7 @@ def first_answer(text: str, mark: str | None = None) -> str:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the braces that open at or after `start` are closed; the end of the word where there are none."""
+    """The end of the braces that open at or after `start`; the end of the word if there are none."""
     depth = 0
     for at in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[at], 0)

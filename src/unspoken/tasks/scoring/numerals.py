@@ -1,4 +1,4 @@
-"""How numbers are written, in any script: brought to ASCII, found in a text, read exactly. Pure functions.
+"""Numbers in any script: convert to ASCII, find in text, parse exactly.
 
 Digits of every script, their separators and signs, vulgar fractions, thousands grouped by threes or as in India, and the
 exponents that JSON writes (1e-05, 1e+16). The papers' own rules (`tasks/scoring/extractors.py`) use none of this.
@@ -18,7 +18,7 @@ _BETWEEN = (
     (re.compile(r"(?<=[0-9])[\uff0c\u00a0\u2009\u202f\u2019](?=[0-9]{3}(?![0-9]))"), ","),
     (re.compile(r"(?<=[0-9])\uff0e(?=[0-9])"), "."),
 )
-"""What separates digits only between digits: a full-width comma or stop, spaces that no line breaks at, an apostrophe."""
+"""Separators that count only between digits: full-width comma or stop, no-break spaces, an apostrophe."""
 _BETWEEN_ASCII = re.compile(r"(?<=[0-9])['_](?=[0-9]{3}(?![0-9]))")
 # Only what has one reading: 1.500,25 and 1.500.000, but not 1.500.
 _EUROPEAN = re.compile(
@@ -30,10 +30,10 @@ _LATEX_FRACTION = re.compile(
     r"(?:\{\s*([0-9.]+)\s*\}\s*\{\s*([0-9.]+)\s*\}|([0-9])\s*([0-9]))"
 )
 _UNSEEN = re.compile("[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-"""What shows nothing: marks of the direction of writing, and joins."""
+"""Invisible characters: direction marks and joiners."""
 
 SPACED = r"[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9/])"
-"""Thousands with ordinary spaces, 1 500. Two numbers may look the same, so they are read where one number is expected."""
+"""Thousands separated by ordinary spaces: 1 500. Ambiguous with two numbers, so only used where one number is expected."""
 GROUPED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]+)"
 """Digits with or without thousands commas, also as in India: 1,00,000."""
 DIGITS = rf"{GROUPED}(?:\.[0-9]+)?"
@@ -88,7 +88,7 @@ def _english(match: re.Match[str]) -> str:
 
 
 def _plain(letter: str) -> str:
-    """A digit of any script in ASCII; a vulgar fraction as "1/2", with a mark before it that keeps it from digits."""
+    """A digit of any script in ASCII; a vulgar fraction as "1/2", with a mark that separates it from preceding digits."""
     if letter.isascii():
         return letter
     if letter.isdecimal():
@@ -99,7 +99,7 @@ def _plain(letter: str) -> str:
 
 
 def whole_number(text: str) -> Decimal | None:
-    """The number that a text in plain numerals is as a whole, or None. Exact for any length: Decimal does not round."""
+    """The number if a whole text in plain numerals is one, or None. Exact for any length."""
     match = _WHOLE.fullmatch(text)
     if match is None or (match["sign"] and match["sign2"]):
         return None
@@ -108,19 +108,20 @@ def whole_number(text: str) -> Decimal | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number in a text of plain numerals, as digits: sign kept; "$", "%", thousands commas, a closing stop dropped.
+    """The last number in a text of plain numerals, as digits with sign, without "$", "%", thousands commas and closing
+    stop.
 
-    A fraction such as "3/4" is returned whole and as text, so that an unfinished "48/2" is not read as 2.
+    A fraction such as "3/4" is returned as text, so that an unfinished "48/2" is not read as 2.
     """
     matches = list(_FOUND.finditer(_LOOSE_MINUS.sub(r"\g<before>-", text)))
     return _written(matches[-1]) if matches else None
 
 
 def first_number(text: str) -> str | None:
-    """The number that a text of plain numerals gives as its answer, where more than the number stands there.
+    """The number that a text of plain numerals gives as its answer, if it contains more than the number.
 
-    The first one: what follows explains it ("12 (since 3*4)", "20, see step 3", "12 or 13", "1,200 (about 1000)"). Not one
-    in brackets if there is another; and of a calculation, "3*4 = 12 eggs", what it comes to.
+    This is the first one, since what follows explains it ("12 (since 3*4)", "20, see step 3", "12 or 13", "1,200 (about
+    1000)"); not one in brackets if there is another; and for a calculation, "3*4 = 12 eggs", its result.
     """
     text = _LOOSE_MINUS.sub(r"\g<before>-", _SPACED.sub(lambda match: match[0].replace(" ", ""), text))
     bare = _BRACKETS.sub(" ", text)
@@ -137,7 +138,7 @@ def first_number(text: str) -> str | None:
 
 
 def _in_word(text: str, match: re.Match[str]) -> bool:
-    """Whether the digits belong to a name: x1, H2O."""
+    """Whether digits are part of a name: x1, H2O."""
     return match.start() > 0 and (text[match.start() - 1].isalpha() or text[match.start() - 1] == "_")
 
 

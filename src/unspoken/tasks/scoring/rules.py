@@ -1,8 +1,8 @@
-"""How the answers of single tasks are read and compared: yes or no, a date, digits in a row, a number of any size. Pure.
+"""Scoring rules of single tasks: yes or no, dates, digits in a row, numbers of any size.
 
-Each `score_...` function has two rules, as `answers.score_number` has. *Strict*: the answer stands after the last mark
-(`answers.MARKS`), in the task's own form, and nothing else stands there. *Flexible*: the last such answer in the text.
-`extracted` never looks at the reference, so a vote over several texts may use it.
+Each `score_...` function has two rules, like `answers.score_number`. *Strict*: the text after the last mark
+(`answers.MARKS`) is the answer in the task's own form, and nothing else. *Flexible*: the last such answer in the text.
+`extracted` does not depend on the reference, so it can be used in a vote.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EDGES = " \t.,;:!?\"'()[]“”‘’"
 
 
 def bare(text: str) -> str:
-    """Text without special tokens and without the marks that Markdown and LaTeX put around an answer."""
+    """Text without special tokens and without Markdown and LaTeX around an answer."""
     return _MARKUP.sub("", SPECIAL.sub("\n", text))
 
 
@@ -42,12 +42,12 @@ _GOES_ON = re.compile(r"[ \t]+[\w'\"“(]")
 def read_verdict(text: str, also: Mapping[str, bool] | None = None) -> bool | None:
     """The last yes or no of a text (true and false are the same), or None.
 
-    A verdict that closes a phrase counts before one that goes on ("no reason", "true love"), which counts only at the
-    start of a sentence. "Not true" is no. "Yes or no" asks, and is skipped.
+    A verdict at the end of a phrase is preferred to one that continues ("no reason", "true love"), which counts only at the
+    start of a sentence. "Not true" is no. "Yes or no" is a question and is skipped.
 
     Args:
         text: what was written.
-        also: other words that stand for yes or no, where the text has neither: {"heads": True, "tails": False}.
+        also: other words for yes or no, used if the text has neither: {"heads": True, "tails": False}.
     """
     plain = _EITHER.sub(" ", bare(text))
     closing: bool | None = None
@@ -73,7 +73,7 @@ def score_verdict(
     Args:
         example: its answer is one of the four words.
         text: what was written.
-        words: how `extracted` says yes and no.
+        words: the words for yes and no in `extracted`.
         also: see `read_verdict`.
     """
     gold = _TRUTH[example.answer.lower()]
@@ -147,7 +147,7 @@ _DIGITS = re.compile(r"\d(?:[ \t]*\d)*")
 
 
 def read_digits(text: str) -> str | None:
-    """Digits alone, white space aside, as "3 2 1". Zeros at the far end, where the significant digits are, are dropped."""
+    """A text of digits only, as "3 2 1", without zeros at the end, where the most significant digits are; else None."""
     joined = "".join(text.split())
     if not re.fullmatch("[0-9]+", joined):
         return None
@@ -155,9 +155,9 @@ def read_digits(text: str) -> str | None:
 
 
 def score_digits(example: Example, text: str) -> Score:
-    """Score a number written with its least significant digit first. Spaces do not count, nor do zeros at the far end.
+    """Score a number written with its least significant digit first. Spaces and zeros at the end are ignored.
 
-    Strict: nothing but digits after the mark. Flexible: the last digits of the text that stand in a row.
+    Strict: only digits after the mark. Flexible: the last run of digits in the text.
     """
     gold = read_digits(plain_numerals(example.answer))
     text = plain_numerals(text)
@@ -187,7 +187,7 @@ def _plain_powers(text: str) -> str:
 
 
 def close(a: str | None, b: str) -> bool:
-    """Whether two numbers differ by at most `TOLERANCE` of `b`. None and what is no number are close to nothing."""
+    """Whether two numbers differ by at most `TOLERANCE` of `b`. False for None and for text that is not a number."""
     try:
         first, second = Decimal(normalise(a or "")), Decimal(normalise(b))
         return abs(first - second) <= TOLERANCE * abs(second)
