@@ -30,15 +30,16 @@ QWEN = ("Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct")  # [S] main.py
 def _run(
     models: tuple[str, str],
     subset: Subset,
-    head: StageSettings,
-    encoder: StageSettings,
-    warmup: StageSettings,
-    joint: StageSettings,
+    *stages: tuple[float, float, float],
     align: float,
 ) -> RunConfig:
-    """A run of four stages: the encoder's linear layer, the encoder, the projection, generator and projection."""
-    assert joint.lr is not None
-    assert joint.weight_decay is not None
+    """A run of four stages: the encoder's linear layer, the encoder, the projection, generator and projection.
+
+    Args:
+        stages: learning rate, weight decay and epochs of each.
+        align: weight of the alignment.
+    """
+    head, encoder, warmup, _ = (StageSettings(lr=lr, weight_decay=decay, epochs=epochs) for lr, decay, epochs in stages)
     return RunConfig(
         backbone=BackboneConfig(path=models[0]),  # [S] fp32
         method=SemCotConfig(
@@ -56,10 +57,10 @@ def _run(
         ),
         task=SemCotTaskConfig(subset=subset),
         train=TrainConfig(
-            epochs=head.epochs + encoder.epochs + warmup.epochs + joint.epochs,
+            epochs=sum(epochs for _, _, epochs in stages),
             batch_size=4,  # [S] main.py: batch_size
-            lr=joint.lr,
-            weight_decay=joint.weight_decay,
+            lr=stages[-1][0],
+            weight_decay=stages[-1][1],
             schedule="constant",  # [S] train_semcot.py: no scheduler
             clip=None,  # [S] train_semcot.py: no clipping
             seed=42,  # [S] main.py
@@ -70,73 +71,58 @@ def _run(
     )
 
 
-def _lesson(lr: float, weight_decay: float, epochs: float) -> StageSettings:
-    return StageSettings(epochs=epochs, lr=lr, weight_decay=weight_decay)
-
-
 def gsm8k() -> RunConfig:
     """SemCoT on GSM8K, Llama-2-7B-chat with Sheared-LLaMA-1.3B. [B] small, gsm8k."""
-    return _run(LLAMA, "gsm8k", _lesson(1e-3, 1e-2, 7), _lesson(1e-7, 1e-2, 1), _lesson(1e-3, 1e-3, 7),
-                _lesson(1e-3, 1e-7, 2), 0.25)  # fmt: skip
+    return _run(LLAMA, "gsm8k", (1e-3, 1e-2, 7), (1e-7, 1e-2, 1), (1e-3, 1e-3, 7), (1e-3, 1e-7, 2), align=0.25)
 
 
 def svamp() -> RunConfig:
     """SemCoT on SVAMP, Llama-2-7B-chat with Sheared-LLaMA-1.3B. [B] small, svamp."""
-    return _run(LLAMA, "svamp", _lesson(1e-2, 1e-3, 5), _lesson(1e-3, 1e-2, 1), _lesson(1e-3, 1e-2, 5),
-                _lesson(1e-3, 1e-2, 2), 0.25)  # fmt: skip
+    return _run(LLAMA, "svamp", (1e-2, 1e-3, 5), (1e-3, 1e-2, 1), (1e-3, 1e-2, 5), (1e-3, 1e-2, 2), align=0.25)
 
 
 def multiarith() -> RunConfig:
     """SemCoT on MultiArith, Llama-2-7B-chat with Sheared-LLaMA-1.3B. [B] small, multiarith."""
-    return _run(LLAMA, "multiarith", _lesson(1e-2, 1e-4, 7), _lesson(1e-3, 1e-5, 1), _lesson(1e-3, 1e-2, 5),
-                _lesson(1e-7, 1e-5, 1), 0.75)  # fmt: skip
+    return _run(LLAMA, "multiarith", (1e-2, 1e-4, 7), (1e-3, 1e-5, 1), (1e-3, 1e-2, 5), (1e-7, 1e-5, 1), align=0.75)
 
 
 def commonsense_qa() -> RunConfig:
     """SemCoT on CommonsenseQA, Llama-2-7B-chat with Sheared-LLaMA-1.3B. [B] small, commonsense_qa."""
-    return _run(LLAMA, "commonsense_qa", _lesson(1e-3, 1e-3, 5), _lesson(1e-3, 1e-7, 3), _lesson(1e-2, 1e-2, 5),
-                _lesson(1e-3, 1e-3, 3), 0.75)  # fmt: skip
+    return _run(LLAMA, "commonsense_qa", (1e-3, 1e-3, 5), (1e-3, 1e-7, 3), (1e-2, 1e-2, 5), (1e-3, 1e-3, 3), align=0.75)
 
 
 def coin_flip() -> RunConfig:
     """SemCoT on coin flips, Llama-2-7B-chat with Sheared-LLaMA-1.3B. [B] small, coin_flip."""
-    return _run(LLAMA, "coin_flip", _lesson(1e-3, 1e-4, 5), _lesson(1e-3, 1e-2, 2), _lesson(1e-4, 1e-4, 5),
-                _lesson(1e-3, 1e-7, 1), 0.5)  # fmt: skip
+    return _run(LLAMA, "coin_flip", (1e-3, 1e-4, 5), (1e-3, 1e-2, 2), (1e-4, 1e-4, 5), (1e-3, 1e-7, 1), align=0.5)
 
 
 def gsm8k_mistral() -> RunConfig:
     """SemCoT on GSM8K, Mistral-7B-Instruct with a Mistral of 1.1B. [B] mistral, gsm8k."""
-    return _run(MISTRAL, "gsm8k", _lesson(1e-3, 1e-3, 5), _lesson(1e-5, 1e-5, 1), _lesson(1e-3, 1e-2, 1),
-                _lesson(1e-5, 1e-5, 2), 0.25)  # fmt: skip
+    return _run(MISTRAL, "gsm8k", (1e-3, 1e-3, 5), (1e-5, 1e-5, 1), (1e-3, 1e-2, 1), (1e-5, 1e-5, 2), align=0.25)
 
 
 def svamp_mistral() -> RunConfig:
     """SemCoT on SVAMP, Mistral-7B-Instruct with a Mistral of 1.1B. [B] mistral, svamp."""
-    return _run(MISTRAL, "svamp", _lesson(1e-2, 1e-4, 1), _lesson(1e-7, 1e-7, 2), _lesson(1e-3, 1e-4, 1),
-                _lesson(1e-5, 1e-5, 2), 0.25)  # fmt: skip
+    return _run(MISTRAL, "svamp", (1e-2, 1e-4, 1), (1e-7, 1e-7, 2), (1e-3, 1e-4, 1), (1e-5, 1e-5, 2), align=0.25)
 
 
 def multiarith_mistral() -> RunConfig:
     """SemCoT on MultiArith, Mistral-7B-Instruct with a Mistral of 1.1B. [B] mistral, multiarith."""
-    return _run(MISTRAL, "multiarith", _lesson(1e-4, 1e-2, 5), _lesson(1e-7, 1e-3, 2), _lesson(1e-4, 1e-2, 1),
-                _lesson(1e-5, 1e-5, 2), 0.25)  # fmt: skip
+    return _run(MISTRAL, "multiarith", (1e-4, 1e-2, 5), (1e-7, 1e-3, 2), (1e-4, 1e-2, 1), (1e-5, 1e-5, 2), align=0.25)
 
 
 def commonsense_qa_mistral() -> RunConfig:
     """SemCoT on CommonsenseQA, Mistral-7B-Instruct with a Mistral of 1.1B. [B] mistral, commonsense_qa."""
-    return _run(MISTRAL, "commonsense_qa", _lesson(1e-4, 1e-4, 3), _lesson(1e-5, 1e-7, 2), _lesson(1e-3, 1e-3, 1),
-                _lesson(1e-3, 1e-3, 3), 0.25)  # fmt: skip
+    return _run(MISTRAL, "commonsense_qa", (1e-4, 1e-4, 3), (1e-5, 1e-7, 2), (1e-3, 1e-3, 1), (1e-3, 1e-3, 3), align=0.25)
 
 
 def coin_flip_mistral() -> RunConfig:
     """SemCoT on coin flips, Mistral-7B-Instruct with a Mistral of 1.1B. [B] mistral, coin_flip."""
-    return _run(MISTRAL, "coin_flip", _lesson(1e-4, 1e-2, 7), _lesson(1e-7, 1e-5, 3), _lesson(1e-3, 1e-4, 3),
-                _lesson(1e-7, 1e-7, 2), 0.5)  # fmt: skip
+    return _run(MISTRAL, "coin_flip", (1e-4, 1e-2, 7), (1e-7, 1e-5, 3), (1e-3, 1e-4, 3), (1e-7, 1e-7, 2), align=0.5)
 
 
 def gsm8k_qwen() -> RunConfig:
     """SemCoT on GSM8K, Qwen2.5-7B-Instruct with 0.5B. [B] has no Qwen: these are the defaults of [S] main.py, alpha ours."""
-    base = _run(QWEN, "gsm8k", _lesson(1e-4, 1e-3, 7), _lesson(1e-7, 1e-5, 3), _lesson(1e-4, 1e-3, 7),
-                _lesson(1e-7, 1e-5, 3), 0.25)  # fmt: skip
+    base = _run(QWEN, "gsm8k", (1e-4, 1e-3, 7), (1e-7, 1e-5, 3), (1e-4, 1e-3, 7), (1e-7, 1e-5, 3), align=0.25)
     method = base.method  # [S] takes layers 16 to 20 of 28 too; ours: the middle
     return replace(base, method=replace(method, encoder=replace(method.encoder, first=14, last=18)))

@@ -69,6 +69,12 @@ _TRAIN = TrainConfig(
 _SPEAKING = SamplingParams(max_new_tokens=64)
 
 
+def _run(method: Any, train: TrainConfig = _TRAIN, **more: Any) -> RunConfig:
+    """A method from the shipped model, on the problems that all methods get."""
+    start = BackboneConfig(path=START)
+    return RunConfig(backbone=start, method=method, task=_TASK, train=train, speaking=_SPEAKING, **more)
+
+
 def cot() -> RunConfig:
     """SFT-CoT from random weights on problems of 1 to 6 steps: the model that ships with the package."""
     return RunConfig(
@@ -82,13 +88,7 @@ def cot() -> RunConfig:
 
 def no_cot() -> RunConfig:
     """No-CoT: the answer at once."""
-    return RunConfig(
-        backbone=BackboneConfig(path=START),
-        method=CotConfig(steps=False),
-        task=_TASK,
-        train=_TRAIN,
-        speaking=_SPEAKING,
-    )
+    return _run(CotConfig(steps=False))
 
 
 def _stage_epochs(train: TrainConfig, stages: int, share: float) -> float:
@@ -106,18 +106,14 @@ def coconut() -> RunConfig:
 
     Its last stage is longer than SIM-CoT's (70% of the run to 60%), and its optimizer restarts at each stage, as published.
     """
-    return RunConfig(
-        backbone=BackboneConfig(path=START),
-        method=CoconutConfig(
+    return _run(
+        CoconutConfig(
             latents_per_step=1,
             max_stage=STEPS,
             first_stage=1,
             epochs_per_stage=_stage_epochs(_TRAIN, *_COCONUT_STAGES),
             restart_optimizer=True,
         ),
-        task=_TASK,
-        train=_TRAIN,
-        speaking=_SPEAKING,
     )
 
 
@@ -153,9 +149,8 @@ def icot_si() -> RunConfig:
 
     Rows are those the start was trained on, with an eos around the chain.
     """
-    return RunConfig(
-        backbone=BackboneConfig(path=START),
-        method=IcotSiConfig(
+    return _run(
+        IcotSiConfig(
             remove_per_epoch=round(CHAIN_TOKENS / (0.4 * UPDATES * _BATCH / _ROWS), 6),
             smoothing=4.0,
             restart_optimizer=False,  # a token goes every 30 updates, less than the warm-up behind a restart takes
@@ -163,85 +158,49 @@ def icot_si() -> RunConfig:
             separator="",
             chain="{chain}",
         ),
-        task=_TASK,
-        train=_TRAIN,
-        speaking=_SPEAKING,
     )
+
+
+def _explained(base: RunConfig) -> RunConfig:
+    """SIM-CoT on a recipe: each latent explained by a copy of the base, which can write steps from the start."""
+    decoder = StepDecoderConfig(kind="copy")  # a fresh layer would learn that first
+    method = SimCotConfig(inner=base.method, decoder=decoder, normalisation="token", max_step_tokens=16)
+    return replace(base, method=method)
 
 
 def sim_cot() -> RunConfig:
     """SIM-CoT on Coconut: all latents from the start, each explained by a copy of the base, text withdrawn over 40%."""
-    return RunConfig(
-        backbone=BackboneConfig(path=START),
-        method=SimCotConfig(
-            inner=CoconutConfig(
-                latents_per_step=1,
-                max_stage=STEPS,
-                first_stage=0,
-                epochs_per_stage=_stage_epochs(_TRAIN, *_SIM_COT_STAGES),
-                curriculum="progressive",
-                restart_optimizer=False,
-            ),
-            decoder=StepDecoderConfig(kind="copy"),  # it can write steps from the start; a fresh layer learns that first
-            normalisation="token",
-            weight=1.0,
-            max_step_tokens=16,
-        ),
-        task=_TASK,
-        train=_TRAIN,
-        speaking=_SPEAKING,
-    )
+    return _explained(coconut_progressive())
 
 
 def coconut_progressive() -> RunConfig:
     """SIM-CoT without its decoder: the same rows, schedule and optimizer. What is left of its gain is the supervision."""
-    base = sim_cot()
-    return replace(base, method=base.method.inner)
-
-
-def shipped() -> RunConfig:
-    """The SIM-CoT that ships inside the package ("builtin:tiny-sim-cot"), from random weights in one run.
-
-    The text of all four steps is written at first (an eighth of the run), and withdrawn until 60% of it. Attention heads
-    are 32 wide, the narrowest that vLLM's kernels for CPUs take; the size is that of the other models here.
-    """
-    updates = 5600
-    base = sim_cot()
-    train = replace(_TRAIN, steps=updates, lr=3e-3, validate_every=400, save_every=400)
-    shape = {**SHAPE, "num_attention_heads": 3, "num_key_value_heads": 3}
-    return replace(
-        base,
-        backbone=BackboneConfig(arch=shape, tokenizer="builtin:tiny-tokenizer"),
-        method=replace_innermost(base.method, epochs_per_stage=_stage_epochs(train, STEPS + 1, 0.6)),
-        train=train,
+    return _run(
+        CoconutConfig(
+            latents_per_step=1,
+            max_stage=STEPS,
+            first_stage=0,
+            epochs_per_stage=_stage_epochs(_TRAIN, *_SIM_COT_STAGES),
+            curriculum="progressive",
+            restart_optimizer=False,
+        )
     )
 
 
 def codi() -> RunConfig:
     """CODI: as many latents as steps; student and teacher learn side by side from the first update."""
-    return RunConfig(
-        backbone=BackboneConfig(path=START),
-        method=CodiConfig(
+    return _run(
+        CodiConfig(
             latents=STEPS,
             template=Template(),  # as the start was trained
             separator="",
         ),
-        task=_TASK,
-        train=_TRAIN,
-        speaking=_SPEAKING,
     )
 
 
 def sim_cot_codi() -> RunConfig:
     """SIM-CoT on CODI: the same, each latent explained by a copy of the base."""
-    base = codi()
-    method = SimCotConfig(
-        inner=base.method,
-        decoder=StepDecoderConfig(kind="copy"),
-        normalisation="token",
-        max_step_tokens=16,
-    )
-    return replace(base, method=method)
+    return _explained(codi())
 
 
 def softcot() -> RunConfig:
@@ -250,16 +209,13 @@ def softcot() -> RunConfig:
     Thoughts stand in front of the question: this model has only ever seen a question followed by its steps, and with four
     vectors between them it answers 5% right after 300 updates where in front of it nothing is lost.
     """
-    return RunConfig(
-        backbone=BackboneConfig(path=START),
-        method=SoftCotConfig(
+    return _run(
+        SoftCotConfig(
             assistant=BackboneConfig(path=START),  # the only other model at hand; any causal LM would do
             latents=STEPS,
             texts=replace(TEXTS["plain"], base="{thoughts}{question}\n"),
         ),
-        task=_TASK,
         train=replace(_TRAIN, steps=300, validate_every=100),  # the base writes its steps faultlessly: little to learn
-        speaking=_SPEAKING,
     )
 
 
@@ -278,11 +234,7 @@ def softcot_no_cot() -> RunConfig:
 
 def sim_cot_softcot() -> RunConfig:
     """SIM-CoT on it: each soft thought explained by a copy of the base."""
-    base = softcot_no_cot()
-    method = SimCotConfig(
-        inner=base.method, decoder=StepDecoderConfig(kind="copy"), normalisation="token", max_step_tokens=16
-    )
-    return replace(base, method=method)
+    return _explained(softcot_no_cot())
 
 
 def semcot() -> RunConfig:
@@ -300,9 +252,8 @@ def semcot() -> RunConfig:
         warmup=lesson(0.05),
         texts=TEXTS["plain"],  # as the start was trained
     )
-    return RunConfig(
-        backbone=BackboneConfig(path=START),
-        method=SemCotConfig(
+    return _run(
+        SemCotConfig(
             inner=generator,
             encoder=EncoderConfig(first=1, last=2, width=96),
             align_weight=0.25,
@@ -310,9 +261,6 @@ def semcot() -> RunConfig:
             encoder_training=lesson(0.1),
             condensed="rule",
         ),
-        task=_TASK,
-        train=_TRAIN,
-        speaking=_SPEAKING,
         fast=FastConfig(prefix_gb=0.0),  # a resumed run then is the same bit for bit
     )
 
@@ -325,14 +273,7 @@ def semcot_generator() -> RunConfig:
 
 def sim_cot_semcot() -> RunConfig:
     """SIM-CoT on SemCoT: each latent also explained by a copy of the base."""
-    base = semcot()
-    method = SimCotConfig(
-        inner=base.method,
-        decoder=StepDecoderConfig(kind="copy"),
-        normalisation="token",
-        max_step_tokens=16,
-    )
-    return replace(base, method=method)
+    return _explained(semcot())
 
 
 def _shortened(config: RunConfig, seed: int, stages: tuple[int, float] | None = None, updates: int = 1700) -> RunConfig:
