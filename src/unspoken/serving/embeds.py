@@ -20,14 +20,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from unspoken.core.checks import shown, spoken
-from unspoken.core.config import STRICT, build
+from unspoken.core.config import build, config_class
 from unspoken.errors import ConfigError, DataError, OverloadError
 from unspoken.exporters.prompt_embeds import PromptEmbedder
 from unspoken.serving.protocol import Count, Flag, Logprobs, Positive, Seed, Some, Text, TokenId, Tokens, TopK, TopP
@@ -39,11 +39,9 @@ _Penalty = Annotated[float, Field(strict=True, ge=-2, le=2, allow_inf_nan=False)
 _Bias = Annotated[float, Field(strict=True, ge=-100, le=100, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class EmbedsRequest:
     """What may be asked. The bounds keep out what is certainly wrong; an engine has its own, which are narrower."""
-
-    __pydantic_config__ = STRICT
 
     prompt: Text
     latents: Count | None = None

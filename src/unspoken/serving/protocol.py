@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, WithJsonSchema
 
 from unspoken.core.checks import shown
-from unspoken.core.config import STRICT, build
+from unspoken.core.config import build, config_class
 from unspoken.errors import ConfigError
 from unspoken.serving.errors import ApiError
 
@@ -62,26 +62,22 @@ Messages = Annotated[
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class StreamOptions:
     """How a stream ends."""
-
-    __pydantic_config__ = STRICT
 
     include_usage: Flag = False
     continuous_usage_stats: Flag = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Xargs:
     """Where a client of vLLM's plugin says how many latents."""
-
-    __pydantic_config__ = STRICT
 
     latents: Count | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Asked:
     """What both kinds of request have in common.
 
@@ -95,8 +91,6 @@ class Asked:
         show_thoughts: decode the latents into words; left out, where the model can.
         stop_thinking: a rule, e.g. "confidence:0.9", that ends thinking early.
     """
-
-    __pydantic_config__ = STRICT
 
     model: Text | None = None
     max_tokens: Tokens | None = None

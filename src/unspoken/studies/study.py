@@ -24,11 +24,11 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from unspoken.core.config import STRICT, build
+from unspoken.core.config import build, config_class
 from unspoken.errors import ConfigError, did_you_mean
 from unspoken.tasks.base import SPLITS, Split
 
@@ -41,7 +41,7 @@ Combination = Mapping[str, Value]
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,60}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Rule:
     """What some combinations train.
 
@@ -51,14 +51,12 @@ class Rule:
         set: dotted path in the run's config -> value; "{latents}" stands for the value of the factor `latents`.
     """
 
-    __pydantic_config__ = STRICT
-
     when: dict[str, Any] = field(default_factory=dict)
     config: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Prepared:
     """A run that others start from. "run:NAME" as a value of `set` stands for its folder.
 
@@ -68,15 +66,13 @@ class Prepared:
         each_seed: train one per seed of the study; otherwise all share one, with the seed of its config.
     """
 
-    __pydantic_config__ = STRICT
-
     name: str
     config: str
     set: dict[str, Any] = field(default_factory=dict)
     each_seed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Evaluation:
     """How runs are asked.
 
@@ -93,8 +89,6 @@ class Evaluation:
         speaking: fields of `SamplingParams`.
     """
 
-    __pydantic_config__ = STRICT
-
     name: str
     when: dict[str, Any] = field(default_factory=dict)
     task: str | None = None
@@ -110,7 +104,7 @@ class Evaluation:
     speaking: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Contrast:
     """Pairs of combinations to test against each other: those that fit `a` and `b` and agree in every other factor.
 
@@ -118,13 +112,11 @@ class Contrast:
         a, b: factor -> value; both name the same factors.
     """
 
-    __pydantic_config__ = STRICT
-
     a: dict[str, Any]
     b: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Study:
     """See the module. Fields have the names of the file's entries.
 
@@ -145,8 +137,6 @@ class Study:
         times: whether tables show minutes. Say no where runs shared their cores with other work.
         card_problems: answers that a card keeps.
     """
-
-    __pydantic_config__ = STRICT
 
     title: str
     about: str = ""

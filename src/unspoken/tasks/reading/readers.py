@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from unspoken.core.files import kind_of
 from unspoken.errors import DataError
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading import tables
@@ -116,17 +117,12 @@ def read_bytes(path: str | Path) -> bytes:
         if stat.S_ISDIR(kind):
             raise DataError(f"{path}: is a folder; give a file")
         if not stat.S_ISREG(kind):
-            raise DataError(f"{path}: is {_kind_of(kind)}, no regular file; save its rows to a file first")
+            raise DataError(f"{path}: is {kind_of(kind)}, no regular file; save its rows to a file first")
         return file.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; looked from {Path.cwd()}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-
-
-def _kind_of(mode: int) -> str:
-    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
-    return next((name for is_kind, name in kinds if is_kind(mode)), "something special")
 
 
 def _unpacked(data: bytes, path: str | Path) -> tuple[bytes, str]:
