@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "input"}
 
 
 class Balance(HTMLParser):
@@ -15,6 +15,7 @@ class Balance(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.text: list[str] = []
+        self.scripts: list[str] = []
         self.attributes: list[tuple[str, str | None]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -32,7 +33,7 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
+        (self.scripts if self.open and self.open[-1] == "script" else self.text).append(data)
 
 
 def parsed(text: str) -> Balance:

@@ -30,6 +30,7 @@ from unspoken.inspector.look import inspect
 from unspoken.pages import comparison
 from unspoken.pages.inspection import page as inspector_page
 from unspoken.pages.runs import PageRun, page, thoughts_of
+from unspoken.pages.templating import script
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)> | [b](javascript:a) [/x] \\ \x00\x08\x1b[31m\ud800 & &lt;"
 
@@ -65,12 +66,17 @@ def metrics() -> list[Any]:
     return rows
 
 
-def harmless(text: str) -> None:
-    """Well-formed HTML in which nothing runs and nothing is fetched."""
+def harmless(text: str, ours: str = "") -> None:
+    """Well-formed HTML in which nothing is fetched, and nothing runs but a script of ours, to which links inside belong."""
     seen = parsed(text)
-    assert not {"script", "img", "iframe", "link", "object", "embed", "a"} & set(seen.tags)
+    assert "".join(seen.scripts) == ours
+    assert seen.tags.count("script") == bool(ours)
+    assert not {"img", "iframe", "link", "object", "embed", *(() if ours else "a")} & set(seen.tags)
     names = {name for name, _ in seen.attributes}
-    assert not [name for name in names if name.startswith("on") or name in ("src", "href")]
+    assert not [name for name in names if name.startswith("on") or name == "src"]
+    links = [value or "" for name, value in seen.attributes if name == "href"]
+    assert all(re.fullmatch("#(p[0-9]+|[a-z]+)", link) for link in links)
+    assert bool(links) == bool(ours)
     assert not re.search("[\x00-\x08\x0b-\x1f]", text)
 
 
@@ -96,15 +102,18 @@ def test_the_page_of_runs():
 
 def test_the_inspectors_page():
     seen = inspect(model(), Problems(), metrics=metrics())
-    harmless(inspector_page(seen))
-    harmless(inspector_page(replace(poisoned(seen, frozenset({"kind"})), figures=seen.figures, counts=seen.counts)))
+    code, _ = script("inspection.js")
+    harmless(inspector_page(seen), code)
+    evil = replace(poisoned(seen, frozenset({"kind"})), figures=seen.figures, counts=seen.counts)
+    harmless(inspector_page(evil), code)
+    harmless(inspector_page(evil, evil), code)
 
 
 def test_the_step_of_a_warning():
     """The case that ran a script: a step that is markup. A step that is no number is no row."""
     seen = inspect(model(), Problems(), metrics=[{"kind": "stability", "step": "<script>1</script>", "collapse": "x"}])
     text = inspector_page(seen)
-    harmless(text)
+    harmless(text, script("inspection.js")[0])
     assert "first warned" not in text
 
 

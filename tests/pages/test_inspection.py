@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from support.chromium import Page, chromium, find
+from support.chromium import Page, chromium, needs_chromium
 from support.fakes.inspection import Problems, collapsed, model
 
+from unspoken.errors import ConfigError
 from unspoken.inspector.look import Inspection, inspect
 from unspoken.pages.inspection import page, verdict, write_inspection
-
-needs_chromium = pytest.mark.skipif(find() is None, reason="no Chromium here; install one, or name it with CHROMIUM=PATH")
 
 METRICS: list[dict[str, Any]] = [
     {"kind": "train", "step": step, "loss": 2.0 / step, "terms": {"answer": 1.5 / step, "explain": 0.5 / step},
@@ -52,22 +53,21 @@ def broken() -> Inspection:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def browser() -> Any:
     """A page of a headless Chromium."""
-    with chromium(tmp_path_factory.mktemp("chromium")) as opened:
+    with chromium() as opened:
         yield opened
 
 
-def opened(browser: Page, seen: Inspection, folder: Path, **how: Any) -> str:
-    """The text that a reader sees, once it is known that nothing went wrong and nothing was fetched."""
-    data, shown = write_inspection(seen, folder)
-    browser.problems.clear()
-    browser.requests.clear()
+def opened(browser: Page, seen: Inspection, folder: Path, beside: Inspection | None = None, **how: Any) -> str:
+    """The text that a reader sees who unfolds all, once it is known that nothing went wrong and nothing was fetched."""
+    *data, shown = write_inspection(seen, folder, beside)
     browser.open(shown, **how)
+    browser.page.get_by_role("button", name="unfold all").click()
     text = browser.text
     assert browser.problems == []
     assert browser.requests == [shown.resolve().as_uri()]
-    assert json.loads(data.read_text(encoding="utf-8"))["format"] == 1
+    assert json.loads(data[0].read_text(encoding="utf-8"))["format"] == 1
     return text
 
 
@@ -86,6 +86,7 @@ def test_a_reader_sees_thoughts_and_numbers(browser: Page, sound: Inspection, tm
                 assert f"length {latent.norm:.3g}" in text
                 assert latent.attention is not None
                 assert f"attention {100 * latent.attention:.1f}%" in text
+    assert text.index("Thoughts, problem by problem") < text.index("All problems together") < text.index("Where they lie")
     shown = browser.ask("[...document.querySelectorAll('.said code')].map(e => e.innerText)")
     decoded = [thought.decoded or "" for problem in sound.problems for thought in problem.thoughts]
     plain = [(said, seen) for said, seen in zip(decoded, shown, strict=True) if said.isprintable()]
@@ -96,11 +97,13 @@ def test_a_reader_sees_thoughts_and_numbers(browser: Page, sound: Inspection, tm
         assert number in text
     for heading in (
         "Where they lie", "What can be read from them", "Decoded steps carried out", "Similarity of the latents",
-        "Attention that the answer pays", "Distances by number of latents", "Distances over training", "Loss term: explain",
+        "Attention that the answer pays", "Attention by layer",
+        "Distances by number of latents", "Distances over training", "Loss term: explain",
     ):  # fmt: skip
         assert heading in text
-    cells = browser.ask("[...document.querySelectorAll('svg.map text.cell')].map(e => e.textContent).join(' ')")
-    assert cells.split() == [f"{value:.2f}" for line in sound.figures["similarity"] for value in line]
+    cells = browser.ask("[...document.querySelectorAll('svg.map text.cell')].map(e => e.textContent)")
+    by_layer = [f"{100 * value:.1f}" for line in sound.figures["attention"]["by_layer"] for value in line]
+    assert cells == [f"{value:.2f}" for line in sound.figures["similarity"] for value in line] + by_layer
     assert "collapsed" not in text
 
 
@@ -132,15 +135,16 @@ def test_it_fits_a_phone_in_light_and_dark(browser: Page, which: str, tmp_path: 
 
 def test_the_page_is_self_contained_and_escaped(sound: Inspection) -> None:
     text = page(sound)
-    assert "http" not in text
-    assert not re.search(r"<(script|link|img|iframe)|\b(src|href)=|url\(|@import", text)
+    assert "//" not in text.replace("// ", "")  # but for comments of the script
+    assert not re.search(r"<(link|img|iframe)|\bsrc=|href=\"[^#]|url\(|@import", text)
+    assert text.count("<script") == 1
     evil = Inspection(
         **{
             **{name: getattr(sound, name) for name in ("figures", "counts", "history", "metrics", "problems")},
             "head": {**sound.head, "run": "<script>alert(1)</script>"},
         }
     )
-    assert "<script" not in page(evil)
+    assert "<script>alert" not in page(evil)
 
 
 def test_words_are_made_visible(sound: Inspection) -> None:
@@ -173,5 +177,42 @@ def test_learned_tokens_are_no_collapse() -> None:
 def test_a_page_of_many_latents_stays_small() -> None:
     it = model({"name": "coconut", "latents_per_step": 8, "max_stage": 4})
     text = page(inspect(it, Problems(), counts=[]))
-    assert "<details>" in text
     assert len(text) / len(Problems().examples("test")) < 40_000
+
+
+def test_averages_by_layer_are_means_of_the_problems(sound: Inspection) -> None:
+    """The average on the page against the per-problem numbers in the JSON; layers add up to what a latent gets."""
+    by_layer = sound.figures["attention"]["by_layer"]
+    latents = [[latent for thought in problem.thoughts for latent in thought.latents] for problem in sound.problems]
+    for layer, row in enumerate(by_layer):
+        for k, share in enumerate(row):
+            assert share == pytest.approx(np.mean([one[k].attention_by_layer[layer] for one in latents]))
+    assert np.mean(by_layer, axis=0) == pytest.approx(sound.figures["attention"]["by_latent"])
+
+
+def test_vectors_are_written_beside_the_page(sound: Inspection, tmp_path: Path) -> None:
+    data, vectors, shown = write_inspection(sound, tmp_path)
+    assert [data.name, vectors.name, shown.name] == ["inspect.json", "latents.npz", "index.html"]
+    with np.load(vectors, allow_pickle=False) as kept:
+        assert kept["ids"].tolist() == [problem.id for problem in sound.problems]
+        assert kept["correct"].tolist() == [problem.correct for problem in sound.problems]
+        latents, counts = kept["latents"], kept["counts"]
+    trace = model().think([problem.question for problem in sound.problems])
+    assert counts.tolist() == trace.counts_B.tolist()
+    np.testing.assert_allclose(latents, trace.latents_BKD.numpy(), rtol=1e-4, atol=1e-4)
+    for problem, vectors_KD in zip(sound.problems, latents, strict=True):
+        norms = [latent.norm for thought in problem.thoughts for latent in thought.latents]
+        assert np.linalg.norm(vectors_KD[: len(norms)], axis=1) == pytest.approx(norms, rel=1e-5)
+
+
+def test_runs_side_by_side_are_about_the_same_problems(sound: Inspection, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="side by side on the same problems"):
+        page(sound, replace(sound, problems=sound.problems[1:]))
+    named = [replace(sound, head={**sound.head, "run": run}) for run in ("a/x", "b/x")]
+    files = write_inspection(named[0], tmp_path, named[1])
+    assert [file.name for file in files] == [
+        "inspect-x-1.json", "latents-x-1.npz", "inspect-x-2.json", "latents-x-2.npz", "index.html"
+    ]  # fmt: skip
+    text = files[-1].read_text(encoding="utf-8")
+    assert "The latents of x-1 and x-2" in text
+    assert text.count('class="side"') == 2 * len(sound.problems)

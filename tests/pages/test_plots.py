@@ -28,26 +28,35 @@ METRICS = [
 def test_files(tmp_path: Path) -> None:
     seen = inspect(model(), Problems(), limit=2, counts=[], metrics=METRICS)
     files = draw(seen, tmp_path / "new")
-    assert [file.name for file in files] == ["training.png", "stability.png", "similarity.png"]
+    names = ["training", "stability", "attention", "similarity", "attention-by-layer"]
+    assert [file.name for file in files] == [f"{name}.png" for name in names]
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == sorted(file.name for file in files)
     for file in files:
         assert file.read_bytes().startswith(b"\x89PNG")
         assert file.stat().st_size > 5_000
-    drawn = draw(seen, tmp_path, ".svg")[1].read_text(encoding="utf-8")
+    several = draw(seen, tmp_path, ["svg", "pdf"], label="a:b/c")
+    assert [file.name for file in several] == [f"{name}-a-b-c.{kind}" for kind in ("svg", "pdf") for name in names]
+    assert all(file.read_bytes().startswith(b"%PDF") for file in several[len(names) :])
+    drawn = several[1].read_text(encoding="utf-8")
     assert drawn.count("<!-- ") > 20
     for word in ("Distances over training", "numbers", "collapse", "optimizer step"):
         assert f"<!-- {word} -->" in drawn
     assert "<!-- across -->" not in drawn  # there was nothing to draw of it
     bare = inspect(model(), Problems(), limit=2, counts=[])
-    assert [file.name for file in draw(bare, tmp_path)] == ["similarity.png"]
+    assert [file.name for file in draw(bare, tmp_path)] == [f"{name}.png" for name in names[2:]]
+    swept = inspect(model(), Problems(), limit=2, counts=[1, 3])
+    assert "by-number-of-latents.png" in [file.name for file in draw(swept, tmp_path)]
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     seen = inspect(model(), Problems(), limit=2, counts=[])
-    with pytest.raises(RunError, match="cannot write"):
-        draw(seen, tmp_path, ".nothing")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="unknown format 'jpg' of figures; known: svg, pdf, png"):
+        draw(seen, tmp_path, ["png", "jpg"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError):
+        draw(seen, tmp_path / "file")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +73,11 @@ def test_a_heat_map_draws_every_cell_once() -> None:
     large = heat_map([[1.0] * 3] * 3, name="n")
     assert large.count(">1.00<") == 9
     assert ">1.00<" not in heat_map([[1.0] * 9] * 9, name="n")
+
+
+def test_a_heat_map_of_shares_by_layer() -> None:
+    """Three layers, two latents: rows and columns are numbered apart, the largest share has the full colour."""
+    drawn = heat_map([[0.01, 0.02], [0.04, 0.0], [0.02, 0.02]], name="n", top=0.04)
+    assert [text in drawn for text in (">4.0<", ">1.0<", ">3<")] == [True] * 3
+    assert drawn.count("<path") == 3
+    assert 'opacity="0.45"' in drawn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,13 +14,18 @@ from unspoken.cli._options import (
     OtherTask,
     Run,
     SplitName,
-    TaskOverrides,
     app,
+    argument,
     new_console,
+    run_place,
     task_of,
     whole_numbers,
 )
 from unspoken.cli._progress import bar
+
+Rest = Annotated[
+    list[str] | None, argument("Another run to stand beside it, and overrides of the task's fields, e.g. root=DIR.")
+]
 
 
 def _counts(text: str | None) -> list[int] | None:
@@ -32,44 +37,84 @@ def _counts(text: str | None) -> list[int] | None:
     return whole_numbers(text, "--counts", "1,2,4, or none", most=1 << 20)
 
 
+def _formats(text: str | None) -> list[str]:
+    """Formats of figures."""
+    from unspoken.errors import ConfigError
+
+    names = [name.strip().lower().removeprefix(".") for name in (text or "").split(",") if name.strip()]
+    if odd := [name for name in names if name not in ("svg", "pdf", "png")]:
+        raise ConfigError(f"--figures takes svg, pdf and png, e.g. --figures svg,pdf; got {odd[0]!r}")
+    return list(dict.fromkeys(names))
+
+
+def _second(rest: list[str] | None) -> tuple[Path | None, list[str]]:
+    """The run that is to stand beside the first, and the overrides: what has a `=`, and is no folder, is one of these.
+
+    Raises:
+        ConfigError: a third run.
+    """
+    from unspoken.errors import ConfigError
+
+    runs = [one for one in rest or () if "=" not in one or Path(one).is_dir()]
+    if len(runs) > 1:
+        raise ConfigError(f"inspect looks at one run, or at two side by side; got a third, {runs[1]!r}")
+    return (run_place(runs[0]) if runs else None), [one for one in rest or () if one not in runs]
+
+
 @app.command()
 def inspect(
     run: Run,
-    overrides: TaskOverrides = None,
+    rest: Rest = None,
     task: OtherTask = None,
     split: SplitName = "test",
     n: Annotated[int, typer.Option("-n", help="How many problems, from the first on.", min=1)] = 200,
     latents: Latents = None,
     counts: Annotated[str | None, typer.Option(help="Numbers of latents to compare, e.g. 1,2,4; none = no such.")] = None,
-    plots: Annotated[bool, typer.Option("--plots", help="Also draw the charts as PNG files (needs matplotlib).")] = False,
+    figures: Annotated[
+        str | None, typer.Option(help="Save the figures too: svg, pdf, png, or several (needs matplotlib).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder; default RUN/inspect-TASK-SPLIT.", **FOLDER)] = None,
 ) -> None:
-    """Look at the latents: decoded steps, nearest words, similarity, attention, stability. Writes a page and JSON."""
-    from unspoken.inspector.look import inspect as look
-    from unspoken.pages.inspection import summary, verdict, write_inspection
-    from unspoken.runs.directory import RunDir, load
+    """Look at the latents: decoded steps, nearest words, similarity, attention, stability. Writes a page, JSON, vectors.
 
-    numbers = _counts(counts)
-    if plots:
+    With two runs, the page shows both side by side on the problems of the first one's task.
+    """
+    from unspoken.pages.inspection import labels, summary, verdict, write_inspection
+    from unspoken.runs.directory import RunDir
+
+    numbers, formats = _counts(counts), _formats(figures)
+    other, overrides = _second(rest)
+    if formats:
         from unspoken.pages.drawing import check_matplotlib
 
         check_matplotlib()
     chosen = task_of(run, task, overrides)
-    model = load(run)
     console = new_console()
-    with bar(console, "problems") as tell:
-        seen = look(
-            model, chosen, split, limit=n, latents=latents, counts=numbers, metrics=RunDir(run).metrics(),
-            progress=partial(tell, "problems"),
-        )  # fmt: skip
-    folder = out or RunDir(run).place(f"inspect-{chosen.name}-{split}")
-    files = list(write_inspection(seen, folder))
-    if plots:
-        from unspoken.pages.plots import draw
+    runs = [run] if other is None else [run, other]
+    seen = [_seen(console, one, chosen, split, n, latents, numbers) for one in runs]
+    beside = "" if other is None else f"-beside-{other.resolve().name}"
+    folder = out or RunDir(run).place(f"inspect-{chosen.name}-{split}{beside}")
+    files = write_inspection(seen[0], folder, *seen[1:])
+    for one, label in zip(seen, labels(seen), strict=True):
+        if formats:
+            from unspoken.pages.plots import draw
 
-        files += draw(seen, folder)
-    console.print(summary(seen), highlight=False)
-    if (collapsed := verdict(seen)) is not None:
-        console.print(f"collapsed: {collapsed}", highlight=False)
+            files += draw(one, folder, formats, label if other is not None else "")
+        console.print(summary(one) if other is None else f"{label}: {summary(one)}", highlight=False)
+        if (collapsed := verdict(one)) is not None:
+            console.print(f"collapsed: {collapsed}", highlight=False)
     for file in files:
         console.say(f"written: {file}")
+
+
+def _seen(console: Any, run: Path, task: Any, split: Any, n: int, latents: int | None, counts: list[int] | None) -> Any:
+    """What there is to see of one run."""
+    from unspoken.inspector.look import inspect as look
+    from unspoken.runs.directory import RunDir, load
+
+    model = load(run)
+    with bar(console, "problems") as tell:
+        return look(
+            model, task, split, limit=n, latents=latents, counts=counts, metrics=RunDir(run).metrics(),
+            progress=partial(tell, "problems"),
+        )  # fmt: skip

@@ -17,6 +17,7 @@ from unspoken.core.text.example import Example
 from unspoken.evaluation.records import same_step
 from unspoken.evaluation.statistics import mean, rate
 from unspoken.inspector.arithmetic import Chain, chain, same
+from unspoken.inspector.attention import AttentionShares
 from unspoken.inspector.gather import ObservedProblem, at_rest, stands_for
 from unspoken.inspector.stability import geometry, recovered, said_in, vocabulary_centre
 from unspoken.inspector.words import spelled, words_of
@@ -78,6 +79,7 @@ def figures(model: Model, seen: Sequence[ObservedProblem]) -> dict[str, Any]:
         told["attention"] = {
             "latents": mean(sum(share.latents) for share in shares),
             "by_latent": [mean(s.latents[k] for s in shares if k < len(s.latents)) for k in range(most)],
+            "by_layer": _by_layer(shares, most),
             "before": mean(share.before for share in shares),
             "rest": mean(share.rest for share in shares),
             "a_latent": mean(mean(share.latents) for share in shares if share.latents),
@@ -94,6 +96,12 @@ def figures(model: Model, seen: Sequence[ObservedProblem]) -> dict[str, Any]:
             "is_the_true_answer": _rate([t["is_the_true_answer"] for t in chains if t["is_the_true_answer"] is not None]),
         }
     return told
+
+
+def _by_layer(shares: Sequence[AttentionShares], latents: int) -> list[list[float]]:
+    """The mean share of the answer's attention on each latent, [layers][latents]."""
+    rows = zip(*(share.layers for share in shares), strict=True)
+    return [[mean(row[k] for row in layer if k < len(row)) for k in range(latents)] for layer in rows]
 
 
 def _lie(model: Model, rows: Sequence[Tensor]) -> dict[str, Any]:

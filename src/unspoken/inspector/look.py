@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from unspoken.core.config import dump
@@ -104,6 +105,7 @@ class Inspection:
         history: the run's own rows of kind "stability", if its monitor was on.
         metrics: the run's rows of kind "train" and "validation", for the curves.
         problems: in the order of the split.
+        vectors: of each problem its latents, float32 [K, D]; they are written beside the JSON.
     """
 
     head: dict[str, Any]
@@ -112,6 +114,7 @@ class Inspection:
     history: tuple[dict[str, Any], ...]
     metrics: tuple[dict[str, Any], ...]
     problems: tuple[Problem, ...]
+    vectors: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
 
     def to_json(self) -> str:
         """As JSON text with one problem per line; without the curves, which are in the run's metrics.jsonl."""
@@ -195,6 +198,7 @@ def inspect(
         history=_of_kind(metrics, "stability"),
         metrics=_of_kind(metrics, "train", "validation"),
         problems=tuple(problems),
+        vectors=tuple(one.latents_KD.float().cpu().numpy() for one in seen),
     )
 
 

@@ -21,12 +21,15 @@ COLOURS = 8  # of the page's style; from the ninth run on they come again, dashe
 WIDTH, HEIGHT = 460, 268
 LEFT, RIGHT, TOP, BOTTOM = 42, 120, 18, 40  # RIGHT holds the labels at the lines' ends
 GAP = 14  # between the baselines of two labels
+_CLEAR = 9  # between two names side by side
 LONGEST = 17  # characters of a label that fit into RIGHT
 _TITLE = 26  # height of a panel's title on a sheet
 _SIDE = 268  # of a large heat map
 _NUMBERS = 22  # room for the numbers beside it
 _LEVELS = 10  # of each colour; cells of a level are one path, so that a page of 200 maps stays small
+_CELL = 60  # the largest cell
 _WRITTEN = 8  # up to so many latents, the numbers stand in the cells
+LEGIBLE = 0.45  # the most of a colour behind them, so that they can be read in both schemes
 
 
 @dataclass(frozen=True)
@@ -152,46 +155,69 @@ def scatter(lines: Sequence[Line], *, name: str, x_label: str) -> Markup:
     return _svg(name, parts + _labels(ends))
 
 
-def heat_map(matrix: Sequence[Sequence[float]], *, name: str, small: bool = False) -> Markup:
-    """Cosine similarities, latent against latent: `c0` for alike (1), `c1` for opposed (-1), no colour for neither.
+def heat_map(matrix: Sequence[Sequence[float]], *, name: str, small: bool = False, top: float = 1.0) -> Markup:
+    """A map of numbers: `c0` for those above 0, `c1` for those below, the stronger the farther away, no colour at 0.
 
     Args:
-        matrix: [K][K], entries from -1 to 1.
+        matrix: [rows][columns]; cosine similarities, latent against latent, or shares by layer and latent.
         name: what it shows, for those who do not see it.
         small: no numbers, for many of them on a page.
+        top: the number that has the full colour. Cosines (1) are written as they are, shares in per cent.
     """
-    K = len(matrix)
-    edge = (_SIDE - _NUMBERS) / K if not small else 8.0
+    rows, columns = len(matrix), max(map(len, matrix), default=0)
+    edge = 8.0 if small else min((_SIDE - _NUMBERS) / max(rows, columns, 1), _CELL)
     room = 0 if small else _NUMBERS
-    size = room + edge * K
+    width, height = room + edge * columns, room + edge * rows
+    written = not small and max(rows, columns) <= _WRITTEN
+    deep = LEGIBLE if written else 1.0
     levels: dict[tuple[str, int], list[str]] = {}
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
-            if not math.isfinite(value) or not (level := round(min(abs(value), 1.0) * _LEVELS)):
+            if not math.isfinite(value) or not (level := _level(value, top)):
                 continue
             cell = f"M{room + j * edge:.4g} {room + i * edge:.4g}h{edge:.4g}v{edge:.4g}h-{edge:.4g}z"
             levels.setdefault(("c0" if value > 0 else "c1", level), []).append(cell)
     parts = [
-        f'<path class="{colour}" fill="currentColor" opacity="{level / _LEVELS:.1f}" d="{"".join(cells)}"/>'
+        f'<path class="{colour}" fill="currentColor" opacity="{deep * level / _LEVELS:.2g}" d="{"".join(cells)}"/>'
         for (colour, level), cells in sorted(levels.items())
     ]
-    parts.append(f'<rect class="edge" x="{room}" y="{room}" width="{edge * K:.4g}" height="{edge * K:.4g}"/>')
+    parts.append(f'<rect class="edge" x="{room}" y="{room}" width="{edge * columns:.4g}" height="{edge * rows:.4g}"/>')
     if not small:
-        every = max(1, K // 12)
-        for k in range(0, K, every):
-            middle = room + (k + 0.5) * edge
-            parts.append(f'<text x="{middle:.1f}" y="{room - 6}" text-anchor="middle">{k + 1}</text>')
-            parts.append(f'<text x="{room - 6}" y="{middle + 4:.1f}" text-anchor="end">{k + 1}</text>')
-        for i, row in enumerate(matrix if K <= _WRITTEN else ()):
-            for j, value in enumerate(row):
-                place = f'x="{room + (j + 0.5) * edge:.1f}" y="{room + (i + 0.5) * edge + 4:.1f}"'
-                kind = "cell strong" if abs(value) > 0.55 else "cell"
-                parts.append(f'<text class="{kind}" {place} text-anchor="middle">{value:.2f}</text>')
+        parts += _numbered(rows, columns, edge)
+        parts += _numbers_in(matrix, edge, top) if written else []
     kind = "map small" if small else "map"
     return Markup(
-        f'<svg class="{kind}" viewBox="0 0 {size:.4g} {size:.4g}" role="img" aria-label="{escape(name)}">'
+        f'<svg class="{kind}" viewBox="0 0 {width:.4g} {height:.4g}" role="img" aria-label="{escape(name)}">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def _level(value: float, top: float) -> int:
+    """How strong a cell's colour is."""
+    return round(min(abs(value) / (top or 1.0), 1.0) * _LEVELS)
+
+
+def _numbered(rows: int, columns: int, edge: float) -> list[str]:
+    """The numbers of rows and columns, from 1, beside a map."""
+    parts = []
+    for k in range(0, columns, max(1, columns // 12)):
+        x = _NUMBERS + (k + 0.5) * edge
+        parts.append(f'<text x="{x:.1f}" y="{_NUMBERS - 6}" text-anchor="middle">{k + 1}</text>')
+    for k in range(0, rows, max(1, rows // 12)):
+        y = _NUMBERS + (k + 0.5) * edge + 4
+        parts.append(f'<text x="{_NUMBERS - 6}" y="{y:.1f}" text-anchor="end">{k + 1}</text>')
+    return parts
+
+
+def _numbers_in(matrix: Sequence[Sequence[float]], edge: float, top: float) -> list[str]:
+    """The numbers in the cells."""
+    parts = []
+    for i, row in enumerate(matrix):
+        for j, value in enumerate(row):
+            place = f'x="{_NUMBERS + (j + 0.5) * edge:.1f}" y="{_NUMBERS + (i + 0.5) * edge + 4:.1f}"'
+            text = f"{value:.2f}" if top == 1.0 else f"{100 * value:.1f}"
+            parts.append(f'<text class="cell" {place} text-anchor="middle">{text}</text>')
+    return parts
 
 
 def sheet(name: str, panels: Sequence[tuple[str, Markup]]) -> str:
@@ -277,12 +303,13 @@ def _stages(plot: _Plot, stages: Stages) -> str:
                 continue
             x = plot.x(value)
             line = f'<line class="stage" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}"/>'
-            short = name.removeprefix("stage ")
-            text = name if x - last > 56 else short if x - last > 7 * len(short) + 6 else ""
+            # The longest name that stays clear of the one before: "stage 2", then "3", or none.
+            fits = (text for text in (name, name.removeprefix("stage ")) if x - 3.2 * len(text) > last + _CLEAR)
+            text = next(fits, "")
             if not shared or x + 3.2 * len(text) > WIDTH - 6:
                 text = ""
             if text:
-                last = x
+                last = x + 3.2 * len(text)
                 line += f'<text x="{x:.1f}" y="{TOP - 6}" text-anchor="middle">{escape(text)}</text>'
             parts.append(f'<g class="{"plain" if shared else colour(run)}">{line}</g>')
         if shared:

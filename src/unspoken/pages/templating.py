@@ -5,10 +5,13 @@ Every value that a template shows is escaped (autoescape), and what HTML cannot 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from unspoken.core.text.markup import printable
 
@@ -41,6 +44,14 @@ def render(template: str, **values: object) -> str:
             draws) goes in as it is.
     """
     return _environment().get_template(template).render(values)
+
+
+@cache
+def script(name: str) -> tuple[Markup, str]:
+    """A script of `templates/`, and the name by which a page's policy lets it alone run."""
+    text = _environment().get_template(name).render()
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Markup(text), f"sha256-{digest}"
 
 
 @cache
