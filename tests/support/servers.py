@@ -1,20 +1,13 @@
-"""Servers on loopback: in a thread of the test, or as a process of their own."""
+"""Servers on loopback, in a thread of the test; as a process: `unspoken.bench.server_process`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import torch
 from contract.cases import make
 
@@ -46,59 +39,6 @@ def running(service: Service, **config: Any) -> Iterator[str]:
         server.stop()
         thread.join(20)
         assert not thread.is_alive(), "the server does not stop"
-
-
-class ServerProcess:
-    """`unspoken serve` as a process.
-
-    Args:
-        arguments: of the command.
-    """
-
-    def __init__(self, *arguments: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "unspoken", "serve", *arguments, "--port", str(self.port)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.log.extend(self.process.stderr)
-
-    def __enter__(self) -> ServerProcess:
-        for _ in range(1200):
-            assert self.process.poll() is None, "".join(self.log)
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/ready", timeout=5).status_code == 200:
-                    return self
-            time.sleep(0.1)
-        raise AssertionError("the server does not start")
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(20)
-
-    def terminate(self) -> None:
-        """As whoever runs it tells it to stop."""
-        self.process.send_signal(signal.SIGTERM)
-
-    @property
-    def memory(self) -> float:
-        """Resident memory in MB."""
-        with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
-
-    @property
-    def files(self) -> int:
-        """Open file descriptors."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
 
 def events(text: str) -> list[Any]:
