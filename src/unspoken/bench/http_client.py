@@ -56,7 +56,7 @@ async def post(url: str, body: Any, *, headers: dict[str, str] | None = None) ->
         writer.write(f"POST {parts.path} HTTP/1.1\r\n{head}\r\n".encode() + data)
         await writer.drain()
         await _read(reader, found)
-    except (OSError, asyncio.IncompleteReadError, ValueError):
+    except (OSError, asyncio.IncompleteReadError, ValueError, IndexError):  # no one there, cut off, or no HTTP
         pass
     finally:
         found.ended = time.perf_counter()

@@ -17,7 +17,7 @@ from unspoken.errors import UnspokenError
 COMMANDS = (
     *("quickstart", "train", "import_", "export", "serve", "controls", "eval", "ask", "compare", "study"),
     *("rescore", "card", "verify", "scale", "learn_stop", "inspect", "probe", "lm_eval"),
-    *("data", "condense", "learn_steps", "list", "bench_generate", "bench_serve_offline"),
+    *("data", "condense", "learn_steps", "list", "bench_generate", "bench_serve", "bench_serve_offline"),
 )
 """The files of the commands, in the order of --help."""
 

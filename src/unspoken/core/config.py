@@ -116,9 +116,15 @@ def _describe(error: ErrorDetails, cls_name: str, names: Sequence[str]) -> str:
     return f"field {where!r} of {cls_name}: {message[:1].lower()}{message[1:]}, got {got:.80}"
 
 
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a config's fields. Kept: a server builds a config per request."""
+    return get_type_hints(cls)
+
+
 def _refuse_bools(cls: type, data: Mapping[str, object], where: str) -> None:
     """Refuse booleans for numbers; pydantic would take `true` as 1."""
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         value = data.get(name)
         kinds = get_args(hint) or (hint,)
         if isinstance(value, bool) and not {bool, Any} & set(kinds):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from unspoken.errors import ConfigError, UnspokenError, did_you_mean
 from unspoken.exporters.prompt_embeds import PromptEmbedder
 from unspoken.serving.embeds import EmbedsRequest, EmbedsService
 from unspoken.serving.engine import Engine, Event, Group
-from unspoken.serving.errors import ApiError, api_error
+from unspoken.serving.errors import DICE, ApiError, api_error
 from unspoken.serving.metrics import Metrics
 from unspoken.serving.models import ServedModel
 from unspoken.serving.protocol import Asked, ChatRequest, CompletionRequest, parse, prompts_of, question_of, schema
@@ -238,7 +237,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         def prepare() -> list[Answering]:
             prompts = prompts_of(asked)
             texts = [served.text_of(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
-            return served.requests(texts, asked, seed=secrets.randbits(32), logprobs=asked.logprobs)
+            return served.requests(texts, asked, seed=DICE.getrandbits(32), logprobs=asked.logprobs)
 
         requests = await _prepared(service, prepare, "prompt")
         reply = CompletionReply(logprobs=asked.logprobs is not None, **_reply(served, asked, requests))
@@ -252,7 +251,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         question = question_of(asked)
         how: dict[str, Any] = {"max_tokens": asked.max_completion_tokens, "effort": asked.reasoning_effort}
         how["logprobs"] = (asked.top_logprobs or 0) if asked.logprobs else None
-        seed = secrets.randbits(32)
+        seed = DICE.getrandbits(32)
         requests = await _prepared(service, lambda: served.requests([question], asked, seed=seed, **how), "messages")
         reply = ChatReply(logprobs=asked.logprobs, **_reply(served, asked, requests))
         return await _answer(service, request, asked, served, reply, requests)

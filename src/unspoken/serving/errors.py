@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from random import Random
 from typing import Any
 
 from unspoken.errors import OverloadError, UnspokenError
@@ -20,6 +22,15 @@ _KINDS = {
     503: ("server_error", "unavailable"),
     504: ("server_error", "deadline_exceeded"),
 }
+
+
+DICE = Random(secrets.randbits(128))
+"""For ids and seeds that nobody gave. Asking the system each time would let go of the interpreter, and wait for it again."""
+
+
+def new_id() -> str:
+    """A name for a request that no other one has."""
+    return f"{DICE.getrandbits(128):032x}"
 
 
 class ApiError(Exception):

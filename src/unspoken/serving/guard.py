@@ -13,12 +13,11 @@ import json
 import re
 import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from unspoken.serving.errors import ApiError, api_error
+from unspoken.serving.errors import ApiError, api_error, new_id
 from unspoken.serving.protocol import LONGEST
 
 Message = MutableMapping[str, Any]
@@ -56,7 +55,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        number = re.sub(r"[^\w.:-]", "", headers.get("x-request-id", ""))[:128] or uuid.uuid4().hex
+        number = re.sub(r"[^\w.:-]", "", headers.get("x-request-id", ""))[:128] or new_id()
         about: dict[str, Any] = {"id": number, "method": scope["method"], "path": scope["path"]}
         scope["state"] = {**scope.get("state", {}), "about": about}
         began, status = time.perf_counter(), 0

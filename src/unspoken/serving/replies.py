@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from unspoken.core.engine.requests import TokenLogprobs
 from unspoken.serving.engine import Event, Group, Outcome
-from unspoken.serving.errors import ApiError
+from unspoken.serving.errors import ApiError, new_id
 
 _FLOOR = -9999.0
 """Stands for the logarithm of nothing, which JSON cannot write."""
@@ -33,7 +32,7 @@ class Reply:
     decode: Callable[[Sequence[int]], str]
     logprobs: bool = False
     usage_at_end: bool = False
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=new_id)
     created: int = field(default_factory=lambda: int(time.time()))
     tokens: int = field(default=0, init=False)  # spoken so far
     latents: int = field(default=0, init=False)

@@ -29,6 +29,9 @@ from unspoken.serving.errors import ApiError
 from unspoken.serving.guard import Guard
 from unspoken.serving.models import ServedModel
 
+TURN = 0.0005
+"""Seconds after which the engine's thread lets the event loop have the interpreter: each token sent waits so long."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
@@ -109,6 +112,7 @@ class Server(uvicorn.Server):
 
     def serve_forever(self) -> None:
         """Until a signal, or `stop` from another thread."""
+        sys.setswitchinterval(TURN)
         self.service.engine.start()
         try:
             asyncio.run(self.serve(sockets=[self.socket]))

@@ -1,0 +1,65 @@
+"""`unspoken bench serve`: a server under load."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from unspoken.cli._bench import Json, Out, Threads, bench, use_threads
+from unspoken.cli._options import new_console, numbers, whole_numbers
+from unspoken.errors import ConfigError
+
+
+@bench.command("serve")
+def serve(
+    model: Annotated[
+        str, typer.Option(help="A run directory, builtin:tiny, or a shape: gpt2-small, smollm2-135m.")
+    ] = "builtin:tiny",
+    requests: Annotated[int, typer.Option(help="Requests per load.")] = 128,
+    clients: Annotated[str, typer.Option(help="Clients at a time, one load each.")] = "1,8,32",
+    rates: Annotated[str | None, typer.Option(help="Requests a second, one load each.")] = None,
+    latents: Annotated[int | None, typer.Option(help="How many to think; default: the run's own.")] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of every answer.")] = 20,
+    chain: Annotated[int, typer.Option(help="Tokens of the explicit side, without latents; 0: without it.")] = 120,
+    slots: Annotated[int, typer.Option(help="Answers at a time.")] = 32,
+    rounds: Annotated[int, typer.Option(help="How often most clients and the engine alone are measured.")] = 1,
+    threads: Threads = None,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """A server under load: requests a second, times to first token, between tokens, to the end; against the engine alone."""
+    use_threads(threads)
+    counts = whole_numbers(clients, "--clients", "1,8,32")
+    per_second = [] if rates is None else numbers(rates, "--rates")
+    try:
+        from unspoken.bench.serve import run
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"a server needs {error.name!r}, which is not installed; pip install 'unspoken[serve]'") from None
+    from unspoken.core.files import write_text
+    from unspoken.core.text.table import Table
+
+    report = run(
+        model, requests=requests, clients=counts, rates=per_second, latents=latents, tokens=tokens, chain=chain,
+        slots=slots, threads=threads, rounds=rounds, progress=lambda text: typer.echo(text, err=True),
+    )  # fmt: skip
+    text = json.dumps(report, indent=1)
+    if out is not None:
+        write_text(out, text + "\n")
+    if as_json:
+        typer.echo(text)
+        return
+    headings = ("side", "requests/s", *(f"{name} {q}" for name in ("TTFT", "ITL", "e2e") for q in ("p50", "p95", "p99")))
+    rows = []
+    for name, side in report["sides"].items():
+        times = (
+            [side[k][q] for k in ("ttft_ms", "itl_ms", "e2e_ms") for q in ("p50", "p95", "p99")] if "ttft_ms" in side else []
+        )
+        cells = [f"{value:.1f}" for value in times] or [""] * 9
+        rows.append((name, f"{side['requests_per_second']:.2f}", *cells))
+    console = new_console()
+    console.print(Table(headings=headings, rows=rows))
+    console.say("times in milliseconds, as the client sees them")
+    for name, ratio in report["ratios"].items():
+        console.say(f"{name}: {ratio:.2f}")

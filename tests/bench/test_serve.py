@@ -1,0 +1,113 @@
+"""`bench serve`: its figures are those of the requests it sent, and a client that measures reads what is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from unspoken.bench.http_client import Exchange, post
+from unspoken.bench.serve import Load, Work, at_rate, questions, run
+from unspoken.cli import app
+from unspoken.errors import ConfigError
+
+
+def test_a_small_report():
+    report = run("small-test", requests=6, clients=(1, 3), rates=(50.0,), tokens=4, chain=8, slots=3, threads=1)
+    assert set(report["sides"]) == {"1 clients", "3 clients", "engine alone", "50 per second", "explicit"}
+    for name, side in report["sides"].items():
+        assert side["requests_per_second"] > 0
+        if name != "engine alone":
+            assert side["ttft_ms"]["p50"] <= side["e2e_ms"]["p50"]
+            assert side["e2e_ms"]["p50"] <= side["e2e_ms"]["p99"]
+    assert report["latents"] == 6
+    assert set(report["ratios"]) == {"server / engine alone", "latents / explicit"}
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_the_command_on_a_run(tmp_path: Any):
+    said = [
+        "bench",
+        "serve",
+        "--requests",
+        "4",
+        "--clients",
+        "2",
+        "--tokens",
+        "3",
+        "--chain",
+        "0",
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    done = CliRunner().invoke(app, said, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "r").read_text())["sides"]["2 clients"]["requests"] == 4
+
+
+def test_numbers_that_cannot_be():
+    for wrong in ({"requests": 0}, {"clients": ()}, {"clients": (0,)}, {"rates": (0.0,)}, {"chain": -1}):
+        with pytest.raises(ConfigError, match="bench serve needs"):
+            run(**wrong)
+
+
+def served(*answers: bytes) -> Any:
+    """asked(coroutine of a URL) -> its result, with a server that gives these bytes to whoever asks."""
+
+    async def inside(ask: Any) -> Any:
+        left = list(answers)
+
+        async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(left.pop(0))
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(one, "127.0.0.1", 0)
+        async with server:
+            return await ask(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/completions")
+
+    return lambda ask: asyncio.run(inside(ask))
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+END = b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "whole"),
+    [(STREAM + b"\r\n" + b'data: {"choices":[{}]}\n\n' + END + b"data: [DONE]\n\n", 200, True),
+     (STREAM + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(END) + END + b"\r\n0\r\n\r\n", 200, True),
+     (STREAM + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(END) + END[:9], 200, False),
+     (STREAM + b"\r\n" + b'data: {"error":{}}\n\n', 200, False),
+     (STREAM + b"\r\n" + b'data: {"choices":[{}]}\n\n', 200, False),
+     (b'HTTP/1.1 429 No\r\nContent-Length: 12\r\n\r\n{"error":{}}', 429, False),
+     (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{", 200, False),
+     (b"", 0, False)],
+)  # fmt: skip
+def test_answers_of_all_kinds_are_read(answer: bytes, status: int, whole: bool):
+    found = served(answer)(lambda url: post(url, {"prompt": "x"}))
+    assert (found.status, found.whole) == (status, whole)
+    assert found.ended >= found.began
+
+
+def test_nobody_there():
+    found = asyncio.run(post("http://127.0.0.1:9/v1/completions", {}))
+    assert (found.status, found.whole) == (0, False)
+
+
+def test_questions_come_at_their_rate():
+    """Twenty at 100 a second: in about a fifth of a second, not at once."""
+    answers = [STREAM + b"\r\n" + END + b"data: [DONE]\n\n"] * 20
+    load = served(*answers)(lambda url: at_rate(url, [{"prompt": q} for q in questions(20)], 100.0))
+    starts = sorted(one.began for one in load.exchanges)
+    assert 0.05 < starts[-1] - starts[0] < 2
+    assert load.summary(Work(latents=None, tokens=1))["requests"] == 20
+
+
+def test_an_answer_that_is_not_whole_is_told():
+    with pytest.raises(ConfigError, match="1 of 1 answers were not whole, the first with status 429"):
+        Load(exchanges=[Exchange(status=429)], seconds=1.0).summary(Work(latents=None, tokens=1))
