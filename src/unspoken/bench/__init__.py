@@ -1,1 +1,1 @@
-"""Measuring: what a step costs in passes, positions, memory and time, and baselines to hold it against."""
+"""Measure passes, positions, memory and time, and compare with baselines."""

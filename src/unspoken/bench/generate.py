@@ -1,8 +1,8 @@
-"""`unspoken bench generate`: thinking in latents, ours against what there is.
+"""`unspoken bench generate`: our engine's thinking in latents against the alternatives.
 
-Sides: the released way of Coconut (one question at a time; the prompt with its latents once, with a cache that is then
-dropped; for every further token all of it again, the head on all positions); writing the chain out with the `generate`
-of transformers; our engine. Random questions, fixed lengths, greedy, nothing ends early.
+It compares Coconut's released code (one question at a time; the prompt with its latents once, with a cache that is then
+dropped; for every further token everything again, the head on all positions), an explicit chain with transformers'
+`generate`, and our engine. Questions are random and lengths fixed; decoding is greedy and never ends early.
 
 Shapes: T positions, D width.
 """
@@ -30,7 +30,7 @@ from unspoken.errors import ConfigError
 
 
 def questions(count: int, length: int, latents: int, words: int, seed: int = 0) -> list[Row]:
-    """Prompts of random tokens: question, a marker, latents, a marker. No eos ends the answer to them."""
+    """Prompts of random tokens: question, a marker, latents, a marker. Answers do not end at eos."""
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
@@ -41,7 +41,7 @@ def questions(count: int, length: int, latents: int, words: int, seed: int = 0) 
 
 @torch.inference_mode()
 def released(backbone: Backbone, row: Row, answer: int) -> tuple[list[int], Cost]:
-    """One question in the way of the released code: its tokens, and what it cost."""
+    """Answer one question like the released code: its tokens and cost."""
     cost = Cost()
 
     def forward(embeds_TD: Tensor, first: int, cache: DynamicCache | None) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ def explicit(backbone: Backbone, rows: Sequence[Row], tokens: int) -> tuple[Tens
 def ours(
     backbone: Backbone, rows: Sequence[Row], answer: int, slots: int, graphs: bool | None = None
 ) -> tuple[list[list[int]], Cost]:
-    """The engine, so many rows at a time; see `Scheduler` for `graphs`."""
+    """Our engine; see `Scheduler` for `graphs`."""
     queue = Scheduler(backbone, Recurrence(), slots=slots, graphs=graphs)
     numbers = queue.run([Request(row=row, speaking=SamplingParams(max_new_tokens=answer)) for row in rows])
     return [queue.done[number].tokens for number in numbers], queue.cost
@@ -115,9 +115,9 @@ def run(
         latents, question, answer, chain: lengths in tokens; `chain` is what is written instead of the latents.
         batches, explicit_batches: rows at a time, of ours and of `generate`.
         kinds: weights of our engine.
-        rounds: times that every side is measured, after one warm-up.
+        rounds: number of measurements per side, after one warm-up.
         device: where; None = a GPU if there is one.
-        progress: called with what is being done.
+        progress: called with the current activity.
 
     Returns:
         Per side: median seconds, counts, memory, utilisation; and the ratios that `docs/speed/answering.md` quotes.

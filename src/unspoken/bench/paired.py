@@ -1,6 +1,6 @@
-"""Measuring sides against each other in one process: alternating rounds, medians, counts, memory.
+"""Compare alternatives in one process: alternating rounds, medians, counts, memory.
 
-A ratio is taken inside each round, so that a machine that slows down slows both sides; the median of the ratios counts.
+Ratios are computed within each round, so that a slower machine slows both sides; the median of the ratios is reported.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from unspoken.core.provenance import provenance
 
 @dataclass(kw_only=True)
 class Taken:
-    """What one call of a side took.
+    """The cost of one call.
 
     Attributes:
         seconds: wall-clock time.
         cpu_seconds: processor time of all threads of this process.
-        memory: the most bytes it held beyond what was there before, from samples; None where that cannot be read.
+        memory: peak bytes beyond those held before, from samples; None if not available.
     """
 
     seconds: float
@@ -38,7 +38,7 @@ class Taken:
 
 
 class _Peak:
-    """The most memory that is held inside a `with`, beyond what was held before: exact on a GPU, sampled on a CPU."""
+    """Context manager that measures peak memory beyond that held before: exact on a GPU, sampled on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.bytes = device, None
@@ -68,7 +68,7 @@ class _Peak:
 
 
 def _resident() -> int:
-    """Bytes of memory this process holds; 0 where the system does not say."""
+    """Resident bytes of this process; 0 if not available."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -98,11 +98,11 @@ def paired(
     warm: bool = True,
     around: Callable[[str], AbstractContextManager[Any]] | None = None,
 ) -> dict[str, list[Taken]]:
-    """Every side once per round, after one warm-up, in an order that turns round from round to round.
+    """Measure every side once per round, after one warm-up, in an order that rotates from round to round.
 
     Args:
-        around: what a side runs in, by its name; it then makes a step that is not timed before each that is, so that memory
-            is as in a run of its own.
+        around: context manager per side; then an untimed step precedes each timed one, so that memory is as in a separate
+            run.
     """
     for call in sides.values() if warm else ():
         call()
@@ -132,7 +132,7 @@ def ratio(slow: Sequence[Taken], fast: Sequence[Taken], scale: float = 1.0) -> d
     """How many times faster: the median over rounds, and the range, of wall-clock and processor time.
 
     Args:
-        scale: how many times the work of `slow` that `fast` does.
+        scale: work of `fast` relative to `slow`.
     """
     found: dict[str, Any] = {}
     for name in ("seconds", "cpu_seconds"):
@@ -151,7 +151,7 @@ def counts(cost: Cost) -> dict[str, Any]:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product here: what utilisation is measured against."""
+    """Operations per second of a large matrix product on this machine, the reference for utilisation."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device, dtype=dtype)  # a GPU multiplies equal numbers faster than others
     measure(lambda: a @ a, device)
@@ -160,5 +160,5 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Where figures come from."""
+    """The origin of figures."""
     return {"threads": threads, "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None, **provenance()}

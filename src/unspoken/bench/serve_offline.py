@@ -1,8 +1,8 @@
 """`unspoken bench serve-offline`: a queue of mixed requests, continuously batched against static batches.
 
-Both sides are ours, with the same weights, rows at a time, and answers; the static one is the loop that also trains
-(`core/loop/loop.py`): batches of like rows, the longest first, in which rows that have finished leave but none comes in.
-Answers have drawn lengths: each request speaks so many tokens, and no eos ends it.
+Both sides are ours, with the same weights, rows at a time, and answers. The static one is the loop that also trains
+(`core/loop/loop.py`): batches of similar rows, the longest first, in which rows can finish but none can join. Answers have
+random lengths and do not end at eos.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from unspoken.errors import ConfigError
 
 @dataclass(kw_only=True)
 class Served:
-    """What a side did: tokens per request, cost, and the most bytes of keys and values it held."""
+    """The result of a side: tokens per request, cost, and peak bytes of keys and values."""
 
     tokens: list[list[int]]
     cost: Cost
@@ -45,7 +45,7 @@ def mixed(
     answers: tuple[int, int] = (2, 60),
     seed: int = 0,
 ) -> list[Request]:
-    """Random requests; the bounds are included. Prompts are random tokens, with the latents before the last of them."""
+    """Random requests; bounds are inclusive. Prompts are random tokens, with the latents before the last of them."""
     rng = np.random.default_rng(seed)
     requests = []
     for number in range(count):
@@ -120,7 +120,7 @@ def run(
     Args:
         model: a shape by name (`bench/shapes.py`) or a model folder.
         requests: how many; prompts of 20 to 200 tokens, 0 to 12 latents, answers of 2 to 60.
-        rows: at a time, on both sides.
+        rows: number of rows at a time, on both sides.
         chunk: see `Scheduler`.
         kind: weights of both.
         rounds: times that each side is measured; both answer a few requests before, to warm up.

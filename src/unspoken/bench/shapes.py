@@ -1,4 +1,4 @@
-"""Models to measure: random weights of a well-known shape, or a model from a folder."""
+"""Models to measure: a well-known shape with random weights, or a model from a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
     },
 }  # fmt: skip
-"""Their published configurations; weights are random (seed 0), which changes no time."""
+"""Published configurations; weights are random (seed 0), which does not affect time."""
 
 WeightKind = Literal["float32", "bfloat16", "int8"]
 
@@ -43,7 +43,7 @@ def backbone_of(model: str, device: torch.device) -> Backbone:
 
 
 def variant(backbone: Backbone, kind: WeightKind) -> Backbone:
-    """The same weights as our engine uses them: float32 with fast layers, bfloat16, or 8 bits. The given one stays."""
+    """A copy of a model as our engine uses it: float32 with fast layers, bfloat16, or 8 bits."""
     if kind == "bfloat16":
         other = copy.deepcopy(backbone).to(torch.bfloat16)
         speed_up_linears(other.lm)

@@ -1,1 +1,1 @@
-"""Changing latents and seeing what that does: interventions, controls, scaling. Imports evaluation, inspector, pages."""
+"""Change latents and measure the effect: interventions, controls, scaling. Imports evaluation, inspector, pages."""

@@ -1,7 +1,7 @@
-"""A whole evaluation of a run: tasks times seeds, shared by processes, resumed where it stopped, with causal controls.
+"""A complete evaluation of a run: tasks x seeds, shared by processes, resumable, with causal controls.
 
-`evaluate_run` does it and returns data; `unspoken eval` takes the same steps (`Campaign`) and prints. It stands in this
-room, above evaluation, because it decides which evaluations get controls.
+`evaluate_run` does all of it and returns data; `unspoken eval` uses `Campaign` and prints. It is in this room, above
+evaluation, because it decides which evaluations get controls.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Evaluated:
 
     Attributes:
         task: its name.
-        seed: of sampling; None = as the run says.
+        seed: of sampling; None = the run's.
         report: the records and every figure.
-        path: where the report is kept.
-        by_rules: the same answers by other rules.
-        left_out: rule -> why these answers cannot be scored by it.
-        controls: whether the latents matter; None where that was not asked.
-        controls_path: where the report of the controls is kept.
+        path: the report's file.
+        by_rules: the same answers scored by other rules.
+        left_out: rule -> why it cannot score these answers.
+        controls: the controls' report; None if they were not run.
+        controls_path: the file of that report.
     """
 
     task: str
@@ -79,22 +79,22 @@ class CampaignOptions(AnswerOptions, total=False):
 
 @dataclass(kw_only=True)
 class Campaign:
-    """What is to be evaluated, and how. Making one loads the model.
+    """What to evaluate, and how. Creating one loads the model.
 
     Attributes:
-        run: a run directory, or a model inside the package ("builtin:tiny").
+        run: a run directory, or a model in the package ("builtin:tiny").
         tasks: tasks, their names or configs; () = the run's own.
-        seeds: of sampling, an evaluation each; () = one, as the run says.
+        seeds: sampling seeds, with one evaluation each; () = one evaluation with the run's seed.
         split, limit, latents, batch_size, explain, samples: as in `evaluate`.
-        chains: sets of thoughts per question; None = all that the model has.
-        parallel: make the latents in so many parallel passes.
+        chains: sets of thoughts per question; None = all.
+        parallel: number of parallel passes for latents.
         dtype: as in `load`.
-        out: file of the one report; None = in the run, named by task, split and changed settings.
-        controls: whether to run causal controls; None = where they can say something, see `controlled`.
+        out: file of the report, if there is only one; None = in the run, named by task, split and changed settings.
+        controls: whether to run causal controls; None = if they are informative, see `controlled`.
         controls_limit: problems per control.
-        extractors: names of rules to score the answers by as well; all of them leaves out those that cannot.
-        card: file for a card of the one report.
-        restart: throw away what an interrupted evaluation left.
+        extractors: further scoring rules; if all are given, those that do not apply are left out.
+        card: file for a card of the report, if there is only one.
+        restart: discard the batches of an interrupted evaluation.
         speaking: fields of `SamplingParams`.
 
     Raises:
@@ -143,7 +143,7 @@ class Campaign:
         self.model.parallel = self.parallel
 
     def path(self, task: Task, seed: int | None = None) -> Path:
-        """Where a report goes: settings other than the run's own stand in its name."""
+        """The path of a report, whose name contains settings that differ from the run's."""
         if self.out is not None:
             return Path(self.out)
         changed = {
@@ -154,7 +154,7 @@ class Campaign:
         return RunDir(self.run).report_path(task.name, self.split, **_given(changed))
 
     def evaluate(self, task: Task, seed: int | None = None, progress: Progress | None = None) -> Evaluated:
-        """Answer and score one split, going on where an interrupted evaluation stopped, and keep the report."""
+        """Answer and score one split, resuming an interrupted evaluation, and save the report."""
         path = self.path(task, seed)
         keep = PartialReport(path, self.processes, self.restart)
         report = evaluate(
@@ -174,9 +174,10 @@ class Campaign:
 
     @property
     def controlled(self) -> bool:
-        """Whether controls are run: as asked for, else where there are latents and no stop rule, which lets none be changed.
+        """Whether to run controls: as requested, else if there are latents and no stop rule, with which latents cannot be
+        changed.
 
-        One process runs them, and never once per seed.
+        Controls run on one process, and not for every seed.
         """
         if not self.processes.main or len(self.seeds) > 1:
             return False
@@ -191,7 +192,7 @@ class Campaign:
         return self.controls_limit if self.limit is None else min(self.controls_limit, self.limit)
 
     def control(self, task: Task, done: Evaluated, progress: Progress | None = None) -> Evaluated:
-        """Run the controls of an evaluation and keep their report beside its own."""
+        """Run the controls of an evaluation and save their report next to its own."""
         how = {"latents": self.latents, "chains": self.chains, "batch_size": self.batch_size, **self._speaking(done.seed)}
         how.pop("expect", None)  # it changes no answer
         report = run_controls(
@@ -214,9 +215,9 @@ def evaluate_run(
     progress: Progress | None = None,
     **settings: Unpack[CampaignOptions],
 ) -> list[Evaluated]:
-    """Evaluate a run as `unspoken eval` does: every task, once per seed, each report kept in the run.
+    """Evaluate a run like `unspoken eval`: every task once per seed, with reports saved in the run.
 
-    The same call goes on where an interrupted one stopped; processes that torchrun starts share the problems.
+    The same call resumes an interrupted evaluation; processes started by torchrun share the problems.
 
     Args:
         run, tasks, seeds: see `Campaign`.
@@ -224,7 +225,7 @@ def evaluate_run(
         settings: other fields of `Campaign` (split, limit, controls, ...) and of `SamplingParams` (temperature, ...).
 
     Returns:
-        One per task and seed, tasks outside.
+        One per task and seed, grouped by task.
 
     Raises:
         UnspokenError: as `Campaign`, `evaluate` and `run_controls`.

@@ -1,6 +1,6 @@
-"""What causal controls found: the same problems with latents as they are, and with latents that were tampered with.
+"""Results of causal controls: the same problems answered with original and with modified latents.
 
-Every figure is computed from the records, and so is the verdict. Reading a report loads no torch.
+All figures and the verdict are computed from the records. Reading a report does not load torch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WHAT = {
     TOKENS: "the slot token's embedding",
     STOP: "only the first k latents are thought",
 }
-"""Every control, in words."""
+"""Every control, described."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,17 +51,17 @@ class Outcome:
 
     @classmethod
     def of(cls, record: Record) -> Outcome:
-        """What a record says without the problem."""
+        """A record without the problem."""
         return cls(**{f.name: getattr(record, f.name) for f in dataclasses.fields(cls)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """An evaluation with tampered latents.
+    """An evaluation with modified latents.
 
     Attributes:
         name: one of `WHAT`.
-        setting: noise: its scale; early stop: the number of latents; else None.
+        setting: the scale of noise, or the number of latents of an early stop; else None.
         outcomes: one per problem, in the order of the unmodified run.
     """
 
@@ -89,13 +89,13 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlsReport(Stored):
-    """Controls of one model on one split, and the unmodified run that they are held against.
+    """Controls of one model on one split, and the unmodified evaluation for comparison.
 
     Attributes:
-        plain: the unmodified run: task, split, settings, model, environment, records.
-        latents: how many are thought per question (and set of thoughts).
+        plain: the unmodified evaluation: task, split, settings, model, environment, records.
+        latents: number of latents per question and set of thoughts.
         seed: of the derangement and of the noise.
-        donors: per problem, the number of the one whose latents it gets where they are shuffled; () where they were not.
+        donors: per problem, the number of the problem whose latents it gets when shuffled; () if not shuffled.
         left_out: control -> why it was not run.
         controls: in the order in which they were run.
     """
@@ -122,13 +122,14 @@ class ControlsReport(Stored):
         return difference([r.strict for r in self.plain.records], [o.strict for o in control.outcomes])
 
     def same(self, control: Control) -> Rate:
-        """How often the answer is the unmodified one, right or wrong."""
+        """How often the answer equals the unmodified one, right or wrong."""
         pairs = zip(self.plain.records, control.outcomes, strict=True)
         return rate(_said(r.extracted, r.text) == _said(o.extracted, o.text) for r, o in pairs)
 
     @property
     def follows(self) -> Rate | None:
-        """Shuffled: how often the answer is the donor's own unmodified one, where that is not this problem's anyway."""
+        """For shuffled latents: how often the answer equals the donor's unmodified answer, where the two problems' answers
+        differ."""
         control = self.get(SHUFFLED)
         if control is None:
             return None
@@ -176,7 +177,7 @@ class ControlsReport(Stored):
         }
 
     def check(self, path: str | Path) -> None:
-        """Refuse records that no evaluation gives, and controls of other problems."""
+        """Refuse impossible records, and controls of other problems."""
         self.plain.check(path)
         ids = [record.id for record in self.plain.records]
         for control in self.controls:
@@ -204,7 +205,7 @@ def cells(report: ControlsReport) -> list[list[str]]:
 
 
 def notes(report: ControlsReport) -> list[str]:
-    """What a reader must know to read the table."""
+    """Notes that explain the table."""
     plain = report.plain
     ran = dict.fromkeys(control.name for control in report.controls)
     lines = [
@@ -218,7 +219,7 @@ def notes(report: ControlsReport) -> list[str]:
 
 
 def _cut_notes(report: ControlsReport) -> list[str]:
-    """Whose answers were cut at the limit of tokens: the unmodified run first, then the controls in one line."""
+    """Notes on answers cut off at the token limit: the unmodified evaluation first, then the controls in one line."""
     limit, n = report.plain.speaking.get("max_new_tokens"), report.plain.n
     own = cut_off(sum(not r.finished for r in report.plain.records), n, limit)
     lines = [f"unmodified: {own}"] if own else []
@@ -243,7 +244,7 @@ def to_markdown(report: ControlsReport) -> str:
 
 
 def _said(extracted: str | None, text: str) -> str:
-    """What an answer comes to: what the task's rule takes from it, or the text where it takes nothing."""
+    """The content of an answer: the extracted text, or the whole text if nothing was extracted."""
     return text.strip() if extracted is None else extracted
 
 
@@ -252,16 +253,16 @@ def _value(one: Rate) -> float | None:
 
 
 WIDE = 0.1
-"""Where a fall of this size cannot be excluded, "no effect" is not said (ours)."""
+""""No effect" is only claimed if a fall of this size can be excluded (ours)."""
 
 LITTLE = 0.1
-"""Where the interval allows no larger fall than this share of the unmodified accuracy, latents matter "little" (ours)."""
+"""Latents matter "little" if the interval excludes a larger fall than this share of the unmodified accuracy (ours)."""
 
 Finding = Literal["matter", "matter little", "harm", "none found", "undecided", "alike", "nothing to lose", "not tested"]
 
 
 def finding(report: ControlsReport) -> Finding:
-    """What the shuffled latents show, as one word of `Finding`."""
+    """The result of shuffled latents, as a `Finding`."""
     control = report.get(SHUFFLED)
     if control is None:
         return "alike" if SHUFFLED in report.left_out and report.plain.n > 1 else "not tested"
@@ -284,7 +285,7 @@ def verdict(report: ControlsReport) -> str:
 
 
 def _main(report: ControlsReport) -> str:
-    """The claim, and the control it rests on."""
+    """The main claim, and the control it is based on."""
     found, control = finding(report), report.get(SHUFFLED)
     if found == "alike":
         return (
@@ -332,7 +333,7 @@ def _main(report: ControlsReport) -> str:
 
 
 def _mean(report: ControlsReport, shuffled: Difference) -> str:
-    """The second control of content: does it agree?"""
+    """Whether the second control of content agrees."""
     control = report.get(MEAN)
     if control is None:
         return ""
@@ -342,7 +343,7 @@ def _mean(report: ControlsReport, shuffled: Difference) -> str:
 
 
 def _strange(report: ControlsReport) -> str:
-    """Vectors that the model has not met."""
+    """The controls with vectors unlike any latent."""
     lower, idle = [], []
     for control in report.controls:
         if control.name in (ZERO, NOISE, TOKENS):

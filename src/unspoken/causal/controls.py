@@ -1,8 +1,7 @@
-"""Causal controls: does it matter what the latents say? Each control answers the same problems with tampered latents.
+"""Causal controls: does the content of latents matter? Each control answers the same problems with modified latents.
 
-An accuracy cannot tell latents that carry the reasoning from latents that do nothing: many models answer as well without
-them, or with another question's. What each control is, how the verdict is made and what it cannot say:
-docs/guides/controls.md.
+Accuracy alone does not show whether latents carry the reasoning: many models answer as well without them, or with another
+question's. docs/guides/controls.md explains each control, the verdict, and its limits.
 
 Shapes: K latents per row, D width.
 """
@@ -28,13 +27,13 @@ if TYPE_CHECKING:
     from unspoken.runs.model import AnswerOptions, Model
 
 LIMIT = 200
-"""Problems per control where a caller does not say: a fall of about 7 points is seen at 50%, of 4 points at 90% (ours)."""
+"""Default number of problems per control: enough to detect a fall of about 7 points at 50%, or 4 points at 90% (ours)."""
 
 SCALES = (0.5, 1.0, 2.0)
 """Of the noise, in standard deviations of the latents' entries (ours)."""
 
 STOPS = 8
-"""Early stops, at most: 0 latents and others at even distances (ours)."""
+"""Maximum number of early stops: 0 latents, and others at equal intervals (ours)."""
 
 
 def run_controls(
@@ -52,21 +51,21 @@ def run_controls(
     progress: Callable[[str, int, int], None] | None = None,
     **speaking: Unpack[AnswerOptions],
 ) -> ControlsReport:
-    """Answer the first `limit` problems of a split unmodified, then once per control, and pair the answers.
+    """Answer the first `limit` problems of a split unmodified and once per control, and compare the answers in pairs.
 
     Args:
         model: any that thinks in latents or pause tokens.
         task, split, limit, latents, batch_size: as in `evaluate`.
-        chains: sets of thoughts per question, which vote; None = all that the model has.
-        only: names of controls; None = all that make sense for the model.
+        chains: sets of thoughts per question, which vote; None = all.
+        only: names of controls; None = all that are meaningful for the model.
         noise: scales of the noise.
-        control_seed: decides whose latents a problem gets where they are shuffled, and the noise.
-        progress: called with (what runs, evaluations done, evaluations in all).
+        control_seed: seed of shuffling and noise.
+        progress: called with (current control, evaluations done, total).
         speaking: fields of `AnswerOptions`, for all evaluations alike.
 
     Raises:
-        ConfigError: the model makes no latents, an unknown control, a negative scale, or what `evaluate` refuses.
-        DataError: as `evaluate`.
+        ConfigError: the model makes no latents, an unknown control, a negative scale, or see `evaluate`.
+        DataError: see `evaluate`.
     """
     from unspoken.causal.interventions import Mean, Noise, Patch, Replace, Zero, edit_of, latents_into, slot_vector
     from unspoken.causal.known import KnownLatents
@@ -115,7 +114,7 @@ def run_controls(
 
 
 def derangement(n: int, seed: int) -> tuple[int, ...]:
-    """For each of n >= 2 problems the number of another one, each once: a random order, passed on by one place."""
+    """A random permutation of n >= 2 problems without fixed points: a random order, shifted by one."""
     order = np.random.default_rng(seed).permutation(n)
     donors = np.empty(n, dtype=np.int64)
     donors[order] = np.roll(order, 1)
@@ -123,7 +122,7 @@ def derangement(n: int, seed: int) -> tuple[int, ...]:
 
 
 def stops(latents: int) -> list[int]:
-    """Where thinking stops early: at 0 and at up to `STOPS` numbers below all latents."""
+    """The early stops: 0 and up to `STOPS` numbers below the number of latents."""
     return sorted({round(k) for k in np.linspace(0, latents - 1, min(latents, STOPS))})
 
 

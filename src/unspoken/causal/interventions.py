@@ -1,4 +1,4 @@
-"""Change latents on their way in, and see what the model answers then.
+"""Change latents before they are fed, and see how the model's answers change.
 
     done = intervene(model, questions, Patch(donors=1, questions=[0]))     # question 0 thinks question 1's thoughts
     done.answers, done.plain            # after and before
@@ -6,11 +6,10 @@
 
     intervene(model, questions, Patch(donors=1, layer=3, positions=[-1]))  # layer 3's state at the prompt's last position
 
-An intervention says what becomes of the latents at some places of some questions, or, with `layer=`, of that layer's states
-(`causal/layer_edits.py`). Everything else goes on as always, and so a recurrent method thinks what comes after a changed
-latent anew, from the changed state; `hold=True` feeds it the unmodified run's latents there instead. What interventions need
-to know of other latents (a mean, a donor's, the later of two that are swapped) comes from the unmodified run, which is made
-first.
+An intervention replaces the latents at some places of some questions, or, with `layer=`, that layer's states
+(`causal/layer_edits.py`). Everything else runs as usual, so a recurrent method computes the latents after a changed one
+from the changed state; `hold=True` feeds the unmodified run's latents instead. Other latents that an intervention needs (a
+mean, a donor's, a swapped one) come from the unmodified run, which is made first.
 
 Shapes: R rows (all questions' first sets of thoughts, then their second ones, ...), N latents that are fed now, K latents
 per row, D width.
@@ -44,10 +43,10 @@ class _Where:
     """The places of an intervention; see `Intervention`.
 
     Attributes:
-        layer: change the states that this layer puts out at those places (0: what enters the first layer), instead of the
-            vectors that are fed. What an intervention needs to know of others is then the unmodified run's at that layer.
-        positions, spoken: further places, in a layer: positions of the prompt from 0, negative ones from its end; spoken
-            tokens from 0. Where they are given, latents are changed only if they are given too.
+        layer: change this layer's output at those places (0: the first layer's input) instead of the fed vectors. Other
+            states that the intervention needs are then the unmodified run's at that layer.
+        positions, spoken: further places in a layer: prompt positions from 0, negative ones from its end; generated tokens
+            from 0. If given, latents are changed only if they are given too.
     """
 
     latents: Sequence[int] | None = None
@@ -59,7 +58,7 @@ class _Where:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Replace(_Where):
-    """Given vectors instead.
+    """Replace latents by given vectors.
 
     Attributes:
         vectors: [D] for every place, or [K, D], one per place of the row.
@@ -84,7 +83,7 @@ class Replace(_Where):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Zero(_Where):
-    """The zero vector."""
+    """Replace latents by the zero vector."""
 
     def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
@@ -93,7 +92,7 @@ class Zero(_Where):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mean(_Where):
-    """The mean of the unmodified run's latents at the same place, over all questions of the call, its own included."""
+    """Replace latents by the mean of the unmodified run's latents at the same place, over all questions of the call."""
 
     def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
         """See `Intervention.new`."""
@@ -103,7 +102,7 @@ class Mean(_Where):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Swap(_Where):
-    """Two latents of a question change places, as the unmodified run made them. `latents` names the two."""
+    """Swap two latents of a question, as made by the unmodified run; `latents` names the two."""
 
     def __post_init__(self) -> None:
         if self.positions is not None or self.spoken is not None:
@@ -119,11 +118,11 @@ class Swap(_Where):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Add(_Where):
-    """A direction is added.
+    """Add a direction to latents.
 
     Attributes:
         direction: [D].
-        scale: times so much.
+        scale: factor of the direction.
     """
 
     direction: Vectors
@@ -136,12 +135,12 @@ class Add(_Where):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Noise(_Where):
-    """Gaussian noise is added; whose latent it is decides which, not the batch.
+    """Add Gaussian noise, which depends on whose latent it is, not on the batch.
 
     Attributes:
-        scale: its standard deviation, in those of the unmodified latents' entries at that place (`KnownLatents.std_K`).
-        seed: another seed, other noise.
-        spare: sets of thoughts, from the first on, that are left as they are.
+        scale: its standard deviation, in units of the unmodified latents' entries at that place (`KnownLatents.std_K`).
+        seed: of the noise.
+        spare: number of first sets of thoughts that are not changed.
     """
 
     scale: float = 1.0
@@ -161,10 +160,10 @@ class Noise(_Where):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Drop(_Where):
-    """Dropout of the latent itself: some of its entries become 0, the rest grow by as much.
+    """Dropout on latents: some entries become 0, and the others are scaled up.
 
     Attributes:
-        share: the chance of an entry to become 0.
+        share: probability that an entry becomes 0.
         seed, spare: see `Noise`.
     """
 
@@ -185,11 +184,11 @@ class Drop(_Where):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patch(_Where):
-    """Another question's latents of the unmodified run.
+    """Replace latents by another question's latents from the unmodified run.
 
     Attributes:
-        donors: number of the question they come from, or one number per question of the call.
-        place: which of the donor's latents; None = the one at the same place.
+        donors: number of the question that they come from, or one number per question of the call.
+        place: which of the donor's latents; None = the same place.
     """
 
     donors: int | Sequence[int] = 0
@@ -211,12 +210,12 @@ class Patch(_Where):
 
 @dataclass(kw_only=True)
 class Intervened:
-    """What was answered, before and after.
+    """Answers before and after an intervention.
 
     Attributes:
-        answers, traces: per question, with the intervention; a trace's latents are those that were fed.
-        plain, plain_traces: the same without.
-        changed: questions whose answer is another text.
+        answers, traces: per question, with the intervention; traces hold the latents as fed.
+        plain, plain_traces: the same without intervention.
+        changed: questions whose answer text changed.
     """
 
     answers: list[Answer]
@@ -241,17 +240,18 @@ def intervene(
     explain: bool = False,
     **speaking: Unpack[AnswerOptions],
 ) -> Intervened:
-    """Answer questions twice: as always, and with interventions.
+    """Answer questions twice: without and with interventions.
 
     Args:
-        model: any that thinks in latents, recurrent or prompted, or in pause tokens.
+        model: any with latents, recurrent or precomputed, or with pause tokens.
         questions: plain texts.
-        interventions: applied to each latent in this order, each to what the one before has left.
-        hold: feed the unmodified run's latents wherever no intervention changes them, instead of thinking them anew.
+        interventions: applied to each latent in this order.
+        hold: feed the unmodified run's latents at unchanged places instead of recomputing them.
         names, latents, batch_size, explain, speaking: see `Model.answer`.
 
     Raises:
-        ConfigError: no latents to change, or an intervention at a place, question or width that is not there.
+        ConfigError: there are no latents to change, or an intervention has a nonexistent place or question, or a wrong
+            width.
         DataError: no question, or one that does not fit.
     """
     if not questions:
@@ -282,7 +282,7 @@ def intervene(
 
 
 def traces_into(kept: dict[LatentKey, Trace]) -> OnTrace:
-    """An `on_trace` that keeps the trace of every row under its key."""
+    """An `on_trace` that collects the trace of every row by key."""
 
     def keep(trace: Trace, keys: Sequence[LatentKey]) -> None:
         kept.update((key, trace.row(b)) for b, key in enumerate(keys))
@@ -291,7 +291,7 @@ def traces_into(kept: dict[LatentKey, Trace]) -> OnTrace:
 
 
 def latents_into(kept: dict[LatentKey, Tensor]) -> OnTrace:
-    """An `on_trace` that keeps the latents [K, D] of every row under its key."""
+    """An `on_trace` that collects the latents [K, D] of every row by key."""
 
     def keep(trace: Trace, keys: Sequence[LatentKey]) -> None:
         kept.update((key, trace.latents_BKD[b, : int(trace.counts_B[b])].clone()) for b, key in enumerate(keys))
@@ -300,10 +300,10 @@ def latents_into(kept: dict[LatentKey, Tensor]) -> OnTrace:
 
 
 def edit_of(interventions: Sequence[Intervention], known: KnownLatents, *, hold: bool = False) -> Edit:
-    """Interventions as what `Model.sample(edit=...)` takes, for a call about questions of `known`.
+    """Convert interventions to an edit for `Model.sample(edit=...)`, for a call with the questions of `known`.
 
     Raises:
-        ConfigError: an intervention at a place or question that is not there.
+        ConfigError: an intervention has a nonexistent place or question.
     """
     K = known.latents_RKD.shape[1]
     if not K:
@@ -333,7 +333,7 @@ def edit_of(interventions: Sequence[Intervention], known: KnownLatents, *, hold:
 
 
 def slot_vector(model: Model, question: str) -> Tensor:
-    """The embedding [D] of the token that holds the slots of latents: what a pause token in their place feeds.
+    """The embedding [D] of the token that fills latent slots: what a pause token would feed.
 
     Raises:
         ConfigError: the model has no slots.
@@ -346,7 +346,7 @@ def slot_vector(model: Model, question: str) -> Tensor:
 
 
 def _tensor(data: Vectors, like: Tensor, name: str) -> Tensor:
-    """Vectors of the right width, where they are needed.
+    """Check the width of vectors and move them to the right device.
 
     Raises:
         ConfigError: another width.
@@ -358,7 +358,7 @@ def _tensor(data: Vectors, like: Tensor, name: str) -> Tensor:
 
 
 def _draw(latents_ND: Tensor, seed: int, rows_N: np.ndarray, index_N: np.ndarray, kind: str) -> Tensor:
-    """Random entries [N, D] that depend on whose latent it is alone."""
+    """Random entries [N, D] that depend only on whose latent it is."""
     each = zip(rows_N.tolist(), index_N.tolist(), strict=True)
     drawn = [getattr(np.random.default_rng((seed, row, k)), kind)(latents_ND.shape[1]) for row, k in each]
     return torch.from_numpy(np.stack(drawn)).to(latents_ND.device, torch.float32).to(latents_ND.dtype)

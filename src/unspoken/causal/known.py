@@ -1,4 +1,4 @@
-"""What an intervention is, and what it knows: what an unmodified run thought.
+"""The interface of interventions, and the latents of the unmodified run that they may use.
 
 Shapes: R rows (all questions' first sets of thoughts, then their second ones, ...), N latents that are fed now, K latents
 per row, D width.
@@ -24,7 +24,7 @@ class KnownLatents:
     Args:
         latents_RKD: zero where a row has fewer than K.
         counts_R: latents per row.
-        names: of the questions that the rows belong to, in their order.
+        names: the questions' names, in order.
     """
 
     def __init__(self, latents_RKD: Tensor, counts_R: np.ndarray, names: Sequence[str]) -> None:
@@ -36,13 +36,13 @@ class KnownLatents:
 
     @classmethod
     def of(cls, latents: Mapping[LatentKey, Tensor], names: Sequence[str]) -> KnownLatents:
-        """From the latents [K, D] of every set of thoughts of the named questions."""
+        """Build it from the latents [K, D] of every set of thoughts of the named questions."""
         rows = [latents[name, chain] for chain in range(len(latents) // len(names)) for name in names]
         counts_R = np.array([len(row) for row in rows], dtype=np.int64)
         return cls(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), counts_R, names)
 
     def rows(self, keys_N: Sequence[LatentKey]) -> np.ndarray:
-        """Where the latents of those keys lie; sets beyond those known go on counting.
+        """Row numbers of keys; further sets of thoughts continue the count.
 
         Raises:
             ConfigError: a question of another call.
@@ -52,10 +52,10 @@ class KnownLatents:
         return np.array([chain * self.questions + self._places[name] for name, chain in keys_N], dtype=np.int64)
 
     def place(self, number: int) -> int:
-        """A place that a user has named, counted as `at` counts.
+        """A place given by a user, counted as in `at`.
 
         Raises:
-            ConfigError: it is not there.
+            ConfigError: there is no such place.
         """
         return places_of((number,), self.latents_RKD.shape[1])[0]
 
@@ -66,7 +66,7 @@ class KnownLatents:
 
     @property
     def std_K(self) -> Tensor:
-        """The standard deviation of a latent's entries at each place, over rows and width: what noise is measured by."""
+        """The standard deviation of latents' entries at each place, over rows and width; the unit of noise."""
         entries_K = self.counts_K * self.latents_RKD.shape[2]
         mean_K = self.latents_RKD.sum(dim=(0, 2)) / entries_K
         off_RKD = (self.latents_RKD - mean_K[None, :, None]) * self._real_RK1
@@ -80,7 +80,7 @@ class KnownLatents:
         return bool(torch.allclose(self.latents_RKD, same_RKD, rtol=1e-5, atol=1e-7))
 
     def at(self, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
-        """Latents [N, D]; of a row that has fewer, its last. Further sets start over from the first."""
+        """Latents [N, D]; the last latent for a row with fewer. Further sets repeat the first ones."""
         rows_N = rows_N % len(self.counts_R)
         index_N = np.minimum(index_N, self.counts_R[rows_N] - 1)
         device = self.latents_RKD.device
@@ -88,13 +88,13 @@ class KnownLatents:
 
 
 class KnownStates(KnownLatents):
-    """The states of a layer in an unmodified run, at one part of each row, as `KnownLatents` knows latents.
+    """The states of a layer in an unmodified run at one part of each row, with the interface of `KnownLatents`.
 
     Args:
         traced: the run's states.
         layer: which layer's.
         part: of each row.
-        from_end: places are counted from the part's end, 0 the last one.
+        from_end: count places from the part's end, 0 = the last one.
         names: of the questions.
     """
 
@@ -131,7 +131,7 @@ class KnownStates(KnownLatents):
 
 
 class Intervention(Protocol):
-    """What becomes of the latents at some places of some questions.
+    """Base class: a change of the latents at some places of some questions.
 
     Attributes:
         latents: the places, counted from 0, negative ones from the end; None = all.
@@ -143,12 +143,12 @@ class Intervention(Protocol):
     @property
     def questions(self) -> Sequence[int] | None: ...
     def new(self, latents_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray, known: KnownLatents) -> Tensor:
-        """What stands there instead; `rows_N` are rows of `known`."""
+        """The new latents; `rows_N` are rows of `known`."""
         ...
 
 
 def asked_of(one: Intervention, questions: int) -> np.ndarray:
-    """Numbers of the questions that an intervention is about.
+    """Numbers of the questions that an intervention changes.
 
     Raises:
         ConfigError: one that is not there.

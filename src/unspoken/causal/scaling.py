@@ -1,8 +1,8 @@
-"""Test-time scaling: several trajectories of thought about one question, a vote, and what that costs.
+"""Test-time scaling: several trajectories of thought per question, a vote, and its cost.
 
-Trajectories differ by Gaussian noise on the latents, by dropout of their entries, or by sampled words. Those of noise and
-dropout begin with the undisturbed one, so that a curve starts at the model's own answer. All trajectories of a question
-share its prompt, which is read once; the curve of n trajectories takes the first n of one evaluation.
+Trajectories differ by Gaussian noise on latents, by dropout of their entries, or by sampled tokens. With noise and dropout
+the first one is undisturbed, so that the curve starts at the model's own answer. All trajectories of a question share its
+prompt, which is read once; the curve at n uses the first n trajectories of one evaluation.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ FORMAT = 1
 """Version of the file that `ScalingReport.save` writes."""
 
 STRENGTH = {"noise": 0.3, "dropout": 0.1, "sampling": 1.0}
-"""How strongly trajectories differ where a caller does not say: noise in standard deviations of the latents' entries, the
-share of entries that dropout takes, the temperature of sampling (ours)."""
+"""Default strength: noise in standard deviations of the latents' entries, share of dropped entries, sampling temperature
+(ours)."""
 
 COUNTS = (1, 2, 4, 8)
 
@@ -48,12 +48,12 @@ class Figure:
 
     Attributes:
         n: trajectories.
-        vote: problems that the vote of the first n gets right.
-        any: problems that at least one of them gets right: what a perfect judge of trajectories would reach.
+        vote: problems that the vote of the first n answers correctly.
+        any: problems that at least one of them answers correctly: the limit of a perfect selection.
         distinct: different answers per problem.
-        passes: dependent forward passes per problem, those of the longest trajectory: they run side by side.
-        positions: positions forwarded per problem, by all of them.
-        gain: the vote against the undisturbed greedy answer, which costs one trajectory.
+        passes: sequential forward passes per problem: those of the longest trajectory, since they run in parallel.
+        positions: positions forwarded per problem, over all trajectories.
+        gain: the vote compared with the undisturbed greedy answer, which costs one trajectory.
     """
 
     n: int
@@ -71,10 +71,10 @@ class ScalingReport(Stored):
 
     Attributes:
         by: one of `STRENGTH`.
-        strength: how strongly they differ.
-        counts: numbers of trajectories that the curve shows.
+        strength: of the disturbance.
+        counts: numbers of trajectories on the curve.
         plain: the undisturbed run: one trajectory, greedy.
-        report: all trajectories, with what each said.
+        report: all trajectories with their answers.
     """
 
     KIND: ClassVar[str] = "report of scaling"
@@ -108,7 +108,7 @@ class ScalingReport(Stored):
 
     @property
     def verdict(self) -> str:
-        """What more trajectories bring, in words."""
+        """The benefit of more trajectories, as text."""
         first, last = self.curve[0], self.curve[-1]
         low, high = last.gain.interval
         found = "The vote helps" if low > 0 else "The vote harms" if high < 0 else "No gain from the vote was found"
@@ -138,7 +138,7 @@ class ScalingReport(Stored):
         }
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, and beside it the table (.md) and the curve (.svg).
+        """Write JSON, and next to it the table (.md) and the curve (.svg).
 
         Raises:
             RunError: a file cannot be written.
@@ -149,7 +149,7 @@ class ScalingReport(Stored):
         write_text(path.with_suffix(".svg"), self.to_svg())
 
     def check(self, path: str | Path) -> None:
-        """Refuse records that no evaluation gives."""
+        """Refuse impossible records."""
         self.plain.check(path)
         self.report.check(path)
 
@@ -172,7 +172,7 @@ class ScalingReport(Stored):
 
     @property
     def note(self) -> str:
-        """What the table is about, and whether answers were cut at the limit of tokens."""
+        """The table's settings, and whether answers were cut off at the token limit."""
         r = self.report
         cut = cut_off(r.cut_off, r.answers, r.speaking.get("max_new_tokens"))
         return (
@@ -215,21 +215,21 @@ def scale(
     progress: Callable[[int, int], None] | None = None,
     **speaking: Unpack[AnswerOptions],
 ) -> ScalingReport:
-    """Answer questions along the largest of `counts` trajectories, and say what the first n of them come to by vote.
+    """Answer questions with the largest of `counts` trajectories, and evaluate the vote of the first n.
 
     Args:
-        model: for noise and dropout one that thinks in latents; sampling takes any.
+        model: with latents for noise and dropout; any for sampling.
         task, split, limit, latents: as in `evaluate`.
         by: noise, dropout (of a latent's entries) or sampling (of words).
         counts: numbers of trajectories.
         strength: see `STRENGTH`.
         batch_size: answers per batch.
-        trajectory_seed: of noise and dropout; sampling takes the seed of `speaking`.
+        trajectory_seed: of noise and dropout; sampling uses the seed in `speaking`.
         progress: called with (questions answered, questions in all).
         speaking: fields of `AnswerOptions`.
 
     Raises:
-        ConfigError: no such way, numbers that make no curve, a strength out of range, or a model without latents.
+        ConfigError: unknown `by`, invalid counts, a strength out of range, or a model without latents.
         DataError: as `evaluate`.
     """
     from unspoken.causal.interventions import Drop, Noise, edit_of, latents_into

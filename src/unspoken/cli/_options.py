@@ -30,7 +30,7 @@ def argument(text: str, **more: Any) -> Any:
 
 
 def out_file(text: str | Path) -> Path:
-    """Where a file goes: refused before anything is computed for it."""
+    """Check the path of an output file, before anything is computed for it."""
     path = _place(text)
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give the name of a file")
@@ -38,7 +38,7 @@ def out_file(text: str | Path) -> Path:
 
 
 def out_folder(text: str | Path) -> Path:
-    """Where a folder goes."""
+    """Check the path of an output folder."""
     path = _place(text)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file; give the name of a folder")
@@ -174,7 +174,7 @@ Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 (CPU)
 
 
 def new_console(quiet: bool = False) -> Terminal:
-    """Where tables go."""
+    """The console for tables."""
     from unspoken.cli._terminal import Terminal
 
     return Terminal(emoji=False, quiet=quiet)  # "paper:coconut:" is a rule, not a picture
@@ -210,7 +210,7 @@ def task_named(task: str | TaskConfig, overrides: list[str] | None) -> Any:
 
 
 def given(**options: object) -> dict[str, Any]:
-    """The options that were given."""
+    """The options that were given (not None)."""
     return {name: value for name, value in options.items() if value is not None}
 
 

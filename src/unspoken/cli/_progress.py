@@ -1,4 +1,4 @@
-"""Progress on the terminal, and what somebody who stops a command is told."""
+"""Progress on the terminal, and messages for interrupted commands."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bar(console: Terminal, what: str) -> Iterator[Callable[[str, int, int], None
 
 
 def run_training(config: RunConfig, out: Path, label: str, quiet: bool) -> None:
-    """Train, and print where the run is. Who stops it learns where the same command goes on, and what is lost."""
+    """Train, and print where the run is. If interrupted, say where the same command will continue, and what is lost."""
     from unspoken.runs.directory import RunDir
     from unspoken.training.loop import train
     from unspoken.training.progress import Live

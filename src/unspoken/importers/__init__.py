@@ -1,4 +1,4 @@
-"""Checkpoints that others released, as run directories. Every tensor is accounted for, or the import fails."""
+"""Import released checkpoints as run directories. Every tensor is accounted for, or the import fails."""
 
 from __future__ import annotations
 

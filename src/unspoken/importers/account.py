@@ -1,4 +1,4 @@
-"""Hold a checkpoint against its base model: every tensor under our name, LoRA merged, or an error that names the fault."""
+"""Match a checkpoint with its base model: every tensor under our name, LoRA merged, or an error that names the fault."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from unspoken.importers.rules import Mapped, listed, rename, require
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """A checkpoint that fits.
+    """A matched checkpoint.
 
     Attributes:
-        family: what it is.
+        family: its layout.
         base, decoder: the models that it was made from.
-        model: the base model's tensors, as they were before tokens were added.
-        mapped: its tensors under our names; added rows are still where the released code has them.
+        model: the base model's tensors before tokens were added.
+        mapped: its tensors under our names; added rows are still in the released code's place.
         merged: LoRA, if there was any.
         projection: CODI's projection as fields of its config; empty where there is none.
-        notes: what else was found, to print.
+        notes: further findings, to print.
     """
 
     family: Family
@@ -45,7 +45,7 @@ def account(
     """Recognise a checkpoint and account for all of it.
 
     Args:
-        weights: what lies in the files.
+        weights: the checkpoint's tensors.
         base: the model it was trained from.
         decoder: the model that an auxiliary decoder was made from; None = `base`.
         alpha: of LoRA; None = the published one.

@@ -1,8 +1,8 @@
-"""What an import takes from the base model: its architecture and its tokenizer. Its weights are not needed.
+"""What an import needs of the base model: architecture and tokenizer, but not its weights.
 
-A released file says neither which tokenizer it was trained with nor which token ends an answer. What can be checked is
-checked: the two eos ids of the base model agree, a Llama-3 tokenizer ends its answers as a chat model's does, and, where
-the base model's weights lie on this machine, those that LoRA froze are equal in both.
+A released file says neither which tokenizer it was trained with nor which token ends an answer. So we check that the two
+eos ids of the base model agree, that a Llama-3 tokenizer is a chat model's, and, if the base model's weights are on this
+machine, that weights frozen under LoRA are equal in both.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Architecture:
 
     Attributes:
         shapes: name -> shape; a head that is tied to the embedding is left out.
-        body: what stands before the names of all but the head, e.g. "model.".
+        body: prefix of all names but the head's, e.g. "model.".
         embedding: name of the input embedding.
         head: name of the output head.
-        tied: the head is the embedding.
+        tied: whether the head is the embedding.
         conv1d: names of weights that are stored [in, out] (GPT-2), not [out, in].
     """
 
@@ -63,9 +63,9 @@ class BaseOutline:
     """The base model of a checkpoint, without its weights.
 
     Attributes:
-        path: as it was given.
-        config, generation, tokenizer: as transformers reads them.
-        trusted: somebody has said which token ends an answer, so what BASE says about it is not checked.
+        path: as given.
+        config, generation, tokenizer: as loaded by transformers.
+        trusted: the eos token was given explicitly, so the base model's is not checked.
     """
 
     path: str
@@ -116,12 +116,12 @@ def read_base(path: str, eos: str | None = None, *, speaks: bool = True) -> Base
     Args:
         path: a Hugging Face folder (weights may be absent), hub id or "builtin:...".
         eos: the token that ends an answer; None = the tokenizer's own, which is then checked.
-        speaks: it answers; if not, what ends an answer does not matter.
+        speaks: whether it generates answers; if not, its eos is not checked.
 
     Raises:
-        BackboneError: nothing usable at the path.
+        BackboneError: there is no usable model at the path.
         ConfigError: the tokenizer does not know `eos`.
-        CheckpointError: the eos of `path` is not that of a model that answers, or it is a trained run.
+        CheckpointError: the eos of `path` is not a chat model's, or it is a trained run.
     """
     try:
         where = resolve(path)
@@ -158,7 +158,7 @@ def read_base(path: str, eos: str | None = None, *, speaks: bool = True) -> Base
 
 
 def _generation(where: str, config: PreTrainedConfig) -> GenerationConfig:
-    """The special ids of the generation config beside a model, or of its config; how to sample is not taken over."""
+    """The special ids of a model's generation config, or of its config; without sampling settings."""
     try:
         found = GenerationConfig.from_pretrained(where)
     except OSError:  # there is none
@@ -169,7 +169,7 @@ def _generation(where: str, config: PreTrainedConfig) -> GenerationConfig:
 
 
 def _check_eos(path: str, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig) -> None:
-    """Refuse a tokenizer that would let the model talk on for ever, or another model's."""
+    """Refuse a tokenizer with which answers would never end, or another model's."""
     mine, theirs = tokenizer.eos_token_id, generation.eos_token_id
     theirs = [theirs] if isinstance(theirs, int) else list(theirs or [])
     if mine is None:
@@ -200,7 +200,7 @@ def write_lm(folder: Path, base: BaseOutline, rows: int, tensors: Mapping[str, T
 
 
 def add_marker_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer the markers behind its last token, in the order in which methods add them."""
+    """Add the markers after a tokenizer's last token, in the order in which methods add them."""
     tokenizer.add_tokens([BOT, EOT, LATENT])
 
 
@@ -213,7 +213,7 @@ def check_frozen(base: BaseOutline, body: str, frozen: Mapping[str, tuple[str, T
         frozen: name -> (key in the checkpoint, tensor); an embedding may have more rows than the base model's.
 
     Returns:
-        How many were compared; 0 where the base model has no weights here.
+        How many were compared; 0 if the base model's weights are not here.
 
     Raises:
         CheckpointError: one differs: the checkpoint was trained from another model of the same shape.
@@ -235,7 +235,7 @@ def check_frozen(base: BaseOutline, body: str, frozen: Mapping[str, tuple[str, T
 
 
 def _weights_of(base: BaseOutline, body: str, names: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """Those of the named tensors that lie in safetensors files of a base model on this machine."""
+    """The named tensors, as far as they are in safetensors files of a base model on this machine."""
     folder = Path(resolve(base.path))
     if not folder.is_dir():
         cached = try_to_load_from_cache(base.path, "config.json")

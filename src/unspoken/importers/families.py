@@ -1,4 +1,4 @@
-"""The layouts in which latent methods were released: how their keys are recognised, and the table of rules of each.
+"""Layouts of released checkpoints: how to recognise them by their keys, and the rules for each.
 
     family   keys                                                    released code
     coconut  base_causallm.*, embedding.weight [, expainable_llm.*]  facebookresearch/coconut 27273cb, SIM-CoT f3ae967
@@ -6,8 +6,8 @@
     cot      a Hugging Face causal LM's own keys                     facebookresearch/coconut 27273cb (cot, no_cot)
 
 Targets: lm.* the base model, decoder.* SIM-CoT's auxiliary decoder, projection.*, project.* (into a decoder of another
-width). Nothing is taken from a file's name: which family it is, whether LoRA, projection or decoder are there, and how
-wide they are, is read off the tensors.
+width). File names are ignored: the family, the presence of LoRA, projection and decoder, and their widths are derived from
+the tensors.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ BUFFERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A layout, as found in one checkpoint.
+    """The layout of a checkpoint.
 
     Attributes:
-        method: which of our methods it becomes.
-        lm: what stands before the base model's keys.
-        decoder: what stands before an auxiliary decoder's keys; None = there is none.
-        lora: the base model's layers have LoRA.
+        method: the method that it becomes.
+        lm: prefix of the base model's keys.
+        decoder: prefix of an auxiliary decoder's keys; None = there is none.
+        lora: whether the base model's layers have LoRA.
     """
 
     method: Literal["coconut", "codi", "cot"]
@@ -51,15 +51,15 @@ class Family:
 
     @property
     def title(self) -> str:
-        """What to call it."""
+        """Its name in messages."""
         name = {"coconut": "Coconut", "codi": "CODI", "cot": "plain language model (CoT or No-CoT)"}[self.method]
         return f"SIM-CoT on {name}" if self.decoder else name
 
     def embedding_rows(self, base: BaseOutline) -> tuple[tuple[int, ...], int]:
-        """How many rows the embedding may have, and how many of them it had before tokens were added.
+        """The allowed numbers of embedding rows, and the number before tokens were added.
 
         Coconut resizes to its tokenizer, CODI from the config's vocabulary V (pad is V, bot V + 1, eot V + 2). CODI's
-        test.py also knows files with two rows more, which it does not use.
+        test.py also accepts files with two more rows, which are unused.
         """
         if self.method == "coconut":
             return (base.words + 3,), base.words
@@ -67,10 +67,10 @@ class Family:
 
 
 def detect(keys: Iterable[str], base: Architecture) -> Family:
-    """The family of a checkpoint.
+    """Recognise the family of a checkpoint.
 
     Raises:
-        CheckpointError: none that is known.
+        CheckpointError: unknown.
     """
     keys = list(keys)
     tops = {key.partition(".")[0] for key in keys}
@@ -90,7 +90,7 @@ def detect(keys: Iterable[str], base: Architecture) -> Family:
 
 
 def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: Iterable[str]) -> tuple[KeyRule, ...]:
-    """The table of a family.
+    """The rules of a family.
 
     Args:
         family: which.
@@ -127,7 +127,7 @@ def _lm_rules(prefix: str, target: str, model: Architecture, keys: set[str], lor
 
 
 def wanted_of(family: Family, base: Architecture, decoder: Architecture, mapped: Mapped) -> dict[str, tuple[int, ...]]:
-    """Every target that a checkpoint must have, with its shape. A projection that is begun must be whole."""
+    """Every target that a checkpoint must have, with its shape. If any part of a projection is there, all of it must be."""
     wanted = {LM + name: shape for name, shape in base.shapes.items()}
     if family.decoder:
         wanted |= {DECODER + name: shape for name, shape in decoder.shapes.items()}
@@ -144,7 +144,7 @@ def wanted_of(family: Family, base: Architecture, decoder: Architecture, mapped:
 
 
 def projection_of(tensors: Mapping[str, Tensor], width: int) -> dict[str, Any]:
-    """CODI's projection as fields of its config, read off what is there; empty where nothing is."""
+    """CODI's projection as fields of its config, derived from its tensors; empty if there are none."""
     found = {name.removeprefix(PROJECTION): t for name, t in tensors.items() if name.startswith(PROJECTION)}
     if not found:
         return {}

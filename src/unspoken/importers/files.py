@@ -4,9 +4,9 @@
     several files   model-00001-of-00004.safetensors (or .bin), with an index or without
     a folder        with one of these in it
 
-Other files, config.json above all (released ones are empty or belong to another model), are never opened: what a
-checkpoint is, its tensors and the base model say. Torch files are read with `weights_only=True`; one that needs more
-is refused. Tensors stay on disk until they are used, where the format allows it.
+Other files are never opened, especially config.json (released ones are empty or belong to another model). Torch files are
+read with `weights_only=True`, and refused if that is not enough. Tensors stay on disk until they are used, if the format
+allows it.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.(?P<kind>s
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")
 _BESIDE_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
-"""Torch files that trainers write beside the weights."""
+"""Torch files of trainers that are not weights."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What lies in a checkpoint.
+    """The tensors of a checkpoint.
 
     Attributes:
-        path: what was given.
+        path: the given path.
         tensors: by their key in the file.
         files: the files that were read.
     """
@@ -60,10 +60,10 @@ class Weights:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """All tensors of a checkpoint: a file, one file of a sharded set, its index, or a folder.
+    """Read all tensors of a checkpoint, given as a file, one shard, an index, or a folder.
 
     Raises:
-        CheckpointError: nothing there, several things there, a missing or truncated file, or one that is not safe to read.
+        CheckpointError: no weights or several sets, a missing or truncated file, or one that is not safe to read.
     """
     path = Path(path)
     files, promised = files_of(path)
@@ -86,7 +86,7 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def files_of(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The weight files that a path stands for, and what an index says about them (tensor -> file name)."""
+    """The weight files of a path, and their index (tensor -> file name)."""
     if path.is_dir():
         return _files_in(path)
     if not path.is_file():
@@ -101,7 +101,7 @@ def files_of(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _files_in(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The one set of weights in a folder; safetensors go before torch files, an index before bare shards."""
+    """The set of weights in a folder; safetensors are preferred to torch files, and an index to bare shards."""
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     weights = [name for name in names if not name.startswith(_BESIDE_WEIGHTS)]
     kinds = (
@@ -127,7 +127,7 @@ def _files_in(folder: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _index(path: Path) -> dict[str, str] | None:
-    """An index's table (tensor -> file), or None where the file is empty or broken."""
+    """An index's table (tensor -> file), or None if the file is empty or broken."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -194,7 +194,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    """A state dict that torch saved; only tensors are let in."""
+    """A state dict saved by torch; only tensors are allowed."""
     archive = zipfile.is_zipfile(path)
     if not archive and not _head(path).startswith(b"\x80"):  # neither form of torch.save
         raise CheckpointError(f"{path} is truncated or no file of torch.save; download it again")

@@ -3,7 +3,7 @@
     model.*              the small model, <thought> as the last row of its embedding
     projection_layer.*   [width of the frozen model, width of the small one]
 
-YinhanHe123/SemCoT 27ca2ef, as released on the hub: neither tokenizer, nor encoder, nor the frozen model are in the file.
+YinhanHe123/SemCoT 27ca2ef, as released on the hub; without tokenizer, encoder and frozen model.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _PROMPTS = {
     "mistral": ("<s>[INST] Question: ", " Answer: [/INST]"),
 }
 _OTHER = ("Question: ", "\n Answer:")
-"""What stands before the question and before the answer (utils/utils.py, get_prompts), by the frozen model's family."""
+"""Text before the question and before the answer (utils/utils.py, get_prompts), by the frozen model's family."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generator:
-    """A generator that fits.
+    """A matched generator.
 
     Attributes:
-        base, small: the frozen model, and the one that the generator was made from.
+        base, small: the frozen model, and the model that the generator was made from.
         architecture: the generator's, with the row of <thought>.
         mapped: its tensors under our names.
     """
@@ -48,7 +48,7 @@ class Generator:
     mapped: Mapped
 
     def lm(self) -> dict[str, Tensor]:
-        """The small model's tensors. An output head of its own, which is not in the file and does not run, is zero."""
+        """The small model's tensors. A separate output head is not in the file and not used; it is set to zero."""
         tensors = {name.removeprefix(LM): t for name, t in self.mapped.tensors.items() if name.startswith(LM)}
         for name in _heads(self.architecture):
             tensors[name] = torch.zeros(self.architecture.shapes[name])
@@ -73,11 +73,11 @@ def is_generator(keys: Iterable[str]) -> bool:
 
 
 def account_generator(weights: Weights, base: BaseOutline, small: BaseOutline | None) -> Generator:
-    """Account for all of a generator.
+    """Match all tensors of a generator.
 
     Raises:
-        ConfigError: nobody says which model it was made from.
-        CheckpointError: tensors are missing, unknown, or of another shape than those two models ask for.
+        ConfigError: the model that it was made from is not given.
+        CheckpointError: tensors are missing, unknown, or do not have the shapes of those two models.
     """
     if small is None:
         raise ConfigError(

@@ -12,7 +12,7 @@ from unspoken.errors import CheckpointError, ConfigError
 from unspoken.importers.rules import KeyRule, Mapped, any_number, listed
 
 _W, _A, _B = "#W", "#A", "#B"
-"""End the targets of a layer's three tensors until they are merged."""
+"""Suffixes of a layer's three tensors until they are merged."""
 
 PUBLISHED = (128, 32.0)
 """r and alpha of every released CODI and SIM-CoT-on-CODI model (their scripts: lora_r 128, lora_alpha 32)."""
@@ -53,20 +53,20 @@ def lora_rules(prefix: str, target: str) -> tuple[KeyRule, ...]:
 
 
 def merge(mapped: Mapped, conv1d: Set[str], alpha: float | None, dtype: torch.dtype = torch.float32) -> Merged | None:
-    """Replace each layer's three tensors by one. A layer that lacks one is left as it is; see `with_parts`.
+    """Replace each layer's three tensors by one. Layers without all three are left alone; see `with_parts`.
 
     Args:
         mapped: changed in place.
-        conv1d: targets that are stored [in, out].
-        alpha: scale times r; None = the published one, which belongs to the published r.
+        conv1d: targets stored as [in, out].
+        alpha: scale times r; None = the published one, for the published r.
         dtype: of the result, which is computed in fp32.
 
     Returns:
-        What was merged, or None where nothing has LoRA.
+        What was merged, or None without LoRA.
 
     Raises:
-        CheckpointError: the shapes of a layer do not fit, or its rank is not that of the others.
-        ConfigError: alpha is needed, or given for nothing.
+        CheckpointError: the shapes of a layer do not fit, or its rank differs from the others'.
+        ConfigError: alpha is needed, or given without LoRA.
     """
     layers = sorted({target[:-2] for target in mapped.tensors if target.endswith((_W, _A, _B))})
     if not layers:

@@ -1,11 +1,11 @@
-"""SoftCoT's `projection.bin`: all that its authors' code saves, and so all that there is to import.
+"""Import SoftCoT's `projection.bin`, the only file that its authors' code saves.
 
     weight     [width of the base model, width of the assistant]
     bias       [width of the base model]
     embedding  [sets of thoughts, width of the assistant]      SoftCoT++ only: what its slots hold
 
-xuyige/SoftCoT fa7f537, `save_pretrained`; bf16, to be held in fp32. Neither the two models nor the number of slots, the task
-or the prompts are in the file: the models have to be named, and the sizes must fit them.
+xuyige/SoftCoT fa7f537, `save_pretrained`; bf16, kept in fp32. The file does not contain the two models, the number of
+slots, the task or the prompts; the models must be given, and their sizes must fit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from unspoken.methods.base import Method, parts_of
 
 _KEYS = {"weight", "bias", "embedding"}
 _BESIDE = ("assistant_model.bin", "base_model.bin")
-"""What the released code saves beside the projection where it has trained the models themselves."""
+"""Files that the released code also saves if it has trained the models themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Projection:
         Args:
             choices: remembers what was chosen.
             latents: slots; None = 32, as in the released training.
-            texts: a name of `core.soft_text.TEXTS`, or a JSON file with fields of `SoftTexts`; None = "math".
+            texts: a name of `core.text.prompts.TEXTS`, or a JSON file with fields of `SoftTexts`; None = "math".
             dtype: of the assistant.
         """
         # Only its scripts for Qwen3 end the prompt with the header of the answer.
@@ -97,8 +97,8 @@ def account_projection(weights: Weights, base: BaseOutline, assistant: str | Non
 
     Raises:
         ConfigError: nobody names the assistant.
-        CheckpointError: tensors are missing, unknown, or of another size than the two models ask for; or the models were
-            trained too, in a form that cannot be read.
+        CheckpointError: tensors are missing, unknown, or do not have the two models' sizes; or the models were trained too,
+            in a form that cannot be read.
     """
     several = "embedding" in weights.tensors
     title = "SoftCoT++'s projection" if several else "SoftCoT's projection"

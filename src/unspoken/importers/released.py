@@ -1,8 +1,7 @@
 """A released checkpoint becomes an ordinary run directory: `unspoken import PATH --base BASE`.
 
-The tensors come from the file, the architecture and the tokenizer from the base model, and what neither says (how many
-latents, LoRA's alpha) from the caller or, where the published value is the only one known, from there. run.json keeps all
-of it, with the SHA-256 of every file.
+Tensors come from the file, architecture and tokenizer from the base model, and what neither contains (number of latents,
+LoRA's alpha) from the caller or the published value. run.json records all of it, with the SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -43,16 +42,16 @@ from unspoken.tasks import task_config
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import did.
+    """The result of an import.
 
     Attributes:
         path: the run directory.
-        family: what the checkpoint was recognised as.
+        family: the recognised kind of checkpoint.
         mapped: target -> the keys it was made from.
         dropped: key -> reason.
         merged: LoRA, if there was any.
-        chosen: what the file does not say -> (value, where it comes from).
-        notes: what else was found or done.
+        chosen: settings that are not in the file -> (value, origin).
+        notes: further findings.
     """
 
     path: Path
@@ -64,7 +63,7 @@ class Imported:
     notes: tuple[str, ...]
 
     def lines(self) -> list[str]:
-        """The account, to print."""
+        """The result as lines of text."""
         keys = [key for sources in self.mapped.values() for key in sources]
         lines = [f"{self.family}: {len(keys)} tensors mapped, {len(self.dropped)} dropped"]
         for reason in dict.fromkeys(self.dropped.values()):
@@ -99,26 +98,26 @@ def import_checkpoint(
         base: the model it was trained from: a Hugging Face folder (weights may be absent), hub id or "builtin:..."; for
             SemCoT the frozen model, with its weights.
         out: the run directory to make.
-        latents: how many latents it thinks; None = 6 for CODI, as in every released model, and 5 for SemCoT, as trained.
+        latents: number of latents; None = 6 for CODI, as in every released model, and 5 for SemCoT, as trained.
         latents_per_step, max_stage: Coconut: c and K, which make c K latents; None = the published ones for GSM8K.
-        alpha: of LoRA; None = 32, where the rank is the published 128.
+        alpha: of LoRA; None = 32, if the rank is the published 128.
         eos: the token that ends an answer; None = the base model's, which is then checked.
         decoder_base: the model that an auxiliary decoder was made from; None = `base`.
         assistant: SoftCoT: the model whose states were projected, with its weights. SemCoT: the small model that the
             generator was made from; its weights may be absent.
-        texts: SoftCoT: a name of `core.soft_text.TEXTS`, or a JSON file with fields of `SoftTexts`.
+        texts: SoftCoT: a name of `core.text.prompts.TEXTS`, or a JSON file with fields of `SoftTexts`.
         dtype: of the weights in the run: float32 or bfloat16. LoRA is merged in fp32 in any case.
         task: what `unspoken eval` takes by default.
 
     Returns:
-        The account: what was mapped, merged, dropped and why.
+        What was mapped, merged and dropped, and why.
 
     Raises:
-        CheckpointError: the file cannot be read, or does not fit the base model; every key that is at fault is named.
+        CheckpointError: the file cannot be read, or does not fit the base model; names every wrong key.
         ConfigError: an option that does not apply to this checkpoint.
         RunError: `out` exists and is not empty.
     """
-    files_of(Path(path))  # what is wrong with the command's first word is told first
+    files_of(Path(path))  # errors about the command's first argument come first
     target = Path(out)
     check_new(target)
     evaluated, ground = task_config(task), build(BackboneConfig, {"path": base, "dtype": dtype})
@@ -144,7 +143,7 @@ def import_checkpoint(
         small = None if assistant is None else read_base(assistant, speaks=False)
         found = account_generator(weights, read_base(base, eos), small)
         data = found.settings(choices.choose("latents", latents, 5, "as trained; the released evaluation thinks 1"))
-        method_config({**data, "assistant": {"path": assistant}})  # a number that cannot be is told before writing
+        method_config({**data, "assistant": {"path": assistant}})  # an impossible number is reported before writing
         family = TITLE
     else:
         if assistant is not None:
@@ -191,7 +190,8 @@ def import_checkpoint(
 
 
 def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: Path, target: Path) -> Method:
-    """The method with the checkpoint's weights. It is built as any method is: from Hugging Face folders, made in `parts`."""
+    """Build the method with the checkpoint's weights, like any method from Hugging Face folders, which are made in
+    `parts`."""
     kind, base = getattr(torch, ground.dtype), found.base
     if found.family.decoder:
         write_lm(parts / "decoder", found.decoder, found.decoder.rows, _part(found, DECODER), kind)
@@ -214,13 +214,13 @@ def _build(data: dict[str, Any], found: Account, ground: BackboneConfig, parts: 
 
 
 def _will_lie(method: Method, name: str, target: Path) -> None:
-    """Where a language model beside the base model will lie, so that run.json names a place that exists."""
+    """Set the final path of a language model beside the base model, so that run.json names an existing place."""
     place = replace(getattr(method.config, name), path=str(target / "model" / name))
     method.config = replace(method.config, **{name: place})
 
 
 def _build_generator(data: dict[str, Any], found: Generator, ground: BackboneConfig, parts: Path, target: Path) -> Method:
-    """The same of SemCoT's generator; the frozen model is taken as it is."""
+    """Build SemCoT's generator; the frozen model is used unchanged."""
     found.small.tokenizer.add_tokens([THOUGHT])
     rows = found.small.words
     write_lm(parts / "assistant", found.small, rows, found.lm(), getattr(torch, ground.dtype))
@@ -246,9 +246,9 @@ def _part(found: Account, prefix: str) -> dict[str, Tensor]:
 
 
 def _move_markers(lm: dict[str, Tensor], found: Account) -> dict[str, Tensor]:
-    """CODI's rows V, V + 1, V + 2 (pad, bot, eot) under our ids: bot, eot, latent behind the tokenizer's last token.
+    """Move CODI's rows V, V + 1, V + 2 (pad, bot, eot) to our ids: bot, eot, latent after the tokenizer's last token.
 
-    A latent's placeholder is never looked up; it takes the row of pad. Rows behind them are spare and left out.
+    A latent's placeholder is never looked up; it gets the row of pad. Later rows are unused and left out.
     """
     V, first = found.base.rows, found.base.words
     moved = dict(lm)
@@ -261,7 +261,7 @@ def _move_markers(lm: dict[str, Tensor], found: Account) -> dict[str, Tensor]:
 
 
 def _record(done: Imported, weights: Weights, given: Mapping[str, str | None]) -> dict[str, Any]:
-    """The import as plain values, for run.json, with what was given."""
+    """The import and the given options as plain values, for run.json."""
     return {
         "family": done.family,
         "files": weights.sources(),

@@ -1,6 +1,6 @@
-"""Account for every tensor of a checkpoint: each key is mapped, or dropped with a reason, or an error names it.
+"""Account for every tensor of a checkpoint: each key is mapped, dropped with a reason, or named in an error.
 
-A layout is a table of rules; the first that fits a key decides. Pure: nothing here knows a file, a model or a method.
+A layout is a table of rules; the first that matches a key decides.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor
 from unspoken.errors import CheckpointError
 
 SHOWN = 12
-"""Names that an error lists before it counts the rest: a wrong base model misses hundreds."""
+"""Number of names that an error lists before it only counts the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyRule:
-    """What becomes of a key. Exactly one of `target` and `reason` is set.
+    """A rule for keys. Exactly one of `target` and `reason` is set.
 
     Attributes:
-        pattern: a key of the file; a * (at most one) stands for one or more characters.
-        target: our name for it, with the * where the pattern has one; None = dropped.
+        pattern: a key of the file; at most one *, which matches one or more characters.
+        target: our name for it, with * if the pattern has one; None = dropped.
         reason: why it is dropped.
-        same_as: a target; the key is dropped only if it equals what became of that, else it is an error.
+        same_as: a target; the key is dropped only if its tensor equals that target's, and is an error otherwise.
     """
 
     pattern: str
@@ -42,23 +42,23 @@ class KeyRule:
         assert self.same_as is None or self.reason is not None
 
     def fits(self, key: str) -> bool:
-        """Whether the rule is about this key."""
+        """Whether the rule matches a key."""
         return _star(self.pattern, key) is not None
 
     def target_of(self, key: str) -> str | None:
-        """Our name for a key that fits; None where it is dropped."""
+        """Our name for a matching key; None if it is dropped."""
         star = _star(self.pattern, key)
         assert star is not None
         return None if self.target is None else self.target.replace("*", star)
 
     def key_of(self, target: str) -> str | None:
-        """The key that this rule would map to a target; None where it maps none to it."""
+        """The key that this rule would map to a target, or None."""
         star = None if self.target is None else _star(self.target, target)
         return None if star is None else self.pattern.replace("*", star)
 
 
 def _star(pattern: str, text: str) -> str | None:
-    """What the * of a pattern stands for in a text ("" where it has none); None where the text does not fit."""
+    """What a pattern's * matches in a text ("" without *); None if the text does not match."""
     head, star, tail = pattern.partition("*")
     if not star:
         return "" if text == pattern else None
@@ -76,7 +76,7 @@ class Mapped:
         tensors: target -> tensor.
         keys: target -> the key or keys it was made from.
         dropped: key -> reason.
-        unknown: keys that no rule fits.
+        unknown: keys that no rule matches.
     """
 
     rules: tuple[KeyRule, ...]
@@ -89,8 +89,8 @@ class Mapped:
     def name(self, target: str) -> str:
         """The key under which the file has, or should have, a target.
 
-        Several rules may lead to one target (a weight with LoRA and one without); layers are alike, so the rule counts
-        that gave another layer's key, and else the last one, which is the most general.
+        Several rules may lead to one target (a weight with LoRA and one without). Layers are alike, so the rule that
+        matched another layer's key is used, else the last and most general one.
         """
         if target in self.keys:
             return self.keys[target][0]
@@ -105,10 +105,10 @@ def any_number(key: str) -> str:
 
 
 def rename(rules: Sequence[KeyRule], tensors: Mapping[str, Tensor]) -> Mapped:
-    """Apply a table to a checkpoint. Keys that no rule fits wait in `unknown` until `require` reports them.
+    """Apply a table to a checkpoint. Keys without a rule are collected in `unknown`, which `require` reports.
 
     Raises:
-        CheckpointError: two keys mean the same tensor, or one that should repeat another differs from it.
+        CheckpointError: two keys map to the same target, or a tensor that should repeat another differs from it.
     """
     mapped = Mapped(rules=tuple(rules), seen=frozenset(tensors))
     repeats: list[tuple[str, str]] = []
@@ -147,7 +147,7 @@ def require(mapped: Mapped, wanted: Mapping[str, tuple[int, ...]], where: str) -
     Args:
         mapped: what `rename` made of it.
         wanted: target -> shape.
-        where: begins the message: the file, and what it should be.
+        where: the beginning of the message.
 
     Raises:
         CheckpointError: lists missing keys (with the nearest unknown one), unknown keys and wrong shapes.

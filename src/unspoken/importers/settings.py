@@ -1,4 +1,4 @@
-"""What a checkpoint does not say: the method's settings, given by the caller or published for the one known recipe."""
+"""The method's settings that a checkpoint does not contain: given by the caller, or as published."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _OWN = {"coconut": "latents_per_step and max_stage", "codi": "latents", "cot": "
 
 
 class Choices:
-    """Values that no checkpoint holds, each with where it comes from."""
+    """Values that are not in the checkpoint, each with its origin."""
 
     def __init__(self) -> None:
         self.made: dict[str, tuple[Any, str]] = {}
 
     def choose(self, name: str, given: T | None, published: T, source: str) -> T:
-        """The given value, or else the published one; either is remembered."""
+        """The given value, or else the published one; records the choice."""
         self.made[name] = (published, f"not in the file; {source}") if given is None else (given, "as given")
         return self.made[name][0]
 
@@ -37,8 +37,8 @@ def settings(
 
     Args:
         found: the checkpoint.
-        choices: remembers what was chosen.
-        latents, latents_per_step, max_stage: what the caller has said.
+        choices: records what was chosen.
+        latents, latents_per_step, max_stage: given by the caller, or None.
 
     Raises:
         ConfigError: an option of another family.
@@ -79,4 +79,4 @@ _RELEASED: dict[str, dict[str, Any]] = {
     "coconut": {"surplus": "merge", "missing": "visible", "normalisation": "sequence"},
     "codi": {"surplus": "merge", "missing": "nothing", "normalisation": "group"},
 }
-"""How the released SIM-CoT gives steps to thoughts; matters to further training and to the scoring of decoded steps."""
+"""How the released SIM-CoT assigns steps to thoughts; used in further training and in scoring decoded steps."""
