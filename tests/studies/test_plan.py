@@ -105,6 +105,13 @@ def test_only_chooses_and_keeps_what_is_needed(small: Path):
         ("[[evaluations]]\nname = \"test\"", "", "evaluations"),
         ('name = "test"', 'name = "test"\nsplit = "tset"', "split"),
         ('name = "test"', 'name = "test"\nlimitt = 3', "limitt"),
+        ('name = "test"', 'name = "test"\nlimit = 0', "limit must be at least 1"),
+        ('name = "test"', 'name = "test"\nset = { max_stepps = 3 }', "did you mean 'max_steps'"),
+        ('name = "test"', 'name = "test"\nset = { max_steps = 99 }', "evaluation 'test' of method=coconut, latents=1"),
+        ('name = "test"', 'name = "test"\ntask = "tinny"', "did you mean 'tiny'"),
+        ('name = "test"', 'name = "test"\nspeaking = { temprature = 1 }', "temprature"),
+        ('name = "test"', 'name = "test"\nwhen = { method = "coconut" }', "no evaluation asks this run"),
+        ("latents = [1, 2]", "latents = [1, 2, nan]", "finite"),
         ("latents = [1, 2]", "latents = [1, 2, true]", "max_stage"),  # true is a value of its own, not the number 1
         ('set = { method = { latents = "{latents}" } }', 'set = { "backbone.path" = "run:begin" }', "no run 'begin' comes"),
         ('title = "Small"', "title = 3", "title"),

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unspoken.errors import ConfigError
 from unspoken.runs.lock import Lock
 from unspoken.studies import workers
 from unspoken.studies.places import BUSY, JobPlaces
 from unspoken.studies.plan import Job
+from unspoken.studies.run import planned, run_study
 from unspoken.studies.workers import Workers, environment, places_to_run
 
 PRETENDS = """
@@ -144,11 +146,19 @@ def test_places(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_line_is_a_whole_job(small: Path):
-    from unspoken.studies.run import planned
-
     made = planned(small, runs="runs").every[0]
     data = json.loads(made.line())
     assert made.line().count("\n") == 1
     assert data["config"]["method"]["name"] == "coconut"
     assert data["folder"] == str(made.folder)
     assert [one["name"] for one in data["evaluations"]] == ["test"]
+
+
+def test_a_gpu_that_is_not_there_is_refused(small: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    made = planned(small, runs="runs")
+    with pytest.raises(ConfigError, match=r"cuda:1 is not there; this machine has 1 GPUs"):
+        run_study(made, devices=["cuda:0", "cuda:1"], tell=lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=r"give --jobs for the CPU"):
+        run_study(made, devices=["cuda"], tell=lambda *_: None)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.core.config import build, dump, override
+from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, did_you_mean
 from unspoken.recipes import recipe
 from unspoken.runs.config import RunConfig
 from unspoken.runs.earlier import updated
 from unspoken.studies.study import Combination, Evaluation, Prepared, Study, Value, fits, slug
+from unspoken.tasks import task_config
 
 START = "run:"
 """Before the name of a prepared run, as a value of `set`."""
@@ -148,11 +150,35 @@ def _job(study: Study, combination: Combination, seed: int, beside: Path, runs: 
     marked = _naming(config, lambda name: f"{START}{start(name).fingerprint}")
     mark, name = fingerprint(marked), f"{cell}-{seed}"
     config = _naming(config, lambda name: str(start(name).folder))
+    asked = tuple(one for one in study.evaluations if fits(combination, one.when))
+    if not asked:
+        raise ConfigError(f"{told}: no evaluation asks this run; give one whose `when` fits, or exclude the combination")
+    for one in asked:
+        _check(config, one, told)
     return Job(
         name=name, cell=cell, combination=dict(combination), seed=seed, config=config, fingerprint=mark,
         folder=runs / f"{name}-{mark}", needs=tuple(job.name for job in needs.values()),
-        evaluations=tuple(one for one in study.evaluations if fits(combination, one.when)),
+        evaluations=asked,
     )  # fmt: skip
+
+
+def task_settings(config: RunConfig, one: Evaluation) -> Any:
+    """The config of an evaluation's task: the run's own or another, with fields set.
+
+    Raises:
+        ConfigError: an unknown task, field or value.
+    """
+    data = dump(config.task if one.task is None else task_config(one.task))
+    return task_config(override(data, [f"{path}={json.dumps(value)}" for path, value in one.set.items()]))
+
+
+def _check(config: RunConfig, one: Evaluation, told: str) -> None:
+    """See before hours of training that a run can be asked as an evaluation says."""
+    try:
+        task_settings(config, one)
+        build(SamplingParams, {**dump(config.speaking), **one.speaking})
+    except ConfigError as error:
+        raise ConfigError(f"evaluation {one.name!r} of {told}: {error}") from None
 
 
 def _naming(config: RunConfig, place: Callable[[str], str]) -> RunConfig:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unspoken.core.files import write_json
 from unspoken.errors import ConfigError, RunError, UnspokenError, did_you_mean
 from unspoken.evaluation.card import Card, Verification, verify
@@ -16,7 +18,7 @@ from unspoken.studies.plan import Job, plan
 from unspoken.studies.report import write_report
 from unspoken.studies.results import gather
 from unspoken.studies.study import Study, Value, fits, read_study, study_file
-from unspoken.studies.workers import Tell, Workers, places_to_run
+from unspoken.studies.workers import CPU, Tell, Workers, places_to_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +109,29 @@ def run_study(made: Planned, *, jobs: int | None = None, devices: Sequence[str] 
         tell: hears how far each job is.
 
     Raises:
-        ConfigError: no place to run.
+        ConfigError: no place to run, or a device that is not there.
         KeyboardInterrupt: somebody stopped it; the same call goes on.
     """
-    workers = Workers(jobs=made.chosen, places=places_to_run(jobs, devices), tell=tell)
+    places = places_to_run(jobs, devices)
+    _check_devices(places)
+    workers = Workers(jobs=made.chosen, places=places, tell=tell)
     workers.go()
     return write_results(made, workers.failed)
+
+
+def _check_devices(places: Sequence[str]) -> None:
+    """Refuse GPUs that are not there: runs would train on the CPU without a word.
+
+    Raises:
+        ConfigError: names the first one.
+    """
+    there = torch.cuda.device_count()
+    for place in places:
+        if place != CPU and int(place.partition(":")[2] or "0") >= there:
+            raise ConfigError(
+                f"--devices: {place} is not there; this machine has {there} GPUs that torch sees"
+                + (f", cuda:0 to cuda:{there - 1}" if there else "; give --jobs for the CPU")
+            )
 
 
 def write_results(made: Planned, failed: Mapping[str, str] | None = None) -> Outcome:

@@ -21,6 +21,7 @@ TOML (`.toml`) or JSON (`.json`), which alone can write null. Nothing here loads
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -173,6 +174,10 @@ class Study:
         for one in self.evaluations:
             if one.split not in SPLITS:
                 raise ConfigError(f"evaluation {one.name!r}: unknown split {one.split!r}; known: {', '.join(SPLITS)}")
+            if one.limit is not None and one.limit < 1:
+                raise ConfigError(
+                    f"evaluation {one.name!r}: limit must be at least 1, got {one.limit}; leave it out for all"
+                )
             if min(one.controls, one.inspect, one.interchange) < 0 or one.batch_size < 1:
                 raise ConfigError(
                     f"evaluation {one.name!r}: controls, inspect, interchange and batch_size must not be negative"
@@ -229,6 +234,8 @@ def _check_factor(name: str, values: Sequence[Value]) -> None:
         raise ConfigError("factors: 'seed' is no factor; give the training seeds as seeds = [1, 2, 3]")
     if not values:
         raise ConfigError(f"factor {name!r} has no values, so there is nothing to train; give at least one, or leave it out")
+    if odd := [value for value in values if isinstance(value, float) and not math.isfinite(value)]:
+        raise ConfigError(f"factor {name!r}: {odd[0]} is no value that two runs could share; give finite numbers or names")
     _unique(f"factor {name!r}", values)
     if len({slug(value) for value in values}) < len(values):
         raise ConfigError(f"factor {name!r}: two values would have the same file name; give names that differ in letters")

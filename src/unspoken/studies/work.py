@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 from unspoken.causal.campaign import Campaign, Evaluated
 from unspoken.causal.interchange import interchange
-from unspoken.core.config import build, dump, lookup, override
+from unspoken.core.config import build, dump, lookup
 from unspoken.core.files import write_json
 from unspoken.errors import RunError, UnspokenError
 from unspoken.inspector.look import inspect
@@ -33,9 +33,10 @@ from unspoken.runs.directory import RunDir, load
 from unspoken.runs.lock import Lock
 from unspoken.runs.model import Model
 from unspoken.studies.places import BUSY, JobPlaces
+from unspoken.studies.plan import task_settings
 from unspoken.studies.state import costs_of, missing, report_of, trained
 from unspoken.studies.study import Evaluation
-from unspoken.tasks import make_task, task_config
+from unspoken.tasks import make_task
 from unspoken.training.costs import costs
 from unspoken.training.loop import train
 from unspoken.training.signals import Interrupted
@@ -89,7 +90,7 @@ def ask(run: RunDir, places: JobPlaces, one: Evaluation) -> None:
     if not (parts := missing(places, one)):
         return
     config = run.config()
-    task = task_of(config, one)
+    task = make_task(task_settings(config, one))
     if parts & {"report", "controls"}:
         explains = one.explain and lookup(METHODS, config.method.name, "method").explains
         campaign = Campaign(
@@ -133,12 +134,6 @@ def _progress(what: str) -> Any:
             tell(doing=f"{what}: {part}", step=step, of=of)
 
     return say
-
-
-def task_of(config: RunConfig, one: Evaluation) -> Any:
-    """The task of an evaluation: the run's own or another, with fields set."""
-    data = dump(config.task if one.task is None else task_config(one.task))
-    return make_task(override(data, [f"{path}={json.dumps(value)}" for path, value in one.set.items()]))
 
 
 @contextlib.contextmanager
