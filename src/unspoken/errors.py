@@ -45,8 +45,14 @@ class OverloadError(UnspokenError):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """A closing phrase for an unknown name: the nearest options if any are near, then all of them."""
+    """A closing phrase for an unknown name: the nearest options if any are near, then all of them, be they not too many."""
     known = sorted(options)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
+    if len(known) > _MOST_NAMED:
+        return f"{hint}{len(known)} are known, see `unspoken list`"
     return f"{hint}known: {', '.join(known)}"
+
+
+_MOST_NAMED = 40
+"""Names that a message lists; more are a paragraph that nobody reads."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.command_line import FAST, START, Done, refused, unspoken
 
+from unspoken.cli import PANELS
+from unspoken.core.config import dump
 from unspoken.methods import METHODS
-from unspoken.recipes import RECIPES
+from unspoken.recipes import RECIPES, recipe
 from unspoken.tasks import TASKS
 
 
@@ -50,7 +54,9 @@ def test_exit_code_of_the_real_command():
 def test_list_names_what_there_is():
     """A line each, which says more than the name."""
     lines = {line.split()[0]: line.split()[1:] for line in unspoken("list").stdout.splitlines() if line.startswith("  ")}
-    assert set(lines) == {*RECIPES, *METHODS, *TASKS}
+    models = {name for name in lines if name.startswith("builtin:")}
+    assert set(lines) - models == {*RECIPES, *METHODS, *TASKS}
+    assert START in models
     assert all(len(words) >= 2 for words in lines.values()), lines
 
 
@@ -66,6 +72,46 @@ def test_a_run_per_training_seed(tmp_path):
     refused(unspoken("train", "tiny/codi", "train.seed=3", "--seeds", "2"), "--seeds sets train.seed")
     refused(unspoken("train", "tiny/codi", "train.steps=0", "--seeds", "2", "--out", tmp_path / "none"), "steps")
     assert not list(tmp_path.glob("none*"))
+
+
+def test_list_takes_a_kind_and_words():
+    found = [line.split()[0] for line in unspoken("list", "recipes", "coconut").stdout.splitlines() if line.startswith("  ")]
+    assert "tiny/coconut" in found
+    assert "tiny/softcot" not in found
+    assert not {*METHODS, *TASKS} & set(found)
+    assert "builtin:tiny" in unspoken("list", "models").stdout
+    refused(unspoken("list", "recipes", "nonsense"), "no recipes with 'nonsense'")
+
+
+def test_show_prints_a_recipe_that_train_takes(tmp_path, run):
+    shown = unspoken("show", "tiny/sim_cot", "train.lr=0.5")
+    assert json.loads(shown.stdout) == dump(recipe("tiny/sim_cot", ["train.lr=0.5"]))
+    (tmp_path / "my.json").write_text(shown.stdout)
+    assert recipe(str(tmp_path / "my.json")) == recipe("tiny/sim_cot", ["train.lr=0.5"])
+    assert json.loads(unspoken("show", run).stdout) == json.loads((run / "run.json").read_text())["config"]
+    refused(unspoken("show", "tiny/simcot"), "did you mean 'tiny/sim_cot'", "see `unspoken list`")
+
+
+def test_version_and_groups():
+    assert unspoken("--version").stdout.split() == ["unspoken", version("unspoken")]
+    said = unspoken("--help").stdout
+    assert all(heading in said for heading in PANELS)
+
+
+def test_the_shell_completes_recipes_and_runs(run, monkeypatch):
+    """As bash asks for it: the words so far, and which of them is being typed."""
+    monkeypatch.chdir(run.parent)
+    code = "import sys; sys.argv = ['unspoken']; from unspoken.cli import app; app(prog_name='unspoken')"
+    for words, found in (
+        ("unspoken train tiny/sim_c", "tiny/sim_cot_codi"),
+        ("unspoken ask ru", "run"),
+        ("unspoken ev", "eval"),
+    ):
+        asked = {"_UNSPOKEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+        )
+        assert found in done.stdout.split(), (words, done.stdout, done.stderr)
 
 
 def test_train_eval_ask_compare_export(run, tmp_path):

@@ -13,6 +13,8 @@ import pytest
 from support.backbones import ARCHS
 
 from unspoken.core.config import dump
+from unspoken.errors import ConfigError
+from unspoken.evaluation.processes import started
 from unspoken.runs.directory import RunDir
 from unspoken.training.loop import train
 
@@ -37,7 +39,8 @@ loop.train(recipe(sys.argv[1]), sys.argv[2])
 def two(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Two processes of `python -m unspoken`, or of another script."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, words)]
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **more}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+    env.pop("ACCELERATE_USE_CPU", None)  # whoever forgets it once got two whole trainings in one directory
     return subprocess.run(command, check=False, timeout=300, env=env, capture_output=True, text=True)
 
 
@@ -110,3 +113,17 @@ def test_the_launchers_precision_does_not_count_and_that_is_said(make, tmp_path)
     done = two(*words[:-1], tmp_path / "three", ACCELERATE_USE_FSDP="true")
     assert done.returncode != 0
     assert "accelerate is set to FSDP" in done.stderr
+
+
+@pytest.mark.parametrize(("variable", "launcher"), [("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")])
+def test_a_launcher_that_tells_torch_nothing_is_named(variable, launcher, monkeypatch, make, tmp_path):
+    """Each of its processes would train the whole run."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv(variable, "4")
+    with pytest.raises(ConfigError, match=f"{launcher} has started 4 processes"):
+        train(make(), tmp_path / "run")
+    monkeypatch.setenv(variable, "1")
+    assert started() == 1
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ConfigError, match="WORLD_SIZE must be a number"):
+        started()

@@ -11,23 +11,32 @@ import sys
 import warnings
 from typing import Any, NoReturn
 
-from unspoken.cli._options import app
+from unspoken.cli._options import app, group_help, main_process
 from unspoken.errors import UnspokenError
 
-COMMANDS = (
-    *("quickstart", "train", "import_", "export", "serve", "controls", "eval", "ask", "compare", "study"),
-    *("rescore", "card", "verify", "scale", "learn_stop", "inspect", "probe", "lm_eval"),
-    *("data", "condense", "learn_steps", "list", "bench_generate", "bench_serve", "bench_serve_offline"),
-)
-"""The files of the commands, in the order of --help."""
+PANELS = {
+    "See it": ("ask", "quickstart"),
+    "Train": ("train", "study", "import_", "probe", "learn_steps", "learn_stop"),
+    "Measure": ("eval", "controls", "scale", "compare", "rescore", "card", "verify", "lm_eval"),
+    "Look inside": ("inspect",),
+    "Hand over": ("export", "serve"),
+    "Data": ("data", "condense"),
+    "What there is": ("list", "show", "runs", "clean"),
+    "Speed": ("bench_generate", "bench_serve", "bench_serve_offline"),
+}
+"""The files of the commands under the headings of --help, in its order. Each holds the command of its name."""
+
+COMMANDS = tuple(name for names in PANELS.values() for name in names)
 
 for _name in COMMANDS:
     importlib.import_module(f"unspoken.cli.{_name}")
 
+group_help(app, PANELS)
+
 
 def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """A warning as one line, without source code; those meant for developers are left out."""
-    if issubclass(category, UserWarning):
+    if issubclass(category, UserWarning) and main_process():
         print(f"warning: {message}", file=sys.stderr)
 
 

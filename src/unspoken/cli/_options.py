@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,41 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Language models that reason without writing the reasoning down: train, evaluate, ask, compare.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        typer.echo(f"unspoken {importlib.metadata.version('unspoken')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Language models that reason without writing the reasoning down: train, evaluate, ask, compare."""
+
+
+def group_help(program: typer.Typer, panels: Mapping[str, Sequence[str]]) -> None:
+    """Put the commands of --help under headings, a file's command under that of its file.
+
+    Args:
+        program: its commands are registered.
+        panels: heading -> the files of its commands.
+    """
+    headings = {f"unspoken.cli.{name}": heading for heading, names in panels.items() for name in names}
+    for info in program.registered_commands:
+        info.rich_help_panel = headings[info.callback.__module__] if info.callback is not None else None
+    for group in program.registered_groups:
+        inside = group.typer_instance.registered_commands if group.typer_instance is not None else []
+        group.rich_help_panel = next((headings[info.callback.__module__] for info in inside if info.callback), None)
 
 
 def argument(text: str, **more: Any) -> Any:
@@ -123,6 +155,11 @@ def numbers(text: str, option: str) -> list[float]:
         raise ConfigError(f"{option} needs numbers with commas between them, e.g. 0.5,1,2; got {text!r}") from None
 
 
+def main_process() -> bool:
+    """This is the only process, or the one of several that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 CONTROLLED = 200
 """Problems per control; `causal/controls.py:LIMIT` says why. Stands here so that `--help` loads nothing."""
 
@@ -145,6 +182,21 @@ def _complete_runs(incomplete: str) -> list[str]:
     return sorted(name for name in {*inside, *found} if name.startswith(incomplete))
 
 
+def _complete_recipes(incomplete: str) -> list[str]:
+    """Recipes and files that begin so, for the shell."""
+    from unspoken.recipes import RECIPES
+
+    return [*(name for name in RECIPES if name.startswith(incomplete)), *map(str, Path().glob(f"{incomplete}*.json"))]
+
+
+def _complete_tasks(incomplete: str) -> list[str]:
+    """Tasks that begin so, for the shell."""
+    from unspoken.tasks import TASKS
+
+    return [name for name in TASKS if name.startswith(incomplete)]
+
+
+RECIPE: Any = {"autocompletion": _complete_recipes}
 RUN: Any = {"parser": run_place, "metavar": "RUN", "autocompletion": _complete_runs}
 FILE: Any = {"parser": out_file, "metavar": "FILE"}
 FOLDER: Any = {"parser": out_folder, "metavar": "FOLDER"}
@@ -159,7 +211,7 @@ Chains = Annotated[int | None, typer.Option(help="Sets of thoughts per question;
 BatchSize = Annotated[int, typer.Option(help="Questions per batch.")]
 Quiet = Annotated[bool, typer.Option(help="No progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
-TaskName = Annotated[str, argument("A task's name (see `list`).")]
+TaskName = Annotated[str, argument("A task's name (see `list`).", autocompletion=_complete_tasks)]
 Report = Annotated[Path, argument("A report file that `eval` wrote, or a run directory that has one.")]
 
 Temperature = Annotated[float | None, typer.Option(help="0 = greedy; default as in the run.")]

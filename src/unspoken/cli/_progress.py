@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from unspoken.cli._options import main_process
 
 if TYPE_CHECKING:
     from unspoken.cli._terminal import Terminal
@@ -47,4 +50,19 @@ def run_training(config: RunConfig, out: Path, label: str, quiet: bool) -> None:
         steps = "" if lost <= 0 else f"; {lost} step{'s' if lost > 1 else ''} behind it {'are' if lost > 1 else 'is'} lost"
         typer.echo(f"interrupted; the same command goes on {whence}{steps}", err=True)
         raise typer.Exit(128 + getattr(stop, "number", 2)) from None
-    typer.echo(str(done.path))
+    if main_process():
+        typer.echo(str(done.path))
+    if main_process() and not quiet:
+        _next(done, config)
+
+
+def _next(run: Any, config: Any) -> None:
+    """What one may want to do with a run that has been trained, and what only going on needs."""
+    from unspoken.evaluation.listing import size_of, size_text
+
+    path = shlex.quote(str(run.path))
+    shown = " --show-thoughts" if getattr(config.method, "decoder", None) is not None else ""
+    for number, line in enumerate((f"eval {path}", f"ask {path}{shown}", f"inspect {path}")):
+        typer.echo(f"{'next:' if not number else '':5} unspoken {line}", err=True)
+    if states := size_of(run.path / "state"):
+        typer.echo(f"      unspoken clean {path}   (frees {size_text(states)} that a finished run needs no more)", err=True)

@@ -61,15 +61,23 @@ def lookup(table: NameTable, name: str, kind: str) -> Any:
     Raises:
         ConfigError: no such name (the message suggests the nearest ones), or the object cannot be imported.
     """
+    return _imported(place(table, name, kind), f"{kind} {name!r}")
+
+
+def place(table: NameTable, name: str, kind: str) -> str:
+    """Where the object of a name is, "module:Attribute"; nothing is imported.
+
+    Raises:
+        ConfigError: no such name (the message suggests the nearest ones).
+    """
     if name in table:
-        where = table[name]
-    elif _PLACE.fullmatch(name):
-        where = name
-    elif name in (others := plugins(kind)):
-        where = others[name]
-    else:
+        return table[name]
+    if _PLACE.fullmatch(name):
+        return name
+    others = plugins(kind)
+    if name not in others:
         raise ConfigError(f"unknown {kind} {name!r}; {did_you_mean(str(name), (*table, *others))}")
-    return _imported(where, f"{kind} {name!r}")
+    return others[name]
 
 
 _PLACE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

@@ -45,14 +45,38 @@ class Processes:
             self.state.destroy_process_group()
 
 
+_OTHERS = (("OMPI_COMM_WORLD_SIZE", "mpirun"), ("PMI_SIZE", "mpirun"), ("SLURM_STEP_NUM_TASKS", "srun"))
+"""Variables in which launchers say how many processes they have started, where they do not set torch's WORLD_SIZE."""
+
+
+def started() -> int:
+    """How many processes do this work together, as torchrun or `accelerate launch` tells each of them.
+
+    Raises:
+        ConfigError: another launcher has started several, none of which knows of the others: all would do the whole work.
+    """
+    if said := os.environ.get("WORLD_SIZE"):
+        try:
+            return max(int(said), 1)
+        except ValueError:
+            raise ConfigError(f"the variable WORLD_SIZE must be a number, got {said!r}; unset it") from None
+    for name, launcher in _OTHERS:
+        if (count := os.environ.get(name, "")).isdecimal() and int(count) > 1:
+            raise ConfigError(
+                f"{launcher} has started {count} processes ({name}), but WORLD_SIZE is not set, so that each would do the "
+                "whole work; let it start one torchrun or `accelerate launch` per machine, or unset the variable"
+            )
+    return 1
+
+
 def processes() -> Processes:
     """The processes of this run, from the launcher's environment variables.
 
     Raises:
         ConfigError: the launcher started several, but they cannot find each other.
     """
-    started = int(os.environ.get("WORLD_SIZE") or 1)
-    if started < 2:
+    count = started()
+    if count < 2:
         return Processes()
     import torch
     from accelerate import PartialState
@@ -61,9 +85,9 @@ def processes() -> Processes:
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     # At the end processes wait for the slowest, which may have a long answer to finish.
     state = PartialState(cpu=cpu, timeout=timedelta(days=1))
-    if state.num_processes != started:
+    if state.num_processes != count:
         raise ConfigError(
-            f"WORLD_SIZE is {started}, but accelerate sees {state.num_processes} processes; start them with torchrun, or "
+            f"WORLD_SIZE is {count}, but accelerate sees {state.num_processes} processes; start them with torchrun, or "
             "unset WORLD_SIZE"
         )
     return Processes(state.process_index, state.num_processes, state)

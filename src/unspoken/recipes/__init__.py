@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unspoken.core.config import build, dump, lookup, override
+from unspoken.core.config import build, dump, lookup, override, place
 from unspoken.errors import ConfigError
 from unspoken.runs.earlier import check_moved, updated
 
@@ -119,9 +119,15 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: unknown recipe (with a did-you-mean), unreadable file, unknown field or wrong type.
     """
+    is_file = name not in RECIPES and (name.endswith(".json") or Path(name).is_file())
+    if not is_file:  # before torch is loaded, which takes seconds
+        try:
+            place(RECIPES, name, "recipe")
+        except ConfigError as error:
+            raise ConfigError(f"{error}; or give a JSON file") from None
     from unspoken.runs.config import RunConfig
 
-    if name not in RECIPES and (name.endswith(".json") or Path(name).is_file()):
+    if is_file:
         try:
             data = json.loads(Path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -129,10 +135,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         data = data.get("config", data) if isinstance(data, dict) else data
         config = build(RunConfig, updated(data), f"{name}: ")
     else:
-        try:
-            made = lookup(RECIPES, name, "recipe")()
-        except ConfigError as error:
-            raise ConfigError(f"{error}; or give a JSON file") from None
+        made = lookup(RECIPES, name, "recipe")()
         config = build(RunConfig, made, f"recipe {name!r}: ")
     if not overrides:
         return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,10 @@ class Places:
     def _states(self) -> list[Path]:
         found = (self.path / "state").glob("step-*")
         return sorted(folder for folder in found if folder.name.removeprefix("step-").isdecimal())
+
+    def drop_states(self) -> None:
+        """Remove all states: a finished run stays finished, any other begins anew."""
+        shutil.rmtree(self.path / "state", ignore_errors=True)
 
     def latest_step(self) -> int | None:
         """The step of the newest state, or None."""

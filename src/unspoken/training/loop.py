@@ -27,7 +27,6 @@ from unspoken.core.fast.attention import fuse_activations
 from unspoken.core.fast.malloc import explained_memory, keeping_freed
 from unspoken.core.fast.switch import is_on, using
 from unspoken.core.fast.token_store import Encodings
-from unspoken.core.lm.hf import token_parameters
 from unspoken.core.precision import computing
 from unspoken.core.provenance import provenance
 from unspoken.core.rows.batch import Batch, collate
@@ -43,6 +42,8 @@ from unspoken.runs.start import build_method
 from unspoken.tasks import Split, make_task
 from unspoken.training import schedule as rows_of
 from unspoken.training.kept import forget_after, keep, keeps
+from unspoken.training.optimizer import new_optimizer
+from unspoken.training.plan import plan_of
 from unspoken.training.progress import Quiet, Reporter
 from unspoken.training.ranks import Ranks, new_accelerator
 from unspoken.training.resume import go_on, scored_otherwise
@@ -147,15 +148,7 @@ class Training:
     # what a step is made of
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        # Only matrices decay. Embedding rows do not either: rows that a batch does not contain would shrink for nothing.
-        tables = token_parameters(self.method)
-        decays = [p for p in self.trained.values() if p.ndim > 1 and id(p) not in tables]
-        rest = [p for p in self.trained.values() if p.ndim <= 1 or id(p) in tables]
-        groups = [
-            {"params": decays, "decays": True, "weight_decay": self.t.weight_decay},
-            {"params": rest, "decays": False, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.t.lr, betas=self.t.betas, fused=self.fused)
+        return new_optimizer(self.method, self.trained, self.t, self.fused)
 
     def _check_batches(self) -> None:
         """Let the method check the batches of the first epoch before the run directory is created."""
@@ -332,6 +325,8 @@ class Training:
             RunError: the state does not fit the method.
         """
         if (found := self.run.latest_state()) is None:
+            if "finished" in self.run.read():  # and its states were removed: `unspoken clean`
+                self.step = self.schedule.total
             return
         tensors, info = found
         if info["processes"] != self.ranks.count:
@@ -494,5 +489,7 @@ def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) 
     reporter = reporter or Quiet()
     with using(config.fast), reporter, Signals() as signals:
         training = Training(config, out, reporter, signals)
+        if training.ranks.main:
+            reporter.begins(plan_of(training))
         with keeping_freed(training.accelerator.device.type):
             return training.go()

@@ -10,9 +10,15 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from unspoken.training.plan import Plan
+
 
 class Reporter(AbstractContextManager[Any], Protocol):
-    """Called with every metrics row as it is written."""
+    """Called with what a training will do, and with every metrics row as it is written."""
+
+    def begins(self, plan: Plan) -> None:
+        """Training begins or goes on."""
+        ...
 
     def row(self, row: dict[str, Any], total: int) -> None:
         """Receive a row of metrics.jsonl, and the run's total number of optimizer steps."""
@@ -21,6 +27,9 @@ class Reporter(AbstractContextManager[Any], Protocol):
 
 class Quiet(AbstractContextManager[Any]):
     """Says nothing."""
+
+    def begins(self, plan: Plan) -> None:
+        """See `Reporter.begins`."""
 
     def row(self, row: dict[str, Any], total: int) -> None:
         """See `Reporter.row`."""
@@ -109,6 +118,12 @@ class Live(AbstractContextManager[Any]):
 
     def __exit__(self, *_: object) -> None:
         self.bars.__exit__()
+
+    def begins(self, plan: Plan) -> None:
+        """See `Reporter.begins`."""
+        for line in plan.lines():
+            self.bars.console.print(f"{self.label}: {line}", highlight=False, soft_wrap=True, markup=False)
+        self.bars.bar.update(self.bars.tasks[self.label], completed=plan.done or 0, total=plan.steps)
 
     def row(self, row: dict[str, Any], total: int) -> None:
         """See `Reporter.row`."""

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object, parse_flag_from_env
 
 from unspoken.errors import ConfigError, TrainingError, UnspokenError
+from unspoken.evaluation.processes import started
 
 T = TypeVar("T")
 
@@ -50,12 +52,26 @@ def new_accelerator(precision: str, tracker: str | None, out: str) -> Accelerato
             stacklevel=3,
         )
     waiting = InitProcessGroupKwargs(timeout=_PATIENCE)
+    count = started()
+    # Without a GPU, accelerate takes each of several processes for the only one, unless ACCELERATE_USE_CPU is set.
+    cpu = count > 1 and not torch.cuda.is_available()
     try:
-        return Accelerator(
-            mixed_precision="no", log_with=tracker, project_dir=out if tracker else None, kwargs_handlers=[waiting]
+        made = Accelerator(
+            cpu=cpu, mixed_precision="no", log_with=tracker, project_dir=out if tracker else None, kwargs_handlers=[waiting]
         )
     except ValueError as error:
         raise ConfigError(f"accelerate cannot be used: {error}") from error
+    if made.num_processes != count:
+        raise ConfigError(
+            f"{count} processes were started (WORLD_SIZE), but accelerate sees {made.num_processes}; start them with "
+            "torchrun or `accelerate launch`, or unset WORLD_SIZE"
+        )
+    if made.device.type == "mps":
+        warnings.warn(
+            "training on mps (Apple's GPU), which this project has not tried; ACCELERATE_USE_CPU=true trains on the CPU",
+            stacklevel=3,
+        )
+    return made
 
 
 class Ranks:

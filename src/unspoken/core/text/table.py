@@ -67,14 +67,15 @@ class Table:
         return [(number, heading) for number, heading in enumerate(shown) if heading is not None]
 
     def _least(self) -> int:
-        """The terminal width that the columns need: texts may be broken, figures and words of headings may not."""
+        """The terminal width that the columns need: texts may be broken, figures may not."""
         return 1 + sum(2 + self._column(number, heading) for number, heading in self._shown())
 
     def _column(self, number: int, heading: str) -> int:
         """The least width of a column."""
         widest = max((cell_len(row[number]) for row in self.rows), default=0)
-        words = max(map(cell_len, heading.split()), default=1)
-        return max(words, min(widest, _LABEL) if number < self.text_columns else widest)
+        if number >= self.text_columns:
+            return max(cell_len(heading), widest)
+        return max(max(map(cell_len, heading.split()), default=1), min(widest, _LABEL))
 
     def _drawn(self) -> Any:
         result = Drawn(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
