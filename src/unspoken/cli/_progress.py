@@ -15,6 +15,7 @@ from unspoken.cli._options import main_process
 if TYPE_CHECKING:
     from unspoken.cli._terminal import Terminal
     from unspoken.runs.config import RunConfig
+    from unspoken.runs.directory import RunDir
 
 
 @contextlib.contextmanager
@@ -56,7 +57,7 @@ def run_training(config: RunConfig, out: Path, label: str, quiet: bool) -> None:
         _next(done, config)
 
 
-def _next(run: Any, config: Any) -> None:
+def _next(run: RunDir, config: RunConfig) -> None:
     """What one may want to do with a run that has been trained, and what only going on needs."""
     from unspoken.evaluation.listing import size_of, size_text
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unspoken.cli._options import FOLDER, RECIPE, Overrides, Quiet, app, argument, seed_list
 from unspoken.cli._progress import run_training
 from unspoken.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unspoken.runs.config import RunConfig
 
 
 @app.command()
@@ -48,7 +51,7 @@ def train(
     typer.echo(f"next: unspoken eval RUN for each, then unspoken compare --group {named}", err=True)
 
 
-def _tell(config: Any, out: Path) -> None:
+def _tell(config: RunConfig, out: Path) -> None:
     """What a training would do, and how long its steps take here."""
     from unspoken.core.fast.switch import using
     from unspoken.training.costs import costs

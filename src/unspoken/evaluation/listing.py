@@ -80,7 +80,7 @@ def listed(path: Path) -> Listed:
     )  # fmt: skip
 
 
-def _steps(part: Any) -> int | None:
+def _steps(part: object) -> int | None:
     return part.get("steps") if isinstance(part, dict) else None
 
 
@@ -94,7 +94,7 @@ def _state(path: Path, about: dict[str, Any]) -> str:
     return "no training" if {"imported", "exported_from", "kept"} & set(about) else "stopped"
 
 
-def _name(settings: Any) -> str:
+def _name(settings: object) -> str:
     if not isinstance(settings, dict):
         return ""
     inside = next((_name(part) for part in settings.values() if isinstance(part, dict) and "name" in part), "")
