@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
 from rich.table import Table as Drawn
 from rich.text import Text
 
@@ -52,7 +53,7 @@ class Table:
         body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
         return f"{notes}\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"
 
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Drawn | Text]:
         """For a terminal, as rich's `print` asks for it. No figure is cut or broken over two lines, at any width.
 
         Long labels are broken. Where even that does not fit, every row is written as lines of "heading  value".
