@@ -112,6 +112,7 @@ def test_only_chooses_and_keeps_what_is_needed(small: Path):
         ('name = "test"', 'name = "test"\nspeaking = { temprature = 1 }', "temprature"),
         ('name = "test"', 'name = "test"\nwhen = { method = "coconut" }', "no evaluation asks this run"),
         ("latents = [1, 2]", "latents = [1, 2, nan]", "finite"),
+        ("latents = [1, 2]", "latents = [1, 2]\n" + "\n".join(f'f{k} = ["{"x" * 39}"]' for k in range(4)), "150 at most"),
         ("latents = [1, 2]", "latents = [1, 2, true]", "max_stage"),  # true is a value of its own, not the number 1
         ('set = { method = { latents = "{latents}" } }', 'set = { "backbone.path" = "run:begin" }', "no run 'begin' comes"),
         ('title = "Small"', "title = 3", "title"),

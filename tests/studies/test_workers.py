@@ -162,3 +162,12 @@ def test_a_gpu_that_is_not_there_is_refused(small: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match=r"give --jobs for the CPU"):
         run_study(made, devices=["cuda"], tell=lambda *_: None)
+
+
+def test_a_process_that_cannot_be_started_is_that_job_s_failure(tmp_path: Path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").mkdir()  # where its log would go
+    run = Run(tmp_path, [job(tmp_path, "a"), job(tmp_path, "b")], ["cpu"])
+    run.workers.go()
+    assert run.workers.ended == ["b"]
+    assert "a.log" in run.workers.failed["a"]

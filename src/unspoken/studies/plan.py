@@ -23,6 +23,9 @@ from unspoken.tasks import task_config
 START = "run:"
 """Before the name of a prepared run, as a value of `set`."""
 
+LONGEST = 150
+"""Bytes of a combination's file name; seed, fingerprint and endings come on top."""
+
 _IDLE = {
     f"train.{name}"
     for name in (
@@ -92,6 +95,11 @@ def plan(study: Study, beside: Path, runs: Path) -> list[Job]:
     chosen = combinations(study)
     if not chosen:
         raise ConfigError("exclude leaves no combination of factors, so there is nothing to train")
+    if long := [name for one in chosen if len((name := cell_name(one)).encode()) > LONGEST]:
+        raise ConfigError(
+            f"{long[0][:40]}... would be a file name of {len(long[0].encode())} bytes, {LONGEST} at most; shorten "
+            "values, and say more in [labels]"
+        )
     jobs = [job for one in study.prepare for job in _prepared(study, one, beside, runs)]
     known = {job.name: job for job in jobs}
     for seed, combination in itertools.product(study.seeds, chosen):

@@ -126,7 +126,8 @@ def _accuracies(results: Results, name: str, cells: Sequence[Mapping[str, Any]])
     notes = [
         f"Strict rule, {' or '.join(map(str, sizes))} problems, training seeds {', '.join(map(str, seeds))}. Mean over "
         "seeds with its 95% t interval over them (none for one seed, or equal ones); within a seed: the widest 95% Wilson "
-        "interval of one run, about other problems for that one model. Latents, tokens, passes: means per question.",
+        "interval of one run, about other problems for that one model. Latents thought, tokens spoken, passes: means per "
+        "question.",
         *(column.note for column in more if column.note),
     ]
     return Table(
@@ -136,7 +137,7 @@ def _accuracies(results: Results, name: str, cells: Sequence[Mapping[str, Any]])
     )  # fmt: skip
 
 
-_HEADINGS = ("accuracy % (95% over seeds)", "each seed %", "within a seed", "latents", "tokens", "passes")
+_HEADINGS = ("accuracy % (95% over seeds)", "each seed %", "within a seed", "thought", "tokens", "passes")
 
 
 class _Column:
@@ -226,7 +227,8 @@ def _tests(results: Results, pairs: Sequence[Mapping[str, Any]]) -> Table:
         rows=rows,
         notes=[
             "Seed by seed: the mean of b - a with its 95% t interval over seeds, and the paired t test. Within a seed: "
-            f"McNemar's exact test on the problems that both runs answered. Not adjusted for the {len(pairs)} pairs."
+            f"McNemar's exact test on the problems that both runs answered. Not adjusted for the {len(pairs)} "
+            f"pair{'' if len(pairs) == 1 else 's'}."
         ],
         text_columns=2,
         narrow=("a", "b", "b - a", "95%", "p", None, None),

@@ -126,7 +126,10 @@ class Workers:
 
     def _in_place(self, place: str) -> None:
         while (job := self._next()) is not None:
-            code, said = self._result(job, place)
+            try:
+                code, said = self._result(job, place)
+            except Exception as error:  # no place for its log, no memory for a process, ...: that job's failure alone
+                code, said = 1, f"{type(error).__name__}: {error}"
             with self._change:
                 if self._stopped:
                     return
