@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unspoken.evaluation.evaluator import evaluate
     from unspoken.evaluation.records import EvalReport
     from unspoken.recipes import recipe
+    from unspoken.runs.baseline import load_baseline
     from unspoken.runs.config import RunConfig
     from unspoken.runs.directory import export, load
     from unspoken.runs.model import Model
@@ -45,6 +46,7 @@ _WHERE = {
     "evaluate_run": "unspoken.causal.campaign",
     "export": "unspoken.runs.directory",
     "load": "unspoken.runs.directory",
+    "load_baseline": "unspoken.runs.baseline",
     "make_task": "unspoken.tasks",
     "recipe": "unspoken.recipes",
     "train": "unspoken.training.loop",
@@ -72,6 +74,7 @@ __all__ = [
     "evaluate_run",
     "export",
     "load",
+    "load_baseline",
     "make_task",
     "recipe",
     "train",

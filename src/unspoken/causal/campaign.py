@@ -22,8 +22,10 @@ from unspoken.evaluation.processes import Processes, processes
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.rescore import Agreement, agreements
 from unspoken.evaluation.resume import PartialReport
+from unspoken.runs.baseline import BaselineConfig, BaselineModel, baseline_config, load_baseline
 from unspoken.runs.directory import RunDir, load
 from unspoken.runs.model import AnswerOptions, Model
+from unspoken.runs.places import is_plain
 from unspoken.tasks import make_task
 from unspoken.tasks.base import Split, Task, TaskConfig
 from unspoken.tasks.scoring.extractors import EXTRACTORS
@@ -75,6 +77,9 @@ class CampaignOptions(AnswerOptions, total=False):
     extractors: Sequence[str]
     card: str | Path | None
     restart: bool
+    shots: int
+    thinking: bool
+    texts: str | None
 
 
 @dataclass(kw_only=True)
@@ -82,7 +87,7 @@ class Campaign:
     """What to evaluate, and how. Creating one loads the model.
 
     Attributes:
-        run: a run directory, or a model in the package ("builtin:tiny").
+        run: a run directory, a model inside the package ("builtin:tiny"), or a plain Hugging Face model: a folder or hub id.
         tasks: tasks, their names or configs; () = the run's own.
         seeds: sampling seeds, with one evaluation each; () = one evaluation with the run's seed.
         split, limit, latents, batch_size, explain, samples: as in `evaluate`.
@@ -95,6 +100,7 @@ class Campaign:
         extractors: further scoring rules; if all are given, those that do not apply are left out.
         card: file for a card of the report, if there is only one.
         restart: discard the batches of an interrupted evaluation.
+        shots, thinking, texts: how a plain model is asked, see `load_baseline`; not for runs.
         speaking: fields of `SamplingParams`.
 
     Raises:
@@ -120,6 +126,9 @@ class Campaign:
     extractors: Sequence[str] = ()
     card: str | Path | None = None
     restart: bool = False
+    shots: int = 0
+    thinking: bool = False
+    texts: str | None = None
     speaking: Mapping[str, Any] = field(default_factory=dict)
     model: Model = field(init=False)
     processes: Processes = field(init=False)
@@ -131,6 +140,7 @@ class Campaign:
             )
         if self.seeds and "seed" in self.speaking:
             raise ConfigError("seeds are the seeds of several evaluations; leave the one seed out")
+        self._check_kind()
         tasks = self.tasks or (RunDir(self.run).config().task,)
         self.tasks = [task if isinstance(task, Task) else make_task(task) for task in tasks]
         many = len(self.tasks) * max(len(self.seeds), 1)
@@ -139,8 +149,36 @@ class Campaign:
         if self.out is not None:
             check_file(self.out)
         self.processes = processes()
-        self.model = load(self.run, explain=self.explain, device=self.processes.device, dtype=self.dtype)
+        self.model = self._load()
         self.model.parallel = self.parallel
+
+    @property
+    def plain(self) -> bool:
+        """Whether it evaluates a plain Hugging Face model."""
+        return is_plain(self.run)
+
+    def _check_kind(self) -> None:
+        """Refuse settings of the other kind of model."""
+        if not self.plain:
+            if self.shots or self.thinking or self.texts is not None:
+                raise ConfigError(
+                    f"shots, thinking and texts are for plain Hugging Face models; {self.run} is a run, which is asked as "
+                    "it was trained"
+                )
+        elif not self.tasks:
+            raise ConfigError(f"{self.run} is a plain Hugging Face model, without a task of its own; give one, e.g. gsm8k")
+        elif self.controls or self.explain:
+            raise ConfigError(f"{self.run} is a plain Hugging Face model without latents: none to change or explain")
+
+    def _load(self) -> Model:
+        if not self.plain:
+            return load(self.run, explain=self.explain, device=self.processes.device, dtype=self.dtype)
+        for task in self.tasks:
+            self._asked(task)  # refuses what cannot be shown before a model is loaded
+        return load_baseline(str(self.run), thinking=self.thinking, device=self.processes.device, dtype=self.dtype)
+
+    def _asked(self, task: Task) -> BaselineConfig:
+        return baseline_config(task, self.split, shots=self.shots, thinking=self.thinking, texts=self.texts)
 
     def path(self, task: Task, seed: int | None = None) -> Path:
         """The path of a report, whose name contains settings that differ from the run's."""
@@ -149,13 +187,16 @@ class Campaign:
         changed = {
             "limit": self.limit, "latents": self.latents, "parallel": self.parallel, "explain": self.explain or None,
             "dtype": self.dtype, "chains": self.chains, "samples": self.samples if self.samples > 1 else None,
+            "shots": self.shots or None, "thinking": self.thinking or None, "texts": self.texts,
             **self._speaking(seed),
         }  # fmt: skip
-        return RunDir(self.run).report_path(task.name, self.split, **_given(changed))
+        return RunDir(self.run, here=self.plain).report_path(task.name, self.split, **_given(changed))
 
     def evaluate(self, task: Task, seed: int | None = None, progress: Progress | None = None) -> Evaluated:
         """Answer and score one split, resuming an interrupted evaluation, and save the report."""
         path = self.path(task, seed)
+        if isinstance(self.model, BaselineModel):
+            self.model.ask(self._asked(task))
         keep = PartialReport(path, self.processes, self.restart)
         report = evaluate(
             self.model, task, self.split, limit=self.limit, latents=self.latents, batch_size=self.batch_size,

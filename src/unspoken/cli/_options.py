@@ -172,6 +172,13 @@ def run_place(text: str | Path) -> Path:
     return Path(text)
 
 
+def model_place(text: str | Path) -> Path:
+    """A run that is there, or a plain Hugging Face model: a folder, or the id of one on the hub."""
+    from unspoken.runs.places import is_plain
+
+    return Path(text) if is_plain(text) else run_place(text)
+
+
 def _complete_runs(incomplete: str) -> list[str]:
     """Runs and models of the package that begin so, for the shell."""
     from unspoken.core.builtin import BUILTIN, builtin
@@ -203,6 +210,10 @@ FOLDER: Any = {"parser": out_folder, "metavar": "FOLDER"}
 
 Overrides = Annotated[list[str] | None, argument("Overrides, e.g. train.lr=1e-3 backbone.path=DIR.")]
 TaskOverrides = Annotated[list[str] | None, argument("Overrides of the task's fields, e.g. root=DIR.")]
+RunOrModel = Annotated[
+    Path,
+    argument("A run directory, builtin:tiny-sim-cot, or a Hugging Face folder or hub id.", **RUN | {"parser": model_place}),
+]
 Run = Annotated[Path, argument("A run directory, or builtin:tiny-sim-cot.", **RUN)]
 SplitName = Annotated[Split, typer.Option(help="train, validation or test.", parser=_split, metavar="<str>")]
 OtherTask = Annotated[str | None, typer.Option(help="Another task than the run's own.")]

@@ -19,7 +19,7 @@ from unspoken.cli._options import (
     Latents,
     MaxNewTokens,
     OtherTask,
-    Run,
+    RunOrModel,
     Seed,
     SplitName,
     Stop,
@@ -54,6 +54,10 @@ def _seeds(text: str | None, seed: int | None, out: Path | None) -> list[int]:
 
 def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str] | None, out: Path | None) -> list[Any]:
     """The tasks of an evaluation; each takes all overrides."""
+    from unspoken.runs.places import is_plain
+
+    if tasks is None and task is None and is_plain(run):
+        raise ConfigError(f"{run} is a plain Hugging Face model, without a task of its own; give --task, e.g. gsm8k")
     if tasks is None:
         return [task_of(run, task, overrides)]
     if task is not None or out is not None:
@@ -66,7 +70,7 @@ def _tasks(run: Path, task: str | None, tasks: str | None, overrides: list[str] 
 
 @app.command("eval")
 def evaluate(
-    run: Run,
+    run: RunOrModel,
     overrides: TaskOverrides = None,
     task: OtherTask = None,
     tasks: Annotated[str | None, typer.Option(help="Several, with commas: gsm8k,svamp; one report each.")] = None,
@@ -95,9 +99,17 @@ def evaluate(
     extractors: Annotated[str | None, typer.Option(help="Also score by these rules (`rescore`): all, or names.")] = None,
     card: Annotated[Path | None, typer.Option(help="Also write a card, for `verify`.", **FILE)] = None,
     restart: Annotated[bool, typer.Option(help="Throw away what an interrupted evaluation left.")] = False,
+    shots: Annotated[int, typer.Option(help="Solved problems shown to a plain model before each question.")] = 0,
+    thinking: Annotated[
+        bool, typer.Option("--thinking/--no-thinking", help="Let a plain model write its thinking first.")
+    ] = False,
+    texts: Annotated[
+        str | None, typer.Option(help="A plain model's prompt: plain, math, choice, yes_no; default by the task.")
+    ] = None,
 ) -> None:
     """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report.
 
+    A plain Hugging Face model is asked with its chat template, as a baseline; its report lands in the current folder.
     The same command goes on where an interrupted one stopped. Processes that torchrun starts share the problems.
     """
     from unspoken.causal.campaign import Campaign
@@ -114,6 +126,7 @@ def evaluate(
         run=run, tasks=every, seeds=said, split=split, limit=limit, latents=latents, parallel=parallel, card=card, out=out,
         batch_size=batch_size, explain=explain, chains=chains, samples=samples, dtype=dtype, controls=controls,
         controls_limit=controls_limit, extractors=rule_names(extractors), restart=restart,
+        shots=shots, thinking=thinking, texts=texts,
         speaking={**speaking, **given(stop=stop, expect=expect)},
     )  # fmt: skip
     me = campaign.processes

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from unspoken.core.config import check_whole, dump
 from unspoken.core.provenance import provenance
 from unspoken.core.text.example import Example
+from unspoken.core.text.thinking import said
 from unspoken.errors import ConfigError, DataError
 from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.resume import Kept, PartialReport, evaluate_missing
@@ -173,7 +174,7 @@ def _in_turns(
 
 def record_of(name: str, example: Example, task: Task, model: Model, answers: Sequence[Answer]) -> Record:
     """The record of a problem and its answer: the only one, or the one chosen by vote."""
-    scores = [task.score(example, answer.text) for answer in answers]
+    scores = [task.score(example, said(answer.text)) for answer in answers]
     chosen = elect([score.extracted for score in scores])
     answer, score = answers[chosen], scores[chosen]
     several = len(answers) > 1

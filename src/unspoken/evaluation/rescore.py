@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from unspoken.core.config import method_layers
 from unspoken.core.text.example import Example
+from unspoken.core.text.thinking import said
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.several import elect
@@ -68,6 +69,7 @@ def several_marks(report: EvalReport, rule: ScoringRule | None = None) -> int:
 
     def differs(record: Record, text: str) -> bool:
         example = Example(question=record.question, steps=record.steps, answer=record.answer, id=record.id)
+        text = said(text)
         first = first_answer(text, mark)
         return first != text and own(example, first).extracted != own(example, text).extracted
 
@@ -78,20 +80,20 @@ def _again(record: Record, name: str, rule: ScoringRule, mark: str | None = None
     """One record scored by another rule. Several answers vote on what this rule extracts."""
     example = Example(question=record.question, steps=record.steps, answer=record.answer, id=record.id)
     if record.said is None:
-        verdict = judge(name, example, record.text, rule, mark)
+        verdict = judge(name, example, said(record.text), rule, mark)
         return replace(
             record,
             strict=verdict.right,
-            flexible=bool(rule(example, record.text).flexible),
+            flexible=bool(rule(example, said(record.text)).flexible),
             extracted=verdict.extracted,
         )
-    said = []
+    every = []
     for one in record.said:
-        verdict = judge(name, example, one.text, rule, mark)
-        loose = bool(rule(example, one.text).flexible)
-        said.append(replace(one, strict=verdict.right, flexible=loose, extracted=verdict.extracted))
-    chosen = said[elect([one.extracted for one in said])]
-    # Thoughts in the record belong to the answer chosen before; those of other sets are not stored.
+        verdict = judge(name, example, said(one.text), rule, mark)
+        loose = bool(rule(example, said(one.text)).flexible)
+        every.append(replace(one, strict=verdict.right, flexible=loose, extracted=verdict.extracted))
+    chosen = every[elect([one.extracted for one in every])]
+    # Thoughts are kept for the answer that had been chosen; those of another set of thoughts are not in the record.
     known = next((one.chain for one in record.said if one.text == record.text), None) == chosen.chain
     return replace(
         record,
@@ -102,7 +104,7 @@ def _again(record: Record, name: str, rule: ScoringRule, mark: str | None = None
         finished=chosen.finished,
         thoughts=record.thoughts if known else None,
         expected=record.expected if known else None,
-        said=tuple(said),
+        said=tuple(every),
     )
 
 

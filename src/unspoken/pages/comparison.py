@@ -54,6 +54,8 @@ def find(paths: Sequence[Path]) -> dict[str, dict[str, tuple[EvalReport, Path]]]
         short = path.name if path.is_dir() else path.parent.name if path.stem.startswith("eval-") else path.stem
         for file in files:
             report = EvalReport.from_json(file)
+            if path.is_file() and not path.stem.startswith("eval-"):  # MODEL-eval-TASK-test.json of a model without a folder
+                short = path.stem.replace(f"-eval-{report.task.get('name')}-{report.split}", "")
             if (fault := _stale(report, file.parent / "model")) is not None:
                 warnings.warn(f"{file} is no longer of the model beside it: {fault}; run the evaluation again", stacklevel=2)
             row = grid.setdefault(str(report.task.get("name") or "a task"), {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Unpack
 from weakref import WeakKeyDictionary
 
@@ -88,9 +89,13 @@ class Model:
 
     Attributes:
         parallel: make latents in this many parallel passes (`core/loop/sources.py:Jacobi`); None = as trained.
+        stops: texts that end an answer, besides eos.
+        begun: how answers begin in the prompt already; stands before their texts.
     """
 
     parallel: int | None = None
+    stops: tuple[str, ...] = ()
+    begun: str = ""
 
     def __init__(
         self,
@@ -256,7 +261,7 @@ class Model:
             _check_each(numbers, "numbers", len(rows))
             for number in numbers or ():
                 check_whole(numbers=number)
-            return sample(
+            found = sample(
                 self.method.backbone,
                 rows,
                 source,
@@ -272,7 +277,11 @@ class Model:
                 numbers=numbers,
                 decider=decider,
                 expected=self.method.backbone.encode(expect) if expect else (),
+                stops=self.stops,
             )
+        if not self.begun:
+            return found
+        return [tuple(replace(one, text=self.begun + one.text) for one in answers) for answers in found]
 
     def batches(
         self, questions: Sequence[str], size: int, *, latents: int | None = None, names: Sequence[str] | None = None

@@ -14,21 +14,25 @@ from unspoken.core.files import parse_json, read_object, reason
 from unspoken.errors import RunError
 from unspoken.runs.earlier import updated
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
 
 class Places:
     """A run's folder, and the places of its reports and other files.
 
     Args:
         path: the folder, or a model in the package ("builtin:tiny").
+        here: put new files into the current folder: the model is somebody else's. So it is for models in the package.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, here: bool = False) -> None:
         self.inside = str(path).startswith(BUILTIN)
-        self.name = Path(path).name
+        self.here = here or self.inside
+        self.name = Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
         self.path = builtin(str(path)) if self.inside else Path(path)
 
     def place(self, name: str, ending: str = "", **changed: object) -> Path:
-        """The path for a file about the run. For a model in the package, that is the current folder.
+        """The path for a file about the run, in its folder or in the current one (`here`).
 
         Args:
             name: the first part of the file's name.
@@ -37,7 +41,7 @@ class Places:
         """
         settings = {key: re.sub(r"[^\w.]+", "-", str(value)) for key, value in changed.items()}
         short = name + "".join(f"-{key}-{value}" for key, value in settings.items()) + ending
-        return Path(f"{self.name.replace(':', '-')}-{short}") if self.inside else self.path / short
+        return Path(f"{self.name.replace(':', '-')}-{short}") if self.here else self.path / short
 
     def report_path(self, task: str, split: str, **changed: object) -> Path:
         """The path of an evaluation's report; `compare` reads the one without changed settings."""
@@ -79,7 +83,7 @@ class Places:
             if not self.path.is_dir():
                 raise RunError(f"{self.path} is no run directory but a file; {hint}") from None
             if (self.path / "config.json").is_file():
-                hint = "it is a Hugging Face folder: load it with transformers, or train from it (backbone.path)"
+                hint = "it is a Hugging Face folder: `unspoken eval` takes it with --task, or train from it (backbone.path)"
             raise RunError(f"{self.path} is no run directory: it has no run.json; {hint}") from None
         except OSError as error:
             raise RunError(f"{file!s:.200} cannot be read: {reason(error)[0]}; give another folder, or mend this") from error
@@ -115,6 +119,19 @@ class Places:
         """The step of the newest state, or None."""
         states = self._states()
         return int(states[-1].name.removeprefix("step-")) if states else None
+
+
+def is_plain(path: str | Path) -> bool:
+    """Whether a path is that of a plain Hugging Face model, no run: a folder with its config, or the id of one on the hub.
+
+    "org/name" is an id unless there is a folder "org", where it would be a mistyped path.
+    """
+    folder = Path(path)
+    if str(path).startswith(BUILTIN) or os.path.isfile(folder / "run.json"):
+        return False
+    if os.path.isdir(folder):
+        return any(os.path.isfile(folder / name) for name in ("config.json", "adapter_config.json"))
+    return _HUB_ID.fullmatch(str(path)) is not None and not os.path.lexists(folder) and not folder.parent.is_dir()
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Unpack
 
 import torch
@@ -33,6 +34,7 @@ def sample(
     *,
     decider: StopDecider | None = None,
     expected: tuple[int, ...] = (),
+    stops: tuple[str, ...] = (),
     **how: Unpack[SampleOptions],
 ) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts.
@@ -43,7 +45,7 @@ def sample(
 
     Args:
         decider: says when a row has thought enough.
-        expected: see `Request`.
+        expected, stops: see `Request`. The loop cannot stop at a text: there the answer is cut afterwards.
         how: other arguments of `core/loop/generate.py:sample`, where they, the first four and the result are documented.
 
     Raises:
@@ -54,13 +56,20 @@ def sample(
         source = at_once(source, backbone.parallel)
     single = how.get("chains", 1) * how.get("samples", 1) == 1 and how.get("watch") is None
     if rows and single and not isinstance(source, Jacobi) and is_on() and supports_kv_slots(backbone, columns):
-        return [(answer,) for answer in _scheduled(backbone, rows, source, speaking, decider, expected, **how)]
+        return [(answer,) for answer in _scheduled(backbone, rows, source, speaking, decider, expected, stops, **how)]
     if decider is not None and rows:
         raise ConfigError(
             "a stop rule needs one answer per question, a model with standard attention, and the shortcuts turned on "
             "(fast.enabled); leave --stop away, or ask for a single answer"
         )
-    return sample_batches(backbone, rows, source, speaking, **how)
+    found = sample_batches(backbone, rows, source, speaking, **how)
+    return [tuple(_cut(answer, stops) for answer in answers) for answers in found] if stops else found
+
+
+def _cut(answer: Answer, stops: tuple[str, ...]) -> Answer:
+    """An answer that ends before the first stop text in it."""
+    end = min((at for stop in stops if (at := answer.text.find(stop)) >= 0), default=None)
+    return answer if end is None else replace(answer, text=answer.text[:end], finished=True)
 
 
 def _scheduled(
@@ -70,6 +79,7 @@ def _scheduled(
     speaking: SamplingParams,
     decider: StopDecider | None,
     expected: tuple[int, ...],
+    stops: tuple[str, ...],
     *,
     batch_size: int = 32,
     numbers: Sequence[int] | None = None,
@@ -88,7 +98,10 @@ def _scheduled(
     began = clock(backbone.device)
     seeds = range(len(rows)) if numbers is None else numbers
     places = scheduler.run(
-        [Request(row=row, speaking=speaking, number=seed, expected=expected) for row, seed in zip(rows, seeds, strict=True)]
+        [
+            Request(row=row, speaking=speaking, number=seed, expected=expected, stops=stops)
+            for row, seed in zip(rows, seeds, strict=True)
+        ]
     )
     seconds = (clock(backbone.device) - began) / len(rows)
     thoughts: list[tuple[str, ...] | None] = [None] * len(rows)
@@ -103,9 +116,9 @@ def _scheduled(
 
 
 def _answer(backbone: Backbone, active: ActiveRequest, seconds: float, thoughts: tuple[str, ...] | None) -> Answer:
-    finished, tokens, spoken = active.eos_left == 0, tuple(active.tokens), tuple(active.spoken)
+    finished, tokens, spoken = active.finish_reason == "stop", tuple(active.tokens), tuple(active.spoken)
     return Answer(
-        text=backbone.decode(spoken),
+        text=backbone.decode(spoken) if active.text is None else active.text.whole(spoken),
         tokens=tokens,
         finished=finished,
         latents=active.row.latents - active.skipped,
