@@ -2,6 +2,8 @@
 # The first interpreter that runs and is new enough; version managers leave names on PATH that do not run.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+# make CPU=1 ... installs PyTorch for the CPU alone; on Linux, PyPI's own brings CUDA along.
+TORCH_CPU := https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
 DOCS := .venv-docs
@@ -10,9 +12,9 @@ DOCS := .venv-docs
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; run: make PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "Installing into $(VENV): about 1.6 GB, a minute or more without a word"
+	@echo "Installing into $(VENV): $(if $(CPU),about 0.6 GB to download,on Linux 3 GB to download; with CPU=1 a PyTorch without CUDA, 0.6 GB)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check $(if $(CPU),--extra-index-url $(TORCH_CPU)) -c constraints.txt -e ".[dev]"
 	@touch $@
 
 # Train No-CoT, Coconut and SIM-CoT on generated problems, compare them, read the thoughts.

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.fakes.evaluation import record, report
 
 import unspoken
 from unspoken.recipes import tiny
-from unspoken.recipes.quickstart import START, quickstart
+from unspoken.recipes.quickstart import START, _question, quickstart
 
 
 @pytest.fixture
@@ -43,11 +44,23 @@ def test_quickstart_writes_runs_reports_and_a_page(short, tmp_path):
     assert reports["Coconut"].mean_latents == 3  # four updates end in stage 3, and a model is asked as its stage trained it
     for word in (*reports, "thought", "unspoken ask"):
         assert word in text
+    assert text.startswith("Three steps, about ")
+    assert "4 updates each" in text.split("\n\n")[0]
     page = (tmp_path / "index.html").read_text()
+    assert f"SIM-CoT answers {100 * reports['SIM-CoT'].accuracy.value:.1f}% of 20 problems" in page.replace("\n", " ")
     assert all(label in page for label in reports)
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     model = unspoken.load(tmp_path / "sim_cot")
     assert len(model.answer(["Ann has 7 figs. She finds 5. How many figs has Ann?"], explain=True)[0].thoughts or ()) == 4
+
+
+def test_the_question_to_ask_is_one_that_is_answered_rightly():
+    wrong, lucky, right = (
+        record(i, strict, thoughts=record(i, True).steps if true else ("<<0+0=5>>",))
+        for i, (strict, true) in enumerate([(False, True), (True, False), (True, True)])
+    )
+    for records, best in (((wrong, lucky, right), right), ((wrong, lucky), lucky), ((wrong,), wrong)):
+        assert _question(report([True], records=records)) == best.question
 
 
 def test_quickstart_goes_on_where_it_was(short, tmp_path):

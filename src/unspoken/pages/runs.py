@@ -60,17 +60,20 @@ def thoughts_of(report: EvalReport, limit: int = 8) -> list[dict[str, Any]]:
     ][:limit]
 
 
-def write_page(path: str | Path, title: str, runs: Sequence[PageRun]) -> None:
+def write_page(path: str | Path, title: str, runs: Sequence[PageRun], lead: str | None = None) -> None:
     """Write the page, all or nothing.
+
+    Args:
+        lead: its first sentences; None = which run is best, and by how much.
 
     Raises:
         DataError: no runs, or two with one label.
         RunError: the file cannot be written.
     """
-    write_text(path, page(title, runs))
+    write_text(path, page(title, runs, lead))
 
 
-def page(title: str, runs: Sequence[PageRun]) -> str:
+def page(title: str, runs: Sequence[PageRun], lead: str | None = None) -> str:
     """The page as text (see `write_page`)."""
     labels = [run.label for run in runs]
     if not runs:
@@ -81,7 +84,7 @@ def page(title: str, runs: Sequence[PageRun]) -> str:
     return render(
         "runs.html",
         title=title,
-        lead=summary(runs),
+        lead=lead or summary(runs),
         headings=HEADINGS,
         results=[_result(i, run.label, run.report) for i, run in enumerate(runs) if run.report is not None],
         pairs=_compared(runs),

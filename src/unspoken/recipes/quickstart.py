@@ -9,6 +9,7 @@ there go on, or are only evaluated.
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import time
 from collections.abc import Mapping
@@ -16,15 +17,14 @@ from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.evaluation.records import EvalReport, same_step
+from unspoken.evaluation.records import EvalReport, Record, same_step
 from unspoken.evaluation.tables import compare as pair
-from unspoken.evaluation.tables import comparison_table, table
+from unspoken.evaluation.tables import comparison_table, percent, table
 from unspoken.pages.runs import PageRun, thoughts_of, write_page
 from unspoken.recipes import tiny
 from unspoken.runs.config import RunConfig
@@ -54,11 +54,17 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
     began = time.perf_counter()
     runs = {label: make(seed) for label, make in tiny.QUICKSTART.items()}
     start = tiny.START
-    console.print(
-        f"Start: {start}, an explicit-CoT model of this project. {len(runs)} methods train from it, in {out}/",
-        highlight=False,
-        markup=False,
-    )
+    names, cores = list(runs), _cores()
+    updates = max(config.train.steps or 0 for config in runs.values())
+    for line in (
+        f"Three steps, about {'5' if cores > 1 else '10'} minutes on {min(cores, 2)} free core{'s' if cores > 1 else ''}:",
+        f"  1. {', '.join(names[:-1])} and {names[-1]} train from {start}, a small model that writes its steps: "
+        f"{updates:,} updates each, on the same problems",
+        f"  2. they and {start} answer {problems:,} problems that none has seen",
+        f"  3. what the latents of {names[-1]} say is decoded into words, and all of it goes into {out / 'index.html'}",
+        "If it is stopped, the same command goes on.\n",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     _train_all({label: (config, out / _folder(label)) for label, config in runs.items()}, console)
     task = make_task(next(iter(runs.values())).task)
     reports: dict[str, EvalReport] = {}
@@ -71,13 +77,13 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
         reports[label].save(where)
     console.print(table(reports))
     console.print(comparison_table(pair(reports)))
-    shown: dict[str, Any] = {}
+    explanations: dict[str, EvalReport] = {}
     for label in runs:
         model = load(out / _folder(label))
         if model.explains:
             explained = evaluate(model, task, "test", limit=problems, batch_size=100, explain=True)
             explained.save(RunDir(out / _folder(label)).report_path(task.name, "test", explain=True))
-            shown[label] = thoughts_of(explained, 8)
+            explanations[label] = explained
             _print_thoughts(label, explained, console)
     page = out / "index.html"
     metrics = {label: RunDir(out / _folder(label)).metrics() for label in runs}
@@ -85,16 +91,54 @@ def quickstart(out: Path, seed: int, console: Console, problems: int = PROBLEMS)
         page,
         "unspoken quickstart",
         [
-            PageRun(label=label, metrics=metrics.get(label, ()), report=report, thoughts=shown.get(label, ()))
+            PageRun(
+                label=label,
+                metrics=metrics.get(label, ()),
+                report=report,
+                thoughts=thoughts_of(explanations[label], 8) if label in explanations else (),
+            )
             for label, report in reports.items()
         ],
+        lead=_lead(reports, explanations),
     )
     last = out / _folder(list(runs)[-1])
     console.print(f"\nDone in {(time.perf_counter() - began) / 60:.1f} minutes. Page: {page}", markup=False, highlight=False)
-    question = reports[START].records[0].question
-    console.print("Ask it something:", highlight=False)
-    console.print(f'  unspoken ask {last} "{question}" --show-thoughts', highlight=False, soft_wrap=True, markup=False)
+    asked = shlex.quote(_question(explanations.get(names[-1], reports[names[-1]])))
+    for line in (
+        "Ask it something:",
+        f"  unspoken ask {last} {asked} --show-thoughts",
+        "or talk with it, and change what it thinks on the way:",
+        f"  unspoken ask {last}",
+    ):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     return reports
+
+
+def _lead(reports: Mapping[str, EvalReport], explanations: Mapping[str, EvalReport]) -> str:
+    """The page in two sentences: what the last run, which thinks in latents, is worth beside one that writes its steps."""
+    label, report = list(reports.items())[-1]
+    start = reports[START]
+    low, high = map(percent, report.accuracy.interval)
+    right, written = percent(report.accuracy.value), percent(start.accuracy.value)
+    said = (
+        f"{label} answers {right}% of {report.n} problems correctly (95% interval {low} to {high}) in "
+        f"{report.mean_passes:.1f} forward passes, without writing a step; {START}, which writes them, {written}% in "
+        f"{start.mean_passes:.1f}."
+    )
+    steps = explanations[label].step_accuracy if label in explanations else None
+    if steps is not None:
+        said += f" Decoded into words, {percent(steps.overall.value)}% of its latents are the true step."
+    return said
+
+
+def _question(report: EvalReport) -> str:
+    """A problem that the model gets right, with all its thoughts if there is one; else the first problem."""
+
+    def worth(record: Record) -> int:
+        pairs = zip(record.steps, record.thoughts or (), strict=False)
+        return record.strict + (record.strict and bool(record.thoughts) and all(same_step(*pair) for pair in pairs))
+
+    return max(report.records, key=worth).question
 
 
 def _train_all(runs: Mapping[str, tuple[RunConfig, Path]], console: Console) -> None:
@@ -105,6 +149,8 @@ def _train_all(runs: Mapping[str, tuple[RunConfig, Path]], console: Console) -> 
     """
     jobs = max(1, min(len(runs), _cores()))
     bars = Bars(list(runs), console)
+    for label, (config, path) in runs.items():
+        bars.expect(label, config.train.steps, RunDir(path).latest_step() or 0)
     seen = dict.fromkeys(runs, 0)
 
     def poll() -> None:

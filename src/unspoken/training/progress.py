@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from unspoken.training.plan import Plan
 
@@ -51,15 +52,17 @@ class Bars(AbstractContextManager[Any]):
         self.seconds = seconds
         self.console = console or Console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.description}", style="bold", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[said]}", markup=False),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", style="bold", markup=False, table_column=_whole()),
+            BarColumn(bar_width=20 if self.console.width >= 100 else 8),
+            TextColumn("{task.fields[steps]}", markup=False, table_column=_whole()),
+            TimeRemainingColumn(table_column=_whole()),
+            # Last, as what is cut where the terminal is narrow.
+            TextColumn("{task.fields[said]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            expand=True,
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.tasks = {label: self.bar.add_task(label, total=None, said="") for label in labels}
+        self.tasks = {label: self.bar.add_task(label, total=None, said="", steps="") for label in labels}
         self.validated = dict.fromkeys(labels, "")
         self.last = dict.fromkeys(labels, 0.0)
 
@@ -69,6 +72,11 @@ class Bars(AbstractContextManager[Any]):
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+    def expect(self, label: str, total: int | None, done: int = 0) -> None:
+        """A run will have so many optimizer steps; so many are done. None = not known before it begins."""
+        steps = "" if total is None else f"{done}/{total}"
+        self.bar.update(self.tasks[label], completed=done, total=total, steps=steps)
 
     def row(self, label: str, row: dict[str, Any], total: int) -> None:
         """Show a row of a run's metrics.jsonl; the run has `total` optimizer steps. The monitor warns by itself."""
@@ -84,7 +92,8 @@ class Bars(AbstractContextManager[Any]):
                 f" {name} {value:,.0f}" if value > 1 else f" {name} {value:.3f}" for name, value in rates.items()
             )
             said = f"stage {row['stage']} | {terms} | {row['tokens_per_second']:,.0f} tok/s{self.validated[label]}"
-        self.bar.update(self.tasks[label], completed=row["step"], total=total, said=said)
+        self.expect(label, total, row["step"])
+        self.bar.update(self.tasks[label], said=said)
         now = time.monotonic()
         told = row["kind"] == "validation" and bool(self.validated[label])  # rare and important
         if not self.console.is_terminal and (told or now - self.last[label] > self.seconds or row["step"] >= total):
@@ -92,6 +101,10 @@ class Bars(AbstractContextManager[Any]):
             left = row["seconds"] / max(row["step"], 1) * (total - row["step"])
             line = f"{label}: {row['step']}/{total} {said} | {left:.0f} s left"
             self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _whole() -> Column:
+    return Column(no_wrap=True)
 
 
 def _validated(row: dict[str, Any]) -> str:
@@ -123,7 +136,7 @@ class Live(AbstractContextManager[Any]):
         """See `Reporter.begins`."""
         for line in plan.lines():
             self.bars.console.print(f"{self.label}: {line}", highlight=False, soft_wrap=True, markup=False)
-        self.bars.bar.update(self.bars.tasks[self.label], completed=plan.done or 0, total=plan.steps)
+        self.bars.expect(self.label, plan.steps, plan.steps if plan.finished else plan.done or 0)
 
     def row(self, row: dict[str, Any], total: int) -> None:
         """See `Reporter.row`."""
