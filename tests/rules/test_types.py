@@ -21,7 +21,7 @@ from unspoken.runs.model import AnswerOptions, CallOptions, Model
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 
-MOST = 95
+MOST = 60
 """Parameters of which it may be said that they are, or hold, `Any`.
 
 Those that there are: what a library calls us with in a form that it does not tell (autograd functions, the harness's

@@ -143,7 +143,7 @@ def _refuse_bools(cls: type, data: Mapping[str, object], where: str) -> None:
 
 
 @functools.cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:
+def _adapter(cls: type) -> TypeAdapter[Any]:
     """What checks data against a class; to make one takes longer than to use it."""
     return TypeAdapter(cls)
 
@@ -194,7 +194,7 @@ def named(table: NameTable, kind: str, data: object) -> Any:
     return build(config, data)
 
 
-def method_layers(data: Any) -> Iterator[Any]:
+def method_layers(data: object) -> Iterator[Any]:
     """A method's settings as plain values, then those of the method it wraps (the field `inner`), and so on."""
     while data is not None:
         yield data

@@ -381,7 +381,7 @@ def layers(method: Method) -> Iterator[Method]:
         layer = layer.wrapped
 
 
-def replace_innermost(config: Any, **fields: Any) -> Any:
+def replace_innermost(config: Any, **fields: object) -> Any:
     """Replace fields in the config of the innermost wrapped method; in the config itself if it wraps none."""
     inner = getattr(config, "inner", None)
     return replace(config, **fields) if inner is None else replace(config, inner=replace_innermost(inner, **fields))

@@ -23,6 +23,7 @@ from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import labelled_cross_entropy_sum
+from unspoken.core.rows.attachment import Attachment
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.chat import (
@@ -164,7 +165,7 @@ class SoftPrompt(Method):
             )
         return AssistantPrompt(unlabelled(ids, start=len(before) - self.reads_ahead, latents=latents, name=name))
 
-    def answered(self, example: Example, text: str, latents: int | None = None, **extra: Any) -> Row:
+    def answered(self, example: Example, text: str, latents: int | None = None, **extra: Attachment) -> Row:
         """prompt | text | eos, with further attachments."""
         head = self.prompt(example.question, latents, name=example.id)
         ids = (*encode(self.backbone, text, first=False), self.backbone.tokenizer.eos_token_id)

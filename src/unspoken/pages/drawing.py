@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unspoken.core.files import write_file
 from unspoken.core.text.markup import printable
 from unspoken.errors import ConfigError, RunError
 from unspoken.pages.svg import Chart
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def check_matplotlib() -> None:
@@ -60,12 +63,12 @@ def panels(charts: Sequence[Chart]) -> Any:
     return figure
 
 
-def _plain(text: Any) -> str:
+def _plain(text: object) -> str:
     """Text that matplotlib does not take for a formula."""
     return printable(text).replace("$", r"\$")
 
 
-def save(figure: Any, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Write a figure, all or nothing.
 
     Raises:

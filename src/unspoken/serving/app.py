@@ -197,7 +197,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | No
         leaving.cancel()
 
 
-def _said(body: Any, status: int = 200) -> Response:
+def _said(body: object, status: int = 200) -> Response:
     return Response(json.dumps(body, ensure_ascii=False), status, media_type="application/json")
 
 
@@ -213,7 +213,7 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _body_of(kind: Any) -> dict[str, Any]:
+def _body_of(kind: type) -> dict[str, Any]:
     """What the OpenAPI document says of a request's body."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema(kind)}}}}
 

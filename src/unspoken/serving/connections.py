@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import resource
-from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -49,7 +48,7 @@ class Connection(H11Protocol):
         """Connections of which there may be so many."""
         return type("Connection", (cls,), {"most": most, "_idle": {}})
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """See `asyncio.Protocol`."""
         super().connection_made(transport)
         self._wait()

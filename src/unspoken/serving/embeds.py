@@ -18,7 +18,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Annotated, Any
@@ -127,7 +127,7 @@ class EmbedsService:
         self._one_at_a_time = threading.Lock()
         self._queue = threading.BoundedSemaphore(waiting)
 
-    def bodies(self, asked: Any) -> list[dict[str, Any]]:
+    def bodies(self, asked: object) -> list[dict[str, Any]]:
         """The engine's requests for one of ours.
 
         Raises:
@@ -151,7 +151,7 @@ class EmbedsService:
         finally:
             self._queue.release()
 
-    def ask(self, bodies: list[dict[str, Any]]) -> tuple[int, bytes]:
+    def ask(self, bodies: Sequence[Mapping[str, object]]) -> tuple[int, bytes]:
         """Status and answer of the engine; of several requests, the answers as one."""
         if len(bodies) == 1:
             return self._ask(bodies[0])
@@ -164,7 +164,7 @@ class EmbedsService:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             return 502, _fault(f"the engine at {self.engine} answered in a way that is not understood: {error!r:.200}")
 
-    def _ask(self, body: dict[str, Any]) -> tuple[int, bytes]:
+    def _ask(self, body: Mapping[str, object]) -> tuple[int, bytes]:
         request = urllib.request.Request(
             f"{self.engine}/completions", data=json.dumps(body).encode("utf-8"), headers={"Content-Type": "application/json"}
         )

@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +23,8 @@ from unspoken.serving.protocol import LONGEST
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+Log = Callable[[Mapping[str, object]], None]
 
 SENDING = 20.0
 """Seconds in which a request must have arrived."""
@@ -41,12 +43,10 @@ class Guard:
         log: called with what is known of each request when it is over; None = nobody.
     """
 
-    def __init__(
-        self, app: Any, *, key: str | None = None, local: bool = True, log: Callable[[dict[str, Any]], None] | None = None
-    ) -> None:
+    def __init__(self, app: Application, *, key: str | None = None, local: bool = True, log: Log | None = None) -> None:
         self.app, self.key, self.local, self.log = app, key, local, log
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
@@ -89,7 +89,7 @@ class Guard:
                 about |= {"status": status, "ms": round(1000 * (time.perf_counter() - began), 1)}
                 self.log(about)
 
-    def _admit(self, scope: Any, headers: dict[str, str]) -> None:
+    def _admit(self, scope: Message, headers: dict[str, str]) -> None:
         """Refuse what another site makes a browser send, a name that leads here from outside, and who has no key.
 
         Raises:

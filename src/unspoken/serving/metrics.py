@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -11,6 +11,8 @@ from unspoken.core.engine.scheduler import Scheduler
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _COLUMNS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+K = TypeVar("K")
 
 REASONS = ("stop", "length", "abort", "error")
 """How answers end: as the API says it, cancelled by whoever asked or by the server, or by a failure."""
@@ -26,7 +28,7 @@ class Metrics:
     def __init__(self, names: Iterable[str]) -> None:
         self.registry = CollectorRegistry()
 
-        def new(kind: Any, name: str, text: str, labels: tuple[str, ...] = (), **more: Any) -> Any:
+        def new(kind: Callable[..., K], name: str, text: str, labels: tuple[str, ...] = (), **more: object) -> K:
             return kind(f"unspoken:{name}", text, ("model_name", *labels), registry=self.registry, **more)
 
         seconds: Any = {"buckets": _SECONDS}

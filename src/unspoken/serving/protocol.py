@@ -207,7 +207,7 @@ _WHY = {
 R = TypeVar("R", bound=Asked)
 
 
-def parse(kind: type[R], body: Any) -> R:
+def parse(kind: type[R], body: object) -> R:
     """A request from JSON that was read.
 
     Raises:
@@ -227,7 +227,7 @@ def parse(kind: type[R], body: Any) -> R:
         raise ApiError(400, str(error), named[1] if named else None) from None
 
 
-def schema(kind: Any) -> dict[str, Any]:
+def schema(kind: type) -> dict[str, Any]:
     """The JSON schema of a request, for the OpenAPI document."""
     return TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
 
@@ -250,7 +250,7 @@ def prompts_of(asked: CompletionRequest) -> list[str | list[int]]:
     return prompts
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
 
 
@@ -284,7 +284,7 @@ def question_of(asked: ChatRequest) -> str:
     return _content(messages[0].get("content"))
 
 
-def _content(content: Any) -> str:
+def _content(content: object) -> str:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list):
         raise ApiError(400, f"content must be a text or a list of text parts, got {shown(content, 80)}", "messages")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -86,7 +86,7 @@ class Reply:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
 
-    def _sent(self, choice: dict[str, Any]) -> str:
+    def _sent(self, choice: Mapping[str, object]) -> str:
         usage = {"usage": None} if self.usage_at_end else {}
         return _event({**self._head(self.chunk_object), "choices": [choice], **usage})
 
@@ -220,5 +220,5 @@ def _number(value: float) -> float:
     return value if value > _FLOOR else _FLOOR
 
 
-def _event(data: dict[str, Any]) -> str:
+def _event(data: Mapping[str, object]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

@@ -13,10 +13,9 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -178,11 +177,11 @@ def curl(host: str, port: int, names: Sequence[str], key: str | None) -> str:
     )
 
 
-def _text_line(about: dict[str, Any]) -> None:
+def _text_line(about: Mapping[str, object]) -> None:
     more = "".join(f" {name}={about[name]}" for name in ("model", "tokens", "latents") if name in about)
-    path = about["path"].encode("unicode_escape").decode()[:100]
+    path = str(about["path"]).encode("unicode_escape").decode()[:100]
     print(f"{about['id']} {about['method']} {path} {about['status']}{more} {about['ms']} ms", file=sys.stderr, flush=True)
 
 
-def _json_line(about: dict[str, Any]) -> None:
+def _json_line(about: Mapping[str, object]) -> None:
     print(json.dumps({"time": round(time.time(), 3), **about}), file=sys.stderr, flush=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from unspoken.causal.control_report import ControlsReport
 from unspoken.core.files import read_object
+from unspoken.core.stored import Stored
 from unspoken.errors import RunError
 from unspoken.evaluation.records import EvalReport
 from unspoken.runs.directory import RunDir
@@ -14,6 +15,7 @@ from unspoken.studies.places import JobPlaces
 from unspoken.studies.plan import Job
 from unspoken.studies.study import Evaluation
 
+S = TypeVar("S", bound=Stored)
 Part = Literal["report", "controls", "latents", "interchange"]
 
 
@@ -67,7 +69,7 @@ def report_of(places: JobPlaces, one: Evaluation) -> EvalReport | None:
     return whole(EvalReport, places.report(one))
 
 
-def whole(kind: Any, file: Path) -> Any:
+def whole(kind: type[S], file: Path) -> S | None:
     """A stored report, if it is there and whole."""
     try:
         return kind.from_json(file)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import nn
 
 from unspoken.core.embeddings import input_table, output_head
 from unspoken.core.lm.backbone import Backbone
-from unspoken.core.rows.row import Row, unlabelled
+from unspoken.core.rows.row import Row, RowFields, unlabelled
 from unspoken.errors import ConfigError, DataError
 
 BOT, EOT, LATENT = "<|start-latent|>", "<|end-latent|>", "<|latent|>"
@@ -31,7 +31,7 @@ class Markers:
         """All three, in the order in which they were added."""
         return (self.bot, self.eot, self.latent)
 
-    def prompt(self, question: tuple[int, ...], latents: int, **fields: Any) -> Row:
+    def prompt(self, question: tuple[int, ...], latents: int, **fields: Unpack[RowFields]) -> Row:
         """question | bot | latents | eot, with further fields of the row."""
         ids = (*question, self.bot, *((self.latent,) * latents), self.eot)
         return unlabelled(ids, start=len(question) + 1, latents=latents, **fields)

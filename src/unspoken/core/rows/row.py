@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from unspoken.core.rows.attachment import Attachment
 
@@ -13,6 +13,20 @@ IGNORE = -100
 
 LatentKey = tuple[str, int]
 """Identifies latents: the row's name and the number of the set of thoughts, from 0."""
+
+
+class RowFields(TypedDict, total=False):
+    """Fields of `Row` that may be left out."""
+
+    steps_covered: int
+    name: str
+    unfed_latent: bool
+    capture_at: int | None
+    branch: Row | None
+    shared: int
+    position_gap: tuple[int, int]
+    num_eos: int
+    extra: Mapping[str, Attachment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +75,10 @@ class Row:
         """Length of the longer of row and branch, gaps included: what must fit into the model's context."""
         return max(len(self.ids) + self.position_gap[1], self.branch.longest if self.branch is not None else 0)
 
-    def followed_by(self, text: tuple[int, ...], **changes: Any) -> Row:
+    def followed_by(self, text: tuple[int, ...], *, start: int | None = None, **changes: Unpack[RowFields]) -> Row:
         """The row with more text behind it, each token of which is to be predicted."""
-        return replace(self, ids=(*self.ids, *text), labels=(*self.labels, *text), **changes)
+        start = self.start if start is None else start
+        return replace(self, ids=(*self.ids, *text), labels=(*self.labels, *text), start=start, **changes)
 
     def value(self, name: str, default: object = None) -> Any:
         """The `HostValue` of a name; `default` where the row has none."""
@@ -74,9 +89,10 @@ class Row:
         return sum(part.positions_elsewhere(chain, sample) for part in self.extra.values())
 
 
-def unlabelled(ids: tuple[int, ...], *, start: int | None = None, **fields: Any) -> Row:
+def unlabelled(ids: tuple[int, ...], *, start: int | None = None, latents: int = 0, **fields: Unpack[RowFields]) -> Row:
     """A row of which nothing is to be predicted, such as a prompt; without latents unless told otherwise."""
-    return Row(**{"latents": 0, **fields}, ids=ids, labels=(IGNORE,) * len(ids), start=len(ids) if start is None else start)
+    start = len(ids) if start is None else start
+    return Row(ids=ids, labels=(IGNORE,) * len(ids), start=start, latents=latents, **fields)
 
 
 EMPTY = Row(ids=(), labels=(), start=0, latents=0)

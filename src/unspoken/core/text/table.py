@@ -98,7 +98,7 @@ class Table:
             yield "\n".join(f"{heading}{' ' * (wide - cell_len(heading))}  {row[number]}" for number, heading in shown)
 
 
-def csv_text(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Comma-separated values: figures as they are, None as nothing."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([headings, *rows])

@@ -59,7 +59,7 @@ class DataSetConfig(EvaluationSetConfig):
     limit_validation: int | None = None
 
 
-def check_ranges(config: Any) -> None:
+def check_ranges(config: object) -> None:
     """Raise ConfigError if a limit is below 1, or `validation_fraction` is not in [0, 1)."""
     for name in ("limit", *(f"limit_{split}" for split in SPLITS)):
         value = getattr(config, name, None)
