@@ -152,8 +152,8 @@ def test_every_run_is_a_config(name, rehearsed, tmp_path):
     assert (config.train.steps, config.train.epochs, config.train.batch_size) == (600, None, runs.BATCH)
     assert config.backbone.lora is None
     inner = getattr(config.method, "inner", config.method)
-    if runs.RUNS[name].stages is not None:
-        stages = runs.RUNS[name].stages[1]
+    if (told := runs.RUNS[name].stages) is not None:
+        stages = told[1]
         begins = inner.epochs_per_stage * stages * runs.ROWS / runs.BATCH
         assert begins == pytest.approx(3 * stages if rehearsed else 600 * runs.LAST_STAGE, abs=0.5)
         assert inner.first_stage == inner.max_stage + 1 - stages

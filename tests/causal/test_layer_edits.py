@@ -44,7 +44,8 @@ def by_hand(it: Model, layer: int, new: dict[int, Any], part: Any, number: int, 
 @both
 @every_method
 def test_a_patch_puts_in_the_donors_state(name: str, family: str) -> None:
-    it, how = model(name, family), {"latents": 3, "batch_size": 2}
+    it = model(name, family)
+    how: dict[str, Any] = {"latents": 3, "batch_size": 2}
     traced = it.trace(QUESTIONS, **how)
     done = intervene(it, QUESTIONS, Patch(donors=1, layer=1, latents=[1], questions=[0, 3]), **how)
     donor = traced.at("latent", 1)[1, 1]

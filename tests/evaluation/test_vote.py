@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,7 +33,9 @@ def test_the_first_of_the_most(extracted: list[str | None], chosen: int):
 class Voters(FakeModel):
     """Answers problem i in six ways: four sets of thoughts are wrong for odd problems, each in the same way."""
 
-    def sample(self, questions: list[str], *, chains: int, samples: int, **options: Any) -> list[tuple[Any, ...]]:
+    def sample(
+        self, questions: Sequence[str], *, chains: int = 1, samples: int = 1, **options: Any
+    ) -> list[tuple[Any, ...]]:
         self.calls.append({"chains": chains, "samples": samples, **options})
         return [tuple(self._voter(i, c, s) for c in range(chains) for s in range(samples)) for i in range(len(questions))]
 

@@ -15,7 +15,7 @@ from support.families import model as family_model
 
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, DataError
-from unspoken.inspector.attention import paid
+from unspoken.inspector.attention import attention_shares
 from unspoken.inspector.look import inspect
 from unspoken.inspector.words import nearest, words_of
 from unspoken.pages.inspection import page
@@ -88,7 +88,7 @@ def test_the_replayed_row_is_the_spoken_one(family: str, kind: str, monkeypatch:
         return weights
 
     monkeypatch.setattr(backbone, "attention", noted)
-    together = paid(backbone, rows, list(trace.latents_BKD), [a.tokens for a in answers])
+    together = attention_shares(backbone, rows, list(trace.latents_BKD), [a.tokens for a in answers])
     places = [(number, b) for number, (embeds, _, _) in enumerate(forwarded) for b in range(len(embeds))]
     for (number, b), row, answer, one in zip(places, rows, answers, together, strict=True):
         embeds, how, weights = forwarded[number]
@@ -102,7 +102,7 @@ def test_the_replayed_row_is_the_spoken_one(family: str, kind: str, monkeypatch:
         assert one.before == pytest.approx(float(shares[: row.start].sum()), abs=1e-6)
         assert torch.allclose(torch.tensor(one.layers).mean(0), torch.tensor(one.latents), atol=1e-6)
     for b, one in enumerate(together):
-        (alone,) = paid(backbone, rows[b : b + 1], [trace.latents_BKD[b]], [answers[b].tokens])
+        (alone,) = attention_shares(backbone, rows[b : b + 1], [trace.latents_BKD[b]], [answers[b].tokens])
         assert one is not None
         assert alone is not None
         assert one.latents == pytest.approx(alone.latents, abs=1e-5)  # the neighbour's padding gets none of it

@@ -27,7 +27,7 @@ from unspoken.evaluation import groups
 from unspoken.evaluation.several import Completion
 from unspoken.evaluation.tables import compare, comparison_table, table
 from unspoken.inspector.look import inspect
-from unspoken.pages import comparison
+from unspoken.pages import comparison, formats
 from unspoken.pages.inspection import page as inspector_page
 from unspoken.pages.runs import PageRun, page, thoughts_of
 from unspoken.pages.templating import script
@@ -170,8 +170,8 @@ def test_markdown():
     reports = {f"{EVIL}{k}\n# x": evil_report() for k in range(3)}
     tables(table(reports).markdown())
     tables(comparison_table(compare(reports)).markdown())
-    tables(comparison.markdown(comparison.tables({EVIL: reports, "b": reports})))
-    tables(comparison.markdown({EVIL: groups.tables(groups.grouped(reports, dict.fromkeys(reports)))}))
+    tables(formats.markdown(comparison.tables({EVIL: reports, "b": reports})))
+    tables(formats.markdown({EVIL: groups.tables(groups.grouped(reports, dict.fromkeys(reports)))}))
     tables(control_report.to_markdown(_controls()))
     tables(_scaling().to_markdown())
 

@@ -24,7 +24,7 @@ def model(method: str | dict[str, Any] = "coconut") -> Model:
 
 
 @pytest.mark.parametrize("method", ["coconut", "cot", SIM_COT])
-def test_threads_take_turns(method: object):
+def test_threads_take_turns(method: Any):
     asked = model(method)
     alone = [asked.answer([question])[0].tokens for question in QUESTIONS]
     latents = asked.think(QUESTIONS[:3]).latents_BKD

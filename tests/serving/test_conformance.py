@@ -56,7 +56,7 @@ def chat(client: openai.OpenAI, model: str):
 
     def ask(content: Any = QUESTION, **fields: Any) -> Any:
         fields = {"max_completion_tokens": 12, "temperature": 0, **fields}
-        messages = [{"role": "user", "content": content}]
+        messages: Any = [{"role": "user", "content": content}]
         return client.chat.completions.create(model=model, messages=messages, **fields)
 
     return ask

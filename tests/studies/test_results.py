@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def made(small: Path, tmp_path: Path) -> Planned:
     return finished(small, tmp_path / "runs")
 
 
-def cell(results: dict, name: str) -> dict:
+def cell(results: Mapping[str, Any], name: str) -> dict[str, Any]:
     return next(one for one in results["cells"] if one["name"] == name)["evaluations"]["test"]
 
 

@@ -38,7 +38,7 @@ class Exchange:
         return any(choice.get("finish_reason") for chunk in self.chunks for choice in chunk.get("choices", ()))
 
 
-async def post(url: str, body: Any, *, headers: dict[str, str] | None = None) -> Exchange:
+async def post(url: str, body: object, *, headers: dict[str, str] | None = None) -> Exchange:
     """Send JSON, read the answer. An answer cut off is one without its end; nothing is raised for it."""
     parts = urlsplit(url)
     data = json.dumps(body).encode()

@@ -75,7 +75,7 @@ def _resident() -> int:
         return 0
 
 
-def measure(call: Callable[[], Any], device: torch.device) -> Taken:
+def measure(call: Callable[[], object], device: torch.device) -> Taken:
     """One call."""
 
     def wait() -> None:
@@ -92,11 +92,11 @@ def measure(call: Callable[[], Any], device: torch.device) -> Taken:
 
 
 def paired(
-    sides: Mapping[str, Callable[[], Any]],
+    sides: Mapping[str, Callable[[], object]],
     device: torch.device,
     rounds: int,
     warm: bool = True,
-    around: Callable[[str], AbstractContextManager[Any]] | None = None,
+    around: Callable[[str], AbstractContextManager[object]] | None = None,
 ) -> dict[str, list[Taken]]:
     """Measure every side once per round, after one warm-up, in an order that rotates from round to round.
 

@@ -98,7 +98,7 @@ def questions(count: int, seed: int = 0) -> list[str]:
     return made
 
 
-async def at_once(url: str, bodies: Sequence[Any], clients: int) -> Load:
+async def at_once(url: str, bodies: Sequence[object], clients: int) -> Load:
     """So many clients, each asking its next question when the last is answered."""
     load, left = Load(), iter(bodies)
     began = time.perf_counter()
@@ -112,12 +112,12 @@ async def at_once(url: str, bodies: Sequence[Any], clients: int) -> Load:
     return load
 
 
-async def at_rate(url: str, bodies: Sequence[Any], rate: float, seed: int = 0) -> Load:
+async def at_rate(url: str, bodies: Sequence[object], rate: float, seed: int = 0) -> Load:
     """So many questions a second on average, whenever they come (a Poisson process)."""
     load, rng = Load(), np.random.default_rng(seed)
     began = time.perf_counter()
 
-    async def one(body: Any, wait: float) -> None:
+    async def one(body: object, wait: float) -> None:
         await asyncio.sleep(wait)
         load.exchanges.append(await post(url, body))
 

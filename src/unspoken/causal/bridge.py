@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ from unspoken.causal.layer_edits import depth_of
 from unspoken.core.loop.layers import Columns, LayerTrace, LayerWatch
 from unspoken.core.loop.trace import Answer
 from unspoken.errors import ConfigError
-from unspoken.runs.model import Model
+from unspoken.runs.model import CallOptions, Model
 
 _POINT = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 
@@ -64,12 +64,14 @@ class AnsweringModule(nn.Module):
         object.__setattr__(self, "model", model)  # no module, and its method's parts are not this one's
         self.watch = LayerWatch()
 
-    def forward(self, questions: Sequence[str], **how: Any) -> list[Answer]:
+    def forward(self, questions: Sequence[str], **how: Unpack[CallOptions]) -> list[Answer]:
         """Answer questions; `how` are the other arguments of `Model.answer`."""
         return self.model.answer(questions, watch=self.watch, **how)
 
 
-def run_with_cache(model: Model, questions: Sequence[str], **how: Any) -> tuple[LayerTrace, dict[str, Tensor]]:
+def run_with_cache(
+    model: Model, questions: Sequence[str], **how: Unpack[CallOptions]
+) -> tuple[LayerTrace, dict[str, Tensor]]:
     """Answer questions, and keep what stands at every hook point.
 
     Args:
@@ -87,7 +89,7 @@ def run_with_cache(model: Model, questions: Sequence[str], **how: Any) -> tuple[
 
 
 def run_with_hooks(
-    model: Model, questions: Sequence[str], fwd_hooks: Sequence[tuple[str, Hook]], **how: Any
+    model: Model, questions: Sequence[str], fwd_hooks: Sequence[tuple[str, Hook]], **how: Unpack[CallOptions]
 ) -> list[Answer]:
     """Answer questions with hooks that may change what goes on from a hook point.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -259,7 +259,7 @@ def intervene(
     names = [f"question {i}" for i in range(len(questions))] if names is None else list(names)
     before: dict[LatentKey, Trace] = {}
     after: dict[LatentKey, Trace] = {}
-    inside = [one for one in interventions if getattr(one, "layer", None) is not None]
+    inside: list[Any] = [one for one in interventions if getattr(one, "layer", None) is not None]
     watch = changed = None
     if inside:
         watch = LayerWatch(layers=sorted({layer_number(one.layer, depth_of(model)) for one in inside}))

@@ -105,7 +105,8 @@ class KnownStates(KnownLatents):
         super().__init__(
             torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), np.array([len(row) for row in rows]), names
         )
-        self.part, self.from_end = part, from_end
+        self.part: Part = part
+        self.from_end = from_end
 
     def at(self, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
         """States [N, D].

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,11 @@ from unspoken.cli._options import (
     whole_numbers,
 )
 from unspoken.cli._progress import bar
+
+if TYPE_CHECKING:
+    from unspoken.cli._terminal import Terminal
+    from unspoken.inspector.look import Inspection
+    from unspoken.tasks import Split, Task
 
 Rest = Annotated[
     list[str] | None, argument("Another run to stand beside it, and overrides of the task's fields, e.g. root=DIR.")
@@ -107,7 +112,9 @@ def inspect(
         console.say(f"written: {file}")
 
 
-def _seen(console: Any, run: Path, task: Any, split: Any, n: int, latents: int | None, counts: list[int] | None) -> Any:
+def _seen(
+    console: Terminal, run: Path, task: Task, split: Split, n: int, latents: int | None, counts: list[int] | None
+) -> Inspection:
     """What there is to see of one run."""
     from unspoken.inspector.look import inspect as look
     from unspoken.runs.directory import RunDir, load

@@ -125,7 +125,7 @@ def _describe(error: ErrorDetails, cls_name: str, names: Sequence[str]) -> str:
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
+def _hints(cls: type) -> dict[str, Any]:
     """The types of a config's fields. Kept: a server builds a config per request."""
     return get_type_hints(cls)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _steps(part: object) -> int | None:
     return part.get("steps") if isinstance(part, dict) else None
 
 
-def _state(path: Path, about: dict[str, Any]) -> str:
+def _state(path: Path, about: Mapping[str, object]) -> str:
     try:
         Lock(path).check()
     except UnspokenError:

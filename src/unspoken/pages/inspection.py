@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -135,7 +135,15 @@ def _run(label: str, seen: Inspection) -> _Run:
     )  # fmt: skip
 
 
-def _problems(runs: Sequence[Inspection]) -> list[dict[str, Any]]:
+class _SideBySide(TypedDict):
+    """A problem, what each run made of it, and which filters it passes."""
+
+    question: str
+    sides: tuple[Problem, ...]
+    kinds: list[str]
+
+
+def _problems(runs: Sequence[Inspection]) -> list[_SideBySide]:
     """Each problem with what each run made of it, and which filters it passes.
 
     Raises:
@@ -144,7 +152,7 @@ def _problems(runs: Sequence[Inspection]) -> list[dict[str, Any]]:
     questions = [[problem.question for problem in one.problems] for one in runs]
     if any(other != questions[0] for other in questions[1:]):
         raise ConfigError("two runs stand side by side on the same problems; give the same task, split and number for both")
-    rows = []
+    rows: list[_SideBySide] = []
     for sides in zip(*(one.problems for one in runs), strict=True):
         right = {side.correct for side in sides}
         kinds = ["yes" if right == {True} else "no", *(["differ"] if len(right) > 1 else [])]
@@ -152,13 +160,13 @@ def _problems(runs: Sequence[Inspection]) -> list[dict[str, Any]]:
     return rows
 
 
-def _kinds(problems: Sequence[Mapping[str, Any]], runs: int) -> list[tuple[str, str, int]]:
+def _kinds(problems: Sequence[_SideBySide], runs: int) -> list[tuple[str, str, int]]:
     """The filters: kind, name, and how many problems pass."""
     names = {"all": "all", "yes": "right", "no": "wrong", **({"differ": "differ"} if runs > 1 else {})}
     return [(k, name, sum(k == "all" or k in one["kinds"] for one in problems)) for k, name in names.items()]
 
 
-def _compared(named: Sequence[tuple[str, Inspection]], problems: Sequence[Mapping[str, Any]]) -> str:
+def _compared(named: Sequence[tuple[str, Inspection]], problems: Sequence[_SideBySide]) -> str:
     """Two runs in a few sentences."""
     (a, first), (b, second) = named
     head = first.head

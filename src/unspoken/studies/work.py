@@ -36,7 +36,7 @@ from unspoken.studies.places import BUSY, JobPlaces
 from unspoken.studies.plan import task_settings
 from unspoken.studies.state import costs_of, missing, report_of, trained
 from unspoken.studies.study import Evaluation
-from unspoken.tasks import make_task
+from unspoken.tasks import Task, make_task
 from unspoken.training.costs import costs
 from unspoken.training.loop import train
 from unspoken.training.signals import Interrupted
@@ -112,7 +112,7 @@ def ask(run: RunDir, places: JobPlaces, one: Evaluation) -> None:
         write_json(places.interchange(one), {"places": _interchanged(load(run.path, explain=False), task, one)})
 
 
-def _interchanged(model: Model, task: Any, one: Evaluation) -> list[dict[str, Any]]:
+def _interchanged(model: Model, task: Task, one: Evaluation) -> list[dict[str, Any]]:
     """Place by place; nothing where the latents are the same for every problem."""
     if model.method.source() is None:
         return []

@@ -28,7 +28,7 @@ def generated() -> list[Problem]:
 
 
 @pytest.fixture(scope="module")
-def published(shared_data: Path) -> list[dict[str, Any]]:
+def published(shared_data: Path) -> list[Problem]:
     folder = shared_data / "prontoqa"
     return [row for name in ("valid", "test") for row in json.loads((folder / f"prontoqa_{name}.json").read_text())]
 
@@ -82,7 +82,7 @@ def world(question: str) -> World:
         found.proof |= new
 
 
-def check(row: dict[str, Any]) -> None:
+def check(row: Problem) -> None:
     """A problem is right: the answer follows, after five rules; nothing contradicts it; the steps are its proof."""
     problem = world(row["question"])
     person, so, what = problem.asked
@@ -111,13 +111,13 @@ def test_every_generated_problem_is_right(generated: list[Problem]) -> None:
         check(row)
 
 
-def test_the_prover_agrees_with_the_files(published: list[dict[str, Any]]) -> None:
+def test_the_prover_agrees_with_the_files(published: list[Problem]) -> None:
     assert len(published) == 1000
     for row in published:
         check(row)
 
 
-def shape(row: dict[str, Any]) -> tuple[Any, ...]:
+def shape(row: Problem) -> tuple[Any, ...]:
     """What is the same in every row: how many rules of which kind about which concept, as seen from the proof."""
     problem = world(row["question"])
     chain = [read(step.split(". ")[0] + ".")[1][2] for step in row["steps"][:-1]]
@@ -146,12 +146,12 @@ def shape(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def test_every_problem_has_the_shape_of_the_files(generated: list[Problem], published: list[dict[str, Any]]) -> None:
+def test_every_problem_has_the_shape_of_the_files(generated: list[Problem], published: list[Problem]) -> None:
     (first,) = {str(shape(row)) for row in published}
     assert {str(shape(row)) for row in generated} == {first}
 
 
-def statistics(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def statistics(rows: list[Problem]) -> dict[str, Any]:
     counts: dict[str, Counter[Any]] = defaultdict(Counter)
     lengths = []
     for row in rows:
@@ -178,9 +178,7 @@ def shares_differ(a: Counter[Any], b: Counter[Any]) -> float:
     return sum(abs(a[key] / a.total() - b[key] / b.total()) for key in a.keys() | b.keys()) / 2
 
 
-def test_generated_problems_have_the_statistics_of_the_files(
-    generated: list[Problem], published: list[dict[str, Any]]
-) -> None:
+def test_generated_problems_have_the_statistics_of_the_files(generated: list[Problem], published: list[Problem]) -> None:
     made, real = statistics(generated), statistics(published)
     assert mean(made["lengths"]) == pytest.approx(mean(real["lengths"]), abs=2)
     assert pstdev(made["lengths"]) == pytest.approx(pstdev(real["lengths"]), rel=0.1)
@@ -198,7 +196,7 @@ def test_generated_problems_have_the_statistics_of_the_files(
         assert set(made["counts"][name]) == set(counts), name
 
 
-def test_pools(published: list[dict[str, Any]]) -> None:
+def test_pools(published: list[Problem]) -> None:
     text = " ".join(row["question"] for row in published)
     words = set(re.findall(r"\w+", text))
     assert set(NAMES) == {word for word in words if word.istitle() and f"{word} is " in text and not word.endswith("us")} - {

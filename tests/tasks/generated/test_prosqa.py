@@ -30,7 +30,7 @@ def generated() -> list[GraphProblem]:
 
 
 @pytest.fixture(scope="module")
-def published(shared_data: Path) -> list[dict[str, Any]]:
+def published(shared_data: Path) -> list[GraphProblem]:
     folder = shared_data / "prosqa"
     return [row for name in ("valid", "test") for row in json.loads((folder / f"prosqa_{name}.json").read_text())]
 
@@ -61,7 +61,7 @@ def distances(facts: set[tuple[str, str]], start: str) -> dict[str, int]:
         found |= dict.fromkeys(new, max(found.values()) + 1)
 
 
-def check(row: dict[str, Any]) -> None:
+def check(row: GraphProblem) -> None:
     """A problem is right: wording, graph fields, one option reachable, steps a shortest path made of given sentences."""
     sentences, facts, (person, *options) = told(row["question"])
     assert len(sentences) == len(facts) == len(row["edges"]), "a sentence an edge, none twice"
@@ -96,7 +96,7 @@ def test_every_generated_problem_is_right(generated: list[GraphProblem]) -> None
     assert {symbol for row in generated for symbol in row["idx_to_symbol"]} == {*NAMES, *CONCEPTS}
 
 
-def test_the_solver_agrees_with_the_files(published: list[dict[str, Any]]) -> None:
+def test_the_solver_agrees_with_the_files(published: list[GraphProblem]) -> None:
     assert len(published) == 800
     for row in published:
         check(row)
@@ -105,7 +105,7 @@ def test_the_solver_agrees_with_the_files(published: list[dict[str, Any]]) -> No
 # Statistics
 
 
-def statistics(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def statistics(rows: list[GraphProblem]) -> dict[str, Any]:
     """Numbers per row, and shares of counted things."""
     numbers: dict[str, list[float]] = defaultdict(list)
     counts: dict[str, Counter[Any]] = defaultdict(Counter)
@@ -144,7 +144,7 @@ def shares_differ(a: Counter[Any], b: Counter[Any]) -> float:
 
 
 def test_generated_problems_have_the_statistics_of_the_files(
-    generated: list[GraphProblem], published: list[dict[str, Any]]
+    generated: list[GraphProblem], published: list[GraphProblem]
 ) -> None:
     made, real = statistics(generated), statistics(published)
     for name, values in real["numbers"].items():

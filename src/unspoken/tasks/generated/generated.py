@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from hashlib import sha256
 from typing import TypedDict
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError
-from unspoken.tasks.base import SPLITS, Split, TaskConfig
+from unspoken.tasks.base import SPLITS, Split
 from unspoken.tasks.reading.rows import RawRow, examples_of
 from unspoken.tasks.reading.source import DataSetConfig
 
@@ -101,7 +101,7 @@ def words(text: str) -> tuple[str, ...]:
 def generated_examples(
     config: GeneratedConfig,
     split: Split,
-    problems: Iterator[Mapping[str, TaskConfig]],
+    problems: Iterator[Problem],
     key: Callable[[str], str],
     held_out: Iterable[Example] = (),
 ) -> list[Example]:

@@ -255,14 +255,20 @@ def only_test(config: EvaluationSetConfig, read: Callable[[Split], list[Example]
     return Splits(config=config, read=read, there=("test",), absent=dict.fromkeys(SPLITS, advice))
 
 
-def carved(config: DataSetConfig, read: Callable[[Split], list[Example]], advice: str, **more: Any) -> Splits:
+def carved(
+    config: DataSetConfig,
+    read: Callable[[Split], list[Example]],
+    advice: str,
+    *,
+    key: Callable[[Example], str] = lambda example: question_key(example.question),
+) -> Splits:
     """Splits of a data set with train and test, where the share `validation_fraction` of train is used as validation.
 
     Args:
         config: the task's config, with `validation_fraction`.
         read: reads "train" and "test".
         advice: for the error if validation is requested and the share is 0.
-        more: fields of `Splits`.
+        key: what makes two questions the same.
     """
     fraction: float = getattr(config, "validation_fraction")  # noqa: B009
 
@@ -270,7 +276,7 @@ def carved(config: DataSetConfig, read: Callable[[Split], list[Example]], advice
         return read("test") if split == "test" else carve(read("train"), fraction, split)
 
     there = SPLITS if fraction else ("train", "test")
-    return Splits(config=config, read=either, there=there, absent={"validation": advice}, carved=True, **more)
+    return Splits(config=config, read=either, there=there, absent={"validation": advice}, carved=True, key=key)
 
 
 class SplitTask(Generic[C]):
