@@ -117,7 +117,7 @@ def test_generate_stands_alone():
     tree = ast.parse(Path(hf_generate.__file__).read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    allowed = {"__future__", "json", "os", "typing", "torch", "transformers", "safetensors"}
+    allowed = {"__future__", "collections", "json", "os", "typing", "torch", "transformers", "safetensors"}
     assert {name.split(".")[0] for name in names} == allowed
 
 
