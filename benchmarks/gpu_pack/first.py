@@ -31,15 +31,18 @@ def _go(call: machine.Call) -> None:
     size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens(), asked=48, controlled=48, explained=48)
     shape = [sys.executable, "-m", "benchmarks.gpu_pack.random_model", call.work / "shape", call.random]
     shape += ["--tiny"] * call.tiny
-    board.add(*machine.watch_gpu(call), Job(name="shape", command=lambda: shape, until=end), _tests(call, slower))
+    board.add(*machine.watch_gpu(call), Job(name="shape", command=lambda: shape, until=end))
+    if not call.rehearse:
+        board.add(_tests(call, slower))
     begins = board.clock
     pace = runs.Pace({name: call.run_of(f"rehearsal/{name}") for name in runs.RUNS})
     board.watchers.append(pace.look)
-    board.add(*(job for name in runs.RUNS for job in _rehearsal(call, name, size, begins, slower)))
-    quiet = ["shape", "tests", *(name for name in board.jobs if name.startswith("rehearsal"))]
-    board.add(*_benches(call, end, quiet))
+    board.add(*(job for name in runs.chosen(call.shared) for job in _rehearsal(call, name, size, begins, slower)))
+    if not call.rehearse:
+        quiet = ["shape", "tests", *(name for name in board.jobs if name.startswith("rehearsal"))]
+        board.add(*_benches(call, end, quiet))
     board.run(until=min(begins + (REHEARSED + EVALUATED) * slower + 10, end))
-    found = pace.updates(1 if call.tiny else runs.REHEARSED_STEPS)
+    found = pace.updates(1) | pace.updates(1 if call.tiny else runs.REHEARSED_STEPS)
     machine.write(call.work / "speeds.json", found)
     board.tell("seconds per update: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in found.items()))
     board.run(until=end)
@@ -61,11 +64,19 @@ def _tests(call: machine.Call, slower: int) -> Job:
 
 def _rehearsal(call: machine.Call, name: str, size: runs.Size, begins: float, slower: int) -> list[Job]:
     """A run's rehearsal, then its evaluations with the model that its validation kept."""
-    run, until = call.run_of(f"rehearsal/{name}"), begins + REHEARSED * slower
+    run = call.run_of(f"rehearsal/{name}")
+    until = min(begins + REHEARSED * slower, call.board.seconds - MARGIN)
     updates = size.updates or 100_000
     train = runs.training(name, call.random, run, updates, size, 0, rehearsed=True)
+    if call.rehearse:
+        train.append("train.validate_every=100000")
     trained = f"rehearsal-{name}"
-    jobs = [Job(name=trained, command=lambda: train, until=until, after=["shape"])]
+    before = [f"rehearsal-{other}" for other in runs.waits_for(name, call.shared)]
+    if not call.shared and not before:
+        until = begins + REHEARSED * slower / 2
+    jobs = [Job(name=trained, command=lambda: train, until=until, after=["shape", *before])]
+    if call.rehearse:
+        return jobs
     for what, command in runs.evaluations(name, run, size).items():
         if what == "eval" or name == "sim_cot_codi":  # every kind once, every run once
             there = run / "model"

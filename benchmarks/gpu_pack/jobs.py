@@ -79,6 +79,7 @@ class Board:
         self._zero = time.monotonic()
         self._packed = 0.0
         self.watchers: list[Callable[[float], None]] = []
+        self.closing: list[Callable[[], None]] = []
         signal.signal(signal.SIGTERM, lambda *_: self.close(1))
 
     def __enter__(self) -> Board:
@@ -198,6 +199,8 @@ class Board:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.process.pid, signal.SIGKILL)
             self._end(job, "the call is over")
+        for close in self.closing:
+            close()
         self.pack()
         self.tell("; ".join(f"{job.name} {job.ended or 'not begun'}" for job in self.jobs.values()))
         os._exit(code)  # no thread or handler of a job's is worth waiting for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -30,12 +31,16 @@ class Call:
         work: what outlives the call: both calls are given the same.
         carried: what it brings with it.
         tiny: a trial on a machine without a GPU.
+        rehearse: of the first call, only what the second cannot do without.
+        shared: processes use the GPU at the same time (CUDA MPS) instead of by turns.
     """
 
     board: Board
     work: Path
     carried: Path
     tiny: bool
+    rehearse: bool
+    shared: bool
 
     @property
     def base(self) -> Path:
@@ -65,6 +70,9 @@ def begin(about: str | None, number: int, lanes: dict[str, int]) -> Call:
     options.add_argument("--seconds", type=float, required=True, help="how long the call may take, to its last word")
     options.add_argument("--work", type=Path, default=Path.home() / "gpu-pack", help="what both calls see")
     options.add_argument("--tiny", action="store_true", help="a trial: everything as small as can be, also without a GPU")
+    options.add_argument(
+        "--rehearse", action="store_true", help="first call: neither tests nor benches, where a machine had them before"
+    )
     asked = options.parse_args()
     carried = PACK / CARRIED[number - 1]
     if not carried.is_dir():
@@ -81,29 +89,62 @@ def begin(about: str | None, number: int, lanes: dict[str, int]) -> Call:
         "PYTHONUNBUFFERED": "1",
     }
     board = Board(work, asked.out, asked.seconds, environment, lanes)
-    call = Call(board=board, work=work, carried=carried, tiny=asked.tiny)
-    _unpack(call)
+    _unpack(board, work, carried)
+    shared = _share(board, work)
+    call = Call(board=board, work=work, carried=carried, tiny=asked.tiny, rehearse=asked.rehearse, shared=shared)
     card = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
     manifest = json.loads((carried / "manifest.json").read_text(encoding="utf-8"))
     board.tell(f"commit {manifest['commit']}; Python {sys.version.split()[0]}; {os.cpu_count()} CPUs; GPU: {card or 'none'}")
     return call
 
 
-def _unpack(call: Call) -> None:
+_TRY = "import torch; assert torch.ones(2, device='cuda').sum().item() == 2"
+
+
+def _share(board: Board, work: Path) -> bool:
+    """Start the service that lets processes use one GPU at the same time, and try it; without it they take turns of some
+    milliseconds each, which six trainings of small kernels spend waiting."""
+    control = shutil.which("nvidia-cuda-mps-control", path=os.environ.get("PATH", "") + ":/usr/local/nvidia/bin:/usr/bin")
+    if control is None:
+        board.tell("no CUDA MPS on this machine: runs take turns, two at a time")
+        return False
+    places = {"CUDA_MPS_PIPE_DIRECTORY": str(work / "mps"), "CUDA_MPS_LOG_DIRECTORY": str(board.logs)}
+    (work / "mps").mkdir(exist_ok=True)
+    environment = {**os.environ, **places}
+    try:
+        subprocess.run([control, "-d"], env=environment, check=True, capture_output=True, timeout=20)
+        subprocess.run([sys.executable, "-c", _TRY], env=environment, check=True, capture_output=True, timeout=40)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or b""
+        board.tell(f"CUDA MPS does not work here ({error}: {said[-300:].decode(errors='replace')}): two runs at a time")
+        _unshare(control, environment)
+        return False
+    board.environment |= places
+    board.closing.append(lambda: _unshare(control, environment))
+    board.tell("CUDA MPS: processes share the GPU")
+    return True
+
+
+def _unshare(control: str, environment: dict[str, str]) -> None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run([control], env=environment, input=b"quit\n", capture_output=True, timeout=5)
+
+
+def _unpack(board: Board, work: Path, carried: Path) -> None:
     """Wheels, data and what belongs to the model, into the folder that stays."""
-    wheels = sorted((call.carried / "wheels").glob("*.whl"))
+    wheels = sorted((carried / "wheels").glob("*.whl"))
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]
-    for name, chosen in (("site", wheels), ("site-liger", sorted((call.carried / "wheels" / "liger").glob("*.whl")))):
+    for name, chosen in (("site", wheels), ("site-liger", sorted((carried / "wheels" / "liger").glob("*.whl")))):
         if chosen:
-            subprocess.run([*pip, "--upgrade", "--target", call.work / name, *chosen], check=True)
-    if (data := call.carried / "data.tar.gz").exists():
+            subprocess.run([*pip, "--upgrade", "--target", work / name, *chosen], check=True)
+    if (data := carried / "data.tar.gz").exists():
         with tarfile.open(data) as archive:
-            archive.extractall(call.work / "data", filter="data")
-    for part in call.carried.glob("model.part*"):
-        shutil.copy2(part, call.work / part.name)
-    if (shape := call.carried / "shape").is_dir():
-        shutil.copytree(shape, call.work / "shape", dirs_exist_ok=True)
-    call.board.tell("unpacked")
+            archive.extractall(work / "data", filter="data")
+    for part in carried.glob("model.part*"):
+        shutil.copy2(part, work / part.name)
+    if (shape := carried / "shape").is_dir():
+        shutil.copytree(shape, work / "shape", dirs_exist_ok=True)
+    board.tell("unpacked")
 
 
 def joined(call: Call) -> Path | None:

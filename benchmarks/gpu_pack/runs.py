@@ -28,7 +28,7 @@ ROWS = 16_704
 START = 20.0
 """Seconds until a process makes its first update: imports, the model, the data."""
 
-REHEARSED_STEPS = 20
+REHEARSED_STEPS = 8
 """Updates of a rehearsal until its first validation; by then it is in its last stage."""
 
 SAFE = 0.88
@@ -163,7 +163,7 @@ def training(name: str, base: Path, out: Path, updates: int, size: Size, seed: i
         rehearsed: go through all stages at once and validate early: the run is ended before it is done.
     """
     run = RUNS[name]
-    every = REHEARSED_STEPS if rehearsed else max(updates // 3, 1)
+    every = 20 if rehearsed else max(updates // 3, 1)
     overrides = [
         f"backbone.path={base}", *COMMON, *run.overrides, f"train.steps={updates}", f"train.seed={seed}",
         f"train.micro_batch_tokens={size.tokens}", f"train.validate_limit={8 if rehearsed else size.validated}",
@@ -176,6 +176,16 @@ def training(name: str, base: Path, out: Path, updates: int, size: Size, seed: i
     if run.begins_with is not None and base.name != run.begins_with and not rehearsed:
         overrides.append("method.inner.first_stage=0" if run.explains else "method.first_stage=0")
     return [sys.executable, "-m", "unspoken", "train", run.recipe, *overrides, "--out", str(out), "--quiet"]
+
+
+def chosen(shared: bool) -> list[str]:
+    """The runs that a machine can make: all six at once where processes share its GPU, else four, two at a time."""
+    return list(RUNS) if shared else [name for name, run in RUNS.items() if run.begins_with is None]
+
+
+def waits_for(name: str, shared: bool) -> list[str]:
+    """Runs that must have ended so that a run has the GPU to itself and one other."""
+    return [] if shared or RUNS[name].budget == "text" else [other for other, run in RUNS.items() if run.budget == "text"]
 
 
 def rows(size: Size) -> int:

@@ -45,9 +45,10 @@ def _go(call: machine.Call) -> None:
     board.add(*machine.watch_gpu(call))
     board.add(Job(name="model", command=lambda: convert if gguf is not None else None, until=trained))
     planned: dict[str, int] = {}
-    for name in runs.RUNS:
+    for name in runs.chosen(call.shared):
         board.add(_training(call, name, size, update, trained, planned), *_evaluations(call, name, size))
-    board.add(*_tiny(call))
+    if call.tiny or not call.rehearse:
+        board.add(*_tiny(call))
     board.run(until=board.seconds - MARGIN)
     _tell(call)
 
@@ -72,7 +73,8 @@ def _training(
         return runs.training(name, base, call.run_of(name), planned[run.budget], size, 1)
 
     until = trained + LATE
-    return Job(name=name, command=command, until=until, after=["model", *([run.begins_with] if run.begins_with else [])])
+    after = ["model", *([run.begins_with] if run.begins_with else []), *runs.waits_for(name, call.shared)]
+    return Job(name=name, command=command, until=until, after=after)
 
 
 def _evaluations(call: machine.Call, name: str, size: runs.Size) -> list[Job]:
