@@ -49,7 +49,8 @@ def test_the_command_on_a_run(tmp_path: Any):
 
 
 def test_numbers_that_cannot_be():
-    for wrong in ({"requests": 0}, {"clients": ()}, {"clients": (0,)}, {"rates": (0.0,)}, {"chain": -1}):
+    refused: list[dict[str, Any]] = [{"requests": 0}, {"clients": ()}, {"clients": (0,)}, {"rates": (0.0,)}, {"chain": -1}]
+    for wrong in refused:
         with pytest.raises(ConfigError, match="bench serve needs"):
             run(**wrong)
 

@@ -64,9 +64,12 @@ def test_a_module_that_answers() -> None:
     answering = AnsweringModule(it)
     assert {id(p) for p in answering.parameters()} == {id(p) for p in it.method.backbone.lm.parameters()}
     kinds: list[list[list[int]]] = []
-    handle = answering.lm.transformer.h[1].register_forward_hook(
-        lambda *_: kinds.append(answering.watch.columns.numbers("latent").tolist())
-    )
+
+    def note(*_: object) -> None:
+        assert answering.watch.columns is not None
+        kinds.append(answering.watch.columns.numbers("latent").tolist())
+
+    handle = answering.lm.transformer.h[1].register_forward_hook(note)
     (answer,) = answering(QUESTIONS[:1], latents=3)
     handle.remove()
     assert answer.tokens == it.answer(QUESTIONS[:1], latents=3)[0].tokens
@@ -81,11 +84,12 @@ def test_nnsight_traces_it() -> None:
     from nnsight import NNsight
 
     it = model("coconut", "gpt2")
-    question, how = QUESTIONS[:1], {"latents": 3}
+    question, how = QUESTIONS[:1], dict[str, Any](latents=3)
     want = it.trace(question, **how)
     answering: Any = NNsight(AnsweringModule(it))
     with answering.trace(question, **how) as tracer:
-        kept = list().save()  # noqa: C408 - nnsight gives it a method
+        empty: Any = list()  # noqa: C408 - nnsight gives it a method
+        kept = empty.save()
         for _ in tracer.iter[0:4]:
             out = answering.lm.transformer.h[0].output
             kept.append((out[0] if isinstance(out, tuple) else out).clone())

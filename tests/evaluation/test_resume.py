@@ -112,7 +112,7 @@ def test_shares_of_processes_make_the_whole(model: Any, task: Any, whole: EvalRe
 )  # fmt: skip
 def test_other_settings_do_not_go_on(model: Any, task: Any, tmp_path: Path, changed: dict[str, Any], named: str):
     keep = PartialReport(tmp_path / "r.json")
-    other: dict[str, Any] = HOW | changed
+    other = dict[str, Any](HOW, **changed)
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, task, keep=keep, progress=stopping(4), **HOW)
     with pytest.raises(RunError, match=rf"other settings \({named}\); give the same settings .* or --restart"):

@@ -186,7 +186,7 @@ def test_averages_by_layer_are_means_of_the_problems(sound: Inspection) -> None:
     latents = [[latent for thought in problem.thoughts for latent in thought.latents] for problem in sound.problems]
     for layer, row in enumerate(by_layer):
         for k, share in enumerate(row):
-            assert share == pytest.approx(np.mean([one[k].attention_by_layer[layer] for one in latents]))
+            assert share == pytest.approx(np.mean([(one[k].attention_by_layer or ())[layer] for one in latents]))
     assert np.mean(by_layer, axis=0) == pytest.approx(sound.figures["attention"]["by_latent"])
 
 

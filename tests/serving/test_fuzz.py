@@ -39,7 +39,7 @@ def test_all_places_are_in_the_document(document: Any):
 
 @pytest.mark.parametrize(("path", "method"), PLACES)
 def test_no_request_makes_the_server_fail(document: Any, path: str, method: str):
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(max_examples=40, deadline=None, suppress_health_check=[*HealthCheck], derandomize=True, database=None)  # pyright: ignore[reportArgumentType]
     @given(case=document[path][method].as_strategy())
     def ask(case: Any) -> None:
         for field in ("max_tokens", "max_completion_tokens"):  # answers of a few tokens: it is requests that are tried

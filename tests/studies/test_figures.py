@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ DONE = sorted(file.parent.name for file in (ROOT / "studies").glob("*/results.js
 MARK = re.compile(r"<!-- study (?P<study>[\w.-]+): (?P<evaluation>[^>]+?) -->\n(?P<table>(?:\|[^\n]*\n)+)")
 
 
-def wrong(text: str, results: dict[str, Any], study: str) -> list[str]:
+def wrong(text: str, results: Mapping[str, Any], study: str) -> list[str]:
     """Rows of a page that quote a study otherwise than its results have it."""
     found = []
     for block in MARK.finditer(text):

@@ -17,6 +17,7 @@ from unspoken.runs.directory import RunDir
 from unspoken.tasks import make_task
 from unspoken.training import validation
 from unspoken.training.loop import train
+from unspoken.training.plan import Plan
 from unspoken.training.progress import Bars
 
 COCONUT = {"name": "coconut", "curriculum": "staged", "first_stage": 0, "epochs_per_stage": 0.5, "max_stage": 2}
@@ -95,6 +96,9 @@ def test_a_finished_curriculum_says_nothing(make, tmp_path, recwarn):
 
 def test_answers_that_are_cut_off_are_told(make, tmp_path, capsys):
     class Heard(Bars):
+        def begins(self, plan: Plan) -> None:
+            pass
+
         def row(self, row: dict[str, Any], total: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
             super().row("run", row, total)
 

@@ -58,6 +58,8 @@ class AnsweringModule(nn.Module):
     has less to read than others goes on before them. `watch.columns` says during a pass what its columns are.
     """
 
+    model: Model
+
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.lm = model.method.backbone.lm

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unspoken.core.rows.row import LatentKey
-    from unspoken.runs.model import AnswerOptions, Model
+    from unspoken.runs.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def interchange(
     batch_size: int = 32,
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
-    **speaking: Unpack[AnswerOptions],
+    **speaking: Any,
 ) -> tuple[Interchanged, ...]:
     """Give each problem another's thought group, one place after the other.
 

@@ -39,6 +39,7 @@ from unspoken.studies.study import Evaluation
 from unspoken.tasks import Task, make_task
 from unspoken.training.costs import costs
 from unspoken.training.loop import train
+from unspoken.training.plan import Plan
 from unspoken.training.signals import Interrupted
 
 EVERY = 2.0
@@ -50,6 +51,9 @@ class Told(contextlib.AbstractContextManager[Any]):
 
     def __init__(self) -> None:
         self.last = 0.0
+
+    def begins(self, plan: Plan) -> None:
+        """See `Reporter.begins`. Who started this process knows the plan."""
 
     def row(self, row: dict[str, Any], total: int) -> None:
         """See `Reporter.row`."""

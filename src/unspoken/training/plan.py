@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,7 +28,9 @@ class Built(Protocol):
     examples: Any
     validation: Any
     left_out: int
-    trained: dict[str, Tensor]
+
+    @property
+    def trained(self) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ class Plan:
         ]
 
 
-def _count(number: int) -> str:
+def _count(number: float) -> str:
     """`1.24 M`."""
     for unit in ("", " k", " M"):
         if number < 1000:
