@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Unpack, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.causal.known import Intervention, KnownLatents, asked_of, places_of
+from unspoken.causal.known import Intervention, KnownLatents, LayerIntervention, asked_of, places_of
 from unspoken.causal.layer_edits import depth_of, layer_edit
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import OnTrace
@@ -259,7 +259,7 @@ def intervene(
     names = [f"question {i}" for i in range(len(questions))] if names is None else list(names)
     before: dict[LatentKey, Trace] = {}
     after: dict[LatentKey, Trace] = {}
-    inside: list[Any] = [one for one in interventions if getattr(one, "layer", None) is not None]
+    inside = [cast(LayerIntervention, one) for one in interventions if getattr(one, "layer", None) is not None]
     watch = changed = None
     if inside:
         watch = LayerWatch(layers=sorted({layer_number(one.layer, depth_of(model)) for one in inside}))

@@ -148,6 +148,22 @@ class Intervention(Protocol):
         ...
 
 
+class LayerIntervention(Intervention, Protocol):
+    """An intervention in a layer.
+
+    Attributes:
+        layer: whose states are changed.
+        positions, spoken: places besides latents: of the prompt, and among what is spoken; None = none.
+    """
+
+    @property
+    def layer(self) -> int | None: ...
+    @property
+    def positions(self) -> Sequence[int] | None: ...
+    @property
+    def spoken(self) -> Sequence[int] | None: ...
+
+
 def asked_of(one: Intervention, questions: int) -> np.ndarray:
     """Numbers of the questions that an intervention changes.
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.causal.known import Intervention, KnownStates, asked_of, places_of
+from unspoken.causal.known import KnownStates, LayerIntervention, asked_of, places_of
 from unspoken.core.lm.hf import layer_list
 from unspoken.core.loop.layers import Columns, LayerEdit, LayerTrace, Part, layer_number
 from unspoken.errors import ConfigError
@@ -30,7 +29,7 @@ class _Target:
     """
 
     layer: int
-    one: Intervention
+    one: LayerIntervention
     numbers: np.ndarray
     asked: np.ndarray
     known: KnownStates
@@ -49,7 +48,9 @@ class _Target:
         return states_BWD.index_put(at, new_ND.to(states_BWD.dtype))
 
 
-def layer_edit(interventions: Sequence[Any], traced: LayerTrace, names: Sequence[str], depth: int) -> LayerEdit:
+def layer_edit(
+    interventions: Sequence[LayerIntervention], traced: LayerTrace, names: Sequence[str], depth: int
+) -> LayerEdit:
     """Interventions with a layer as what `LayerWatch(edit=...)` takes.
 
     Args:
@@ -87,7 +88,7 @@ def depth_of(model: Model) -> int:
     return len(layer_list(model.method.backbone.lm))
 
 
-def _parts(one: Any, traced: LayerTrace, asked: np.ndarray) -> Iterator[tuple[Part, list[int], bool]]:
+def _parts(one: LayerIntervention, traced: LayerTrace, asked: np.ndarray) -> Iterator[tuple[Part, list[int], bool]]:
     """The places of an intervention in a layer: part of the row, numbers in it, whether from its end.
 
     Raises:
