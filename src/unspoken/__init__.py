@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from unspoken.core.extensions import extend
 
 if TYPE_CHECKING:
+    from unspoken.api import evaluate, train
     from unspoken.causal.campaign import evaluate_run
     from unspoken.core.config import build, dump
     from unspoken.core.loop.trace import Answer, Trace
     from unspoken.core.text.example import Example
     from unspoken.errors import UnspokenError
-    from unspoken.evaluation.evaluator import evaluate
     from unspoken.evaluation.records import EvalReport
     from unspoken.recipes import recipe
     from unspoken.runs.baseline import load_baseline
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from unspoken.runs.directory import export, load
     from unspoken.runs.model import Model
     from unspoken.tasks import make_task
-    from unspoken.training.loop import train
 
     __version__: str
 
@@ -42,14 +41,14 @@ _WHERE = {
     "UnspokenError": "unspoken.errors",
     "build": "unspoken.core.config",
     "dump": "unspoken.core.config",
-    "evaluate": "unspoken.evaluation.evaluator",
+    "evaluate": "unspoken.api",
     "evaluate_run": "unspoken.causal.campaign",
     "export": "unspoken.runs.directory",
     "load": "unspoken.runs.directory",
     "load_baseline": "unspoken.runs.baseline",
     "make_task": "unspoken.tasks",
     "recipe": "unspoken.recipes",
-    "train": "unspoken.training.loop",
+    "train": "unspoken.api",
 }
 
 extend(
@@ -79,6 +78,11 @@ __all__ = [
     "recipe",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    """What there is, for completion."""
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ ROOMS = (
     ("serving",),
     ("recipes", "bench"),
     ("studies",),
+    ("api",),
     ("cli",),
 )
 """A room imports from rooms before it; rooms on one line do not import each other."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from unspoken.core.stored import Stored
+from unspoken.core.text.table import Table
 from unspoken.errors import DataError, RunError
 from unspoken.evaluation.several import Completion, Several, several
 from unspoken.evaluation.statistics import Rate, mean, rate
@@ -125,6 +126,26 @@ class EvalReport(Stored):
     samples: int = 1
     extractor: str = "strict"
     format: int = FORMAT
+
+    def __repr__(self) -> str:
+        return f"<EvalReport {', '.join(f'{name} {value}' for name, value in self._facts().items())}>"
+
+    def _repr_html_(self) -> str:
+        facts = self._facts()
+        return Table(headings=[*facts], rows=[[*facts.values()]]).html()
+
+    def _facts(self) -> dict[str, str]:
+        """The figures that one looks at first."""
+        low, high = self.accuracy.interval
+        return {
+            "model": str(self.model.get("path") or "in memory"),
+            "task": f"{self.task.get('name')} ({self.split})",
+            "accuracy": f"{self.accuracy.value:.1%} ({low:.1%} to {high:.1%})",
+            "latents": f"{self.mean_latents:.1f}",
+            "visible tokens": f"{self.mean_visible_tokens:.1f}",
+            "forward passes": f"{self.mean_passes:.1f}",
+            "problems": str(self.n),
+        }
 
     @property
     def n(self) -> int:

@@ -116,6 +116,9 @@ class Inspection:
     problems: tuple[Problem, ...]
     vectors: tuple[np.ndarray, ...] = field(default=(), compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<Inspection of {self.head.get('run')} on {len(self.problems)} problems of {self.head.get('split')}>"
+
     def to_json(self) -> str:
         """As JSON text with one problem per line; without the curves, which are in the run's metrics.jsonl."""
         head = {"format": FORMAT, **self.head, "figures": self.figures, "counts": self.counts, "history": self.history}

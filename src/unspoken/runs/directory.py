@@ -17,7 +17,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +248,7 @@ def load(
     model = Model(method, config.speaking, latents=own_latents(run.path), path=str(path), fast=how)
     model.use_dtype(dtype)
     model.saved = run.model_info().get(SEAL)
+    model.origin = Origin.of(run)
     return model
 
 
@@ -259,15 +260,45 @@ def export(path: str | Path, out: str | Path) -> None:
     """
     source = RunDir(path)
     check_new(out)
-    about = source.read()
-    method = source.load_method(at_inference=True)
-    config = build(RunConfig, {**about["config"], "method": dump(method.answering_config())})
+    Origin.of(source).save(source.load_method(at_inference=True), out)
 
-    def write(new: Path) -> None:
-        write_run(new, config, more, method, stage_of(source.path), answering=True)
 
-    more = {"exported_from": about["id"], "provenance": about.get("provenance")}
-    write_folder(out, write, then="export again")
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A run, as it was when a model was loaded from it.
+
+    Attributes:
+        config: its config.
+        about: what its copies say about it.
+        stage: the stage of its model, see `stage_of`.
+    """
+
+    config: RunConfig
+    about: Mapping[str, object]
+    stage: Mapping[str, int | None] | None
+
+    @classmethod
+    def of(cls, run: RunDir) -> Origin:
+        """Read it."""
+        about = run.read()
+        more = {"exported_from": about["id"], "provenance": about.get("provenance")}
+        return cls(config=run.config(), about=more, stage=stage_of(run.path))
+
+    def save(self, method: Method, out: str | Path) -> None:
+        """Write a run directory with only what answering needs.
+
+        Args:
+            method: what answers, without a decoder.
+            out: the folder.
+
+        Raises:
+            RunError: `out` exists and is not empty.
+        """
+        check_new(out)
+        config = build(RunConfig, {**dump(self.config), "method": dump(method.answering_config())})
+        write_folder(
+            out, lambda new: write_run(new, config, self.about, method, self.stage, answering=True), then="save it again"
+        )
 
 
 def write_run(

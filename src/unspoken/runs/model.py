@@ -6,8 +6,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Unpack
+from pathlib import Path
+from typing import Protocol, Self, Unpack
 from weakref import WeakKeyDictionary
+
+import torch
 
 from unspoken.core.checks import latents_asked
 from unspoken.core.config import build, check_whole, dump
@@ -28,8 +31,12 @@ from unspoken.core.loop.trace import Answer, Trace
 from unspoken.core.rows.batch import longest_first
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
+from unspoken.core.text.table import Table
 from unspoken.errors import ConfigError, DataError
-from unspoken.methods.base import Method
+from unspoken.methods.base import Method, layers
+from unspoken.runs.config import RunConfig
+from unspoken.tasks import make_task
+from unspoken.tasks.base import Task
 
 _LOCKS: WeakKeyDictionary[Backbone, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
@@ -75,6 +82,19 @@ MOST_ANSWERS = 10_000
 """The most answers to one question, all of which are in one batch."""
 
 
+class Origin(Protocol):
+    """The run that a model was loaded from."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's config."""
+        ...
+
+    def save(self, method: Method, out: str | Path) -> None:
+        """Write a run directory with only what answering needs."""
+        ...
+
+
 class Model:
     """A method ready to answer questions.
 
@@ -112,6 +132,74 @@ class Model:
         self.latents = latents
         self.dtype: str | None = None  # asked for at loading; None = the weights' own
         self.saved: str | None = None  # a hash of the files it was loaded from (`core/seal.py`)
+        self.origin: Origin | None = None  # the run it was loaded from
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{value}" if name == "model" else f"{name} {value}" for name, value in self._facts().items())
+        return f"<Model {self.path or 'in memory'}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        return Table(headings=("model", str(self.path or "in memory")), rows=[*self._facts().items()], text_columns=2).html()
+
+    def _facts(self) -> dict[str, str]:
+        """What it is, in a few words each."""
+        backbone = self.method.backbone
+        count, weight = sum(p.numel() for p in backbone.parameters()), next(backbone.parameters())
+        each = self.method.latents_per_group
+        return {
+            "method": " around ".join(layer.config.name for layer in layers(self.method)),
+            "base": f"{backbone.lm.config.model_type}, {count:,} parameters",
+            "latents": "none" if not each else "as trained" if self.latents is None else str(self.latents),
+            "thoughts": "can be decoded" if self.explains else "cannot be decoded",
+            "device": f"{weight.device}, {self.dtype or str(weight.dtype).removeprefix('torch.')}",
+        }
+
+    @property
+    def config(self) -> RunConfig:
+        """The config of the run that it was loaded from.
+
+        Raises:
+            ConfigError: it was not loaded from a run.
+        """
+        return self._origin("config").config
+
+    @property
+    def task(self) -> Task:
+        """The task that it was trained on, with its settings.
+
+        Raises:
+            ConfigError: it was not loaded from a run.
+        """
+        return make_task(self._origin("task").config.task)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move it to a device.
+
+        Raises:
+            ConfigError: rounded to int8, which is for the CPU.
+        """
+        if self.dtype == "int8" and torch.device(device).type != "cpu":
+            raise ConfigError(f"int8 weights answer on the CPU only, not on {device}; load it with another dtype")
+        with self.lock:
+            self.method.to(device)
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write a run directory with only what answering needs, as `unspoken.export` does, with the weights as they are now.
+
+        Raises:
+            ConfigError: it was not loaded from a run, or its weights are rounded (`dtype`).
+            RunError: the folder exists and is not empty.
+        """
+        if self.dtype is not None:
+            raise ConfigError(f"its weights are rounded to {self.dtype}, and would be saved so; load it without dtype first")
+        with self.lock:
+            self._origin("config to save with it").save(self.method.at_inference, folder)
+
+    def _origin(self, what: str) -> Origin:
+        if self.origin is None:
+            raise ConfigError(f"this model was made in memory, so it has no {what}; load it from a run")
+        return self.origin
 
     def use_dtype(self, dtype: str | None) -> None:
         """Answer in a precision: float32, bfloat16 or int8 (CPU only), as fast as the device allows; None = as trained.

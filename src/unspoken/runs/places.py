@@ -31,6 +31,9 @@ class Places:
         self.name = Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
         self.path = builtin(str(path)) if self.inside else Path(path)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({BUILTIN + self.name if self.inside else str(self.path)!r})"
+
     def place(self, name: str, ending: str = "", **changed: object) -> Path:
         """The path for a file about the run, in its folder or in the current one (`here`).
 

@@ -64,6 +64,10 @@ class Trace:
     captured_LBD: Tensor | None = None
     branch: Trace | None = None
 
+    def __repr__(self) -> str:
+        B, K, D = self.latents_BKD.shape
+        return f"<Trace of {B} rows: latents [{B}, {K}, {D}], {self.counts_B.tolist()} each, {self.cost.passes} passes>"
+
     def hidden_at(self, rows_N: np.ndarray, positions_N: np.ndarray) -> Tensor:
         """Hidden states [N, D] at the given positions of the given rows."""
         assert self.hidden_BSD is not None, "the loop was not asked to keep hidden states"

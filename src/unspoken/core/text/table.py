@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from rich import box
@@ -44,6 +45,16 @@ class Table:
         lines = [[cell(name) for name in self.headings], rule, *([cell(value) for value in row] for row in self.rows)]
         text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
         return text + ("\n" + "  \n".join(map(cell, self.notes)) + "\n" if self.notes else "")
+
+    def html(self) -> str:
+        """As a plain HTML table, for notebooks; the notes below."""
+        heads = "".join(f"<th>{escape(name)}</th>" for name in self.headings)
+        rows = "".join(f"<tr>{''.join(f'<td>{escape(value)}</td>' for value in row)}</tr>" for row in self.rows)
+        notes = "".join(f"<div><small>{escape(note)}</small></div>" for note in self.notes)
+        return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{notes}"
+
+    def _repr_html_(self) -> str:
+        return self.html()
 
     def latex(self) -> str:
         """As a LaTeX tabular with booktabs rules, the notes as comments above it."""

@@ -303,6 +303,9 @@ class SplitTask(Generic[C]):
         self._splits = splits
         self._rule = rule
 
+    def __repr__(self) -> str:
+        return f"<task {self.name}: {self.config}>"
+
     @property
     def dropped(self) -> dict[Split, int]:
         """For each split read so far, how many rows were dropped because a held-out split has their question."""
