@@ -9,9 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -20,7 +19,6 @@ from unspoken.core.config import config_class
 from unspoken.core.embeddings import input_table, output_head, text_config
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
-from unspoken.core.fast.unpadded import PassCache
 from unspoken.core.lm.backbone import Backbone, BackboneConfig, head_logits
 from unspoken.core.lm.hf import layer_list
 from unspoken.core.lm.loading import load_backbone
@@ -30,6 +28,7 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.trace import Cost, Trace
 from unspoken.core.losses import cross_entropy_sum
 from unspoken.core.rows.batch import Batch, collate
+from unspoken.core.rows.protocol import PassOptions
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
 
@@ -169,37 +168,16 @@ class StepDecoder(nn.Module):
         """States -> logits."""
         return head_logits(self.lm, hidden)
 
-    def step(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: PassCache | None = None,
-        real: np.ndarray | None = None,
-    ) -> Tensor:
+    def step(self, embeds_BTD: Tensor, **how: Unpack[PassOptions]) -> Tensor:
         """One pass; see `Backbone.step`."""
-        return self.states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real)[-1]
+        return self.states(embeds_BTD, **how)[-1]
 
-    def states(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: PassCache | None = None,
-        real: np.ndarray | None = None,
-    ) -> tuple[Tensor, ...]:
+    def states(self, embeds_BTD: Tensor, **how: Unpack[PassOptions]) -> tuple[Tensor, ...]:
         """The last layer's states only."""
+        cache, place = how.get("cache"), how["positions_BT"] + self.config.first_position
         with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
-            out = packing.forward(
-                self.lm,
-                embeds_BTD,
-                positions_BT=positions_BT + self.config.first_position,
-                mask=mask,
-                cache=cache,
-                real=real,
-            )
+            mask, real = how.get("mask"), how.get("real")
+            out = packing.forward(self.lm, embeds_BTD, positions_BT=place, mask=mask, cache=cache, real=real)
         return (out.last_hidden_state,)
 
     def _fed(self, latents_MCD: Tensor, ids_MT: Tensor) -> Tensor:

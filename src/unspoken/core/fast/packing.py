@@ -99,9 +99,9 @@ def forward(
     embeds_BWD: Tensor,
     *,
     positions_BT: Tensor,
-    mask: Tensor | None,
-    cache: PassCache | None,
-    real: np.ndarray | None,
+    mask: Tensor | None = None,
+    cache: PassCache | None = None,
+    real: np.ndarray | None = None,
     **more: bool,
 ) -> Any:
     """One pass of a model's body, packed if that is worthwhile.

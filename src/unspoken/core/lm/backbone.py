@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from unspoken.core.lm.hf import layer_list, part_from_copies
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
 from unspoken.core.precision import is_low
+from unspoken.core.rows.protocol import PassOptions
 from unspoken.errors import BackboneError, ConfigError
 
 if TYPE_CHECKING:
@@ -219,25 +220,12 @@ class Backbone(nn.Module):
         look_again()
         return new_cache(self.lm, columns, branched, checkpointing=self.checkpointing)
 
-    def step(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: PassCache | None = None,
-        real: np.ndarray | None = None,
-    ) -> Tensor:
+    def step(self, embeds_BTD: Tensor, **how: Unpack[PassOptions]) -> Tensor:
         """One forward pass of the body.
 
         Args:
             embeds_BTD: token embeddings or latents.
-            positions_BT: position of each column inside its own row.
-            mask: [B, S], 1 for real columns so far, including this pass; or bool [B, 1, T, S], which columns each column of
-                this pass attends to; None = all, causally.
-            cache: keys and values so far; extended in place.
-            real: host array [B, T], which columns of this pass are real; padding may then be skipped, and its states are
-                unspecified.
+            how: see `PassOptions`.
 
         Returns:
             hidden_BTD: states after the final norm.
@@ -245,20 +233,12 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: a mask of the second kind for an attention implementation that cannot take it.
         """
-        return self._body(embeds_BTD, positions_BT, mask, cache, real).last_hidden_state
+        return self._body(embeds_BTD, **how).last_hidden_state
 
-    def states(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: PassCache | None = None,
-        real: np.ndarray | None = None,
-    ) -> tuple[Tensor, ...]:
+    def states(self, embeds_BTD: Tensor, **how: Unpack[PassOptions]) -> tuple[Tensor, ...]:
         """Like `step`, but returns the states of every layer: embeddings, each layer's output, the last one after the final
         norm."""
-        return self._body(embeds_BTD, positions_BT, mask, cache, real, output_hidden_states=True).hidden_states
+        return self._body(embeds_BTD, **how, asked="hidden_states").hidden_states
 
     def below(self, layer: int, embeds_BTD: Tensor, *, positions_BT: Tensor, mask: Tensor | None = None) -> Tensor:
         """The input [B, T, D] of a layer; only the layers below it run."""
@@ -286,7 +266,7 @@ class Backbone(nn.Module):
         try:
             self.lm.set_attn_implementation("eager")
             with torch.inference_mode():
-                found = self._body(embeds_BTD, positions_BT, mask, None, output_attentions=True).attentions
+                found = self._body(embeds_BTD, positions_BT, mask, None, asked="attentions").attentions
         finally:
             self.lm.set_attn_implementation(kind)
         weights = [layer for layer in found or () if layer is not None and layer.ndim == 4]
@@ -296,15 +276,16 @@ class Backbone(nn.Module):
         self,
         embeds_BTD: Tensor,
         positions_BT: Tensor,
-        mask: Tensor | None,
-        cache: PassCache | None,
+        mask: Tensor | None = None,
+        cache: PassCache | None = None,
         real: np.ndarray | None = None,
-        **more: bool,
+        asked: Literal["hidden_states", "attentions"] | None = None,
     ) -> Any:
         if cache is None:
             look_again()
         embeds_BTD = embeds_BTD.to(input_table(self.lm).weight.dtype)
         with recomputing(layer_list(self.lm) if self.checkpointing and cache is not None else None, cache):
+            more = {} if asked is None else {f"output_{asked}": True}
             return packing.forward(self.lm, embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real, **more)
 
     def logits(self, hidden: Tensor) -> Tensor:

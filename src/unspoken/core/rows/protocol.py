@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, Required, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache
 
 
 class BodyOutput(Protocol):
@@ -15,6 +14,24 @@ class BodyOutput(Protocol):
 
     last_hidden_state: Tensor
     hidden_states: tuple[Tensor, ...] | None
+
+
+class PassOptions(TypedDict, total=False):
+    """What a pass is told besides what it is fed.
+
+    Attributes:
+        positions_BT: position of each column inside its own row.
+        mask: [B, S], 1 for real columns so far, including this pass; or bool [B, 1, T, S], which columns each column of
+            this pass attends to; None = all, causally.
+        cache: keys and values so far; extended in place.
+        real: host array [B, T], which columns of this pass are real; padding may then be skipped, and its states are
+            unspecified.
+    """
+
+    positions_BT: Required[Tensor]
+    mask: Tensor | None
+    cache: Any
+    real: np.ndarray | None
 
 
 class CausalLM(Protocol):
@@ -40,21 +57,5 @@ class CausalLM(Protocol):
     def embed(self, ids: Tensor) -> Tensor: ...
     def new_cache(self, columns: int = 0, branched: bool = False) -> Any: ...
     def logits(self, hidden: Tensor) -> Tensor: ...
-    def step(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: Cache | None = None,
-        real: np.ndarray | None = None,
-    ) -> Tensor: ...
-    def states(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: Cache | None = None,
-        real: np.ndarray | None = None,
-    ) -> tuple[Tensor, ...]: ...
+    def step(self, embeds_BTD: Tensor, **how: Unpack[PassOptions]) -> Tensor: ...
+    def states(self, embeds_BTD: Tensor, **how: Unpack[PassOptions]) -> tuple[Tensor, ...]: ...
