@@ -69,10 +69,9 @@ _TRAIN = TrainConfig(
 _SPEAKING = SamplingParams(max_new_tokens=64)
 
 
-def _run(method: Any, train: TrainConfig = _TRAIN, **more: Any) -> RunConfig:
+def _run(method: object, train: TrainConfig = _TRAIN) -> RunConfig:
     """A method from the shipped model, on the problems that all methods get."""
-    start = BackboneConfig(path=START)
-    return RunConfig(backbone=start, method=method, task=_TASK, train=train, speaking=_SPEAKING, **more)
+    return RunConfig(backbone=BackboneConfig(path=START), method=method, task=_TASK, train=train, speaking=_SPEAKING)
 
 
 def cot() -> RunConfig:
@@ -270,17 +269,15 @@ def semcot() -> RunConfig:
         warmup=lesson(0.05),
         texts=TEXTS["plain"],  # as the start was trained
     )
-    return _run(
-        SemCotConfig(
-            inner=generator,
-            encoder=EncoderConfig(first=1, last=2, width=96),
-            align_weight=0.25,
-            encoder_warmup=lesson(0.05),
-            encoder_training=lesson(0.1),
-            condensed="rule",
-        ),
-        fast=FastConfig(prefix_gb=0.0),  # a resumed run then is the same bit for bit
+    method = SemCotConfig(
+        inner=generator,
+        encoder=EncoderConfig(first=1, last=2, width=96),
+        align_weight=0.25,
+        encoder_warmup=lesson(0.05),
+        encoder_training=lesson(0.1),
+        condensed="rule",
     )
+    return replace(_run(method), fast=FastConfig(prefix_gb=0.0))  # a resumed run then is the same bit for bit
 
 
 def semcot_generator() -> RunConfig:
