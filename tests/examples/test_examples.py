@@ -14,7 +14,7 @@ import torch
 from contract import cases as cases
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-LESSONS = {"coconut_by_hand"}  # has a test file of its own
+LESSONS = {"coconut_by_hand", "smallest_method"}  # have test files of their own
 SCRIPTS = sorted(p.stem for p in EXAMPLES.glob("*.py") if not p.name.startswith("_") and p.stem not in LESSONS)
 
 

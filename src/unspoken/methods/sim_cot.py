@@ -32,6 +32,7 @@ Shapes: B rows, G thought groups, M groups with a target, C latents per group, D
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import field, replace
 from random import Random
@@ -51,7 +52,7 @@ from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
-from unspoken.errors import ConfigError
+from unspoken.errors import ConfigError, DataError
 from unspoken.methods import make_method, method_config
 from unspoken.methods.base import Counts, LossReport, Part, Wrapper
 
@@ -106,6 +107,10 @@ def align(steps: int, groups: int, surplus: str, missing: str) -> list[tuple[int
     return [(k,) if k < steps else () for k in range(groups)]
 
 
+_LONG = Example(id="any", question="?", steps=("1+1=2",) * 8, answer="2")
+"""A problem with several steps, to see whether a method says what its latents stand for."""
+
+
 class SimCot(Wrapper):
     """Step supervision for any method with thought groups. See the module's card."""
 
@@ -117,11 +122,26 @@ class SimCot(Wrapper):
         super().__init__(config, make_method(config.inner, backbone))
         if not self.method.latents_per_group:
             raise ConfigError(f"sim_cot needs a method with thoughts inside; {config.inner.name!r} has none")
+        self._check_steps()
         self.decoder = StepDecoder(config.decoder, backbone)
         if config.trains == "inner":
             self.decoder.requires_grad_(False)
         elif config.trains == "decoder":
             self.method.requires_grad_(False)
+
+    def _check_steps(self) -> None:
+        """Refuse a method whose rows never say which steps their latents stand for: no group would be supervised.
+
+        Raises:
+            ConfigError: names the method and the field.
+        """
+        with contextlib.suppress(DataError):  # a method that needs more of its data than steps
+            row = self.method.layout(_LONG, self.method.curriculum().last, Random(0))
+            if row.latents and not row.steps_covered:
+                raise ConfigError(
+                    f"sim_cot has no step to supervise: rows of {self.config.inner.name!r} have latents, but do not say how "
+                    "many steps these stand for; set Row.steps_covered in its layout"
+                )
 
     def train(self, mode: bool = True) -> SimCot:
         """A frozen inner method has no dropout: the decoder learns to read the latents that it will get at inference."""

@@ -29,8 +29,8 @@ def build_method(config: RunConfig) -> Method:
     new, name = new_tokens_of(method), config.method.name
     if silent := sorted({*range(words, len(backbone.tokenizer))} - {*new}):
         raise ConfigError(
-            f"method {name!r} has added {backbone.tokenizer.convert_ids_to_tokens(silent[0])!r} to the base model, which is "
-            "not among its new_tokens(): with LoRA its row would never train; let the method name it there"
+            f"method {name!r} has added {backbone.tokenizer.convert_ids_to_tokens(silent[0])!r} to the base model, but does "
+            "not list it in new_tokens(), so its row would not train under LoRA; return its id there"
         )
     if lora is not None and not method.trains_base:
         raise ConfigError(
