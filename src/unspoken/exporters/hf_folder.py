@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
         raise _refusal(name, f"its latents come from {type(source).__name__}; a hidden state fed back was expected")
     transform = None if source is None else source.transform
     layers, tensors = ([], {}) if transform is None else projection(transform, name, method.backbone.width)
-    _refuse_more(method, () if transform is None else tuple(transform.state_dict(keep_vars=True).values()))
+    _refuse_more(method, tuple(transform.state_dict(keep_vars=True).values()) if isinstance(transform, nn.Module) else ())
     kind = "tokens" if source is None else "recurrent"
     return Thoughts(about=_about(method, kind, trained, before, slot, after, layers), tensors=tensors)
 
@@ -202,7 +202,7 @@ def _refuse_more(method: Method, exported: tuple[Tensor, ...]) -> None:
 
 
 @torch.no_grad()
-def projection(module: nn.Module, name: str, width: int) -> tuple[list[Layer], dict[str, Tensor]]:
+def projection(module: Callable[[Tensor], Tensor], name: str, width: int) -> tuple[list[Layer], dict[str, Tensor]]:
     """A projection as a list of layers and their tensors, without layers that do nothing at inference.
 
     Args:
@@ -242,7 +242,7 @@ def projection(module: nn.Module, name: str, width: int) -> tuple[list[Layer], d
     return layers, tensors
 
 
-def _flat(module: nn.Module) -> Iterator[nn.Module]:
+def _flat(module: Callable[[Tensor], Tensor]) -> Iterator[Callable[[Tensor], Tensor]]:
     if isinstance(module, nn.Sequential):
         for child in module:
             yield from _flat(child)

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unspoken.core.config import config_class
 from unspoken.core.rows.batch import Batch
@@ -74,10 +74,10 @@ class Recurrence:
     """Coconut: the hidden state itself is the next input. CODI: a projection of it is.
 
     Args:
-        transform: applied to the state; identity if None.
+        transform: applied to the states [N, D], such as a projection; None = the states themselves.
     """
 
-    def __init__(self, transform: nn.Module | None = None) -> None:
+    def __init__(self, transform: Callable[[Tensor], Tensor] | None = None) -> None:
         self.transform = transform
 
     def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
