@@ -87,8 +87,8 @@ def test_one_that_does_not_stays(answers: dict[str, bool]):
 
 
 def test_chance_decides_whose_thought_and_nothing_else(answers: dict[str, bool]):
-    assert interchange(model(), TINY, seed=1) == interchange(model(), TINY, seed=1)
-    assert interchange(model(), TINY, seed=1)[0].follows.n != interchange(model(), TINY, seed=2)[0].follows.n
+    assert interchange(model(), TINY, donor_seed=1) == interchange(model(), TINY, donor_seed=1)
+    assert interchange(model(), TINY, donor_seed=1)[0].follows.n != interchange(model(), TINY, donor_seed=2)[0].follows.n
 
 
 def test_there_must_be_something_to_interchange(answers: dict[str, bool]):

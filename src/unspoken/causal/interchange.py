@@ -53,7 +53,7 @@ def interchange(
     *,
     limit: int | None = 200,
     batch_size: int = 32,
-    seed: int = 0,
+    donor_seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
     **speaking: Any,
 ) -> tuple[Interchanged, ...]:
@@ -62,7 +62,7 @@ def interchange(
     Args:
         model: thinks in latents of its own making.
         task, split, limit, batch_size: as in `evaluate`. Steps must be equations, each using the result of the one before.
-        seed: of whose group a problem gets.
+        donor_seed: decides whose group a problem gets.
         progress: called with (what runs, evaluations done, evaluations in all).
         speaking: fields of `SamplingParams`.
 
@@ -85,7 +85,7 @@ def interchange(
     found = []
     for place in range(groups):
         tell(f"thought {place + 1}", 1 + place, 1 + groups)
-        donors, wanted = _donors(plain.records, place, np.random.default_rng([seed, place]))
+        donors, wanted = _donors(plain.records, place, np.random.default_rng([donor_seed, place]))
         if not any(value is not None for value in wanted):
             continue
         first = place * method.latents_per_group

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unspoken.core.files import write_file
 from unspoken.core.text.markup import printable
@@ -37,7 +37,7 @@ def save_charts(charts: Sequence[Chart], path: str | Path) -> Path:
     return save(panels(charts), Path(path))
 
 
-def panels(charts: Sequence[Chart]) -> Any:
+def panels(charts: Sequence[Chart]) -> Figure:
     """A figure with the charts one below the other."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 

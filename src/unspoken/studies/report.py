@@ -7,6 +7,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ _SIGN = re.compile(r"^(\d*)([-+*#>.]) ")
 
 Results = Mapping[str, Any]
 """What `results.gather` found."""
+
+Part = Mapping[str, Any]
+"""An entry of it: a combination, an evaluation of one, a contrast, a run."""
 
 
 def write_report(results: Results, folder: Path) -> list[Path]:
@@ -71,7 +75,7 @@ def label(results: Results, value: object) -> str:
     return str(results["study"]["labels"].get(str(value), value))
 
 
-def _title(results: Results, cell: Mapping[str, Any]) -> str:
+def _title(results: Results, cell: Part) -> str:
     """A combination in one cell of a table."""
     return ", ".join(label(results, value) for value in cell["combination"].values())
 
@@ -85,7 +89,7 @@ def quoted(results: Results, evaluation: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _over(found: Mapping[str, Any]) -> OverSeeds:
+def _over(found: Part) -> OverSeeds:
     return OverSeeds(rates=tuple(Rate(correct=one["correct"], n=one["n"]) for one in found["each"]))
 
 
@@ -103,7 +107,7 @@ def tables(results: Results) -> dict[str, list[Table]]:
     return found
 
 
-def _accuracies(results: Results, name: str, cells: Sequence[Mapping[str, Any]]) -> Table:
+def _accuracies(results: Results, name: str, cells: Sequence[Part]) -> Table:
     factors = list(results["study"]["factors"])
     more = [column for column in _MORE if any(column.of(cell["evaluations"][name]) is not None for cell in cells)]
     rows = []
@@ -140,13 +144,22 @@ def _accuracies(results: Results, name: str, cells: Sequence[Mapping[str, Any]])
 _HEADINGS = ("accuracy % (95% over seeds)", "each seed %", "within a seed", "thought", "tokens", "passes")
 
 
+@dataclass(frozen=True)
 class _Column:
-    """A column that tables have where there is something to show."""
+    """A column that tables have where there is something to show.
 
-    def __init__(self, heading: str, note: str, value: Callable[[Any], Any], shown: Callable[[Any], str]) -> None:
-        self.heading, self.note, self.value, self.shown = heading, note, value, shown
+    Attributes:
+        heading, note: what a reader needs.
+        value: takes the figure out of a run's entry; None where it has none.
+        shown: the figures of all seeds as text.
+    """
 
-    def of(self, told: Mapping[str, Any]) -> str | None:
+    heading: str
+    note: str
+    value: Callable[[Part], Any]
+    shown: Callable[[Any], str]
+
+    def of(self, told: Part) -> str | None:
         """Its text for an evaluation of a combination; None where no seed has the figure."""
         values = [v for one in told["each"] if (v := self.value(one)) is not None]
         return self.shown(values) if values else None
@@ -193,7 +206,7 @@ _MORE = (
 )  # fmt: skip
 
 
-def _by_place(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+def _by_place(runs: Sequence[Sequence[Part]]) -> str:
     """The share of followed results at each place, mean over seeds."""
     shares: dict[int, list[float]] = {}
     for one in (one for run in runs for one in run):
@@ -205,7 +218,7 @@ def _ratio(a: float | None, b: float | None) -> float | None:
     return None if a is None or not b else a / b
 
 
-def _tests(results: Results, pairs: Sequence[Mapping[str, Any]]) -> Table:
+def _tests(results: Results, pairs: Sequence[Part]) -> Table:
     names = {cell["name"]: _title(results, cell) for cell in results["cells"]}
     rows = []
     for pair in pairs:
@@ -238,7 +251,7 @@ def _tests(results: Results, pairs: Sequence[Mapping[str, Any]]) -> Table:
 def _budget(results: Results) -> Table:
     times = results["study"]["times"]
     names = {cell["name"]: _title(results, cell) for cell in results["cells"]}
-    by_cell: dict[str, list[Mapping[str, Any]]] = {}
+    by_cell: dict[str, list[Part]] = {}
     for name, run in results["runs"].items():
         key = "-".join(name.split("-")[:-1]) if run["combination"] else name
         by_cell.setdefault(names.get(key, key), []).append(run)
@@ -306,7 +319,7 @@ def charts(results: Results) -> list[Chart]:
     return drawn
 
 
-def _chart(results: Results, name: str, cells: Sequence[Mapping[str, Any]]) -> Chart:
+def _chart(results: Results, name: str, cells: Sequence[Part]) -> Chart:
     factor = results["study"]["chart"]
     lines: dict[str, list[Point]] = {}
     for cell in cells:

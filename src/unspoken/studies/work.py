@@ -39,14 +39,14 @@ from unspoken.studies.study import Evaluation
 from unspoken.tasks import Task, make_task
 from unspoken.training.costs import costs
 from unspoken.training.loop import train
-from unspoken.training.plan import Plan
+from unspoken.training.progress import Quiet
 from unspoken.training.signals import Interrupted
 
 EVERY = 2.0
 """Seconds between two words about how far training is."""
 
 
-class Told(contextlib.AbstractContextManager[Any]):
+class Told(Quiet):
     """A `Reporter` that says on standard output how far training is."""
 
     def __init__(self) -> None:
@@ -60,9 +60,6 @@ class Told(contextlib.AbstractContextManager[Any]):
         if row["step"] >= total or time.monotonic() - self.last > EVERY:
             self.last = time.monotonic()
             tell(doing="training", step=row["step"], of=total)
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def tell(**what: object) -> None:
