@@ -52,9 +52,6 @@ class Told(Quiet):
     def __init__(self) -> None:
         self.last = 0.0
 
-    def begins(self, plan: Plan) -> None:
-        """See `Reporter.begins`. Who started this process knows the plan."""
-
     def row(self, row: dict[str, Any], total: int) -> None:
         """See `Reporter.row`."""
         if row["step"] >= total or time.monotonic() - self.last > EVERY:
