@@ -21,7 +21,7 @@ PANELS = {
     "Look inside": ("inspect",),
     "Hand over": ("export", "serve"),
     "Data": ("data", "condense"),
-    "What there is": ("list", "show", "runs", "clean"),
+    "What there is": ("list", "show", "runs", "clean", "doctor"),
     "Speed": ("bench_generate", "bench_serve", "bench_serve_offline"),
 }
 """The files of the commands under the headings of --help, in its order. Each holds the command of its name."""

@@ -204,7 +204,8 @@ def _complete_tasks(incomplete: str) -> list[str]:
 
 
 RECIPE: Any = {"autocompletion": _complete_recipes}
-RUN: Any = {"parser": run_place, "metavar": "RUN", "autocompletion": _complete_runs}
+RUNS: Any = {"metavar": "RUN", "autocompletion": _complete_runs}
+RUN: Any = {"parser": run_place, **RUNS}
 FILE: Any = {"parser": out_file, "metavar": "FILE"}
 FOLDER: Any = {"parser": out_folder, "metavar": "FOLDER"}
 

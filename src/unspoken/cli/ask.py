@@ -1,19 +1,20 @@
-"""`unspoken ask`: one question to one run."""
+"""`unspoken ask`: one question to one run, or questions one after the other."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from unspoken.cli._options import (
+    RUNS,
     AsJson,
     Dtype,
     Expect,
     MaxNewTokens,
-    Run,
     Seed,
     Stop,
     Temperature,
@@ -22,14 +23,24 @@ from unspoken.cli._options import (
     app,
     argument,
     given,
+    new_console,
+    run_place,
 )
+from unspoken.errors import ConfigError
+
+SHIPPED = "builtin:tiny-sim-cot"
+"""What is asked where no run is named."""
 
 
 @app.command()
 def ask(
-    run: Run,
-    question: Annotated[str, argument("A question in plain text; - reads it from standard input.")],
-    show_thoughts: Annotated[bool, typer.Option("--show-thoughts", help="Print the decoded thoughts.")] = False,
+    run: Annotated[str | None, argument(f"A run directory; default {SHIPPED}, of the package.", **RUNS)] = None,
+    question: Annotated[
+        str | None, argument("A question in plain text; - reads it from standard input; without one: a conversation.")
+    ] = None,
+    show_thoughts: Annotated[
+        bool | None, typer.Option("--show-thoughts/--hide-thoughts", help="Print the decoded thoughts.")
+    ] = None,
     latents: Annotated[int | None, typer.Option(help="How many latents to think.")] = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -41,17 +52,24 @@ def ask(
     dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a trained model one question."""
+    """Ask a trained model a question, or talk with it: `unspoken ask` alone starts a conversation with the shipped one."""
+    place, question = _who_and_what(run, question)
+    if as_json and question is None:
+        raise ConfigError("--json goes with a question; give one, or - to read it from standard input")
+    speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    speaking |= given(stop=stop, expect=expect)
+    if question is None:
+        _talk(place, latents, speaking, dtype)
+        return
     from dataclasses import asdict
 
     from unspoken.evaluation.tables import cut_off
     from unspoken.runs.directory import load
 
     text = sys.stdin.read() if question == "-" else question
-    model = load(run, explain=show_thoughts, dtype=dtype)
-    speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    speaking |= given(stop=stop, expect=expect)
-    said = model.answer([text], latents=latents, explain=show_thoughts, names=["the question"], **speaking)[0]
+    shows = str(place) == SHIPPED if show_thoughts is None else show_thoughts
+    model = load(place, explain=shows, dtype=dtype)
+    said = model.answer([text], latents=latents, explain=shows, names=["the question"], **speaking)[0]
     if as_json:
         typer.echo(json.dumps(asdict(said), ensure_ascii=False))
         return
@@ -62,3 +80,19 @@ def ask(
     typer.echo(f"({said.latents} latents, {said.visible} tokens{end}, {said.passes} forward passes)", err=True)
     if not said.finished:
         typer.echo(cut_off(1, 1, speaking.get("max_new_tokens", model.speaking.max_new_tokens)), err=True)
+
+
+def _who_and_what(run: str | None, question: str | None) -> tuple[Path, str | None]:
+    """The run and the question. One text alone is a run if it could be the name of one, else a question."""
+    if run is None:
+        return Path(SHIPPED), None
+    text = question is None and (run == "-" or (len(run.split()) > 1 and not Path(run).exists()) or not run.strip())
+    return (Path(SHIPPED), run) if text else (run_place(run), question)
+
+
+def _talk(run: Path, latents: int | None, speaking: dict[str, object], dtype: str | None) -> None:
+    typer.echo(f"loading {run} ...", err=True)
+    from unspoken.cli._conversation import Conversation, converse
+    from unspoken.runs.directory import load
+
+    converse(Conversation(run, load(run, dtype=dtype), new_console(), latents=latents, how=speaking, dtype=dtype))
