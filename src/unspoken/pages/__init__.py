@@ -1,1 +1,1 @@
-"""What people look at: HTML pages and SVG charts. Imports evaluation and inspector; computes nothing."""
+"""HTML pages and charts of results. Imports evaluation and inspector; computes nothing."""

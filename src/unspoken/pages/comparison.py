@@ -1,6 +1,6 @@
-"""Methods times tasks: one table of accuracies, the comparison per task, a chart of accuracy against forward passes.
+"""Compare runs on several tasks: a table of accuracies, a comparison per task, a chart of accuracy against forward passes.
 
-With one task it is what `evaluation/tables.py` makes of it.
+With one task, the tables are those of `evaluation/tables.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read(paths: Sequence[Path]) -> dict[str, dict[str, EvalReport]]:
 
 
 def find(paths: Sequence[Path]) -> dict[str, dict[str, tuple[EvalReport, Path]]]:
-    """What `read` gives, each with the folder that it stands in.
+    """Like `read`, with the folder of each report.
 
     Raises:
         ConfigError: a run directory has no reports of a whole test split.
@@ -65,7 +65,7 @@ def find(paths: Sequence[Path]) -> dict[str, dict[str, tuple[EvalReport, Path]]]
 
 
 def _stale(report: EvalReport, model: Path) -> str | None:
-    """Why a report does not speak of the model that lies beside it, in words; None where nothing says so."""
+    """Why a report is not about the model next to it; None if nothing indicates that."""
     saved, now = report.model.get("saved"), identity(model)
     if saved is not None and now is not None and saved != now:
         return "the model was saved again since"
@@ -73,14 +73,14 @@ def _stale(report: EvalReport, model: Path) -> str | None:
 
 
 def labels(grid: Grid) -> list[str]:
-    """The runs, in the order in which they were given."""
+    """The runs, in the given order."""
     return list(dict.fromkeys(label for reports in grid.values() for label in reports))
 
 
 def tables(grid: Grid) -> dict[str, list[Table]]:
-    """Under each task's name the table of its runs and, where there are several, of their pairs.
+    """Per task name, the table of its runs and, if there are several, of their pairs.
 
-    Under "" stands what no task's name stands above: runs times tasks, or the one task's tables.
+    The key "" holds tables without a task name: runs by tasks, or the tables of the only task.
     """
     found = {name: [table(row), *([comparison_table(compare(row))] if len(row) > 1 else [])] for name, row in grid.items()}
     if len(grid) == 1:
@@ -116,7 +116,7 @@ def grid_csv(grid: Grid) -> str:
 
 
 def grid_json(grid: Grid) -> str:
-    """The same as JSON: label -> figures where there is one task; else task -> `methods` (that) and `pairs`."""
+    """The same as JSON: label -> figures for one task; otherwise task -> `methods` (the same) and `pairs`."""
     if len(grid) == 1:
         return to_json(next(iter(grid.values())))
     data: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def grid_json(grid: Grid) -> str:
 
 
 def chart(grid: Grid) -> str:
-    """Accuracy against forward passes as a file of its own: SVG, a panel per task, the same colour for a run in each."""
+    """Accuracy against forward passes as an SVG file: a panel per task, with the same colour for a run in each."""
     return drawn_svg(charts(grid))
 
 
@@ -162,7 +162,7 @@ def group_charts(tasks: Mapping[str, Sequence[SeedGroup]]) -> list[Chart]:
 
 
 def _by_passes(tasks: Mapping[str, Mapping[str, Point]], interval: str) -> list[Chart]:
-    """A chart per task; who stands in several keeps its colour."""
+    """A chart per task; a run has the same colour in all."""
     colours = {label: n for n, label in enumerate(dict.fromkeys(label for row in tasks.values() for label in row))}
     return [
         Chart(

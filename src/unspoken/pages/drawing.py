@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_matplotlib() -> None:
-    """Say what to install, before anything else is done.
+    """Check for matplotlib before anything else, and say what to install.
 
     Raises:
         ConfigError: matplotlib is not there.
@@ -27,7 +27,7 @@ def check_matplotlib() -> None:
 
 
 def save_charts(charts: Sequence[Chart], path: str | Path) -> Path:
-    """Draw charts one below the other into a file; its suffix says the format (.pdf, .png, .svg).
+    """Draw charts below each other into a file, in the format of its suffix (.pdf, .png, .svg).
 
     Raises:
         ConfigError: matplotlib is not there.
@@ -38,7 +38,7 @@ def save_charts(charts: Sequence[Chart], path: str | Path) -> Path:
 
 
 def panels(charts: Sequence[Chart]) -> Figure:
-    """A figure with the charts one below the other."""
+    """A figure with the charts below each other."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     figure = Figure(figsize=(6.4, 2.6 * len(charts)), layout="constrained")
@@ -64,12 +64,12 @@ def panels(charts: Sequence[Chart]) -> Figure:
 
 
 def _plain(text: object) -> str:
-    """Text that matplotlib does not take for a formula."""
+    """Escape text that matplotlib would take for a formula."""
     return printable(text).replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure, all or nothing.
+    """Write a figure atomically.
 
     Raises:
         RunError: it cannot be written.

@@ -1,4 +1,4 @@
-"""Tables and charts as files: the name's ending says the format, and one that is not offered is refused."""
+"""Write tables and charts to files, in the format of the name's suffix; unsupported ones are refused."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ TABLES = (".md", ".tex", ".csv", ".json")
 CHARTS = (".svg", ".pdf", ".png")
 
 Named = Mapping[str, Sequence[Table]]
-"""Tables under the names that they stand under; "" = none."""
+"""Heading -> tables; "" = no heading."""
 
 
 def check_table(path: Path | None, option: str) -> None:
-    """See, before anything is computed, that a file's name ends as a table's does.
+    """Check, before anything is computed, that a file's suffix is one for tables.
 
     Raises:
-        ConfigError: it does not; names the endings.
+        ConfigError: it is not; lists the suffixes.
     """
     _check(path, option, "tables", TABLES)
 
 
 def check_chart(path: Path | None, option: str) -> None:
-    """The same for a chart's.
+    """The same for charts.
 
     Raises:
-        ConfigError: it does not, or what draws it is not installed.
+        ConfigError: it is not, or the library that draws it is missing.
     """
     _check(path, option, "charts", CHARTS)
     if path is not None and path.suffix.lower() != ".svg":
@@ -45,7 +45,7 @@ def _check(path: Path | None, option: str, what: str, known: Sequence[str]) -> N
 
 
 def write_tables(path: Path, tables: Named, *, as_json: str, as_csv: str) -> None:
-    """Write tables in the format that the name asks for.
+    """Write tables in the format of the name's suffix.
 
     Args:
         path: the file.
@@ -57,14 +57,14 @@ def write_tables(path: Path, tables: Named, *, as_json: str, as_csv: str) -> Non
 
 
 def markdown(tables: Named) -> str:
-    """Tables as Markdown, under the names that they stand under."""
+    """Tables as Markdown, under their headings."""
     return "\n".join(
         (f"## {cell(name)}\n\n" if name else "") + "\n".join(one.markdown() for one in some) for name, some in tables.items()
     )
 
 
 def latex(tables: Named) -> str:
-    """Tables as LaTeX, their names as comments."""
+    """Tables as LaTeX, with their headings as comments."""
     return "\n".join(
         (f"% {' '.join(name.split())}\n" if name else "") + "\n".join(one.latex() for one in some)
         for name, some in tables.items()
@@ -72,12 +72,12 @@ def latex(tables: Named) -> str:
 
 
 def write_charts(path: Path, svg: str, charts: Sequence[Chart]) -> None:
-    """Write charts in the format that the name asks for.
+    """Write charts in the format of the name's suffix.
 
     Args:
         path: the file.
-        svg: them as SVG.
-        charts: them as data, which matplotlib draws.
+        svg: the charts as SVG.
+        charts: the charts as data, to be drawn by matplotlib.
     """
     if path.suffix.lower() == ".svg":
         write_text(path, svg)

@@ -34,7 +34,7 @@ LEGIBLE = 0.45  # the most of a colour behind them, so that they can be read in 
 
 @dataclass(frozen=True)
 class Point:
-    """A place in the data, with an interval in y where there is one."""
+    """A data point, optionally with an interval in y."""
 
     x: float
     y: float
@@ -60,7 +60,7 @@ class Chart:
     """Curves, labelled where they end.
 
     Attributes:
-        name: what the chart shows: its heading, and what is read to those who do not see it.
+        name: the heading, also used as the text alternative.
         lines: at least one, each with at least one point.
         x_label: under the horizontal axis.
         percent: values are shares; the axis starts at 0.
@@ -81,18 +81,18 @@ class Chart:
 
     @property
     def heading(self) -> str:
-        """The name, and the scale where it is not the usual one."""
+        """The name, and the scale if it is not linear."""
         return self.name + (", log scale" if self.log_y else "")
 
     @property
     def svg(self) -> Markup:
-        """Drawn."""
+        """The chart drawn as SVG."""
         return line_chart(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """A chart of another kind, drawn already, under its heading."""
+    """A chart that is drawn already, with its heading."""
 
     heading: str
     svg: Markup
@@ -141,7 +141,7 @@ def line_chart(chart: Chart) -> Markup:
 
 
 def scatter(lines: Sequence[Line], *, name: str, x_label: str) -> Markup:
-    """One point per run, with its interval, labelled beside it. The vertical axis is a share."""
+    """One labelled point per run, with its interval. The vertical axis is a share."""
     xs = [p.x for line in lines for p in line.points]
     ys = [v for line in lines for p in line.points for v in (p.y, p.low, p.high) if v is not None]
     plot = _Plot(0.0, max(xs) * 1.06 or 1.0, *_bounds(ys, True, False), percent=True)
@@ -160,8 +160,8 @@ def heat_map(matrix: Sequence[Sequence[float]], *, name: str, small: bool = Fals
 
     Args:
         matrix: [rows][columns]; cosine similarities, latent against latent, or shares by layer and latent.
-        name: what it shows, for those who do not see it.
-        small: no numbers, for many of them on a page.
+        name: the text alternative.
+        small: without numbers, for pages with many maps.
         top: the number that has the full colour. Cosines (1) are written as they are, shares in per cent.
     """
     rows, columns = len(matrix), max(map(len, matrix), default=0)
@@ -221,7 +221,7 @@ def _numbers_in(matrix: Sequence[Sequence[float]], edge: float, top: float) -> l
 
 
 def sheet(name: str, panels: Sequence[tuple[str, Markup]]) -> str:
-    """Charts one below the other as a file of its own.
+    """Charts below each other as one SVG file.
 
     Args:
         name: what all of them show.
@@ -251,11 +251,11 @@ class _Plot:
         self.y0, self.y1, self.percent, self.log_y = y0, y1, percent, log_y
 
     def x(self, value: float) -> float:
-        """Where a value stands on the horizontal axis."""
+        """Horizontal position of a value."""
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - self.x0) / (self.x1 - self.x0)
 
     def y(self, value: float) -> float:
-        """Where a value stands on the vertical axis."""
+        """Vertical position of a value."""
         low, high, v = (math.log(n) if self.log_y else n for n in (self.y0, self.y1, value))
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (v - low) / (high - low)
 
@@ -290,7 +290,7 @@ def _whisker(plot: _Plot, point: Point) -> str:
 
 
 def _stages(plot: _Plot, stages: Stages) -> str:
-    """Boundaries in one plain colour where all runs agree, else each in its run's. Names go on top where there is room."""
+    """Stage boundaries, in a neutral colour if all runs agree, else in each run's colour; with names if there is room."""
     by_run: dict[int, list[tuple[float, str]]] = {}
     for run, x, name in stages:
         by_run.setdefault(run, []).append((x, name))
@@ -318,7 +318,7 @@ def _stages(plot: _Plot, stages: Stages) -> str:
 
 
 def _labels(ends: Sequence[tuple[Line, float, float]]) -> list[str]:
-    """Each line's name behind its end, moved apart where they would cover each other."""
+    """Each line's name at its end, moved apart where they would overlap."""
     ordered = sorted(ends, key=lambda end: end[2])
     places: list[float] = []
     for _, _, y in ordered:
@@ -367,7 +367,7 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten, and 2 and 5 times them where there are few."""
+    """Powers of ten; also 2 and 5 times them if there are few."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     factors = (1, 2, 5) if last - first <= 3 else (1,)
     stride = max(1, (last - first) // 6)
@@ -376,7 +376,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _short(value: float) -> str:
-    """A number in few characters: 12000 -> 12k."""
+    """A number in a few characters: 12000 -> 12k."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{unit}"

@@ -1,6 +1,6 @@
 """From templates to text. `templates/` holds the HTML of pages and the one stylesheet, which charts as files share.
 
-Every value that a template shows is escaped (autoescape), and what HTML cannot write is replaced before that.
+Every value is escaped (autoescape), and characters that HTML cannot represent are replaced first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _environment() -> Environment:
 
 
 def minus(text: str) -> str:
-    """A text with the sign of negative numbers as a page shows it."""
+    """A text with typographic minus signs."""
     return re.sub(r"(?<![\w.])-(?=[\d.])", "\N{MINUS SIGN}", text)
 
 
@@ -39,7 +39,7 @@ def render(template: str, **values: object) -> str:
     """A template of `templates/` with its values, as text.
 
     Args:
-        template: a file there, which says what values it takes.
+        template: a file in `templates/`, which documents its values.
         values: by their names in the template, functions that it calls too; text is escaped, `Markup` (what `pages.svg`
             draws) goes in as it is.
     """
