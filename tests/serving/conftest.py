@@ -18,8 +18,8 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.exporters.prompt_embeds import export_prompt_embeds
 from unspoken.methods import method_config
 from unspoken.runs.config import RunConfig, TrainConfig
-from unspoken.serving.app import Service
 from unspoken.serving.models import ServedModel
+from unspoken.serving.service import Service
 from unspoken.tasks import task_config
 from unspoken.training.loop import train
 

@@ -14,8 +14,8 @@ from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.errors import ConfigError
 from unspoken.exporters.prompt_embeds import PromptEmbedder
 from unspoken.runs.model import Model
-from unspoken.serving.app import Service
 from unspoken.serving.models import ServedModel
+from unspoken.serving.service import Service
 
 METHODS = (
     *("no-cot", "coconut", "coconut pause", "sim_cot", "codi", "icot_si", "pause", "sim_cot pause", "sim_cot codi"),

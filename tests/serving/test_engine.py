@@ -12,8 +12,8 @@ import httpx
 import pytest
 from support.servers import events, running, thinker
 
-from unspoken.serving.app import Service
 from unspoken.serving.models import ServedModel
+from unspoken.serving.service import Service
 
 LONG = {"max_tokens": 150, "ignore_eos": True, "temperature": 0}
 

@@ -9,7 +9,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from support.servers import running, thinker
 
-from unspoken.serving.app import Service
+from unspoken.serving.service import Service
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,8 @@ PLACES = (
     ("/v1/completions", "POST"),
     ("/v1/chat/completions", "POST"),
     ("/v1/prompt_embeds", "POST"),
+    ("/v1/thoughts", "POST"),
+    ("/v1/problems/{name}", "GET"),
     ("/v1/models", "GET"),
     ("/v1/models/{name}", "GET"),
     ("/health", "GET"),

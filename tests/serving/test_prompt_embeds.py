@@ -28,8 +28,8 @@ from unspoken.core.lm.adapters import LoraSettings
 from unspoken.errors import ConfigError, DataError, RunError
 from unspoken.exporters.prompt_embeds import PromptEmbedder, encode, export_prompt_embeds
 from unspoken.runs.directory import RunDir
-from unspoken.serving.app import Service
 from unspoken.serving.embeds import EmbedsService
+from unspoken.serving.service import Service
 
 RECORDED = json.loads(Path(__file__).with_name("vllm_completion.json").read_text(encoding="utf-8"))
 QUESTION = "Ann has 3 pens and buys 4 more."

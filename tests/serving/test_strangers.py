@@ -24,9 +24,9 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
 from unspoken.exporters.prompt_embeds import PromptEmbedder
 from unspoken.serving import connections, guard
-from unspoken.serving.app import Service
 from unspoken.serving.embeds import EmbedsService, engine_url
 from unspoken.serving.server import listen
+from unspoken.serving.service import Service
 
 QUESTION = "Ann has 3 pens and buys 4 more."
 

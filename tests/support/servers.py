@@ -12,9 +12,9 @@ import torch
 from contract.cases import make
 
 from unspoken.runs.model import Model
-from unspoken.serving.app import Service
 from unspoken.serving.models import ServedModel
 from unspoken.serving.server import Server, ServerConfig
+from unspoken.serving.service import Service
 
 
 def thinker(name: str = "sim_cot", family: str = "llama", **more: Any) -> ServedModel:

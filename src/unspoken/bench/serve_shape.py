@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 
 from unspoken.bench.serve import shape_model
-from unspoken.serving.app import Service
 from unspoken.serving.models import ServedModel
 from unspoken.serving.server import Server, ServerConfig
+from unspoken.serving.service import Service
 
 
 def main() -> None:

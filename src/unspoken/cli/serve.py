@@ -34,10 +34,10 @@ def serve(
     """Serve trained models behind OpenAI's API, with a page to watch them think at /."""
     try:
         from unspoken.exporters.prompt_embeds import PromptEmbedder, is_prompt_embeds
-        from unspoken.serving.app import Service
         from unspoken.serving.embeds import EmbedsService
         from unspoken.serving.models import ServedModel
         from unspoken.serving.server import Server, ServerConfig, about, curl
+        from unspoken.serving.service import Service
     except ModuleNotFoundError as error:
         raise ConfigError(f"a server needs {error.name!r}, which is not installed; pip install 'unspoken[serve]'") from None
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -14,128 +11,21 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 import unspoken
-from unspoken.core.checks import parse_json
 from unspoken.core.engine.requests import Request as Answering
-from unspoken.core.loop.sources import PrecomputedThoughts
-from unspoken.errors import ConfigError, UnspokenError, did_you_mean
-from unspoken.exporters.prompt_embeds import PromptEmbedder
-from unspoken.serving.embeds import EmbedsRequest, EmbedsService
-from unspoken.serving.engine import Engine, Event, Group
+from unspoken.errors import ConfigError, UnspokenError
+from unspoken.serving.embeds import EmbedsRequest
+from unspoken.serving.engine import Event, Group
 from unspoken.serving.errors import DICE, ApiError, api_error
-from unspoken.serving.metrics import Metrics
 from unspoken.serving.models import ServedModel
-from unspoken.serving.protocol import Asked, ChatRequest, CompletionRequest, parse, prompts_of, question_of, schema
+from unspoken.serving.protocol import Asked, ChatRequest, CompletionRequest, parse, prompts_of, question_of
 from unspoken.serving.replies import ChatReply, CompletionReply, Reply
+from unspoken.serving.service import ERRORS, Service, json_of, request_body, said
+from unspoken.serving.watching import add_page
 
 T = TypeVar("T")
 
 GONE = 499
 """The status that logs show for whoever has left before the answer."""
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": "error", "content": {"application/json": {}}}
-    for status in (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 503, 504)
-}
-
-
-@dataclass(kw_only=True)
-class Service:
-    """What the application answers with.
-
-    Attributes:
-        models: what is served, the first one where a call names none and there is no other.
-        embeds: what turns questions into prompt embeddings, by the name of the model.
-        deadline: seconds after which a call is given up; None = never.
-        draining: it is stopping, and takes nothing new.
-    """
-
-    models: Sequence[ServedModel] = ()
-    embeds: dict[str, EmbedsService] = field(default_factory=dict)
-    deadline: float | None = None
-    draining: bool = False
-
-    def __post_init__(self) -> None:
-        self.metrics = Metrics(served.name for served in self.models)
-        self.engine = Engine(self.models, self.metrics)
-        self._by_name = {served.name: served for served in self.models}
-        for served in self.models:
-            if isinstance(served.model.source, PrecomputedThoughts) and served.model.path is not None:
-                embedder = PromptEmbedder.of_run(served.model)
-                self.embeds[served.name] = EmbedsService(embedder, within=lambda work: self.engine.call(work).result())
-        self._one = ThreadPoolExecutor(1, thread_name_prefix="prompts")  # tokenizers are not for two threads at once
-        self._many = ThreadPoolExecutor(256, thread_name_prefix="engines")  # each waits for an engine elsewhere
-
-    @property
-    def names(self) -> list[str]:
-        """Of all that is served."""
-        return [*self._by_name, *(name for name in self.embeds if name not in self._by_name)]
-
-    def name(self, asked: str | None) -> str:
-        """The name of the model that a call is for.
-
-        Raises:
-            ApiError: 404, there is none of that name; 400, it names none and there are several.
-        """
-        names = self.names
-        if asked is None and len(names) == 1:
-            return names[0]
-        if asked is None:
-            raise ApiError(400, f"several models are served; name one of them in model: {', '.join(names)}", "model")
-        if asked not in names:
-            raise ApiError(
-                404, f"the model {asked!r:.200} does not exist; {did_you_mean(asked, names)}", "model", "model_not_found"
-            )
-        return asked
-
-    def model(self, asked: str | None) -> ServedModel:
-        """The model that a call is for; see `name`.
-
-        Raises:
-            ApiError: 501, it only makes prompt embeddings here.
-        """
-        name = self.name(asked)
-        if name not in self._by_name:
-            raise ApiError(
-                501, f"{name} only makes prompt embeddings here: POST /v1/prompt_embeds, or start with --engine URL"
-            )
-        return self._by_name[name]
-
-    def check_open(self) -> None:
-        """See that calls are taken.
-
-        Raises:
-            ApiError: 503, it is stopping, or nobody answers any more.
-        """
-        if self.draining:
-            raise ApiError(503, "the server is stopping and takes nothing new; ask another one, or later", retry_after=2)
-        if self.models and not self.engine.alive:
-            raise ApiError(503, "the engine does not run; see the server's log", retry_after=5)
-
-    async def prepare(self, work: Callable[[], T]) -> T:
-        """Do something with tokenizers, one at a time, beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._one, work)
-
-    async def beside(self, work: Callable[[], T]) -> T:
-        """Do something that mostly waits, many at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._many, work)
-
-    def close(self) -> None:
-        """Nothing is asked any more."""
-        self.engine.stop()
-        for pool in (self._one, self._many):
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-async def _json(request: Request) -> Any:
-    """The body of a request.
-
-    Raises:
-        ApiError: 400, it is no JSON.
-    """
-    try:
-        return parse_json((await request.body()).decode("utf-8"))
-    except ValueError as error:
-        raise ApiError(400, f"the request is not JSON that can be read: {error}") from None
 
 
 async def _answer(
@@ -167,7 +57,7 @@ async def _answer(
         outcomes = await _unless_gone(request, group.outcomes())
         if outcomes is None:
             return Response(status_code=GONE)
-        return _said(reply.whole(outcomes))
+        return said(reply.whole(outcomes))
     finally:
         over()
 
@@ -197,10 +87,6 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | No
         leaving.cancel()
 
 
-def _said(body: object, status: int = 200) -> Response:
-    return Response(json.dumps(body, ensure_ascii=False), status, media_type="application/json")
-
-
 def create_app(service: Service) -> FastAPI:
     """The application of a service; its engine must have been started."""
     app = FastAPI(
@@ -210,21 +96,17 @@ def create_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_answers(app, service)
     _add_about(app, service)
+    add_page(app, service)
     return app
-
-
-def _body_of(kind: type) -> dict[str, Any]:
-    """What the OpenAPI document says of a request's body."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema(kind)}}}}
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
     """What answers questions."""
 
-    @app.post("/v1/completions", openapi_extra=_body_of(CompletionRequest), responses=ERRORS, response_model=None)
+    @app.post("/v1/completions", openapi_extra=request_body(CompletionRequest), responses=ERRORS, response_model=None)
     async def completions(request: Request) -> Response:
         """Answers to prompts: texts, or token ids, which are spelt."""
-        body = await _json(request)
+        body = await json_of(request)
         named = body.get("model") if isinstance(body, dict) else None
         name = service.name(named if isinstance(named, str) else None)
         if (embeds := service.embeds.get(name)) is not None and embeds.engine is not None:
@@ -243,10 +125,10 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         reply = CompletionReply(logprobs=asked.logprobs is not None, **_reply(served, asked, requests))
         return await _answer(service, request, asked, served, reply, requests)
 
-    @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatRequest), responses=ERRORS, response_model=None)
+    @app.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=ERRORS, response_model=None)
     async def chat(request: Request) -> Response:
         """An answer to the user's message; thoughts are in `reasoning`."""
-        asked = parse(ChatRequest, await _json(request))
+        asked = parse(ChatRequest, await json_of(request))
         served = service.model(asked.model)
         question = question_of(asked)
         how: dict[str, Any] = {"max_tokens": asked.max_completion_tokens, "effort": asked.reasoning_effort}
@@ -256,16 +138,16 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         reply = ChatReply(logprobs=asked.logprobs, **_reply(served, asked, requests))
         return await _answer(service, request, asked, served, reply, requests)
 
-    @app.post("/v1/prompt_embeds", openapi_extra=_body_of(EmbedsRequest), responses=ERRORS, response_model=None)
+    @app.post("/v1/prompt_embeds", openapi_extra=request_body(EmbedsRequest), responses=ERRORS, response_model=None)
     async def prompt_embeds(request: Request) -> Response:
         """The request that makes a stock engine answer with this run's thoughts."""
-        body = await _json(request)
+        body = await json_of(request)
         named = body.get("model") if isinstance(body, dict) else None
         embeds = service.embeds.get(name := service.name(named if isinstance(named, str) else None))
         if embeds is None:
             raise ApiError(400, f"the thoughts of {name} come out of the base model itself, so no engine can be given them")
         bodies = await service.beside(lambda: embeds.bodies(body))
-        return _said(bodies[0] if len(bodies) == 1 else bodies)
+        return said(bodies[0] if len(bodies) == 1 else bodies)
 
 
 async def _prepared(service: Service, prepare: Callable[[], list[Answering]], param: str) -> list[Answering]:
@@ -310,13 +192,13 @@ def _add_about(app: FastAPI, service: Service) -> None:
     async def health() -> Response:
         """Whether the process is well; also while it stops."""
         well = service.engine.alive or not service.models
-        return _said({"status": "ok" if well else "the engine does not run", "models": service.names}, 200 if well else 503)
+        return said({"status": "ok" if well else "the engine does not run", "models": service.names}, 200 if well else 503)
 
     @app.get("/ready", response_model=None)
     async def ready() -> Response:
         """Whether it takes requests."""
         service.check_open()
-        return _said({"status": "ready"})
+        return said({"status": "ready"})
 
     @app.get("/metrics", response_model=None)
     async def metrics() -> Response:

@@ -204,7 +204,7 @@ _WHY = {
     "response_format": "answers are plain text",
 }
 
-R = TypeVar("R", bound=Asked)
+R = TypeVar("R")
 
 
 def parse(kind: type[R], body: object) -> R:

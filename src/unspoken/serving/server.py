@@ -21,12 +21,13 @@ import uvicorn
 
 from unspoken.core.lm.backbone import Backbone
 from unspoken.errors import ConfigError
-from unspoken.serving.app import Service, create_app
+from unspoken.serving.app import create_app
 from unspoken.serving.connections import Connection, connections_allowed
 from unspoken.serving.engine import STOPPING
 from unspoken.serving.errors import ApiError
 from unspoken.serving.guard import Guard
 from unspoken.serving.models import ServedModel
+from unspoken.serving.service import Service
 
 TURN = 0.0005
 """Seconds after which the engine's thread lets the event loop have the interpreter: each token sent waits so long."""
