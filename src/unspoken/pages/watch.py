@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from unspoken.pages.templating import render, script
 
 
-def page(models: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def page(models: Sequence[Mapping[str, object]]) -> tuple[str, str]:
     """The page as text, and its Content-Security-Policy: one script runs, and it may ask only the server it came from.
 
     Args:

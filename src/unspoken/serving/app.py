@@ -71,7 +71,7 @@ async def _until_over(chunks: AsyncIterator[str], over: Callable[[], None]) -> A
         over()
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+async def _unless_gone(request: Request, work: Coroutine[object, object, T]) -> T | None:
     """What comes out of some work; None where whoever asked for it leaves before."""
 
     async def gone() -> None:

@@ -130,11 +130,11 @@ async def json_of(request: Request) -> Any:
         raise ApiError(400, f"the request is not JSON that can be read: {error}") from None
 
 
-def said(body: Any, status: int = 200) -> Response:
+def said(body: object, status: int = 200) -> Response:
     """JSON as an answer."""
     return Response(json.dumps(body, ensure_ascii=False), status, media_type="application/json")
 
 
-def request_body(kind: Any) -> dict[str, Any]:
+def request_body(kind: type) -> dict[str, Any]:
     """What the OpenAPI document says of a request's body."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema(kind)}}}}
