@@ -49,11 +49,11 @@ class Metrics:
         self._pass_seconds = new(Histogram, "pass_seconds", "Time of a forward pass.", **seconds)
         self._columns = new(Histogram, "iteration_tokens_total", "Positions fed in a pass.", buckets=_COLUMNS)
         for name in names:  # there from the start, as zeros
-            for metric in (self._running, self._waiting, self._slots, self._prompt, self._tokens, self._latents):
-                metric.labels(name)
+            for metric in vars(self).values():
+                if metric is not self.registry and metric is not self._ended:
+                    metric.labels(name)
             for reason in REASONS:
                 self._ended.labels(name, reason)
-            self._refused.labels(name)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
