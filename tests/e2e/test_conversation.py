@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 import json
+import socket
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from support.command_line import START, refused, unspoken
 
 import unspoken as package
-from unspoken.cli import doctor
+from unspoken.cli import demo, doctor, serve
 from unspoken.cli._conversation import Conversation
 from unspoken.cli.ask import SHIPPED
 from unspoken.evaluation.evaluator import evaluate
@@ -40,7 +45,6 @@ def talk(model):
         assert conversation.hear(line)
         return said.getvalue()
 
-    hear.conversation = conversation
     return hear
 
 
@@ -148,3 +152,34 @@ def test_doctor_finds_all_well_here_and_says_what_is_not(monkeypatch):
     assert "nothing-of-that-name is missing" in bad[0]
     assert "torch" in bad[0]
     assert "not '### 2'" in bad[1]
+
+
+def test_a_demo_opens_the_page_once_it_is_served(monkeypatch, tmp_path):
+    """The server is a stand-in that listens; the page itself is tested with the server."""
+    opened: list[str] = []
+    monkeypatch.setattr(demo.webbrowser, "open", lambda url: opened.append(url) or True)
+    served: dict[str, Any] = {}
+
+    def serve(**how: Any) -> None:
+        served.update(how)
+        with socket.create_server((how["host"], how["port"])):
+            end = time.monotonic() + 20
+            while not opened and time.monotonic() < end:
+                time.sleep(0.05)
+
+    monkeypatch.setattr("unspoken.cli.serve.serve", serve)
+    done = unspoken("demo")
+    assert done.returncode == 0, done.stderr
+    assert served["runs"] == [Path(SHIPPED)]
+    assert opened == [f"http://127.0.0.1:{served['port']}/"]
+    assert opened[0] in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused(unspoken("demo", "--port", str(taken.getsockname()[1])), "cannot be used")
+    refused(unspoken("demo", "missing", cwd=tmp_path), "missing: no such folder")
+
+
+def test_a_demo_asks_the_server_for_what_it_takes():
+    """Every parameter of `serve` is given: typer's defaults are no values."""
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(demo.demo))) if isinstance(node, ast.Call)]
+    given = {word.arg for call in calls if ast.unparse(call.func) == "serve" for word in call.keywords}
+    assert given == set(inspect.signature(serve.serve).parameters)

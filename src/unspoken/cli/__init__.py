@@ -15,7 +15,7 @@ from unspoken.cli._options import app, group_help, main_process
 from unspoken.errors import UnspokenError
 
 PANELS = {
-    "See it": ("ask", "quickstart"),
+    "See it": ("ask", "demo", "quickstart"),
     "Train": ("train", "study", "import_", "probe", "learn_steps", "learn_stop"),
     "Measure": ("eval", "controls", "scale", "compare", "rescore", "card", "verify", "lm_eval"),
     "Look inside": ("inspect",),
