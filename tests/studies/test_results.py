@@ -109,6 +109,7 @@ def test_what_is_not_finished_is_named_and_the_rest_is_written(small: Path, tmp_
     results = write_results(made, {"codi-1-2": "no memory"}).results
     assert results["missing"] == ["coconut-2-1", "codi-1-1", "coconut-1-2", "coconut-2-2"]
     assert results["failed"] == {"codi-1-2": "no memory"}
+    assert "Unfinished: 5 runs are not in these tables." in (made.places.out / "table.md").read_text(encoding="utf-8")
     assert cell(results, "coconut-1")["seeds"] == [1]
     assert cell(results, "coconut-1")["accuracy"]["interval"] is None
     assert "no memory" in (made.places.out / "index.html").read_text(encoding="utf-8")

@@ -41,6 +41,8 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     some, drawn = tables(results), charts(results)
     title, about = results["study"]["title"], results["study"]["about"].strip()
     head = f"# {title}\n\n" + (f"{about}\n\n" if about else "")
+    if left := len(results["missing"]) + len(results["failed"]):
+        head += f"**Unfinished: {left} runs are not in these tables.**\n\n"
     files = {
         "table.md": _wrapped(head + markdown(some)),
         "table.tex": latex(some),
