@@ -25,7 +25,7 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.loop.trace import Cost
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import Row, unlabelled
 from unspoken.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ def questions(count: int, length: int, latents: int, words: int, seed: int = 0) 
     rows = []
     for _ in range(count):
         ids = (*rng.integers(1, words, length + 1).tolist(), *(0,) * latents, int(rng.integers(1, words)))
-        rows.append(Row(ids=ids, labels=(IGNORE,) * len(ids), start=length + 1, latents=latents, num_eos=10**9))
+        rows.append(unlabelled(ids, start=length + 1, latents=latents, num_eos=10**9))
     return rows
 
 

@@ -24,7 +24,7 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.loop.trace import Cost
 from unspoken.core.rows.batch import collate
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import unlabelled
 from unspoken.errors import ConfigError
 
 
@@ -53,7 +53,7 @@ def mixed(
         text = rng.integers(1, words, length).tolist()
         ids = (*text[:-1], *(0,) * thoughts, text[-1])
         start = length - 1 if thoughts else len(ids)
-        row = Row(ids=ids, labels=(IGNORE,) * len(ids), start=start, latents=thoughts, num_eos=10**9)
+        row = unlabelled(ids, start=start, latents=thoughts, num_eos=10**9)
         requests.append(Request(row=row, speaking=SamplingParams(max_new_tokens=said), number=number))
     return requests
 

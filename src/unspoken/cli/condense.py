@@ -8,15 +8,7 @@ from typing import Annotated
 
 import typer
 
-from unspoken.cli._options import (
-    FILE,
-    SplitName,
-    TaskName,
-    TaskOverrides,
-    app,
-    new_console,
-    task_named,
-)
+from unspoken.cli._options import FILE, SplitName, TaskName, TaskOverrides, app, new_console, task_named
 from unspoken.cli._progress import bar
 
 

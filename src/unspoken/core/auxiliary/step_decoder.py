@@ -29,7 +29,7 @@ from unspoken.core.loop.trace import Cost, Trace
 from unspoken.core.losses import cross_entropy_sum
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.protocol import PassOptions
-from unspoken.core.rows.row import IGNORE, Row
+from unspoken.core.rows.row import unlabelled
 from unspoken.errors import ConfigError
 
 
@@ -209,9 +209,7 @@ class StepDecoder(nn.Module):
     def read(self, latents_MCD: Tensor, targets: Sequence[tuple[int, ...]]) -> tuple[Trace, Batch]:
         """Forward each group followed by its step: the hidden states, and the rows with the step as labels."""
         C = latents_MCD.shape[1]
-        rows = [
-            Row(ids=(0,) * C + step, labels=(IGNORE,) * C + step, start=C, latents=0, name="step target") for step in targets
-        ]
+        rows = [unlabelled((0,) * C, name="step target").followed_by(step) for step in targets]
         batch = collate(rows).to(self.device)
         batch.lengths_B -= 1  # nothing follows the last token, so its state is not needed
         trace = unroll(self, batch, None, self._fed(latents_MCD, batch.ids_BT))
@@ -224,7 +222,7 @@ class StepDecoder(nn.Module):
         C = latents_MCD.shape[1]
         said: list[list[int]] = []
         for part in latents_MCD.split(batch_size):
-            batch = collate([Row(ids=(0,) * C, labels=(IGNORE,) * C, start=C, latents=0) for _ in part]).to(self.device)
+            batch = collate([unlabelled((0,) * C) for _ in part]).to(self.device)
             fed = self._enter(part)
             speech = Loop(self, batch, None, embeds_BTD=fed, speaking=SamplingParams(max_new_tokens=max_tokens)).run()[1]
             said.extend(speech.tokens)
