@@ -123,8 +123,9 @@ def test_other_settings_do_not_go_on(model: Any, task: Any, tmp_path: Path, chan
 
 def test_settings_that_were_refused_leave_nothing_in_the_way(model: Any, task: Any, tmp_path: Path):
     keep = PartialReport(tmp_path / "eval.json")
+    refused: dict[str, Any] = {**HOW, "samples": 3, "temperature": 0.0}
     with pytest.raises(ConfigError):
-        evaluate(model, task, keep=keep, **{**HOW, "samples": 3, "temperature": 0.0})
+        evaluate(model, task, keep=keep, **refused)
     assert keep.files()
     evaluate(model, task, keep=keep, **HOW)  # other settings, and nothing had been answered
 
