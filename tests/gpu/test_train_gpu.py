@@ -46,9 +46,19 @@ def test_packed_passes_and_shared_gradients(name, family, precision, monkeypatch
     want, wanted = step(method, precision)
     monkeypatch.setattr(packing, "WORTH", 0.0)
     monkeypatch.setattr(shared_gradients, "LEAST", 1)
+    monkeypatch.setattr(shared_gradients, "ON_GPU", True)
     got, grads = step(method, precision)
     assert got == pytest.approx(want, rel=1e-5 if precision == "fp32" else 1e-2)
     assert float((grads - wanted).norm() / wanted.norm()) < (1e-4 if precision == "fp32" else 5e-2)
+
+
+def test_attention_makes_no_plan_for_each_shape():
+    method: Any = make_method(METHODS["coconut"], backbones.backbone("llama")).cuda().eval()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        step(method, "bf16")
+    names = {event.key for event in found.key_averages()}
+    assert any("attention" in name for name in names)
+    assert not any("cudnn_attention" in name for name in names)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="liger-kernel is not installed")

@@ -36,6 +36,11 @@ LEAST = 2**16
 ALONE = 1024
 """A pass with at least this many columns adds its product at once: keeping its columns would cost more."""
 
+ON_GPU = False
+"""Whether passes on a GPU share too. There a small pass waits for its kernels to be launched, and the Python of a shared
+layer takes longer than the two kernels that it saves: an update of 64 rows at 135M parameters on an H200 took 1.16 s
+shared and 0.88 s not (`docs/speed/gpu.md`)."""
+
 MANY = 512
 """A layout of its own pays off from this many columns in all passes."""
 
@@ -195,7 +200,7 @@ def share_gradients(model: nn.Module | None, columns: int = 0) -> Iterator[None]
     Args:
         columns: the approximate number of columns of all passes.
     """
-    if model is None or not torch.is_grad_enabled() or not is_on():
+    if model is None or not torch.is_grad_enabled() or not is_on() or not (ON_GPU or _on_cpu(model)):
         yield
         return
     passes = _Passes(columns)
@@ -212,3 +217,8 @@ def share_gradients(model: nn.Module | None, columns: int = 0) -> Iterator[None]
         passes.end()
         for layer in patched:
             del layer.forward  # the class's own method is back
+
+
+def _on_cpu(model: nn.Module) -> bool:
+    first = next(model.parameters(), None)
+    return first is None or first.device.type == "cpu"

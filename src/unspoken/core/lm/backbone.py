@@ -86,6 +86,10 @@ class Backbone(nn.Module):
         prefixes: cache of what comes before the slots of prompts, if the model is frozen; None = no cache
             (`FastConfig.prefix_gb`).
 
+    Making one turns cuDNN's attention off for the whole process: it builds a plan for every new shape, and the passes of
+    latents have new shapes all the time. A third of an SFT-CoT update at 135M parameters on an H200 went into plans, and more
+    of a latent method's (`docs/speed/gpu.md`).
+
     Raises:
         BackboneError: the model's logits are not head(body(embeddings)), or it has no eos token.
     """
@@ -109,6 +113,7 @@ class Backbone(nn.Module):
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.lm.config.use_cache = True
+        torch.backends.cuda.enable_cudnn_sdp(enabled=False)  # it plans every new shape anew: docs/speed/gpu.md
         with without_hooks(self.lm):
             self._check()
             packing.takes_packing(self.lm)
