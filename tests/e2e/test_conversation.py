@@ -93,6 +93,9 @@ def test_questions_and_commands(talk):
     said = talk("/zero 1 2") + talk("/again")
     assert "zeroed: 1, 2" in said
     assert "### 1\n" not in said, "an answer that does not need its thoughts"
+    said = talk("/compare builtin:tiny") + talk("/again")  # a model that has no latents loses none
+    assert said.count("ms, zeroed: 1, 2\n") == 1
+    assert said.rstrip().endswith("ms")
     said = talk("/zero") + talk("/compare builtin:tiny") + talk("/again")
     assert "answer     ### 1\n" in said
     assert "<<18%12=6>>\n             <<6*3=18>>" in said  # the other one writes its steps

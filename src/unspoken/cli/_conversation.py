@@ -147,7 +147,7 @@ class Conversation:
             self._say(f"  thought {number}  {thought or '(no word)'}{beside}")
         text = "\n             ".join(answer.text.splitlines())
         self._say(f"  answer     {text}" + (f"   (true: {problem.answer})" if problem.answer else ""))
-        zeroed = f", zeroed: {', '.join(map(str, self.zeroed))}" if self.zeroed else ""
+        zeroed = f", zeroed: {', '.join(map(str, self.zeroed))}" if edit is not None else ""
         cost = f"{answer.latents} latents, {answer.visible} tokens, {answer.passes} forward passes, {1000 * took:.0f} ms"
         self._say(f"             {cost}{zeroed}")
         if not answer.finished:
