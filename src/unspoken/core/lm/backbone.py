@@ -87,8 +87,8 @@ class Backbone(nn.Module):
             (`FastConfig.prefix_gb`).
 
     Making one turns cuDNN's attention off for the whole process: it builds a plan for every new shape, and the passes of
-    latents have new shapes all the time. A third of an SFT-CoT update at 135M parameters on an H200 went into plans, and more
-    of a latent method's (`docs/speed/gpu.md`).
+    latents have new shapes all the time. A third of an SFT-CoT update at 135M parameters on an H200 went into plans, and
+    more of a latent method's (`docs/speed/gpu.md`).
 
     Raises:
         BackboneError: the model's logits are not head(body(embeddings)), or it has no eos token.
