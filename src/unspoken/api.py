@@ -6,7 +6,7 @@ They make configs and tasks of what they are given and call `training/loop.py` a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Unpack
@@ -27,6 +27,7 @@ from unspoken.runs.directory import RunDir, load
 from unspoken.runs.model import AnswerOptions, Model
 from unspoken.tasks import Split, Task, TaskConfig, make_task
 from unspoken.training import loop
+from unspoken.training.callbacks import Callback
 from unspoken.training.progress import Live, Reporter
 
 
@@ -49,6 +50,7 @@ def train(
     out: str | Path | None = None,
     *overrides: str,
     progress: bool | Reporter | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> RunDir:
     """Train a run, or continue an interrupted one: the same call resumes from the last saved state.
 
@@ -59,6 +61,7 @@ def train(
         out: the run directory; None = runs/RECIPE, for a recipe.
         overrides: fields to change, e.g. "train.lr=1e-3".
         progress: True = a bar or lines, False = silent, or a `Reporter` of your own; None = shown in notebooks.
+        callbacks: hear of steps, validations and saves, see `training/callbacks.py`.
 
     Returns:
         The run directory; `unspoken.load(run)` is the trained model.
@@ -80,8 +83,8 @@ def train(
     shown = in_notebook() if progress is None else progress
     if isinstance(shown, bool):
         label = config if isinstance(config, str) else Path(out).name
-        return loop.train(made, out, Live(label, Console() if in_notebook() else None) if shown else None)
-    return loop.train(made, out, shown)
+        return loop.train(made, out, Live(label, Console() if in_notebook() else None) if shown else None, callbacks)
+    return loop.train(made, out, shown, callbacks)
 
 
 def evaluate(

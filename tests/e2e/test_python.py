@@ -45,7 +45,7 @@ def test_completion_offers_what_there_is_and_nothing_else():
 def test_train_takes_a_recipe_a_dict_or_a_config(make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told: list[tuple[Any, str, Any]] = []
     monkeypatch.setattr(
-        loop, "train", lambda config, out, reporter: told.append((config, str(out), reporter)) or RunDir(out)
+        loop, "train", lambda config, out, reporter, callbacks: told.append((config, str(out), reporter)) or RunDir(out)
     )
     config = make()
     unspoken.train("tiny/coconut", None, "train.steps=7", "train.epochs=null")
@@ -67,7 +67,7 @@ def test_a_training_shows_itself_in_notebooks_and_where_asked(
     make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notebook
 ):
     told: list[Any] = []
-    monkeypatch.setattr(loop, "train", lambda config, out, reporter: told.append(reporter) or RunDir(out))
+    monkeypatch.setattr(loop, "train", lambda config, out, reporter, callbacks: told.append(reporter) or RunDir(out))
     mine = Quiet()
     for progress in (None, True, False, mine):
         unspoken.train(make(), tmp_path / "b", progress=progress)

@@ -54,7 +54,11 @@ class TrainConfig:
     keep_every: Literal["stages", "epochs"] | int | None = None  # models kept in RUN/models: each stage's, epoch's, N steps'
     log_every: int = 10  # optimizer steps between metrics rows
     threads: int | None = None  # CPU threads; None = torch's choice
-    tracker: str | None = None  # an accelerate tracker: "tensorboard", "wandb", ...
+    tracker: str | tuple[str, ...] | None = None  # one or several of accelerate's: "tensorboard", "wandb", "trackio", ...
+    tracker_project: str = "unspoken"  # and how the run is filed there
+    tracker_run: str | None = None  # None = the run directory's name
+    tracker_group: str | None = None
+    tracker_tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -153,7 +157,8 @@ _FREE = {
     f"train.{name}"
     for name in (
         "validate_every", "validate_limit", "select", "stability_limit", "stability_every", "save_every", "keep_every",
-        "log_every", "threads", "tracker", "encodings", "micro_batch_size", "micro_batch_tokens", "activation_checkpointing",
+        "log_every", "threads", "tracker", "tracker_project", "tracker_run", "tracker_group", "tracker_tags",
+        "encodings", "micro_batch_size", "micro_batch_tokens", "activation_checkpointing",
     )
 }  # fmt: skip
 """Fields that do not affect what is trained, only logging, saving and memory. They may be changed on resuming.

@@ -11,13 +11,12 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor
 
@@ -32,7 +31,7 @@ from unspoken.core.provenance import provenance
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.metrics import Metrics, add_metrics
-from unspoken.errors import ConfigError, RunError
+from unspoken.errors import RunError
 from unspoken.inspector.monitor import Monitor
 from unspoken.methods.base import LossReport, Method, latents_at, layers
 from unspoken.runs.config import RunConfig, learning_rate
@@ -41,6 +40,7 @@ from unspoken.runs.lock import Lock
 from unspoken.runs.start import build_method
 from unspoken.tasks import Split, make_task
 from unspoken.training import schedule as rows_of
+from unspoken.training.callbacks import Callback, Tracking, check_trackers, tell
 from unspoken.training.kept import forget_after, keep, keeps
 from unspoken.training.optimizer import new_optimizer
 from unspoken.training.plan import plan_of
@@ -67,16 +67,15 @@ class Training:
         signals: signals that request a stop; None = ignore signals.
     """
 
+    callbacks: Sequence[Callback] = ()
+    tracking: Tracking | None = None
+
     def __init__(self, config: RunConfig, out: str | Path, reporter: Reporter, signals: Signals | None = None) -> None:
         self.config, self.t, self.reporter, self.signals = config, config.train, reporter, signals or Signals()
         if self.t.threads is not None:
             torch.set_num_threads(self.t.threads)
-        if self.t.tracker is not None and self.t.tracker not in (known := [str(t) for t in get_available_trackers()]):
-            raise ConfigError(
-                f"tracker {self.t.tracker!r} is not installed or unknown to accelerate; "
-                f"installed: {', '.join(known) or 'none'}; pip install it, or set train.tracker=null"
-            )
-        self.accelerator = new_accelerator(self.t.precision, self.t.tracker, str(out))
+        check_trackers(self.t)
+        self.accelerator = new_accelerator(self.t.precision)
         self.ranks = Ranks(self.accelerator)
         self.run = RunDir(out)
         self.lock = Lock(self.run.path)
@@ -262,11 +261,10 @@ class Training:
         if self.ranks.main:
             self.run.log(row)
             self.reporter.row(row, self.schedule.total)
-        if self.t.tracker:
-            flat = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "step"}
-            flat |= {f"terms/{k}": v for k, v in row.get("terms", {}).items()}
-            flat |= {f"metrics/{k}": v for k, v in row.get("metrics", {}).items() if isinstance(v, float)}
-            self.accelerator.log({f"{row['kind']}/{k}": v for k, v in flat.items()}, step=row["step"])
+            if self.tracking is not None:
+                self.tracking.row(row)
+            if (hook := {"train": "on_step", "validation": "on_validation"}.get(row["kind"])) is not None:
+                tell(self.callbacks, hook, self.step, self.run, row)
 
     def _stage(self) -> tuple[Stage, int | None]:
         """The stage of the last step, and the number of latents at that stage (None = the method's default)."""
@@ -317,6 +315,7 @@ class Training:
                 lambda: self.run.save_state(self.step, {**state_tensors(self.trained, self.optimizer), **random}, info)
             )
             self.saved = self.step
+            self.ranks.alone(lambda: tell(self.callbacks, "on_save", self.step, self.run, self.step))
 
     def _resume(self) -> None:
         """Continue from the newest state, if there is one.
@@ -379,14 +378,13 @@ class Training:
                 self.ranks.alone(self._open)
                 self.ranks.gather(self._resume)
                 self.ranks.alone(self._forget)
-                if self.t.tracker:
-                    self.accelerator.init_trackers("unspoken", config={"run": str(self.run.path)})
+                self.tracking = self.ranks.alone(lambda: Tracking(self.config, self.run) if self.t.tracker else None)
                 self._steps()
                 self.ranks.alone(self._finish)
         finally:
             self.lock.release()
-        if self.t.tracker:
-            self.accelerator.end_training()
+            if self.tracking is not None:
+                self.tracking.finish()
         self.feed.settle()
         if (encodings := self.method.backbone.encodings) is not None:
             encodings.flush()
@@ -470,13 +468,16 @@ class Training:
         return bool(self.pending) and not all(math.isfinite(float(term)) for term in self.pending[-1]["terms"].values())
 
 
-def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) -> RunDir:
+def train(
+    config: RunConfig, out: str | Path, reporter: Reporter | None = None, callbacks: Sequence[Callback] = ()
+) -> RunDir:
     """Train a run, or continue an interrupted one: the same call resumes from the last saved state.
 
     Args:
         config: the run's config.
         out: the run directory.
         reporter: shows progress; None = silent.
+        callbacks: called on the main process, see `training/callbacks.py`.
 
     Returns:
         The run directory; `unspoken.load(out)` is the trained model.
@@ -489,6 +490,7 @@ def train(config: RunConfig, out: str | Path, reporter: Reporter | None = None) 
     reporter = reporter or Quiet()
     with using(config.fast), reporter, Signals() as signals:
         training = Training(config, out, reporter, signals)
+        training.callbacks = callbacks
         if training.ranks.main:
             reporter.begins(plan_of(training))
         with keeping_freed(training.accelerator.device.type):

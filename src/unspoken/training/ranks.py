@@ -28,13 +28,11 @@ _OTHERS = {
 """accelerate's ways to shard a model, by the environment variable that its launcher sets."""
 
 
-def new_accelerator(precision: str, tracker: str | None, out: str) -> Accelerator:
+def new_accelerator(precision: str) -> Accelerator:
     """The `Accelerator` of a run. Precision from accelerate's own config or launcher is ignored, with a warning.
 
     Args:
         precision: `train.precision`.
-        tracker: `train.tracker`.
-        out: the run directory.
 
     Raises:
         ConfigError: accelerate is set to shard the model, or this process already uses it with another precision.
@@ -56,9 +54,7 @@ def new_accelerator(precision: str, tracker: str | None, out: str) -> Accelerato
     # Without a GPU, accelerate takes each of several processes for the only one, unless ACCELERATE_USE_CPU is set.
     cpu = count > 1 and not torch.cuda.is_available()
     try:
-        made = Accelerator(
-            cpu=cpu, mixed_precision="no", log_with=tracker, project_dir=out if tracker else None, kwargs_handlers=[waiting]
-        )
+        made = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[waiting])
     except ValueError as error:
         raise ConfigError(f"accelerate cannot be used: {error}") from error
     if made.num_processes != count:
