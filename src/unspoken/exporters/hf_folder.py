@@ -242,7 +242,7 @@ def projection(module: Callable[[Tensor], Tensor], name: str, width: int) -> tup
     return layers, tensors
 
 
-def _flat(module: Callable[[Tensor], Tensor]) -> Iterator[Callable[[Tensor], Tensor]]:
+def _flat(module: object) -> Iterator[object]:
     if isinstance(module, nn.Sequential):
         for child in module:
             yield from _flat(child)
