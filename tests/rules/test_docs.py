@@ -86,6 +86,11 @@ def test_pages_named_in_code_exist():
             assert (ROOT / found).exists(), f"{name_of(path)} names {found}"
 
 
+def test_a_decision_has_a_number_of_its_own():
+    numbers = [name_of(page).split("/")[-1][:3] for page in PAGES if re.match(r"docs/decisions/\d", name_of(page))]
+    assert numbers == [f"{number:03}" for number in range(1, len(numbers) + 1)]
+
+
 HISTORY = ("LOG.md", "CHANGELOG.md", "docs/decisions/")
 
 
