@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,10 @@ def generate(
     question: Annotated[int, typer.Option(help="Tokens of a question.")] = 40,
     answer: Annotated[int, typer.Option(help="Tokens of an answer.")] = 20,
     chain: Annotated[int, typer.Option(help="Tokens of the explicit chain that latents stand for.")] = 100,
+    task: Annotated[
+        str | None, typer.Option(help="Take these lengths from a task's test split; needs --model FOLDER.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="Take the question's from a file, one a line.")] = None,
     batches: Annotated[str, typer.Option(help="Questions at a time, for our engine.")] = "1,8,32",
     explicit_batches: Annotated[str, typer.Option(help="Questions at a time, for the explicit chain.")] = "1,32",
     dtypes: Annotated[str, typer.Option(help="Of our engine: float32, bfloat16, int8.")] = "float32",
@@ -33,6 +38,12 @@ def generate(
         raise ConfigError(f"unknown dtype {unknown[0]!r} in --dtypes; known: float32, bfloat16, int8")
     sizes, explicit = _numbers("--batches", batches), _numbers("--explicit-batches", explicit_batches)
     use_threads(threads)
+    if task is not None or questions is not None:
+        from unspoken.bench.lengths import lengths_of
+
+        own = lengths_of(model, task, questions)
+        question, answer, chain = own["question"], own.get("answer", answer), own.get("chain", chain)
+        typer.echo(f"lengths: question {question}, answer {answer}, chain {chain} tokens (medians)", err=True)
     from unspoken.bench.generate import run
 
     report = run(
