@@ -34,9 +34,15 @@ def dockerfile(word: str) -> list[str]:
     return re.findall(rf"^{word} +(.+)$", whole, re.MULTILINE)
 
 
+class Unit(configparser.ConfigParser):
+    """A systemd unit, whose names have capitals."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
 def unit() -> configparser.SectionProxy:
-    read = configparser.ConfigParser(interpolation=None, strict=False)
-    read.optionxform = str  # type: ignore[assignment,method-assign]
+    read = Unit(interpolation=None, strict=False)
     read.read_string((DEPLOY / "unspoken.service").read_text(encoding="utf-8"))
     return read["Service"]
 
@@ -62,7 +68,7 @@ each_command = pytest.mark.parametrize("name", COMMANDS)
 
 def options(name: str) -> dict[str, Any]:
     """A command line of `unspoken serve`, as it reads it; an option that does not exist is an error."""
-    command = typer.main.get_command(cli.app).commands["serve"]  # type: ignore[attr-defined]
+    command = dict(getattr(typer.main.get_command(cli.app), "commands", {}))["serve"]
     return command.make_context("serve", list(COMMANDS[name])).params
 
 
