@@ -39,11 +39,14 @@ def stored(cell: dict[str, Any]) -> str:
 def _run(source: str, name: str, names: dict[str, Any]) -> str:
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)  # for who looks up a cell's source
     tree = ast.parse(source, name)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    shown = last if isinstance(last, ast.Expr) else None
+    if shown is not None:
+        tree.body.pop()
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(tree, name, "exec"), names)
-        if last is not None and (value := eval(compile(ast.Expression(last.value), name, "eval"), names)) is not None:
+        if shown is not None and (value := eval(compile(ast.Expression(shown.value), name, "eval"), names)) is not None:
             print(repr(value))
     return out.getvalue()
 

@@ -12,15 +12,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unspoken.core.fast.unpadded import PassCache
 from unspoken.core.lm.backbone import Backbone
+from unspoken.core.rows.protocol import PassOptions
 from unspoken.core.rows.row import IGNORE, Row
 
 
@@ -50,33 +49,21 @@ class AttendsPadding(Backbone):
 
     padding: Padding | None = None
 
-    def step(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: PassCache | None = None,
-        real: np.ndarray | None = None,
-    ) -> Tensor:
+    def step(self, embeds_BTD: Tensor, **how: Unpack[PassOptions]) -> Tensor:
         """`Backbone.step` under the released mask."""
-        mask = self._released(embeds_BTD, mask, cache)
-        real = real if self.padding is None else None  # padding is seen, so it is forwarded
-        return super().step(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real)
+        return super().step(embeds_BTD, **self._under_released(embeds_BTD, how))
 
-    def states(
-        self,
-        embeds_BTD: Tensor,
-        *,
-        positions_BT: Tensor,
-        mask: Tensor | None = None,
-        cache: PassCache | None = None,
-        real: np.ndarray | None = None,
-    ) -> tuple[Tensor, ...]:
+    def states(self, embeds_BTD: Tensor, **how: Unpack[PassOptions]) -> tuple[Tensor, ...]:
         """`Backbone.states` under the released mask."""
-        mask = self._released(embeds_BTD, mask, cache)
-        real = real if self.padding is None else None  # padding is seen, so it is forwarded
-        return super().states(embeds_BTD, positions_BT=positions_BT, mask=mask, cache=cache, real=real)
+        return super().states(embeds_BTD, **self._under_released(embeds_BTD, how))
+
+    def _under_released(self, embeds_BWD: Tensor, how: PassOptions) -> PassOptions:
+        """What a pass is told, under the released mask. Padding that is seen is forwarded."""
+        changed = how.copy()
+        changed["mask"] = self._released(embeds_BWD, how.get("mask"), how.get("cache"))
+        if self.padding is not None:
+            changed["real"] = None
+        return changed
 
     def _released(self, embeds_BWD: Tensor, mask: Tensor | None, cache: Any) -> Tensor | None:
         """The released mask in place of the loop's. (The loop masks what pads a pass on the right, and branches.)"""
