@@ -19,7 +19,7 @@ PANELS = {
     "Train": ("train", "study", "import_", "probe", "learn_steps", "learn_stop"),
     "Measure": ("eval", "controls", "scale", "compare", "rescore", "card", "verify", "lm_eval"),
     "Look inside": ("inspect",),
-    "Hand over": ("export", "serve"),
+    "Hand over": ("export", "push", "serve"),
     "Data": ("data", "condense"),
     "What there is": ("list", "show", "runs", "clean", "doctor"),
     "Speed": ("bench_generate", "bench_serve", "bench_serve_offline"),

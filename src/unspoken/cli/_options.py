@@ -213,9 +213,12 @@ Overrides = Annotated[list[str] | None, argument("Overrides, e.g. train.lr=1e-3 
 TaskOverrides = Annotated[list[str] | None, argument("Overrides of the task's fields, e.g. root=DIR.")]
 RunOrModel = Annotated[
     Path,
-    argument("A run directory, builtin:tiny-sim-cot, or a Hugging Face folder or hub id.", **RUN | {"parser": model_place}),
+    argument(
+        "A run directory, builtin:tiny-sim-cot, hf://owner/name, or a Hugging Face folder or hub id.",
+        **RUN | {"parser": model_place},
+    ),
 ]
-Run = Annotated[Path, argument("A run directory, or builtin:tiny-sim-cot.", **RUN)]
+Run = Annotated[Path, argument("A run directory, builtin:tiny-sim-cot, or hf://owner/name of the Hub.", **RUN)]
 SplitName = Annotated[Split, typer.Option(help="train, validation or test.", parser=_split, metavar="<str>")]
 OtherTask = Annotated[str | None, typer.Option(help="Another task than the run's own.")]
 Latents = Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")]

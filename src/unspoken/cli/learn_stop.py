@@ -26,7 +26,7 @@ def learn_stop(
     if split not in ("train", "validation"):
         raise ConfigError(f"learn-stop learns from train or validation, never from a test split; got {split!r}")
     if RunDir(run).inside:
-        raise ConfigError(f"{run} lies inside the package; give a run directory of your own")
+        raise ConfigError(f"{RunDir(run).given} is not a folder of yours to write to; give a run directory of your own")
     chosen = task_of(run, task, overrides)
     learned = learn(load(run, explain=False), chosen, chosen.examples(split)[:limit])
     save_head(run / STOP_HEAD, (learned.weight_D, learned.bias))

@@ -31,6 +31,6 @@ def probe(
     from unspoken.runs.directory import RunDir
 
     if out is None and RunDir(run).inside:
-        raise ConfigError("a model inside the package has no place for its probe; give --out")
+        raise ConfigError("a model of the package or on the Hub has no place for its probe; give --out")
     config = probe_config(run, task, overrides or [])
     run_training(config, out or run.with_name(f"{run.name}-probe"), f"probe of {run.name}", quiet)

@@ -14,7 +14,8 @@ from unspoken.errors import ConfigError
 @app.command()
 def serve(
     runs: Annotated[
-        list[Path], argument("Run directories, builtin:tiny, `export --prompt-embeds` folders.", metavar="RUN...")
+        list[Path],
+        argument("Run directories, builtin:tiny, hf://owner/name, `export --prompt-embeds` folders.", metavar="RUN..."),
     ],
     name: Annotated[list[str] | None, typer.Option(help="What requests call each run.", metavar="NAME")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.", metavar="ADDR")] = "127.0.0.1",

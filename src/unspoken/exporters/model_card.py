@@ -37,10 +37,10 @@ def card(run: RunDir, thoughts: ThoughtsFile | None, question: str, chat: bool) 
         f"# {cell(run.path.resolve().name)}",
         _what(config, thoughts),
         _how(thoughts, question, chat),
-        _whence(run, config),
+        whence(run, config),
     ]
-    if scores := _scores(run, config):
-        parts.append(scores)
+    if figures := scores(run, config):
+        parts.append(figures)
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,32 +123,35 @@ def _how(thoughts: ThoughtsFile | None, question: str, chat: bool) -> str:
     return "\n".join([*lines, *more])
 
 
-def _whence(run: RunDir, config: RunConfig) -> str:
+def whence(run: RunDir, config: RunConfig) -> str:
+    """Where a run comes from, as a table."""
     about = run.read()
     made = (about.get("provenance") or {}).get("versions") or {}
     path = config.backbone.path
     rows = [
-        ("base model", "none: trained from random weights" if path is None else f"`{_public(path)}`, as the run names it"),
+        ("base model", "none: trained from random weights" if path is None else f"`{public(path)}`, as the run names it"),
         ("task", config.task.name),
         ("run", about["id"] + (f", exported from {about['exported_from']}" if "exported_from" in about else "")),
         ("trained with", ", ".join(f"{name} {version}" for name, version in made.items() if version) or "not recorded"),
         ("exported with", f"unspoken {unspoken.__version__}, transformers {importlib.metadata.version('transformers')}"),
     ]
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)])
-    method = json.dumps(_public(dump(config.method)), indent=1, ensure_ascii=False)
+    method = json.dumps(public(dump(config.method)), indent=1, ensure_ascii=False)
     return f"## Where it comes from\n\n{table}\n\nMethod:\n\n```json\n{method}\n```"
 
 
-def _public(value: object) -> object:
-    """Shorten absolute paths to their last part, because a card will be published."""
+def public(value: object) -> object:
+    """Shorten absolute paths to their last part, because it will be published. "/no_think" is a text, and no path."""
     if isinstance(value, dict):
-        return {name: _public(part) for name, part in value.items()}
-    if isinstance(value, str) and Path(value).is_absolute():
+        return {name: public(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [public(part) for part in value]
+    if isinstance(value, str) and Path(value).is_absolute() and len(Path(value).parts) > 2 and "\n" not in value:
         return Path(value).name
     return value
 
 
-def _scores(run: RunDir, config: RunConfig) -> str:
+def scores(run: RunDir, config: RunConfig) -> str:
     """The run's scores; empty if it was never evaluated."""
     parts = []
     model = json.loads((run.path / "model" / "unspoken.json").read_text(encoding="utf-8"))

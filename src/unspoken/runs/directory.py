@@ -228,7 +228,8 @@ def load(
     """Load a trained model from its run directory.
 
     Args:
-        path: a folder written by `unspoken train` or `export`, or a model in the package ("builtin:tiny").
+        path: a folder written by `unspoken train` or `export`, a model in the package ("builtin:tiny"), or a run on the
+            Hugging Face Hub ("hf://owner/name", "hf://owner/name@revision"), which is fetched once.
         device: None = a GPU if there is one, else the CPU.
         explain: also load an auxiliary decoder, if the run has one, so that thoughts can be decoded.
         dtype: float32, bfloat16 or int8 (CPU only); None = as trained. With the latter two, answers are similar, not equal.
@@ -236,7 +237,7 @@ def load(
             config.
 
     Raises:
-        RunError: the folder is missing, truncated, or from another model.
+        RunError: the folder is missing, truncated, or from another model; or the Hub does not give it.
         ConfigError: no such dtype, or not supported on this machine.
     """
     run = RunDir(path)
@@ -245,7 +246,7 @@ def load(
     with using(how):
         method = run.load_method(at_inference=not explain)
     method.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    model = Model(method, config.speaking, latents=own_latents(run.path), path=str(path), fast=how)
+    model = Model(method, config.speaking, latents=own_latents(run.path), path=run.given, fast=how)
     model.use_dtype(dtype)
     model.saved = run.model_info().get(SEAL)
     model.origin = Origin.of(run)

@@ -13,6 +13,7 @@ from unspoken.core.builtin import BUILTIN, builtin
 from unspoken.core.files import parse_json, read_object, reason
 from unspoken.errors import RunError
 from unspoken.runs.earlier import updated
+from unspoken.runs.hub import fetched, hub_run, is_on_hub
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -21,18 +22,28 @@ class Places:
     """A run's folder, and the places of its reports and other files.
 
     Args:
-        path: the folder, or a model in the package ("builtin:tiny").
-        here: put new files into the current folder: the model is somebody else's. So it is for models in the package.
+        path: the folder, a model in the package ("builtin:tiny"), or one on the Hub ("hf://owner/name"), which is fetched.
+        here: put new files into the current folder: the model is somebody else's. So it is for models in the package and
+            on the Hub.
+
+    Attributes:
+        given: the path as it was given, of a run on the Hub with both slashes.
+        inside: it is a model in the package or on the Hub, whose folder is not to be written to.
     """
 
     def __init__(self, path: str | Path, here: bool = False) -> None:
-        self.inside = str(path).startswith(BUILTIN)
+        self.inside = str(path).startswith(BUILTIN) or is_on_hub(path)
         self.here = here or self.inside
+        self.given = str(path)
+        if is_on_hub(path):
+            run = hub_run(path)
+            self.given, self.name, self.path = str(run), run.name, fetched(run)
+            return
         self.name = Path(path).name if Path(path).name not in ("", "..") else Path(path).resolve().name
         self.path = builtin(str(path)) if self.inside else Path(path)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({BUILTIN + self.name if self.inside else str(self.path)!r})"
+        return f"{type(self).__name__}({self.given!r})"
 
     def place(self, name: str, ending: str = "", **changed: object) -> Path:
         """The path for a file about the run, in its folder or in the current one (`here`).
@@ -130,7 +141,7 @@ def is_plain(path: str | Path) -> bool:
     "org/name" is an id unless there is a folder "org", where it would be a mistyped path.
     """
     folder = Path(path)
-    if str(path).startswith(BUILTIN) or os.path.isfile(folder / "run.json"):
+    if str(path).startswith(BUILTIN) or is_on_hub(path) or os.path.isfile(folder / "run.json"):
         return False
     if os.path.isdir(folder):
         return any(os.path.isfile(folder / name) for name in ("config.json", "adapter_config.json"))
