@@ -194,6 +194,7 @@ def started(make: Any, tmp_path: Path, out: str, **how: Any) -> subprocess.Popen
     return subprocess.Popen(
         [sys.executable, "-m", "unspoken", "train", str(recipe), "--out", str(tmp_path / out), "--quiet"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
 
 
