@@ -130,7 +130,7 @@ def test_what_is_refused(run: Path):
         (("ask", run, "How many?", "--stop", "fixed:0"), "needs a number of latents, at least 1, got 0"),
         (("learn-stop", run, "--split", "test"), "never from a test split; got 'test'"),
         (("learn-stop", run, "--limit", "3"), "needs at least 10 problems to learn from, got 3"),
-        (("learn-stop", "builtin:tiny"), "builtin:tiny lies inside the package"),
+        (("learn-stop", "builtin:tiny"), "builtin:tiny is not a folder of yours to write to"),
     ]:
         code, _, err = command(*words)
         assert code == 2

@@ -48,6 +48,14 @@ def start(embedder: PromptEmbedder):
         yield begin
 
 
+def _received(line: socket.socket) -> bytes:
+    """The next bytes; none where the server hung up on what it did not read, which can overtake its answer."""
+    try:
+        return line.recv(1 << 16)
+    except ConnectionResetError:
+        return b""
+
+
 def raw(port: int, request: bytes, wait: float = 20.0) -> tuple[int, Any]:
     """Status and JSON of what comes back for some bytes; (0, None) where nothing does."""
     head, _, body = request.partition(b"\r\n\r\n")
@@ -57,7 +65,7 @@ def raw(port: int, request: bytes, wait: float = 20.0) -> tuple[int, Any]:
         with contextlib.suppress(OSError):  # refused before all was sent
             line.sendall(head + b"\r\nConnection: close\r\n\r\n" + body)
         said = b""
-        while got := line.recv(1 << 16):
+        while got := _received(line):
             said += got
     if not said:
         return 0, None
@@ -155,7 +163,8 @@ def test_other_requests_that_are_none(service: int):
     assert raw(service, post(text, path="/v1/../etc/passwd"))[0] == 404
     assert raw(service, b"GET /nowhere HTTP/1.1\r\n\r\n")[0] == 404
     assert raw(service, b"DELETE /health HTTP/1.1\r\n\r\n")[0] == 405
-    assert raw(service, b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 300_000 + b"\r\n")[0] == 400
+    assert raw(service, b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 300_000 + b"\r\n")[0] in (400, 0)
+    assert raw(service, b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
     assert raw(service, b"GET /health SPDY/9\r\n\r\n")[0] == 400
     assert raw(service, b"\x16\x03\x01 TLS to a place without\r\n\r\n")[0] == 400
     assert raw(service, b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
@@ -267,7 +276,7 @@ def test_without_descriptors_it_rests(start: Any):
         line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         before = time.process_time()
         time.sleep(1.0)
-        assert time.process_time() - before < 0.5
+        assert time.process_time() - before < 0.8  # a busy loop takes 1; other tests' threads take some
     finally:
         for one in fillers:
             one.close()
