@@ -245,7 +245,7 @@ def test_export_leaves_nothing_behind_when_it_fails(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(directory, "write_model", full)
     with pytest.raises(
-        RunError, match=r"cannot write .*out: No space left on device; .*free some space; save it again"
+        RunError, match=r"cannot write .*out: No space left on device; .*free some space; export again"
     ) as told:
         unspoken.export(run, tmp_path / "out")
     assert "training" not in str(told.value)

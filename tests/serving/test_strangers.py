@@ -49,7 +49,7 @@ def start(embedder: PromptEmbedder):
 
 
 def _received(line: socket.socket) -> bytes:
-    """The next bytes; none where the server hung up on what it did not read, which can overtake its answer."""
+    """The next bytes; none where the server has hung up on what it did not read. What it had said came before."""
     try:
         return line.recv(1 << 16)
     except ConnectionResetError:
@@ -163,8 +163,7 @@ def test_other_requests_that_are_none(service: int):
     assert raw(service, post(text, path="/v1/../etc/passwd"))[0] == 404
     assert raw(service, b"GET /nowhere HTTP/1.1\r\n\r\n")[0] == 404
     assert raw(service, b"DELETE /health HTTP/1.1\r\n\r\n")[0] == 405
-    assert raw(service, b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 300_000 + b"\r\n")[0] in (400, 0)
-    assert raw(service, b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
+    assert raw(service, b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 300_000 + b"\r\n")[0] == 400
     assert raw(service, b"GET /health SPDY/9\r\n\r\n")[0] == 400
     assert raw(service, b"\x16\x03\x01 TLS to a place without\r\n\r\n")[0] == 400
     assert raw(service, b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
@@ -276,7 +275,7 @@ def test_without_descriptors_it_rests(start: Any):
         line.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         before = time.process_time()
         time.sleep(1.0)
-        assert time.process_time() - before < 0.8  # a busy loop takes 1; other tests' threads take some
+        assert time.process_time() - before < 0.5
     finally:
         for one in fillers:
             one.close()

@@ -261,7 +261,7 @@ def export(path: str | Path, out: str | Path) -> None:
     """
     source = RunDir(path)
     check_new(out)
-    Origin.of(source).save(source.load_method(at_inference=True), out)
+    Origin.of(source).save(source.load_method(at_inference=True), out, then="export again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,21 +285,20 @@ class Origin:
         more = {"exported_from": about["id"], "provenance": about.get("provenance")}
         return cls(config=run.config(), about=more, stage=stage_of(run.path))
 
-    def save(self, method: Method, out: str | Path) -> None:
+    def save(self, method: Method, out: str | Path, *, then: str = "save it again") -> None:
         """Write a run directory with only what answering needs.
 
         Args:
             method: what answers, without a decoder.
             out: the folder.
+            then: what to try once what hindered it is gone.
 
         Raises:
             RunError: `out` exists and is not empty.
         """
         check_new(out)
         config = build(RunConfig, {**dump(self.config), "method": dump(method.answering_config())})
-        write_folder(
-            out, lambda new: write_run(new, config, self.about, method, self.stage, answering=True), then="save it again"
-        )
+        write_folder(out, lambda new: write_run(new, config, self.about, method, self.stage, answering=True), then=then)
 
 
 def write_run(
