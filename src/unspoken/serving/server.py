@@ -51,6 +51,13 @@ class ServerConfig:
     log_json: bool = False
 
 
+WAITING = 2048
+"""Connections that the system keeps until they are taken."""
+
+TAKEN = 64
+"""Connections taken at a turn. Where no file can be opened, asyncio goes on trying so often, each with a traceback."""
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens.
 
@@ -63,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
-        made.listen(2048)
+        made.listen(WAITING)
     except (OSError, ValueError) as error:
         made.close()
         why = getattr(error, "strerror", None) or error
@@ -96,6 +103,7 @@ class Server(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 log_level="critical",
+                backlog=TAKEN,
                 access_log=False,
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=5,
@@ -124,6 +132,7 @@ class Server(uvicorn.Server):
         """See uvicorn."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self.socket.listen(WAITING)  # uvicorn has set it to the other number
         if self._ready is not None:
             self._ready(self.how.host, self.port)
 
