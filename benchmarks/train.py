@@ -34,6 +34,7 @@ from unspoken.core.fast.attention import fuse_activations
 from unspoken.core.fast.malloc import give_back, keeping_freed
 from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.lm.backbone import Backbone
+from unspoken.core.lm.loading import device_or_gpu
 from unspoken.core.loop.trace import Cost
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.row import Row
@@ -254,7 +255,7 @@ def measure(
         raise ConfigError(f"unknown precision {precision!r}; known: fp32, bf16")
     if rounds < 1:
         raise ConfigError(f"rounds must be 1 or more, got {rounds}")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = device_or_gpu(device)
     rate = paired.matmul_rate(where, torch.bfloat16 if precision == "bf16" else torch.float32)
     report: dict[str, Any] = {
         "bench": "train", "model": model, "precision": precision, "device": str(where), "rounds": rounds,

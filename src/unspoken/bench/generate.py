@@ -22,6 +22,7 @@ from unspoken.bench.shapes import WeightKind, backbone_of, operations, variant
 from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.lm.backbone import Backbone
+from unspoken.core.lm.loading import device_or_gpu
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
 from unspoken.core.loop.trace import Cost
@@ -128,7 +129,7 @@ def run(
     if min(question, answer, chain, rounds, *batches, *explicit_batches) < 1 or latents < 0:
         raise ConfigError("bench generate needs lengths, batches and rounds of at least 1")
     say = progress or (lambda _: None)
-    at = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    at = device_or_gpu(device)
     say(f"making {model}")
     base = backbone_of(model, at)
     rows = questions(max(*batches, *explicit_batches), question, latents, base.vocabulary)

@@ -19,6 +19,7 @@ from unspoken.bench.shapes import WeightKind, backbone_of, operations, variant
 from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.lm.backbone import Backbone
+from unspoken.core.lm.loading import device_or_gpu
 from unspoken.core.loop.loop import Loop
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Recurrence
@@ -134,7 +135,7 @@ def run(
     if min(requests, rows, rounds, chunk) < 1:
         raise ConfigError("bench serve-offline needs requests, rows, chunk and rounds of at least 1")
     say = progress or (lambda _: None)
-    at = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    at = device_or_gpu(device)
     say(f"making {model}")
     backbone = variant(backbone_of(model, at), kind)
     asked = mixed(requests, backbone.vocabulary, seed=seed)

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator
 
 from unspoken.core.config import STRICT
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
-from unspoken.core.lm.loading import load_backbone
+from unspoken.core.lm.loading import device_or_gpu, load_backbone
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.chat import Message, encode, has_template, refuse_special, render
@@ -188,7 +188,7 @@ def load_baseline(
     """
     config = baseline_config(task, split, shots=shots, thinking=thinking, texts=texts, chat=chat)
     backbone = load_backbone(BackboneConfig(path=path, dtype="bfloat16" if dtype == "bfloat16" else "float32"))
-    backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    backbone.to(device_or_gpu(device)).eval()
     model = BaselineModel(backbone, config, path)
     model.use_dtype(dtype)
     return model

@@ -35,6 +35,7 @@ from unspoken.core.files import (
     write_json,
     write_text,
 )
+from unspoken.core.lm.loading import device_or_gpu
 from unspoken.core.seal import SEAL, broken, model_info, sealed, state_info
 from unspoken.core.tensors import load_tensors, save_tensors
 from unspoken.errors import RunError, TrainingError
@@ -245,7 +246,7 @@ def load(
     how = config.fast if fast is None else replace(config.fast, enabled=fast)
     with using(how):
         method = run.load_method(at_inference=not explain)
-    method.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    method.to(device_or_gpu(device)).eval()
     model = Model(method, config.speaking, latents=own_latents(run.path), path=run.given, fast=how)
     model.use_dtype(dtype)
     model.saved = run.model_info().get(SEAL)

@@ -30,6 +30,11 @@ from unspoken.core.seal import changed
 from unspoken.errors import BackboneError, ConfigError, RunError
 
 
+def device_or_gpu(device: str | torch.device | None) -> torch.device:
+    """A device; for None, a GPU if there is one, else the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def resolve(path: str) -> str:
     """The path that transformers loads: run directories and built-in models become their model folder.
 
