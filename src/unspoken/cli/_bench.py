@@ -36,16 +36,23 @@ def use_threads(count: int | None) -> None:
     torch.set_num_threads(count)
 
 
-def show(report: dict[str, Any], columns: Sequence[str], as_json: bool, out: Path | None) -> None:
-    """A table, or all of it; and a file."""
+def wants_table(report: dict[str, Any], as_json: bool, out: Path | None) -> bool:
+    """Write a report to a file if one is given, and to standard output if asked; whether a table is still to be shown."""
     from unspoken.core.files import write_text
-    from unspoken.core.text.table import Table
 
     text = json.dumps(report, indent=1)
     if out is not None:
         write_text(out, text + "\n")
     if as_json:
         typer.echo(text)
+    return not as_json
+
+
+def show(report: dict[str, Any], columns: Sequence[str], as_json: bool, out: Path | None) -> None:
+    """A table, or all of it; and a file."""
+    from unspoken.core.text.table import Table
+
+    if not wants_table(report, as_json, out):
         return
     rows = [
         (name, *(f"{side[c]:.4g}" if isinstance(side[c], float) else str(side[c]) for c in columns))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from unspoken.cli._bench import Json, Out, Threads, bench, use_threads
+from unspoken.cli._bench import Json, Out, Threads, bench, use_threads, wants_table
 from unspoken.cli._options import new_console, numbers, whole_numbers
 from unspoken.errors import ConfigError
 
@@ -37,18 +36,13 @@ def serve(
         from unspoken.bench.serve import run
     except ModuleNotFoundError as error:
         raise ConfigError(f"a server needs {error.name!r}, which is not installed; pip install 'unspoken[serve]'") from None
-    from unspoken.core.files import write_text
     from unspoken.core.text.table import Table
 
     report = run(
         model, requests=requests, clients=counts, rates=per_second, latents=latents, tokens=tokens, chain=chain,
         slots=slots, threads=threads, rounds=rounds, progress=lambda text: typer.echo(text, err=True),
     )  # fmt: skip
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        write_text(out, text + "\n")
-    if as_json:
-        typer.echo(text)
+    if not wants_table(report, as_json, out):
         return
     headings = ("side", "requests/s", *(f"{name} {q}" for name in ("TTFT", "ITL", "e2e") for q in ("p50", "p95", "p99")))
     rows = []
