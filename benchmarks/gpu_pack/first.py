@@ -67,9 +67,7 @@ def _rehearsal(call: machine.Call, name: str, size: runs.Size, begins: float, sl
     run = call.run_of(f"rehearsal/{name}")
     until = min(begins + REHEARSED * slower, call.board.seconds - MARGIN)
     updates = size.updates or 100_000
-    train = runs.training(name, call.random, run, updates, size, 0, rehearsed=True)
-    if call.rehearse:
-        train.append("train.validate_every=100000")
+    train = runs.training(name, call.random, run, updates, size, 0, rehearsed=True, validated=not call.rehearse)
     trained = f"rehearsal-{name}"
     before = [f"rehearsal-{other}" for other in runs.waits_for(name, call.shared)]
     if not call.shared and not before:

@@ -28,8 +28,8 @@ ROWS = 16_704
 START = 20.0
 """Seconds until a process makes its first update: imports, the model, the data."""
 
-REHEARSED_STEPS = 8
-"""Updates of a rehearsal until its first validation; by then it is in its last stage."""
+REHEARSED_STEPS, VALIDATED_STEPS = 8, 20
+"""Updates of a rehearsal before its pace counts, since by then it is in its last stage; and between its validations."""
 
 SAFE = 0.88
 """Share of the time that updates are planned for; the rest is for validation and for a machine slower than in rehearsal."""
@@ -150,7 +150,9 @@ def pace_of(budget: str, update: Speeds) -> float:
     return max(update(name) for name, run in RUNS.items() if run.budget == budget)
 
 
-def training(name: str, base: Path, out: Path, updates: int, size: Size, seed: int, *, rehearsed: bool = False) -> list[str]:
+def training(
+    name: str, base: Path, out: Path, updates: int, size: Size, seed: int, *, rehearsed: bool = False, validated: bool = True
+) -> list[str]:
     """The command that trains a run.
 
     Args:
@@ -161,9 +163,10 @@ def training(name: str, base: Path, out: Path, updates: int, size: Size, seed: i
         size: see `Size`.
         seed: of everything random.
         rehearsed: go through all stages at once and validate early: the run is ended before it is done.
+        validated: validate on the way, not only at the end.
     """
     run = RUNS[name]
-    every = 20 if rehearsed else max(updates // 3, 1)
+    every = updates if not validated else VALIDATED_STEPS if rehearsed else max(updates // 3, 1)
     overrides = [
         f"backbone.path={base}", *COMMON, *run.overrides, f"train.steps={updates}", f"train.seed={seed}",
         f"train.micro_batch_tokens={size.tokens}", f"train.validate_limit={8 if rehearsed else size.validated}",
