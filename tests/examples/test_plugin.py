@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from contract import test_contract as contract
 from contract.cases import Case, built
 from safetensors.torch import load_file
 from support import backbones
+from support.matrix import matrix_tests
 from typer.testing import CliRunner
 
 import unspoken
@@ -53,19 +53,7 @@ def cell(request: pytest.FixtureRequest) -> tuple[Case, Any]:
     return case, built(case.method, family, case.lora)
 
 
-@pytest.fixture
-def case(cell: tuple[Case, Any]) -> Case:
-    return cell[0]
-
-
-@pytest.fixture
-def method(cell: tuple[Case, Any]) -> Any:
-    cell[1].zero_grad(set_to_none=True)
-    return cell[1]
-
-
-OF_THE_MATRIX = {name: test for name, test in vars(contract).items() if name.startswith("test_")}
-CONFIG = OF_THE_MATRIX.pop("test_config_round_trips_through_json")  # takes the names of our own cases
+OF_THE_MATRIX = matrix_tests()
 globals().update(OF_THE_MATRIX)
 
 

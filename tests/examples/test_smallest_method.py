@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contract import test_contract as contract
 from contract.cases import Case, built
 from support import backbones
+from support.matrix import matrix_tests
 from typer.testing import CliRunner
 
 from unspoken.cli import app
@@ -35,19 +35,7 @@ def cell(request: pytest.FixtureRequest) -> tuple[Case, Any]:
     return case, built(case.method, family, case.lora)
 
 
-@pytest.fixture
-def case(cell: tuple[Case, Any]) -> Case:
-    return cell[0]
-
-
-@pytest.fixture
-def method(cell: tuple[Case, Any]) -> Any:
-    cell[1].zero_grad(set_to_none=True)
-    return cell[1]
-
-
-OF_THE_MATRIX = {name: test for name, test in vars(contract).items() if name.startswith("test_")}
-del OF_THE_MATRIX["test_config_round_trips_through_json"]  # takes the names of our own cases
+OF_THE_MATRIX = matrix_tests()
 globals().update(OF_THE_MATRIX)
 
 
