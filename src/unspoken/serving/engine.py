@@ -288,7 +288,8 @@ class Engine:
         with self._lock:
             known = self._listeners[served.name]
             waiting = [(number, request) for number, request in old.waiting if number in known]
-            lost = [one for number, one in known.items() if number not in dict(waiting)]
+            kept = {number for number, _ in waiting}
+            lost = [one for number, one in known.items() if number not in kept]
             self._schedulers[served.name] = new = served.new_scheduler()
             self._listeners[served.name] = {}
             for number, request in waiting:

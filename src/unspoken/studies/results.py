@@ -76,7 +76,8 @@ def _run(job: Job) -> dict[str, Any] | None:
     if not (end := about.get("finished")):
         return None
     flops = (costs_of(places) or {}).get("flops")
-    rows = [row for row in places.run.metrics() if row["kind"] == "train"]
+    metrics = places.run.metrics()
+    rows = [row for row in metrics if row["kind"] == "train"]
     return {
         "folder": job.folder.name,
         "combination": dict(job.combination),
@@ -88,9 +89,7 @@ def _run(job: Job) -> dict[str, Any] | None:
         "flops": None if flops is None else flops * end["steps"],
         "seconds": end["seconds"],
         "parameters": about.get("parameters", {}),
-        "collapse_warnings": sum(
-            1 for row in places.run.metrics() if row.get("kind") == "stability" and row.get("collapse")
-        ),
+        "collapse_warnings": sum(1 for row in metrics if row["kind"] == "stability" and row.get("collapse")),
     }
 
 
@@ -138,7 +137,7 @@ def _figures(answered: Answered) -> dict[str, Any]:
     return told
 
 
-def _pairs(study: Study, found: Sequence[Answered]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def _pairs(study: Study) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """The combinations that are tested against each other."""
     every = combinations(study)
     if study.contrasts:
@@ -162,7 +161,7 @@ def _contrasts(study: Study, found: Sequence[Answered]) -> Iterator[dict[str, An
     for answered in found:
         by_cell.setdefault((answered.job.cell, answered.one.name), {})[answered.job.seed] = answered.report
     for one in study.evaluations:
-        for a, b in _pairs(study, found):
+        for a, b in _pairs(study):
             left = by_cell.get((cell_name(a), one.name), {})
             right = by_cell.get((cell_name(b), one.name), {})
             if shared := [seed for seed in left if seed in right]:
