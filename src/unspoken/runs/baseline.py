@@ -11,7 +11,7 @@ be compared. The wording of prompts is that of the methods with soft thoughts (`
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import date
 from random import Random
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BeforeValidator
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import device_or_gpu, load_backbone
 from unspoken.core.rows.curriculum import Curriculum, Stage, single
@@ -43,7 +43,7 @@ _TEXTS = {"letter": "choice", "verdict": "yes_no"}
 """Kind of reference answers -> name of `TEXTS`; the others take "math"."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class BaselineConfig:
     """How a plain model is asked.
 
@@ -54,8 +54,6 @@ class BaselineConfig:
         thinking: let the model write its thinking first, where the template can turn that on and off.
         today: the date that chat templates get.
     """
-
-    __pydantic_config__ = STRICT
 
     name: Literal["baseline"] = "baseline"
     texts: Annotated[SoftTexts, BeforeValidator(texts_of)] = field(default_factory=lambda: TEXTS["math"])

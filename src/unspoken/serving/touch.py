@@ -11,14 +11,13 @@ Shapes: K latents, N rows, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.core.config import STRICT
+from unspoken.core.config import config_class
 from unspoken.core.loop.edits import Edit
 from unspoken.core.rows.row import LatentKey
 from unspoken.inspector.words import nearest
@@ -33,7 +32,7 @@ WORDS = 5
 NOISE_SEED = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class Touch:
     """What is done to a latent.
 
@@ -42,8 +41,6 @@ class Touch:
         how: nothing is left of it; a random vector as long as it; another question's in its place; taken away.
         other: the other question, for a swap.
     """
-
-    __pydantic_config__ = STRICT
 
     latent: Count
     how: Literal["zero", "noise", "swap", "drop"]
@@ -54,11 +51,9 @@ class Touch:
             raise ApiError(400, "a swap needs the other question, and nothing else does", "touch")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config_class
 class TouchRequest:
     """`POST /v1/thoughts`."""
-
-    __pydantic_config__ = STRICT
 
     question: Text
     model: Text | None = None
