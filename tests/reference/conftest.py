@@ -12,14 +12,17 @@ from support.parity import cases
 from unspoken.core.fast import shared_gradients, switch
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _plainly() -> Iterator[None]:
-    """The numbers are those of the plain path, unless UNSPOKEN_FAST=1 asks for the shortcuts (docs/decisions/022)."""
+    """The numbers are those of the plain path, unless UNSPOKEN_FAST=1 asks for the shortcuts (docs/decisions/022).
+
+    Per module: a process that runs tests of other rooms afterwards must not be left on the plain path.
+    """
     with switch.using(switch.FastConfig(states=None) if os.environ.get(switch.VARIABLE) == "1" else switch.PLAIN):
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _as_large_models_train():
     """The cases' matrices are small; their gradients are made the way that large ones' are
     (`core/fast/shared_gradients.py`).

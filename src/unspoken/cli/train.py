@@ -33,7 +33,11 @@ def train(
     place = out or Path("runs") / recipe.removesuffix(".json").replace("/", "-")
     if seeds is None:
         config = load_recipe(recipe, given)
-        _tell(config, place) if dry_run else run_training(config, place, recipe, quiet)
+        if dry_run:
+            _tell(config, place)
+        else:
+            run_training(config, place, recipe, quiet)
+            _leave_group()
         return
     if fixed := [one for one in given if one.partition("=")[0].strip() == "train.seed"]:
         raise ConfigError(f"--seeds sets train.seed, so it goes without {fixed[0]}")
@@ -47,8 +51,16 @@ def train(
         return
     for seed, config in configs.items():
         run_training(config, places[seed], f"{recipe}, seed {seed}", quiet)
+    _leave_group()
     named = " ".join(str(one) for one in places.values())
     typer.echo(f"next: unspoken eval RUN for each, then unspoken compare --group {named}", err=True)
+
+
+def _leave_group() -> None:
+    """Close what several processes had between them; in one process nothing."""
+    from unspoken.training.ranks import leave_group
+
+    leave_group()
 
 
 def _tell(config: RunConfig, out: Path) -> None:

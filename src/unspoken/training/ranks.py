@@ -70,6 +70,12 @@ def new_accelerator(precision: str) -> Accelerator:
     return made
 
 
+def leave_group() -> None:
+    """Leave the processes' group, at the end of a program: one that ends without it may be aborted by gloo's threads."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Ranks:
     """This process among all.
 
