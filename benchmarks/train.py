@@ -30,7 +30,7 @@ from unspoken.bench import paired
 from unspoken.bench.shapes import backbone_of, operations
 from unspoken.cli._bench import use_threads
 from unspoken.core.auxiliary.step_decoder import StepDecoder
-from unspoken.core.fast.attention import fuse_activations
+from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.malloc import give_back, keeping_freed
 from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.lm.backbone import Backbone

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from unspoken.bench.http_client import Exchange, post
-from unspoken.bench.serve import Load, Work, at_rate, questions, run
+from unspoken.bench.serve import Load, Work, at_rate, questions, run, run_at
 from unspoken.cli import app
 from unspoken.errors import ConfigError
 
@@ -46,6 +48,44 @@ def test_the_command_on_a_run(tmp_path: Any):
     done = CliRunner().invoke(app, said, catch_exceptions=False)
     assert done.exit_code == 0
     assert json.loads((tmp_path / "r").read_text())["sides"]["2 clients"]["requests"] == 4
+
+
+def test_a_server_that_runs_already():
+    """What it is sent is what the API of OpenAI, vLLM or ours knows; what comes back is measured as ours is."""
+    stream = b'data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n%s" % (len(stream), stream)
+    got: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append({"path": self.path, **json.loads(self.rfile.read(int(self.headers["Content-Length"])))})
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        report = run_at(url, "m", requests=4, clients=(1, 2), rates=(100.0,), latents=3)
+        assert set(report["sides"]) == {"1 clients", "2 clients", "100 per second"}
+        assert len(got) == 2 + 4 + 4 + 4
+        assert got[0]["path"] == "/v1/completions"
+        assert set(got[0]) == {"path", "model", "prompt", "temperature", "max_tokens", "stream", "ignore_eos", "vllm_xargs"}
+        got.clear()
+        run_at(url, "m", requests=1, clients=(1,), chat=True, free=True)
+        assert set(got[0]) == {"path", "model", "messages", "temperature", "max_tokens", "stream"}
+        assert got[0]["path"] == "/v1/chat/completions"
+        run_at(url, "m", requests=1, clients=(1,), latents=3, ours=True)
+        assert (got[-1]["latents"], got[-1]["show_thoughts"]) == (3, False)
+    finally:
+        server.shutdown()
+        server.server_close()
+    with pytest.raises(ConfigError, match="answers were not whole, the first with status 0"):
+        run_at(url, "m", requests=1, clients=(1,))
+    done = CliRunner().invoke(app, ["bench", "serve", "--chat"])
+    assert "name it with --url" in f"{done.output}{done.exception}"
 
 
 def test_numbers_that_cannot_be():

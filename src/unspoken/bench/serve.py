@@ -4,6 +4,8 @@
     offline    the same questions through the scheduler in this process, all at once: what HTTP may cost at most
     explicit   the same server, where the model writes its chain of thought: no latents, more tokens
 
+or, with `url`, of another server of OpenAI's API that runs already: its own figures under the same loads.
+
 Figures are the client's, as vLLM's and genai-perf's benchmarks define them: time to first token (TTFT), from token to token
 (ITL), from question to end; medians and the tails p95 and p99.
 """
@@ -26,6 +28,7 @@ from unspoken.bench.paired import machine
 from unspoken.bench.server_process import ServerProcess
 from unspoken.bench.shapes import SHAPES, backbone_of
 from unspoken.core.engine.requests import Request
+from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.cpu_linear import speed_up_linears
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
@@ -40,17 +43,32 @@ class Work:
 
     Attributes:
         latents: to think; None = the run's own.
-        tokens: that every answer has, no fewer and no more.
+        tokens: that every answer has, no fewer and no more; at most, if `free`.
+        free: answers end where the model ends them.
+        chat: ask as a chat does.
+        ours: the server is `unspoken serve`; another one is sent only what vLLM knows, or OpenAI's API if `free`.
     """
 
     latents: int | None
     tokens: int
+    free: bool = False
+    chat: bool = False
+    ours: bool = True
+
+    @property
+    def path(self) -> str:
+        """Where it is asked, below /v1."""
+        return "chat/completions" if self.chat else "completions"
 
     def body(self, model: str, question: str) -> dict[str, Any]:
         """The request of a question."""
-        more = {} if self.latents is None else {"latents": self.latents}
-        how = {"temperature": 0, "max_tokens": self.tokens, "ignore_eos": True, "show_thoughts": False, "stream": True}
-        return {"model": model, "prompt": question, **how, **more}
+        asked = {"messages": [{"role": "user", "content": question}]} if self.chat else {"prompt": question}
+        more: dict[str, Any] = {} if self.free else {"ignore_eos": True}
+        if self.ours:
+            more |= {"show_thoughts": False}
+        if self.latents is not None:
+            more |= {"latents": self.latents} if self.ours else {"vllm_xargs": {"latents": self.latents}}
+        return {"model": model, **asked, "temperature": 0, "max_tokens": self.tokens, "stream": True, **more}
 
 
 @dataclass(kw_only=True)
@@ -72,12 +90,13 @@ class Load:
             )
         first = [one.times[0] - one.began for one in self.exchanges]
         between = [b - a for one in self.exchanges for a, b in itertools.pairwise(one.times)]
+        tokens = {} if work.free else {"tokens_per_second": len(self.exchanges) * work.tokens / self.seconds}
         whole = [one.ended - one.began for one in self.exchanges]
         return {
             "requests": len(self.exchanges),
             "seconds": self.seconds,
             "requests_per_second": len(self.exchanges) / self.seconds,
-            "tokens_per_second": len(self.exchanges) * work.tokens / self.seconds,
+            **tokens,
             **{
                 f"{name}_ms": {f"p{q}": 1000 * float(np.percentile(times, q)) for q in (50, 95, 99)}
                 for name, times in (("ttft", first), ("itl", between), ("e2e", whole))
@@ -231,11 +250,57 @@ def run(
     }
 
 
+def run_at(
+    url: str,
+    model: str,
+    *,
+    requests: int = 128,
+    clients: Sequence[int] = (1, 8, 32),
+    rates: Sequence[float] = (),
+    latents: int | None = None,
+    tokens: int = 20,
+    free: bool = False,
+    chat: bool = False,
+    ours: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a server of OpenAI's API that runs already: vLLM, `transformers serve`, or one of ours elsewhere.
+
+    Args:
+        url: its address with /v1.
+        model: as it names it.
+        latents, tokens, free, chat, ours: see `Work`.
+        requests, clients, rates, progress: see `run`.
+
+    Raises:
+        ConfigError: numbers that cannot be, or answers that are not whole.
+    """
+    if min(requests, tokens, *clients) < 1 or any(rate <= 0 for rate in rates) or not clients:
+        raise ConfigError("bench serve needs requests, clients and tokens of at least 1, and rates above 0")
+    say = progress or (lambda _: None)
+    work = Work(latents=latents, tokens=tokens, free=free, chat=chat, ours=ours)
+    bodies = [work.body(model, question) for question in questions(requests)]
+    place = f"{url.rstrip('/')}/{work.path}"
+    say("warming up")
+    asyncio.run(at_once(place, bodies[:2], 2)).summary(work)
+    sides: dict[str, Any] = {}
+    for count in clients:
+        say(f"{count} clients")
+        some = bodies if count == clients[-1] else bodies[: max(8 * count, 8)]
+        sides[f"{count} clients"] = asyncio.run(at_once(place, some, count)).summary(work)
+    for rate in rates:
+        say(f"{rate:g} requests a second")
+        sides[f"{rate:g} per second"] = asyncio.run(at_rate(place, bodies, rate)).summary(work)
+    asked = {"latents": latents, "tokens": tokens, "free": free, "chat": chat}
+    return {"bench": "serve", "url": url, "model": model, "requests": requests, **asked, "sides": sides, "ratios": {}}
+
+
 def shape_model(name: str) -> Model:
     """Random weights of a shape that think as Coconut does, six latents."""
     backbone = backbone_of(name, torch.device("cpu"))
     config = {"name": "coconut", "max_stage": 3, "latents_per_step": 2}
     method = make_method(config, backbone).eval()
+    fuse_activations(backbone.lm)
     speed_up_linears(backbone.lm)
     backbone.decode = lambda ids: "".join(chr(97 + token % 26) for token in ids)  # the tokenizer spells few of its tokens
     return Model(method)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.cpu_linear import speed_up_linears
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import load_backbone
@@ -46,10 +47,12 @@ def variant(backbone: Backbone, kind: WeightKind) -> Backbone:
     """A copy of a model as our engine uses it: float32 with fast layers, bfloat16, or 8 bits."""
     if kind == "bfloat16":
         other = copy.deepcopy(backbone).to(torch.bfloat16)
+        fuse_activations(other.lm)
         speed_up_linears(other.lm)
         return other
     shared = {id(tensor): tensor for tensor in (*backbone.parameters(), *backbone.buffers())}
     other = copy.deepcopy(backbone, shared)
+    fuse_activations(other.lm)
     (round_linears if kind == "int8" else speed_up_linears)(other.lm)
     return other
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unspoken.core.engine.cuda_graphs import release
 from unspoken.core.fast.activation_checkpointing import checkpoint_activations
-from unspoken.core.fast.attention import fuse_activations
+from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.malloc import explained_memory, keeping_freed
 from unspoken.core.fast.switch import is_on, using
 from unspoken.core.fast.token_store import Encodings

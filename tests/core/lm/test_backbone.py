@@ -10,10 +10,9 @@ import pytest
 import torch
 from support import backbones
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-from transformers.activations import NewGELUActivation
 
 from unspoken.core.embeddings import input_table
-from unspoken.core.fast.attention import fuse_activations, pairs_mask
+from unspoken.core.fast.attention import pairs_mask
 from unspoken.core.lm.adapters import LoraSettings
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import load_backbone, resolve
@@ -204,17 +203,6 @@ def test_freezing():
     backbone = backbones.backbone()
     backbone.freeze()
     assert not any(p.requires_grad for p in backbone.parameters())
-
-
-def test_gpt2s_activation_is_one_operator_and_the_same_function():
-    fused, spelt = backbones.backbone("gpt2"), backbones.backbone("gpt2")
-    fuse_activations(fused.lm)
-    assert any(isinstance(m, NewGELUActivation) for m in spelt.modules())
-    assert not any(isinstance(m, NewGELUActivation) for m in fused.modules())
-    places, embeds = torch.arange(9)[None], fused.embed(torch.arange(9)[None])
-    torch.testing.assert_close(fused.step(embeds, positions_BT=places), spelt.step(embeds, positions_BT=places))
-    fuse_activations(fused.lm, fused=False)
-    assert any(isinstance(m, NewGELUActivation) for m in fused.modules())
 
 
 def test_a_mask_of_columns_becomes_the_mask_of_pairs_that_transformers_would_make():

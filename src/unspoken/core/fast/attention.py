@@ -9,9 +9,8 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.activations import NewGELUActivation
 
 from unspoken.core.embeddings import input_table, text_config
 from unspoken.errors import ConfigError
@@ -82,19 +81,6 @@ def attending(config: PreTrainedConfig, name: str, current: ContextVar[T], by: T
     finally:
         config._attn_implementation = was
         current.reset(token)
-
-
-def fuse_activations(lm: nn.Module, fused: bool = True) -> None:
-    """Run GPT-2's activation as one operator; in transformers it is seven, each of which keeps its result.
-
-    Args:
-        fused: False restores the original.
-    """
-    mine, other = (nn.GELU, NewGELUActivation) if fused else (NewGELUActivation, nn.GELU)
-    for module in lm.modules():
-        for name, child in module.named_children():
-            if type(child) is other and getattr(child, "approximate", "tanh") == "tanh":
-                setattr(module, name, mine(approximate="tanh") if fused else mine())
 
 
 def attention_window(lm: PreTrainedModel) -> int | None:

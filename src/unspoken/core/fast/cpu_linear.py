@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from unspoken.core.extensions import extension
+from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.switch import is_on
 from unspoken.core.fast.weights import seal, version
 from unspoken.core.rows.protocol import CausalLM
@@ -119,6 +120,7 @@ def use_dtype(method: _Answers, dtype: str | None) -> None:
             if callable(fold := getattr(module, "fold", None)):
                 fold()
         method.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    fuse_activations(method.backbone.lm)
     if dtype == "int8":
         extension("dtype:int8")(method.backbone.lm)
     else:
