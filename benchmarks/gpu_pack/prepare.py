@@ -91,7 +91,7 @@ def split(file: Path, first: Path, second: Path) -> dict[str, Any]:
 
 def shape(folder: Path, file: Path) -> None:
     """The model's configuration and tokenizer, without its weights: the rehearsal needs them before the model is whole."""
-    script = ROOT / "comparison/smollm2-gsm8k/get_model.py"
+    script = ROOT / "studies/get_smollm2.py"
     kept = PACK / "download" / "converted"
     if not (kept / "config.json").exists():
         with tempfile.TemporaryDirectory() as extra:

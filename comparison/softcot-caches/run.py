@@ -2,7 +2,7 @@
 
     python comparison/softcot-caches/run.py --base DIR [--tasks gsm8k] [--shots 0 3] [--steps 5]
 
-DIR holds a pretrained model (comparison/smollm2-gsm8k/get_model.py makes one). The assistant has its tokenizer and random
+DIR holds a pretrained model (studies/get_smollm2.py makes one). The assistant has its tokenizer and random
 weights: how long a step takes does not depend on them. The tasks' data is found as always (docs/tasks.md). The same rows
 go through three steps in turns:
 

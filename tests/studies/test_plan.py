@@ -134,7 +134,7 @@ def test_no_such_file(tmp_path: Path):
         planned(tmp_path)
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "studies").glob("*/study.toml")))
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "studies").glob("*/study.*")))
 def test_the_studies_of_the_repository_can_be_planned(folder: str):
     made = planned(ROOT / "studies" / folder)
     assert made.every

@@ -31,6 +31,21 @@ set = { "train.steps" = 2, "train.validate_limit" = 0, "task.train_size" = 64, "
 [[runs]]
 set = { "backbone.path" = "run:start", """
 
+VOTES = """
+
+[[evaluations]]
+name = "votes"
+limit = 4
+samples = 3
+speaking = { temperature = 1.0 }
+
+[[evaluations]]
+name = "early"
+when = { method = "coconut" }
+limit = 4
+stop = "fixed:1"
+"""
+
 DIVERGES = """
 when = { method = "coconut", latents = 2 }
 set = { "train.lr" = 1e30 }
@@ -47,7 +62,7 @@ def do(made: Planned) -> None:
 
 
 def test_a_study_trains_asks_looks_and_verifies(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    changed(small, 'name = "test"', 'name = "test"\nexplain = true\ncontrols = 4\ninspect = 4\ninterchange = 4')
+    changed(small, 'name = "test"', 'name = "test"\nexplain = true\ncontrols = 4\ninspect = 4\ninterchange = 4' + VOTES)
     changed(small, "[[runs]]\nset = { ", PREPARED)
     runs = tmp_path / "runs"
     made = planned(small, runs=runs, only=["seed=1", "latents=1"])
@@ -61,6 +76,7 @@ def test_a_study_trains_asks_looks_and_verifies(small: Path, tmp_path: Path, mon
     assert figures["latents"]["geometry"]["latents"] == 1.0
     assert {"shuffled", "zero", "unmodified"} <= set(figures["controls"])
     assert figures.get("interchange") is None  # nothing was right
+    assert [told["each"][0]["answers"] for told in cell["evaluations"].values()] == [8, 12, 4]
     run = results["runs"]["coconut-1-1"]
     assert (run["updates"], run["examples"]) == (4, 4 * 32)
     assert run["flops"] > 4 * 32 * 2 * run["parameters"]["all"]  # a pass forward over one position of each row alone

@@ -82,7 +82,8 @@ class Evaluation:
         when: which combinations; see `Rule`.
         task: another task than the run's own, by name.
         set: dotted path in the task's config -> value.
-        split, limit, latents, batch_size, explain: as `unspoken eval` has them. Only runs that can explain do.
+        split, limit, latents, batch_size, explain, samples, stop: as `unspoken eval` has them. Only runs that can explain
+            do; several samples vote.
         controls: problems for each causal control; 0 = none are run.
         inspect: problems for the stability figures; 0 = none.
         interchange: problems that get another's thought groups, one by one (`causal.interchange`); 0 = none. Runs whose
@@ -99,6 +100,8 @@ class Evaluation:
     latents: int | None = None
     batch_size: int = 100
     explain: bool = False
+    samples: int = 1
+    stop: str | None = None
     controls: int = 0
     inspect: int = 0
     interchange: int = 0
@@ -178,10 +181,13 @@ class Study:
                 raise ConfigError(
                     f"evaluation {one.name!r}: limit must be at least 1, got {one.limit}; leave it out for all"
                 )
-            if min(one.controls, one.inspect, one.interchange) < 0 or one.batch_size < 1:
+            if min(one.controls, one.inspect, one.interchange) < 0 or min(one.batch_size, one.samples) < 1:
                 raise ConfigError(
-                    f"evaluation {one.name!r}: controls, inspect, interchange and batch_size must not be negative"
+                    f"evaluation {one.name!r}: controls, inspect and interchange must not be negative, and batch_size "
+                    "and samples must be at least 1"
                 )
+            if one.stop is not None and one.samples > 1:
+                raise ConfigError(f"evaluation {one.name!r}: a stop rule needs one answer per question; leave out samples")
         if self.card_problems < 1:
             raise ConfigError(f"card_problems must be at least 1, got {self.card_problems}")
         for where, when in self._conditions():

@@ -94,7 +94,7 @@ def ask(run: RunDir, places: JobPlaces, one: Evaluation) -> None:
         campaign = Campaign(
             run=run.path, tasks=[task], split=one.split, limit=one.limit, latents=one.latents, batch_size=one.batch_size,
             explain=explains, out=places.report(one), controls=False, controls_limit=one.controls or 1,
-            speaking=one.speaking,
+            samples=one.samples, speaking={**one.speaking, **({} if one.stop is None else {"stop": one.stop})},
         )  # fmt: skip
         if "report" in parts:
             campaign.evaluate(task, None, _progress(f"evaluation {one.name}"))

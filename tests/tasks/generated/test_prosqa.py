@@ -283,3 +283,32 @@ def test_answers(text: str, strict: bool, flexible: bool, extracted: str | None)
 def test_a_question_of_another_form_is_an_error() -> None:
     with pytest.raises(DataError, match=r"must end in 'Is NAME a X or Y\?', got 'What\?'"):
         ProsQa(ProsQaConfig()).score(Example(question="What?", answer="x"), "x")
+
+
+# Without English
+
+
+def test_symbols_say_the_same_problems(shared_data: Path) -> None:
+    root = str(shared_data / "prosqa")
+    told_, bare_ = (ProsQa(ProsQaConfig(root=root, graph_4=True, symbols=s, train_size=20)) for s in (False, True))
+    for split in SPLITS:
+        for sentences, symbols in zip(told_.examples(split), bare_.examples(split), strict=True):
+            _, facts, (person, *options) = told(sentences.question)
+            edges, asked = symbols.question.split(" ? ")
+            assert {tuple(edge.split()) for edge in edges.removesuffix(" .").split(" . ")} == facts
+            assert asked.split() == [person, *options]
+            assert [tuple(step.split()) for step in symbols.steps][-1][1] == symbols.answer
+            assert f"{person} is a {symbols.answer}." == sentences.answer
+            assert len(symbols.steps) == len(sentences.steps)
+
+
+def test_an_answer_in_symbols_is_one_of_two_words() -> None:
+    task = ProsQa(ProsQaConfig(source="generated", symbols=True, train_size=1, validation_size=1, test_size=1))
+    example = Example(question="Tom lempus . Bob impus . ? Tom impus lempus", steps=("Tom lempus",), answer="lempus", id="x")
+    for text, strict, flexible in (
+        ("### lempus", True, True), ("### impus", False, False), ("Tom lempus . ### lempus", True, True),
+        ("lempus", False, True), ("### Tom lempus", False, True), ("lempus ### impus", False, False), ("### ", False, False),
+        ("", False, False), ("### lempus impus", False, False), ("### gorpus", False, False),
+    ):  # fmt: skip
+        score = task.score(example, text)
+        assert (score.strict, score.flexible) == (strict, flexible), text

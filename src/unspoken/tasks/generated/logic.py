@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from unspoken.core.config import config_class
@@ -47,6 +48,8 @@ class ProsQaConfig(GeneratedConfig):
         train: "auto" takes a train file where there is one, "generated" never does.
         graph_4: the rows of 3 and 4 steps that the superposition paper uses (prosqa_*_graph_4_coconut.json); generated
             rows then have 3 or 4 steps too.
+        symbols: the same problems without English, as that paper trains small models on (arXiv 2505.12514): an edge is two
+            words, "lempus jelpus .", the question "? Tom jelpus fompus", a step an edge, the answer one word.
         train_size: generated train rows. Coconut's file has 17,886.
         validation_size, test_size: rows of those splits where they are generated.
     """
@@ -55,6 +58,7 @@ class ProsQaConfig(GeneratedConfig):
     source: Literal["files", "generated"] = "files"
     train: Literal["auto", "generated"] = "auto"
     graph_4: bool = False
+    symbols: bool = False
     train_size: int = 17_886
     validation_size: int = 300
     test_size: int = 500
@@ -64,8 +68,9 @@ class ProsQa(SplitTask[ProsQaConfig]):
     """Paths in a generated graph: which of two concepts is it? (Hao et al. 2024)."""
 
     def __init__(self, config: ProsQaConfig) -> None:
-        splits = _splits(config, "_graph_4_coconut.json" if config.graph_4 else ".json", self._problems)
-        super().__init__(splits, score_concept)
+        end = "_graph_4_coconut.json" if config.graph_4 else ".json"
+        splits = _splits(config, end, self._problems, in_symbols if config.symbols else None)
+        super().__init__(splits, score_symbol if config.symbols else score_concept)
 
     def _problems(self, split: Split) -> Iterator[Problem]:
         return prosqa_problems(f"{self.config.seed}/{split}", max_steps=4 if self.config.graph_4 else MAX_STEPS)
@@ -121,9 +126,42 @@ def score_concept(example: Example, text: str) -> Score:
     return Score(strict=strict, flexible=strict or equal(found, example.answer), extracted=found)
 
 
+def in_symbols(example: Example) -> Example:
+    """A problem of ProsQA without English: "Every lempus is a jelpus." becomes "lempus jelpus"."""
+    person, options = _asked(example.question)
+    told = example.question[: example.question.rindex("Is ")]
+    edges = " ".join(f"{_edge(sentence)} ." for sentence in told.split(".") if sentence.strip())
+    return replace(
+        example,
+        question=f"{edges} ? {person} {' '.join(options)}",
+        steps=tuple(map(_edge, example.steps)),
+        answer=_edge(example.answer).split()[1],
+    )
+
+
+def _edge(sentence: str) -> str:
+    match = re.fullmatch(r"(?:Every )?(\w+) is an? (\w+)", sentence.strip().removesuffix("."))
+    if match is None:
+        raise DataError(f"a sentence of prosqa must be 'Every X is a Y.' or 'NAME is a Y.', got {sentence!r:.60}")
+    return f"{match[1]} {match[2]}"
+
+
+def score_symbol(example: Example, text: str) -> Score:
+    """Score which of the two symbols that the question offers was named.
+
+    Strict: that symbol alone after the last mark. Flexible: the one named last there, or else in the text.
+    """
+    options = example.question.split()[-2:]
+    marked = extract_strict(text)
+    named = [word for part in (text, marked or "") for word in part.split() if word in options]
+    found = named[-1] if named else None
+    strict = marked is not None and equal(bare(marked), example.answer)
+    return Score(strict=strict, flexible=strict or equal(found, example.answer), extracted=found)
+
+
 def world_key(question: str) -> str:
     """The key of a question: its facts in sorted order, without what it asks."""
-    told = re.split(r"\s(?=Is \w+ an? |True or false:)", question)[0]
+    told = re.split(r"\s(?=Is \w+ an? |True or false:|\? )", question)[0]
     return " ".join(sorted(sentence.strip() for sentence in told.split(".") if sentence.strip()))
 
 
@@ -134,8 +172,10 @@ def _asked(question: str) -> tuple[str, tuple[str, str]]:
     return match[1], (match[2], match[3])
 
 
-def _splits(config: ProsQaConfig | ProntoQaConfig, end: str, problems: Problems) -> Splits:
-    """Validation and test from files, train from a file or generated; or all splits generated."""
+def _splits(
+    config: ProsQaConfig | ProntoQaConfig, end: str, problems: Problems, form: Callable[[Example], Example] | None = None
+) -> Splits:
+    """Validation and test from files, train from a file or generated; or all splits generated. `form` rewrites rows."""
     files: dict[Split, tuple[str, ...]] = {split: (f"{config.name}_{name}{end}",) for split, name in _FILE.items()}
     source = DataSource.of(config, files, instead=_GENERATE)
 
@@ -149,4 +189,7 @@ def _splits(config: ProsQaConfig | ProntoQaConfig, end: str, problems: Problems)
         held_out = (*read("validation"), *read("test")) if files else ()
         return generated_examples(config, split, problems(split), world_key, held_out)
 
-    return Splits(config=config, read=read, key=lambda example: world_key(example.question))
+    def shown(split: Split) -> list[Example]:
+        return read(split) if form is None else [form(example) for example in read(split)]
+
+    return Splits(config=config, read=shown, key=lambda example: world_key(example.question))

