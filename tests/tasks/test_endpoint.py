@@ -25,7 +25,7 @@ def endpoint(server: Any, **more: Any) -> Endpoint:
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds it would have waited."""
     seconds: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", seconds.append)
+    monkeypatch.setattr(module, "_pause", lambda stopped, wait: seconds.append(wait))
     return seconds
 
 

@@ -20,7 +20,7 @@ PANELS = {
     "Measure": ("eval", "controls", "scale", "compare", "rescore", "card", "verify", "lm_eval"),
     "Look inside": ("inspect",),
     "Hand over": ("export", "push", "serve"),
-    "Data": ("data", "condense"),
+    "Data": ("data", "annotate", "condense"),
     "What there is": ("list", "show", "runs", "clean", "doctor"),
     "Speed": ("bench_generate", "bench_serve", "bench_serve_offline"),
 }

@@ -26,7 +26,7 @@ from unspoken.core.rows.curriculum import Curriculum, Stage, single
 from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.chat import Message, encode, has_template, refuse_special, render
 from unspoken.core.text.example import Example
-from unspoken.core.text.prompts import TEXTS, SoftTexts, texts_of
+from unspoken.core.text.prompts import BY_KIND, TEXTS, SoftTexts, texts_of
 from unspoken.core.text.thinking import OPEN
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
@@ -39,8 +39,6 @@ LONGEST, LONGEST_THINKING = 512, 4096
 
 _SWITCH = re.compile(r"\b(?:enable_)?thinking\b")
 """The variables by which chat templates turn thinking on: Qwen3's and SmolLM3's, Granite's and DeepSeek's."""
-_TEXTS = {"letter": "choice", "verdict": "yes_no"}
-"""Kind of reference answers -> name of `TEXTS`; the others take "math"."""
 
 
 @config_class
@@ -135,7 +133,7 @@ class Baseline(Method):
     @property
     def begun(self) -> str:
         """The mark that opens the thinking, where the template puts it into the prompt itself."""
-        return f"{OPEN}\n" if self.text("").rstrip().endswith(OPEN) else ""
+        return f"{OPEN}\n" if self.text("?").rstrip().endswith(OPEN) else ""
 
 
 class BaselineModel(Model):
@@ -212,7 +210,7 @@ def baseline_config(
         raise ConfigError("shots are examples of a task; give the task too")
     if texts is None:
         kind = "number" if task is None else kind_of(_first(task, split).answer)
-        texts = _TEXTS.get(kind, "math")
+        texts = BY_KIND.get(kind, "math")
     wording = texts_of(texts) if isinstance(texts, str) else texts
     shown = () if task is None or not shots else _shots(task, shots)
     return BaselineConfig(

@@ -9,14 +9,12 @@ again and then refused, never written, because the encoder would learn from them
 from __future__ import annotations
 
 import concurrent.futures
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from unspoken.core.files import write_file
 from unspoken.core.text.example import Example
 from unspoken.errors import DataError
+from unspoken.tasks.appended import RowsFile
 from unspoken.tasks.endpoint import Client, Endpoint
 
 MOST = 3.0
@@ -79,23 +77,24 @@ def condense_file(
     Raises:
         DataError: see `condense_one` (earlier rows are kept); or the file is of other problems.
     """
-    kept = _kept(out)
-    for number, (row, example) in enumerate(zip(kept, examples, strict=False)):
-        if (row.get("question"), row.get("answer")) != (example.question, example.answer):
-            raise DataError(f"{out}:{number + 1}: is of other data: not the question of {example.id!r}; give another --out")
-    if len(kept) > len(examples):
-        raise DataError(f"{out} has {len(kept)} rows, the data {len(examples)}; it is of other data: give another --out")
-    todo = examples[len(kept) :]
-    with Client(endpoint) as client, out.open("a", encoding="utf-8") as file:
-        for number, (example, text) in enumerate(_in_order(client, todo, words, workers), start=1):
-            row: dict[str, Any] = {
-                "question": example.question, "steps": list(example.steps), "answer": example.answer, "id": example.id,
-                "condensed_reasoning": text,
-            }  # fmt: skip
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            if progress is not None:
-                progress(len(kept) + number, len(examples))
+    with RowsFile(out, "condensed_reasoning") as file:
+        kept = file.rows
+        for number, (row, example) in enumerate(zip(kept, examples, strict=False)):
+            if (row.get("question"), row.get("answer")) != (example.question, example.answer):
+                raise DataError(
+                    f"{out}:{number + 1}: is of other data: not the question of {example.id!r}; give another --out"
+                )
+        if len(kept) > len(examples):
+            raise DataError(f"{out} has {len(kept)} rows, the data {len(examples)}; it is of other data: give another --out")
+        todo = examples[len(kept) :]
+        with Client(endpoint) as client:
+            for number, (example, text) in enumerate(_in_order(client, todo, words, workers), start=1):
+                file.append({
+                    "question": example.question, "steps": list(example.steps), "answer": example.answer, "id": example.id,
+                    "condensed_reasoning": text,
+                })  # fmt: skip
+                if progress is not None:
+                    progress(len(kept) + number, len(examples))
     return len(todo)
 
 
@@ -107,29 +106,5 @@ def _in_order(client: Client, examples: Iterable[Example], words: int, workers: 
             for example, answer in waiting:
                 yield example, answer.result()
         finally:
+            client.stop()
             pool.shutdown(cancel_futures=True)
-
-
-def _kept(out: Path) -> list[dict[str, Any]]:
-    """The existing rows; a half-written last row is removed.
-
-    Raises:
-        DataError: a line is not a valid row.
-    """
-    if not out.is_file():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return []
-    data = out.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        write_file(out, lambda new: new.write_bytes(whole))
-    rows = []
-    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{out}:{number}: is no JSON ({error}); give another --out") from error
-        if not isinstance(row, dict) or not row.get("condensed_reasoning"):
-            raise DataError(f"{out}:{number}: is no row with 'condensed_reasoning'; give another --out")
-        rows.append(row)
-    return rows

@@ -7,11 +7,13 @@ not a chat completion or fails the caller's check. `Retry-After` is obeyed. Mess
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
@@ -35,6 +37,7 @@ class Endpoint:
         wait: seconds before the second attempt, doubled for each further one, or as the server says.
         longest_wait: maximum seconds between attempts, whatever the server says.
         timeout: seconds without data from the server after which a call is aborted.
+        max_tokens: longest answer; None = as the server has it.
     """
 
     url: str
@@ -45,6 +48,7 @@ class Endpoint:
     wait: float = 1.0
     longest_wait: float = 120.0
     timeout: float = 60.0
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -55,6 +59,42 @@ class Endpoint:
             raise ConfigError(f"url must begin with http:// or https://, got {self.url!r}; e.g. http://localhost:8000/v1")
         if self.tries < 1 or self.wait < 0 or self.longest_wait < 0 or self.timeout <= 0:
             raise ConfigError("an endpoint needs tries of at least 1, waits of 0 or more, and a positive timeout")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(
+                f"an endpoint needs max_tokens of at least 1, or none for the server's own, got {self.max_tokens}"
+            )
+
+
+class Refusal(DataError):
+    """The server refuses a call, and would again.
+
+    Attributes:
+        status: its HTTP status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What a model wrote.
+
+    Attributes:
+        text: as it came, without a reasoning trace that the server sends apart.
+        reasoning: that trace, or "".
+        finished: it ended by itself, not at a limit.
+        prompt_tokens, completion_tokens: as the server counts them; None if it does not say.
+        seconds: how long the call took.
+    """
+
+    text: str
+    reasoning: str = ""
+    finished: bool = True
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float = 0.0
 
 
 class _Fault(Exception):
@@ -79,53 +119,68 @@ class Client:
             raise ConfigError(f"{endpoint.key} holds characters that no key has, such as a line break; set it anew")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._url = endpoint.url.rstrip("/") + "/chat/completions"
+        self._stopped = threading.Event()
         self._http = httpx.Client(headers=headers, timeout=endpoint.timeout)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
         self._http.close()
 
+    def stop(self) -> None:
+        """Wait for no further attempt: whoever waits for one is told the last fault at once."""
+        self._stopped.set()
+
     def ask(self, prompt: str, check: Callable[[str], str | None] = lambda text: None) -> str:
-        """Get one answer of the model, with white space normalised.
+        """`complete`, as one line with white space normalised; `check` sees the same."""
+        return " ".join(self.complete(prompt, lambda text: check(" ".join(text.split()))).text.split())
+
+    def complete(self, prompt: str, check: Callable[[str], str | None] = lambda text: None) -> Completion:
+        """Get one answer of the model.
 
         Args:
-            check: returns what is wrong with an answer, or None.
+            check: returns what is wrong with a text, or None.
 
         Raises:
-            DataError: the server refuses, or gives no usable answer in the allowed number of attempts.
+            Refusal: the server refuses the call.
+            DataError: no usable answer in the allowed number of attempts.
         """
         fault, wait, asked = "", self.endpoint.wait, 0.0
         for number in range(self.endpoint.tries):
-            if number:
-                time.sleep(min(max(wait * 2 ** (number - 1), asked), self.endpoint.longest_wait))
+            if number and _pause(self._stopped, min(max(wait * 2 ** (number - 1), asked), self.endpoint.longest_wait)):
+                break
             try:
-                text = self._call(prompt)
+                said = self._call(prompt)
             except _Fault as error:
                 fault, asked = str(error), error.wait
                 continue
-            if (wrong := check(text)) is None:
-                return text
-            fault, asked = f"its answer {wrong}: {text!r:.80}", 0.0
+            if (wrong := check(said.text)) is None:
+                return said
+            fault, asked = f"its answer {wrong}: {said.text.strip()!r:.80}", 0.0
         raise DataError(
             f"{self.endpoint.url} gave no usable answer in {self.endpoint.tries} tries; the last time {self._hidden(fault)}"
         )
 
-    def _call(self, prompt: str) -> str:
+    def _call(self, prompt: str) -> Completion:
         messages = [{"role": "user", "content": prompt}]
-        body = {"model": self.endpoint.model, "messages": messages, "temperature": self.endpoint.temperature}
+        body: dict[str, Any] = {
+            "model": self.endpoint.model, "messages": messages, "temperature": self.endpoint.temperature,
+        }  # fmt: skip
+        if self.endpoint.max_tokens is not None:
+            body["max_tokens"] = self.endpoint.max_tokens
+        began = time.monotonic()
         try:
             response = self._http.post(self._url, json=body)
-        except httpx.HTTPError as error:  # no connection, a timeout, an answer that breaks off
+        except (httpx.HTTPError, RuntimeError) as error:  # no connection, a timeout, an answer that breaks off; closed
             raise _Fault(f"it could not be reached: {str(error) or type(error).__name__}") from error
         if not response.is_success:
             self._refused(response)
         try:
-            text = parse_json(response.text)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
+            return _completion(parse_json(response.text), time.monotonic() - began)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise _Fault(f"its answer is no chat completion: {response.content[:80]!r}") from error
-        return " ".join(text.split()) if isinstance(text, str) else ""
 
     def _refused(self, response: httpx.Response) -> None:
         """Raise `_Fault` for a temporary fault, else DataError."""
@@ -134,10 +189,39 @@ class Client:
         if code in _AGAIN or code >= 500:
             raise _Fault(f"it answered {code}: {said}", _seconds(response.headers.get("Retry-After", "")))
         advice = f"is {self.endpoint.key} set?" if code in (401, 403) else "check --url and --model"
-        raise DataError(f"{self._url} refuses the call with {code}: {said}; {advice}")
+        raise Refusal(f"{self._url} refuses the call with {code}: {said}; {advice}", code)
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
+
+
+def _pause(stopped: threading.Event, seconds: float) -> bool:
+    """Wait; whether it was told to stop meanwhile."""
+    return stopped.wait(seconds)
+
+
+def _completion(data: Any, seconds: float) -> Completion:
+    """A chat completion; what is missing in it is an error of Python's own."""
+    choice = data["choices"][0]
+    message, usage = choice["message"], data.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    return Completion(
+        text=_text(message["content"]),
+        reasoning=_text(message.get("reasoning_content") or message.get("reasoning")),
+        finished=choice.get("finish_reason") != "length",
+        prompt_tokens=_count(counts.get("prompt_tokens")),
+        completion_tokens=_count(counts.get("completion_tokens")),
+        seconds=seconds,
+    )
+
+
+def _text(said: object) -> str:
+    """A text; halves of surrogate pairs, which a file cannot hold, become U+FFFD."""
+    return said.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(said, str) else ""
+
+
+def _count(said: object) -> int | None:
+    return said if type(said) is int and said >= 0 else None
 
 
 def _seconds(said: str) -> float:

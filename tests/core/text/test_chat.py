@@ -59,6 +59,11 @@ def test_a_date_that_cannot_be_pinned_is_refused():
         render(chatty(DATED.replace("'%d %b %Y'", "how")), [("user", "hi")], prompt=False, today=DAY)
 
 
+def test_a_template_that_refuses_says_why():
+    with pytest.raises(ConfigError, match="chat template refuses these messages: one question only"):
+        render(chatty("{{- raise_exception('one question only') }}"), [("user", "hi")], prompt=False, today=DAY)
+
+
 def test_both_sides_of_the_hole_are_the_chat():
     lm = chatty()
     before, behind = around(lm, [("user", f"think: {PLACEHOLDER} now")], prompt=True, today=DAY)

@@ -40,8 +40,10 @@ class Server:
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
 
     @staticmethod
-    def completion(text: str) -> str:
-        return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
+    def completion(text: str, usage: tuple[int, int] | None = None, finish: str = "stop", **message: str) -> str:
+        choice = {"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}
+        counts = {} if usage is None else {"usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1]}}
+        return json.dumps({"choices": [choice], **counts})
 
     @property
     def endpoint(self) -> Endpoint:

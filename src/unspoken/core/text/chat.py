@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from jinja2.exceptions import TemplateError
+
 from unspoken.core.config import config_class
 from unspoken.core.text.tokenizer import Tokenizer
 from unspoken.errors import ConfigError, DataError
@@ -129,17 +131,26 @@ def render(
         today: the date that templates get, however they ask for it. By default some write the current date, so a model's
             states would change overnight.
         variables: further variables for the template; None = `without_thinking`.
+
+    Raises:
+        ConfigError: the template refuses the messages.
     """
     if not has_template(tokenizer):
         return "".join(text for _, text in messages)
-    return tokenizer.tokenizer.apply_chat_template(
-        [{"role": role, "content": text} for role, text in messages],
-        chat_template=_on(today, tokenizer.tokenizer.get_chat_template()),
-        tokenize=False,
-        add_generation_prompt=prompt,
-        date_string=today.strftime("%d %b %Y"),
-        **(without_thinking() if variables is None else variables),
-    )
+    try:
+        return tokenizer.tokenizer.apply_chat_template(
+            [{"role": role, "content": text} for role, text in messages],
+            chat_template=_on(today, tokenizer.tokenizer.get_chat_template()),
+            tokenize=False,
+            add_generation_prompt=prompt,
+            date_string=today.strftime("%d %b %Y"),
+            **(without_thinking() if variables is None else variables),
+        )
+    except TemplateError as error:
+        raise ConfigError(
+            f"the model's chat template refuses these messages: {error}; use it as it was made to be used, e.g. without "
+            "--shots"
+        ) from error
 
 
 def _on(today: date, template: str) -> str:

@@ -113,6 +113,9 @@ TEXTS: dict[str, SoftTexts] = {
 }
 """Texts per kind of task, and per model family where they differ."""
 
+BY_KIND = {"letter": "choice", "verdict": "yes_no"}
+"""Kind of reference answers (`tasks/scoring/extractors.py`) -> name of `TEXTS`; the others take "math"."""
+
 
 def texts_of(data: object) -> SoftTexts:
     """A name of `TEXTS`, or fields of `SoftTexts` -> the texts.
