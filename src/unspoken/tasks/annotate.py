@@ -100,12 +100,14 @@ class _Draft:
     fault: DataError | None = None
 
     def take(self, judge: Judge, said: Completion) -> None:
+        """Judge a solution."""
         self.steps, why = judge.steps_of(self.example, said)
         self.said.append(said)
         if why:
             self.why.append(why)
 
     def row(self, said_of: Mapping[str, object]) -> dict[str, Any]:
+        """The row as it is written to one of the files."""
         counted = [(one.prompt_tokens, one.completion_tokens) for one in self.said]
         annotation = {
             **said_of,
