@@ -14,7 +14,7 @@ from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.sampling import SamplingParams
-from unspoken.core.loop.sources import Jacobi
+from unspoken.core.loop.sources import Iterated
 from unspoken.core.rows.row import Row
 from unspoken.errors import ConfigError, UnspokenError
 from unspoken.runs.directory import load
@@ -46,7 +46,7 @@ class ServedModel:
     def __post_init__(self) -> None:
         backbone = self.model.method.backbone
         with_loop = "; its answers come from unspoken.load(run).answer, or from `unspoken export --format hf`"
-        if isinstance(self.model.source, Jacobi) or backbone.parallel is not None:
+        if isinstance(self.model.source, Iterated) or backbone.parallel is not None:
             raise ConfigError(f"{self.name}: latents that are made in parallel passes cannot be served yet{with_loop}")
         if not supports_kv_slots(backbone, 1):
             kind = type(backbone.lm).__name__

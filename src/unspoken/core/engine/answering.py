@@ -19,7 +19,7 @@ from unspoken.core.loop.generate import OnTrace, SampleOptions
 from unspoken.core.loop.generate import sample as sample_batches
 from unspoken.core.loop.loop import OnToken
 from unspoken.core.loop.sampling import SamplingParams
-from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source, at_once
+from unspoken.core.loop.sources import Iterated, PrecomputedThoughts, Source, at_once
 from unspoken.core.loop.trace import Answer, Trace, clock
 from unspoken.core.rows.row import Row
 from unspoken.errors import ConfigError
@@ -55,7 +55,7 @@ def sample(
     if not isinstance(source, PrecomputedThoughts):
         source = at_once(source, backbone.parallel)
     single = how.get("chains", 1) * how.get("samples", 1) == 1 and how.get("watch") is None
-    if rows and single and not isinstance(source, Jacobi) and is_on() and supports_kv_slots(backbone, columns):
+    if rows and single and not isinstance(source, Iterated) and is_on() and supports_kv_slots(backbone, columns):
         return [(answer,) for answer in _scheduled(backbone, rows, source, speaking, decider, expected, stops, **how)]
     if decider is not None and rows:
         raise ConfigError(

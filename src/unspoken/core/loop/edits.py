@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source
+from unspoken.core.loop.sources import Iterated, PrecomputedThoughts, Source
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.row import LatentKey
 
@@ -67,6 +67,6 @@ class EditedPrompt:
 
 def edited(source: Source | PrecomputedThoughts, edit: Edit, keys: Sequence[LatentKey]) -> Source | PrecomputedThoughts:
     """The source with its latents passed through a function; see `Edited`."""
-    if isinstance(source, Jacobi):
-        return Jacobi(Edited(source.inner, edit, keys), source.passes)
+    if isinstance(source, Iterated):
+        return source.around(Edited(source.inner, edit, keys))
     return EditedPrompt(source, edit) if isinstance(source, PrecomputedThoughts) else Edited(source, edit, keys)

@@ -34,9 +34,9 @@ from unspoken.core.fast.unpadded import Unpadded
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.branch import column_layout, note_columns, visible
 from unspoken.core.loop.layers import LayerWatch, watching
-from unspoken.core.loop.parallel import fill
+from unspoken.core.loop.parallel import Slots
 from unspoken.core.loop.sampling import Sampler, SamplingParams
-from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Source, at_once
+from unspoken.core.loop.sources import Iterated, PrecomputedThoughts, Source, at_once
 from unspoken.core.loop.speech import Speech, check_context, columns_of
 from unspoken.core.loop.trace import Cost, Trace, gather_states, stack_latents
 from unspoken.core.rows.batch import Batch
@@ -120,6 +120,8 @@ class Loop:
         self.spoken_bD: Tensor | None = None
         self.latents: list[Tensor] = []
         self.states: list[Tensor] = []
+        self.rounds: list[Tensor] = []
+        self.slots_fed: Slots | None = None  # the slots that this pass feeds all together
         self.places: list[tuple[np.ndarray, np.ndarray]] = []
         self.captured: list[tuple[np.ndarray, Tensor]] = []
         self.branch_captured: list[tuple[np.ndarray, Tensor]] = []
@@ -166,7 +168,7 @@ class Loop:
         left_b = self.length_b - self.cursor_b
         to_first_b = self.start_b - self.cursor_b
         thinks_b = self.end_b > self.start_b
-        in_turn_b = thinks_b & (self.cursor_b < self.end_b - 1) & (not isinstance(self.source, Jacobi))
+        in_turn_b = thinks_b & (self.cursor_b < self.end_b - 1) & (not isinstance(self.source, Iterated))
         ready_b = np.where(
             (thinks_b | self.apart) & (to_first_b > 0),
             to_first_b,
@@ -226,6 +228,9 @@ class Loop:
         if self.keep_hidden:
             self.hidden.append(self._everyone(hidden_bWD))
         self.last_bD = hidden_bWD[self.to_device(np.arange(len(take_b))), self.to_device(np.maximum(take_b - 1, 0))]
+        if self.slots_fed is not None:
+            self.slots_fed.passed(hidden_bWD)
+            self.slots_fed = None
         self._trail(hidden_bWD, take_b)
         self.cost.passes += 1
         self.cost.positions += int((take_b + more_b).sum())
@@ -244,8 +249,9 @@ class Loop:
         embeds_bWD = table_bTD.gather(1, self.to_device(place_bW)[:, :, None].expand(-1, -1, table_bTD.shape[2]))
         thinks_b = (self.cursor_b >= self.start_b) & (self.cursor_b < self.end_b) & (take_b > 0)
         speaks_b = (self.cursor_b >= self.batch.lengths_B[self.index_b]) & (take_b > 0)
-        if isinstance(self.source, Jacobi) and thinks_b.any():
-            embeds_bWD, thinks_b = fill(self, self.source, thinks_b, embeds_bWD), thinks_b & False
+        if isinstance(self.source, Iterated) and thinks_b.any():
+            self.slots_fed = Slots(self, self.source, thinks_b)
+            embeds_bWD, thinks_b = self.slots_fed.fill(embeds_bWD), thinks_b & False
         first_bD = embeds_bWD[:, 0]
         if len(now_N := np.flatnonzero(thinks_b)) and self.last_bD is not None:
             latent_ND = self._latents(self.last_bD[self.to_device(now_N)], now_N, (self.cursor_b - self.start_b)[now_N])
@@ -392,6 +398,7 @@ class Loop:
         trace = Trace(
             latents_BKD=latents_BKD,
             states_BKD=states_BKD,
+            rounds=tuple(self.rounds),
             counts_B=made_B,
             starts_B=batch.starts_B,
             hidden_BSD=hidden_BSD,

@@ -1,12 +1,19 @@
-"""All latents at once: T parallel passes over every slot in place of K passes, one per latent (PCCoT, arXiv 2506.18582).
+"""All latents at once: passes over every slot in place of a pass per latent.
 
-Thinking is the recurrence z[0] = f(h[-1]), z[k+1] = f(h[k]), where h[k] is the state at slot k given all slots up to it.
-Computed in order, it takes one pass per latent. By Jacobi iteration, every pass feeds the current values of all latents and
-recomputes all of them. Slots start with the embedding of their own token. Slot k is exact after k passes, so T >= K passes
-give the sequential latents, and fewer give an approximation that a model can be trained with. The last of the T passes also
-feeds the text after the latents; the earlier ones are made here and leave nothing in the cache.
+Two kinds of sources ask for it (`core/loop/sources.py:Iterated`). In either case slots start with the embedding of their own
+token, the last pass also feeds the text after the latents, and the earlier passes are made here and leave nothing in the
+cache.
 
-Shapes: b rows still running, K slots of the row with most, J = K - 1, N latents made, D width.
+`Jacobi` (PCCoT, arXiv 2506.18582): thinking is the recurrence z[0] = f(h[-1]), z[k+1] = f(h[k]), where h[k] is the state at
+slot k given all slots up to it. Computed in order, it takes one pass per latent. By Jacobi iteration, every pass feeds the
+current values of all latents and recomputes all of them. Slot k is exact after k passes, so T >= K passes give the sequential
+latents, and fewer give an approximation that a model can be trained with.
+
+`Looped` (LOTUS, arXiv 2606.31779): z[k] = f(h[k]), from the same slot in the pass before. Rows with fewer slots make fewer
+passes, and wait in the others.
+
+Shapes: b rows still running, K slots of the row with most, W columns of a pass, N latents in all, M of them made in a pass, D
+width.
 """
 
 from __future__ import annotations
@@ -20,7 +27,7 @@ from torch import Tensor
 
 from unspoken.core.fast.unpadded import PassCache, Unpadded
 from unspoken.core.loop.layers import LayerWatch, watching
-from unspoken.core.loop.sources import Jacobi
+from unspoken.core.loop.sources import Iterated
 from unspoken.core.loop.speech import Speech
 from unspoken.core.loop.trace import Cost
 from unspoken.core.rows.batch import Batch
@@ -28,13 +35,14 @@ from unspoken.core.rows.protocol import CausalLM
 
 
 class Underway(Protocol):
-    """What the parallel passes read of a `Loop` between two of its passes, and add to."""
+    """What the passes read of a `Loop` between two of its passes, and add to."""
 
     backbone: CausalLM
     batch: Batch
     cache: Any
     speech: Speech
     cost: Cost
+    keep_hidden: bool
     start_b: np.ndarray
     end_b: np.ndarray
     index_b: np.ndarray
@@ -45,82 +53,117 @@ class Underway(Protocol):
     latents: list[Tensor]
     states: list[Tensor]
     places: list[tuple[np.ndarray, np.ndarray]]
+    rounds: list[Tensor]
 
     def to_device(self, array: np.ndarray) -> Tensor: ...
 
 
-def fill(loop: Underway, source: Jacobi, thinks_b: np.ndarray, embeds_bWD: Tensor) -> Tensor:
-    """Put the latents made by the earlier passes into the first columns of the last pass."""
-    latent_ND, rows_N, number_N = refine(loop, source, thinks_b)
-    b, W, D = embeds_bWD.shape
-    flat = embeds_bWD.reshape(b * W, D).index_copy(0, loop.to_device(rows_N * W + number_N), latent_ND.to(embeds_bWD.dtype))
-    return flat.view(b, W, D)
-
-
-def refine(loop: Underway, source: Jacobi, thinks_b: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """The latents of rows that have reached their first slot, after all passes but the last.
+class Slots:
+    """The slots of the rows that have reached their first one, and what they hold.
 
     Args:
         loop: the batch being forwarded; its cache is read and left unchanged.
-        source: makes the latents and holds the number of passes.
+        source: makes the latents and says in how many passes.
         thinks_b: which rows.
 
-    Returns:
-        latent_ND; per latent, its row (as a number among the running rows) and its number in the row.
+    Attributes:
+        latents_bKD: what the slots hold now.
+        rows_N, number_N: per latent, its row (as a number among the running rows) and its number in the row.
     """
-    count_b = np.where(thinks_b, loop.end_b - loop.start_b, 0)
-    K = int(count_b.max())
-    slot_bK = np.arange(K)[None, :] < count_b[:, None]
-    place_bK = np.where(slot_bK, loop.start_b[:, None] + np.arange(K)[None, :], 0)
-    rows_N, number_N = np.nonzero(slot_bK)
-    first_N, later_N = np.flatnonzero(number_N == 0), np.flatnonzero(number_N > 0)
-    flat_N = rows_N * K + number_N
-    assert loop.last_bD is not None
-    D = loop.last_bD.shape[1]
 
-    def make(states_bKD: Tensor, which: np.ndarray, into_bKD: Tensor) -> Tensor:
+    def __init__(self, loop: Underway, source: Iterated, thinks_b: np.ndarray) -> None:
+        assert loop.last_bD is not None
+        self.loop, self.source = loop, source
+        self.count_b = np.where(thinks_b, loop.end_b - loop.start_b, 0)
+        K = int(self.count_b.max())
+        self.slot_bK = np.arange(K)[None, :] < self.count_b[:, None]
+        self.place_bK = np.where(self.slot_bK, loop.start_b[:, None] + np.arange(K)[None, :], 0)
+        self.rows_N, self.number_N = np.nonzero(self.slot_bK)
+        self.before_b1D = loop.last_bD[:, None]
+        index_bK = loop.to_device(self.place_bK)[:, :, None]
+        self.latents_bKD = self.tokens_bKD = loop.embeds_bTD.gather(1, index_bK.expand(-1, -1, loop.last_bD.shape[1]))
+
+    def fill(self, embeds_bWD: Tensor) -> Tensor:
+        """Make every pass but the last; put the latents into the first columns of the last one."""
+        before_bKD = self._in_loops() if self.source.own_slot else self._shifted()
+        self.loop.latents.append(self._at_slots(self.latents_bKD))
+        self.loop.places.append((self.loop.index_b[self.rows_N], self.number_N))
+        if before_bKD is not None:
+            self.loop.states.append(self._at_slots(before_bKD))
+        b, W, D = embeds_bWD.shape
+        index = self.loop.to_device(self.rows_N * W + self.number_N)
+        latent_ND = self.loop.latents[-1].to(embeds_bWD.dtype)
+        return embeds_bWD.reshape(b * W, D).index_copy(0, index, latent_ND).view(b, W, D)
+
+    def passed(self, hidden_bWD: Tensor) -> None:
+        """Take the states of the last pass: where latents come from their own slots, no pass before has the states that
+        the text after them was written with."""
+        if self.source.own_slot:
+            K = self.slot_bK.shape[1]
+            self.loop.states.append(self._at_slots(torch.cat([self.before_b1D, hidden_bWD[:, : K - 1]], dim=1)))
+
+    def _shifted(self) -> Tensor:
+        """A latent from the state before its slot; returns these states."""
+        K = self.slot_bK.shape[1]
+        first_N, later_N = np.flatnonzero(self.number_N == 0), np.flatnonzero(self.number_N > 0)
+        states_bKD = torch.cat([self.before_b1D, self.before_b1D.new_zeros(len(self.count_b), K - 1, self.D)], dim=1)
+        first_bKD = self._make(states_bKD, first_N, self.tokens_bKD)  # the first latent is exact from the start
+        self.latents_bKD = first_bKD
+        for _ in range(self.source.passes_for(K) - 1):
+            # The last slot's state makes no latent.
+            hidden_bJD = self._pass(self.latents_bKD[:, :-1], self.slot_bK[:, 1:], self.place_bK[:, :-1])
+            states_bKD = torch.cat([self.before_b1D, hidden_bJD], dim=1)
+            self.latents_bKD = self._make(states_bKD, later_N, first_bKD)
+        return states_bKD
+
+    def _in_loops(self) -> None:
+        """A latent from the state at its own slot."""
+        loops_b = np.array([self.source.passes_for(int(count)) - 1 if count else 0 for count in self.count_b])
+        for loop in range(int(loops_b.max())):
+            going_b = loops_b > loop
+            hidden_bKD = self._pass(self.latents_bKD, self.slot_bK & going_b[:, None], self.place_bK)
+            if self.loop.keep_hidden:
+                self.loop.rounds.append(torch.cat([self.before_b1D, hidden_bKD[:, :-1]], dim=1))
+            self.latents_bKD = self._make(hidden_bKD, np.flatnonzero(going_b[self.rows_N]), self.latents_bKD)
+
+    @property
+    def D(self) -> int:
+        """Width."""
+        return self.tokens_bKD.shape[2]
+
+    def _at_slots(self, vectors_bKD: Tensor) -> Tensor:
+        """Vectors [N, D] of the latents that there are."""
+        index = self.loop.to_device(self.rows_N * self.slot_bK.shape[1] + self.number_N)
+        return vectors_bKD.reshape(-1, self.D).index_select(0, index)
+
+    def _make(self, states_bKD: Tensor, which_M: np.ndarray, into_bKD: Tensor) -> Tensor:
         """Put the latents made from some of the states where they belong; entry k of the states makes latent k."""
-        index = loop.to_device(flat_N[which])
-        state_MD = states_bKD.reshape(-1, D).index_select(0, index)
-        latent_MD = source.next(state_MD, loop.index_b[rows_N[which]], number_N[which])
-        return into_bKD.reshape(-1, D).index_copy(0, index, latent_MD.to(into_bKD.dtype)).view(into_bKD.shape)
+        rows_M, number_M = self.rows_N[which_M], self.number_N[which_M]
+        index = self.loop.to_device(rows_M * self.slot_bK.shape[1] + number_M)
+        state_MD = states_bKD.reshape(-1, self.D).index_select(0, index)
+        latent_MD = self.source.next(state_MD, self.loop.index_b[rows_M], number_M)
+        return into_bKD.reshape(-1, self.D).index_copy(0, index, latent_MD.to(into_bKD.dtype)).view(into_bKD.shape)
 
-    before_b1D = loop.last_bD[:, None]
-    states_bKD = torch.cat([before_b1D, before_b1D.new_zeros(len(count_b), K - 1, D)], dim=1)
-    slots_bKD = loop.embeds_bTD.gather(1, loop.to_device(place_bK)[:, :, None].expand(-1, -1, D))
-    slots_bKD = latents_bKD = make(states_bKD, first_N, slots_bKD)  # the first latent is exact from the start
-    for _ in range(min(source.passes, K) - 1):
-        # The last slot's state makes no latent.
-        hidden_bJD = _pass(loop, latents_bKD[:, :-1], slot_bK[:, 1:], place_bK[:, :-1])
-        states_bKD = torch.cat([before_b1D, hidden_bJD], dim=1)
-        latents_bKD = make(states_bKD, later_N, slots_bKD)
-    index = loop.to_device(flat_N)
-    latent_ND = latents_bKD.reshape(-1, D).index_select(0, index)
-    loop.latents.append(latent_ND)
-    loop.states.append(states_bKD.reshape(-1, D).index_select(0, index))
-    loop.places.append((loop.index_b[rows_N], number_N))
-    return latent_ND, rows_N, number_N
-
-
-def _pass(loop: Underway, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.ndarray) -> Tensor:
-    """States at the slots, given their current values."""
-    mask_bS = np.concatenate([loop.mask_bS, real_bJ], axis=1)
-    whole = mask_bS.all() and not loop.batch.gap_B.any()
-    with watching(loop.watch, loop.index_b, np.where(real_bJ, place_bJ, -1)):
-        hidden_bJD = loop.backbone.step(
-            embeds_bJD,
-            positions_BT=loop.to_device(loop.batch.position_ids(np.where(real_bJ, place_bJ, 0), loop.index_b)),
-            mask=None if whole else loop.to_device(mask_bS).long(),
-            cache=fork(loop.cache),
-            real=real_bJ if isinstance(loop.cache, Unpadded) else None,
-        )
-    took_b = real_bJ.sum(axis=1)
-    loop.cost.passes += 1
-    loop.cost.positions += int(took_b.sum())
-    loop.cost.slots += real_bJ.size
-    loop.speech.passes_B[loop.index_b] += took_b > 0
-    loop.speech.positions_B[loop.index_b] += took_b
-    return hidden_bJD
+    def _pass(self, embeds_bJD: Tensor, real_bJ: np.ndarray, place_bJ: np.ndarray) -> Tensor:
+        """States at the slots, given their current values."""
+        loop = self.loop
+        mask_bS = np.concatenate([loop.mask_bS, real_bJ], axis=1)
+        whole = mask_bS.all() and not loop.batch.gap_B.any()
+        with watching(loop.watch, loop.index_b, np.where(real_bJ, place_bJ, -1)):
+            hidden_bJD = loop.backbone.step(
+                embeds_bJD,
+                positions_BT=loop.to_device(loop.batch.position_ids(np.where(real_bJ, place_bJ, 0), loop.index_b)),
+                mask=None if whole else loop.to_device(mask_bS).long(),
+                cache=fork(loop.cache),
+                real=real_bJ if isinstance(loop.cache, Unpadded) else None,
+            )
+        took_b = real_bJ.sum(axis=1)
+        loop.cost.passes += 1
+        loop.cost.positions += int(took_b.sum())
+        loop.cost.slots += real_bJ.size
+        loop.speech.passes_B[loop.index_b] += took_b > 0
+        loop.speech.positions_B[loop.index_b] += took_b
+        return hidden_bJD
 
 
 def fork(cache: PassCache) -> Any:

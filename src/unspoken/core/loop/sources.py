@@ -1,5 +1,5 @@
-"""Where latents come from: a `Source` makes the next one from the last state; `PrecomputedThoughts` has all of them
-beforehand.
+"""Where latents come from: a `Source` makes the next one from the last state; an `Iterated` one makes all of them at once,
+in several passes; `PrecomputedThoughts` has all of them beforehand.
 
 The loop asks a source for the next latents of the rows that think in this pass. Precomputed thoughts are put into the slots
 of the prompt, which is then read like text.
@@ -9,8 +9,9 @@ Shapes: B rows, N rows that think now (or latents to edit), K latents of the row
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -85,8 +86,39 @@ class Recurrence:
         return hidden_ND if self.transform is None else self.transform(hidden_ND)
 
 
-class Jacobi:
-    """A source whose latents are made by parallel passes instead of one after the other (`core/loop/parallel.py`).
+class Iterated(ABC):
+    """A source that makes all latents of a row at once, again in every pass over their slots (`core/loop/parallel.py`).
+
+    Slots start with the embedding of their own token.
+
+    Attributes:
+        own_slot: a latent is made from the state at its own slot in the pass before; False: from the state at the position
+            before, as a latent made in turn is.
+
+    Args:
+        inner: what makes a latent from a state.
+    """
+
+    own_slot: ClassVar[bool]
+
+    def __init__(self, inner: Source) -> None:
+        self.inner = inner
+
+    @abstractmethod
+    def passes_for(self, latents: int) -> int:
+        """Passes over the slots of a row with this many latents, 1 or more; the last one also feeds the text after them."""
+
+    @abstractmethod
+    def around(self, inner: Source) -> Iterated:
+        """The same passes with other latents."""
+
+    def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        """See `Source.next`; called once per pass for all latents that change in it."""
+        return self.inner.next(hidden_ND, rows_N, index_N)
+
+
+class Jacobi(Iterated):
+    """Latents that are usually made one after the other, made in a fixed number of parallel passes (PCCoT).
 
     Args:
         inner: what makes a latent from the state before its slot.
@@ -96,33 +128,65 @@ class Jacobi:
         ConfigError: fewer than one pass.
     """
 
+    own_slot = False
+
     def __init__(self, inner: Source, passes: int) -> None:
         if passes < 1:
             raise ConfigError(f"parallel passes over the latents must be 1 or more, got {passes}; null: in turn")
-        self.inner = inner
+        super().__init__(inner)
         self.passes = passes
 
-    def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
-        """See `Source.next`; called once per pass for all latents but a row's first."""
-        return self.inner.next(hidden_ND, rows_N, index_N)
+    def passes_for(self, latents: int) -> int:
+        """As many as were asked for; after one pass per latent all are exact."""
+        return min(self.passes, latents)
+
+    def around(self, inner: Source) -> Jacobi:
+        """See `Iterated.around`."""
+        return Jacobi(inner, self.passes)
+
+
+class Looped(Iterated):
+    """Slots that are looped over: each is fed again with the state at the same slot in the pass before (LOTUS).
+
+    Args:
+        inner: what makes the slot's next input from the state at it.
+        block: slots per loop: a row's slots are looped over once for each block of so many, after a first pass.
+    """
+
+    own_slot = True
+
+    def __init__(self, inner: Source, block: int) -> None:
+        super().__init__(inner)
+        self.block = block
+
+    def passes_for(self, latents: int) -> int:
+        """The first pass, and a loop for every block."""
+        return 1 + -(-latents // self.block)
+
+    def around(self, inner: Source) -> Looped:
+        """See `Iterated.around`."""
+        return Looped(inner, self.block)
 
 
 def parallel(source: Source | PrecomputedThoughts | None, passes: int | None) -> Source | PrecomputedThoughts | None:
     """The source with its latents made in this many parallel passes; None leaves it as it is.
 
     Raises:
-        ConfigError: its latents are not recurrent.
+        ConfigError: its latents are not recurrent, or have passes of their own.
     """
     if passes is None:
         return source
     if source is None or isinstance(source, PrecomputedThoughts):
         raise ConfigError("parallel passes are for latents that are made one from the other; here all are known before")
+    if isinstance(source, Looped):
+        raise ConfigError("parallel passes are for latents that are made one from the other; here all are made in loops "
+                          "over their slots; leave thinking.parallel (--parallel) away")  # fmt: skip
     return Jacobi(source.inner if isinstance(source, Jacobi) else source, passes)
 
 
 def at_once(source: Source | None, passes: int | None) -> Source | None:
     """The source for a model set to this many parallel passes; a source with its own number keeps it."""
-    return source if source is None or passes is None or isinstance(source, Jacobi) else Jacobi(source, passes)
+    return source if source is None or passes is None or isinstance(source, Iterated) else Jacobi(source, passes)
 
 
 class SlotTokens:

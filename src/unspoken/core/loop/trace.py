@@ -42,7 +42,10 @@ class Trace:
     Attributes:
         latents_BKD: the vectors fed as latents, zero where a row has fewer than K; for rows with `Row.unfed_latent` also
             the one made after them, which is not fed.
-        states_BKD: the hidden state each latent was made from, before any projection; None for precomputed thoughts.
+        states_BKD: the hidden state at the position before each latent; None for precomputed thoughts. A recurrent latent is
+            made from it, before any projection; where latents are looped over, it is that of the last pass.
+        rounds: where latents are looped over (`core/loop/sources.py:Looped`) and hidden states are kept, the same states in
+            each pass before the last one, in order; a row that loops less often has its last pass before the others have.
         counts_B: latents per row.
         starts_B: position of each row's first latent inside the row.
         hidden_BSD: last-layer states of every forwarded column; None if the loop was not asked to keep them.
@@ -63,6 +66,7 @@ class Trace:
     cost: Cost = field(default_factory=Cost)
     captured_LBD: Tensor | None = None
     branch: Trace | None = None
+    rounds: tuple[Tensor, ...] = ()
 
     def __repr__(self) -> str:
         B, K, D = self.latents_BKD.shape
@@ -85,6 +89,7 @@ class Trace:
             one,
             latents_BKD=one.latents_BKD[:, :n],
             states_BKD=None if one.states_BKD is None else one.states_BKD[:, :n],
+            rounds=tuple(states_BKD[:, :n] for states_BKD in one.rounds),
             branch=None if self.branch is None else self.branch.row(index),
         )
 
@@ -97,6 +102,7 @@ class Trace:
             self,
             latents_BKD=self.latents_BKD[part],
             states_BKD=None if self.states_BKD is None else self.states_BKD[part],
+            rounds=tuple(states_BKD[part] for states_BKD in self.rounds),
             counts_B=self.counts_B[part],
             starts_B=self.starts_B[part],
             hidden_BSD=None if self.hidden_BSD is None else self.hidden_BSD[part],
