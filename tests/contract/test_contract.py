@@ -19,7 +19,7 @@ from unspoken.core.loop.edits import edited
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import Loop
 from unspoken.core.loop.sampling import SamplingParams
-from unspoken.core.loop.sources import PrecomputedThoughts
+from unspoken.core.loop.sources import Iterated, PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, LatentKey, Row
@@ -101,13 +101,18 @@ def test_a_row_in_a_batch_answers_as_the_row_alone(method: Any, speaking: Sampli
 
 
 def test_positions_and_passes_are_minimal(method: Any):
-    """Nothing is forwarded twice: a pass per latent and per token, the last token is never fed."""
-    rows = prompts(method)
-    thinks = recurrent(method)
-    for row, answer in zip(rows, generate(method.backbone, rows, method.source(), GREEDY), strict=True):
+    """Nothing is forwarded twice, but slots that are looped over: a pass per latent, or as many as the source says, and one
+    per token; the last token is never fed."""
+    rows, source = prompts(method), method.source()
+    for row, answer in zip(rows, generate(method.backbone, rows, source, GREEDY), strict=True):
+        passes = row.latents if recurrent(method) else 0
+        again = 0
+        if isinstance(source, Iterated) and row.latents:
+            passes = source.passes_for(row.latents)
+            again = (passes - 1) * row.latents
         assert answer.latents == row.latents
-        assert answer.positions == len(row.ids) + len(answer.tokens) - 1
-        assert answer.passes == (row.latents if thinks else 0) + len(answer.tokens)
+        assert answer.positions == len(row.ids) + again + len(answer.tokens) - 1
+        assert answer.passes == passes + len(answer.tokens)
 
 
 def test_cached_equals_uncached(method: Any):
@@ -200,8 +205,9 @@ def test_gradient_reaches_the_first_latent(method: Any, monkeypatch: pytest.Monk
     source = method.source()
     monkeypatch.setattr(method.at_inference, "source", lambda: edited(source, watch, collate(rows).keys()))
     loss_and_gradients(method, rows, method.counts(collate(rows)))
-    at_once = source.chains * sum(row.latents for row in rows) if isinstance(source, PrecomputedThoughts) else len(rows)
-    assert made[0].shape[0] == at_once
+    slots = sum(row.latents for row in rows)
+    at_once = slots if isinstance(source, Iterated) else len(rows)
+    assert made[0].shape[0] == (source.chains * slots if isinstance(source, PrecomputedThoughts) else at_once)
     for latent in made:
         assert latent.grad is not None
         assert latent.grad.any(dim=1).all()

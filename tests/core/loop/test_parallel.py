@@ -15,7 +15,7 @@ from unspoken.core.loop.edits import Edited, edited
 from unspoken.core.loop.generate import generate
 from unspoken.core.loop.loop import Loop, unroll
 from unspoken.core.loop.sampling import SamplingParams
-from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Recurrence, parallel
+from unspoken.core.loop.sources import Jacobi, Looped, PrecomputedThoughts, Recurrence, at_once, parallel
 from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.errors import ConfigError
@@ -191,3 +191,53 @@ def test_a_model_can_be_told_how_many_passes_to_think_in():
     pause.parallel = 2
     with pytest.raises(ConfigError, match="are known before"):
         pause.answer(asked)
+
+
+def test_slots_that_are_looped_over_are_fed_their_own_states():
+    """Each loop by hand, one row at a time, without a cache; rows with 0 to 7 slots and up to three loops in one batch."""
+    backbone, rows, source = backbones.backbone("llama"), rows_of([0, 3, 7, 4, 1]), Looped(Recurrence(), 3)
+    with torch.no_grad():
+        trace = unroll(backbone, collate(rows), source)
+        for b, row in enumerate(rows):
+            loops = source.passes_for(row.latents) - 1 if row.latents else 0
+            assert loops == -(-row.latents // 3)
+            embeds = backbone.embed(torch.tensor(row.ids)).clone()
+            slots, at = slice(row.start, row.start + row.latents), torch.arange(len(row.ids))[None]
+            for number in range(loops):
+                hidden = backbone.step(embeds[None], positions_BT=at)[0]
+                before = hidden[row.start - 1 : row.start - 1 + row.latents]
+                torch.testing.assert_close(trace.rounds[number][b, : row.latents], before, rtol=1e-4, atol=1e-4)
+                embeds[slots] = hidden[slots]
+            torch.testing.assert_close(trace.row(b).latents_BKD[0], embeds[slots], rtol=1e-4, atol=1e-4)
+            hidden = backbone.step(embeds[None], positions_BT=at)[0]
+            got = trace.hidden_at(np.full(len(row.ids), b), np.arange(len(row.ids)))
+            torch.testing.assert_close(got, hidden, rtol=1e-4, atol=1e-4)
+            assert len(trace.row(b).rounds) == 3
+    positions = sum(len(row.ids) for row in rows) + 3 * 1 + 7 * 3 + 4 * 2 + 1 * 1
+    assert (trace.cost.passes, trace.cost.positions) == (1 + 3 + 1, positions)
+
+
+@pytest.mark.parametrize("family", backbones.ARCHS)
+def test_looped_slots_speak_alone_as_in_a_batch(family: str):
+    backbone, rows, source = backbones.backbone(family), rows_of([0, 3, 7, 4, 1]), Looped(Recurrence(), 3)
+    together = generate(backbone, rows, source, SAMPLED)
+    alone = generate(backbone, rows, source, SAMPLED, batch_size=1)
+    for row, a, b in zip(rows, together, alone, strict=True):
+        assert (a.tokens, a.passes, a.positions) == (b.tokens, b.passes, b.positions)
+        assert a.passes == -(-row.latents // 3) + (row.latents > 0) + len(a.tokens)
+
+
+def test_looped_slots_have_passes_of_their_own():
+    """Neither an edit nor a model that is told to think in parallel changes how often they are looped over."""
+    source = Looped(Recurrence(), 3)
+    assert at_once(source, 2) is source
+    with pytest.raises(ConfigError, match="in loops"):
+        parallel(source, 2)
+    assert parallel(source, None) is source
+    other = edited(source, lambda latents, *_: latents * 0, [("row 0", 0)])
+    assert isinstance(other, Looped)
+    assert other.passes_for(7) == 4
+    backbone, rows = backbones.backbone("llama"), rows_of([4])
+    with torch.no_grad():
+        made = unroll(backbone, collate(rows), other).latents_BKD
+    assert not made.any()

@@ -97,7 +97,7 @@ class StepDecoder(nn.Module):
             self.lm = _first_layers(backbone, config.layers)
         else:
             other = load_backbone(BackboneConfig(path=config.path), fits=False)
-            _check_vocabulary(backbone, other, str(config.path))
+            check_vocabulary(backbone, other, f"step decoder {config.path!r}")
             self.lm = other.lm
         self.lm.requires_grad_(True)
         ways_of(self.lm)
@@ -233,11 +233,18 @@ class StepDecoder(nn.Module):
         return [self._base.decode(tokens).strip() for tokens in self.speak(latents_MCD, max_tokens)]
 
 
-def _check_vocabulary(base: Backbone, other: Backbone, path: str) -> None:
-    """Check that both vocabularies agree where they overlap, since the decoder writes with the base's tokens."""
+def check_vocabulary(base: Backbone, other: Backbone, what: str) -> None:
+    """Check that another model has the base's tokens, as far as it has them, since it reads or writes the same ids.
+
+    Args:
+        what: the other model, for the message.
+
+    Raises:
+        ConfigError: it has another tokenizer.
+    """
     mine, theirs = base.tokenizer.get_vocab(), other.tokenizer.get_vocab()
     if differ := [token for token, number in theirs.items() if mine.get(token) != number]:
         raise ConfigError(
-            f"step decoder {path!r} has another tokenizer than the base model: {len(differ)} of {len(theirs)} tokens "
+            f"{what} has another tokenizer than the base model: {len(differ)} of {len(theirs)} tokens "
             f"differ (first: {differ[0]!r}); take a model of the same family"
         )

@@ -6,14 +6,14 @@ cache.
 
 `Jacobi` (PCCoT, arXiv 2506.18582): thinking is the recurrence z[0] = f(h[-1]), z[k+1] = f(h[k]), where h[k] is the state at
 slot k given all slots up to it. Computed in order, it takes one pass per latent. By Jacobi iteration, every pass feeds the
-current values of all latents and recomputes all of them. Slot k is exact after k passes, so T >= K passes give the sequential
-latents, and fewer give an approximation that a model can be trained with.
+current values of all latents and recomputes all of them. Slot k is exact after k passes, so T >= K passes give the
+sequential latents, and fewer give an approximation that a model can be trained with.
 
 `Looped` (LOTUS, arXiv 2606.31779): z[k] = f(h[k]), from the same slot in the pass before. Rows with fewer slots make fewer
 passes, and wait in the others.
 
-Shapes: b rows still running, K slots of the row with most, W columns of a pass, N latents in all, M of them made in a pass, D
-width.
+Shapes: b rows still running, K slots of the row with most, W columns of a pass, N latents in all, M of them made in a pass,
+D width.
 """
 
 from __future__ import annotations
