@@ -49,6 +49,10 @@ def _codi(**more: Any) -> dict[str, Any]:
     return {"name": "codi", "latents": 4, **more}
 
 
+def _lotus(**more: Any) -> dict[str, Any]:
+    return {"name": "lotus", "latents_per_step": 3, "max_stage": 3, **more}
+
+
 def _pause(**more: Any) -> dict[str, Any]:
     return {"name": "pause", "marker_init": "pens", **more}
 
@@ -63,6 +67,9 @@ def _sim_cot(**more: Any) -> dict[str, Any]:
 
 LORA = {"lora": {"r": 4, "alpha": 8.0}}
 """An assistant of another family, with adapters that train."""
+
+TEACHER = "teacher"
+"""Stands for a model of the base model's family, with its tokenizer."""
 
 ANOTHER = "another"
 """Stands for an assistant of another family than the base model's."""
@@ -95,6 +102,10 @@ CASES = {
     "coconut pause": Case(_coconut(thoughts="pause")),
     "coconut mixing": Case(_coconut(mixing="proportional", latents_per_step=3)),
     "coconut lora": Case(_coconut(), lora=True),
+    "lotus": Case(_lotus()),
+    "lotus each": Case(_lotus(supervise="each", injection="replace")),
+    "distill lotus": Case({"name": "distill", "inner": _lotus(), "teacher": TEACHER}),
+    "sim_cot lotus lora": Case(_sim_cot(inner=_lotus()), lora=True),
     "sim_cot": Case(_sim_cot()),
     "sim_cot layers": Case(_sim_cot(decoder={"kind": "layers", "layers": 1, "embeddings": "own"}, surplus="spread")),
     "sim_cot token": Case(_sim_cot(normalisation="token", missing="visible", weight=0.5)),
@@ -169,6 +180,7 @@ def settings(name: str, family: str = "llama") -> dict[str, Any]:
 
     def filled(data: dict[str, Any]) -> dict[str, Any]:
         return {key: _assistant(family, value) if key == "assistant" and isinstance(value, (str, dict))
+                else backbones.settings(family) if value == TEACHER
                 else filled(value) if isinstance(value, dict) and key != "texts" else value
                 for key, value in data.items()}  # fmt: skip
 

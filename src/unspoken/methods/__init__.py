@@ -16,6 +16,8 @@ METHODS = {
     "cot": "unspoken.methods.cot:Cot",
     "coconut": "unspoken.methods.coconut:Coconut",
     "codi": "unspoken.methods.codi:Codi",
+    "distill": "unspoken.methods.distill:Distill",
+    "lotus": "unspoken.methods.lotus:Lotus",
     "icot_si": "unspoken.methods.icot_si:IcotSi",
     "pause": "unspoken.methods.pause:Pause",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",

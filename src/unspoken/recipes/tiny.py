@@ -24,7 +24,9 @@ from unspoken.methods.base import replace_innermost
 from unspoken.methods.coconut import CoconutConfig
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.cot import CotConfig
+from unspoken.methods.distill import DistillConfig
 from unspoken.methods.icot_si import IcotSiConfig
+from unspoken.methods.lotus import LotusConfig
 from unspoken.methods.pause import PauseConfig
 from unspoken.methods.semcot import SemCotConfig
 from unspoken.methods.semcot_generator import SemCotGeneratorConfig
@@ -129,6 +131,28 @@ def coconut_collapse() -> RunConfig:
     return replace(base, method=method, train=train)
 
 
+STEP_TOKENS = 8  # << a + b = c >> and a line break: every number and sign is a token
+
+
+def lotus() -> RunConfig:
+    """LOTUS: a block of slots per step, as many as it has tokens; a step more becomes a block at each stage, over 40% of
+    the run."""
+    return _run(
+        LotusConfig(
+            latents_per_step=STEP_TOKENS,
+            max_stage=STEPS,
+            first_stage=1,  # the start writes all steps already
+            epochs_per_stage=_stage_epochs(_TRAIN, STEPS - 1, 0.4),
+        )
+    )
+
+
+def lotus_codi() -> RunConfig:
+    """LOTUS + CODI: the start, which writes its steps, is also the teacher."""
+    base = lotus()
+    return replace(base, method=DistillConfig(inner=base.method, teacher=BackboneConfig(path=START)))
+
+
 def pause_as_thought() -> RunConfig:
     """Coconut's rows and curriculum with learned tokens in the slots: what the latents themselves are worth."""
     base = coconut()
@@ -140,7 +164,7 @@ def pause() -> RunConfig:
     return replace(no_cot(), method=PauseConfig(pauses=STEPS))
 
 
-CHAIN_TOKENS = 8 * STEPS  # << a + b = c >> and a line break: every number and sign is a token
+CHAIN_TOKENS = STEP_TOKENS * STEPS
 
 
 def icot_si() -> RunConfig:
