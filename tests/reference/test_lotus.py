@@ -4,6 +4,7 @@ every loop, logits, losses, gradients, one step, greedy text."""
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,10 +149,10 @@ def test_gradients(name: str):
         cases.same_gradient(key, got[ids], tensors[f"grad{kind}/{key}"])
 
 
-def compared(name: str) -> list[tuple[str, object, str]]:
+def compared(name: str) -> list[tuple[str, Any, str]]:
     """(parameter, rows, "" or "_rows") of which the fixtures keep gradients and values after a step."""
     case = cases.load(name)
-    found: list[tuple[str, object, str]] = [
+    found: list[tuple[str, Any, str]] = [
         (key.removeprefix("grad/"), ..., "") for key in case.tensors if key.startswith("grad/")
     ]
     for key in (key.removeprefix("grad_rows/") for key in case.tensors if key.startswith("grad_rows/")):
