@@ -6,8 +6,9 @@ packed without padding (`core/engine/kv_slots.py`): a prompt, or a chunk of it s
 requests; one latent; the last latent with the given text after it; or one chosen token.
 
 A prefix common to all prompts (few-shot examples, a chat's instruction) is read once in a pass of its own and stays in the
-slots. Text that answers are expected to begin with can be fed speculatively with the end of the prompt: tokens that the
-model would have chosen are kept, and the rest is dropped (`Request.expected`).
+slots; a prompt that another request has read is copied from its slot (`core/engine/prompt_sharing.py`). Text that answers
+are expected to begin with can be fed speculatively with the end of the prompt: tokens that the model would have chosen are
+kept, and the rest is dropped (`Request.expected`).
 
 Shapes: N packed columns of a pass, n rows in a pass, D width, K latents.
 """
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from unspoken.core.engine.cuda_graphs import acquire_slots
 from unspoken.core.engine.kv_slots import Segment
+from unspoken.core.engine.prompt_sharing import SHORTEST_PREFIX, share_prompts
 from unspoken.core.engine.requests import ActiveRequest, Request, TokenLogprobs, common_prefix
 from unspoken.core.engine.stopping import StopDecider
 from unspoken.core.engine.text_stream import TextStream
@@ -42,10 +44,6 @@ from unspoken.errors import OverloadError
 
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
-
-SHORTEST_PREFIX = 8
-"""A common prefix of at least this many tokens is read in a pass of its own; for shorter ones the pass costs more than it
-saves."""
 
 
 class Scheduler:
@@ -332,10 +330,11 @@ class Scheduler:
         chunk."""
         # Prompts are cut into chunks so that requests that think or speak do not wait long.
         takes, budget = {}, self.chunk if any(active.passes for active in self.running) else 4 * self.chunk
+        waiting = share_prompts(self.running, self.slots)
         for active in self.running:
             row = active.row
             active.speculated = ()
-            if active.error is not None:
+            if active.error is not None or active.slot in waiting:
                 takes[active.slot] = 0
                 continue
             if active.probing_stop:
