@@ -1,4 +1,4 @@
-"""One prompt asked several times at once, for several answers to it: one request reads it, the others copy what it has read."""
+"""One prompt asked several times at once, for several answers: one request reads it, the others copy what it has read."""
 
 from __future__ import annotations
 
