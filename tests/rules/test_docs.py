@@ -7,8 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
 import yaml
+from support.sources import over
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 120
@@ -61,12 +61,12 @@ def wide(page: Path) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@over(PAGES)
 def test_lines_are_short(page: Path):
     assert not wide(page), f"{name_of(page)}: lines of more than {WIDTH} characters: {wide(page)}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@over(PAGES)
 def test_links_lead_somewhere(page: Path):
     for number, line in prose(page):
         for target in LINK.findall(re.sub(r"`[^`]*`", "", line)):
@@ -94,7 +94,7 @@ def test_a_decision_has_a_number_of_its_own():
 HISTORY = ("LOG.md", "CHANGELOG.md", "docs/decisions/")
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if not name_of(p).startswith(HISTORY)], ids=name_of)
+@over(p for p in PAGES if not name_of(p).startswith(HISTORY))
 def test_modules_named_on_pages_exist(page: Path):
     """A path to a module is that of a file of the package or the repository. Records of the past may name what is gone."""
     for number, line in prose(page):

@@ -7,18 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.sources import over, tree_of
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "unspoken"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 METHODS = [p for p in MODULES if p.parent.name == "methods" and p.stem not in ("__init__", "base", "soft_prompt")]
 CARD = ("Paper", "Idea", "Row", "Trains", "Reference code", "Relations", "Departures")
 
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-
-
-def tree_of(path: Path) -> ast.Module:
-    """A module, parsed."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+every_module = over(MODULES)
 
 
 @every_module
@@ -56,7 +52,7 @@ def test_what_is_public_has_a_docstring(path: Path):
     assert not bare
 
 
-@pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
+@over(METHODS)
 def test_a_method_has_its_card(path: Path):
     card = ast.get_docstring(tree_of(path)) or ""
     places = [card.find(f"\n{heading}:") for heading in CARD]
@@ -64,7 +60,7 @@ def test_a_method_has_its_card(path: Path):
     assert places == sorted(places), "the card's headings stand in one order"
 
 
-@pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
+@over(METHODS)
 def test_a_method_file_is_about_250_lines(path: Path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
@@ -75,13 +71,13 @@ def test_folders_are_two_levels_deep_and_three_in_core_and_tasks():
         assert len(parts) <= (3 if parts[0] in ("core", "tasks") else 2), path
 
 
-@pytest.mark.parametrize("folder", sorted({p.parent for p in MODULES}), ids=lambda p: str(p.relative_to(PACKAGE)))
+@over(sorted({p.parent for p in MODULES}))
 def test_a_room_has_at_most_15_files(folder: Path):
     if folder.name not in ("cli", "methods"):
         assert len([p for p in folder.glob("*.py") if p.stem != "__init__"]) <= 15
 
 
-@pytest.mark.parametrize("folder", sorted({p.parent for p in MODULES}), ids=lambda p: str(p.relative_to(PACKAGE)))
+@over(sorted({p.parent for p in MODULES}))
 def test_a_room_says_what_it_is(folder: Path):
     assert len((ast.get_docstring(tree_of(folder / "__init__.py")) or "").split()) > 5
 
@@ -91,7 +87,7 @@ APART = ("contract", "reference", "rules", "e2e", "gpu", "examples", "docs")
 """Folders of tests that belong to no room."""
 
 
-@pytest.mark.parametrize("path", MIRRORED, ids=lambda p: str(p.relative_to(PACKAGE.parents[1] / "tests")))
+@over(MIRRORED)
 def test_tests_mirror_the_source(path: Path):
     """A test lies in the folder of the room that it is about."""
     where = path.parent.relative_to(PACKAGE.parents[1] / "tests")

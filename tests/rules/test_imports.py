@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from support.sources import over, tree_of
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 PACKAGE = SOURCE / "unspoken"
@@ -63,7 +63,7 @@ START_UP = ("cli",)
 RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
 CORE_RANK = {name: rank for rank, names in enumerate(CORE) for name in names}
 MODULES = sorted(PACKAGE.rglob("*.py"))
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+every_module = over(MODULES)
 
 
 def dotted(path: Path) -> str:
@@ -95,11 +95,6 @@ def names(tree: ast.AST, tables: bool = True) -> Iterator[str]:
             yield module_of(str(node.value).split(":")[0])
 
 
-def parsed(path: Path) -> ast.Module:
-    """A module's tree."""
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
 def room(name: str) -> str:
     """core, for unspoken.core.text.chat."""
     return (name.split(".") + ["__init__"])[1]
@@ -117,21 +112,19 @@ def test_rooms_import_one_way(path: Path):
     if room(mine) in FACES:
         return
     assert room(mine) in RANK, f"{room(mine)} is no room; add it to ROOMS here and to docs/design.md"
-    for theirs in names(parsed(path)):
+    for theirs in names(tree_of(path)):
         if room(theirs) in FACES or room(theirs) == room(mine):
             continue
         assert RANK[room(theirs)] < RANK[room(mine)], f"{mine} imports {theirs}: {room(theirs)} stands above {room(mine)}"
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in MODULES if room(dotted(p)) == "core"], ids=lambda p: str(p.relative_to(PACKAGE))
-)
+@over(p for p in MODULES if room(dotted(p)) == "core")
 def test_core_imports_one_way(path: Path):
     mine = core_room(dotted(path))
     if not mine:
         return
     assert mine in CORE_RANK, f"core/{mine} is no room of core; add it to CORE here and to docs/design.md"
-    for name in names(parsed(path)):
+    for name in names(tree_of(path)):
         theirs = core_room(name)
         if room(name) == "core" and theirs and theirs != mine:
             assert CORE_RANK[theirs] < CORE_RANK[mine] or CORE_RANK[theirs] == 0, (
@@ -141,7 +134,7 @@ def test_core_imports_one_way(path: Path):
 
 def test_no_circle_of_files():
     """Neither while modules are loaded nor through functions; what a table names is loaded when it is asked for."""
-    arrows = {name: {n for n in names(parsed(path), tables=False) if n != name} for name, path in FILES.items()}
+    arrows = {name: {n for n in names(tree_of(path), tables=False) if n != name} for name, path in FILES.items()}
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
@@ -164,7 +157,7 @@ def test_no_import_is_hidden_in_a_function(path: Path):
         return
     hidden = {
         name
-        for node in ast.walk(parsed(path))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         for inner in ast.walk(node)
         if isinstance(inner, (ast.Import, ast.ImportFrom))
@@ -173,13 +166,13 @@ def test_no_import_is_hidden_in_a_function(path: Path):
     assert hidden == HIDDEN.get(mine, set())
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room(dotted(p)) == "methods"], ids=lambda p: p.stem)
+@over(p for p in MODULES if room(dotted(p)) == "methods")
 def test_a_method_imports_no_other_method(path: Path):
     """One that wraps others makes them by name, from the table; what several papers share has a file without a card."""
     others = {f"unspoken.methods.{p.stem}" for p in MODULES if room(dotted(p)) == "methods"}
     others -= {"unspoken.methods.__init__", "unspoken.methods.base", "unspoken.methods.soft_prompt", dotted(path)}
     if path.stem != "__init__":
-        assert not set(names(parsed(path))) & others
+        assert not set(names(tree_of(path))) & others
 
 
 def test_method_names_stand_in_one_place():
@@ -190,7 +183,7 @@ def test_method_names_stand_in_one_place():
         if room(dotted(path)) in ("core", "runs", "training", "evaluation", "inspector", "causal", "exporters"):
             compared = {
                 leaf.value
-                for node in ast.walk(parsed(path))
+                for node in ast.walk(tree_of(path))
                 if isinstance(node, ast.Compare)
                 for leaf in ast.walk(node)
                 if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from support.sources import over, tree_of
 from torch import nn
 
 from unspoken.core.config import lookup
@@ -41,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
 def members(path: Path) -> set[str]:
     """Fields, methods and attributes of the classes in a file, private ones left out."""
     found: set[str] = set()
-    for kind in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)):
+    for kind in (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)):
         for node in ast.walk(kind):
             if isinstance(node, ast.FunctionDef) and node in kind.body:
                 found.add(node.name)
@@ -64,27 +65,32 @@ def reads(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, str(a.value)) for a in node.args if asks and isinstance(a, ast.Constant))
 
 
-PAPERS = set().union(*map(members, METHOD_FILES)) - set().union(*map(members, [*OTHERS, PACKAGE / "methods" / "base.py"]))
-"""What only papers' files have: a name that another class has too is the field's, or says something else."""
+@functools.cache
+def papers() -> set[str]:
+    """What only papers' files have: a name that another class has too is the field's, or says something else."""
+    others = map(members, [*OTHERS, PACKAGE / "methods" / "base.py"])
+    return set().union(*map(members, METHOD_FILES)).difference(*others)
 
-DECLARED = members(PACKAGE / "methods" / "base.py") | set(dir(nn.Module())) | {"name", "get"}
-"""What may be asked of any method or of its settings, which reports hold as a mapping."""
+
+@functools.cache
+def declared() -> set[str]:
+    """What may be asked of any method or of its settings, which reports hold as a mapping."""
+    return members(PACKAGE / "methods" / "base.py") | set(dir(nn.Module())) | {"name", "get"}
 
 
 def test_the_names_of_papers_are_found():
     """Each method has some, or the derivation is broken."""
-    assert {"epochs_per_stage", "pauses", "distill_weight", "remove_per_epoch", "base_trains", "align_weight"} <= PAPERS
+    assert {"epochs_per_stage", "pauses", "distill_weight", "remove_per_epoch", "base_trains", "align_weight"} <= papers()
     for place in METHODS.values():
         config = lookup({"it": place}, "it", "method").Config
         fields = {field.name for field in dataclasses.fields(config)}
         assert len(fields - {"name"}) > 0
 
 
-@pytest.mark.parametrize("path", OTHERS, ids=lambda path: str(path.relative_to(PACKAGE)))
+@over(OTHERS)
 def test_no_other_room_reads_a_papers_name(path: Path):
     allowed = ALLOWED.get(path.relative_to(PACKAGE).as_posix(), set())
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    odd = [(line, name) for line, name in reads(tree) if name in PAPERS - allowed]
+    odd = [(line, name) for line, name in reads(tree_of(path)) if name in papers() - allowed]
     assert not odd, f"ask what every method declares (methods/base.py) instead of {odd}"
 
 
@@ -93,11 +99,11 @@ def test_only_what_is_declared_is_asked_of_a_method():
     odd = []
     for path in OTHERS:
         where = path.relative_to(PACKAGE).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if not isinstance(node, ast.Attribute) or not isinstance(node.value, (ast.Name, ast.Attribute)):
                 continue
             of = ast.unparse(node.value).removesuffix(".config").rpartition(".")[2]
-            if of in ("method", "at_inference", "wrapped") and node.attr not in DECLARED | ALLOWED.get(where, set()):
+            if of in ("method", "at_inference", "wrapped") and node.attr not in declared() | ALLOWED.get(where, set()):
                 odd.append(f"{where}:{node.lineno}: {ast.unparse(node)}")
     assert not odd, "\n".join(odd)
 
@@ -113,5 +119,5 @@ def test_a_wrapper_has_one_setting_that_is_known_outside():
 
 def test_exceptions_are_needed():
     for where, names in ALLOWED.items():
-        read = {name for _, name in reads(ast.parse((PACKAGE / where).read_text(encoding="utf-8")))}
+        read = {name for _, name in reads(tree_of(PACKAGE / where))}
         assert names <= read, f"{where} reads {sorted(names - read)} no longer; drop the exception"
