@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.fakes.evaluation import FakeTask
+from support.forks import Forked, forked, in_two
 from typer.testing import CliRunner
 
 import unspoken
@@ -199,10 +198,7 @@ def test_nothing_is_taken_for_granted_of_a_model_without_weights():
 def test_two_processes_give_the_records_of_one(tmp_path: Path):
     """As a user runs it; sampled, so that a problem's place must decide, and not its share."""
     options = ["--limit", str(LIMIT), "--batch-size", "4", "--temperature", "1.3", "--seed", "5"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unspoken"]
-    command = [*launch, "eval", "builtin:tiny", *options, "--out", str(tmp_path / "two.json")]
-    done = subprocess.run(command, check=False, timeout=300, env=environment, capture_output=True, text=True)
+    done = in_two("eval", "builtin:tiny", *options, "--out", tmp_path / "two.json", env={"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == 1  # one process speaks
     one = CliRunner().invoke(app, ["eval", "builtin:tiny", *options, "--out", str(tmp_path / "one.json")])
@@ -214,30 +210,13 @@ def test_two_processes_give_the_records_of_one(tmp_path: Path):
 
 
 HELD = """
-import sys
+import sys, time
 from pathlib import Path
 from unspoken.evaluation import claim
 claim.claim(Path(sys.argv[1]))
 print("held", flush=True)
-sys.stdin.read()
+time.sleep(600)
 """
-
-
-def eval_command(target: Path) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "unspoken",
-        "eval",
-        "builtin:tiny",
-        "--limit",
-        "4",
-        "--batch-size",
-        "2",
-        "--out",
-        target,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -248,7 +227,7 @@ def test_a_second_evaluation_leaves_the_first_be(model: Any, task: Any, tmp_path
     def meanwhile(done: int, total: int) -> None:
         if done and not met:
             before = [file.read_bytes() for file in keep.files()]
-            met.append(eval_command(tmp_path / "r.json"))
+            met.append(forked("eval", "builtin:tiny", "--limit", "4", "--batch-size", "2", "--out", tmp_path / "r.json"))
             with pytest.raises(RunError, match="another evaluation"):
                 evaluate(model, task, keep=PartialReport(tmp_path / "r.json", restart=restart), **HOW)
             assert [file.read_bytes() for file in keep.files()] == before
@@ -267,14 +246,12 @@ def test_a_second_evaluation_leaves_the_first_be(model: Any, task: Any, tmp_path
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path):
     """The system gives it back, whatever is left of its file; a living one keeps it."""
     lock = PartialReport(tmp_path / "r.json").lock
-    with subprocess.Popen(
-        [sys.executable, "-c", HELD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as held:
-        assert held.stdout is not None
-        assert held.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=f"pid {held.pid}"):
-            claim.claim(lock)
-        held.kill()
+    held = Forked(lock, script=HELD)
+    held.until(lambda: held.stdout() == "held\n")
+    with pytest.raises(RunError, match=f"pid {held.pid}"):
+        claim.claim(lock)
+    held.kill()
+    held.wait()
     assert lock.exists()
     claim.claim(lock)
     claim.release(lock)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.backbones import ARCHS, tokenizer
+from support.forks import in_two
 from transformers import BertConfig, BertModel
 
 import unspoken
@@ -195,13 +193,8 @@ def test_two_processes_give_the_run_of_one(make, semcot, tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(dump(config)))
     train(config, tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unspoken"]
-    subprocess.run(
-        [*command, "train", str(recipe), "--out", str(tmp_path / "two"), "--quiet"],
-        check=True,
-        timeout=300,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-    )
+    done = in_two("train", recipe, "--out", tmp_path / "two", "--quiet", env={"ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
     assert [row["stage"] for row in rows(tmp_path / "one")][-1] == 3
     for one, two in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.backbones import ARCHS
+from support.forks import forked, in_two
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -84,13 +82,8 @@ def test_two_processes_give_the_run_of_one(make, tmp_path):
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(dump(config)))
     train(config, tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unspoken"]
-    subprocess.run(
-        [*command, "train", str(file), "--out", str(tmp_path / "two"), "--quiet"],
-        check=True,
-        timeout=300,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-    )
+    done = in_two("train", file, "--out", tmp_path / "two", "--quiet", env={"ACCELERATE_USE_CPU": "true"})
+    assert done.returncode == 0, done.stderr
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert len(one) == len(two) == 5
     for a, b in zip(one, two, strict=True):
@@ -140,8 +133,7 @@ def test_a_run_is_killed_and_goes_on_evaluates_exports_and_reloads(make, tmp_pat
              "loop.Training._train_step=step\nloop.train(recipe(sys.argv[1]), sys.argv[2])"  # fmt: skip
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(dump(config)))
-    killed = subprocess.run([sys.executable, "-c", script, str(file), str(tmp_path / "killed")], check=False, timeout=120)
-    assert killed.returncode == 9
+    assert forked(file, tmp_path / "killed", script=script).returncode == 9
     train(config, tmp_path / "killed")
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.command_line import said
+from support.forks import Forked
 from support.small_study import changed
 
 from unspoken.studies import work as work_of
@@ -117,18 +115,17 @@ def test_a_damaged_folder_and_a_bad_run_are_told_and_the_rest_is_done(small: Pat
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
 def test_killed_in_the_middle_it_goes_on_to_the_same_weights(small: Path, tmp_path: Path):
     """Only the command is killed, as a system short of memory does it: the run's process notices, saves, and ends."""
-    changed(small, '"train.steps" = 4', '"train.steps" = 60')
+    changed(small, '"train.steps" = 4', '"train.steps" = 24')
     runs = tmp_path / "runs"
-    words = [sys.executable, "-m", "unspoken", "study", small, "--runs", runs, "--only", "seed=1", "--only", "method=codi"]
     (job,) = planned(small, runs=runs, only=["seed=1", "method=codi"]).chosen
-    process = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Forked("study", small, "--runs", runs, "--only", "seed=1", "--only", "method=codi")
     _until(lambda: (JobPlaces(job.folder).run.latest_step() or 0) >= 2)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     _until(lambda: not _held(job.folder))
     step = JobPlaces(job.folder).run.latest_step()
     assert step is not None
-    assert 2 <= step < 60
+    assert 2 <= step < 24
     again = planned(small, runs=runs, only=["seed=1", "method=codi"])
     do(again)
     do(whole := planned(small, runs=tmp_path / "whole", only=["seed=1", "method=codi"]))
@@ -153,4 +150,4 @@ def _until(holds) -> None:
     until = time.monotonic() + 300
     while not holds():
         assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)
+        time.sleep(0.02)

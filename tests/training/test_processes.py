@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.backbones import ARCHS
+from support.command_line import Done
+from support.forks import in_two
 
 from unspoken.core.config import dump
 from unspoken.errors import ConfigError
@@ -36,25 +38,30 @@ loop.train(recipe(sys.argv[1]), sys.argv[2])
 """
 
 
-def two(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """Two processes of `python -m unspoken`, or of another script."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, words)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **more}
-    env.pop("ACCELERATE_USE_CPU", None)  # whoever forgets it once got two whole trainings in one directory
-    return subprocess.run(command, check=False, timeout=300, env=env, capture_output=True, text=True)
+@pytest.fixture(autouse=True)
+def _processor_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever forgot the variable once got two whole trainings in one directory."""
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+
+
+def torchrun(*words: str | Path) -> Done:
+    """Two processes of `python -m unspoken`, started by the real launcher."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unspoken"]
+    done = subprocess.run([*command, *map(str, words)], check=False, timeout=300, capture_output=True, text=True)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def rows(run: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in RunDir(run).metrics() if row["kind"] == kind]
 
 
-def as_one(make: Any, tmp_path: Path, **how: Any) -> None:
+def as_one(make: Any, tmp_path: Path, launch: Callable[..., Done] = in_two, **how: Any) -> None:
     """Two processes: the losses, the validation and the kept model's step of one."""
     config = make(**how)
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(dump(config)))
     train(config, tmp_path / "one")
-    done = two("-m", "unspoken", "train", recipe, "--out", tmp_path / "two", "--quiet")
+    done = launch("train", recipe, "--out", tmp_path / "two", "--quiet")
     assert done.returncode == 0, done.stderr
     for kind in ("train", "validation"):
         one, both = rows(tmp_path / "one", kind), rows(tmp_path / "two", kind)
@@ -73,7 +80,8 @@ def test_two_processes_give_the_run_of_one(make, tmp_path):
     # validation problems one process gets two
     arch = {**ARCHS["llama"], "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
     start = {"arch": arch, "tokenizer": make().backbone.tokenizer}
-    as_one(make, tmp_path, backbone=start, steps=6, batch_size=5, micro_batch_size=2, validate_limit=3, validate_every=3)
+    how = {"steps": 6, "batch_size": 5, "micro_batch_size": 2, "validate_limit": 3, "validate_every": 3}
+    as_one(make, tmp_path, torchrun, backbone=start, **how)
 
 
 @pytest.mark.slow
@@ -92,8 +100,7 @@ def test_parts_that_have_nothing_to_do_do_not_stop_two_processes(make, tmp_path,
 @pytest.mark.parametrize("where", ["_answers", "_build"])
 def test_what_fails_on_one_process_ends_all_with_its_message(make, tmp_path, where):
     (tmp_path / "recipe.json").write_text(json.dumps(dump(make(steps=4, validate_every=2))))
-    (tmp_path / "hurt.py").write_text(HURT)
-    done = two(tmp_path / "hurt.py", tmp_path / "recipe.json", tmp_path / "run", where)
+    done = in_two(tmp_path / "recipe.json", tmp_path / "run", where, script=HURT)
     assert done.returncode != 0
     assert "process 1 has stopped: ValueError: this disk is gone" in done.stderr  # said by process 0
 
@@ -104,13 +111,13 @@ def test_the_launchers_precision_does_not_count_and_that_is_said(make, tmp_path)
     config = make({"name": "cot"}, backbone=start, steps=3, validate_limit=0)
     (tmp_path / "recipe.json").write_text(json.dumps(dump(config)))
     train(config, tmp_path / "one")
-    words = ("-m", "unspoken", "train", tmp_path / "recipe.json", "--quiet", "--out", tmp_path / "two")
-    done = two(*words, ACCELERATE_MIXED_PRECISION="bf16")
+    words = ("train", tmp_path / "recipe.json", "--quiet", "--out", tmp_path / "two")
+    done = in_two(*words, env={"ACCELERATE_MIXED_PRECISION": "bf16"})
     assert done.returncode == 0, done.stderr
     assert "warning: accelerate is set to mixed_precision=bf16, which does not count here" in done.stderr
     for a, b in zip(rows(tmp_path / "one", "train"), rows(tmp_path / "two", "train"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-    done = two(*words[:-1], tmp_path / "three", ACCELERATE_USE_FSDP="true")
+    done = in_two(*words[:-1], tmp_path / "three", env={"ACCELERATE_USE_FSDP": "true"})
     assert done.returncode != 0
     assert "accelerate is set to FSDP" in done.stderr
 

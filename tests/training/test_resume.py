@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.backbones import ARCHS
+from support.forks import Forked
 
 import unspoken
 from unspoken.core.config import dump
@@ -31,10 +29,17 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(state / "state.safetensors")
 
 
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, Path]:
+    """Runs that went through, by name; each is trained by the first test that compares with it."""
+    return {}
+
+
 @pytest.mark.parametrize("dies_at", [1, 4, 6, 11])
-def test_resumed_run_equals_uninterrupted_one(make, tmp_path, monkeypatch, dies_at):
+def test_resumed_run_equals_uninterrupted_one(make, tmp_path, monkeypatch, dies_at, uninterrupted):
     # 24 examples, 4 rows a step, half an epoch a stage: stage changes with optimizer restarts at steps 3, 6 and 9
-    train(make(), tmp_path / "whole")
+    if "sim_cot" not in uninterrupted:
+        uninterrupted["sim_cot"] = train(make(), tmp_path / "whole").path
     step = Training._train_step
 
     def dying(self):
@@ -48,8 +53,9 @@ def test_resumed_run_equals_uninterrupted_one(make, tmp_path, monkeypatch, dies_
     monkeypatch.setattr(Training, "_train_step", step)
     train(make(), tmp_path / "parts")
 
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    a, b = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    whole = uninterrupted["sim_cot"]
+    assert losses(tmp_path / "parts") == losses(whole)
+    a, b = weights(tmp_path / "parts"), weights(whole)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -65,9 +71,11 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dies_at", [2, 8, 13])
-def test_other_methods_resume_alike(make, tmp_path, monkeypatch, method, dies_at):
+def test_other_methods_resume_alike(make, tmp_path, monkeypatch, method, dies_at, uninterrupted):
     """A state is written at step 4, 8 and 12, each of which begins with a restart: the first thing a resumed run does."""
-    train(make(METHODS[method], steps=15), tmp_path / "whole")
+    if method not in uninterrupted:
+        uninterrupted[method] = train(make(METHODS[method], steps=15), tmp_path / "whole").path
+    whole = uninterrupted[method]
     step, new, begun = Training._train_step, Training._new_optimizer, []
 
     def dying(self):
@@ -86,15 +94,15 @@ def test_other_methods_resume_alike(make, tmp_path, monkeypatch, method, dies_at
     monkeypatch.setattr(Training, "_new_optimizer", counted)
     train(make(METHODS[method], steps=15), tmp_path / "parts")
 
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    a, b = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert losses(tmp_path / "parts") == losses(whole)
+    a, b = weights(tmp_path / "parts"), weights(whole)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     last = dies_at // 4 * 4
     restarts = [s for s in (2, 4, 6, 8, 10, 12) if s >= last] if method == "icot_si" else []
     assert begun == [None, *restarts]
     asked = ["Ann has 3 pens and buys 3 more. She doubles them."]
-    ends = [unspoken.load(tmp_path / out, device="cpu").answer(asked)[0].tokens for out in ("whole", "parts")]
+    ends = [unspoken.load(run, device="cpu").answer(asked)[0].tokens for run in (whole, tmp_path / "parts")]
     assert ends[0] == ends[1]
 
 
@@ -104,13 +112,10 @@ def test_sigkill_and_same_command(make, tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(dump(config)))
 
-    def command(out: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "unspoken", "train", str(recipe), "--out", str(tmp_path / out), "--quiet"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    def command(out: str) -> Forked:
+        return Forked("train", recipe, "--out", tmp_path / out, "--quiet")
 
-    assert command("whole").wait(timeout=300) == 0
+    assert command("whole").wait() == 0
     first = command("parts")
     metrics = tmp_path / "parts" / "metrics.jsonl"
     deadline = time.monotonic() + 240
@@ -120,7 +125,7 @@ def test_sigkill_and_same_command(make, tmp_path):
     assert first.wait() == -signal.SIGKILL
     reached = len(metrics.read_text().splitlines())
     assert 10 <= reached < 60
-    assert command("parts").wait(timeout=300) == 0
+    assert command("parts").wait() == 0
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 

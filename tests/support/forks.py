@@ -1,0 +1,135 @@
+"""Processes of the package that begin with everything imported: forked from a server, one per process of the tests.
+
+A new interpreter spends five seconds of processor time on importing torch, transformers and accelerate. What is about
+starting itself (the real command's exit code, variables that are read on import, torchrun) starts a real one.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from support.command_line import Done
+
+IMPORTED = (
+    "unspoken.cli",
+    "unspoken.evaluation.campaign",
+    "unspoken.training.loop",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+)
+AT_FIRST = dict(os.environ)
+"""The server starts with what the tests were started with, whatever the first test that needs it has set."""
+
+
+@functools.cache
+def _context() -> Any:
+    with mock.patch.dict(os.environ, AT_FIRST, clear=True):
+        forkserver.set_forkserver_preload([*IMPORTED])
+        forkserver.ensure_running()
+    return multiprocessing.get_context("forkserver")
+
+
+def _begin(words: list[str], script: str | None, env: dict[str, str], cwd: str, out: str, err: str) -> None:
+    """What the process does: the command, or a script that finds `words` in sys.argv[1:]."""
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.argv = ["unspoken", *words]
+    if script is not None:
+        exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
+        return
+    from unspoken.__main__ import main
+
+    main()
+
+
+class Forked:
+    """A process, and what it has written so far."""
+
+    def __init__(self, *words: str | Path, script: str | None = None, env: Mapping[str, str] = {}, cwd: Path | None = None):
+        self._said = [tempfile.NamedTemporaryFile(prefix="said-") for _ in range(2)]  # noqa: SIM115 - kept while this object is
+        paths = [file.name for file in self._said]
+        told = ([*map(str, words)], script, {**os.environ, **env}, str(cwd or Path.cwd()), *paths)
+        self._process = _context().Process(target=_begin, args=told)
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs; -9 where it was killed."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, if it still runs."""
+        self._process.kill()
+
+    def wait(self, timeout: float = 300) -> int:
+        """Its exit code, once it has ended."""
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            self.kill()
+            raise TimeoutError(f"the process still runs after {timeout} s; it said: {self.stdout()}{self.stderr()}")
+        return code
+
+    def stdout(self) -> str:
+        """What it has written so far."""
+        return Path(self._said[0].name).read_text(encoding="utf-8")
+
+    def stderr(self) -> str:
+        """What it has written so far."""
+        return Path(self._said[1].name).read_text(encoding="utf-8")
+
+    def until(self, holds: Callable[[], bool], timeout: float = 120) -> None:
+        """Wait, while it runs, for something to be so."""
+        deadline = time.monotonic() + timeout
+        while not holds():
+            assert self.poll() is None, self.stderr()
+            assert time.monotonic() < deadline, f"not so after {timeout} s; it said: {self.stderr()}"
+            time.sleep(0.02)
+
+    def done(self, timeout: float = 300) -> Done:
+        """What it leaves behind, once it has ended."""
+        code = self.wait(timeout)
+        return Done(code, self.stdout(), self.stderr())
+
+
+def forked(*words: str | Path, script: str | None = None, env: Mapping[str, str] = {}, cwd: Path | None = None) -> Done:
+    """Run the command, or a script, to its end."""
+    return Forked(*words, script=script, env=env, cwd=cwd).done()
+
+
+def in_two(*words: str | Path, script: str | None = None, env: Mapping[str, str] = {}) -> Done:
+    """Run it in two processes that know of each other as torchrun's do; both must end by themselves.
+
+    The exit code is that of the first that failed, the texts are those of both.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        Forked(*words, script=script, env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank), **env}) for rank in (0, 1)
+    ]
+    ended = [process.done() for process in started]
+    code = next((done.returncode for done in ended if done.returncode), 0)
+    return Done(code, "".join(done.stdout for done in ended), "".join(done.stderr for done in ended))
