@@ -7,14 +7,18 @@ import contextlib
 import http.client
 import io
 import json
+import select
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -186,10 +190,15 @@ class _Engine(BaseHTTPRequestHandler):
     """Remembers what it was asked, as the recorded server did."""
 
     asked: ClassVar[list[tuple[str, Any]]] = []
+    go_on: ClassVar[threading.Semaphore]
+    left: ClassVar[threading.Event]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append((self.path, body))
+        if body.get("stream") or body["max_tokens"] == 99:
+            self.slowly(body["max_tokens"])
+            return
         status = 400 if body["max_tokens"] > 100 else 200
         answer = json.dumps({"choices": [{"index": 0, "text": " 7"}]} if status == 200 else {"object": "error"}).encode()
         self.send_response(status)
@@ -197,8 +206,32 @@ class _Engine(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
+    def slowly(self, pieces: int) -> None:
+        """Events, each when the test lets it; a stream of 7 is promised to be longer. It notices who has left."""
+        self.send_response(400 if pieces == 55 else 200)
+        self.send_header("Content-Type", "text/event-stream")
+        if pieces == 7:
+            self.send_header("Content-Length", "4096")
+        self.end_headers()
+        for number in range(3):
+            self.wfile.write(b'data: {"choices": [{"index": 0, "text": "%d"}]}\n\n' % number)
+            while not self.go_on.acquire(timeout=0.02):
+                if select.select([self.connection], [], [], 0)[0]:
+                    self.left.set()
+                    return
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+@pytest.fixture
+def streaming(exported: Path, started: Any) -> Iterator[httpx.Client]:
+    """A client of a service whose engine streams an event for each release of `_Engine.go_on`."""
+    _Engine.go_on, _Engine.left = threading.Semaphore(0), threading.Event()
+    engine = started(ThreadingHTTPServer(("127.0.0.1", 0), _Engine))
+    with httpx.Client(base_url=started(PromptEmbedder.load(exported), engine=f"{engine}/v1"), timeout=30) as client:
+        yield client
+    _Engine.go_on.release(100)
 
 
 @pytest.fixture
@@ -244,6 +277,46 @@ def test_the_service_asks_the_engine(exported: Path, started: Any):
     assert call(f"{url}/v1/completions", {"prompt": QUESTION, "max_tokens": 101}) == (400, {"object": "error"})
 
 
+def test_a_stream_comes_as_the_engine_sends_it(streaming: httpx.Client):
+    with streaming.stream("POST", "/v1/completions", json={"prompt": QUESTION, "stream": True}) as answer:
+        assert (answer.status_code, answer.headers["X-Accel-Buffering"]) == (200, "no")
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        for number, event in enumerate(line for line in answer.iter_lines() if line):
+            assert json.loads(event.removeprefix("data: "))["choices"][0]["text"] == str(number)
+            _Engine.go_on.release()  # nothing of the next one is there before
+        assert number == 2
+
+
+def test_an_engines_stream_that_is_an_error_or_breaks_off(streaming: httpx.Client):
+    _Engine.go_on.release(100)
+    refused = streaming.post("/v1/completions", json={"prompt": QUESTION, "stream": True, "max_tokens": 55})
+    assert refused.status_code == 400
+    broken = streaming.post("/v1/completions", json={"prompt": QUESTION, "stream": True, "max_tokens": 7})
+    *events, last = [json.loads(line.removeprefix("data: ")) for line in broken.text.splitlines() if line]
+    assert [event["choices"][0]["text"] for event in events] == ["0", "1", "2"]
+    assert "broke off" in last["error"]["message"]
+    several = streaming.post(
+        "/v1/completions", json={"prompt": QUESTION, "stream": True, "chains": 2, "temperature": 1.0, "seed": 1}
+    )
+    assert several.status_code == 400
+    assert "are not streamed" in several.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_hangs_up_hangs_up_on_the_engine(streaming: httpx.Client, stream: bool):
+    """Also who waits for a whole answer; 99 tokens take their time."""
+    _Engine.asked.clear()
+    line = http.client.HTTPConnection(streaming.base_url.host, streaming.base_url.port or 80, timeout=30)
+    body = json.dumps({"prompt": QUESTION, "max_tokens": 99, "stream": stream})
+    line.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+    while not _Engine.asked:
+        time.sleep(0.02)
+    if stream:
+        assert line.getresponse().readline().startswith(b"data: ")
+    line.close()
+    assert _Engine.left.wait(10)
+
+
 def test_without_an_engine_the_body_comes_back(exported: Path, started: Any):
     url = started(PromptEmbedder.load(exported))
     status, body = call(f"{url}/v1/prompt_embeds", {"prompt": QUESTION, "chains": 2})
@@ -259,7 +332,7 @@ def test_without_an_engine_the_body_comes_back(exported: Path, started: Any):
         (b"{", "not JSON"),
         (["x"], "expected an object with a question"),
         ({"prompt": 3}, "expected an object with a question"),
-        ({"prompt": "?", "stream": True}, "streamed"),
+        ({"prompt": "?", "stream": "yes"}, "field 'stream'"),
         ({"prompt": "?", "chains": "2"}, "field 'chains' of EmbedsRequest: input should be a valid integer"),
         ({"prompt": "?", "latents": -1}, "greater than or equal to 0, got -1"),
         ({"prompt": "<|endoftext|>"}, "special token"),

@@ -20,11 +20,12 @@ from typing import Any, ClassVar
 import pytest
 from support.servers import running
 
+from unspoken.core.checks import api_url
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
 from unspoken.exporters.prompt_embeds import PromptEmbedder
 from unspoken.serving import connections, guard
-from unspoken.serving.embeds import EmbedsService, engine_url
+from unspoken.serving.embeds import EmbedsService
 from unspoken.serving.server import listen
 from unspoken.serving.service import Service
 
@@ -223,6 +224,7 @@ def test_who_sends_slowly_loses_the_line(start: Any, monkeypatch: pytest.MonkeyP
     with socket.create_connection(("127.0.0.1", service), timeout=10) as line:
         begun = time.monotonic()
         line.sendall(head + (b"\r\n" if part == "body" else b"X-Slow: "))
+        assert raw(service, b"GET /ready HTTP/1.1\r\n\r\n")[0] == 200  # nobody else waits for it
         with contextlib.suppress(OSError):
             while time.monotonic() - begun < 8:
                 line.sendall(b" ")
@@ -377,12 +379,12 @@ def test_a_temperature_of_the_request_brings_the_runs_seed(embedder: PromptEmbed
 )  # fmt: skip
 def test_an_engine_that_is_no_url(url: str):
     with pytest.raises(ConfigError, match="must be the base URL of an API"):
-        engine_url(url)
+        api_url(url, "the engine")
 
 
 def test_an_engine_that_is_one():
-    assert engine_url("http://localhost:8000/v1/") == "http://localhost:8000/v1"
-    assert engine_url("https://[::1]:8000/v1") == "https://[::1]:8000/v1"
+    assert api_url("http://localhost:8000/v1/", "x") == "http://localhost:8000/v1"
+    assert api_url("https://[::1]:8000/v1", "x") == "https://[::1]:8000/v1"
 
 
 @pytest.mark.parametrize(

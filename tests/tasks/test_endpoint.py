@@ -121,7 +121,7 @@ def test_a_server_that_never_answers():
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://[::1", "", "http://host:port"])
 def test_places_that_are_none(url: str):
-    with pytest.raises(ConfigError, match=r"url .*; e\.g\. http://localhost:8000/v1"):
+    with pytest.raises(ConfigError, match=r"url must be .*, e\.g\. http://localhost:8000/v1; got"):
         Endpoint(url=url, model="m")
 
 

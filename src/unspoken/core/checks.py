@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
+from urllib.parse import urlsplit
 
 from unspoken.errors import ConfigError, DataError
 
@@ -92,6 +93,23 @@ def shown(value: object, most: int = 60) -> str:
         text = f"a {type(value).__name__}"
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def api_url(text: str, name: str) -> str:
+    """The base URL of an API, without a slash at its end.
+
+    Raises:
+        ConfigError: it is none; calls it `name`.
+    """
+    try:
+        parts = urlsplit(text)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query + parts.fragment
+        right = right and text.isascii() and text.isprintable() and " " not in text
+    except ValueError:  # a port that is none
+        right = False
+    if not right:
+        raise ConfigError(f"{name} must be the base URL of an API, e.g. http://localhost:8000/v1; got {shown(text)}")
+    return text.rstrip("/")
 
 
 def _utf8(text: str) -> bool:

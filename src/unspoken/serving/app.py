@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 import unspoken
 from unspoken.core.engine.requests import Request as Answering
 from unspoken.errors import ConfigError, UnspokenError
-from unspoken.serving.embeds import EmbedsRequest
+from unspoken.serving.embeds import EmbedsRequest, EngineAnswer
 from unspoken.serving.engine import Event, Group
 from unspoken.serving.errors import DICE, ApiError, api_error
 from unspoken.serving.models import ServedModel
@@ -23,6 +23,9 @@ from unspoken.serving.service import ERRORS, Service, json_of, request_body, sai
 from unspoken.serving.watching import add_page
 
 T = TypeVar("T")
+
+UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Headers of a stream, for the proxies in between."""
 
 GONE = 499
 """The status that logs show for whoever has left before the answer."""
@@ -51,8 +54,8 @@ async def _answer(
         about.update(tokens=reply.tokens, latents=reply.latents)
 
     if asked.stream:
-        how = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_until_over(reply.chunks(group), over), media_type="text/event-stream", headers=how)
+        chunks = _until_over(reply.chunks(group), over)
+        return StreamingResponse(chunks, media_type="text/event-stream", headers=UNBUFFERED)
     try:
         outcomes = await _unless_gone(request, group.outcomes())
         if outcomes is None:
@@ -60,6 +63,16 @@ async def _answer(
         return said(reply.whole(outcomes))
     finally:
         over()
+
+
+async def _passed_on(request: Request, asking: Coroutine[object, object, EngineAnswer]) -> Response:
+    """The answer of an engine elsewhere as it is, whole or as a stream."""
+    answer = await _unless_gone(request, asking)
+    if answer is None:
+        return Response(status_code=GONE)
+    if isinstance(answer.body, bytes):
+        return Response(answer.body, answer.status, media_type=answer.kind)
+    return StreamingResponse(answer.body, answer.status, UNBUFFERED, media_type=answer.kind)
 
 
 async def _until_over(chunks: AsyncIterator[str], over: Callable[[], None]) -> AsyncIterator[str]:
@@ -111,8 +124,7 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         name = service.name(named if isinstance(named, str) else None)
         if (embeds := service.embeds.get(name)) is not None and embeds.engine is not None:
             bodies = await service.beside(lambda: embeds.bodies(body))
-            status, answer = await service.beside(lambda: embeds.ask(bodies))
-            return Response(answer, status, media_type="application/json")
+            return await _passed_on(request, embeds.ask(bodies))
         asked = parse(CompletionRequest, body)
         served = service.model(asked.model)
 

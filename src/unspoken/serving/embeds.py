@@ -8,27 +8,25 @@ For runs whose thoughts are all known before the first pass: an engine that take
 
 Fields besides `prompt`: `latents`, `chains`, `samples` are ours, all others those of vLLM's completions API. Where answers
 are drawn from several sets of thoughts, each set is a request of its own with its own seed: the first place then gives a
-list of bodies, the second puts the answers together.
+list of bodies, the second puts the answers together, which are not streamed. A stream of one set comes back as the engine
+sends it. Whoever hangs up hangs up on the engine too.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import json
 import threading
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
+import httpx
 from pydantic import Field
 
-from unspoken.core.checks import shown, spoken
+from unspoken.core.checks import api_url, shown, spoken
 from unspoken.core.config import build, config_class
-from unspoken.errors import ConfigError, DataError, OverloadError
+from unspoken.errors import DataError, OverloadError
 from unspoken.exporters.prompt_embeds import PromptEmbedder
 from unspoken.serving.protocol import Count, Flag, Logprobs, Positive, Seed, Some, Text, TokenId, Tokens, TopK, TopP
 
@@ -50,6 +48,7 @@ class EmbedsRequest:
 
     model: Text | None = None
     stream: Flag | None = None
+    stream_options: dict[str, Flag] | None = None
     user: Text | None = None
     max_tokens: Tokens | None = None
     min_tokens: Count | None = None
@@ -82,21 +81,13 @@ class EmbedsRequest:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
 
-def engine_url(text: str) -> str:
-    """The base URL of an engine's API, checked.
+@dataclass(frozen=True)
+class EngineAnswer:
+    """What an engine said: its status, and its body, whole or as it comes."""
 
-    Raises:
-        ConfigError: it is none.
-    """
-    try:
-        parts = urlsplit(text)
-        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query + parts.fragment
-        right = right and text.isascii() and text.isprintable() and " " not in text
-    except ValueError:  # a port that is none
-        right = False
-    if not right:
-        raise ConfigError(f"the engine must be the base URL of an API, e.g. http://localhost:8000/v1; got {shown(text)}")
-    return text.rstrip("/")
+    status: int
+    body: bytes | AsyncIterator[bytes]
+    kind: str = "application/json"
 
 
 class EmbedsService:
@@ -105,7 +96,7 @@ class EmbedsService:
     Args:
         embedder: what makes them.
         engine: base URL of an engine's API, e.g. http://localhost:8000/v1; None = prompt embeddings only.
-        timeout: seconds to wait for the engine.
+        timeout: seconds without a word from the engine after which it is given up.
         waiting: requests that may wait to be embedded, one at a time; those beyond are told to come back.
         within: does work where the models may be used; None = where it is asked for.
 
@@ -122,8 +113,10 @@ class EmbedsService:
         waiting: int = 256,
         within: Callable[[Callable[[], Any]], Any] = lambda work: work(),
     ) -> None:
-        self.embedder, self.wait, self._within = embedder, timeout, within
-        self.engine = None if engine is None else engine_url(engine)
+        self.embedder, self._within = embedder, within
+        self.engine = None if engine is None else api_url(engine, "the engine")
+        # No connection outlives its answer, so that there is none to close when the server stops.
+        self._http = httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_keepalive_connections=0))
         self._one_at_a_time = threading.Lock()
         self._queue = threading.BoundedSemaphore(waiting)
 
@@ -137,8 +130,6 @@ class EmbedsService:
         """
         if not isinstance(asked, dict) or not isinstance(asked.get("prompt"), str):
             raise DataError(f"expected an object with a question as text in 'prompt', got {shown(asked, 80)}")
-        if asked.get("stream") is True:
-            raise DataError("streamed answers are not passed on; leave 'stream' out")
         question = spoken(asked["prompt"], "the question")
         given = build(EmbedsRequest, asked).given()
         del given["prompt"]
@@ -151,32 +142,68 @@ class EmbedsService:
         finally:
             self._queue.release()
 
-    def ask(self, bodies: Sequence[Mapping[str, object]]) -> tuple[int, bytes]:
-        """Status and answer of the engine; of several requests, the answers as one."""
+    async def ask(self, bodies: Sequence[Mapping[str, object]]) -> EngineAnswer:
+        """The engine's answer; of several requests, the answers as one. Cancelled, it hangs up.
+
+        Raises:
+            DataError: several requests are to be answered as one stream.
+        """
         if len(bodies) == 1:
-            return self._ask(bodies[0])
-        with ThreadPoolExecutor(min(len(bodies), 32)) as pool:
-            answers = list(pool.map(self._ask, bodies))
-        if bad := next((answer for answer in answers if answer[0] != 200), None):
+            return await (self._stream(bodies[0]) if bodies[0].get("stream") else self._whole(bodies[0]))
+        if any(body.get("stream") for body in bodies):
+            raise DataError("answers to several sets of thoughts are not streamed; leave 'stream' out, or take chains 1")
+        answers = await asyncio.gather(*map(self._whole, bodies))
+        if bad := next((answer for answer in answers if answer.status != 200), None):
             return bad
         try:
-            return 200, json.dumps(_together([json.loads(text) for _, text in answers])).encode("utf-8")
+            whole = _together([json.loads(answer.body) for answer in answers])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return 502, _fault(f"the engine at {self.engine} answered in a way that is not understood: {error!r:.200}")
+            return _fault(f"the engine at {self.engine} answered in a way that is not understood: {error!r:.200}")
+        return EngineAnswer(200, json.dumps(whole).encode("utf-8"))
 
-    def _ask(self, body: Mapping[str, object]) -> tuple[int, bytes]:
-        request = urllib.request.Request(
-            f"{self.engine}/completions", data=json.dumps(body).encode("utf-8"), headers={"Content-Type": "application/json"}
-        )
+    async def _send(self, body: Mapping[str, object]) -> httpx.Response:
+        """The beginning of the engine's answer, to be closed by whoever reads the rest."""
+        return await self._http.send(self._http.build_request("POST", f"{self.engine}/completions", json=body), stream=True)
+
+    async def _whole(self, body: Mapping[str, object]) -> EngineAnswer:
         try:
-            with urllib.request.urlopen(request, timeout=self.wait) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:  # the engine's own words
-            with contextlib.suppress(OSError):
-                return error.code, error.read()
-            return 502, _fault(f"the engine at {self.engine} broke off")
+            response = await self._send(body)
+            try:
+                return EngineAnswer(response.status_code, await response.aread())  # an error in the engine's own words
+            finally:
+                await response.aclose()
         except Exception as error:  # what comes over the wire may be anything
-            return 502, _fault(f"no answer from the engine at {self.engine}: {error}; start it with --enable-prompt-embeds")
+            return self._no_answer(error)
+
+    async def _stream(self, body: Mapping[str, object]) -> EngineAnswer:
+        try:
+            response = await self._send(body)
+        except Exception as error:
+            return self._no_answer(error)
+        kind = response.headers.get("Content-Type", "application/json")
+        return EngineAnswer(response.status_code, self._passed_on(response), kind)
+
+    async def _passed_on(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        """The rest of an answer; one that breaks off says so in its last event."""
+        try:
+            async for chunk in response.aiter_bytes():
+                yield chunk
+        except Exception as error:
+            if "event-stream" not in response.headers.get("Content-Type", ""):
+                raise
+            broken = _fault(f"the engine at {self.engine} broke off: {_words(error)}")
+            yield b"data: " + broken.body + b"\n\n"
+        finally:
+            await response.aclose()
+
+    def _no_answer(self, error: Exception) -> EngineAnswer:
+        words = f"no answer from the engine at {self.engine}: {_words(error)}; start it with --enable-prompt-embeds"
+        return _fault(words)
+
+
+def _words(error: Exception) -> str:
+    """What went wrong; some errors say their kind only."""
+    return str(error) or type(error).__name__
 
 
 def _together(answers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -189,8 +216,7 @@ def _together(answers: list[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def _fault(message: str) -> bytes:
-    """An error as the API writes it."""
-    return json.dumps({"error": {"message": message, "type": "server_error", "param": None, "code": "bad_gateway"}}).encode(
-        "utf-8"
-    )
+def _fault(message: str) -> EngineAnswer:
+    """An engine's fault as the API writes it."""
+    error = {"message": message, "type": "server_error", "param": None, "code": "bad_gateway"}
+    return EngineAnswer(502, json.dumps({"error": error}).encode("utf-8"))

@@ -55,7 +55,7 @@ class Service:
                 embedder = PromptEmbedder.of_run(served.model)
                 self.embeds[served.name] = EmbedsService(embedder, within=lambda work: self.engine.call(work).result())
         self._one = ThreadPoolExecutor(1, thread_name_prefix="prompts")  # tokenizers are not for two threads at once
-        self._many = ThreadPoolExecutor(256, thread_name_prefix="engines")  # each waits for an engine elsewhere
+        self._many = ThreadPoolExecutor(256, thread_name_prefix="embeds")  # each waits for its turn
 
     @property
     def names(self) -> list[str]:

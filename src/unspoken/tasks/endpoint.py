@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import httpx
 
-from unspoken.core.checks import parse_json
+from unspoken.core.checks import api_url, parse_json
 from unspoken.core.config import config_class
 from unspoken.errors import ConfigError, DataError
 
@@ -51,12 +51,7 @@ class Endpoint:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        try:
-            url = httpx.URL(self.url)
-        except httpx.InvalidURL as error:
-            raise ConfigError(f"url {self.url!r} is none: {error}; e.g. http://localhost:8000/v1") from None
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ConfigError(f"url must begin with http:// or https://, got {self.url!r}; e.g. http://localhost:8000/v1")
+        api_url(self.url, "url")
         if self.tries < 1 or self.wait < 0 or self.longest_wait < 0 or self.timeout <= 0:
             raise ConfigError("an endpoint needs tries of at least 1, waits of 0 or more, and a positive timeout")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -118,7 +113,7 @@ class Client:
         if not (self._key.isascii() and self._key.isprintable()):
             raise ConfigError(f"{endpoint.key} holds characters that no key has, such as a line break; set it anew")
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._url = endpoint.url.rstrip("/") + "/chat/completions"
+        self._url = api_url(endpoint.url, "url") + "/chat/completions"
         self._stopped = threading.Event()
         self._http = httpx.Client(headers=headers, timeout=endpoint.timeout)
 
