@@ -18,6 +18,13 @@ GREEDY = SamplingParams(max_new_tokens=24)
 SAMPLED = SamplingParams(max_new_tokens=24, temperature=1.0, seed=3)
 
 
+MIXED = [
+    ("gpt2", GREEDY, 1), ("gpt2", SAMPLED, 32), ("llama", GREEDY, 3), ("llama", SAMPLED, 1),
+    ("qwen3", GREEDY, 32), ("qwen3", SAMPLED, 3), ("nanochat", GREEDY, 3), ("nanochat", SAMPLED, 32),
+]  # fmt: skip
+"""Families, ways to speak and numbers of slots: each family speaks both ways, and each number of slots meets both."""
+
+
 def row(rng: np.random.Generator, length: int, latents: int, name: str = "", head: tuple[int, ...] = ()) -> Row:
     """A prompt of random tokens: some, then latents, then an end."""
     ids = (*head, *rng.integers(1, len(backbones.tokenizer()), length).tolist())

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import backbones
-from support.scheduler_cases import GREEDY, SAMPLED, ask, many_rows, speaker
+from support.scheduler_cases import GREEDY, MIXED, ask, many_rows, speaker
 
 from unspoken.core.engine import cuda_graphs
 from unspoken.core.engine.requests import Request
@@ -26,9 +25,7 @@ def said(running: list[Any]) -> list[list[int]]:
     return [active.tokens for active in running]
 
 
-@pytest.mark.parametrize("family", backbones.ARCHS)
-@pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("slots", [1, 3, 32])
+@pytest.mark.parametrize(("family", "speaking", "slots"), MIXED)
 def test_answers_are_those_of_usual_passes(family: str, speaking: SamplingParams, slots: int):
     backbone, rows = speaker(family), many_rows()
     want, _ = ask(backbone, rows, speaking, slots=slots)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support import backbones, families
-from support.scheduler_cases import GREEDY, SAMPLED, ask, many_rows, row, speaker
+from support.scheduler_cases import GREEDY, MIXED, SAMPLED, ask, many_rows, row, speaker
 
 from unspoken.core.engine.answering import sample
 from unspoken.core.engine.kv_slots import supports_kv_slots
@@ -26,9 +26,7 @@ from unspoken.experimental.stopping import RuleDecider, StopConfig
 from unspoken.methods import make_method
 
 
-@pytest.mark.parametrize("family", backbones.ARCHS)
-@pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("slots", [1, 3, 32])
+@pytest.mark.parametrize(("family", "speaking", "slots"), MIXED)
 def test_a_queue_says_what_batches_say(family: str, speaking: SamplingParams, slots: int):
     """Token for token, with the same passes and positions for each row, however many slots there are."""
     backbone, rows = speaker(family), many_rows()

@@ -37,9 +37,8 @@ BEYOND: dict[str, dict[str, Any]] = {
     "gpt_neo": {"window_size": 8},
     "phi3": {"rope_parameters": {**_ROPE, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0]}},
 }
-"""Settings with which the questions outgrow what a padded pass can do."""
-
-EVERY = [*((family, {}) for family in UNPADDED), *BEYOND.items()]
+"""Settings with which the questions outgrow what a padded pass can do. Families as they come are asked and trained in the
+same ways for the table of docs/families.md (`tests/bench/test_families.py`)."""
 
 
 def close(mine: Tensor, whole: Tensor) -> None:
@@ -68,7 +67,7 @@ def test_families_that_padding_would_change_are_found_out(family: str):
     assert isinstance(Backbone(lm, words).new_cache(), Unpadded)
 
 
-@pytest.mark.parametrize(("family", "more"), EVERY)
+@pytest.mark.parametrize(("family", "more"), BEYOND.items())
 @pytest.mark.parametrize("name", ["cot", "coconut"])
 def test_a_batch_answers_as_each_row_alone(name: str, family: str, more: dict[str, Any]):
     it = model(family, METHODS[name], **more)
@@ -81,7 +80,7 @@ def test_a_batch_answers_as_each_row_alone(name: str, family: str, more: dict[st
     assert said == [it.answer([question], max_new_tokens=8)[0].tokens for question in QUESTIONS]
 
 
-@pytest.mark.parametrize(("family", "more"), EVERY)
+@pytest.mark.parametrize(("family", "more"), BEYOND.items())
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_trains_as_its_rows_do(name: str, family: str, more: dict[str, Any]):
     """Loss and gradients, at the first stage and at the last."""

@@ -49,9 +49,11 @@ def speaker(family: str) -> Backbone:
     return backbone
 
 
-@pytest.mark.parametrize("family", backbones.ARCHS)
-@pytest.mark.parametrize("speaking", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_thirty_two_rows_say_what_each_says_alone(family: str, speaking: SamplingParams):
+@pytest.mark.parametrize(
+    ("family", "speaking"),
+    [("gpt2", SAMPLED), ("llama", GREEDY), ("llama", SAMPLED), ("qwen3", SAMPLED), ("nanochat", GREEDY)],
+)
+def test_rows_together_say_what_each_says_alone(family: str, speaking: SamplingParams):
     """Token for token, with rows that think 0 to 13 times, leave early, and are compacted away."""
     backbone, rows = speaker(family), many_rows()
     together = generate(backbone, rows, Recurrence(), speaking, batch_size=32)
