@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,25 @@ SERVED = "docs/guides/serving.md"
 QUESTIONS = ["Ann has 7 figs. She finds 5. How many figs has Ann?", "Bob has 9 figs. He eats 2. How many figs has Bob?"]
 
 
+@pytest.fixture(scope="module")
+def trained() -> list[Path]:
+    """The run that pages speak of, once a test has trained it."""
+    return []
+
+
 @pytest.fixture
-def beside(make, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the run that pages speak of."""
+def beside(trained: list[Path], make, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with that run."""
     monkeypatch.chdir(tmp_path)
+    if trained:
+        shutil.copytree(trained[0], "runs/sim")
+        return
     deep = {"arch": {**ARCHS["llama"], "num_hidden_layers": 4}, "tokenizer": str(files / "tokenizer")}
-    return train(make(backbone=deep, steps=2), "runs/sim").path
+    trained.append(train(make(backbone=deep, steps=2), tmp_path / "runs" / "sim").path)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if str(p.relative_to(ROOT)) != SERVED], ids=lambda p: p.stem)
-def test_the_code_of_a_page_runs(page: Path, beside: Path):
+def test_the_code_of_a_page_runs(page: Path, beside: None):
     model = unspoken.load("runs/sim")
     width = model.method.backbone.width
     names: dict[str, Any] = {

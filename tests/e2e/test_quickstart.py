@@ -34,7 +34,7 @@ def short(monkeypatch):
     monkeypatch.setattr(tiny, "QUICKSTART", {label: quick(make) for label, make in tiny.QUICKSTART.items()})
 
 
-def test_quickstart_writes_runs_reports_and_a_page(short, tmp_path):
+def test_quickstart_writes_runs_reports_and_a_page_and_goes_on_where_it_was(short, tmp_path):
     said = io.StringIO()
     reports = quickstart(tmp_path, 0, Console(file=said, width=120), problems=20)
     text = said.getvalue()
@@ -52,6 +52,9 @@ def test_quickstart_writes_runs_reports_and_a_page(short, tmp_path):
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     model = unspoken.load(tmp_path / "sim_cot")
     assert len(model.answer(["Ann has 7 figs. She finds 5. How many figs has Ann?"], explain=True)[0].thoughts or ()) == 4
+    before = (tmp_path / "coconut" / "metrics.jsonl").read_text()
+    quickstart(tmp_path, 0, Console(file=io.StringIO()), problems=5)
+    assert (tmp_path / "coconut" / "metrics.jsonl").read_text() == before
 
 
 def test_the_question_to_ask_is_one_that_is_answered_rightly():
@@ -61,14 +64,6 @@ def test_the_question_to_ask_is_one_that_is_answered_rightly():
     )
     for records, best in (((wrong, lucky, right), right), ((wrong, lucky), lucky), ((wrong,), wrong)):
         assert _question(report([True], records=records)) == best.question
-
-
-def test_quickstart_goes_on_where_it_was(short, tmp_path):
-    console = Console(file=io.StringIO())
-    quickstart(tmp_path, 0, console, problems=5)
-    before = (tmp_path / "coconut" / "metrics.jsonl").read_text()
-    quickstart(tmp_path, 0, console, problems=5)
-    assert (tmp_path / "coconut" / "metrics.jsonl").read_text() == before
 
 
 PARENT = """

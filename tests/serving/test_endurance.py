@@ -42,12 +42,6 @@ def test_idle_connections_keep_nobody_out():
     assert found["files_after"] <= found["files_before"] + 5
 
 
-def test_slow_bodies_keep_nobody_out():
-    found = run("slow_bodies")
-    assert found["answered_meanwhile"]
-    assert found["longest_seconds"] < 35
-
-
 def test_a_soak_leaves_nothing_behind():
     found = run("soak")
     assert set(found["statuses"]) <= {200, 400, 404, 499}
