@@ -181,7 +181,7 @@ EVERYWHERE = ("coconut lora", "pause rows", "sim_cot layers", "semcot released")
 def families_of(name: str) -> tuple[str, ...]:
     """The families on which a case is tried: all for a method as it comes, one, in turns, for a setting of it.
 
-    What a setting does is the method's own, and what a family does meets each method; a third of the cells lose nothing.
+    What a setting does is the method's own, and what a family does meets each method; half of the cells lose nothing.
     """
     number = sum(name.encode())  # stays when other cases join
     chosen = FAMILIES if " " not in name or name in EVERYWHERE else (FAMILIES[number % len(FAMILIES)],)

@@ -149,37 +149,39 @@ class EmbedsService:
             DataError: several requests are to be answered as one stream.
         """
         if len(bodies) == 1:
-            return await (self._stream(bodies[0]) if bodies[0].get("stream") else self._whole(bodies[0]))
+            return await self._stream(bodies[0]) if bodies[0].get("stream") else EngineAnswer(*await self._whole(bodies[0]))
         if any(body.get("stream") for body in bodies):
             raise DataError("answers to several sets of thoughts are not streamed; leave 'stream' out, or take chains 1")
         answers = await asyncio.gather(*map(self._whole, bodies))
-        if bad := next((answer for answer in answers if answer.status != 200), None):
-            return bad
+        if bad := next((answer for answer in answers if answer[0] != 200), None):
+            return EngineAnswer(*bad)
         try:
-            whole = _together([json.loads(answer.body) for answer in answers])
+            whole = _together([json.loads(text) for _, text in answers])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return _fault(f"the engine at {self.engine} answered in a way that is not understood: {error!r:.200}")
+            said = f"the engine at {self.engine} answered in a way that is not understood: {error!r:.200}"
+            return EngineAnswer(502, _fault(said))
         return EngineAnswer(200, json.dumps(whole).encode("utf-8"))
 
     async def _send(self, body: Mapping[str, object]) -> httpx.Response:
         """The beginning of the engine's answer, to be closed by whoever reads the rest."""
         return await self._http.send(self._http.build_request("POST", f"{self.engine}/completions", json=body), stream=True)
 
-    async def _whole(self, body: Mapping[str, object]) -> EngineAnswer:
+    async def _whole(self, body: Mapping[str, object]) -> tuple[int, bytes]:
+        """Status and answer."""
         try:
             response = await self._send(body)
             try:
-                return EngineAnswer(response.status_code, await response.aread())  # an error in the engine's own words
+                return response.status_code, await response.aread()  # an error in the engine's own words
             finally:
                 await response.aclose()
         except Exception as error:  # what comes over the wire may be anything
-            return self._no_answer(error)
+            return 502, self._no_answer(error)
 
     async def _stream(self, body: Mapping[str, object]) -> EngineAnswer:
         try:
             response = await self._send(body)
         except Exception as error:
-            return self._no_answer(error)
+            return EngineAnswer(502, self._no_answer(error))
         kind = response.headers.get("Content-Type", "application/json")
         return EngineAnswer(response.status_code, self._passed_on(response), kind)
 
@@ -191,12 +193,11 @@ class EmbedsService:
         except Exception as error:
             if "event-stream" not in response.headers.get("Content-Type", ""):
                 raise
-            broken = _fault(f"the engine at {self.engine} broke off: {_words(error)}")
-            yield b"data: " + broken.body + b"\n\n"
+            yield b"data: " + _fault(f"the engine at {self.engine} broke off: {_words(error)}") + b"\n\n"
         finally:
             await response.aclose()
 
-    def _no_answer(self, error: Exception) -> EngineAnswer:
+    def _no_answer(self, error: Exception) -> bytes:
         words = f"no answer from the engine at {self.engine}: {_words(error)}; start it with --enable-prompt-embeds"
         return _fault(words)
 
@@ -216,7 +217,7 @@ def _together(answers: list[dict[str, Any]]) -> dict[str, Any]:
     return whole
 
 
-def _fault(message: str) -> EngineAnswer:
+def _fault(message: str) -> bytes:
     """An engine's fault as the API writes it."""
     error = {"message": message, "type": "server_error", "param": None, "code": "bad_gateway"}
-    return EngineAnswer(502, json.dumps({"error": error}).encode("utf-8"))
+    return json.dumps({"error": error}).encode("utf-8")
