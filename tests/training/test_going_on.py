@@ -198,7 +198,8 @@ def started(make: Any, tmp_path: Path, out: str, **how: Any) -> Forked:
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(dump(make(**{"steps": 4000, "validate_limit": 0, **how}))))
     process = Forked("train", recipe, "--out", tmp_path / out, "--quiet")
-    process.until((tmp_path / out / "metrics.jsonl").exists)
+    metrics = tmp_path / out / "metrics.jsonl"
+    process.until(lambda: metrics.exists() and metrics.stat().st_size > 0)  # a step is done
     return process
 
 
