@@ -65,10 +65,10 @@ def test_a_method_file_is_about_250_lines(path: Path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
 
 
-def test_folders_are_two_levels_deep_and_three_in_core_and_tasks():
+def test_folders_are_two_levels_deep_and_three_in_the_large_rooms():
     for path in MODULES:
         parts = path.relative_to(PACKAGE).parts
-        assert len(parts) <= (3 if parts[0] in ("core", "tasks") else 2), path
+        assert len(parts) <= (3 if parts[0] in ("core", "tasks", "training") else 2), path
 
 
 @over(sorted({p.parent for p in MODULES}))

@@ -152,16 +152,6 @@ def test_changed_data_are_noticed(make, files, tmp_path):
         train(make(steps=2), tmp_path / "run")
 
 
-def test_another_number_of_processes_is_refused(make, tmp_path):
-    run = train(make(steps=2), tmp_path / "run")
-    (state,) = (run.path / "state").glob("step-*")
-    info = json.loads((state / "state.json").read_text())
-    del info["sha256"]  # so that a change by hand is taken as it is
-    (state / "state.json").write_text(json.dumps({**info, "processes": 2}))
-    with pytest.raises(RunError, match="trained by 2 processes, not 1"):
-        train(make(steps=2), tmp_path / "run")
-
-
 def test_ending_before_the_curriculum_does_is_said(make, tmp_path):
     with pytest.warns(UserWarning, match=r"training ends in stage 0 of the curriculum, before its last stage 3"):
         train(make(steps=2), tmp_path / "run")

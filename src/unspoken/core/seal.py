@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,17 @@ SEAL = "sha256"
 """The entry with the hash of all other entries."""
 
 
-def sealed(folder: Path, about: Mapping[str, object]) -> dict[str, Any]:
-    """The description of a folder with the hashes of all its files added."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    whole = {**about, "files": {file.relative_to(folder).as_posix(): sha256(file) for file in files}}
+def sealed(folder: Path, about: Mapping[str, object], known: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The description of a folder with the hashes of all its files added; `known` are those taken already."""
+    known = known or {}
+    files = [file for file in folder.rglob("*") if file.is_file() and file.relative_to(folder).as_posix() not in known]
+    whole = {**about, "files": dict(sorted({**hashes(folder, files), **known}.items()))}
     return {**whole, SEAL: _of(whole)}
+
+
+def hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """The hashes of some files by their names in a folder."""
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
 
 
 def broken(folder: Path, name: str, about: Mapping[str, object], *, without: Collection[str] = ()) -> str | None:

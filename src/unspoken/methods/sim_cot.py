@@ -221,6 +221,9 @@ class SimCot(Wrapper):
         copies = len(trace.counts_B) // len(batch)
         targets_B = batch.values(STEP_TARGETS, ()) * copies
         places = [(b, g) for b, targets in enumerate(targets_B) for g, step in enumerate(targets) if step]
+        if not places and self.decoder.agree is not None:  # it goes along with processes whose rows have steps
+            none_MCD = trace.latents_BKD.new_zeros(1, self.latents_per_group, trace.latents_BKD.shape[2])
+            return trace.latents_BKD.sum() * 0.0 + self.decoder.loss(none_MCD, [(0, 0)], none_MCD[0, 0, :1])
         if not places:
             return trace.latents_BKD.sum() * 0.0 + sum(p.sum() * 0.0 for p in self.decoder.parameters())
         targets = [targets_B[b][g] for b, g in places]

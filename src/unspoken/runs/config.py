@@ -39,6 +39,7 @@ class TrainConfig:
     final_lr: float = 0.0  # where it ends, as a share of lr
     clip: float | None = 1.0  # largest gradient norm; None = no clipping
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer; so with a bf16 base
+    sharding: Literal["none", "zero2", "zero3"] = "none"  # where several processes keep the model: docs/scale.md
     activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third slower
     fused_activation: bool = True  # GPT-2's activation as one operator instead of seven: faster, same up to rounding
     seed: int = 0
@@ -159,6 +160,7 @@ _FREE = {
         "validate_every", "validate_limit", "select", "stability_limit", "stability_every", "save_every", "keep_every",
         "log_every", "threads", "tracker", "tracker_project", "tracker_run", "tracker_group", "tracker_tags",
         "encodings", "micro_batch_size", "micro_batch_tokens", "activation_checkpointing",
+        "sharding",
     )
 }  # fmt: skip
 """Fields that do not affect what is trained, only logging, saving and memory. They may be changed on resuming.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,13 +113,24 @@ class RunDir(Places):
 
     # states to resume from
 
-    def save_state(self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, object]) -> None:
-        """Write a resumable state and delete the previous one."""
+    def save_state(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        info: Mapping[str, object],
+        more: Callable[[Path], Mapping[str, str]] = lambda _: {},
+    ) -> None:
+        """Write a resumable state and delete the previous one.
+
+        Args:
+            more: writes further files into the state's folder, and returns their hashes.
+        """
 
         def write(new: Path) -> None:
             new.mkdir()
             save_tensors(new / "state.safetensors", tensors)
-            (new / "state.json").write_text(json.dumps(sealed(new, {"step": step, **info})), encoding="utf-8")
+            known = more(new)
+            (new / "state.json").write_text(json.dumps(sealed(new, {"step": step, **info}, known)), encoding="utf-8")
 
         target = self.path / "state" / f"step-{step:08d}"
         write_folder(target, write, **TRAINING)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from unspoken.core.engine.cuda_graphs import release
@@ -31,6 +31,7 @@ from unspoken.core.provenance import provenance
 from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.metrics import Metrics, add_metrics
+from unspoken.core.rows.row import Row
 from unspoken.errors import RunError
 from unspoken.inspector.monitor import Monitor
 from unspoken.methods.base import LossReport, Method, latents_at, layers
@@ -48,8 +49,12 @@ from unspoken.training.progress import Quiet, Reporter
 from unspoken.training.ranks import Ranks, new_accelerator
 from unspoken.training.resume import go_on, scored_otherwise
 from unspoken.training.schedule import Schedule
+from unspoken.training.sharding.place import placed
+from unspoken.training.sharding.shards import Shards
+from unspoken.training.sharding.states import load_state, save_state
+from unspoken.training.sharding.whole import fast_of
 from unspoken.training.signals import Interrupted, Signals
-from unspoken.training.state import random_states, restore, restore_random, state_tensors
+from unspoken.training.state import random_states, restore_random
 from unspoken.training.steps import StepMetrics, add_sums, check_finite, packed, row_of, sums_of, unpacked
 from unspoken.training.validation import Validation, is_better, score_of
 
@@ -80,10 +85,8 @@ class Training:
         self.run = RunDir(out)
         self.lock = Lock(self.run.path)
         self.ranks.gather(self._build)  # a failure on one process must not leave the others waiting
-        if self._waits():
-            self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)  # pyright: ignore[reportAttributeAccessIssue]
-        self.wrapped = self.accelerator.prepare_model(self.method) if self.ranks.count > 1 else self.method
-        self.trained = {name: p for name, p in self.method.named_parameters() if p.requires_grad}
+        self.placed = placed(self.method, self.config, self.accelerator)
+        self.trained = self.placed.trained
         self.fused = self.accelerator.device.type in ("cuda", "cpu")
         self.optimizer = self._new_optimizer()
         self.step = 0  # optimizer steps done
@@ -136,18 +139,10 @@ class Training:
         rows_of.tell_early_end(self.schedule)
         self.scorer = Validation(config, self.method, self.task, self.validation, self.ranks)
 
-    def _waits(self) -> bool:
-        """Whether some parameters get no gradient in some steps: because other parts train in them, or because they have no
-        latents."""
-        stages = self.method.curriculum().extremes()
-        base = {id(p) for p in self.method.backbone.parameters()}
-        beside = any(p.requires_grad and id(p) not in base for p in self.method.parameters())
-        return any(stage.trainable_part or (beside and stage.groups == 0) for stage in stages)
-
     # what a step is made of
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        return new_optimizer(self.method, self.trained, self.t, self.fused)
+        return new_optimizer(self.placed.tables, self.trained, self.t, self.fused)
 
     def _check_batches(self) -> None:
         """Let the method check the batches of the first epoch before the run directory is created."""
@@ -174,30 +169,22 @@ class Training:
             group["weight_decay"] = decay if group["decays"] else 0.0
         rows = self.feed.take(step)
         # Every process lays out the whole step, because all need its counts.
-        mine = self.ranks.share(rows)
-        parts = [
-            collate(part) for part in rows_of.micro_batches(mine, t.micro_batch_size, t.micro_batch_tokens) or [rows[:1]]
-        ]
+        parts = self._parts(rows)
         counts = self.method.counts(collate(rows))
         terms: dict[str, Tensor] = {}
         metrics: list[Metrics] = []
         slots = passes = 0
-        for number, part in enumerate(parts):
-            last = number == len(parts) - 1
-            with (
-                self.accelerator.no_sync(self.wrapped) if not last else contextlib.nullcontext(),
-                explained_memory(step, part),
-            ):
-                report = self._loss(part, counts)
-                # DDP averages over processes, but each already divides by the total count.
-                loss = report.total * self.ranks.count * (1.0 if mine else 0.0)
-                loss.backward()
-            slots += report.trace.cost.slots
-            passes = max(passes, report.trace.cost.passes)
-            for name, term in report.terms.items():
-                terms[name] = terms.get(name, 0.0) + term.detach() * (1.0 if mine else 0.0)
-            metrics.append(report.metrics if mine else {})
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), t.clip if t.clip is not None else math.inf)
+        with self.placed.step():
+            for number, (part, mine) in enumerate(parts):
+                with self.placed.part(last=number == len(parts) - 1), explained_memory(step, part):
+                    report = self._loss(part, counts)
+                    (report.total * self.placed.factor * mine).backward()
+                slots += report.trace.cost.slots
+                passes = max(passes, report.trace.cost.passes)
+                for name, term in report.terms.items():
+                    terms[name] = terms.get(name, 0.0) + term.detach() * mine
+                metrics.append(report.metrics if mine else {})
+        norm = self.placed.clip(t.clip if t.clip is not None else math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.feed.settle()
@@ -220,10 +207,25 @@ class Training:
             }
         )
 
+    def _parts(self, rows: list[Row]) -> list[tuple[Batch, float]]:
+        """This process's micro-batches of a step, each with the factor of its loss.
+
+        A process without rows of its own goes along with somebody else's, times 0. In shards, gradients are exchanged behind
+        every micro-batch, so all processes have equally many.
+        """
+        t = self.t
+        shares = [
+            rows_of.micro_batches(self.ranks.share(rows, index), t.micro_batch_size, t.micro_batch_tokens)
+            for index in (range(self.ranks.count) if isinstance(self.placed, Shards) else [self.ranks.index])
+        ]
+        mine = shares[self.ranks.index if len(shares) > 1 else 0]
+        idle = max(max(map(len, shares)), 1) - len(mine)
+        return [(collate(part), 1.0) for part in mine] + [(collate(rows[:1]), 0.0)] * idle
+
     def _loss(self, part: Batch, counts: Mapping[str, np.ndarray]) -> LossReport:
         device = self.accelerator.device
         with computing(device.type, self.config.low):
-            return self.wrapped(part.to(device), counts)
+            return self.placed.loss(part.to(device), counts)
 
     # what is said and kept
 
@@ -279,18 +281,25 @@ class Training:
     def _validate(self) -> None:
         """Score the validation split; keep the model if it is the best of this stage."""
         stage, latents = self._stage()
-        found = self.scorer.score(stage, latents)
+        with self.placed.answering():
+            found = self.scorer.score(stage, latents)
         score = score_of(found, self.t.select, self.step)
         if keep := is_better(score, self.best):
             self.best = score if score is not None and math.isfinite(score) else None
-            self.ranks.alone(lambda: self.run.save_model(self.method, self.step, self.best, self._about_stage()))
+            self._with_model(lambda m: self.run.save_model(m, self.step, self.best, self._about_stage()))
         row = {"kind": "validation", "step": self.step, "stage": stage.index, **found, "kept": keep}
         self._record({**row, "seconds": round(self.seconds, 3)})
         release(self.method.backbone)
 
+    def _with_model(self, write: Callable[[Method], None]) -> None:
+        """Let the main process write the method, with whole parameters."""
+        method = self.placed.saved()
+        self.ranks.alone(lambda: None if method is None else write(method))
+
     def _watch(self) -> None:
         """Log the stability figures of some validation problems."""
-        row = self.ranks.alone(self._look)
+        with self.placed.answering():
+            row = self.ranks.alone(self._look)
         if self.ranks.main and row is not None:
             self._write(row)
         release(self.method.backbone)
@@ -311,9 +320,7 @@ class Training:
             random = {k: v for part in parts for k, v in part.items()}
             info = {"best": self.best, "seconds": self.seconds, "processes": self.ranks.count, "due": due}
             info |= {"pending": packed(self.pending)} if self.pending else {}
-            self.ranks.alone(
-                lambda: self.run.save_state(self.step, {**state_tensors(self.trained, self.optimizer), **random}, info)
-            )
+            save_state(self.run, self.ranks, self.placed, self.optimizer, self.step, random, info)
             self.saved = self.step
             self.ranks.alone(lambda: tell(self.callbacks, "on_save", self.step, self.run, self.step))
 
@@ -328,13 +335,9 @@ class Training:
                 self.step = self.schedule.total
             return
         tensors, info = found
-        if info["processes"] != self.ranks.count:
-            raise RunError(
-                f"the run in {self.run.path} was trained by {info['processes']} processes, not "
-                f"{self.ranks.count}; its random states fit that number only: start as many again"
-            )
-        restore(tensors, self.trained, self.optimizer, self.fused, self.run.path)
-        restore_random(tensors, self.ranks.index, self.accelerator.device)
+        load_state(self.run, self.placed, self.optimizer, self.fused, tensors, info)
+        if not restore_random(tensors, self.ranks.index, self.accelerator.device):  # more processes than before
+            set_seed(self.t.seed + 1_000_003 * (self.ranks.index + 1) + info["step"])
         self.step, self.seconds, self.due = info["step"], info["seconds"], info.get("due", False)
         self.pending = unpacked(info.get("pending", []), self.accelerator.device)
         self.saved = self.step
@@ -348,8 +351,7 @@ class Training:
         if self.run.exists:
             go_on(self.run, self.config, data)
             return
-        numbers = {"trained": sum(p.numel() for p in self.trained.values()),
-                   "all": sum(p.numel() for p in self.method.parameters())}  # fmt: skip
+        numbers = dict(zip(("trained", "all"), self.placed.sizes, strict=True))
         about = {"data": data, "parameters": numbers, "provenance": provenance()}
         self.run.create(self.config, about | ({"left_out": self.left_out} if self.t.max_positions else {}))
 
@@ -425,7 +427,7 @@ class Training:
             if looks:
                 self._watch()
             if keeps_model:
-                self.ranks.alone(lambda: keep(self.run, self.method, self.step, self._about_stage()))
+                self._with_model(lambda m: keep(self.run, m, self.step, self._about_stage()))
         except Interrupted as stop:  # nothing of this changes what is trained, so that a state can still be saved
             self.stopping = stop.number
             self._leave_if_asked(due=True)
@@ -488,7 +490,7 @@ def train(
         Interrupted: by Ctrl-C, SIGTERM or SIGHUP (a KeyboardInterrupt). The current step is finished and a state is saved.
     """
     reporter = reporter or Quiet()
-    with using(config.fast), reporter, Signals() as signals:
+    with using(fast_of(config)), reporter, Signals() as signals:
         training = Training(config, out, reporter, signals)
         training.callbacks = callbacks
         if training.ranks.main:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from unspoken.methods.base import Method
 from unspoken.runs.config import RunConfig
 from unspoken.runs.directory import RunDir
 from unspoken.training.ranks import Ranks
 from unspoken.training.schedule import Schedule
+from unspoken.training.sharding.whole import Placed
 
 
 class Built(Protocol):
@@ -28,9 +28,7 @@ class Built(Protocol):
     examples: Any
     validation: Any
     left_out: int
-
-    @property
-    def trained(self) -> Mapping[str, Tensor]: ...
+    placed: Placed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +105,6 @@ def _count(number: float) -> str:
 def plan_of(training: Built) -> Plan:
     """What a training that was built will do."""
     config, schedule, device = training.config, training.schedule, training.accelerator.device
-    numbers = [p.numel() for p in training.method.parameters()]
     method = config.method
     inner = getattr(getattr(method, "inner", None), "name", None)
     return Plan(
@@ -116,8 +113,8 @@ def plan_of(training: Built) -> Plan:
         device=f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
         processes=training.ranks.count,
         threads=torch.get_num_threads(),
-        parameters=sum(numbers),
-        trained=sum(p.numel() for p in training.trained.values()),
+        parameters=training.placed.sizes[1],
+        trained=training.placed.sizes[0],
         precision=config.train.precision,
         rows=len(training.examples),
         left_out=training.left_out,

@@ -40,7 +40,8 @@ def new_accelerator(precision: str) -> Accelerator:
     for flag, name in _OTHERS.items():
         if parse_flag_from_env(flag):
             raise ConfigError(
-                f"accelerate is set to {name}; unspoken trains a whole model on every process: set it to MULTI_GPU"
+                f"accelerate is set to {name}, which does not know of passes of latents: set it to MULTI_GPU, and "
+                "train.sharding=zero2 to put the model in shards"
             )
     theirs = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if theirs not in ("no", {"fp32": "no"}.get(precision, precision)):
@@ -91,9 +92,9 @@ class Ranks:
         """Whether this process writes."""
         return self.index == 0
 
-    def share(self, items: list[T]) -> list[T]:
-        """This process's share of some items."""
-        return items[self.index :: self.count]
+    def share(self, items: list[T], index: int | None = None) -> list[T]:
+        """This process's share of some items, or another's."""
+        return items[(self.index if index is None else index) :: self.count]
 
     def gather(self, work: Callable[[], T]) -> list[T]:
         """Run work without communication on every process; all processes get all results, in order.

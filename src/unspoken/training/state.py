@@ -19,6 +19,12 @@ def state_tensors(trained: Mapping[str, Tensor], optimizer: torch.optim.Optimize
     return tensors
 
 
+def name_of(key: str) -> str:
+    """The parameter that an entry of `state_tensors` is of; "" for others."""
+    kind, _, rest = key.partition("/")
+    return {"weights": rest, "optimizer": rest.rpartition("/")[0]}.get(kind, "")
+
+
 def random_states(process: int, device: torch.device) -> dict[str, Tensor]:
     """The random states of a process."""
     random = {f"rng/{process}/cpu": torch.get_rng_state()}
@@ -63,10 +69,11 @@ def restore(
             optimizer.state[p] = {k: v if k in stays else v.to(p.device, kinds[k]) for k, v in state.items()}
 
 
-def restore_random(tensors: Mapping[str, Tensor], process: int, device: torch.device) -> None:
-    """Restore the random states of a process."""
+def restore_random(tensors: Mapping[str, Tensor], process: int, device: torch.device) -> bool:
+    """Restore the random states of a process; False if the state has none of it."""
     me = f"rng/{process}"
     if f"{me}/cpu" in tensors:
         torch.set_rng_state(tensors[f"{me}/cpu"])
     if f"{me}/cuda" in tensors and device.type == "cuda":
         torch.cuda.set_rng_state(tensors[f"{me}/cuda"])
+    return f"{me}/cpu" in tensors

@@ -7,7 +7,7 @@ Shapes: M thought groups, C latents per group, D width of the latents, T positio
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -19,7 +19,7 @@ from unspoken.core.config import config_class
 from unspoken.core.embeddings import input_table, output_head, text_config
 from unspoken.core.fast import packing
 from unspoken.core.fast.activation_checkpointing import recomputing
-from unspoken.core.lm.backbone import Backbone, BackboneConfig, head_logits
+from unspoken.core.lm.backbone import SHARD, Backbone, BackboneConfig, head_logits
 from unspoken.core.lm.hf import layer_list
 from unspoken.core.lm.loading import load_backbone
 from unspoken.core.lm.ways import columns_limit, new_cache, ways_of
@@ -87,6 +87,7 @@ class StepDecoder(nn.Module):
         self.config = config
         self.spent = Cost()  # by the last call of `read`
         self.checkpointing = False  # see `Backbone`
+        self.agree: Callable[[int], int] | None = None  # see `CausalLM`
         self.parallel: int | None = None  # it thinks nothing
         self.lm: Any
         self._base: Backbone
@@ -121,7 +122,7 @@ class StepDecoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write it, with the base model's tokenizer, as an ordinary Hugging Face folder."""
-        self.lm.save_pretrained(folder)
+        self.lm.save_pretrained(folder, max_shard_size=SHARD)
         self._base.tokenizer.save_pretrained(folder)
 
     def restore(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ On construction, `Backbone` checks that body + head give the model's logits, and
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -61,6 +61,10 @@ class BackboneConfig:
             raise ConfigError("a backbone with 'arch' needs 'tokenizer' (a hub id or folder)")
 
 
+SHARD = "5GB"
+"""The most that a file of saved weights holds."""
+
+
 def head_logits(lm: PreTrainedModel, hidden: Tensor) -> Tensor:
     """States [..., D] -> logits [..., V] of a causal LM, including the scaling that some families apply."""
     logits = output_head(lm)(hidden)
@@ -101,6 +105,7 @@ class Backbone(nn.Module):
         object.__setattr__(self, "_peft", None)  # the LoRA wrapper, kept off the module tree: names stay the model's own
         self.tokenizer: Any = tokenizer  # its class says of most answers that they may be lists
         self.checkpointing = False  # in training, recompute activations instead of keeping them
+        self.agree: Callable[[int], int] | None = None  # see `CausalLM`
         self._encoded: dict[tuple[str, bool], tuple[int, ...]] = {}
         self._encoded_size = 0
         self.remembered = 1 << 30  # bytes of cached encodings; 0 = no cache
@@ -394,7 +399,7 @@ class Backbone(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the plain model and its tokenizer as an ordinary Hugging Face folder; see also `core/lm/adapters.py`."""
         with _no_bars():
-            self.plain().save_pretrained(folder)
+            self.plain().save_pretrained(folder, max_shard_size=SHARD)
         if self._peft is not None and is_low(self.lm.dtype):
             keep(self.lm, self._settings, folder)
         try:

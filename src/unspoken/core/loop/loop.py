@@ -33,6 +33,7 @@ from unspoken.core.fast.switch import settings
 from unspoken.core.fast.unpadded import Unpadded
 from unspoken.core.lm.prefix_cache import PrefixCache
 from unspoken.core.loop.branch import column_layout, note_columns, visible
+from unspoken.core.loop.idle import idle
 from unspoken.core.loop.layers import LayerWatch, watching
 from unspoken.core.loop.parallel import Slots
 from unspoken.core.loop.sampling import Sampler, SamplingParams
@@ -135,13 +136,15 @@ class Loop:
     def run(self) -> tuple[Trace, Speech]:
         """Forward the batch: read, think, read the rest, speak."""
         self._recall()
-        late = self.keep_hidden and not self.backbone.checkpointing
+        late = self.keep_hidden and not self.backbone.checkpointing and self.backbone.agree is None
         with share_gradients(self.backbone.lm.base_model if late else None, int(self.batch.lengths_B.sum())):
             while not self.done_b.all():
                 take_b = self._ready()
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.apart and self.frozen)):
                     self._pass(take_b)
                 self._advance(take_b)
+        if self.keep_hidden:
+            self.hidden[-1] = idle(self.backbone, self.cost.passes, self.given_BTD[:1, 0], self.hidden[-1])
         return self._trace(), self.speech
 
     def _recall(self) -> None:

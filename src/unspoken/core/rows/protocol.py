@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, Required, TypedDict, Unpack
 
 import numpy as np
@@ -40,11 +41,13 @@ class CausalLM(Protocol):
     Attributes:
         checkpointing: in training, recompute activations instead of keeping them.
         parallel: number of parallel passes for recurrent latents; None = one pass per latent.
+        agree: in training, the most passes that any process makes, given this one's; None = each makes its own.
     """
 
     lm: Any
     checkpointing: bool
     parallel: int | None
+    agree: Callable[[int], int] | None
 
     @property
     def device(self) -> torch.device: ...
