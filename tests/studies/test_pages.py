@@ -1,0 +1,178 @@
+"""Pages show what studies found: tables are filled in from results, words agree with figures, models are packed whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.small_study import RIGHT, finish, finished
+
+from studies import fill_pages, pack_models
+from studies.fill_pages import PAGES, RESULTS, filled
+from unspoken import load
+from unspoken.errors import DataError, RunError
+from unspoken.evaluation.card import Card
+from unspoken.evaluation.statistics import OverSeeds, difference_of_means, over_training_seeds
+from unspoken.runs.directory import RunDir
+from unspoken.studies.run import planned, write_results
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "comparison" / "tiny"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_filled_in(page: Path):
+    """Else: make results."""
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, RESULTS.read_text(encoding="utf-8")) == text
+
+
+def test_a_table_follows_its_study(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = tmp_path / "repository"
+    shutil.copytree(small, root / "studies" / "small")
+    monkeypatch.setattr(fill_pages, "ROOT", root)
+    monkeypatch.setattr(fill_pages, "TIMES", {"small": "a minute"})
+    page = "# P\n\n<!-- study small: test -->\nold\n\n<!-- studies -->\nold | old\n\nend\n"
+    unrun = filled(page, page)
+    assert "<!-- study small: test -->\n*Not run yet: `unspoken study studies/small`, a minute.*\n\n" in unrun
+    assert "| Small | not run yet (0 of 6) | 1, 2 | `unspoken study studies/small` | a minute |\n\nend" in unrun
+    made = planned(root / "studies" / "small", runs=tmp_path / "runs")
+    for job in made.every[:4]:
+        finish(job, RIGHT[job.name])
+    write_results(made)
+    part = filled(unrun, unrun)
+    assert "\n| coconut, 2 | 62.5 | 62.5 | " in part, "one seed, no interval"
+    assert "| Small | 4 of 6 |" in part
+    for job in made.every[4:]:
+        finish(job, RIGHT[job.name])
+    write_results(made)
+    whole = filled(part, part)
+    assert "\n| coconut, 2 | 81.2 (0.0–100.0) | 62.5, 100.0 | " in whole
+    assert whole.endswith("\nend\n")
+    assert filled(whole, whole) == whole
+    with pytest.raises(DataError, match="no evaluation 'other'"):
+        filled("<!-- study small: other -->\n", "")
+
+
+def test_the_headline_is_one_text():
+    results = "<!-- headline -->\n| a |\n|---|\n| 2 |\n\nmore\n"
+    assert (
+        filled("x\n\n<!-- headline -->\n| a |\n| 1 |\n\ny\n", results)
+        == "x\n\n<!-- headline -->\n| a |\n|---|\n| 2 |\n\ny\n"
+    )
+
+
+# Figures in sentences
+
+
+def stored() -> dict[str, OverSeeds]:
+    """Method -> its accuracies in version 0.1.0, from the cards."""
+    found: dict[str, list] = {}
+    for file in sorted((TINY / "cards").glob("*.json")):
+        found.setdefault(file.stem.rpartition("-")[0], []).append(Card.from_json(file).score)
+    return {method: over_training_seeds(rates) for method, rates in found.items()}
+
+
+def said() -> list[str]:
+    """Parts of sentences of docs/results.md, as the cards have their figures."""
+    cards, controls = stored(), json.loads((TINY / "controls.json").read_text(encoding="utf-8"))
+
+    def mean(method: str) -> str:
+        return f"{100 * cards[method].mean:.1f}"
+
+    def gain(a: str, b: str) -> str:
+        value, interval = difference_of_means(cards[a], cards[b])
+        assert interval is not None
+        low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in interval)
+        return f"{100 * value:+.1f} points ({low} to {high})"
+
+    def control(run: str, label: str) -> str:
+        (found,) = [c for c in controls[run]["controls"] if c["control"] == label]
+        return f"{100 * controls[run]['unmodified']['value']:.1f} | {100 * found['accuracy']['value']:.1f}"
+
+    on_coconut, on_codi = gain("coconut", "sim_cot"), gain("codi", "sim_cot_codi")
+    coconut, codi = gain("no_cot", "coconut"), gain("no_cot", "codi").replace(" points", "")
+    return [
+        f"lifts Coconut from {mean('coconut')} to {mean('sim_cot')}% "
+        f"and CODI from {mean('codi')} to {mean('sim_cot_codi')}%",
+        f"have {mean('coconut_progressive')}%",
+        f"SIM-CoT on Coconut {on_coconut}, on CODI {on_codi.replace(' points', '')}; "
+        f"Coconut over No-CoT {coconut.replace(' points', '')}, CODI over No-CoT {codi}",
+        f"| **shown here**: {on_coconut} |",
+        f"| **shown here**: {on_codi} |",
+        f"| **shown here**: {coconut} |",
+        f"| **contradicted here**: {mean('sim_cot')} against 100.0 |",
+        f"| **contradicted here**: {mean('codi')} against 100.0 |",
+        f"at once: {mean('icot_si')} |",
+        f"**contradicted here**: {mean('semcot')}, its frozen model's chain 100.0",
+        *(
+            f"| {label} | {control(run, 'shuffled')} |"
+            for label, run in (
+                ("SIM-CoT on Coconut", "sim_cot-1"), ("SIM-CoT on CODI", "sim_cot_codi-1"), ("Coconut", "coconut-1"),
+                ("CODI", "codi-1"), ("SoftCoT (writes its steps)", "softcot-1"), ("SemCoT", "semcot-1"),
+            )
+        ),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", said())
+def test_sentences_say_what_the_cards_say(part: str):
+    text = re.sub(r"\s+", " ", RESULTS.read_text(encoding="utf-8"))
+    assert part in text
+
+
+def test_the_readme_begins_with_a_figure_of_the_cards():
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert f"SIM-CoT answers {100 * stored()['sim_cot'].mean:.1f}% of them" in text
+
+
+def test_what_is_called_not_run_has_not_run():
+    """A claim that a study has decided is no longer "not run yet"."""
+    rows = [
+        line for line in RESULTS.read_text(encoding="utf-8").splitlines() if line.startswith("| ") and "not run yet" in line
+    ]
+    named = [name for row in rows for name in re.findall(r"`unspoken study studies/([\w-]+)`", row)]
+    assert named
+    for name in named:
+        results = fill_pages.found_by(name)
+        jobs = planned(ROOT / "studies" / name).every
+        assert results is None or results["missing"], f"{name} has run: say what it found"
+        assert jobs
+
+
+# Models
+
+
+def test_a_packed_model_answers(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = finished(small, tmp_path / "runs")
+    folder = tmp_path / "run"
+    shutil.copytree(RunDir("builtin:tiny-sim-cot").path, folder)
+    (folder / "state").mkdir()
+    (folder / "state" / "optimizer").write_text("large")
+    job = replace(made.every[0], folder=folder)
+    packed = pack_models.pack(job, "tiny-example", tmp_path)
+    assert pack_models.pack(job, "tiny-example", tmp_path).sha256 == packed.sha256, "the same bytes"
+    with tarfile.open(packed.file) as archive:
+        names = archive.getnames()
+        archive.extractall(tmp_path / "out", filter="data")
+    assert {name.split("/")[0] for name in names} == {"tiny-example"}
+    assert not [name for name in names if "state" in name or "metrics" in name]
+    model = load(tmp_path / "out" / "tiny-example")
+    question = "Ann has 18 figs. She sells full dozens. She triples her figs. She finds 3. How many figs has Ann?"
+    assert model.answer([question])[0].text == load("builtin:tiny-sim-cot").answer([question])[0].text
+    card = (tmp_path / "out" / "tiny-example" / "README.md").read_text(encoding="utf-8")
+    assert "unspoken inspect tiny-example" in card
+    assert str(tmp_path) not in card
+    monkeypatch.setattr(pack_models, "MOST", 1000)
+    with pytest.raises(RunError, match="choose a smaller model"):
+        pack_models.pack(job, "tiny-example", tmp_path)
+
+
+def test_models_to_pack_are_runs_of_their_studies():
+    for study, (_, names) in pack_models.CHOSEN.items():
+        assert set(names) <= {job.name for job in planned(ROOT / "studies" / study).every}
