@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+from dataclasses import replace
+from random import Random
 
 import pytest
+from support.backbones import backbone
 
 from unspoken.core.config import build, dump
+from unspoken.core.text.example import Example
 from unspoken.methods.codi import CodiConfig
 from unspoken.methods.icot_si import removed_tokens
 from unspoken.methods.sim_cot import SimCotConfig
@@ -135,3 +139,44 @@ def test_tiny_icot_si_writes_nothing_for_most_of_its_run():
     assert schedule.curriculum.last.index == CHAIN_TOKENS
     first = next(step for step in range(schedule.total) if removed_tokens(schedule.stage(step)).count is None)
     assert 0.3 <= first / schedule.total <= 0.7
+
+
+SIZES = {"qwen3_0_6b": False, "qwen3_1_7b": False, "qwen3_4b": True, "qwen3_8b": True, "llama1b": False, "llama3b": True}
+"""Sizes of Qwen3 and Llama-3.2, and whether they train with LoRA."""
+
+
+@pytest.mark.parametrize("method", ["cot", "coconut", "sim_cot", "codi", "sim_cot_codi"])
+def test_qwen3_and_llama_of_every_size(method: str):
+    """All of them are there; of one method they differ in what the size asks for, never in method, data or batch."""
+    configs = {size: recipe(f"gsm8k/{method}_{size}") for size in SIZES}
+    assert len({config.backbone.path for config in configs.values()}) == len(SIZES)
+    for size, large in SIZES.items():
+        config = configs[size]
+        assert ("Qwen3" in config.backbone.path) == size.startswith("qwen3")
+        assert (config.backbone.lora is not None) == (large or "codi" in method)
+        assert (config.backbone.dtype == "bfloat16") == large
+        assert config.train.precision == "bf16"
+        assert config.task.name == "gsm8k_aug"
+        if method.startswith("sim_cot") and size.startswith("qwen3"):
+            assert config.method.decoder.path == ("Qwen/Qwen3-0.6B" if large else None)
+    inner = [getattr(config.method, "inner", config.method) for config in configs.values()]
+    assert all(one == inner[0] or (one.name, inner[0].name) == ("codi", "codi") for one in inner)
+    assert len({config.train.batch_size for config in configs.values()}) == 1
+
+
+@pytest.mark.parametrize("method", ["cot", "coconut", "sim_cot", "codi", "sim_cot_codi"])
+def test_qwen3_recipes_can_be_built_on_their_family(method: str, tmp_path):
+    """On a random Qwen3 of a few thousand weights, LoRA included; the explaining model is one, too."""
+    config = recipe(f"gsm8k/{method}_qwen3_8b")
+    small = backbone("qwen3")
+    small.lm.save_pretrained(tmp_path)
+    small.tokenizer.save_pretrained(tmp_path)
+    changed = replace_decoder(config.method, str(tmp_path)) if method.startswith("sim_cot") else config.method
+    built = build_method(replace(config, backbone=replace(config.backbone, path=str(tmp_path)), method=changed))
+    example = Example(question="Ann has 3 pens.", steps=("3+4=7", "7*2=14"), answer="14", id="one")
+    for stage in built.curriculum().extremes():
+        assert len(built.layout(example, stage, Random(0)).ids) > 3
+
+
+def replace_decoder(method: SimCotConfig, path: str) -> SimCotConfig:
+    return replace(method, decoder=replace(method.decoder, path=path))

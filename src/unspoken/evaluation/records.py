@@ -231,6 +231,13 @@ class EvalReport(Stored):
         return {count: rate(r.strict for r in self.records if len(r.steps) == count) for count in counts}
 
     @property
+    def by_part(self) -> dict[str, Rate]:
+        """Strict accuracy of each part of a mixture of tasks; empty for other tasks."""
+        parts = self.task.get("parts")
+        found = {name: [r.strict for r in self.records if r.id.startswith(f"{name}/")] for name in parts or ()}
+        return {name: rate(rights) for name, rights in found.items() if rights}
+
+    @property
     def step_accuracy(self) -> StepAccuracy | None:
         """How often decoded steps are the true ones; None if nothing was decoded, or no problem has steps."""
         every = [_matches(r) for r in self.records if r.thoughts is not None]
@@ -291,6 +298,7 @@ class EvalReport(Stored):
             "tokens_per_second": self.tokens_per_second,
             "batch_size": self.batch_size,
             "by_steps": {str(count): _plain(r) for count, r in self.by_steps.items()},
+            **({"by_part": {name: _plain(r) for name, r in self.by_part.items()}} if self.by_part else {}),
             "step_accuracy": None
             if steps is None
             else {

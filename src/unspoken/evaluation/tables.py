@@ -174,6 +174,8 @@ def details(report: EvalReport) -> list[str]:
     if set(by_steps) - {0}:
         each = "; ".join(f"{count}: {with_interval(rate)} of {rate.n}" for count, rate in by_steps.items())
         lines.append(f"by number of true steps: {each}")
+    if report.by_part:
+        lines.append("; ".join(f"{name}: {with_interval(rate)} of {rate.n}" for name, rate in report.by_part.items()))
     if (several := report.several) is not None:
         lines.extend(several.lines())
     if (steps := report.step_accuracy) is not None:

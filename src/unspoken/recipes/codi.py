@@ -83,15 +83,20 @@ def codi_of(base: Scripts, task: TaskConfig) -> RunConfig:
     )
 
 
-def sim_cot_of(base: Scripts, task: TaskConfig) -> RunConfig:
-    """SIM-CoT on CODI, both from the base model and at once, as the scripts train it."""
+def sim_cot_of(base: Scripts, task: TaskConfig, explainer: str | None = None) -> RunConfig:
+    """SIM-CoT on CODI, both from the base model and at once, as the scripts train it.
+
+    Args:
+        base, task: as for `codi_of`.
+        explainer: the model that its decoder starts from; None = the base itself, as published.
+    """
     inner = codi_of(base, task)
     return replace(
         inner,
         method=SimCotConfig(
             inner=replace(inner.method, trailing=True),  # [S] model.py: latent 7 is explained, not fed
             # [S] decoder: the same checkpoint, all of it trains, in training mode; positions from 0
-            decoder=StepDecoderConfig(kind="copy", first_position=0, dropout=True),
+            decoder=StepDecoderConfig(kind="model" if explainer else "copy", path=explainer, first_position=0, dropout=True),
             weight=1.0,  # [S] explain_loss_factor
             normalisation="group",  # [S] model.py
         ),

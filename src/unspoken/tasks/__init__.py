@@ -12,9 +12,11 @@ TASKS = {
     "gsm8k": "unspoken.tasks.data.gsm8k:Gsm8k",
     "gsm8k_aug": "unspoken.tasks.data.gsm8k:Gsm8kAug",
     "gsm8k_aug_nl": "unspoken.tasks.data.gsm8k_nl:Gsm8kAugNl",
+    "math": "unspoken.tasks.data.math:Math",
     "svamp": "unspoken.tasks.data.word_problems:Svamp",
     "multiarith": "unspoken.tasks.data.word_problems:MultiArith",
     "asdiv": "unspoken.tasks.data.asdiv:AsDiv",
+    "asdiv_aug": "unspoken.tasks.data.gsm8k:AsDivAug",
     "gsm_hard": "unspoken.tasks.data.word_problems:GsmHard",
     "aqua": "unspoken.tasks.data.choice:Aqua",
     "commonsenseqa": "unspoken.tasks.data.choice:CommonsenseQa",
@@ -26,6 +28,7 @@ TASKS = {
     "multiplication": "unspoken.tasks.generated.multiplication:Multiplication",
     "semcot": "unspoken.tasks.data.semcot:SemCotTask",
     "files": "unspoken.tasks.reading.files:Files",
+    "mixture": "unspoken.tasks.mixture:Mixture",
 }
 
 

@@ -84,7 +84,7 @@ class Tracking(Callback):
     def row(self, row: Row) -> None:
         """Send a row: its figures, loss terms and metrics, under the name of its kind."""
         flat = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "step"}
-        for group in ("terms", "metrics"):
+        for group in ("terms", "metrics", "parts"):
             flat |= {f"{group}/{k}": v for k, v in row.get(group, {}).items() if isinstance(v, (int, float))}
         self._log({f"{row['kind']}/{k}": v for k, v in flat.items()}, row["step"])
 

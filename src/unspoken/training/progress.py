@@ -110,6 +110,7 @@ def _whole() -> Column:
 def _validated(row: dict[str, Any]) -> str:
     """A validation's result with its caveats; "" if nothing was validated."""
     figures = [] if row.get("accuracy") is None else [f"{row['accuracy']:.3f}"]
+    figures += [f"{part} {accuracy:.3f}" for part, accuracy in row.get("parts", {}).items()]
     figures += [f"{name} is not finite" for name in row.get("not_finite", ())]
     if row.get("latents") is not None:
         figures.append(f"with {row['latents']} latents")

@@ -26,6 +26,9 @@ _BATCH = 128
 """Answers at a time."""
 
 
+_Answered = tuple[bool, bool, int, str | None]
+
+
 class Validation:
     """Scores a method on some problems.
 
@@ -50,8 +53,9 @@ class Validation:
 
         Returns:
             accuracy: share of right answers; loss: the total loss, normalised as in training; latents: their number, if the
-                method has any; problems: their number; cut_off: number of answers that reached `max_new_tokens`; metrics:
-                the method's own. Without problems only accuracy and loss, which are None.
+                method has any; problems: their number; cut_off: number of answers that reached `max_new_tokens`; parts: of
+                a mixture, the accuracy of each part; metrics: the method's own. Without problems only accuracy and loss,
+                which are None.
         """
         if not self.examples:
             return {"accuracy": None, "loss": None}
@@ -59,17 +63,18 @@ class Validation:
         answers = [answer for given, _ in everyone for answer in given]
         metrics = add_metrics([part for _, (_, part) in everyone])
         return {
-            "accuracy": sum(right for right, _, _ in answers) / len(answers),
+            "accuracy": sum(right for right, *_ in answers) / len(answers),
             "loss": sum(loss for _, (loss, _) in everyone),
-            **({"latents": max(thought for _, _, thought in answers)} if self.method.latents_per_group else {}),
+            **({"latents": max(thought for _, _, thought, _ in answers)} if self.method.latents_per_group else {}),
             "problems": len(answers),
-            "cut_off": sum(not ended for _, ended, _ in answers),
+            "cut_off": sum(not ended for _, ended, _, _ in answers),
+            **_by_part(answers),
             **({"metrics": {name: metric.compute() for name, metric in metrics.items()}} if metrics else {}),
         }
 
-    def _answers(self, latents: int | None) -> list[tuple[bool, bool, int]]:
-        """Per problem of this process: whether its answer is right, whether it ended by itself, and its number of
-        latents."""
+    def _answers(self, latents: int | None) -> list[_Answered]:
+        """Per problem of this process: whether its answer is right, whether it ended by itself, its number of latents, and
+        of a mixture its part."""
         places = self.ranks.share(list(range(len(self.examples))))
         mine = [self.examples[place] for place in places]
         if not mine:
@@ -78,7 +83,8 @@ class Validation:
         model = Model(self.method, self.config.speaking, latents)
         said = model.sample([e.question for e in mine], names=names, numbers=places, batch_size=_BATCH)
         found = [record_of(name, e, self.task, model, one) for name, e, one in zip(names, mine, said, strict=True)]
-        return [(record.strict, record.finished, record.latents) for record in found]
+        part_of = getattr(self.task, "part_of", lambda example: None)
+        return [(r.strict, r.finished, r.latents, part_of(e)) for r, e in zip(found, mine, strict=True)]
 
     def _losses(self, stage: Stage) -> tuple[float, Metrics]:
         """This process's part of loss and metrics, with a fixed seed and without random removal of tokens."""
@@ -101,6 +107,15 @@ class Validation:
         finally:
             self.method.train()
         return total, {name: metric.on_host() for name, metric in add_metrics(metrics).items()}
+
+
+def _by_part(answers: Sequence[_Answered]) -> dict[str, Any]:
+    """The accuracy of each part of a mixture, as an entry of a metrics row; empty for other tasks."""
+    rights: dict[str, list[bool]] = {}
+    for right, _, _, part in answers:
+        if part is not None:
+            rights.setdefault(part, []).append(right)
+    return {"parts": {part: sum(each) / len(each) for part, each in sorted(rights.items())}} if rights else {}
 
 
 def score_of(found: dict[str, Any], select: str, step: int) -> float | None:

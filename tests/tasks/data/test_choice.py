@@ -196,6 +196,16 @@ def test_strategyqa(tmp_path: Path) -> None:
     assert bigbench.score(bigbench.examples("test")[0], "#### True").strict
 
 
+def test_strategyqa_as_softcot_cuts_it(tmp_path: Path) -> None:
+    write(tmp_path / "strategyqa_train.json", [strategy_row(i, i % 2 == 1) for i in range(21)])
+    task = make_task({"name": "strategyqa", "root": str(tmp_path), "form": "softcot", "validation_fraction": 0.2})
+    assert [e.meta["id"] for e in task.examples("test")] == [f"q{i}" for i in range(16, 21)]
+    both = [*task.examples("train"), *task.examples("validation")]
+    assert sorted(e.meta["id"] for e in both) == sorted(f"q{i}" for i in range(16))
+    with pytest.raises(ConfigError, match=r"field 'cot' needs form=original"):
+        make_task({"name": "strategyqa", "form": "softcot", "cot": True})
+
+
 def test_strategyqa_errors(tmp_path: Path, hub: dict[Any, Any]) -> None:
     write(tmp_path / "dev.json", [strategy_row(1, "yes")])
     with pytest.raises(DataError, match=r"item 0: field 'answer' must be true or false, got 'yes'"):
@@ -243,6 +253,20 @@ def test_strategyqa_counts(shared_data: Path) -> None:
 
 
 # Date Understanding
+
+
+def test_date_understanding_of_softcot(tmp_path: Path) -> None:
+    rows = [{"question": "When?\nOptions:\n(A) 02/23/2021\n(B) 05/01/2021", "answer": told} for told in ("B", "#### B")]
+    write(tmp_path / "date_understanding_gsm_style.json", [rows[0], rows[1] | {"question": rows[1]["question"] + " "}])
+    fields = {"name": "date_understanding", "root": str(tmp_path), "source": "softcot", "form": "options"}
+    task = make_task(fields)
+    assert [e.answer for e in task.examples("test")] == ["B", "B"]
+    assert task.score(task.examples("test")[0], "#### 05/01/2021").flexible
+    write(tmp_path / "date_understanding_gsm_style.json", [rows[0] | {"answer": "C"}])
+    with pytest.raises(DataError, match=r"item 0: field 'answer' must be the letter of an option in the question, got 'C'"):
+        make_task(fields).examples("test")
+    with pytest.raises(ConfigError, match="set form=options"):
+        make_task({**fields, "form": "date"})
 
 
 def test_date_understanding(tmp_path: Path) -> None:

@@ -218,3 +218,34 @@ def test_tasks_import_neither_torch_nor_datasets() -> None:
         "assert not {'torch', 'datasets', 'transformers', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Other forms of GSM8K's rows
+
+SOCRATIC = "How many in May? ** In May 48/2 = <<48/2=24>>24.\nHow many in all? ** In all 48+24 = <<48+24=72>>72.\n#### 72"
+
+
+def test_the_socratic_form_has_files_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": "Plain?", "answer": "So.\n#### 1"}) + "\n")
+    (tmp_path / "test_socratic.jsonl").write_text(json.dumps({"question": "Clips?", "answer": SOCRATIC}) + "\n")
+
+    def steps(**fields: Any) -> tuple[str, ...]:
+        (one,) = make_task({"name": "gsm8k", "root": str(tmp_path), **fields}).examples("test")
+        return one.steps
+
+    assert steps(steps="lines") == ("So.",)
+    assert steps(hub_config="socratic") == ("<<48/2=24>>", "<<48+24=72>>")
+    told = steps(hub_config="socratic", steps="lines")
+    assert told == ("How many in May? ** In May 48/2 = 24.", "How many in all? ** In all 48+24 = 72.")
+    assert steps(hub_config="socratic", steps="lines", subquestions=False) == ("In May 48/2 = 24.", "In all 48+24 = 72.")
+
+
+def test_asdiv_aug(tmp_path: Path) -> None:
+    rows = [{"question": f"{i} and 1?", "answer": f"We add.\n{i}+1={i + 1}\n#### {i + 1}"} for i in range(30)]
+    (tmp_path / "aug-train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "aug-dev.jsonl").write_text(json.dumps(rows[3]) + "\n")
+    task: Any = make_task({"name": "asdiv_aug", "root": str(tmp_path), "validation_fraction": 0.2})
+    assert len(task.examples("train")) + len(task.examples("validation")) == 29
+    (test,) = task.examples("test")
+    assert (test.steps, test.answer) == (("We add.", "3+1=4"), "4")
+    assert task.score(test, "#### 4").strict

@@ -2,6 +2,9 @@
 
     original   train       train.json; validation is carved out of it by a hash of the question
                test        dev.json: the official test has no public labels
+    softcot    train       strategyqa_train.json, the published training file of all 2,290 questions: its first 80%, as
+                           SoftCoT's code takes them; validation is carved out of it
+               test        its last 20%, from which that code takes its validation, too
     bigbench   test        task.json: BIG-bench's form of all 2,290 questions, train and dev together
 
 **task.json is for evaluation only** (it carries BIG-bench's canary) and holds the questions of both other files: who trained
@@ -28,15 +31,21 @@ from unspoken.tasks.reading.segment import StepRule
 from unspoken.tasks.reading.source import DataSetConfig, DataSource, SplitTask, carved, converted, only_test
 from unspoken.tasks.scoring.rules import score_verdict
 
+_FILES: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
+    "original": {"train": ("train.json",), "test": ("dev.json",)},
+    "softcot": {"train": ("strategyqa_train.json",), "test": ("strategyqa_train.json",)},
+    "bigbench": {"test": ("task.json",)},
+}
+
 
 @config_class
 class StrategyQaConfig(DataSetConfig):
     """Which form of StrategyQA, and what its steps are.
 
     Attributes:
-        root: a folder with train.json and dev.json (or task.json); None for UNSPOKEN_DATA/strategyqa.
-        form: "original" or "bigbench", see the module's text.
-        steps: "facts", "decomposition" or "none", for rows of the original form.
+        root: a folder with train.json and dev.json (or the form's file); None for UNSPOKEN_DATA/strategyqa.
+        form: "original", "softcot" or "bigbench", see the module's text.
+        steps: "facts", "decomposition" or "none", for rows of the first two forms.
         cot: take train and validation from `cot_hub`, for its rationales.
         cot_hub: a data set on the hub with the columns question, cot, answer.
         cot_steps: how to split a rationale of `cot_hub`.
@@ -44,7 +53,7 @@ class StrategyQaConfig(DataSetConfig):
     """
 
     name: Literal["strategyqa"] = "strategyqa"
-    form: Literal["original", "bigbench"] = "original"
+    form: Literal["original", "softcot", "bigbench"] = "original"
     steps: Literal["facts", "decomposition", "none"] = "facts"
     cot: bool = False
     cot_hub: str | None = "zen-E/StrategyQA_CoT_GPT4o"
@@ -53,8 +62,8 @@ class StrategyQaConfig(DataSetConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cot and self.form == "bigbench":
-            raise ConfigError("field 'cot' needs form=original: BIG-bench's form is for evaluation only")
+        if self.cot and self.form != "original":
+            raise ConfigError(f"field 'cot' needs form=original: {self.form}'s rows are those of its own file")
 
 
 class StrategyQa(SplitTask[StrategyQaConfig]):
@@ -62,9 +71,8 @@ class StrategyQa(SplitTask[StrategyQaConfig]):
 
     def __init__(self, config: StrategyQaConfig) -> None:
         bigbench = config.form == "bigbench"
-        files: Mapping[Split, tuple[str, ...]] = {"train": ("train.json",), "test": ("dev.json",)}
         instead = "use another task: the gold facts are read from files only"
-        self._source = DataSource.of(config, {"test": ("task.json",)} if bigbench else files, instead=instead)
+        self._source = DataSource.of(config, _FILES[config.form], instead=instead)
         self._cot = cot_source(self.name, config.cot_hub, {"train": ("train",)})
         if bigbench:
             splits = only_test(config, self._read, "BIG-bench's form is for evaluation only; set form=original")
@@ -78,7 +86,11 @@ class StrategyQa(SplitTask[StrategyQaConfig]):
             return converted(listed_rows(path), _bigbench_row, split, str(path))
         if split == "train" and self.config.cot:
             return read_cot(self._cot, split, self.config.cot_steps)
-        return self._source.examples(split, self._row)
+        found = self._source.examples(split, self._row)
+        if self.config.form == "softcot":
+            cut = int(0.8 * len(found))
+            return found[:cut] if split == "train" else found[cut:]
+        return found
 
     def _row(self, row: Mapping[str, object], where: str) -> Mapping[str, object]:
         answer = row.get("answer")

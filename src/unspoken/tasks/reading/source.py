@@ -307,6 +307,11 @@ class SplitTask(Generic[C]):
         return f"<task {self.name}: {self.config}>"
 
     @property
+    def there(self) -> tuple[Split, ...]:
+        """The existing splits."""
+        return self._splits.there
+
+    @property
     def dropped(self) -> dict[Split, int]:
         """For each split read so far, how many rows were dropped because a held-out split has their question."""
         return self._splits.dropped
