@@ -86,7 +86,7 @@ class Mixture(SplitTask[MixtureConfig]):
                 )
         self._of: dict[Split, list[str]] = {split: [name for name in has if split in has[name]] for split in SPLITS}
         self._of["train"] = [name for name in self._of["train"] if config.parts[name].weight]
-        there = tuple(split for split in SPLITS if self._of[split])
+        there: tuple[Split, ...] = tuple(split for split in SPLITS if self._of[split])
         super().__init__(Splits(config=config, read=self._read, there=there), self._score)
 
     @property
