@@ -21,7 +21,7 @@ ROOMS = (
     ("inspector",),
     ("pages",),
     ("training", "causal", "importers", "exporters", "experimental"),
-    ("serving",),
+    ("serving", "vllm"),
     ("recipes", "bench"),
     ("studies",),
     ("api",),

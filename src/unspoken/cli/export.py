@@ -20,7 +20,9 @@ from unspoken.errors import ConfigError
 def export(
     run: Run,
     out: Annotated[Path, argument("A new directory.", **FOLDER)],
-    format: Annotated[str, typer.Option(help="run: a run directory; hf: a folder for transformers alone.")] = "run",
+    format: Annotated[
+        str, typer.Option(help="run: a run directory; hf: a folder for transformers alone; vllm: one for vLLM.")
+    ] = "run",
     prompt_embeds: Annotated[bool, typer.Option("--prompt-embeds", help="A folder for `serve`; no base model.")] = False,
 ) -> None:
     """Write what inference needs: the inner method's parameters, without auxiliary decoder and training state."""
@@ -32,7 +34,9 @@ def export(
         from unspoken.runs.directory import export as write
     elif format == "hf":
         from unspoken.exporters.hf_folder import export_hf as write
+    elif format == "vllm":
+        from unspoken.exporters.vllm_folder import export_vllm as write
     else:
-        raise ConfigError(f"unknown format {format!r}; known: run, hf")
+        raise ConfigError(f"unknown format {format!r}; known: run, hf, vllm")
     write(run, out)
     typer.echo(str(out))

@@ -1,0 +1,21 @@
+"""What vLLM calls when it starts."""
+
+# pyright: reportMissingImports=false
+# vLLM has an environment of its own (`make test-vllm`).
+
+from __future__ import annotations
+
+from vllm import ModelRegistry
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+from vllm.reasoning import ReasoningParserManager
+
+from unspoken.exporters.vllm_format import FAMILIES, PREFIX
+from unspoken.vllm.checks import LatentModelConfig
+
+
+def register() -> None:
+    """Tell vLLM of the model classes, of what is checked when one of them is served, and of the reasoning parser."""
+    for family in FAMILIES:
+        ModelRegistry.register_model(PREFIX + family, f"unspoken.vllm.models:{PREFIX}{family}")
+        MODELS_CONFIG_MAP[PREFIX + family] = LatentModelConfig
+    ReasoningParserManager.register_lazy_module("unspoken", "unspoken.vllm.reasoning", "LatentReasoningParser")

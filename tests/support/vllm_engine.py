@@ -1,0 +1,140 @@
+"""vLLM inside the test's own process, and what our engine says to the same tokens. Importable only where vLLM is."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm import LLM, SamplingParams
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+import unspoken
+from unspoken.core.engine.requests import Request
+from unspoken.core.engine.scheduler import Scheduler
+from unspoken.core.loop.sampling import SamplingParams as Speaking
+from unspoken.runs.model import Model
+
+NEAR = 1e-3
+"""Two words whose log-probabilities are this close may come out either way round: sums are rounded in another order."""
+
+
+@contextlib.contextmanager
+def engine(folder: Path, **settings: Any) -> Iterator[LLM]:
+    """A vLLM of one process, which is this one: a start takes seconds, and its workers can be looked into."""
+    usual = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "max_num_seqs": 32}
+    llm = LLM(str(folder), disable_log_stats=True, distributed_executor_backend="uni", **{**usual, **settings})
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def state_of(llm: LLM) -> Any:
+    """The state of the model inside vLLM's worker."""
+    core: Any = llm.llm_engine.model_executor
+    return core.driver_worker.worker.model_runner.model_state
+
+
+def questions(count: int, seed: int = 0) -> list[str]:
+    """Questions of many lengths, no two alike."""
+    draw = random.Random(seed)
+    names, things = ["Ann", "Bob", "Cleo", "Dan"], ["pens", "figs", "eggs", "maps"]
+    made: dict[str, None] = {}
+    while len(made) < count:
+        name, thing = draw.choice(names), draw.choice(things)
+        more = [f"{draw.choice(names)} finds {draw.randrange(2, 40)} {thing}." for _ in range(draw.randrange(4))]
+        made[" ".join([f"{name} has {draw.randrange(2, 60)} {thing}.", *more, f"How many {thing} has {name}?"])] = None
+    return list(made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What our engine says: tokens, and how far each was ahead of the second."""
+
+    tokens: tuple[int, ...]
+    margins: tuple[float, ...]
+
+
+@torch.inference_mode()
+def ours(model: Model, asked: Sequence[str], latents: Sequence[int | None], words: int) -> list[Said]:
+    """Our engine's greedy answers."""
+    method = model.method.at_inference
+    speaking = Speaking(max_new_tokens=words, temperature=0.0)
+    source: Any = method.source()
+    scheduler = Scheduler(method.backbone, source, slots=32)
+    rows = [method.prompt(question, number) for question, number in zip(asked, latents, strict=True)]
+    numbers = scheduler.run([Request(row=row, speaking=speaking, logprobs=2) for row in rows])
+    said = []
+    for number in numbers:
+        active = scheduler.done[number]
+        margins = [one.top[0][1] - one.top[1][1] for one in active.logprobs]
+        said.append(Said(tokens=tuple(active.tokens), margins=tuple(margins)))
+    return said
+
+
+def theirs(
+    llm: LLM, asked: Sequence[str], latents: Sequence[int | None], words: int, around: int = 1, **settings: Any
+) -> list[Any]:
+    """vLLM's outputs for chats; `words` tokens after the thoughts, which end with `around` markers."""
+    usual = state_of(llm).usual
+    params = [
+        SamplingParams(
+            temperature=0,
+            max_tokens=words + around + (usual if number is None else number),
+            extra_args=None if number is None else {"latents": number},
+            skip_special_tokens=True,
+            **settings,
+        )
+        for number in latents
+    ]
+    chats: Any = [[{"role": "user", "content": question}] for question in asked]
+    return llm.chat(chats, params, use_tqdm=False)
+
+
+def answer_of(output: Any, latents: int, slot: int, after: Sequence[int]) -> tuple[int, ...]:
+    """The tokens behind the thoughts; the thoughts are checked to be there."""
+    tokens = list(output.outputs[0].token_ids)
+    thoughts = [slot] * latents + list(after)
+    assert tokens[: len(thoughts)] == thoughts
+    return tuple(tokens[len(thoughts) :])
+
+
+def same(want: Said, got: tuple[int, ...]) -> bool | None:
+    """Whether answers are alike; None where they part at two words as likely as each other."""
+    if want.tokens == got:
+        return True
+    place = next((n for n, (a, b) in enumerate(zip(want.tokens, got, strict=False)) if a != b), None)
+    return None if place is not None and want.margins[place] < NEAR else False
+
+
+def compare(model: Model, llm: LLM, asked: Sequence[str], latents: Sequence[int | None], words: int = 6) -> list[Any]:
+    """Assert that vLLM answers as our engine does, token for token; at most 1 answer in 50 may part at a tie."""
+    state = state_of(llm)
+    want = ours(model, asked, latents, words)
+    outputs = theirs(llm, asked, latents, words)
+    alike = [
+        same(said, answer_of(output, state.usual if number is None else number, state.slot, state.after))
+        for said, output, number in zip(want, outputs, latents, strict=True)
+    ]
+    wrong = [
+        (asked[n], latents[n], want[n], outputs[n].outputs[0].token_ids) for n, right in enumerate(alike) if right is False
+    ]
+    assert not wrong, f"{len(wrong)} of {len(asked)} differ, e.g. {wrong[0]}"
+    assert alike.count(None) <= len(asked) // 50
+    return outputs
+
+
+def load(run: Path | str) -> Model:
+    """A run, on the CPU."""
+    return unspoken.load(str(run), device="cpu")

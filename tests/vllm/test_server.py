@@ -1,0 +1,182 @@
+"""vLLM's own server, with the plugin: what OpenAI's clients see of latents; and what every server of ours is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from support.vllm_engine import load
+
+from unspoken.exporters.vllm_folder import export_vllm
+from unspoken.runs.model import Model
+
+RUN = "builtin:tiny-sim-cot"
+QUESTION = "Ann has 7 figs. She finds 5. How many figs has Ann?"
+ROOT = Path(__file__).resolve().parents[2]
+THINKS = 4  # latents of the shipped run
+
+
+@contextlib.contextmanager
+def served(folder: Path, log: Path, *more: str, **environment: str) -> Iterator[str]:
+    """vLLM's server as a process of its own: its base URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "model",
+        "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "16", "--port", str(port),
+        "--host", "127.0.0.1", "--reasoning-parser", "unspoken", *more,
+    ]  # fmt: skip
+    around = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", **environment}
+    url = f"http://127.0.0.1:{port}"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=around, start_new_session=True)
+        try:
+            _wait(url, process, log)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait(url: str, process: Any, log: Path) -> None:
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()[-3000:]
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        time.sleep(1)
+    raise AssertionError(f"no answer after 600 s: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    place = tmp_path_factory.mktemp("served")
+    export_vllm(RUN, place / "out")
+    with served(place / "out", place / "log", VLLM_API_KEY="secret") as base:
+        yield base
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load(RUN)
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, timeout=300)
+
+
+def chat(client: openai.OpenAI, question: str = QUESTION, **fields: Any) -> Any:
+    messages: Any = [{"role": "user", "content": question}]
+    return client.chat.completions.create(model="model", messages=messages, **{"temperature": 0, **fields})
+
+
+def test_a_chat_is_answered_as_by_our_engine(client: openai.OpenAI, model: Model):
+    asked = [f"Ann has {n} figs. She finds 5. How many figs has Ann?" for n in range(7, 15)]
+    for question, want in zip(asked, model.answer(asked), strict=True):
+        answer = chat(client, question)
+        assert answer.choices[0].message.content == want.text
+        assert answer.choices[0].finish_reason == "stop"
+        assert getattr(answer.choices[0].message, "reasoning", None) is None
+
+
+@pytest.mark.parametrize("latents", [0, 2, None, 9])
+def test_latents_are_reasoning_tokens(client: openai.OpenAI, latents: int | None):
+    extra = {} if latents is None else {"vllm_xargs": {"latents": latents}}
+    used = chat(client, extra_body=extra).usage
+    assert used.completion_tokens_details.reasoning_tokens == (THINKS if latents is None else latents)
+    assert used.completion_tokens > used.completion_tokens_details.reasoning_tokens
+
+
+def test_a_stream_says_what_the_whole_says(client: openai.OpenAI):
+    whole = chat(client)
+    chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == THINKS
+
+
+def test_logprobs_of_a_chat_are_also_words_near_the_latents(client: openai.OpenAI):
+    """In a latent's slot, the likeliest tokens are what its state would have said."""
+    told = chat(client, logprobs=True, top_logprobs=3).choices[0].logprobs.content
+    assert [one.token for one in told[:THINKS]] == ["<|latent|>"] * THINKS
+    for one in told[:THINKS]:
+        near = [entry.token for entry in one.top_logprobs]
+        assert len(near) == 3
+        assert "<|latent|>" not in near
+    assert all(one.top_logprobs[0].token == one.token for one in told[THINKS + 1 :])  # greedy
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"extra_body": {"vllm_xargs": {"latents": -1}}}, "latents must be a whole number"),
+     ({"extra_body": {"vllm_xargs": {"latents": 99}}}, "from 0 to 32"),
+     ({"extra_body": {"vllm_xargs": {"latents": "many"}}}, "whole number"),
+     ({"question": "Ann has <|latent|> figs."}, "reserved for thoughts")],
+)  # fmt: skip
+def test_a_refusal_is_an_error_400_with_words(client: openai.OpenAI, fields: dict[str, Any], words: str):
+    with pytest.raises(openai.BadRequestError, match=words):
+        chat(client, **fields)
+    assert chat(client).choices[0].message.content
+
+
+def test_earlier_turns_are_refused(client: openai.OpenAI):
+    messages: Any = [{"role": r, "content": "x"} for r in ("user", "assistant", "user")]
+    with pytest.raises(openai.BadRequestError, match="takes one question"):
+        client.chat.completions.create(model="model", messages=messages)
+
+
+def test_who_has_no_key_gets_no_answer(url: str):
+    answer = httpx.post(f"{url}/v1/completions", json={"model": "model", "prompt": "x"}, timeout=60)
+    assert answer.status_code == 401
+
+
+def test_who_hangs_up_in_a_thought_leaves_the_others_well(client: openai.OpenAI):
+    want = chat(client).choices[0].message.content
+    for _ in range(8):
+        with contextlib.suppress(openai.APITimeoutError):
+            chat(client.with_options(timeout=0.3), extra_body={"vllm_xargs": {"latents": 32}})
+    for _ in range(4):
+        stream = chat(client, stream=True, extra_body={"vllm_xargs": {"latents": 32}})
+        next(iter(stream))
+        stream.close()
+    assert chat(client).choices[0].message.content == want
+
+
+def test_structured_output_begins_behind_the_thoughts(client: openai.OpenAI):
+    """Its grammar would not know the markers."""
+    answer = chat(client, extra_body={"structured_outputs": {"regex": "### [0-9]{1,3}"}}, max_tokens=30)
+    assert answer.choices[0].message.content.startswith("### ")
+    assert answer.usage.completion_tokens_details.reasoning_tokens == THINKS
+
+
+def test_it_answers_as_clients_of_openai_expect(tmp_path: Path):
+    """The suite that our own server has to pass. What stands in NOT_VLLMS is vLLM's own, whatever model it serves."""
+    export_vllm(RUN, tmp_path / "out")
+    with served(tmp_path / "out", tmp_path / "log") as base:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/serving/test_conformance.py"]
+        command += [f"--deselect=tests/serving/test_conformance.py::{name}" for name in NOT_VLLMS]
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "UNSPOKEN_BASE_URL": base}, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+NOT_VLLMS: list[str] = []
