@@ -103,12 +103,36 @@ def test_a_row_in_a_batch_is_the_row_alone(passes: int):
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 6])
 def test_passes_and_positions_are_those_that_are_asked_for(passes: int):
-    """One for the prompt, T - 1 over all slots but the last, one that carries the text behind them."""
+    """One for the prompt, T - 1 over all slots but the last, one that carries the text behind them; no row makes more than
+    one per latent."""
     backbone, rows = backbones.backbone("llama"), rows_of([6, 6, 4])
     with torch.no_grad():
         cost = unroll(backbone, collate(rows), Jacobi(Recurrence(), passes)).cost
     assert cost.passes == 1 + passes
-    assert cost.positions == sum(len(row.ids) for row in rows) + (passes - 1) * (5 + 5 + 3)
+    again = (passes - 1) * (5 + 5) + (min(passes, 4) - 1) * 3
+    assert cost.positions == sum(len(row.ids) for row in rows) + again
+
+
+def test_slots_whose_tokens_are_read_first():
+    """Every pass by hand, without a cache: the tokens, then twice all latents; rows with 0 to 6 of them in one batch."""
+    backbone, rows = backbones.backbone("llama"), rows_of([6, 0, 3, 2, 1])
+    source = Jacobi(Recurrence(), 2, tokens_first=True)
+    assert [source.passes_for(row.latents) for row in rows] == [3, 0, 3, 2, 1]
+    with torch.no_grad():
+        trace = unroll(backbone, collate(rows), source)
+        for b, row in enumerate(rows):
+            embeds = backbone.embed(torch.tensor(row.ids)).clone()
+            slots, at = slice(row.start, row.start + row.latents), torch.arange(len(row.ids))[None]
+            for _ in range(2):  # with two latents or one, that is exact
+                hidden = backbone.step(embeds[None], positions_BT=at)[0]
+                embeds[slots] = hidden[row.start - 1 : row.start - 1 + row.latents]
+            torch.testing.assert_close(trace.row(b).latents_BKD[0], embeds[slots], rtol=1e-4, atol=1e-4)
+            alone = unroll(backbone, collate([row]), source)
+            torch.testing.assert_close(trace.row(b).states_BKD, alone.states_BKD, rtol=1e-4, atol=1e-4)
+    assert trace.cost.passes == 1 + 3
+    other = edited(source, lambda latents, *_: latents, [("", 0)])
+    assert isinstance(other, Jacobi)
+    assert other.tokens_first
 
 
 def test_slots_are_exact_from_the_front():

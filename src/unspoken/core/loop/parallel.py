@@ -104,27 +104,37 @@ class Slots:
 
     def _shifted(self) -> Tensor:
         """A latent from the state before its slot; returns these states."""
-        K = self.slot_bK.shape[1]
-        first_N, later_N = np.flatnonzero(self.number_N == 0), np.flatnonzero(self.number_N > 0)
+        K, passes_b = self.slot_bK.shape[1], self._passes()
         states_bKD = torch.cat([self.before_b1D, self.before_b1D.new_zeros(len(self.count_b), K - 1, self.D)], dim=1)
-        first_bKD = self._make(states_bKD, first_N, self.tokens_bKD)  # the first latent is exact from the start
-        self.latents_bKD = first_bKD
-        for _ in range(self.source.passes_for(K) - 1):
+        # The first latent is exact from the start.
+        self.latents_bKD = self._make(states_bKD, np.flatnonzero(self.number_N == 0), self.tokens_bKD)
+        tokens_b = np.array([self.source.tokens_apart(int(count)) for count in self.count_b])
+        fed_bKD = torch.where(self.loop.to_device(tokens_b)[:, None, None], self.tokens_bKD, self.latents_bKD)
+        for number in range(1, int(passes_b.max())):
+            going_b = passes_b > number
             # The last slot's state makes no latent.
-            hidden_bJD = self._pass(self.latents_bKD[:, :-1], self.slot_bK[:, 1:], self.place_bK[:, :-1])
-            states_bKD = torch.cat([self.before_b1D, hidden_bJD], dim=1)
-            self.latents_bKD = self._make(states_bKD, later_N, first_bKD)
+            hidden_bJD = self._pass(fed_bKD[:, :-1], self.slot_bK[:, 1:] & going_b[:, None], self.place_bK[:, :-1])
+            made_bKD = torch.cat([self.before_b1D, hidden_bJD], dim=1)
+            states_bKD = torch.where(self.loop.to_device(going_b)[:, None, None], made_bKD, states_bKD)
+            # Nothing that is fed in the passes to come is made from the last latents; only the last pass feeds all.
+            wanted_N = self.number_N < (self.count_b - (passes_b - 1 - number))[self.rows_N]
+            which_M = np.flatnonzero((self.number_N > 0) & going_b[self.rows_N] & wanted_N)
+            fed_bKD = self.latents_bKD = self._make(states_bKD, which_M, self.latents_bKD)
         return states_bKD
 
     def _in_loops(self) -> None:
         """A latent from the state at its own slot."""
-        loops_b = np.array([self.source.passes_for(int(count)) - 1 if count else 0 for count in self.count_b])
-        for loop in range(int(loops_b.max())):
-            going_b = loops_b > loop
+        passes_b = self._passes()
+        for number in range(1, int(passes_b.max())):
+            going_b = passes_b > number
             hidden_bKD = self._pass(self.latents_bKD, self.slot_bK & going_b[:, None], self.place_bK)
             if self.loop.keep_hidden:
                 self.loop.rounds.append(torch.cat([self.before_b1D, hidden_bKD[:, :-1]], dim=1))
             self.latents_bKD = self._make(hidden_bKD, np.flatnonzero(going_b[self.rows_N]), self.latents_bKD)
+
+    def _passes(self) -> np.ndarray:
+        """Passes over each row's slots, the last one included."""
+        return np.array([self.source.passes_for(int(count)) if count else 0 for count in self.count_b])
 
     @property
     def D(self) -> int:

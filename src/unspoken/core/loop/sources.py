@@ -108,6 +108,10 @@ class Iterated(ABC):
     def passes_for(self, latents: int) -> int:
         """Passes over the slots of a row with this many latents, 1 or more; the last one also feeds the text after them."""
 
+    def tokens_apart(self, latents: int) -> bool:
+        """Whether a row's first pass feeds the slots' own tokens alone, without its first latent."""
+        return self.own_slot
+
     @abstractmethod
     def around(self, inner: Source) -> Iterated:
         """The same passes with other latents."""
@@ -123,6 +127,8 @@ class Jacobi(Iterated):
     Args:
         inner: what makes a latent from the state before its slot.
         passes: T, passes in which latents are fed. With 1, every latent but the first is its slot's own token.
+        tokens_first: read the slots' own tokens in a pass before those, from whose states the first latents are made, as
+            PCCoT's code does; else they are fed together with the first latent.
 
     Raises:
         ConfigError: fewer than one pass.
@@ -130,19 +136,23 @@ class Jacobi(Iterated):
 
     own_slot = False
 
-    def __init__(self, inner: Source, passes: int) -> None:
+    def __init__(self, inner: Source, passes: int, tokens_first: bool = False) -> None:
         if passes < 1:
             raise ConfigError(f"parallel passes over the latents must be 1 or more, got {passes}; null: in turn")
         super().__init__(inner)
-        self.passes = passes
+        self.passes, self.tokens_first = passes, tokens_first
 
     def passes_for(self, latents: int) -> int:
-        """As many as were asked for; after one pass per latent all are exact."""
-        return min(self.passes, latents)
+        """As many as were asked for; after one pass per latent all are exact, whatever was fed before."""
+        return min(self.passes + self.tokens_first, latents)
+
+    def tokens_apart(self, latents: int) -> bool:
+        """See `Iterated.tokens_apart`; for nothing where all latents get exact."""
+        return self.tokens_first and self.passes < latents
 
     def around(self, inner: Source) -> Jacobi:
         """See `Iterated.around`."""
-        return Jacobi(inner, self.passes)
+        return Jacobi(inner, self.passes, self.tokens_first)
 
 
 class Looped(Iterated):
