@@ -9,9 +9,12 @@ Row:    question | bot | latent x K | eot | The answer is: N eos      student; l
         question | step 1 ... step N-1 | The answer is: N eos         teacher (the row's branch); labels behind the question
         compared: the state before the first token of N, in both
 Trains: the base model or its LoRA, the projection, the marker rows. Freezes: with LoRA, the rest of the base model.
-Reference code: zhenyi4/codi 4fd88d4 (src/model.py, train.py, test.py). It has no licence; this was written from
-    the paper and from recorded tensors.
-Relations: `coconut` feeds the state back as it is and learns by curriculum; `sim_cot` wraps it.
+Reference code: zhenyi4/codi 4fd88d4 (src/model.py, train.py, test.py), whyNLP/PCCoT 2e32e3e (models/modeling_gpt2.py,
+    data_processor.py). They have no licence; this was written from the papers and from recorded tensors.
+Relations: `coconut` feeds the state back as it is and learns by curriculum; `sim_cot` wraps it. PCCoT (arXiv 2506.18582) is
+    this with `iterations`: all slots are read with their token, a latent is made from the state before each, and T times
+    all of them are fed and made again; 24 latents then take 5 passes. `thinking.parallel` is nearly that: there the first
+    latent is fed in the first of the passes already.
 Departures:
     - Padding is masked in every pass and never counted as a position. The released code forgets the mask behind the
       question: latents and answers attend to padding, GPT-2's positions shift with it, and a row depends on its batch.
@@ -26,6 +29,9 @@ Departures:
     - The latent behind the last one is made only where it is asked for (`trailing`; released: always, and dropped).
     - Nothing is cut (released: every piece, at 256 tokens), and an answer may hold any token (released: any but eot).
     - `remove_eos=False` is not offered: no published script uses it.
+    - PCCoT's iterations see no padding (released: they have no mask, so that questions of a batch attend to their own
+      padding, and Llama counts it). The slots' tokens are read in a pass of their own (released: with the question). One
+      spread over all layers together is not offered as a scale, and the answer's opening is spoken, not given.
 
 Shapes: B rows, D width, L layers + 1.
 """
@@ -44,7 +50,7 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
 from unspoken.core.loop.loop import unroll
 from unspoken.core.loop.self_check import check_branches
-from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source
+from unspoken.core.loop.sources import Jacobi, PrecomputedThoughts, Recurrence, Source
 from unspoken.core.loop.trace import Trace
 from unspoken.core.losses import Distance, Scale, labelled_loss, layer_distance_sum
 from unspoken.core.rows.batch import Batch
@@ -64,6 +70,7 @@ class CodiConfig:
     name: Literal["codi"] = "codi"
     latents: int = 6  # K; for every problem, in training and at inference
     latents_per_step: int = 1  # size of a thought group, where `sim_cot` supervises them
+    iterations: int | None = None  # T: make all latents at once in so many passes (PCCoT: 3); None = in turn
     trailing: bool = False  # make one more latent than is fed; the released SIM-CoT explains it too
     projection: bool = True  # False: the state itself is fed back
     projection_width: int | None = None  # of its hidden layer; None = the model's width
@@ -72,6 +79,7 @@ class CodiConfig:
     include_last_step: bool = False  # True lets the teacher copy its answer from the last step (paper: 43.7 -> 31.7)
     distance: Distance = "smooth_l1"
     scale: Scale = "row"  # what the distance is divided by: see Departures
+    compare_embeddings: bool = True  # beside the layers' states; PCCoT leaves them out
     distill_weight: float = 1.0  # a; 20 for Llama
     teacher_weight: float = 1.0  # b
     marker_init: str = "<<"  # marker rows start as this text's row
@@ -84,6 +92,8 @@ class CodiConfig:
     def __post_init__(self) -> None:
         if self.latents < 0:
             raise ConfigError(f"latents must be 0 or more, got {self.latents}")
+        if self.iterations is not None and self.iterations < 1:
+            raise ConfigError(f"iterations must be 1 or more, got {self.iterations}; null: latents in turn")
         if self.latents_per_step < 1:
             raise ConfigError(f"latents_per_step must be at least 1, got {self.latents_per_step}")
         if self.projection_width is not None and self.projection_width < 1:
@@ -190,7 +200,8 @@ class Codi(Method):
 
     def source(self) -> Source | PrecomputedThoughts | None:
         """The recurrence through the projection."""
-        return Recurrence(self.projection)
+        recurrence, passes = Recurrence(self.projection), self.config.iterations
+        return recurrence if passes is None else Jacobi(recurrence, passes, tokens_first=True)
 
     def counts(self, batch: Batch) -> Counts:
         """Numbers of labelled tokens of student and teacher, and of pairs of states to compare."""
@@ -225,6 +236,6 @@ class Codi(Method):
         gradient."""
         assert student.captured_LBD is not None
         assert teacher.captured_LBD is not None
-        return layer_distance_sum(
-            student.captured_LBD, teacher.captured_LBD.detach(), self.config.distance, self.config.scale
-        )
+        c, first = self.config, 0 if self.config.compare_embeddings else 1
+        target_LBD = teacher.captured_LBD.detach()
+        return layer_distance_sum(student.captured_LBD[first:], target_LBD[first:], c.distance, c.scale)

@@ -239,6 +239,13 @@ def codi() -> RunConfig:
     )
 
 
+def pccot() -> RunConfig:
+    """PCCoT: four latents per step, all of them made in three iterations, as published."""
+    base = codi()
+    method = replace(base.method, latents=4 * STEPS, iterations=3, projection=False, compare_embeddings=False)
+    return replace(base, method=method)
+
+
 def sim_cot_codi() -> RunConfig:
     """SIM-CoT on CODI: the same, each latent explained by a copy of the base."""
     return _explained(codi())

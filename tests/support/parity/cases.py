@@ -52,7 +52,7 @@ ABSENT = f"no parity fixtures: neither UNSPOKEN_PARITY nor {BESIDE} is a folder 
 """Why a reference test is skipped where `folder()` is None."""
 
 
-METHODS = ("coconut", "simcot_coconut", "codi", "simcot_codi", "icot_si", "softcot", "softcotpp", "semcot", "lotus")
+METHODS = ("coconut", "simcot_coconut", "codi", "simcot_codi", "icot_si", "softcot", "softcotpp", "semcot", "lotus", "pccot")
 """Methods whose cases tests/reference runs, as case.json names them."""
 
 
