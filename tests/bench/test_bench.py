@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +33,41 @@ def test_generate_counts_what_the_issue_of_speed_is():
     assert found["same_tokens"] == {"float32": 1.0}
     assert set(found["ratios"]) == {"released / ours, 1", "released / ours, 8", "explicit chain, 8 / ours, 8"}
     assert json.loads(json.dumps(found)) == found
+
+
+def test_vllm_is_a_side_where_its_environment_is_named(tmp_path: Path):
+    """A stand-in for its worker: transformers' own `generate`, so that the tokens can be held against ours."""
+    stand_in = tmp_path / "python"
+    script = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[2])
+for line in sys.stdin:
+    asked = json.loads(line)
+    n = asked["tokens"]
+    said = [model.generate(torch.tensor([ids]), max_new_tokens=n, min_new_tokens=n, do_sample=False)[0, len(ids):].tolist()
+            for ids in asked["ids"]]
+    print(json.dumps(said), flush=True)
+"""
+    (tmp_path / "worker.py").write_text(script)
+    stand_in.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path / "worker.py"} "$@"\n')
+    stand_in.chmod(0o755)
+    found = generate.run(**SMALL, chain=5, answer=4, batches=(2,), explicit_batches=(2,), vllm=stand_in)
+    assert found["same_tokens"] == {"float32": 1.0, "vLLM float32": 1.0}
+    sides = found["sides"]
+    assert sides["vLLM, chain, 2"]["positions"] == sides["our engine, chain, 2"]["positions"] == 2 * (41 + 9 - 1)
+    assert sides["our engine, chain, 2"]["head_positions"] == 2 * 9
+    for other in ("our engine, chain, 2", "ours, 2"):
+        assert set(found["ratios"][f"vLLM, chain, 2 / {other}"]) == {"seconds"}
+
+
+def test_a_vllm_that_does_not_start(tmp_path: Path):
+    """Its last words are told; so is an interpreter that is none."""
+    small: dict[str, Any] = {**SMALL, "chain": 1, "answer": 1, "batches": (1,), "explicit_batches": (1,)}
+    with pytest.raises(ConfigError, match="does not run: No such file"):
+        generate.run(**small, vllm=tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"vLLM in .* gave no answer; it said last: .*No module named 'vllm'"):
+        generate.run(**small, vllm=sys.executable)
 
 
 @pytest.mark.parametrize(("latents", "question"), [(0, 9), (1, 3), (6, 40)])

@@ -2,14 +2,17 @@
 
 It compares Coconut's released code (one question at a time; the prompt with its latents once, with a cache that is then
 dropped; for every further token everything again, the head on all positions), an explicit chain with transformers'
-`generate`, and our engine. Questions are random and lengths fixed; decoding is greedy and never ends early.
+`generate`, and our engine. Where vLLM's environment is named, it writes the chain too, and so does our engine, so that the
+engines can be told from the latents. Questions are random and lengths fixed; decoding is greedy and never ends early.
 
 Shapes: T positions, D width.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from transformers import DynamicCache
 
 from unspoken.bench import paired
 from unspoken.bench.shapes import WeightKind, backbone_of, operations, variant
+from unspoken.bench.vllm_side import VllmSide
 from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.lm.backbone import Backbone
@@ -95,6 +99,11 @@ def ours(
     return [queue.done[number].tokens for number in numbers], queue.cost
 
 
+def without_latents(rows: Sequence[Row]) -> list[Row]:
+    """The questions alone, as the explicit chain is asked."""
+    return [unlabelled(row.ids[: row.start], start=row.start, latents=0, num_eos=row.num_eos) for row in rows]
+
+
 def run(
     model: str = "gpt2-small",
     *,
@@ -107,6 +116,7 @@ def run(
     kinds: Sequence[WeightKind] = ("float32",),
     rounds: int = 5,
     device: str | None = None,
+    vllm: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measure all sides.
@@ -118,6 +128,7 @@ def run(
         kinds: weights of our engine.
         rounds: number of measurements per side, after one warm-up.
         device: where; None = a GPU if there is one.
+        vllm: the interpreter of an environment with vLLM, which then writes the chain in each of `kinds` but int8.
         progress: called with the current activity.
 
     Returns:
@@ -155,15 +166,36 @@ def run(
                 name = name.replace("ours", "ours, no graphs", 1)
                 sides[name] = lambda size=size, kind=kind: ours(models[kind], rows[:size], answer, size, graphs=False)
                 costs[name] = (ours(models[kind], rows[:size], answer, size, graphs=False)[1], size)
-    say(f"measuring {len(sides)} sides, {rounds} rounds")
-    taken = paired.paired(sides, at, rounds)
+    beside: dict[str, tuple[str, str]] = {}  # a ratio's name -> its sides
+    with contextlib.ExitStack() as running:
+        for kind in kinds if vllm is not None else ():
+            if kind == "int8":
+                continue
+            say(f"starting vLLM in {kind}")
+            engine, written = running.enter_context(VllmSide(vllm or "", base, kind)), without_latents(rows)
+            alike = [a == b for a, b in zip(engine.ask([written[0].ids], answer)[0],
+                                            ours(models[kind], written[:1], answer, 1)[0][0], strict=True)]  # fmt: skip
+            agree[f"vLLM {kind}"] = sum(alike) / answer
+            more = "" if kind == "float32" else f" {kind}"
+            for size in batches:
+                theirs, mine = f"vLLM{more}, chain, {size}", f"our engine{more}, chain, {size}"
+                ids = [row.ids for row in written[:size]]
+                sides[theirs] = lambda engine=engine, ids=ids: engine.ask(ids, chain + answer)
+                sides[mine] = lambda kind=kind, size=size, written=written: ours(
+                    models[kind], written[:size], chain + answer, size
+                )
+                positions = size * (question + chain + answer)
+                costs[theirs] = costs[mine] = (Cost(passes=chain + answer, positions=positions, slots=positions), size)
+                beside |= {f"{theirs} / {other}": (theirs, other) for other in (mine, f"ours{more}, {size}")}
+        say(f"measuring {len(sides)} sides, {rounds} rounds")
+        taken = paired.paired(sides, at, rounds)
     body, head = operations(base)
     rate = paired.matmul_rate(at, torch.float32)
     table: dict[str, Any] = {}
     for name, one in taken.items():
         cost, size = costs[name]
         told = paired.summary(one)
-        logits = cost.positions if name.startswith("released") else size * (answer + chain * name.startswith("explicit"))
+        logits = cost.positions if name.startswith("released") else size * (answer + chain * ("chain" in name))
         useful = body * cost.positions + head * logits
         table[name] = {
             "questions": size,
@@ -176,11 +208,13 @@ def run(
             **told,
         }
     ratios = {}
-    for name in (n for n in sides if n.startswith("ours")):
+    for name in (n for n in sides if n.startswith("ours")):  # not "our engine", which writes
         size = costs[name][1]
         ratios[f"released / {name}"] = paired.ratio(taken["released, 1"], taken[name], size)
         if f"explicit chain, {size}" in taken:
             ratios[f"explicit chain, {size} / {name}"] = paired.ratio(taken[f"explicit chain, {size}"], taken[name])
+    for name, (slow, fast) in beside.items():  # another process's processor time is not known
+        ratios[name] = {"seconds": paired.ratio(taken[slow], taken[fast])["seconds"]}
     return {
         "bench": "generate",
         "model": model,

@@ -61,6 +61,8 @@ def show(report: dict[str, Any], columns: Sequence[str], as_json: bool, out: Pat
     console = new_console()
     console.print(Table(headings=("side", *(name.replace("_", " ") for name in columns)), rows=rows))
     for name, ratio in report["ratios"].items():
-        wall, cpu = ratio["seconds"], ratio["cpu_seconds"]
-        told = f"{wall['median']:.2f}x ({wall['low']:.2f} to {wall['high']:.2f}), processor time {cpu['median']:.2f}x"
+        wall = ratio["seconds"]
+        told = f"{wall['median']:.2f}x ({wall['low']:.2f} to {wall['high']:.2f})"
+        if "cpu_seconds" in ratio:
+            told += f", processor time {ratio['cpu_seconds']['median']:.2f}x"
         console.print(f"{name}: {told}", highlight=False)

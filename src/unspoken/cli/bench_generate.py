@@ -26,6 +26,9 @@ def generate(
     batches: Annotated[str, typer.Option(help="Questions at a time, for our engine.")] = "1,8,32",
     explicit_batches: Annotated[str, typer.Option(help="Questions at a time, for the explicit chain.")] = "1,32",
     dtypes: Annotated[str, typer.Option(help="Of our engine: float32, bfloat16, int8.")] = "float32",
+    vllm: Annotated[
+        Path | None, typer.Option(help="The python of an environment with vLLM: it writes the chain, and so do we.")
+    ] = None,
     rounds: Rounds = 5,
     device: Device = None,
     threads: Threads = None,
@@ -48,7 +51,7 @@ def generate(
 
     report = run(
         model, latents=latents, question=question, answer=answer, chain=chain, batches=sizes, explicit_batches=explicit,
-        kinds=kinds, rounds=rounds, device=device, progress=lambda text: typer.echo(text, err=True),
+        kinds=kinds, rounds=rounds, device=device, vllm=vllm, progress=lambda text: typer.echo(text, err=True),
     )  # fmt: skip
     columns = ("questions", "passes", "positions_per_question", "seconds_per_question", "cpu_seconds_per_question")
     show(report, columns, as_json, out)
