@@ -1,4 +1,7 @@
-"""The code on pages runs: a page's blocks one after the other, on a quickly trained SIM-CoT as `runs/sim`."""
+"""The code on pages runs: a page's blocks one after the other, on a quickly trained SIM-CoT as `runs/sim`.
+
+The README and the tutorial are run whole, commands included, by `tests/e2e/test_pages_run.py`.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = [
     page
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-    if BLOCK.search(page.read_text(encoding="utf-8")) and "decisions" not in page.parts
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    if BLOCK.search(page.read_text(encoding="utf-8")) and "decisions" not in page.parts and page.stem != "tutorial"
 ]
 SERVED = "docs/guides/serving.md"
 """Asks a server; tests/serving does that, with the same client."""

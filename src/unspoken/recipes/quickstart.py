@@ -144,9 +144,17 @@ def _question(report: EvalReport) -> str:
 def _train_all(runs: Mapping[str, tuple[RunConfig, Path]], console: Console) -> None:
     """Train the runs side by side, one process and one thread each: small matrices gain nothing from a second thread.
 
+    Runs that are finished are only seen to be the ones that are asked for, which takes no process.
+
     Raises:
         UnspokenError: whatever stopped a run.
     """
+    done = {label for label, (_, path) in runs.items() if RunDir(path).finished}
+    for label in done:
+        train(*runs[label])
+    runs = {label: run for label, run in runs.items() if label not in done}
+    if not runs:
+        return
     jobs = max(1, min(len(runs), _cores()))
     bars = Bars(list(runs), console)
     for label, (config, path) in runs.items():

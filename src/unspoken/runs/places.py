@@ -129,6 +129,15 @@ class Places:
         """Remove all states: a finished run stays finished, any other begins anew."""
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
+    @property
+    def finished(self) -> bool:
+        """Whether a run is here, and trained to its end.
+
+        Raises:
+            RunError: its run.json is damaged.
+        """
+        return self.exists and "finished" in self.read()
+
     def latest_step(self) -> int | None:
         """The step of the newest state, or None."""
         states = self._states()

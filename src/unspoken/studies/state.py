@@ -10,7 +10,6 @@ from unspoken.core.files import read_object
 from unspoken.core.stored import Stored
 from unspoken.errors import RunError
 from unspoken.evaluation.records import EvalReport
-from unspoken.runs.directory import RunDir
 from unspoken.studies.places import JobPlaces
 from unspoken.studies.plan import Job
 from unspoken.studies.study import Evaluation
@@ -19,20 +18,11 @@ S = TypeVar("S", bound=Stored)
 Part = Literal["report", "controls", "latents", "interchange"]
 
 
-def trained(run: RunDir) -> bool:
-    """Whether a run is trained to its end.
-
-    Raises:
-        RunError: its run.json is damaged.
-    """
-    return run.exists and "finished" in run.read()
-
-
 def done(job: Job) -> bool:
     """Whether there is nothing left to do of a job. One whose folder is damaged is not done."""
     places = JobPlaces(job.folder)
     try:
-        ready = trained(places.run)
+        ready = places.run.finished
     except RunError:
         return False
     return ready and costs_of(places) is not None and not any(missing(places, one) for one in job.evaluations)

@@ -34,7 +34,7 @@ from unspoken.runs.lock import Lock
 from unspoken.runs.model import Model
 from unspoken.studies.places import BUSY, JobPlaces
 from unspoken.studies.plan import task_settings
-from unspoken.studies.state import costs_of, missing, report_of, trained
+from unspoken.studies.state import costs_of, missing, report_of
 from unspoken.studies.study import Evaluation
 from unspoken.tasks import Task, make_task
 from unspoken.training.costs import costs
@@ -73,7 +73,7 @@ def work(config: RunConfig, places: JobPlaces, evaluations: list[Evaluation]) ->
         UnspokenError: as `train` and `evaluate`.
     """
     run = places.run
-    if not trained(run):
+    if not run.finished:
         tell(doing="training", step=run.latest_step() or 0, of=config.train.steps)
         train(config, run.path, Told())
     if costs_of(places) is None:

@@ -331,7 +331,7 @@ class Training:
             RunError: the state does not fit the method.
         """
         if (found := self.run.latest_state()) is None:
-            if "finished" in self.run.read():  # and its states were removed: `unspoken clean`
+            if self.run.finished:  # and its states were removed: `unspoken clean`
                 self.step = self.schedule.total
             return
         tensors, info = found
@@ -450,7 +450,7 @@ class Training:
         raise Interrupted(number, self.step)
 
     def _finish(self) -> None:
-        if "finished" in self.run.read():
+        if self.run.finished:
             return
         rows = [row for row in self.run.metrics() if row["kind"] == "train"]
         self.run.update(

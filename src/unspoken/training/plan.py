@@ -126,7 +126,7 @@ def plan_of(training: Built) -> Plan:
         every=config.train.validate_every or schedule.steps_per_epoch,
         out=str(training.run.path),
         done=training.run.latest_step() if training.run.exists else None,
-        finished=training.run.exists and "finished" in training.run.read(),
+        finished=training.run.finished,
     )
 
 
