@@ -150,7 +150,6 @@ SHORT = ["train.steps=6", *FAST[1:], "train.validate_every=3", "train.save_every
     ("recipe", "more", "question"),
     [
         ("tiny/pause", [], "Ann has 7 figs. She finds 5. How many figs has Ann?"),
-        ("tiny/pause", ["method.trains=pauses"], "Ann has 7 figs. She finds 5. How many figs has Ann?"),
         # 2 steps an epoch: 2 tokens each from step 2 on, and the whole chain from step 4 on
         ("tiny/icot_si", ["method.remove_per_epoch=2", "method.remove_all_beyond=4", "method.restart_optimizer=true"],
          "Ann has 7 figs. She finds 5. How many figs has Ann?"),

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from benchmarks.endurance import TRIALS
+from unspoken.bench.server_process import ServerProcess
 
 
-def run(name: str) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """One for the trials that leave it well."""
+    with ServerProcess("builtin:tiny", "--slots", "8", "--max-waiting", "1000") as started:
+        yield started
+
+
+def run(name: str, **more: Any) -> dict[str, Any]:
     trial, small = TRIALS[name]
-    found = trial(**small)
+    found = trial(**small, **more)
     print(found)
     return found
 
@@ -19,8 +28,8 @@ def run(name: str) -> dict[str, Any]:
 pytestmark = pytest.mark.slow
 
 
-def test_cancelled_requests_make_room():
-    found = run("cancelled")
+def test_cancelled_requests_make_room(server: ServerProcess):
+    found = run("cancelled", at=server)
     assert found["then_answered"]
     assert found["seconds_of_that_answer"] < 5
     assert found["seconds_until_idle"] < 5
@@ -35,15 +44,15 @@ def test_overload_is_told_and_nobody_accepted_is_lost():
     assert found["seconds_until_idle"] < 10
 
 
-def test_idle_connections_keep_nobody_out():
-    found = run("connections")
+def test_idle_connections_keep_nobody_out(server: ServerProcess):
+    found = run("connections", at=server)
     assert found["answered_meanwhile"]
     assert found["seconds_of_that_answer"] < 10
     assert found["files_after"] <= found["files_before"] + 5
 
 
-def test_a_soak_leaves_nothing_behind():
-    found = run("soak")
+def test_a_soak_leaves_nothing_behind(server: ServerProcess):
+    found = run("soak", at=server)
     assert set(found["statuses"]) <= {200, 400, 404, 499}
     assert set(found["statuses"]) >= {200, 400, 404}
     assert found["answered_at_the_end"]
@@ -52,8 +61,8 @@ def test_a_soak_leaves_nothing_behind():
     assert found["seconds_until_idle"] < 10
 
 
-def test_killed_clients_are_noticed():
-    found = run("killed_client")
+def test_killed_clients_are_noticed(server: ServerProcess):
+    found = run("killed_client", at=server)
     assert found["seconds_until_idle"] < 5
     assert found["aborted"]
 

@@ -140,17 +140,19 @@ class BaselineModel(Model):
     """A plain model ready to answer; see `load_baseline`."""
 
     def __init__(self, backbone: Backbone, config: BaselineConfig, path: str | None = None) -> None:
-        super().__init__(Baseline(config, backbone), path=path)
-        self.ask(config)
+        asked = Baseline(config, backbone)
+        super().__init__(asked, path=path)
+        self._answers_by(asked)
 
     def ask(self, config: BaselineConfig) -> None:
         """Ask in another way from now on; the weights stay."""
-        backbone = self.method.backbone
-        asked = Baseline(config, backbone)
+        self._answers_by(Baseline(config, self.method.backbone))
+
+    def _answers_by(self, asked: Baseline) -> None:
         self.method = asked.eval()
         self.stops, self.begun = asked.stops, asked.begun
-        most = LONGEST_THINKING if config.thinking else LONGEST
-        context = backbone.context
+        most = LONGEST_THINKING if asked.config.thinking else LONGEST
+        context = asked.backbone.context
         self.speaking = replace(self.speaking, max_new_tokens=most if context is None else min(most, max(context // 2, 1)))
 
 
