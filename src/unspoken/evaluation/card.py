@@ -7,7 +7,6 @@ machine, the usual causes.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from unspoken.core.stored import Stored
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import describe, record_of
-from unspoken.evaluation.records import EvalReport, Record
+from unspoken.evaluation.records import EvalReport, EvalSettings, Record
 from unspoken.evaluation.rescore import rescore
 from unspoken.evaluation.statistics import Rate, rate
 from unspoken.evaluation.tables import with_interval
@@ -34,13 +33,13 @@ SHOWN = 5  # changed answers that the text shows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card(Stored):
+class Card(EvalSettings, Stored):
     """A recorded score and some of the answers behind it.
 
     Attributes:
         score: of the whole evaluation: `correct` of `n`, by `extractor`.
-        task, split, fingerprint, limit, latents, batch_size, speaking, chains, samples, extractor, model, environment: as in
-            `EvalReport`; `model` without its path, with a hash of the weights where the report has one.
+        extractor: the scoring rule.
+        model: as in `EvalReport`, without its path, with a hash of the weights where the report has one.
         places: the records' places in the split, which seed sampling.
         records: without thoughts, and without the single answers of a vote.
     """
@@ -49,18 +48,7 @@ class Card(Stored):
     MADE_BY: ClassVar[str] = "card REPORT"
 
     score: Rate
-    task: dict[str, Any]
-    split: str
-    fingerprint: str
-    limit: int | None
-    latents: int | None
-    batch_size: int
-    speaking: dict[str, Any]
-    chains: int
-    samples: int
     extractor: str
-    model: dict[str, Any]
-    environment: dict[str, Any]
     places: tuple[int, ...]
     records: tuple[Record, ...]
     format: str = FORMAT
@@ -87,12 +75,10 @@ def make_card(report: EvalReport, n: int = 64) -> Card:
         raise ConfigError(f"a card needs at least one record, got n={n}")
     count = min(n, report.n)
     places = tuple(i * report.n // count for i in range(count))
-    shared = [f.name for f in dataclasses.fields(Card) if f.name in EvalReport.__dataclass_fields__]
-    fields = {name: getattr(report, name) for name in shared if name not in ("model", "records", "format")}
     return Card(
-        **fields,
+        **{**report.settings(), "model": _answering(report.model)},
+        extractor=report.extractor,
         score=report.accuracy,
-        model=_answering(report.model),
         places=places,
         records=tuple(replace(report.records[p], thoughts=None, expected=None, said=None) for p in places),
     )

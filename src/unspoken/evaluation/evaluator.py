@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from unspoken.core.config import check_whole, dump
 from unspoken.core.provenance import provenance
 from unspoken.core.text.example import Example
 from unspoken.core.text.thinking import said
 from unspoken.errors import ConfigError, DataError
-from unspoken.evaluation.records import EvalReport, Record
+from unspoken.evaluation.records import EvalReport, EvalSettings, Record
 from unspoken.evaluation.resume import Kept, PartialReport, evaluate_missing
 from unspoken.evaluation.several import Completion, elect
 from unspoken.tasks.base import SPLITS, Split, Task
@@ -25,22 +25,6 @@ if TYPE_CHECKING:  # reading a report must not load torch
     from unspoken.core.loop.generate import OnTrace
     from unspoken.core.loop.trace import Answer
     from unspoken.runs.model import AnswerOptions, Model
-
-
-class _About(TypedDict):
-    """What a report says besides its records."""
-
-    task: dict[str, Any]
-    split: Split
-    fingerprint: str
-    limit: int | None
-    latents: int | None
-    batch_size: int
-    speaking: dict[str, Any]
-    chains: int
-    samples: int
-    model: dict[str, Any]
-    environment: dict[str, Any]
 
 
 def evaluate(
@@ -98,22 +82,22 @@ def evaluate(
         raise ConfigError("edited or observed latents need an evaluation in one go; leave out keep, or edit and on_trace")
     examples = task.examples(split)[:limit]
     ids = _ids(examples, split)
-    about: _About = {
-        "task": {"name": task.name, **dump(task.config)},
-        "split": split,
-        "fingerprint": task.fingerprint(split),
-        "limit": limit,
-        "latents": latents,
-        "batch_size": batch_size,
-        "speaking": {**(dump(getattr(model, "speaking", None)) or {}), **speaking},
-        "chains": chains,
-        "samples": samples,
-        "model": describe(model, weights=keep is not None),
-        "environment": provenance(),
-    }
+    about = EvalSettings(
+        task={"name": task.name, **dump(task.config)},
+        split=split,
+        fingerprint=task.fingerprint(split),
+        limit=limit,
+        latents=latents,
+        batch_size=batch_size,
+        speaking={**(dump(getattr(model, "speaking", None)) or {}), **speaking},
+        chains=chains,
+        samples=samples,
+        model=describe(model, weights=keep is not None),
+        environment=provenance(),
+    )
     if keep is not None:
         kept = _in_turns(model, task, examples, ids, about, keep, explain, progress)
-        return EvalReport(**about, seconds=kept.seconds, loop_seconds=kept.loop_seconds, records=kept.records)
+        return EvalReport(**about.settings(), seconds=kept.seconds, loop_seconds=kept.loop_seconds, records=kept.records)
     # One call for all questions: their place in it seeds sampling, and the engine sorts them by length.
     at_once = max(batch_size // (chains * samples), 1)
     more: dict[str, Any] = {} if progress is None else {"on_token": _counter(progress, len(ids), at_once)}
@@ -132,7 +116,7 @@ def evaluate(
         record_of(name, example, task, model, given) for name, example, given in zip(ids, examples, answers, strict=True)
     ]
     loop_seconds = math.fsum(answer.seconds for given in answers for answer in given)
-    return EvalReport(**about, seconds=seconds, loop_seconds=loop_seconds, records=tuple(records))
+    return EvalReport(**about.settings(), seconds=seconds, loop_seconds=loop_seconds, records=tuple(records))
 
 
 def _in_turns(
@@ -140,7 +124,7 @@ def _in_turns(
     task: Task,
     examples: Sequence[Example],
     ids: Sequence[str],
-    about: _About,
+    about: EvalSettings,
     keep: PartialReport,
     explain: bool,
     progress: Callable[[int, int], None] | None,
@@ -151,13 +135,13 @@ def _in_turns(
     the problems and the batch size, so that any number of processes shares the same turns.
     """
     questions = [example.question for example in examples]
-    chains, samples, latents = about["chains"], about["samples"], about["latents"]
-    size = max(about["batch_size"] // (chains * samples), 1)
+    chains, samples, latents = about.chains, about.samples, about.latents
+    size = max(about.batch_size // (chains * samples), 1)
 
     def answer(places: Sequence[int]) -> list[tuple[Answer, ...]]:
         return model.sample(
             [questions[place] for place in places], chains=chains, samples=samples, latents=latents, explain=explain,
-            names=[ids[place] for place in places], numbers=places, batch_size=about["batch_size"], **about["speaking"],
+            names=[ids[place] for place in places], numbers=places, batch_size=about.batch_size, **about.speaking,
         )  # fmt: skip
 
     def make(place: int, said: Sequence[Answer]) -> Record:
@@ -165,10 +149,13 @@ def _in_turns(
 
     batches = min(max(len(questions) // (8 * size), 1), 8)
     plan = model.batches(questions, size * batches, latents=latents, names=ids)
-    code = {name: about["environment"][name] for name in ("versions", "commit")}
-    settings = {name: value for name, value in about.items() if name != "environment"} | {"explain": explain, **code}
-    device = str(about["model"]["device"]).partition(":")[0]  # each process has its own GPU
-    settings["model"] = {k: v for k, v in about["model"].items() if k != "path"} | {"device": device}
+    code = {name: about.environment[name] for name in ("versions", "commit")}
+    settings = {name: value for name, value in about.settings().items() if name != "environment"} | {
+        "explain": explain,
+        **code,
+    }
+    device = str(about.model["device"]).partition(":")[0]  # each process has its own GPU
+    settings["model"] = {k: v for k, v in about.model.items() if k != "path"} | {"device": device}
     return evaluate_missing(answer, make, plan, settings, keep, progress)
 
 

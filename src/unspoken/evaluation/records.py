@@ -6,7 +6,7 @@ So every number can be traced to the answers behind it, and two runs can be comp
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -85,8 +85,8 @@ class StepAccuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalReport(Stored):
-    """An evaluation: the records, and where they come from. All figures are computed from the records.
+class EvalSettings:
+    """What is evaluated, how, and where.
 
     Attributes:
         task: the task's config as plain values, with its name.
@@ -97,18 +97,9 @@ class EvalReport(Stored):
         batch_size: questions per batch; `ms_per_question` depends on it.
         speaking: all sampling settings.
         chains, samples: sets of thoughts per question, and answers from each; more than one answer means a vote.
-        seconds: wall-clock time from the first question to the last answer, including decoding of thoughts; for a resumable
-            evaluation (`evaluation/resume.py`) the sum over batches of all processes.
-        loop_seconds: the part spent on thinking and speaking.
         model: path (None if not from a directory), method config, dtype, device.
         environment: versions, hardware, commit, time (`provenance()`).
-        records: one per problem, in the order of the split.
-        extractor: the scoring rule of `accuracy`. Not "strict" if the texts were rescored (`evaluation/rescore.py`);
-            `Record.strict` and `Record.extracted` are then by that rule.
     """
-
-    KIND: ClassVar[str] = "report"
-    MADE_BY: ClassVar[str] = "eval"
 
     task: dict[str, Any]
     split: str
@@ -117,13 +108,35 @@ class EvalReport(Stored):
     latents: int | None
     batch_size: int
     speaking: dict[str, Any]
-    seconds: float
-    loop_seconds: float
     model: dict[str, Any]
     environment: dict[str, Any]
-    records: tuple[Record, ...]
     chains: int = 1
     samples: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        """These fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(EvalSettings)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport(EvalSettings, Stored):
+    """An evaluation: the records, and where they come from. All figures are computed from the records.
+
+    Attributes:
+        seconds: wall-clock time from the first question to the last answer, including decoding of thoughts; for a resumable
+            evaluation (`evaluation/resume.py`) the sum over batches of all processes.
+        loop_seconds: the part spent on thinking and speaking.
+        records: one per problem, in the order of the split.
+        extractor: the scoring rule of `accuracy`. Not "strict" if the texts were rescored (`evaluation/rescore.py`);
+            `Record.strict` and `Record.extracted` are then by that rule.
+    """
+
+    KIND: ClassVar[str] = "report"
+    MADE_BY: ClassVar[str] = "eval"
+
+    seconds: float
+    loop_seconds: float
+    records: tuple[Record, ...]
     extractor: str = "strict"
     format: int = FORMAT
 

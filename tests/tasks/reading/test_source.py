@@ -242,7 +242,6 @@ def test_real_rows_are_disjoint_scored_right_and_do_not_show_their_answer(
         examples = task.examples(split)
         ids = [example.id for example in examples]
         assert len(set(ids)) == len(ids)
-        assert task.fingerprint(split) == make_task(config).fingerprint(split)
         for example in examples:
             question = re.sub(r"\W+", " ", example.question).casefold()
             assert seen.setdefault(question, split) == split, "a question stands in two splits"
@@ -255,3 +254,4 @@ def test_real_rows_are_disjoint_scored_right_and_do_not_show_their_answer(
                 assert score.flexible
             assert not task.score(example, "").flexible
             assert not task.score(example, "I do not know").flexible
+    assert task.fingerprint(splits[-1]) == make_task(config).fingerprint(splits[-1])
