@@ -33,8 +33,12 @@ def many():
 
 
 def test_all_methods_are_here():
-    """Every method of the contract, or one that answers as it does."""
-    assert {name.split()[0] for name in CASES} - {"cot", "semcot"} == {name.split()[0] for name in METHODS}
+    """Every method of the contract, or one that answers as it does, or that is refused."""
+    left = {name.split()[0] for name in CASES} - {"cot", "semcot"} - {name.split()[0] for name in METHODS}
+    assert left == {"lotus", "distill"}
+    for name in ("lotus", "distill lotus"):
+        with pytest.raises(ConfigError, match="parallel passes cannot be served"):
+            thinker(name)
 
 
 @pytest.mark.parametrize("name", METHODS)
