@@ -114,6 +114,8 @@ CASES = {
     "codi bare": Case(_codi(projection=False, distance="l2", scale="none", include_last_step=True)),
     "codi iterations": Case(_codi(iterations=2, projection=False, compare_embeddings=False)),
     "sim_cot codi iterations": Case(_sim_cot(inner=_codi(latents=6, iterations=3), normalisation="group")),
+    "mux codi": Case({"name": "mux", "inner": _codi()}),
+    "mux coconut": Case({"name": "mux", "inner": _coconut(latents_per_step=3), "decay": 0.4}),
     "codi lora": Case(_codi(projection_norm=False, projection_width=20, distance="l1"), lora=True),
     "icot_si": Case({"name": "icot_si", "remove_all_beyond": 4, "smoothing": 0.5}),
     "icot_si right": Case(

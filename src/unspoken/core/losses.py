@@ -5,6 +5,7 @@ Shapes: N targets, M keys, B rows, C sets of thoughts, F entries of a set, E and
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -65,6 +66,22 @@ def labelled_loss(trace: Trace, batch: Batch, head: Head) -> tuple[Tensor, Metri
     targets_N = torch.from_numpy(labels_N).to(hidden_ND.device)
     loss, hits_N = weighted_cross_entropy(hidden_ND, targets_N, head, _factors(batch, hidden_ND), hits=marks.track)
     return loss, label_metrics(hits_N, *marks.at(rows_N, places_N + 1))
+
+
+def divergence_sum(hidden_ND: Tensor, targets: Sequence[Mapping[int, float]], head: Head) -> Tensor:
+    """KL divergence of the head's distribution at each state from a target distribution, summed, in fp32 (MUX).
+
+    Args:
+        hidden_ND: states.
+        targets: per state, token id -> probability, of tokens that have any.
+        head: states -> logits.
+    """
+    places_P = [n for n, target in enumerate(targets) for _ in target]
+    tokens_P, weights_P = zip(*(pair for target in targets for pair in target.items()), strict=True)
+    weight_P = torch.tensor(weights_P, device=hidden_ND.device)
+    said_NV = head(hidden_ND).float().log_softmax(dim=-1)
+    said_P = said_NV[torch.tensor(places_P, device=hidden_ND.device), torch.tensor(tokens_P, device=hidden_ND.device)]
+    return (weight_P * (weight_P.log() - said_P)).sum()
 
 
 def info_nce_sum(sets_BCF: Tensor, views_BCF: Tensor, temperature: float) -> Tensor:

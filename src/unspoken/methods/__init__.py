@@ -18,6 +18,7 @@ METHODS = {
     "codi": "unspoken.methods.codi:Codi",
     "distill": "unspoken.methods.distill:Distill",
     "lotus": "unspoken.methods.lotus:Lotus",
+    "mux": "unspoken.methods.mux:Mux",
     "icot_si": "unspoken.methods.icot_si:IcotSi",
     "pause": "unspoken.methods.pause:Pause",
     "sim_cot": "unspoken.methods.sim_cot:SimCot",

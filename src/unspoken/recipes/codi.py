@@ -4,7 +4,7 @@ On GSM8K-Aug every number is a script's. On the other data sets CODI's scripts g
 there and takes the same. No script trains on StrategyQA, though the released code reads it: CommonsenseQA's settings.
 
 Sources: [Z] zhenyi4/codi 4fd88d4, scripts/*.sh and train.py; [S] InternLM/SIM-CoT f3ae967, CODI/scripts/*.sh; [P] arXiv
-2502.21074; [ours] chosen here, see the comment.
+2502.21074; [M] the card of MisakiTaro0414/MUX; [ours] chosen here, see the comment.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods.base import replace_innermost
 from unspoken.methods.codi import CodiConfig
+from unspoken.methods.mux import MuxConfig
 from unspoken.methods.sim_cot import SimCotConfig
 from unspoken.runs.config import RunConfig, TrainConfig
 from unspoken.tasks.base import TaskConfig
@@ -137,6 +138,23 @@ def gsm8k_llama3b() -> RunConfig:
 def gsm8k_llama8b() -> RunConfig:
     """CODI, Llama-3.1-8B-Instruct, with the settings of SIM-CoT's script. Published (as its baseline) 61.1."""
     return codi_of(LLAMA_8B, Gsm8kAugConfig())
+
+
+def mux_gsm8k() -> RunConfig:
+    """MUX on CODI, GPT-2: CODI's script with the divergence in place of the distance. [M] 6 latents, LoRA r 128, alpha 32,
+    cosine, "superposition KL-divergence distillation + reference loss"; published 48.45."""
+    return _mux_of(GPT2)
+
+
+def mux_gsm8k_llama1b() -> RunConfig:
+    """MUX on CODI, Llama-3.2-1B-Instruct, likewise. [M] published 57.01."""
+    return _mux_of(LLAMA_1B)
+
+
+def _mux_of(base: Scripts) -> RunConfig:
+    """MUX with what its weights' card [M] says, and CODI's numbers for the rest."""
+    codi = codi_of(replace(base, distill=0.0), Gsm8kAugConfig())
+    return replace(codi, method=MuxConfig(inner=codi.method))
 
 
 def sim_gsm8k() -> RunConfig:

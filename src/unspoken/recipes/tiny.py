@@ -27,6 +27,7 @@ from unspoken.methods.cot import CotConfig
 from unspoken.methods.distill import DistillConfig
 from unspoken.methods.icot_si import IcotSiConfig
 from unspoken.methods.lotus import LotusConfig
+from unspoken.methods.mux import MuxConfig
 from unspoken.methods.pause import PauseConfig
 from unspoken.methods.semcot import SemCotConfig
 from unspoken.methods.semcot_generator import SemCotGeneratorConfig
@@ -244,6 +245,12 @@ def pccot() -> RunConfig:
     base = codi()
     method = replace(base.method, latents=4 * STEPS, iterations=3, projection=False, compare_embeddings=False)
     return replace(base, method=method)
+
+
+def mux_codi() -> RunConfig:
+    """MUX on CODI: each latent's state must say its step through the model's own head."""
+    base = codi()
+    return replace(base, method=MuxConfig(inner=base.method))
 
 
 def sim_cot_codi() -> RunConfig:
