@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
+from unspoken.cli import main
 from unspoken.errors import ConfigError, TrainingError
-from unspoken.runs.directory import RunDir
+from unspoken.evaluation.evaluator import evaluate
+from unspoken.runs.directory import RunDir, load
+from unspoken.tasks import make_task
 from unspoken.training import callbacks
-from unspoken.training.callbacks import Callback
+from unspoken.training.callbacks import Callback, track_report
 from unspoken.training.loop import train
 
 HEARD: list[tuple[int, dict[str, Any]]] = []
@@ -67,6 +70,32 @@ def test_tracker_is_told_every_row_and_the_whole_config(make, tmp_path, ear):
     assert CONFIG["train.lr"] == 3e-3
     assert CONFIG["method.inner.name"] == "coconut"
     assert CONFIG["train.epochs"] == "null"
+
+
+def test_trackers_are_shown_thoughts_in_words_and_told_of_evaluations(make, tmp_path, ear, capsys, monkeypatch):
+    run = train(make(steps=4, tracker="ear"), tmp_path / "run")
+    ((step, shown),) = [(step, values["validation/shown"]) for step, values in HEARD if "validation/shown" in values]
+    assert step == 4
+    assert [line.split(":")[0] for line in shown.split("\n\n")[0].splitlines()[1:]] == [
+        "thought 1", "thought 2", "said", "answer"
+    ]  # fmt: skip
+    HEARD.clear()
+    monkeypatch.setattr("sys.argv", ["unspoken", "eval", str(run.path), "--no-controls"])
+    main()
+    ((step, values),) = HEARD
+    assert step == 4
+    assert values["eval/files/test/problems"] == 6
+    assert values["eval/files/test/accuracy_low"] <= values["eval/files/test/accuracy"]
+    Ear.fails_at = 0
+    main()
+    assert "'ear' was not told of the evaluation (OSError: no network)" in capsys.readouterr().err
+    HEARD.clear()
+    plain = train(make(steps=2), tmp_path / "plain")
+    assert not any("shown" in row for row in plain.metrics())
+    monkeypatch.setattr("sys.argv", ["unspoken", "eval", str(plain.path), "--no-controls", "--track"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--track needs a run that was trained with a tracker" in capsys.readouterr().err
 
 
 def test_a_tracker_that_cannot_start_is_an_error_and_one_that_fails_later_a_warning(make, tmp_path, ear):
@@ -135,11 +164,15 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_tensorboard(make, alone: Path):
     where = "tensorboard.backend.event_processing.event_accumulator"
     events = pytest.importorskip(where, reason="pip install 'unspoken[track]'")
-    train(make(steps=2, tracker="tensorboard", **FILED), "run")
+    run = train(make(steps=2, tracker="tensorboard", **FILED), "run")
+    track_report(run, evaluate(load("run"), make_task(run.config().task), "test"))
     folder = next(Path("run").rglob("events.out.tfevents*")).parent
     read = events.EventAccumulator(str(folder))
     read.Reload()
-    assert "train/loss" in read.Tags()["scalars"]
+    assert {"train/loss", "eval/files/test/accuracy"} <= set(read.Tags()["scalars"])
+    (told,) = [e.tensor_proto.string_val[0].decode() for e in read.Tensors("validation/shown/text_summary")]
+    assert "thought 1: " in told
+    assert told.count("Ann has ") == 3
     assert "method.inner.name: coconut" in next(Path("run").rglob("hparams.yml")).read_text()
 
 
@@ -149,23 +182,34 @@ def test_wandb_without_a_login_writes_into_the_run(make, alone: Path):
         train(make(steps=2, tracker="wandb", **FILED), "run")
     (kept,) = Path("run").rglob("run-*.wandb")
     assert b"tiny" in kept.read_bytes() or b"train/loss" in kept.read_bytes()
+    assert b"thoughts" in next(Path("run").rglob("*.table.json")).read_bytes()
+    run = RunDir(Path("run"))
+    with pytest.warns(UserWarning, match="wandb knows no login"):
+        track_report(run, evaluate(load("run"), make_task(run.config().task), "test"))
+    again = [file for file in Path("run").rglob("run-*.wandb") if file.name == kept.name]
+    assert any(b"eval/files/test/accuracy" in file.read_bytes() for file in again), "the same run, by its id"
 
 
 def test_mlflow_and_tensorboard_together(make, alone: Path):
     mlflow = pytest.importorskip("mlflow", reason="pip install 'unspoken[track]'")
     pytest.importorskip("tensorboard", reason="pip install 'unspoken[track]'")
-    train(make(steps=2, tracker=("mlflow", "tensorboard"), **FILED), "run")
+    done = train(make(steps=2, tracker=("mlflow", "tensorboard"), **FILED), "run")
+    track_report(done, evaluate(load("run"), make_task(done.config().task), "test"))
     (run,) = mlflow.search_runs(experiment_names=["figs"], output_format="list")
     assert run.info.run_name == "mine"
     assert run.data.tags["group"] == "three"
     assert run.data.params["method.inner.name"] == "coconut"
     assert run.data.metrics["train/loss"] > 0
+    assert 0 <= run.data.metrics["eval/files/test/accuracy"] <= 1
+    texts = mlflow.MlflowClient().list_artifacts(run.info.run_id, "validation")
+    assert [file.path for file in texts] == ["validation/shown-000002.txt"]
     assert list(Path("run").rglob("events.out.tfevents*"))
 
 
 def test_trackio(make, alone: Path):
     pytest.importorskip("trackio", reason="pip install 'unspoken[track]'")
-    train(make(steps=2, tracker="trackio", **FILED), "run")
+    run = train(make(steps=2, tracker="trackio", **FILED), "run")
+    track_report(run, evaluate(load("run"), make_task(run.config().task), "test"))
     assert [file for file in (alone / "trackio").rglob("*") if file.is_file()]
 
 

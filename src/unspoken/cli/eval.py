@@ -98,6 +98,9 @@ def evaluate(
     controls_limit: Annotated[int, typer.Option(help="Problems per control (see `controls`).")] = CONTROLLED,
     extractors: Annotated[str | None, typer.Option(help="Also score by these rules (`rescore`): all, or names.")] = None,
     card: Annotated[Path | None, typer.Option(help="Also write a card, for `verify`.", **FILE)] = None,
+    track: Annotated[
+        bool | None, typer.Option(help="Tell the trackers of the run's training. Default: if it had some.")
+    ] = None,
     restart: Annotated[bool, typer.Option(help="Throw away what an interrupted evaluation left.")] = False,
     shots: Annotated[int, typer.Option(help="Solved problems shown to a plain model before each question.")] = 0,
     thinking: Annotated[
@@ -143,6 +146,8 @@ def evaluate(
             if len(said) > 1:
                 console.say(f"report: {found[-1].path}")
         _show(found, run.name, console)
+        if me.main and track is not False:
+            _track(run, found, track)
         for done in found:
             where = f"{run.name}, seed {done.seed}: " if len(said) > 1 else ""
             for line in details(done.report) + by_rules(done.by_rules, done.left_out):
@@ -159,6 +164,20 @@ def evaluate(
     if card is not None:
         console.say(f"card: {card}")
     me.close()
+
+
+def _track(run: Path, found: Sequence[Evaluated], asked: bool | None) -> None:
+    """Tell the trackers of the run's training of its evaluations."""
+    from unspoken.runs.directory import RunDir
+    from unspoken.runs.places import TRACKERS, is_plain
+
+    if not is_plain(run) and (RunDir(run).path / TRACKERS).is_file():
+        from unspoken.training.callbacks import track_report
+
+        for done in found:
+            track_report(RunDir(run), done.report)
+    elif asked:
+        raise ConfigError(f"--track needs a run that was trained with a tracker (train.tracker), and {run} was not")
 
 
 def _show(found: Sequence[Evaluated], name: str, console: Terminal) -> None:

@@ -18,6 +18,10 @@ from unspoken.runs.hub import fetched, hub_run, is_on_hub
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
+TRACKERS = "trackers.json"
+"""What each tracker of the training calls the run, in its folder."""
+
+
 class Places:
     """A run's folder, and the places of its reports and other files.
 

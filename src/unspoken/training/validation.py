@@ -24,6 +24,8 @@ from unspoken.training.ranks import Ranks
 
 _BATCH = 128
 """Answers at a time."""
+_SHOWN = 3
+"""The first so many problems are shown to trackers, with the thoughts in words."""
 
 
 _Answered = tuple[bool, bool, int, str | None]
@@ -54,23 +56,37 @@ class Validation:
         Returns:
             accuracy: share of right answers; loss: the total loss, normalised as in training; latents: their number, if the
                 method has any; problems: their number; cut_off: number of answers that reached `max_new_tokens`; parts: of
-                a mixture, the accuracy of each part; metrics: the method's own. Without problems only accuracy and loss,
-                which are None.
+                a mixture, the accuracy of each part; metrics: the method's own; shown: for trackers, the first problems
+                with their decoded thoughts. Without problems only accuracy and loss, which are None.
         """
         if not self.examples:
             return {"accuracy": None, "loss": None}
-        everyone = self.ranks.gather(lambda: (self._answers(latents), self._losses(stage)))
-        answers = [answer for given, _ in everyone for answer in given]
-        metrics = add_metrics([part for _, (_, part) in everyone])
+        everyone = self.ranks.gather(lambda: (self._answers(latents), self._losses(stage), self._shown(latents)))
+        answers = [answer for given, *_ in everyone for answer in given]
+        metrics = add_metrics([part for _, (_, part), _ in everyone])
+        shown = [one for *_, some in everyone for one in some]
         return {
             "accuracy": sum(right for right, *_ in answers) / len(answers),
-            "loss": sum(loss for _, (loss, _) in everyone),
+            "loss": sum(loss for _, (loss, _), _ in everyone),
             **({"latents": max(thought for _, _, thought, _ in answers)} if self.method.latents_per_group else {}),
             "problems": len(answers),
             "cut_off": sum(not ended for _, ended, _, _ in answers),
             **_by_part(answers),
             **({"metrics": {name: metric.compute() for name, metric in metrics.items()}} if metrics else {}),
+            **({"shown": shown} if shown else {}),
         }
+
+    def _shown(self, latents: int | None) -> list[dict[str, Any]]:
+        """This process's part of the problems that are shown; none where no tracker or no decoder is."""
+        if not (self.config.train.tracker and self.method.explains):
+            return []
+        mine = self.ranks.share(self.examples[:_SHOWN])
+        model = Model(self.method, self.config.speaking, latents)
+        said = model.answer([e.question for e in mine], explain=True) if mine else []
+        return [
+            {"question": e.question, "answer": e.answer, "said": one.text, "thoughts": list(one.thoughts or ())}
+            for e, one in zip(mine, said, strict=True)
+        ]
 
     def _answers(self, latents: int | None) -> list[_Answered]:
         """Per problem of this process: whether its answer is right, whether it ended by itself, its number of latents, and
