@@ -48,7 +48,9 @@ def make_method(data: str | Mapping[str, object] | MethodConfig, backbone: Backb
     config = method_config(data)
     method = lookup(METHODS, config.name, "method")
     latents_asked(method.most_latents(config), backbone.context)
-    return method(config, backbone)
+    made = method(config, backbone)
+    made.parts()  # they are needed when it is first saved; a mistake in them is met now
+    return made
 
 
 __all__ = ["METHODS", "make_method", "method_config"]
