@@ -26,7 +26,7 @@ from unspoken.runs.directory import RunDir
 from unspoken.studies.places import JobPlaces
 from unspoken.studies.plan import Job
 from unspoken.studies.run import planned
-from unspoken.studies.state import report_of, trained
+from unspoken.studies.state import report_of
 
 MOST = 10 * 10**6
 """Bytes of a packed model."""
@@ -112,7 +112,7 @@ def main() -> int:
         jobs = {job.name: job for job in planned(ROOT / "studies" / study, runs=args.runs).every}
         for one in names:
             job, name = jobs[one], f"{begins}-{one.removesuffix('-1')}"
-            if not trained(RunDir(job.folder)):
+            if not RunDir(job.folder).finished:
                 print(f"{name}: not trained yet; unspoken study studies/{study} --only seed=1")
                 continue
             try:
