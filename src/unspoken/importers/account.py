@@ -9,7 +9,7 @@ import torch
 
 from unspoken.errors import CheckpointError, ConfigError
 from unspoken.importers.base import Architecture, BaseOutline, check_frozen
-from unspoken.importers.families import DECODER, LM, Family, detect, projection_of, rules_of, wanted_of
+from unspoken.importers.families import DECODER, LM, Family, detect, projection_of, rules_of, told_by_rows, wanted_of
 from unspoken.importers.files import Weights
 from unspoken.importers.lora import Merged, is_lora, merge, whole_name, with_parts
 from unspoken.importers.rules import Mapped, listed, rename, require
@@ -56,7 +56,7 @@ def account(
         ConfigError: an option for a part that the checkpoint does not have.
     """
     model = base.architecture()
-    family = detect(weights.tensors, model)
+    family = told_by_rows(detect(weights.tensors, model), weights.tensors, base, model)
     if decoder is not None and not family.decoder:
         raise ConfigError(f"a decoder's base was given, but {weights.path} ({family.title}) has no auxiliary decoder")
     if maps := sorted(key for key in weights.tensors if key.startswith("pj_out.")):

@@ -4,6 +4,8 @@
     coconut  base_causallm.*, embedding.weight [, expainable_llm.*]  facebookresearch/coconut 27273cb, SIM-CoT f3ae967
     codi     codi.* or coconut.* [, prj.*] [, decoder.*, pj_in.*]    zhenyi4/codi 4fd88d4, SIM-CoT f3ae967
     cot      a Hugging Face causal LM's own keys                     facebookresearch/coconut 27273cb (cot, no_cot)
+    lotus    the same, with three rows more                          yingfan-bot/lotus eb77e2f
+    pccot    the same, with four rows more [, prj.*]                 whyNLP/PCCoT 2e32e3e, LoRA merged
 
 Targets: lm.* the base model, decoder.* SIM-CoT's auxiliary decoder, projection.*, project.* (into a decoder of another
 width). File names are ignored: the family, the presence of LoRA, projection and decoder, and their widths are derived from
@@ -13,7 +15,7 @@ the tensors.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -33,18 +35,29 @@ BUFFERS = (
 )
 
 
+_TITLES = {
+    "coconut": "Coconut",
+    "codi": "CODI",
+    "cot": "plain language model (CoT or No-CoT)",
+    "lotus": "LOTUS",
+    "pccot": "PCCoT",
+}
+_ADDED = {"coconut": 3, "lotus": 3, "pccot": 4}
+"""Tokens that are added to the tokenizer; PCCoT's last is for padding."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """The layout of a checkpoint.
 
     Attributes:
-        method: the method that it becomes.
+        method: the paper it is from.
         lm: prefix of the base model's keys.
         decoder: prefix of an auxiliary decoder's keys; None = there is none.
         lora: whether the base model's layers have LoRA.
     """
 
-    method: Literal["coconut", "codi", "cot"]
+    method: Literal["coconut", "codi", "cot", "lotus", "pccot"]
     lm: str
     decoder: str | None = None
     lora: bool = False
@@ -52,17 +65,17 @@ class Family:
     @property
     def title(self) -> str:
         """Its name in messages."""
-        name = {"coconut": "Coconut", "codi": "CODI", "cot": "plain language model (CoT or No-CoT)"}[self.method]
+        name = _TITLES[self.method]
         return f"SIM-CoT on {name}" if self.decoder else name
 
     def embedding_rows(self, base: BaseOutline) -> tuple[tuple[int, ...], int]:
         """The allowed numbers of embedding rows, and the number before tokens were added.
 
-        Coconut resizes to its tokenizer, CODI from the config's vocabulary V (pad is V, bot V + 1, eot V + 2). CODI's
-        test.py also accepts files with two more rows, which are unused.
+        Coconut, LOTUS and PCCoT resize to their tokenizers, CODI from the config's vocabulary V (pad is V, bot V + 1, eot
+        V + 2). CODI's test.py also accepts files with two more rows, which are unused.
         """
-        if self.method == "coconut":
-            return (base.words + 3,), base.words
+        if (added := _ADDED.get(self.method)) is not None:
+            return (base.words + added,), base.words
         return ((base.rows + 3, base.rows + 5) if self.method == "codi" else (base.rows,)), base.rows
 
 
@@ -89,6 +102,22 @@ def detect(keys: Iterable[str], base: Architecture) -> Family:
     )
 
 
+def told_by_rows(family: Family, tensors: Mapping[str, Tensor], base: BaseOutline, model: Architecture) -> Family:
+    """A language model's own keys, with rows of added tokens: how many says whose they are.
+
+    Args:
+        family: as recognised by its keys.
+        tensors: the checkpoint's.
+        base, model: the model it was trained from, before tokens were added.
+    """
+    table = tensors.get(model.embedding, tensors.get(model.head))
+    if family.method != "cot" or table is None or table.shape[0] == base.rows:
+        return family
+    found: dict[int, Literal["lotus", "pccot"]] = {_ADDED["lotus"]: "lotus", _ADDED["pccot"]: "pccot"}
+    method = found.get(table.shape[0] - base.words)
+    return family if method is None else replace(family, method=method)
+
+
 def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: Iterable[str]) -> tuple[KeyRule, ...]:
     """The rules of a family.
 
@@ -111,6 +140,9 @@ def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: It
             KeyRule(pattern="prj.ln.*", target=PROJECTION + "4.*"),
             KeyRule(pattern="pj_in.*", target=PROJECT + "*"),
         ]
+    if family.method == "pccot":
+        layers = {"prj.0.*": "1.*", "prj.2.*": "3.*", "prj.3.*": "4.*"}  # ours begins with dropout
+        rules += [KeyRule(pattern=theirs, target=PROJECTION + ours) for theirs, ours in layers.items()]
     return (*rules, *_lm_rules(family.lm, LM, base, keys, family.lora))
 
 

@@ -91,15 +91,15 @@ def import_checkpoint(
     dtype: str = "float32",
     task: str = "gsm8k_aug",
 ) -> Imported:
-    """Turn a released checkpoint of Coconut, CODI, SIM-CoT on either, SoftCoT or SemCoT into a run directory.
+    """Turn a released checkpoint of Coconut, CODI, SIM-CoT on either, LOTUS, PCCoT, SoftCoT or SemCoT into a run directory.
 
     Args:
         path: a file or folder; see `importers.files`.
         base: the model it was trained from: a Hugging Face folder (weights may be absent), hub id or "builtin:..."; for
             SemCoT the frozen model, with its weights.
         out: the run directory to make.
-        latents: number of latents; None = 6 for CODI, as in every released model, and 5 for SemCoT, as trained.
-        latents_per_step, max_stage: Coconut: c and K, which make c K latents; None = the published ones for GSM8K.
+        latents: number of latents; None = 6 for CODI, as in every released model, 24 for PCCoT, 5 for SemCoT, as trained.
+        latents_per_step, max_stage: Coconut, LOTUS: c and K, which make c K latents; None = the published ones for GSM8K.
         alpha: of LoRA; None = 32, if the rank is the published 128.
         eos: the token that ends an answer; None = the base model's, which is then checked.
         decoder_base: the model that an auxiliary decoder was made from; None = `base`.

@@ -14,8 +14,16 @@ _FOREIGN = {
     "coconut": ("latents",),
     "codi": ("latents_per_step", "max_stage"),
     "cot": ("latents", "latents_per_step", "max_stage"),
+    "lotus": ("latents",),
+    "pccot": ("latents_per_step", "max_stage"),
 }
-_OWN = {"coconut": "latents_per_step and max_stage", "codi": "latents", "cot": "none, it thinks no latents"}
+_OWN = {
+    "coconut": "latents_per_step and max_stage",
+    "codi": "latents",
+    "cot": "none, it thinks no latents",
+    "lotus": "latents_per_step and max_stage",
+    "pccot": "latents",
+}
 
 
 class Choices:
@@ -49,6 +57,10 @@ def settings(
         raise ConfigError(f"{odd[0]} is no setting of {family.title}; its own: {_OWN[family.method]}")
     if family.method == "cot":
         return {"name": "cot"}
+    if family.method == "lotus":
+        return _lotus(found, choices, latents_per_step, max_stage)
+    if family.method == "pccot":
+        return _pccot(found, choices, latents)
     if family.method == "coconut":
         inner = _coconut(family, choices, latents_per_step, max_stage)
     else:
@@ -73,6 +85,30 @@ def _coconut(family: Family, choices: Choices, latents_per_step: int | None, max
     k = choices.choose("max_stage", max_stage, 5 if family.decoder else 3, source)
     choices.made["latents"] = (c * k, "latents_per_step x max_stage")
     return {"name": "coconut", "latents_per_step": c, "max_stage": k}
+
+
+def _lotus(found: Account, choices: Choices, latents_per_step: int | None, max_stage: int | None) -> dict[str, Any]:
+    """c and K. yingfan-bot/lotus, args/gsm8k_lotus_*.yaml: 13 for GPT-2, 25 for Llama, and 6."""
+    published = 13 if found.base.config.model_type == "gpt2" else 25
+    c = choices.choose("latents_per_step", latents_per_step, published, "as published for GSM8K")
+    k = choices.choose("max_stage", max_stage, 6, "as published for GSM8K")
+    choices.made["latents"] = (c * k, "latents_per_step x max_stage")
+    return {"name": "lotus", "latents_per_step": c, "max_stage": k}
+
+
+def _pccot(found: Account, choices: Choices, latents: int | None) -> dict[str, Any]:
+    """whyNLP/PCCoT, run_ccot.sh.template: 24 latents in 3 iterations."""
+    return {
+        "name": "codi",
+        "latents": choices.choose("latents", latents, 24, "as published"),
+        "iterations": choices.choose("iterations", None, 3, "as published"),
+        "projection": bool(found.projection),
+        **found.projection,
+        "scale": "batch",
+        "compare_embeddings": False,
+        "template": {"question": "{question}", "step": "{step}", "answer": "The answer is:{answer}"},
+        "separator": "",
+    }
 
 
 _RELEASED: dict[str, dict[str, Any]] = {
