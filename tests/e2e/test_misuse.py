@@ -86,7 +86,7 @@ WORDS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(st.data())
 def test_option_values_of_any_kind(data: st.DataObject):
     """A command ends well, or in one line and exit code 2; whatever is wrong is found before anything long begins."""

@@ -51,8 +51,9 @@ def soft(files: Path, tmp_path: Path):
 WRAPS = ["softcot", "softcot_pp", "sim_cot"]
 
 
-@pytest.mark.parametrize("caches", [False, True], ids=["no caches", "caches"])
-@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize(
+    ("wrap", "caches"), [("softcot", True), ("softcot_pp", False), ("sim_cot", True), ("sim_cot", False)]
+)
 def test_a_killed_run_goes_on(make, soft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrap: str, caches: bool):
     """Bit for bit; with caches but for rounding: what one run remembers the other reads again, in other batches."""
     config = make(soft(wrap))

@@ -277,7 +277,7 @@ def test_a_model_on_this_machine(tmp_path, monkeypatch, capsys):
         (["--steps", "linez"], "unknown rule 'linez'"),
         (["--texts", "nope"], "unknown texts 'nope'"),
         (["--tries", "0"], "--tries"),
-        (["--url", "localhost"], "url must begin with http"),
+        (["--url", "localhost"], "url must be the base URL"),
     ],
 )
 def test_options_that_are_none(tmp_path, monkeypatch, capsys, more, message):

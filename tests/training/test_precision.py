@@ -47,11 +47,10 @@ def base(files: Path):
 
 
 METHODS = {
-    "cot": False, "coconut": False, "coconut lora": True, "sim_cot": False, "sim_cot lora": True, "codi": False,
-    "codi lora": True, "icot_si": False, "pause": False, "pause rows": False, "pause lora": True, "sim_cot codi": False,
-    "sim_cot codi lora": True, "step_weighted codi": False, "softcot": False, "softcot trained": False,
-    "softcot lora": True, "softcot_pp": False, "sim_cot softcot": False, "semcot_generator": False, "semcot": False,
-    "semcot lora": True, "sim_cot semcot": False,
+    "cot": False, "coconut": False, "coconut lora": True, "sim_cot": False, "codi": False, "icot_si": False,
+    "pause rows": False, "pause lora": True, "sim_cot codi lora": True, "step_weighted codi": False, "softcot": False,
+    "softcot trained": False, "softcot lora": True, "softcot_pp": False, "semcot_generator": False, "semcot lora": True,
+    "sim_cot semcot": False,
 }  # fmt: skip
 
 
