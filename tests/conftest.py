@@ -19,3 +19,9 @@ def no_states_at_home():
     """No test keeps states of assistants in the user's home; trained runs have a config of their own."""
     with using(FastConfig(states=None)):
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, in one piece each, since fixtures are shared inside them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

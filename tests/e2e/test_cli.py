@@ -21,6 +21,8 @@ from unspoken.methods import METHODS
 from unspoken.recipes import RECIPES, recipe
 from unspoken.tasks import TASKS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from support.command_line import unspoken
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["README.md", "docs/tutorial.md"]
 LANGUAGES = ("sh", "python", "json")

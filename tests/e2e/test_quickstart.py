@@ -17,6 +17,8 @@ import unspoken
 from unspoken.recipes import tiny
 from unspoken.recipes.quickstart import START, _question, quickstart
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def short(monkeypatch):

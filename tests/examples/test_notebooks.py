@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support import notebooks
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NUMBER = re.compile(r"\d+\.\d+")
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))

@@ -31,6 +31,8 @@ from unspoken.exporters.hf_folder import chat_template, export_hf, projection
 from unspoken.methods import METHODS, make_method
 from unspoken.runs.directory import RunDir
 
+pytestmark = pytest.mark.slow
+
 NUMBERS = [0, 1, 7]
 
 

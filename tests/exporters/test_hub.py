@@ -22,6 +22,8 @@ from unspoken.exporters.hub import parcel, push
 from unspoken.runs.directory import RunDir
 from unspoken.runs.hub import fetched, hub_run
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "Ann has 3 pens and buys 4 more. She doubles them."
 READ = "builtin:tiny-sim-cot"
 

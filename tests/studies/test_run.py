@@ -20,6 +20,8 @@ from unspoken.studies.run import Planned, planned, write_results
 from unspoken.studies.state import done
 from unspoken.studies.work import work
 
+pytestmark = pytest.mark.slow
+
 PREPARED = """
 [[prepare]]
 name = "start"

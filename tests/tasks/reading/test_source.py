@@ -22,6 +22,8 @@ from unspoken.tasks.generated.generated import Problem, take
 from unspoken.tasks.reading.readers import listed_rows, read_rows
 from unspoken.tasks.reading.source import DATA_VARIABLE, DataSource, Splits, converted
 
+pytestmark = pytest.mark.slow
+
 FILES: Any = {"train": ("a.jsonl", "b*.jsonl"), "test": ("t.jsonl",)}
 
 
