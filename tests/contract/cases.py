@@ -274,4 +274,4 @@ def prompts(method: Any) -> list[Row]:
     """Every question, with numbers of latents from 0 to 13 where the method takes them."""
     latents = (0, 13, 1, 6, 2) if method.latents_per_group else (0,)
     asked = [(example, n) for n in latents for example in EXAMPLES]
-    return [method.prompt(e.question, n, e.id) for e, n in asked[:: len(latents) // 2 or 1]]
+    return [method.prompt(e.question, n, e.id) for e, n in asked[:: 3 if len(latents) > 1 else 1]]  # every n, every e

@@ -47,7 +47,7 @@ def base(files: Path):
 
 
 METHODS = {
-    "cot": False, "coconut": False, "coconut lora": True, "sim_cot": False, "codi": False, "icot_si": False,
+    "cot": False, "coconut": False, "coconut lora": True, "sim_cot": False, "codi lora": True, "icot_si": False,
     "pause rows": False, "pause lora": True, "sim_cot codi lora": True, "step_weighted codi": False, "softcot": False,
     "softcot trained": False, "softcot lora": True, "softcot_pp": False, "semcot_generator": False, "semcot lora": True,
     "sim_cot semcot": False,
