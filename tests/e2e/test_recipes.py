@@ -33,6 +33,12 @@ def test_recipe(name: str):
     assert inspect.getdoc(getattr(importlib.import_module(module), function))
 
 
+def test_another_task_brings_its_own_fields():
+    config = recipe("gsm8k/sim_cot", ["task.train=a.jsonl", "task.name=files", "train.lr=1e-3"])
+    assert (config.task.name, config.task.train, config.train.lr) == ("files", "a.jsonl", 1e-3)
+    assert recipe("gsm8k/sim_cot", ["task.name=gsm8k_aug", "task.root=x"]).task.root == "x"
+
+
 def test_no_two_names_are_one_recipe():
     assert len(set(RECIPES.values())) == len(RECIPES)
     dumped = [json.dumps(dump(recipe(name))) for name in RECIPES]

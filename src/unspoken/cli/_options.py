@@ -273,6 +273,8 @@ def task_named(task: str | TaskConfig, overrides: list[str] | None) -> Any:
     from unspoken.core.config import dump, override
     from unspoken.tasks import make_task, task_config
 
+    if place := next((text for text in overrides or () if "=" not in text and Path(text).exists()), None):
+        raise ConfigError(f"{place} is a file of which split? Say train={place}, validation={place} or test={place}")
     return make_task(override(dump(task_config(task) if isinstance(task, str) else task), overrides or []))
 
 

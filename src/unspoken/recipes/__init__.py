@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from unspoken.core.config import build, dump, lookup, override, place
 from unspoken.errors import ConfigError
 from unspoken.runs.earlier import check_moved, updated
+from unspoken.tasks import task_config
 
 if TYPE_CHECKING:
     from unspoken.runs.config import RunConfig
@@ -152,7 +153,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     Args:
         name: a name of the table or of an installed package, "module:function", or a JSON file that holds a config (a
             run.json will do).
-        overrides: assignments, e.g. "train.lr=1e-3".
+        overrides: assignments, e.g. "train.lr=1e-3". "task.name=files" takes another task, with its own defaults.
 
     Raises:
         ConfigError: unknown recipe (with a did-you-mean), unreadable file, unknown field or wrong type.
@@ -178,4 +179,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     if not overrides:
         return config
     check_moved(dumped := dump(config), overrides)
+    named = dict(text.strip().split("=", 1) for text in overrides if "=" in text).get("task.name", config.task.name)
+    if named != config.task.name:  # another task has other fields
+        dumped["task"] = dump(task_config(named))
     return build(RunConfig, override(dumped, overrides))

@@ -14,7 +14,7 @@ import pytest
 from unspoken.core.config import build, dump
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
-from unspoken.tasks.base import Task
+from unspoken.tasks.base import SPLITS, Task
 from unspoken.tasks.reading.files import Files, FilesConfig
 from unspoken.tasks.reading.readers import read_rows
 from unspoken.tasks.reading.rows import carve, examples_of
@@ -267,9 +267,12 @@ def test_fingerprint_covers_question_steps_answer_and_order(write: Write) -> Non
 
 def test_missing_and_unknown_splits(write: Write) -> None:
     files = task(train=write("a.jsonl", [GOOD]))
-    with pytest.raises(DataError, match=r"task 'files' has no validation split; set validation=PATH or validation_fraction"):
+    with pytest.raises(
+        DataError,
+        match=r"no validation split; set task\.validation=PATH, or task\.validation_fraction=0\.1 for",
+    ):
         files.examples("validation")
-    with pytest.raises(DataError, match=r"task 'files' has no test split; set test=PATH$"):
+    with pytest.raises(DataError, match=r"task 'files' has no test split; set task\.test=PATH, or task\.test_fraction=0\.1"):
         files.examples("test")
     with pytest.raises(DataError, match=r"no split 'valid'; did you mean 'validation'"):
         files.examples("valid")  # pyright: ignore[reportArgumentType]
@@ -308,6 +311,19 @@ def test_carved_validation_is_stable_and_disjoint(write: Write) -> None:
     assert {e.question for e in fewer.examples("validation")} == expected
 
 
+def test_test_is_carved_beside_validation(write: Write) -> None:
+    path = write("a.jsonl", questions(400))
+    files = task(train=path, validation_fraction=0.25, test_fraction=0.2)
+    train, validation, test = (files.examples(split) for split in SPLITS)
+    assert len(train) + len(validation) + len(test) == 400
+    assert 50 < len(test) < 110
+    assert len({e.question for e in (*train, *validation, *test)}) == 400
+    assert validation == task(train=path, validation_fraction=0.25).examples("validation"), "the same as without test"
+    assert test == task(train=path, test_fraction=0.2).examples("test")
+    with pytest.raises(DataError, match=r"no test split; set task\.test=PATH, or task\.test_fraction=0\.1"):
+        task(train=path).examples("test")
+
+
 def test_carving_that_leaves_nothing_is_an_error(write: Write) -> None:
     files = task(train=write("a.jsonl", questions(2)), validation_fraction=1e-9)
     with pytest.raises(DataError, match=r"validation_fraction=1e-09 of 2 rows leaves no validation row"):
@@ -321,6 +337,9 @@ def test_carving_that_leaves_nothing_is_an_error(write: Write) -> None:
     [
         ({"trian": "a"}, r"unknown field 'trian' of FilesConfig; did you mean 'train'"),
         ({"limit": 0}, r"field 'limit' must be 1 or more, or null for all rows, got 0"),
+        ({"test": "a", "test_fraction": 0.1}, r"set either 'test' .* or 'test_fraction'"),
+        ({"validation_fraction": 0.5, "test_fraction": 0.5}, r"leave nothing to train on"),
+        ({"test_fraction": -0.1}, r"field 'test_fraction' must be at least 0 and below 1, got -0.1"),
         ({"validation_fraction": 1.0}, r"field 'validation_fraction' must be at least 0 and below 1, got 1.0"),
         ({"validation": "a", "validation_fraction": 0.1}, r"set either 'validation' .* or 'validation_fraction'"),
         ({"steps": "words"}, r"field 'steps' of FilesConfig"),

@@ -53,6 +53,7 @@ class FilesConfig:
         limit: use the first rows of each split only.
         validation_fraction: use this share of train as validation, chosen by a hash of the question, so that a row stays on
             its side when others are added or removed. Only without a validation file.
+        test_fraction: the same for test. Only without a test file.
         answer: "number" compares as decimals, "text" as words, "letter" as the letter of an option (`own_choices.py`).
     """
 
@@ -67,12 +68,19 @@ class FilesConfig:
     require_steps: bool = False
     limit: int | None = None
     validation_fraction: float = 0.0
+    test_fraction: float = 0.0
     answer: Literal["number", "text", "letter"] = "number"
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.validation is not None and self.validation_fraction:
-            raise ConfigError("set either 'validation' (a file) or 'validation_fraction' (a share of train), not both")
+        for split in ("validation", "test"):
+            if getattr(self, split) is not None and getattr(self, f"{split}_fraction"):
+                raise ConfigError(f"set either '{split}' (a file) or '{split}_fraction' (a share of train), not both")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ConfigError(
+                f"validation_fraction and test_fraction leave nothing to train on: {self.validation_fraction} and "
+                f"{self.test_fraction}; their sum must be below 1"
+            )
         known = (*_PLAIN, *FIELDS.get(self.style, ()), *(["input"] if self.style == "alpaca" else []))
         for name in self.fields:
             if name not in known:
@@ -93,12 +101,14 @@ class Files(SplitTask[FilesConfig]):
             path, same = getattr(config, split), getattr(config, other)
             if _same_content(path, same):
                 raise DataError(f"{path}: given as {split}, but it is the {other} file ({same}); {rule}: give another file")
-        carved = config.validation_fraction > 0 and config.train is not None
+        self._carved: tuple[Split, ...] = tuple(
+            split for split in SPLITS[1:] if getattr(config, f"{split}_fraction") and config.train is not None
+        )
         given: tuple[Split, ...] = tuple(s for s in SPLITS if getattr(config, s) is not None)
-        there: tuple[Split, ...] = (*given, "validation") if carved else given
+        there = (*given, *self._carved)
         letters = config.answer == "letter"
         splits = Splits(
-            config=config, read=self._read, there=there, carved=carved,
+            config=config, read=self._read, there=there, carved="validation" in self._carved,
             key=choice_key if letters else lambda example: question_key(example.question),
         )  # fmt: skip
         # rows of MATH are LaTeX, of which a number is some
@@ -113,8 +123,8 @@ class Files(SplitTask[FilesConfig]):
     def examples(self, split: Split) -> list[Example]:
         """The split in file order, without rows that are in a held-out split, up to its limit."""
         if split in SPLITS and split not in self._splits.there:
-            hint = " or validation_fraction" if split == "validation" else ""
-            raise DataError(f"task 'files' has no {split} split; set {split}=PATH{hint}")
+            hint = f", or task.{split}_fraction=0.1 for a share of train" if split != "train" else ""
+            raise DataError(f"task 'files' has no {split} split; set task.{split}=PATH{hint}")
         return self._splits.examples(split)[: self.config.limit]
 
     def read_before_dropping(self, split: Split) -> list[Example]:
@@ -123,7 +133,7 @@ class Files(SplitTask[FilesConfig]):
 
     def _read(self, split: Split) -> list[Example]:
         config = self.config
-        source: Split = "train" if split == "validation" and config.validation is None else split
+        source: Split = "train" if split in self._carved else split
         place = getattr(config, source)
         rows, where = source_rows(place, source, config.format)
         mapped = [name for name in config.fields if name in REASONING]
@@ -131,7 +141,9 @@ class Files(SplitTask[FilesConfig]):
         found = examples_of(self._plain(rows), split=source, steps=config.steps, source=where, names=names, advice=advice)
         if source == "train" and config.require_steps:
             self._require_steps(found, where)
-        return carve(found, config.validation_fraction, split) if source == "train" and self._splits.carved else found
+        if source != "train" or not self._carved:
+            return found
+        return carve(found, config.validation_fraction, split, config.test_fraction)
 
     def _plain(self, rows: Iterable[RawRow]) -> Iterator[RawRow]:
         """Rows in plain form: renamed fields, converted style, options with letters."""

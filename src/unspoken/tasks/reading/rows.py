@@ -216,20 +216,29 @@ _ALIKE = {
 _ONE_FORM = _OneForm()
 
 
-def carve(rows: list[Example], fraction: float, split: Split) -> list[Example]:
-    """The train or validation part of rows, chosen by a hash of the question, so equal questions are in one part."""
+def carve(rows: list[Example], fraction: float, split: Split, test: float = 0.0) -> list[Example]:
+    """The part of rows that a split gets, chosen by a hash of the question, so equal questions are in one part.
+
+    Args:
+        rows: rows of one file.
+        fraction: the share that validation gets.
+        split: whose part it is.
+        test: the share that test gets.
+    """
 
     wordings: dict[str, str] = {}  # question key -> the wording met first
 
-    def share(example: Example) -> float:
+    def side(example: Example) -> Split:
         written = " ".join(example.question.split()).casefold()
         digest = sha256(wordings.setdefault(question_key(example.question), written).encode("utf-8")).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
+        share = int.from_bytes(digest[:8], "big") / 2**64
+        return "validation" if share < fraction else "test" if share >= 1 - test else "train"
 
-    side = [example for example in rows if (share(example) < fraction) == (split == "validation")]
-    if not side:
-        raise DataError(f"validation_fraction={fraction} of {len(rows)} rows leaves no {split} row; change it")
-    return side
+    found = [example for example in rows if side(example) == split]
+    if not found:
+        shares = f"validation_fraction={fraction}" + (f" and test_fraction={test}" if test else "")
+        raise DataError(f"{shares} of {len(rows)} rows leaves no {split} row; change it")
+    return found
 
 
 def check_split(split: str) -> None:

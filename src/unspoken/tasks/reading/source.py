@@ -60,14 +60,14 @@ class DataSetConfig(EvaluationSetConfig):
 
 
 def check_ranges(config: object) -> None:
-    """Raise ConfigError if a limit is below 1, or `validation_fraction` is not in [0, 1)."""
+    """Raise ConfigError if a limit is below 1, or a share of train is not in [0, 1)."""
     for name in ("limit", *(f"limit_{split}" for split in SPLITS)):
         value = getattr(config, name, None)
         if value is not None and value < 1:
             raise ConfigError(f"field '{name}' must be 1 or more, or null for all rows, got {value}")
-    fraction = getattr(config, "validation_fraction", 0.0)
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"field 'validation_fraction' must be at least 0 and below 1, got {fraction}")
+    for name in ("validation_fraction", "test_fraction"):
+        if not 0 <= (fraction := getattr(config, name, 0.0)) < 1:
+            raise ConfigError(f"field '{name}' must be at least 0 and below 1, got {fraction}")
 
 
 @dataclass(frozen=True, kw_only=True)
