@@ -10,6 +10,7 @@ from support import backbones
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
+from unspoken.core.lm.loading import load_backbone
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.methods import make_method, method_config
 from unspoken.runs.config import RunConfig, TrainConfig
@@ -35,15 +36,22 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def random_run(path: Path, method: Any, family: dict[str, Any]) -> Path:
-    """A run around a random model that says different words to different questions."""
-    backbone = random_backbone(**family)
-    made: Any = make_method(method, backbone)
+def random_run(path: Path, method: Any, base: dict[str, Any] | Path) -> Path:
+    """A run around a random model that says different words to different questions.
+
+    Args:
+        path: where to.
+        method: its settings.
+        base: the family of a new model, or the folder of one.
+    """
+    saved = BackboneConfig(path=str(base), dtype="float32") if isinstance(base, Path) else None
+    backbone = random_backbone(**base) if isinstance(base, dict) else load_backbone(BackboneConfig(path=str(base)))
     torch.manual_seed(1)
+    made: Any = make_method(method, backbone)
     with torch.no_grad():
         backbone.lm.get_input_embeddings().weight[len(backbones.tokenizer()) :].normal_(std=0.2)
     config = RunConfig(
-        backbone=BackboneConfig(path="some/base-model", dtype="float32"),
+        backbone=saved or BackboneConfig(path="some/base-model", dtype="float32"),
         method=method_config(method),
         task=task_config("tiny"),
         train=TrainConfig(steps=1),

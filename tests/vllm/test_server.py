@@ -46,7 +46,8 @@ def served(folder: Path, log: Path, *more: str, **environment: str) -> Iterator[
             _wait(url, process, log)
             yield url
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,8 +22,10 @@ def export(
     run: Run,
     out: Annotated[Path, argument("A new directory.", **FOLDER)],
     format: Annotated[
-        str, typer.Option(help="run: a run directory; hf: a folder for transformers alone; vllm: one for vLLM.")
+        str,
+        typer.Option(help="run: a run directory; hf: for transformers alone; vllm: for vLLM; gguf: for llama.cpp."),
     ] = "run",
+    bits: Annotated[Literal["f32", "q8_0"] | None, typer.Option(help="Of gguf's weights: 32, or 8 for matrices.")] = None,
     prompt_embeds: Annotated[bool, typer.Option("--prompt-embeds", help="A folder for `serve`; no base model.")] = False,
 ) -> None:
     """Write what inference needs: the inner method's parameters, without auxiliary decoder and training state."""
@@ -36,7 +39,13 @@ def export(
         from unspoken.exporters.hf_folder import export_hf as write
     elif format == "vllm":
         from unspoken.exporters.vllm_folder import export_vllm as write
+    elif format == "gguf":
+        from unspoken.exporters.gguf_folder import export_gguf
+
+        write = partial(export_gguf, bits=bits or "f32")
     else:
-        raise ConfigError(f"unknown format {format!r}; known: run, hf, vllm")
+        raise ConfigError(f"unknown format {format!r}; known: run, hf, vllm, gguf")
+    if bits is not None and format != "gguf":
+        raise ConfigError(f"--bits is for --format gguf, got --format {format}; leave it out")
     write(run, out)
     typer.echo(str(out))

@@ -60,7 +60,7 @@ def export_vllm(path: str | Path, out: str | Path) -> None:
     if latent is not None:  # vLLM counts latents and markers among the tokens of an answer
         settings.max_new_tokens += latent["latents"] + len(latent["after"])
     backbone.lm.generation_config = settings
-    template = _chat_template(method, about)
+    template = prompt_template(method, about)
     backbone.tokenizer.chat_template = template
     text = _card(source, about, bool(template))
 
@@ -69,7 +69,7 @@ def export_vllm(path: str | Path, out: str | Path) -> None:
         backbone.save(folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
         if about is not None:
-            _make_special(folder, list(about["markers"]))
+            _make_special(folder, list(about["markers"]), latent)
         if latent is not None:
             assert thoughts is not None
             _set_architecture(folder, latent)
@@ -127,7 +127,7 @@ def _refuse(method: Method, about: ThoughtsFile | None) -> None:
         )
 
 
-def _chat_template(method: Method, about: ThoughtsFile | None) -> str | None:
+def prompt_template(method: Method, about: ThoughtsFile | None) -> str | None:
     """The template of `--format hf`, and behind it what opens the thoughts; refuses questions with a marker in them.
 
     For thoughts that are tokens, all of them; `latents` in `chat_template_kwargs` is their number.
@@ -175,8 +175,9 @@ def _check_template(method: Method, template: str, question: str, about: Thought
         )
 
 
-def _make_special(folder: Path, markers: Sequence[str]) -> None:
-    """Mark tokens as special in a tokenizer's files: vLLM leaves those out of an answer's text."""
+def _make_special(folder: Path, markers: Sequence[str], latent: LatentConfig | None) -> None:
+    """Mark tokens as special in a tokenizer's files: vLLM leaves those out of an answer's text. How to think stands there
+    too, since reasoning parsers are given a tokenizer and no config."""
     path = folder / "tokenizer.json"
     about = json.loads(path.read_text(encoding="utf-8"))
     for token in about["added_tokens"]:
@@ -186,6 +187,8 @@ def _make_special(folder: Path, markers: Sequence[str]) -> None:
     about = json.loads(path.read_text(encoding="utf-8"))
     for token in about.get("added_tokens_decoder", {}).values():
         token["special"] = token["special"] or token["content"] in markers
+    if latent is not None:
+        about[KEY] = latent
     path.write_text(json.dumps(about, ensure_ascii=False, indent=2), encoding="utf-8")
 
 

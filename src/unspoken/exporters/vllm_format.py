@@ -11,7 +11,7 @@ from typing import TypedDict
 from unspoken.exporters.hf_generate import Layer
 
 KEY = "unspoken"
-"""The object in config.json."""
+"""The object in config.json, and in tokenizer_config.json."""
 
 FORMAT = 1
 """Version of that object."""

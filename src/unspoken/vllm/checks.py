@@ -120,9 +120,15 @@ def check_request(latent: LatentConfig, inputs: EngineInput, params: SamplingPar
     opening = len(latent["before"]) if tuple(ids[-len(latent["before"]) :]) == tuple(latent["before"]) else 0
     if found := set(ids[: len(ids) - opening]) & set(reserved):
         raise VLLMValidationError(
-            f"the prompt contains the marker {reserved[min(found)]!r}, which is reserved for thoughts; remove it. (Beam "
-            "search, which sends what was said so far as a prompt, and earlier turns are not for this model.)",
+            f"the prompt contains the marker {reserved[min(found)]!r}, which is reserved for thoughts; remove it. "
+            "Earlier turns are not for this model: ask one question",
             parameter="prompt",
+        )
+    if params.max_tokens == 1 and (params.logprobs or 0) > 1:
+        raise VLLMValidationError(
+            "one token with several log-probabilities is what beam search asks for, which is not for this model: its first "
+            "tokens stand for latents. If this is no beam search, ask for more tokens",
+            parameter="max_tokens",
         )
     given = params.extra_args or {}
     number(given, LATENTS, latent["latents"], whole=True, least=0, most=latent["most"])

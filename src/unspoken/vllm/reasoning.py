@@ -11,7 +11,7 @@ log-probabilities of its slot, where they are asked for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING
 
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning.abs_reasoning_parsers import ReasoningParser
@@ -19,27 +19,18 @@ from vllm.reasoning.abs_reasoning_parsers import ReasoningParser
 from unspoken.exporters.vllm_format import KEY, latent_config
 
 if TYPE_CHECKING:
-    from vllm.config import ModelConfig
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.tokenizers import TokenizerLike
 
 
-class _More(TypedDict, total=False):
-    """What vLLM gives parsers beside the tokenizer, as far as it is needed here."""
-
-    model_config: ModelConfig
-
-
 class LatentReasoningParser(ReasoningParser):
-    """Made by vLLM, with the model's config."""
+    """Made by vLLM, in some places with a tokenizer alone: so how to think is read from the tokenizer's own settings."""
 
-    def __init__(self, tokenizer: TokenizerLike, **kwargs: Unpack[_More]) -> None:
-        super().__init__(tokenizer, **kwargs)
-        model = kwargs.get("model_config")
-        if model is None:
-            raise ValueError("the reasoning parser 'unspoken' needs the model's config, which this vLLM keeps back")
-        latent = latent_config(getattr(model.hf_config, KEY, None), model.model)
+    def __init__(self, tokenizer: TokenizerLike, *args: object, **kwargs: object) -> None:
+        super().__init__(tokenizer, *args, **kwargs)
+        settings = getattr(tokenizer, "init_kwargs", {})
+        latent = latent_config(settings.get(KEY), str(getattr(tokenizer, "name_or_path", "the tokenizer")))
         self.slot = latent["slot"]
         self.markers = {*latent["before"], latent["slot"], *latent["after"]}
         self.texts = list(latent["markers"])
