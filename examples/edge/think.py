@@ -64,7 +64,7 @@ class Thinker:
             if not vectors:
                 batch.token[i] = int(given[i])
         if vectors:
-            self.ffi.memmove(batch.embd, np.ascontiguousarray(given, np.float32).tobytes(), given.size * 4)
+            self.ffi.memmove(batch.embd, np.ascontiguousarray(given, np.float32).tobytes(), count * self.width * 4)
         code = self.lib.llama_decode(self.context, batch)
         self.lib.llama_batch_free(batch)
         if code:

@@ -107,7 +107,7 @@ def test_eight_bits_are_smaller_and_near(run: Path, tmp_path: Path):
 
 
 def test_rows_without_a_token_are_unused():
-    words = tokenizer()
+    words: Any = tokenizer()
     words.add_tokens(["<|latent|>"])
     made = vocabulary(words, len(words) + 3)
     assert made.kinds[-3:] == [UNUSED] * 3

@@ -1,6 +1,6 @@
 """vLLM inside the test's own process, and what our engine says to the same tokens. Importable only where vLLM is."""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

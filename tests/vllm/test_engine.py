@@ -1,7 +1,7 @@
 """The shipped SIM-CoT inside vLLM: few blocks, cached prefixes, prompts as vectors, noise, log-probabilities, and what is
 refused."""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Thoughts of another model, as prompt embeddings, in front of a vLLM that serves the base model as it is."""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -135,7 +135,10 @@ class Vocabulary:
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     """The tokens, merges and kind of a tokenizer; rows of the embedding without a token get a name."""
-    about = json.loads(tokenizer.backend_tokenizer.to_str())  # pyright: ignore[reportAttributeAccessIssue] -- of fast ones
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ConfigError("a tokenizer without tokenizer.json cannot be exported as GGUF; use --format hf")
+    about = json.loads(backend.to_str())
     model = about["model"]
     tokens, kinds = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
     known = model.get("vocab") or {}

@@ -4,7 +4,7 @@ Both are checked in vLLM's front process: a request that is refused there is an 
 end the engine for everybody.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # vLLM has an environment of its own (`make test-vllm`).
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """vLLM's own models, with what latents need: the last states are kept, and there may be a projection."""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # vLLM has an environment of its own (`make test-vllm`).
 
 from __future__ import annotations

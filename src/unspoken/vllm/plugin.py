@@ -1,6 +1,6 @@
 """What vLLM calls when it starts."""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # vLLM has an environment of its own (`make test-vllm`).
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ There is no text to show for a latent: what a chat answers in `reasoning` stays 
 log-probabilities of its slot, where they are asked for.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # vLLM has an environment of its own (`make test-vllm`).
 
 from __future__ import annotations

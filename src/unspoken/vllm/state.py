@@ -11,7 +11,7 @@ along, so that chunked prefill, preemption, prefix caching and asynchronous sche
 Shapes: n requests of a step, N tokens, R slots for requests, M most latents of a request, D width.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 # vLLM has an environment of its own (`make test-vllm`).
 
 from __future__ import annotations
