@@ -118,18 +118,22 @@ def forked(*words: str | Path, script: str | None = None, env: Mapping[str, str]
     return Forked(*words, script=script, env=env, cwd=cwd).done()
 
 
-def in_two(*words: str | Path, script: str | None = None, env: Mapping[str, str] = {}) -> Done:
-    """Run it in two processes that know of each other as torchrun's do; both must end by themselves.
-
-    The exit code is that of the first that failed, the texts are those of both.
-    """
+def ranks(processes: int, *words: str | Path, script: str | None = None, env: Mapping[str, str] = {}) -> list[Done]:
+    """Run it in processes that know of each other as torchrun's do; all must end by themselves."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    count = str(processes)
+    world = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     started = [
-        Forked(*words, script=script, env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank), **env}) for rank in (0, 1)
+        Forked(*words, script=script, env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank), **env})
+        for rank in range(processes)
     ]
-    ended = [process.done() for process in started]
+    return [process.done() for process in started]
+
+
+def in_two(*words: str | Path, script: str | None = None, env: Mapping[str, str] = {}) -> Done:
+    """Run it in two such processes. The exit code is that of the first that failed, the texts are those of both."""
+    ended = ranks(2, *words, script=script, env=env)
     code = next((done.returncode for done in ended if done.returncode), 0)
     return Done(code, "".join(done.stdout for done in ended), "".join(done.stderr for done in ended))

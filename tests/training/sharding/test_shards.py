@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.backbones import ARCHS
-from support.ranks import launch
+from support.forks import ranks
 
 from unspoken.core.config import dump
 from unspoken.runs.directory import RunDir, load
@@ -104,9 +104,8 @@ def test_shards_give_the_run_of_one_process(make, files, tmp_path, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             train(built(recipe(make, files, "zero2-begun")), tmp_path / "more" / "zero2-begun")
         monkeypatch.setattr(Training, "_train_step", step)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    for code, said in launch(processes, tmp_path / "script.py", recipes, tmp_path / "more"):
-        assert code == 0, said
+    for done in ranks(processes, recipes, tmp_path / "more", script=SCRIPT):
+        assert done.returncode == 0, done.stderr
     if "left-zero2" in names:
         (left,) = (tmp_path / "more" / "left-zero2" / "state").iterdir()
         assert sorted(file.suffix for file in (left / "shards").iterdir()) == [".safetensors"] * processes
