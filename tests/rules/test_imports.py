@@ -32,7 +32,7 @@ ROOMS = (
 CORE = (
     (
         *("builtin", "config", "checks", "embeddings", "extensions", "files", "precision", "provenance", "seal", "stored"),
-        "tensors",
+        *("tensors", "weightless"),
     ),
     ("text",),
     ("rows",),

@@ -24,6 +24,9 @@ def train(
         str | None, typer.Option(help="Once per training seed: 3 (0 to 2) or 1,2,3; a run each, in OUT-seed-N.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and how long; train nothing.")] = False,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="Say what it takes on so many cards of so many GB, 8x80, and what fits.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe. The same command goes on where a killed run stopped."""
@@ -31,9 +34,13 @@ def train(
 
     given = overrides or []
     place = out or Path("runs") / recipe.removesuffix(".json").replace("/", "-")
+    if plan is not None and (seeds is not None or dry_run):
+        raise ConfigError("--plan goes without --seeds and --dry-run: it is of one run, and makes no step")
     if seeds is None:
         config = load_recipe(recipe, given)
-        if dry_run:
+        if plan is not None:
+            _plan(config, plan)
+        elif dry_run:
             _tell(config, place)
         else:
             run_training(config, place, recipe, quiet)
@@ -61,6 +68,17 @@ def _leave_group() -> None:
     from unspoken.training.ranks import leave_group
 
     leave_group()
+
+
+def _plan(config: RunConfig, cards: str) -> None:
+    """The tables of `--plan`."""
+    from unspoken.training.memory import needs_of
+
+    count, _, size = cards.partition("x")
+    if not (count.isdecimal() and size.isdecimal() and 0 < int(count) < 100_000 and int(size) > 0):
+        raise ConfigError(f"--plan takes cards and their GB, such as 8x80 or 1x80, got {cards!r}")
+    for line in needs_of(config, int(count), gpu=True).lines(config.train, int(size)):
+        typer.echo(line)
 
 
 def _tell(config: RunConfig, out: Path) -> None:

@@ -77,7 +77,7 @@ class Plan:
             return [f"{self.out} has been trained to its end ({self.steps:,} steps); nothing is left to do"]
         many = f", {self.processes} processes" if self.processes > 1 else ""
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.device == "cpu" else ""
-        learns = "all of them learn" if self.trained == self.parameters else f"{_count(self.trained)} of them learn"
+        learns = "all of them learn" if self.trained == self.parameters else f"{count(self.trained)} of them learn"
         left = f" ({self.left_out:,} more are too long)" if self.left_out else ""
         stages = f", stages {self.stages[0][0]} to {self.stages[-1][0]}" if len(self.stages) > 1 else ""
         validated = (
@@ -85,7 +85,7 @@ class Plan:
         )
         into = f"into {self.out}; if it is stopped, the same command goes on"
         return [
-            f"{self.method}, {_count(self.parameters)} parameters, {learns}; "
+            f"{self.method}, {count(self.parameters)} parameters, {learns}; "
             f"{self.precision} on {self.device}{threads}{many}",
             f"{self.rows:,} rows of {self.task}{left}; {self.steps:,} steps of {self.batch_size} rows "
             f"({self.epochs:.3g} epochs){stages}; {validated}",
@@ -93,7 +93,7 @@ class Plan:
         ]
 
 
-def _count(number: float) -> str:
+def count(number: float) -> str:
     """`1.24 M`."""
     for unit in ("", " k", " M"):
         if number < 1000:

@@ -27,6 +27,7 @@ from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.switch import is_on
 from unspoken.core.fast.weights import seal, version
 from unspoken.core.rows.protocol import CausalLM
+from unspoken.core.weightless import is_weightless
 from unspoken.errors import ConfigError
 
 T = TypeVar("T")
@@ -135,11 +136,15 @@ def has_layout(weight: Tensor) -> bool:
 
 def laid_out(weight_OI: Tensor, rows: int) -> Tensor:
     """A copy of a matrix in oneDNN's layout, for `product` with about this many rows."""
+    if is_weightless():
+        return weight_OI.detach().clone()
     return torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), rows)
 
 
 def product(input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Input x matrix transposed + bias by oneDNN, without gradients; the matrix laid out or not (see `has_layout`)."""
+    if is_weightless():
+        return nn.functional.linear(input_NI, weight_OI, bias_O)
     return torch.ops.mkldnn._linear_pointwise(input_NI, weight_OI, bias_O, "none", [], "")
 
 

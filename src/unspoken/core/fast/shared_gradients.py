@@ -41,6 +41,9 @@ ON_GPU = False
 layer takes longer than the two kernels that it saves: an update of 64 rows at 135M parameters on an H200 took 1.16 s
 shared and 0.88 s not (`docs/speed/gpu.md`)."""
 
+ON_CPU = True
+"""The same on a CPU; False where a CPU stands for a GPU (`training/memory.py`)."""
+
 MANY = 512
 """A layout of its own pays off from this many columns in all passes."""
 
@@ -200,7 +203,7 @@ def share_gradients(model: nn.Module | None, columns: int = 0) -> Iterator[None]
     Args:
         columns: the approximate number of columns of all passes.
     """
-    if model is None or not torch.is_grad_enabled() or not is_on() or not (ON_GPU or _on_cpu(model)):
+    if model is None or not torch.is_grad_enabled() or not is_on() or not (ON_CPU if _on_cpu(model) else ON_GPU):
         yield
         return
     passes = _Passes(columns)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from unspoken.core.builtin import BUILTIN, builtin
 from unspoken.core.lm.adapters import ADAPTER, LoraSettings
@@ -27,6 +27,7 @@ from unspoken.core.lm.pretrained import (
 )
 from unspoken.core.precision import adapter_parameters
 from unspoken.core.seal import changed
+from unspoken.core.weightless import is_weightless, shorten
 from unspoken.errors import BackboneError, ConfigError, RunError
 
 
@@ -85,16 +86,24 @@ def load_backbone(config: BackboneConfig, *, fits: bool = True) -> Backbone:
 def _causal_lm(config: BackboneConfig, where: str | None, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Pretrained weights, or random ones for an architecture."""
     dtype = getattr(torch, config.dtype)
-    if where is not None:
+    if where is not None and not is_weightless():
         return load_lm(where, dtype, config.attention, resolve)
+    arch = _architecture(config, where, tokenizer)
+    shorten(arch)
+    # Otherwise transformers asks at the terminal whether a model's own code may run.
+    make = partial(AutoModelForCausalLM.from_config, arch, dtype=dtype, trust_remote_code=False)
+    return with_attention(make, config.attention)
+
+
+def _architecture(config: BackboneConfig, where: str | None, tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+    """The config of a model without pretrained weights."""
+    if where is not None:
+        return AutoConfig.from_pretrained(where, trust_remote_code=False)
     assert config.arch is not None
     rest = {k: v for k, v in config.arch.items() if k != "model_type"}
     # A family's default eos id belongs to its own vocabulary; here it would be some ordinary token.
     mine = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
-    arch = AutoConfig.for_model(config.arch.get("model_type", ""), **{**mine, **rest})
-    # Otherwise transformers asks at the terminal whether a model's own code may run.
-    make = partial(AutoModelForCausalLM.from_config, arch, dtype=dtype, trust_remote_code=False)
-    return with_attention(make, config.attention)
+    return AutoConfig.for_model(config.arch.get("model_type", ""), **{**mine, **rest})
 
 
 def restore(backbone: Backbone, folder: Path) -> None:
