@@ -38,7 +38,7 @@ def test_weights_add_up_however_long_a_span_is():
 def test_a_step_is_shared_out_over_the_latents_of_its_group():
     assert shares((1, 2, 3, 4, 5), 2) == [(1, 2), (3, 4, 5)]
     assert shares((1,), 3) == [(), (), (1,)]
-    method = shared("mux coconut", "llama")
+    method: Any = built({"name": "mux", "inner": {"name": "coconut", "latents_per_step": 3}}, "llama")
     stage = method.curriculum().last
     for example in EXAMPLES:
         spans = method.layout(example, stage, Random(0)).value(SPANS)
@@ -75,10 +75,10 @@ def test_a_trained_latent_says_its_step():
     batch = collate([row])
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-2)
     for _ in range(120):
-        report = method(batch, method.counts(batch))
         optimizer.zero_grad()
-        report.terms["mux"].backward()
+        method(batch, method.counts(batch)).terms["mux"].backward()
         optimizer.step()
+    report = method(batch, method.counts(batch))
     assert float(report.terms["mux"].detach()) < 0.05
     assert method.explain(report.trace)[0][0] == "<<3+4=7>>"
     assert method.expected(EXAMPLES[0], 2) == ("<<3+4=7>>", None)

@@ -92,7 +92,7 @@ def test_logits(name: str):
     places_N = columns_N - left_B[rows_N] - solved.batch.starts_B[rows_N] + 1
     ours = places_N < solved.batch.latents_B[rows_N]  # the last slot predicts nothing
     states_ND = solved.lotus._states(trace, rows_N[ours], blocks_N[ours], places_N[ours])
-    cases.same("logits", logits(states_ND), tensors["logits/steps"][ours])
+    cases.same("logits", logits(states_ND), tensors["logits/steps"][torch.from_numpy(ours)])
 
 
 @every_case

@@ -96,7 +96,7 @@ def test_logits(name: str):
     rows_N, places_N = tensors["logits/answer_index"].numpy().T
     whole = np.isin(rows_N, solved.whole)
     at_N = places_N[whole] + (solved.batch.starts_B + solved.batch.latents_B)[rows_N[whole]]
-    cases.same("logits", logits(trace.hidden_at(rows_N[whole], at_N)), tensors["logits/answer"][whole])
+    cases.same("logits", logits(trace.hidden_at(rows_N[whole], at_N)), tensors["logits/answer"][torch.from_numpy(whole)])
 
 
 @every_case

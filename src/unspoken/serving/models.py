@@ -45,12 +45,13 @@ class ServedModel:
 
     def __post_init__(self) -> None:
         backbone = self.model.method.backbone
-        with_loop = "; its answers come from unspoken.load(run).answer, or from `unspoken export --format hf`"
+        with_loop = "; its answers come from `unspoken ask`, `eval` and unspoken.load(run).answer"
         if isinstance(self.model.source, Iterated) or backbone.parallel is not None:
             raise ConfigError(f"{self.name}: latents that are made in parallel passes cannot be served yet{with_loop}")
         if not supports_kv_slots(backbone, 1):
             kind = type(backbone.lm).__name__
-            raise ConfigError(f"{self.name}: {kind} has attention of its own kind and cannot be served yet{with_loop}")
+            more = f"{with_loop}, or from `unspoken export --format hf`"
+            raise ConfigError(f"{self.name}: {kind} has attention of its own kind and cannot be served yet{more}")
         backbone.remembered = 0  # no question comes twice, and none is kept
         self.model.method.eval()
 
