@@ -98,7 +98,7 @@ def test_a_weight_is_overridden_by_its_path(parts):
 )
 def test_mixtures_that_are_none(change, message):
     with pytest.raises(ConfigError, match=message):
-        make_task({"name": "mixture", **change})
+        make_task({"name": "mixture", **change}).examples("train")
 
 
 def test_a_split_that_no_part_has(parts):

@@ -105,7 +105,10 @@ def annotate(
         console.say(line)
     kind = getattr(chosen, "answers", None) or _kind(examples)
     more = "" if kind == "number" else f" task.answer={kind}"
-    typer.echo(f"next: unspoken train RECIPE task.name=files task.train={shlex.quote(str(out))}{more}", err=True)
+    place = shlex.quote(str(out))
+    typer.echo(
+        f"next: unspoken train RECIPE task.name=files task.train={place} task.validation_fraction=0.1{more}", err=True
+    )
 
 
 def _prices(text: str | None) -> tuple[float, float] | None:

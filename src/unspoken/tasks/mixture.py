@@ -74,9 +74,6 @@ class Mixture(SplitTask[MixtureConfig]):
     """Several tasks as one."""
 
     def __init__(self, config: MixtureConfig) -> None:
-        if not config.parts:
-            example = '{"gsm": {"task": "gsm8k"}, "logic": {"task": "prosqa", "weight": 2}}'
-            raise ConfigError(f"a mixture needs parts, e.g. task.parts='{example}'")
         self.parts: dict[str, Task] = {name: make_task(part.task) for name, part in config.parts.items()}
         has = {name: tuple(getattr(task, "there", SPLITS)) for name, task in self.parts.items()}
         for name, part in config.parts.items():
@@ -88,6 +85,13 @@ class Mixture(SplitTask[MixtureConfig]):
         self._of["train"] = [name for name in self._of["train"] if config.parts[name].weight]
         there: tuple[Split, ...] = tuple(split for split in SPLITS if self._of[split])
         super().__init__(Splits(config=config, read=self._read, there=there), self._score)
+
+    def examples(self, split: Split) -> list[Example]:
+        """The rows of all parts in turn; of train as often as their weights say."""
+        if not self.parts:
+            example = '{"gsm": {"task": "gsm8k"}, "logic": {"task": "prosqa", "weight": 2}}'
+            raise ConfigError(f"a mixture needs parts, e.g. task.parts='{example}'")
+        return super().examples(split)
 
     @property
     def answers(self) -> str | None:

@@ -40,6 +40,10 @@ def test_rows(folder: Path) -> None:
     assert task.score(first, "so $\\boxed{\\dfrac32}$").strict
     assert task.score(first, "#### 3/2").strict
     assert not task.score(first, "#### 1").flexible
+    plain = folder / "plain.jsonl"
+    plain.write_text(json.dumps({"question": "Half of 3?", "steps": ["3/2"], "answer": "\\frac{3}{2}"}) + "\n")
+    files = make_task({"name": "files", "test": str(plain), "answer": task.answers})
+    assert files.score(files.examples("test")[0], "\\boxed{\\dfrac32}").strict
     assert math(folder, steps="latex").examples("test")[0].steps == ("$x = 3/2$",)
 
 

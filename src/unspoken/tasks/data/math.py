@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
@@ -63,6 +63,8 @@ class MathConfig(DataSetConfig):
 
 class Math(SplitTask[MathConfig]):
     """Competition problems with LaTeX answers (Hendrycks et al. 2021)."""
+
+    answers: ClassVar[str] = "math"
 
     def __init__(self, config: MathConfig) -> None:
         files: Mapping[Split, tuple[str, ...]] = {

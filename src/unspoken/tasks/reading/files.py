@@ -54,7 +54,8 @@ class FilesConfig:
         validation_fraction: use this share of train as validation, chosen by a hash of the question, so that a row stays on
             its side when others are added or removed. Only without a validation file.
         test_fraction: the same for test. Only without a test file.
-        answer: "number" compares as decimals, "text" as words, "letter" as the letter of an option (`own_choices.py`).
+        answer: "number" compares as decimals, "text" as words, "letter" as the letter of an option (`own_choices.py`),
+            "math" as LaTeX (`scoring/math_answers.py`).
     """
 
     name: Literal["files"] = "files"
@@ -69,7 +70,7 @@ class FilesConfig:
     limit: int | None = None
     validation_fraction: float = 0.0
     test_fraction: float = 0.0
-    answer: Literal["number", "text", "letter"] = "number"
+    answer: Literal["number", "text", "letter", "math"] = "number"
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -113,11 +114,12 @@ class Files(SplitTask[FilesConfig]):
         )  # fmt: skip
         # rows of MATH are LaTeX, of which a number is some
         numbers = score_math if config.style in _LATEX else score_number
-        super().__init__(splits, {"number": numbers, "text": score_text, "letter": score_letter}[config.answer])
+        rules = {"number": numbers, "text": score_text, "letter": score_letter, "math": score_math}
+        super().__init__(splits, rules[config.answer])
 
     @property
     def answers(self) -> str:
-        """The kind of its answers: "number", "text" or "letter"."""
+        """The kind of its answers: "number", "text", "letter" or "math"."""
         return self.config.answer
 
     def examples(self, split: Split) -> list[Example]:
