@@ -175,7 +175,8 @@ def test_it_answers_as_clients_of_openai_expect(tmp_path: Path):
 
 
 VLLMS_OWN = (
-    "test_prompts_that_are_none",  # another field is named in the error
+    *(f"test_prompts_that_are_none[{name}]" for name in ("prompt2", "prompt3", "prompt4", "3", "prompt7", "prompt8")),
+    # above: another field is named in the error
     "test_values_that_cannot_be[max_tokens-many]",
     "test_values_that_cannot_be[temperature-hot]",
     "test_values_that_cannot_be[stop-value11]",
