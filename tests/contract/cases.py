@@ -180,12 +180,13 @@ EVERYWHERE = ("coconut lora", "pause rows", "sim_cot layers", "semcot released")
 
 
 def families_of(name: str) -> tuple[str, ...]:
-    """The families on which a case is tried: all for a method as it comes, one, in turns, for a setting of it.
+    """The families on which a case is tried: all for the first case of a method, one, in turns, for further settings.
 
     What a setting does is the method's own, and what a family does meets each method; half of the cells lose nothing.
     """
+    first = next(case for case in CASES if case.split()[0] == name.split()[0])
     number = sum(name.encode())  # stays when other cases join
-    chosen = FAMILIES if " " not in name or name in EVERYWHERE else (FAMILIES[number % len(FAMILIES)],)
+    chosen = FAMILIES if name == first or name in EVERYWHERE else (FAMILIES[number % len(FAMILIES)],)
     return (*chosen, *MORE_CELLS.get(name, ()))
 
 

@@ -19,7 +19,7 @@ from unspoken.serving.service import Service
 
 METHODS = (
     *("no-cot", "coconut", "coconut pause", "sim_cot", "codi", "icot_si", "pause", "sim_cot pause", "sim_cot codi"),
-    *("step_weighted codi", "softcot", "softcot_pp", "sim_cot softcot", "semcot_generator", "sim_cot softcot_pp"),
+    *("step_weighted codi", "softcot", "softcot_pp", "semcot_generator", "sim_cot softcot_pp", "mux codi"),
 )
 QUESTIONS = [f"Ann has {k} pens and buys {k + 1} more. {'She doubles them. ' * (k % 3)}How many pens?" for k in range(6)]
 

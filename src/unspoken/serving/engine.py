@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from unspoken.core.engine.requests import ActiveRequest, Request, TokenLogprobs
 from unspoken.core.engine.scheduler import Scheduler
@@ -322,15 +323,17 @@ class Engine:
     def _explain(self, served: ServedModel, members: Sequence[tuple[_Listener, ActiveRequest]]) -> None:
         """Decode the thought groups that are whole by now: each as it comes where somebody watches, else all at the end."""
         size = served.model.method.latents_per_group
-        parts: list[tuple[_Listener, Tensor]] = []
+        parts: list[tuple[_Listener, Tensor, Tensor | None]] = []
         for one, active in members:
             if not one.group.explains or active.error is not None or (one.thinking_end is None and not one.group.streams):
                 continue
             source = self._schedulers[served.name].source
             made = (active.row.latents if source is None else len(active.latents)) // size
             if made > len(one.thoughts):
+                new = slice(len(one.thoughts) * size, made * size)
                 latents_KD = latents_of(served.model.method.backbone, source, active)
-                parts.append((one, latents_KD[len(one.thoughts) * size : made * size]))
+                states_KD = torch.stack(active.states[new]) if len(active.states) >= made * size else None
+                parts.append((one, latents_KD[new], states_KD))
         if not parts:
             return
         try:
@@ -345,16 +348,17 @@ class Engine:
                     self._decode_thoughts(served, [part])
 
     @staticmethod
-    def _decode_thoughts(served: ServedModel, parts: Sequence[tuple[_Listener, Tensor]]) -> None:
-        latents_BKD = torch.nn.utils.rnn.pad_sequence([latents for _, latents in parts], batch_first=True)
-        counts = [len(latents) for _, latents in parts]
+    def _decode_thoughts(served: ServedModel, parts: Sequence[tuple[_Listener, Tensor, Tensor | None]]) -> None:
+        latents_BKD = pad_sequence([latents for _, latents, _ in parts], batch_first=True)
+        states = [states for *_, states in parts if states is not None]
+        counts = [len(latents) for _, latents, _ in parts]
         trace = Trace(
             latents_BKD=latents_BKD,
-            states_BKD=None,
+            states_BKD=pad_sequence(states, batch_first=True) if len(states) == len(parts) else None,
             counts_B=torch.tensor(counts).numpy(),
             starts_B=torch.zeros(len(parts), dtype=torch.long).numpy(),
         )
-        for (one, _), steps in zip(parts, served.model.method.explain(trace), strict=True):
+        for (one, *_), steps in zip(parts, served.model.method.explain(trace), strict=True):
             one.thoughts.extend(steps)
 
     def _event(self, served: ServedModel, one: _Listener, active: ActiveRequest) -> Event | None:
