@@ -179,7 +179,8 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     if not overrides:
         return config
     check_moved(dumped := dump(config), overrides)
-    named = dict(text.strip().split("=", 1) for text in overrides if "=" in text).get("task.name", config.task.name)
+    pairs = [text.partition("=") for text in overrides]
+    named = next((value.strip() for name, _, value in reversed(pairs) if name.strip() == "task.name"), config.task.name)
     if named != config.task.name:  # another task has other fields
         dumped["task"] = dump(task_config(named))
     return build(RunConfig, override(dumped, overrides))

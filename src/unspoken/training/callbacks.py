@@ -210,7 +210,7 @@ def _show(name: str, tracker: Any, shown: Sequence[Mapping[str, Any]], step: int
         for one in shown
     )  # fmt: skip
     if name == "mlflow":
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]  # an extra
 
         mlflow.log_text(text, f"validation/shown-{step:06d}.txt")
     else:
