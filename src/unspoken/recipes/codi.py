@@ -41,6 +41,7 @@ class Scripts:
     distill: float  # distill_loss_factor; [P] appendix F: 20 was best for Llama
     dtype: Any = "float32"  # the scripts hold every base in bf16; ours: only those that do not fit otherwise
     most: int | None = None  # max_token_num: longer training examples are left out
+    sharding: Any = "none"  # ours, for several processes: what fits on 8 cards of 80 GB (docs/scale.md)
     batch: int = 128  # micro x gradient_accumulation_steps
 
 
@@ -52,7 +53,14 @@ LLAMA_3B = Scripts(  # [S] train_llama3b_gsm8k-aug-decoder-2.sh
     path="meta-llama/Llama-3.2-3B-Instruct", micro=32, lr=3e-4, epochs=8, distill=20, most=200, dtype="bfloat16"
 )
 LLAMA_8B = Scripts(  # [S] train_llama8b_gsm8k-aug-decoder-2.sh
-    path="meta-llama/Llama-3.1-8B-Instruct", micro=8, lr=1e-4, epochs=6, distill=20, most=200, dtype="bfloat16"
+    path="meta-llama/Llama-3.1-8B-Instruct",
+    micro=8,
+    lr=1e-4,
+    epochs=6,
+    distill=20,
+    most=200,
+    dtype="bfloat16",
+    sharding="zero3",
 )
 
 
@@ -94,6 +102,7 @@ def sim_cot_of(base: Scripts, task: TaskConfig, explainer: str | None = None) ->
     inner = codi_of(base, task)
     return replace(
         inner,
+        train=replace(inner.train, sharding=base.sharding),
         method=SimCotConfig(
             inner=replace(inner.method, trailing=True),  # [S] model.py: latent 7 is explained, not fed
             # [S] decoder: the same checkpoint, all of it trains, in training mode; positions from 0

@@ -1,0 +1,16 @@
+"""benchmarks/kills.py, shortened: `make endurance` is the same with a hundred kills of every variant."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from benchmarks.kills import trial
+
+
+@pytest.mark.slow
+def test_a_killed_training_ends_as_one_that_was_not(tmp_path):
+    found = trial("lora, micro-batches", 2, tmp_path, random.Random(0))
+    assert found["kills"] == 2
+    assert found["different"] == []
