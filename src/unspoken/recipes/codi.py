@@ -50,7 +50,14 @@ LLAMA_1B = Scripts(  # [Z] train_llama1b_gsm8k-aug.sh
     path="meta-llama/Llama-3.2-1B-Instruct", micro=32, lr=8e-4, epochs=10, distill=20, most=200
 )
 LLAMA_3B = Scripts(  # [S] train_llama3b_gsm8k-aug-decoder-2.sh
-    path="meta-llama/Llama-3.2-3B-Instruct", micro=32, lr=3e-4, epochs=8, distill=20, most=200, dtype="bfloat16"
+    path="meta-llama/Llama-3.2-3B-Instruct",
+    micro=32,
+    lr=3e-4,
+    epochs=8,
+    distill=20,
+    most=200,
+    dtype="bfloat16",
+    sharding="zero2",
 )
 LLAMA_8B = Scripts(  # [S] train_llama8b_gsm8k-aug-decoder-2.sh
     path="meta-llama/Llama-3.1-8B-Instruct",
