@@ -32,6 +32,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
+from unspoken.core.auxiliary.sentence_encoder import SentenceEncoder
 from unspoken.core.lm.hf import layer_list
 from unspoken.core.lm.ways import ways_of
 from unspoken.core.precision import computing
@@ -94,10 +95,16 @@ class Shards:
         """Let all models of the method make as many passes as on the process that makes most.
 
         Raises:
-            ConfigError: a model of a family whose rows cannot be padded, so that passes depend on the rows.
+            ConfigError: a model of a family whose rows cannot be padded, so that passes depend on the rows; or passes that
+                are made elsewhere than in the loop.
         """
         modules: Any = self.method.modules()
         for module in modules:
+            if isinstance(module, SentenceEncoder) or getattr(module, "parallel", None) is not None:
+                raise ConfigError(
+                    "train.sharding=zero3 was not made for sentence encoders and for latents made in parallel, whose passes "
+                    "it does not count; set train.sharding=zero2"
+                )
             if not hasattr(module, "agree"):
                 continue
             if (ways := ways_of(module.lm)).training != "padded" or ways.limit is not None:
