@@ -33,7 +33,7 @@ TIMES = {
     "methods": "about 3 hours on 2 cores",
     "controls": "about 5 hours on 2 cores",
     "latents": "about 5 hours on 2 cores",
-    "multiplication": "9 runs of 5 to 10 minutes on a core",
+    "multiplication": "18 runs of 1 to 10 minutes on a core",
     "prosqa": "18 runs of 30 to 45 minutes on a core",
     "semcot": "19 runs of 1 to 10 minutes on a core",
     "adaptive": "after `latents`: 6 runs to ask, minutes each",
