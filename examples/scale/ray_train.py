@@ -31,8 +31,8 @@ def main() -> None:
     options.add_argument("--cpu", action="store_true", help="processes without a GPU")
     given = options.parse_args()
 
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train import FailureConfig, RunConfig, ScalingConfig  # pyright: ignore[reportMissingImports]
+    from ray.train.torch import TorchTrainer  # pyright: ignore[reportMissingImports]
 
     TorchTrainer(
         work,

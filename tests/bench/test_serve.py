@@ -61,7 +61,7 @@ def test_a_server_that_runs_already():
             got.append({"path": self.path, **json.loads(self.rfile.read(int(self.headers["Content-Length"])))})
             self.wfile.write(answer)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -158,7 +158,7 @@ def test_qwen3_and_llama_of_every_size(method: str):
     assert len({config.backbone.path for config in configs.values()}) == len(SIZES)
     for size, large in SIZES.items():
         config = configs[size]
-        assert ("Qwen3" in config.backbone.path) == size.startswith("qwen3")
+        assert ("Qwen3" in (config.backbone.path or "")) == size.startswith("qwen3")
         assert (config.backbone.lora is not None) == (large or "codi" in method)
         assert (config.backbone.dtype == "bfloat16") == large
         assert config.train.precision == "bf16"

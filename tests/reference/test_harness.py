@@ -110,7 +110,7 @@ def test_a_teacher_with_a_tied_head(monkeypatch: pytest.MonkeyPatch, prefix: str
 
 def test_cases_go_by_their_method_not_by_their_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A folder may call them what it likes, and may hold cases of methods that are not here."""
-    for name, method in (("a", "coconut"), ("softcot_x", "simcot_coconut"), ("lotus_y", "lotus")):
+    for name, method in (("a", "coconut"), ("softcot_x", "simcot_coconut"), ("else_y", "elsewhere")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "case.json").write_text(json.dumps({"method": method}))
     (tmp_path / "tokenizers").mkdir()
@@ -119,4 +119,4 @@ def test_cases_go_by_their_method_not_by_their_directory(monkeypatch: pytest.Mon
     assert cases.names("coconut", "simcot_coconut") == ["a", "softcot_x"]
     assert cases.names("softcot") == []
     assert not cases.recorded()
-    assert "lotus" not in cases.METHODS
+    assert "elsewhere" not in cases.METHODS

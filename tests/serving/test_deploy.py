@@ -76,6 +76,7 @@ def test_every_file_is_looked_at():
     assert {str(path.relative_to(DEPLOY)) for path in DEPLOY.rglob("*") if path.is_file()} == {
         "Dockerfile", "Dockerfile.dockerignore", "README.md", "compose.cuda.yaml", "compose.yaml", "grafana/dashboard.json",
         "grafana/datasource.yaml", "grafana/provider.yaml", "kubernetes.yaml", "prometheus.yaml", "unspoken.service",
+        *(f"vllm-cpu/{name}" for name in ("README.md", "requirements.txt", "sitecustomize.py")),  # for make test-vllm
     }  # fmt: skip
 
 

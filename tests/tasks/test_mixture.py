@@ -48,7 +48,7 @@ def parts(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_rows_by_weight_named_and_scored_by_their_own_task(parts):
-    task = make_task({"name": "mixture", "parts": parts})
+    task: Any = make_task({"name": "mixture", "parts": parts})
     rows = task.examples("train")
     # 5 words are left, since one is a test question of the numbers; 6 x 2.5 = 15 before
     counts = Counter(row.id.partition("/")[0] for row in rows)
@@ -70,7 +70,7 @@ def test_rows_by_weight_named_and_scored_by_their_own_task(parts):
 
 def test_weights_below_one_and_none(parts):
     parts["numbers"]["weight"], parts["words"]["weight"] = 0.3, 0
-    task = make_task({"name": "mixture", "parts": parts})
+    task: Any = make_task({"name": "mixture", "parts": parts})
     assert len(task.examples("train")) == 3
     assert {task.part_of(row) for row in task.examples("validation")} == {"numbers", "words"}
     other = make_task({"name": "mixture", "parts": parts, "seed": 1})

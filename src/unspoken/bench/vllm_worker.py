@@ -17,7 +17,7 @@ def main() -> None:
     answers = os.dup(1)
     os.dup2(2, 1)  # vLLM prints to standard output
     folder, dtype = sys.argv[1:]
-    from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports]
+    from vllm import LLM, SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
     engine = LLM(model=folder, dtype=dtype, skip_tokenizer_init=True, enable_prefix_caching=False, max_num_seqs=256)
     for line in sys.stdin:

@@ -21,7 +21,8 @@ def fuse_activations(module: nn.Module, fused: bool = True) -> None:
     Args:
         fused: False restores the original.
     """
-    old, new = (NewGELUActivation, _FusedGELU) if fused else (_FusedGELU, NewGELUActivation)
+    kinds: list[type[nn.Module]] = [NewGELUActivation, _FusedGELU]
+    old, new = kinds if fused else kinds[::-1]
     for child in module.modules():
         if type(child) is old:
             child.__class__ = new

@@ -17,9 +17,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from unspoken.core.files import reason
 from unspoken.core.seal import hashes
@@ -96,8 +98,8 @@ def _write(parts: dict[str, Tensor], folder: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about itself
-            dcp.save(parts, storage_writer=writer)
-    except dcp.api.CheckpointException as error:
+            save(parts, storage_writer=writer)
+    except CheckpointException as error:
         first = next(iter(error.failures.values()))[0]
         why, hint = reason(first)
         raise TrainingError(f"cannot write {folder}: {why}; {hint}; training goes on from the last saved state") from error
@@ -148,8 +150,8 @@ def _read(folder: Path, placed: Placed) -> dict[str, Tensor]:
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(targets, storage_reader=reader, no_dist=True)
-    except (OSError, ValueError, KeyError, RuntimeError, dcp.api.CheckpointException) as error:
+            load(targets, storage_reader=reader, no_dist=True)
+    except (OSError, ValueError, KeyError, RuntimeError, CheckpointException) as error:
         why = str(error).splitlines()[0]
         raise RunError(f"{folder} cannot be read ({why:.120}); delete the state to go on from another") from error
     return wanted
