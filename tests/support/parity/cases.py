@@ -154,3 +154,22 @@ def same_gradient(name: str, got: Tensor, want: Tensor) -> None:
     """`got` is `want` by norm."""
     error = note("gradients", float((got - want).norm() / want.norm().clamp(min=1e-12)))
     assert error <= GRADIENT, f"gradient of {name}: relative error {error:.2g}"
+
+
+def stepped(case: Case, named: dict[str, torch.nn.Parameter]) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+    """The gradients that parameters have, and the parameters after the recorded AdamW step, which is then taken back.
+
+    Args:
+        named: the parameters by the official names.
+    """
+    gradients = {key: None if p.grad is None else p.grad.clone() for key, p in named.items()}
+    initial = {key: p.detach().clone() for key, p in named.items()}
+    step = dict(case.facts["optimizer_step"])
+    assert step.pop("optimizer") == "torch.optim.AdamW"
+    assert step.pop("grad_clipping") is None
+    torch.optim.AdamW(named.values(), **{**step, "betas": tuple(step["betas"])}).step()
+    after = {key: p.detach().clone() for key, p in named.items()}
+    with torch.no_grad():
+        for key, p in named.items():
+            p.copy_(initial[key])
+    return gradients, after

@@ -260,15 +260,7 @@ def solve(name: str) -> Solved:
             return Solved(case, method, rows, batch, report, {}, {})
         report.total.backward()
     named = official_parameters(case, method)
-    gradients = {key: None if p.grad is None else in_official_order(case, key, p.grad).clone() for key, p in named.items()}
-
-    initial = {key: p.detach().clone() for key, p in named.items()}
-    step = dict(case.facts["optimizer_step"])
-    assert step.pop("optimizer") == "torch.optim.AdamW"
-    assert step.pop("grad_clipping") is None
-    torch.optim.AdamW(named.values(), **{**step, "betas": tuple(step["betas"])}).step()
-    after = {key: in_official_order(case, key, p.detach()).clone() for key, p in named.items()}
-    with torch.no_grad():
-        for key, p in named.items():
-            p.copy_(initial[key])
+    grads, after = cases.stepped(case, named)
+    gradients = {key: None if grad is None else in_official_order(case, key, grad) for key, grad in grads.items()}
+    after = {key: in_official_order(case, key, p) for key, p in after.items()}
     return Solved(case, method, rows, batch, report, gradients, after)

@@ -176,15 +176,5 @@ def solve(name: str) -> Solved:
         terms["steps"] = terms["steps"] + method.at_inference.config.step_weight * tail / float(counted)
     torch.stack(list(terms.values())).sum().backward()
     named = official_parameters(method)
-    gradients = {key: None if p.grad is None else p.grad.clone() for key, p in named.items()}
-
-    initial = {key: p.detach().clone() for key, p in named.items()}
-    step = dict(case.facts["optimizer_step"])
-    assert step.pop("optimizer") == "torch.optim.AdamW"
-    assert step.pop("grad_clipping") is None
-    torch.optim.AdamW(named.values(), **{**step, "betas": tuple(step["betas"])}).step()
-    after = {key: p.detach().clone() for key, p in named.items()}
-    with torch.no_grad():
-        for key, p in named.items():
-            p.copy_(initial[key])
+    gradients, after = cases.stepped(case, named)
     return Solved(case, method, rows, batch, report, terms, gradients, after)

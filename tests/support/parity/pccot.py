@@ -123,15 +123,5 @@ def solve(name: str) -> Solved:
     report = method(batch, method.counts(batch))
     report.total.backward()
     named = official_parameters(case, method)
-    gradients = {key: None if p.grad is None else p.grad.clone() for key, p in named.items()}
-
-    initial = {key: p.detach().clone() for key, p in named.items()}
-    step = dict(case.facts["optimizer_step"])
-    assert step.pop("optimizer") == "torch.optim.AdamW"
-    assert step.pop("grad_clipping") is None
-    torch.optim.AdamW(named.values(), **{**step, "betas": tuple(step["betas"])}).step()
-    after = {key: p.detach().clone() for key, p in named.items()}
-    with torch.no_grad():
-        for key, p in named.items():
-            p.copy_(initial[key])
+    gradients, after = cases.stepped(case, named)
     return Solved(case, method, rows, batch, report, gradients, after)

@@ -147,14 +147,6 @@ def solve(name: str) -> Solved:
     sum((report.total for report in reports), start=torch.zeros(())).backward()
     named = official_parameters(method)
     gradients = _gradients(named)
-    initial = {key: p.detach().clone() for key, p in named.items()}
-    step = dict(case.facts["optimizer_step"])
-    assert step.pop("optimizer") == "torch.optim.AdamW"
-    assert step.pop("grad_clipping") is None
-    torch.optim.AdamW(named.values(), **{**step, "betas": tuple(step["betas"])}).step()
-    after = {key: p.detach().clone() for key, p in named.items()}
-    with torch.no_grad():
-        for key, p in named.items():
-            p.copy_(initial[key])
+    _, after = cases.stepped(case, named)
     method.zero_grad(set_to_none=True)
     return Solved(case, method, rows, reports, pairs, contrast.detach(), encoder_gradients, gradients, after)
