@@ -28,8 +28,7 @@ from unspoken.bench.paired import machine
 from unspoken.bench.server_process import ServerProcess
 from unspoken.bench.shapes import SHAPES, backbone_of
 from unspoken.core.engine.requests import Request
-from unspoken.core.fast.activations import fuse_activations
-from unspoken.core.fast.cpu_linear import speed_up_linears
+from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
 from unspoken.methods import make_method
@@ -300,7 +299,6 @@ def shape_model(name: str) -> Model:
     backbone = backbone_of(name, torch.device("cpu"))
     config = {"name": "coconut", "max_stage": 3, "latents_per_step": 2}
     method = make_method(config, backbone).eval()
-    fuse_activations(backbone.lm)
-    speed_up_linears(backbone.lm)
+    use_dtype(method, None)
     backbone.decode = lambda ids: "".join(chr(97 + token % 26) for token in ids)  # the tokenizer spells few of its tokens
     return Model(method)
