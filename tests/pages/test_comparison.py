@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from unspoken.cli import app
 from unspoken.errors import ConfigError, DataError
-from unspoken.pages.comparison import chart, grid_json, read, tables
+from unspoken.pages.comparison import charts, grid_json, read, tables
 from unspoken.pages.formats import markdown
+from unspoken.pages.svg import sheet
 
 FIRST, SECOND = [True] * 9 + [False] * 11, [True] * 8 + [False] * 2 + [True] * 10
 
@@ -56,7 +57,7 @@ def test_markdown_and_json(runs: list[Path]):
 
 
 def test_the_chart_is_a_file_of_its_own(runs: list[Path]):
-    root = ElementTree.fromstring(chart(read(runs)))
+    root = ElementTree.fromstring(sheet("Accuracy against forward passes", charts(read(runs))))
     space = "{http://www.w3.org/2000/svg}"
     panels = root.findall(f"{space}svg")
     assert [panel.get("aria-label") for panel in panels] == [
@@ -68,7 +69,7 @@ def test_the_chart_is_a_file_of_its_own(runs: list[Path]):
     assert float(near.get("cy", 0)) > float(far.get("cy", 0))  # 45% and 90%, from the top
     groups = [group.get("class") for group in panels[1].iter(f"{space}g") if group.find(f"{space}circle") is not None]
     assert groups == ["c0", "c1"]
-    assert "http" not in chart(read(runs)).replace("http://www.w3.org/2000/svg", "")
+    assert "http" not in sheet("a", charts(read(runs))).replace("http://www.w3.org/2000/svg", "")
 
 
 def test_the_command(runs: list[Path], tmp_path: Path):
@@ -78,7 +79,7 @@ def test_the_command(runs: list[Path], tmp_path: Path):
     assert done.exit_code == 0, done.output
     assert "a[b]" in done.output
     assert files[0].read_text() == markdown(tables(read(runs)))
-    assert files[1].read_text() == chart(read(runs))
+    assert files[1].read_text() == sheet("Accuracy against forward passes", charts(read(runs)))
     words = ["compare", *map(str, runs), "--extractor", "lm-eval:strict", "--out", str(files[2])]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "lm-eval:strict rule" in " ".join(done.output.split())

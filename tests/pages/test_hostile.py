@@ -30,6 +30,7 @@ from unspoken.inspector.look import inspect
 from unspoken.pages import comparison, formats
 from unspoken.pages.inspection import page as inspector_page
 from unspoken.pages.runs import PageRun, page, thoughts_of
+from unspoken.pages.svg import sheet
 from unspoken.pages.templating import script
 
 EVIL = "\"'><script>alert(1)</script><img src=x onerror=alert(2)> | [b](javascript:a) [/x] \\ \x00\x08\x1b[31m\ud800 & &lt;"
@@ -119,9 +120,8 @@ def test_the_step_of_a_warning():
 
 def test_charts_as_files_are_xml():
     reports = {EVIL: evil_report(), "b" + EVIL: evil_report()}
-    ET.fromstring(comparison.chart({EVIL: reports, "t": reports}))
-    drawn = _scaling()
-    ET.fromstring(drawn.to_svg())
+    ET.fromstring(sheet(EVIL, comparison.charts({EVIL: reports, "t": reports})))
+    ET.fromstring(sheet(EVIL, [_scaling().chart]))
 
 
 def test_charts_for_papers(tmp_path: Path):

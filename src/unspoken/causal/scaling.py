@@ -23,7 +23,8 @@ from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.several import Completion, elect
 from unspoken.evaluation.statistics import Difference, Rate, difference, mean, rate
 from unspoken.evaluation.tables import cut_off, p_value, percent, points, with_interval
-from unspoken.pages.svg import Chart, Line, Point, sheet
+from unspoken.pages.drawing import save_charts
+from unspoken.pages.svg import Chart, Line, Point
 from unspoken.tasks.base import Split, Task
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class ScalingReport(Stored):
         path = Path(path)
         super().save(path)
         write_text(path.with_suffix(".md"), self.to_markdown())
-        write_text(path.with_suffix(".svg"), self.to_svg())
+        save_charts([self.chart], path.with_suffix(".svg"), self.chart.name)
 
     def check(self, path: str | Path) -> None:
         """Refuse impossible records."""
@@ -186,18 +187,16 @@ class ScalingReport(Stored):
         """Verdict, table and note."""
         return f"{cell(self.verdict)}\n\n{self.table.markdown()}"
 
-    def to_svg(self) -> str:
-        """Accuracy against positions forwarded, as a file of its own."""
+    @property
+    def chart(self) -> Chart:
+        """Accuracy against positions forwarded."""
         curve = self.curve
         lines = [
             Line(0, "vote", tuple(Point(f.positions, f.vote.value, *f.vote.interval) for f in curve)),
             Line(1, "any is right", tuple(Point(f.positions, f.any.value, *f.any.interval) for f in curve)),
         ]
-        name = f"accuracy by {self.by}"
-        return sheet(name, [("", Chart(name=name, lines=lines, x_label=_X, percent=True, markers=True).svg)])
-
-
-_X = "positions forwarded per question"
+        x_label = "positions forwarded per question"
+        return Chart(name=f"accuracy by {self.by}", lines=lines, x_label=x_label, percent=True, markers=True)
 
 
 def scale(

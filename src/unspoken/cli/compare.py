@@ -34,6 +34,7 @@ def compare(
     from unspoken.evaluation.rescore import rescore
     from unspoken.pages import comparison as pages
     from unspoken.pages import formats
+    from unspoken.pages.drawing import save_charts
 
     formats.check_table(out, "--out")
     formats.check_chart(chart, "--chart")
@@ -61,5 +62,5 @@ def compare(
         console.say(f"written: {out}")
     if chart is not None:
         drawn = pages.group_charts(recipes) if group else pages.charts(grid)
-        formats.write_charts(chart, pages.drawn_svg(drawn), drawn)
+        save_charts(drawn, chart, "Accuracy against forward passes")
         console.say(f"written: {chart}")

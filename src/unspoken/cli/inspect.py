@@ -76,7 +76,7 @@ def inspect(
     latents: Latents = None,
     counts: Annotated[str | None, typer.Option(help="Numbers of latents to compare, e.g. 1,2,4; none = no such.")] = None,
     figures: Annotated[
-        str | None, typer.Option(help="Save the figures too: svg, pdf, png, or several (needs matplotlib).")
+        str | None, typer.Option(help="Save the figures too: svg, pdf, png, or several (all but svg need matplotlib).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder; default RUN/inspect-TASK-SPLIT.", **FOLDER)] = None,
 ) -> None:
@@ -89,7 +89,7 @@ def inspect(
 
     numbers, formats = _counts(counts), _formats(figures)
     other, overrides = _second(rest)
-    if formats:
+    if set(formats) - {"svg"}:
         from unspoken.pages.drawing import check_matplotlib
 
         check_matplotlib()

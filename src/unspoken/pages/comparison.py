@@ -18,7 +18,7 @@ from unspoken.evaluation.groups import SeedGroup
 from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import mean
 from unspoken.evaluation.tables import Reports, compare, comparison_table, table, to_json, with_interval
-from unspoken.pages.svg import Chart, Line, Point, scatter, sheet
+from unspoken.pages.svg import Chart, Line, Point
 from unspoken.runs.places import Places
 
 Grid = Mapping[str, Reports]
@@ -126,19 +126,8 @@ def grid_json(grid: Grid) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def chart(grid: Grid) -> str:
-    """Accuracy against forward passes as an SVG file: a panel per task, with the same colour for a run in each."""
-    return drawn_svg(charts(grid))
-
-
-def drawn_svg(drawn: Sequence[Chart]) -> str:
-    """Charts of single points as one SVG file."""
-    panels = [(c.name, scatter(c.lines, name=c.name, x_label=c.x_label)) for c in drawn]
-    return sheet("Accuracy against forward passes", panels)
-
-
 def charts(grid: Grid) -> list[Chart]:
-    """The same as data, a chart per task."""
+    """Accuracy against forward passes: a chart per task, with the same colour for a run in each."""
     points = {
         name: {label: Point(r.mean_passes, r.accuracy.value, *r.accuracy.interval) for label, r in reports.items()}
         for name, reports in grid.items()
@@ -168,7 +157,7 @@ def _by_passes(tasks: Mapping[str, Mapping[str, Point]], interval: str) -> list[
         Chart(
             name=f"{name}: accuracy against forward passes, {interval}",
             lines=[Line(colours[label], label, (point,)) for label, point in row.items()],
-            x_label="forward passes per question", percent=True, markers=True,
+            x_label="forward passes per question", percent=True, markers=True, scatter=True,
         )
         for name, row in tasks.items()
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Charts drawn by matplotlib (the extra `plots`), as files for papers and slides. Loads no torch."""
+"""Charts as files for papers and slides: SVG as pages show them, PDF and PNG by matplotlib (the extra `plots`). No torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unspoken.core.files import write_file
+from unspoken.core.files import write_file, write_text
 from unspoken.core.text.markup import printable
 from unspoken.errors import ConfigError, RunError
-from unspoken.pages.svg import Chart
+from unspoken.pages.svg import Chart, HeatMap, sheet
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+def has_matplotlib() -> bool:
+    """Whether PDF and PNG can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def check_matplotlib() -> None:
@@ -22,60 +28,86 @@ def check_matplotlib() -> None:
     Raises:
         ConfigError: matplotlib is not there.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if not has_matplotlib():
         raise ConfigError("charts as files need matplotlib, which is not installed; pip install 'unspoken[plots]'")
 
 
-def save_charts(charts: Sequence[Chart], path: str | Path) -> Path:
-    """Draw charts below each other into a file, in the format of its suffix (.pdf, .png, .svg).
+def save_charts(charts: Sequence[Chart | HeatMap], path: Path, title: str) -> Path:
+    """Draw charts below each other into a file, in the format of its suffix (.svg, .pdf, .png).
+
+    Args:
+        charts: at least one.
+        path: the file, written atomically.
+        title: what all of them show; the text alternative of an SVG.
 
     Raises:
-        ConfigError: matplotlib is not there.
+        ConfigError: matplotlib is needed and not there.
         RunError: the file cannot be written, or matplotlib has no such format.
     """
+    if path.suffix.lower() == ".svg":
+        write_text(path, sheet(title, charts))
+        return path
     check_matplotlib()
-    return save(panels(charts), Path(path))
-
-
-def panels(charts: Sequence[Chart]) -> Figure:
-    """A figure with the charts below each other."""
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
-
-    figure = Figure(figsize=(6.4, 2.6 * len(charts)), layout="constrained")
-    for axes, chart in zip(figure.subplots(len(charts), squeeze=False)[:, 0], charts, strict=True):
-        for line in chart.lines:
-            x, y = [point.x for point in line.points], [point.y for point in line.points]
-            axes.plot(x, y, marker="." if chart.markers else None, linewidth=1.2, label=_plain(line.label))
-            for p in line.points if chart.markers else ():
-                if p.low is not None and p.high is not None:
-                    axes.vlines(p.x, p.low, p.high, color=axes.lines[-1].get_color(), linewidth=0.8, alpha=0.6)
-        if chart.log_y:
-            axes.set_yscale("log")
-        elif chart.percent:
-            axes.set_ylim(0, None)
-        if len(chart.lines) > 1:
-            axes.legend(fontsize=8)
-        axes.set_xlabel(chart.x_label)
-        axes.set_title(_plain(chart.name), loc="left", fontsize=9, pad=14)
-        for _, where, name in chart.stages:
-            axes.axvline(where, color="0.6", linewidth=0.7, linestyle=":")
-            axes.annotate(_plain(name), (where, 1.01), xycoords=("data", "axes fraction"), fontsize=7)
-    return figure
-
-
-def _plain(text: object) -> str:
-    """Escape text that matplotlib would take for a formula."""
-    return printable(text).replace("$", r"\$")
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure atomically.
-
-    Raises:
-        RunError: it cannot be written.
-    """
+    figure = _panels(charts)
     try:
         write_file(path, lambda new: figure.savefig(new, dpi=150))
     except ValueError as error:  # matplotlib knows no such format
         raise RunError(f"cannot write {path}: {error}; choose another format, then run again") from error
     return path
+
+
+def _panels(charts: Sequence[Chart | HeatMap]) -> Figure:
+    """A figure with the charts below each other."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    heights = [3.8 if isinstance(chart, HeatMap) else 2.6 for chart in charts]
+    figure = Figure(figsize=(6.4, sum(heights)), layout="constrained")
+    for axes, chart in zip(figure.subplots(len(charts), squeeze=False, height_ratios=heights)[:, 0], charts, strict=True):
+        if isinstance(chart, HeatMap):
+            _map(axes, chart)
+        else:
+            _curves(axes, chart)
+        axes.set_title(_plain(chart.heading), loc="left", fontsize=9, pad=14)
+    return figure
+
+
+def _curves(axes: Axes, chart: Chart) -> None:
+    """Lines or points with their intervals, and the stages."""
+    for line in chart.lines:
+        x, y = [point.x for point in line.points], [point.y for point in line.points]
+        axes.plot(x, y, marker="." if chart.markers else None, linewidth=1.2, label=_plain(line.label))
+        for p in line.points if chart.markers else ():
+            if p.low is not None and p.high is not None:
+                axes.vlines(p.x, p.low, p.high, color=axes.lines[-1].get_color(), linewidth=0.8, alpha=0.6)
+    if chart.log_y:
+        axes.set_yscale("log")
+    elif chart.percent:
+        axes.set_ylim(0, None)
+    if len(chart.lines) > 1:
+        axes.legend(fontsize=8)
+    axes.set_xlabel(chart.x_label)
+    for _, where, name in chart.stages:
+        axes.axvline(where, color="0.6", linewidth=0.7, linestyle=":")
+        axes.annotate(_plain(name), (where, 1.01), xycoords=("data", "axes fraction"), fontsize=7)
+
+
+def _map(axes: Axes, chart: HeatMap) -> None:
+    """A coloured cell for each number; red to blue where there are some below 0."""
+    from matplotlib.ticker import MaxNLocator
+
+    matrix = chart.matrix
+    below = min(map(min, matrix)) < 0
+    extent = (0.5, len(matrix[0]) + 0.5, len(matrix) + 0.5, 0.5)
+    image = axes.imshow(
+        matrix, vmin=-chart.top if below else 0.0, vmax=chart.top, cmap="RdBu" if below else "Blues",
+        extent=extent, aspect="auto",
+    )  # fmt: skip
+    axes.figure.colorbar(image, ax=axes)
+    axes.set(xlabel=chart.axes[0], ylabel=chart.axes[1])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _plain(text: object) -> str:
+    """Escape text that matplotlib would take for a formula."""
+    return printable(text).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Write tables and charts to files, in the format of the name's suffix; unsupported ones are refused."""
+"""Write tables to files in the format of the name's suffix; a suffix that is none for tables, or for charts, is refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from unspoken.core.files import write_text
 from unspoken.core.text.markup import cell
 from unspoken.core.text.table import Table
 from unspoken.errors import ConfigError
-from unspoken.pages.drawing import check_matplotlib, save_charts
-from unspoken.pages.svg import Chart
+from unspoken.pages.drawing import check_matplotlib
 
 TABLES = (".md", ".tex", ".csv", ".json")
 CHARTS = (".svg", ".pdf", ".png")
@@ -69,17 +68,3 @@ def latex(tables: Named) -> str:
         (f"% {' '.join(name.split())}\n" if name else "") + "\n".join(one.latex() for one in some)
         for name, some in tables.items()
     )
-
-
-def write_charts(path: Path, svg: str, charts: Sequence[Chart]) -> None:
-    """Write charts in the format of the name's suffix.
-
-    Args:
-        path: the file.
-        svg: the charts as SVG.
-        charts: the charts as data, to be drawn by matplotlib.
-    """
-    if path.suffix.lower() == ".svg":
-        write_text(path, svg)
-    else:
-        save_charts(charts, path)

@@ -21,7 +21,7 @@ from unspoken.errors import ConfigError
 from unspoken.inspector.look import Inspection, Latent, Problem
 from unspoken.inspector.stability import FLOOR, KINDS, SHRUNK, collapse
 from unspoken.pages.runs import POINTS, PageRun, training, versions
-from unspoken.pages.svg import Chart, Drawing, Line, Point, Stages, heat_map
+from unspoken.pages.svg import Chart, HeatMap, Line, Point, Stages, heat_map
 from unspoken.pages.templating import chart_style, render, script
 
 WORDS = 5
@@ -92,7 +92,7 @@ class _Run:
     collapsed: str | None
     warning: Mapping[str, Any] | None
     tables: list[dict[str, Any]]
-    drawn: list[Chart | Drawing]
+    drawn: list[Chart | HeatMap]
 
 
 def page(seen: Inspection, beside: Inspection | None = None) -> str:
@@ -254,24 +254,31 @@ def _tables(seen: Inspection) -> list[dict[str, Any]]:
     return tables
 
 
-def _charts(seen: Inspection) -> list[Chart | Drawing]:
+def _charts(seen: Inspection) -> list[Chart | HeatMap]:
     """Similarity, attention, and the figures over training and over the number of latents."""
-    f = seen.figures
-    charts: list[Chart | Drawing] = []
-    if f["similarity"]:
-        drawn = heat_map(f["similarity"], name="Mean cosine similarity of the latents of a problem")
-        note = "Mean cosine over problems; blue alike, orange opposed."
-        charts.append(Drawing(heading="Similarity of the latents", svg=drawn, note=note))
-    if (shares := attention_chart(seen)) is not None:
-        charts.append(shares)
-    attention = f.get("attention")
-    if attention and attention.get("by_layer"):
-        layers = attention["by_layer"]
-        most = max(map(max, layers))
-        note = f"Rows: layers, the first on top. Columns: latents. Mean over problems and heads; darkest {100 * most:.1f}%."
-        drawn = heat_map(layers, name="Attention to the latents by layer", top=most)
-        charts.append(Drawing(heading="Attention by layer, in per cent", svg=drawn, note=note))
-    return charts + by_count(seen) + stability(seen)
+    found = (similarity(seen), attention_chart(seen), attention_by_layer(seen))
+    return [chart for chart in found if chart is not None] + by_count(seen) + stability(seen)
+
+
+def similarity(seen: Inspection) -> HeatMap | None:
+    """The similarity of the latents, latent against latent; None where there are none."""
+    if not (matrix := seen.figures["similarity"]):
+        return None
+    name = "Mean cosine similarity of the latents of a problem"
+    note = "Mean cosine over problems; blue alike, orange opposed."
+    return HeatMap(heading="Similarity of the latents", name=name, matrix=matrix, axes=("latent", "latent"), note=note)
+
+
+def attention_by_layer(seen: Inspection) -> HeatMap | None:
+    """The attention that each latent gets in each layer; None where nobody knows."""
+    if not (layers := (seen.figures.get("attention") or {}).get("by_layer")):
+        return None
+    most = max(map(max, layers))
+    note = f"Rows: layers, the first on top. Columns: latents. Mean over problems and heads; darkest {100 * most:.1f}%."
+    return HeatMap(
+        heading="Attention by layer, in per cent", name="Attention to the latents by layer", matrix=layers,
+        axes=("latent", "layer"), top=most, note=note,
+    )  # fmt: skip
 
 
 def attention_chart(seen: Inspection) -> Chart | None:

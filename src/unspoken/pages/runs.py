@@ -17,7 +17,7 @@ from unspoken.errors import DataError
 from unspoken.evaluation.records import EvalReport, same_step
 from unspoken.evaluation.statistics import mean
 from unspoken.evaluation.tables import cells, compare, notes, p_value, percent, points
-from unspoken.pages.svg import Chart, Drawing, Line, Point, bar, scatter
+from unspoken.pages.svg import Chart, Line, Point, bar
 from unspoken.pages.templating import minus, render
 from unspoken.tasks.scoring.answers import equal, extract_strict
 
@@ -148,7 +148,7 @@ def _compared(runs: Sequence[PageRun]) -> Sequence[Any]:
         return ()
 
 
-def _costs(runs: Sequence[PageRun]) -> list[Chart | Drawing]:
+def _costs(runs: Sequence[PageRun]) -> list[Chart]:
     """Accuracy against cost, and against the length of the problem."""
     dots, lines = [], []
     for i, run in enumerate(runs):
@@ -159,11 +159,11 @@ def _costs(runs: Sequence[PageRun]) -> list[Chart | Drawing]:
         lengths = [(count, r) for count, r in run.report.by_steps.items() if count]
         if len(lengths) > 1:
             lines.append(Line(i, run.label, tuple(Point(count, r.value, *r.interval) for count, r in lengths)))
-    charts: list[Chart | Drawing] = []
+    charts = []
     if dots:
         name, note = "Accuracy against forward passes", "Whiskers: 95% interval. Up and left is better."
-        drawn = scatter(dots, x_label="forward passes per question", name=name)
-        charts.append(Drawing(heading=name, svg=drawn, note=note))
+        x_label = "forward passes per question"
+        charts.append(Chart(name=name, lines=dots, x_label=x_label, percent=True, markers=True, scatter=True, note=note))
     if lines:
         name, note, x_label = (
             "Accuracy by number of steps",

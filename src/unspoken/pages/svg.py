@@ -1,8 +1,8 @@
 """Charts as SVG text: a bar with a whisker, a scatter, a line chart, a heat map. Plain string building, no library.
 
 Colours come from the stylesheet (classes `c0` ... `c7` set `color`, shapes use it), so one chart serves both schemes. Text
-is 12 units of a 460-unit drawing: readable on a phone, where the drawing shrinks to about 330 pixels. A `Chart` is what a
-line chart shows, without the drawing: pages/plots.py draws the same with matplotlib.
+is 12 units of a 460-unit drawing: readable on a phone, where the drawing shrinks to about 330 pixels. A `Chart` and a
+`HeatMap` are what is shown, without the drawing: pages/drawing.py writes them to files, as PDF and PNG with matplotlib.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from markupsafe import Markup
 
@@ -57,7 +56,7 @@ Stages = Sequence[tuple[int, float, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Curves, labelled where they end.
+    """Curves, labelled where they end; or a scatter, one labelled point per line.
 
     Attributes:
         name: the heading, also used as the text alternative.
@@ -66,6 +65,7 @@ class Chart:
         percent: values are shares; the axis starts at 0.
         log_y: logarithmic vertical axis; values must be positive.
         markers: draw every point, with its interval if it has one.
+        scatter: a share over a horizontal axis that begins at 0, one point per line.
         stages: boundaries to draw as thin vertical lines.
         note: a sentence below the heading.
     """
@@ -76,6 +76,7 @@ class Chart:
     percent: bool = False
     log_y: bool = False
     markers: bool = False
+    scatter: bool = False
     stages: Stages = ()
     note: str = ""
 
@@ -87,17 +88,33 @@ class Chart:
     @property
     def svg(self) -> Markup:
         """The chart drawn as SVG."""
-        return line_chart(self)
+        return scatter(self.lines, name=self.name, x_label=self.x_label) if self.scatter else line_chart(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A chart that is drawn already, with its heading."""
+class HeatMap:
+    """A number for every row and column, both counted from 1.
+
+    Attributes:
+        heading: above it.
+        name: the text alternative, and what the colours mean.
+        matrix: [rows][columns], at least one number.
+        axes: names of the horizontal and the vertical axis.
+        top: the number that has the full colour.
+        note: a sentence below the heading.
+    """
 
     heading: str
-    svg: Markup
+    name: str
+    matrix: Sequence[Sequence[float]]
+    axes: tuple[str, str]
+    top: float = 1.0
     note: str = ""
-    stages: ClassVar[Stages] = ()
+
+    @property
+    def svg(self) -> Markup:
+        """The map drawn as SVG."""
+        return heat_map(self.matrix, name=self.name, top=self.top)
 
 
 def colour(run: int) -> str:
@@ -220,19 +237,18 @@ def _numbers_in(matrix: Sequence[Sequence[float]], edge: float, top: float) -> l
     return parts
 
 
-def sheet(name: str, panels: Sequence[tuple[str, Markup]]) -> str:
+def sheet(name: str, charts: Sequence[Chart | HeatMap]) -> str:
     """Charts below each other as one SVG file.
 
     Args:
         name: what all of them show.
-        panels: (title, what `line_chart` or `scatter` drew); a title of "" takes no room.
+        charts: each stands under its heading.
     """
     parts, top = [], 0
-    for title, drawn in panels:
-        if title:
-            parts.append(f'<text class="title" x="8" y="{top + 18}">{escape(title)}</text>')
-            top += _TITLE
-        inner = str(drawn).removeprefix("<svg ")
+    for chart in charts:
+        parts.append(f'<text class="title" x="8" y="{top + 18}">{escape(chart.heading)}</text>')
+        top += _TITLE
+        inner = str(chart.svg).removeprefix("<svg ")
         parts.append(f'<svg y="{top}" width="{WIDTH}" height="{HEIGHT}" {inner}')
         top += HEIGHT
     return (

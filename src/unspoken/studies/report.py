@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 import textwrap
@@ -15,9 +14,9 @@ from unspoken.core.files import write_text
 from unspoken.core.text.table import Table, csv_text
 from unspoken.evaluation.statistics import OverSeeds, Rate, mean
 from unspoken.evaluation.tables import each_seed, over_seeds_cell, p_value, percent, points
-from unspoken.pages.drawing import save_charts
+from unspoken.pages.drawing import has_matplotlib, save_charts
 from unspoken.pages.formats import latex, markdown
-from unspoken.pages.svg import Chart, Line, Point, sheet
+from unspoken.pages.svg import Chart, Line, Point
 from unspoken.pages.templating import render
 
 SHUFFLED = "shuffled"
@@ -49,13 +48,12 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         "table.csv": rows_csv(results),
         "index.html": page(results),
     }
-    if drawn:
-        files["chart.svg"] = sheet(title, [(chart.heading, chart.svg) for chart in drawn])
     for name, text in files.items():
         write_text(folder / name, text)
     written = [folder / name for name in files]
-    if drawn and importlib.util.find_spec("matplotlib") is not None:
-        written.append(save_charts(drawn, folder / "chart.pdf"))
+    for suffix in ("svg", "pdf") if has_matplotlib() else ("svg",):
+        if drawn:
+            written.append(save_charts(drawn, folder / f"chart.{suffix}", title))
     return written
 
 
