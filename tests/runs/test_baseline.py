@@ -173,3 +173,23 @@ def test_what_is_a_plain_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert is_plain("HuggingFaceTB/SmolLM2-135M")
     no: list[Any] = ["runs/mistyped", "empty", "empty/", "nothing", "builtin:tiny", "/a/b", "../a", "a/b/c", "-x/y", ""]
     assert [one for one in no if is_plain(one)] == []
+
+
+def test_soft_thinking_ends_at_the_mark_of_the_model():
+    """`</think>` where it writes its thinking, else what its answers begin with; refused where there is neither."""
+    assert model(BaselineConfig(texts=TEXTS["plain"], thinking=True), CHAT).mark == "</think>"
+    assert model(BaselineConfig()).mark == "####"
+    one = model(BaselineConfig(texts=TEXTS["plain"]))
+    (answer,) = one.answer([QUESTION], soft="soft,limit=3,entropy=0", max_new_tokens=12)
+    assert one.mark == "###"
+    assert (answer.soft, answer.latents) == (3, 3)
+    assert "\n###" in answer.text
+    assert answer.visible == len(answer.tokens) - 3 - answer.finished
+    (cut,) = one.answer([QUESTION], soft="soft,limit=3,until=so,", max_new_tokens=12)
+    assert "\nso," in cut.text
+    unmarked = model(BaselineConfig(texts=replace(TEXTS["plain"], answer="{answer}")))
+    with pytest.raises(ConfigError, match="nothing is known to end"):
+        unmarked.answer([QUESTION], soft="soft")
+    assert unmarked.answer([QUESTION], soft="soft,limit=2", max_new_tokens=4)[0].soft == 2
+    with pytest.raises(ConfigError, match="soft must be soft thinking"):
+        one.answer([QUESTION], soft=3)  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from unspoken.core.config import check_whole, dump
@@ -89,7 +89,7 @@ def evaluate(
         limit=limit,
         latents=latents,
         batch_size=batch_size,
-        speaking={**(dump(getattr(model, "speaking", None)) or {}), **speaking},
+        speaking={**(dump(getattr(model, "speaking", None)) or {}), **_written(speaking)},
         chains=chains,
         samples=samples,
         model=describe(model, weights=keep is not None),
@@ -183,6 +183,11 @@ def record_of(name: str, example: Example, task: Task, model: Model, answers: Se
         expected=None if answer.thoughts is None else model.expected(example, len(answer.thoughts)),
         said=tuple(map(Completion.of, answers, scores)) if several else None,
     )
+
+
+def _written(speaking: Mapping[str, Any]) -> dict[str, Any]:
+    """How to speak as plain values: soft thinking as its text."""
+    return {name: getattr(value, "spelt", value) for name, value in speaking.items()}
 
 
 def _ids(examples: Sequence[Example], split: str) -> list[str]:

@@ -27,7 +27,7 @@ from unspoken.core.rows.row import Row, unlabelled
 from unspoken.core.text.chat import Message, encode, has_template, refuse_special, render
 from unspoken.core.text.example import Example
 from unspoken.core.text.prompts import BY_KIND, TEXTS, SoftTexts, texts_of
-from unspoken.core.text.thinking import OPEN
+from unspoken.core.text.thinking import CLOSE, OPEN
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
 from unspoken.runs.model import Model
@@ -147,6 +147,14 @@ class BaselineModel(Model):
     def ask(self, config: BaselineConfig) -> None:
         """Ask in another way from now on; the weights stay."""
         self._answers_by(Baseline(config, self.method.backbone))
+
+    @property
+    def mark(self) -> str:
+        """See `Model.mark`: `</think>` where the model writes its thinking, else what comes before an answer."""
+        config = self.method.config
+        if config.thinking or self.begun:
+            return CLOSE
+        return config.texts.answer.partition("{answer}")[0].strip()
 
     def _answers_by(self, asked: Baseline) -> None:
         self.method = asked.eval()

@@ -25,6 +25,7 @@ from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.generate import OnTrace, think
 from unspoken.core.loop.layers import LayerEdit, LayerTrace, LayerWatch
 from unspoken.core.loop.sampling import SamplingOptions, SamplingParams
+from unspoken.core.loop.soft import SoftThinking
 from unspoken.core.loop.sources import PrecomputedThoughts, Source, parallel
 from unspoken.core.loop.sources import SlotTokens as SlotTokens
 from unspoken.core.loop.trace import Answer, Trace
@@ -35,6 +36,7 @@ from unspoken.core.text.table import Table
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method, layers
 from unspoken.runs.config import RunConfig
+from unspoken.runs.soft import soft_plan
 from unspoken.tasks import make_task
 from unspoken.tasks.base import Task
 
@@ -64,6 +66,7 @@ class AnswerOptions(SamplingOptions, total=False):
 
     stop: StopDecider | str | None
     expect: str
+    soft: SoftThinking | str | None
 
 
 class CallOptions(AnswerOptions, total=False):
@@ -237,6 +240,7 @@ class Model:
         stop: StopDecider | str | None = None,
         expect: str = "",
         watch: LayerWatch | None = None,
+        soft: SoftThinking | str | None = None,
         **speaking: Unpack[SamplingOptions],
     ) -> list[Answer]:
         """Answer each question once; the arguments are those of `sample`.
@@ -246,7 +250,7 @@ class Model:
         """
         said = self.sample(
             questions, latents=latents, names=names, batch_size=batch_size, explain=explain, edit=edit, on_token=on_token,
-            on_trace=on_trace, stop=stop, expect=expect, watch=watch, **speaking,
+            on_trace=on_trace, stop=stop, expect=expect, watch=watch, soft=soft, **speaking,
         )  # fmt: skip
         return [only for (only,) in said]
 
@@ -273,6 +277,7 @@ class Model:
         stop: StopDecider | str | None = None,
         expect: str = "",
         watch: LayerWatch | None = None,
+        soft: SoftThinking | str | None = None,
         **speaking: Unpack[SamplingOptions],
     ) -> list[tuple[Answer, ...]]:
         """Answer each question `chains` x `samples` times.
@@ -296,6 +301,7 @@ class Model:
             expect: the expected beginning of answers, e.g. "### ". Does not change answers; if right, they come sooner.
             watch: sees, and may change, the states of layers (`trace` is the short way); for one answer per question, and
                 without a stop rule.
+            soft: think softly, e.g. "soft" or "switch,limit=512" (`SoftThinking`), for models that write their thinking.
             speaking: fields of `SamplingParams` to change for this call: temperature, top_p, top_k, seed, max_new_tokens.
 
         Returns:
@@ -342,6 +348,7 @@ class Model:
                 raise ConfigError("this method makes no latents while it thinks, so there is nothing to edit")
             source = source or SlotTokens(self.method.backbone.embed)
         decider = None if stop is None else self.stop_decider(stop)
+        plan = None if soft is None else soft_plan(self.method, self.mark, soft)
         with self._alone():
             rows = self.rows(questions, latents, names)
             if (edit is not None or on_trace is not None) and len({row.name for row in rows}) < len(rows):
@@ -366,6 +373,7 @@ class Model:
                 decider=decider,
                 expected=self.method.backbone.encode(expect) if expect else (),
                 stops=self.stops,
+                soft=plan,
             )
         if not self.begun:
             return found
@@ -447,6 +455,12 @@ class Model:
                 "a stop rule needs a method that makes its latents one by one; this one has them in its prompt"
             )
         return stop if isinstance(stop, StopDecider) else extension("stop")(self, stop)
+
+    @property
+    def mark(self) -> str:
+        """The text that ends the thinking it writes: what comes before its answers; "" = not known."""
+        template = self.method.template
+        return "" if template is None else template.answer.partition("{answer}")[0].strip()
 
     def rows(self, questions: Sequence[str], latents: int | None, names: Sequence[str] | None) -> list[Row]:
         """The questions' prompts as rows; see `sample` for arguments and errors."""

@@ -19,6 +19,7 @@ from unspoken.core.loop.generate import OnTrace, SampleOptions
 from unspoken.core.loop.generate import sample as sample_batches
 from unspoken.core.loop.loop import OnToken
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.soft import SoftPlan
 from unspoken.core.loop.sources import Iterated, PrecomputedThoughts, Source, at_once
 from unspoken.core.loop.trace import Answer, Trace, clock
 from unspoken.core.rows.row import Row
@@ -87,6 +88,7 @@ def _scheduled(
     edit: Edit | None = None,
     on_token: OnToken | None = None,
     on_trace: OnTrace | None = None,
+    soft: SoftPlan | None = None,
     **_: object,
 ) -> list[Answer]:
     """One answer per row, in their order; see `sample`."""
@@ -99,7 +101,7 @@ def _scheduled(
     seeds = range(len(rows)) if numbers is None else numbers
     places = scheduler.run(
         [
-            Request(row=row, speaking=speaking, number=seed, expected=expected, stops=stops)
+            Request(row=row, speaking=speaking, number=seed, expected=expected, stops=stops, soft=soft)
             for row, seed in zip(rows, seeds, strict=True)
         ]
     )
@@ -121,7 +123,8 @@ def _answer(backbone: Backbone, active: ActiveRequest, seconds: float, thoughts:
         text=backbone.decode(spoken) if active.text is None else active.text.whole(spoken),
         tokens=tokens,
         finished=finished,
-        latents=active.row.latents - active.skipped,
+        latents=active.latents_made,
+        soft=active.soft_steps,
         passes=active.passes,
         positions=active.positions,
         seconds=seconds,

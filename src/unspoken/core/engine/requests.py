@@ -16,6 +16,7 @@ from unspoken.core.engine.stopping import StopDecider
 from unspoken.core.engine.text_stream import TextStream
 from unspoken.core.loop.edits import Edit
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.soft import SoftChain, SoftPlan
 from unspoken.core.rows.row import Row
 
 FinishReason = Literal["stop", "length", "error"]
@@ -39,6 +40,7 @@ class Request:
         stop_token_ids: tokens that end it, besides eos.
         logprobs: report each chosen token's log-probability and those of this many likeliest tokens; None = none.
         incremental: decode its text while it is generated, for streaming.
+        soft: it thinks softly while it speaks; nothing is then fed speculatively.
     """
 
     row: Row
@@ -53,6 +55,7 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     logprobs: int | None = None
     incremental: bool = False
+    soft: SoftPlan | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,14 @@ class TokenLogprobs:
 
     logprob: float
     top: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def of(cls, logits_V: Tensor, token: int, top: int) -> TokenLogprobs:
+        """Those of a chosen token, with the `top` likeliest."""
+        logprobs_V = logits_V.float().log_softmax(dim=-1)
+        best = logprobs_V.topk(min(top, len(logprobs_V)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return cls(logprob=float(logprobs_V[token]), top=tuple(pairs))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -94,6 +105,8 @@ class ActiveRequest:
     latent_D: Tensor | None = None  # the latent made for this pass
     state_at: int = 0  # row of the last pass's states with the state before its next latent
     vectors_KD: Tensor | None = None  # precomputed thoughts
+    soft: SoftChain | None = None
+    mixture_D: Tensor | None = None  # fed instead of the last token
 
     @property
     def row(self) -> Row:
@@ -139,6 +152,16 @@ class ActiveRequest:
     def thought(self) -> int:
         """Number of latents fed so far."""
         return min(max(self.cursor - self.row.start, 0), self.row.latents - self.skipped)
+
+    @property
+    def latents_made(self) -> int:
+        """Number of latents of a finished answer, mixtures included."""
+        return self.row.latents - self.skipped + self.soft_steps
+
+    @property
+    def soft_steps(self) -> int:
+        """How many mixtures it has thought in."""
+        return 0 if self.soft is None else self.soft.soft
 
     def say(self, token: int, eos: bool) -> None:
         """Take the next token; it may end the answer."""

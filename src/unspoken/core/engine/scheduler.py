@@ -36,6 +36,7 @@ from unspoken.core.fast.cpu_linear import look_again
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.loop import OnToken
 from unspoken.core.loop.sampling import choose, random_stream
+from unspoken.core.loop.soft import SoftChain, feed_back
 from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.speech import check_context
 from unspoken.core.loop.trace import Cost, Trace
@@ -287,6 +288,7 @@ class Scheduler:
             cursor=len(self.prefix),
             positions=len(self.prefix),  # counted as if it had read the common prefix alone
             text=TextStream(self.backbone.decode, request.stops) if reading else None,
+            soft=SoftChain(plan, self.backbone.decode, request.speaking.max_new_tokens) if (plan := request.soft) else None,
         )
 
     def _think(self, running: Sequence[ActiveRequest]) -> None:
@@ -351,7 +353,7 @@ class Scheduler:
             else:
                 takes[active.slot] = max(min(active.known - active.cursor, budget), 1)
                 budget = max(budget - takes[active.slot] + 1, 0)
-            if takes[active.slot] and active.cursor + takes[active.slot] == active.given:
+            if takes[active.slot] and active.cursor + takes[active.slot] == active.given and active.soft is None:
                 active.speculated = active.request.expected[: active.request.speaking.max_new_tokens - 1]
                 takes[active.slot] += len(active.speculated)
         return takes
@@ -373,6 +375,9 @@ class Scheduler:
                 low, high = (min(max(p - row.start, 0), row.latents) for p in (active.cursor, active.cursor + take))
                 places.extend(first + row.start + k - active.cursor for k in range(low, high))
                 vectors.append(active.vectors_KD[low:high])
+            elif active.mixture_D is not None:
+                places.append(first)
+                vectors.append(active.mixture_D[None])
         embeds_ND = self.backbone.embed(self._device(ids))
         if places:
             embeds_ND = embeds_ND.index_copy(0, self._device(places), torch.cat(vectors).to(embeds_ND.dtype))
@@ -441,7 +446,7 @@ class Scheduler:
     def _say(self, active: ActiveRequest, token: int, logits_V: Tensor) -> None:
         """Add a token to a request's answer."""
         if active.request.logprobs is not None:
-            active.logprobs.append(_logprobs(logits_V, token, active.request.logprobs))
+            active.logprobs.append(TokenLogprobs.of(logits_V, token, active.request.logprobs))
         active.say(token, eos=token in self.eos_ids)
         if self.on_token is not None:
             self.on_token(active.place, token)
@@ -468,7 +473,12 @@ class Scheduler:
         def chosen(part: Sequence[ActiveRequest]) -> list[int]:
             at = [places[active] for active in part]
             mine_NV = logits_NV if at == list(range(len(logits_NV))) else logits_NV.index_select(0, self._device(at))
-            return choose(part[0].request.speaking, mine_NV, [active.stream for active in part]).tolist()
+            tokens = choose(part[0].request.speaking, mine_NV, [active.stream for active in part]).tolist()
+            chains = {n: active.soft for n, active in enumerate(part) if active.soft is not None}
+            fed = feed_back(self.backbone, chains, mine_NV, tokens)
+            for active, (_, mixture_D) in zip(part, fed, strict=True):
+                active.mixture_D = mixture_D
+            return [token for token, _ in fed]
 
         tokens: dict[ActiveRequest, int] = {}
         for members in kinds.values():
@@ -487,10 +497,3 @@ class Scheduler:
 
     def _device(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self.backbone.device)
-
-
-def _logprobs(logits_V: Tensor, token: int, top: int) -> TokenLogprobs:
-    logprobs_V = logits_V.float().log_softmax(dim=-1)
-    best = logprobs_V.topk(min(top, len(logprobs_V)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return TokenLogprobs(logprob=float(logprobs_V[token]), top=tuple(pairs))

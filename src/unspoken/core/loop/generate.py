@@ -13,6 +13,7 @@ from unspoken.core.loop.edits import Edit, edited
 from unspoken.core.loop.layers import LayerWatch, rows_at_a_time
 from unspoken.core.loop.loop import Loop, OnToken
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.soft import SoftPlan
 from unspoken.core.loop.sources import PrecomputedThoughts, Source
 from unspoken.core.loop.trace import Answer, Trace, clock
 from unspoken.core.rows.batch import collate, longest_first
@@ -34,6 +35,7 @@ class SampleOptions(TypedDict, total=False):
     on_token: OnToken | None
     on_trace: OnTrace | None
     watch: LayerWatch | None
+    soft: SoftPlan | None
 
 
 @torch.inference_mode()
@@ -69,6 +71,7 @@ def sample(
     on_token: OnToken | None = None,
     on_trace: OnTrace | None = None,
     watch: LayerWatch | None = None,
+    soft: SoftPlan | None = None,
 ) -> list[tuple[Answer, ...]]:
     """Think and speak for any number of prompts, longest first in batches of like length.
 
@@ -86,6 +89,7 @@ def sample(
         on_token: called with (place in `rows`, token id).
         on_trace: called once per batch with its trace (the latents as they were fed) and a key per row.
         watch: sees, and may change, the states of layers; for one answer per row.
+        soft: how rows think softly while they speak (`core/loop/soft.py`).
 
     Returns:
         Per row, in their order, its chains x samples answers: all samples of the first set, then of the next.
@@ -114,6 +118,7 @@ def sample(
             chains=chains,
             samples=samples,
             watch=watch,
+            soft=soft,
         )
         with contextlib.nullcontext() if watch is None else watch.over(backbone.lm, batch, chosen):
             trace, speech = loop.run()
@@ -126,6 +131,7 @@ def sample(
             answer = speech.answer(
                 b, backbone, latents=int(loop.batch.latents_B[b]), seconds=seconds, thoughts=thoughts[b % len(thoughts)],
                 chain=c, sample=s, assistant_positions=rows[i].positions_elsewhere(c, s),
+                soft=loop.soft[b].soft if loop.soft else 0,
             )  # fmt: skip
             answers.setdefault(i, []).append(answer)
             if watch is not None:

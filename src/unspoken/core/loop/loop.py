@@ -37,6 +37,7 @@ from unspoken.core.loop.idle import idle
 from unspoken.core.loop.layers import LayerWatch, watching
 from unspoken.core.loop.parallel import Slots
 from unspoken.core.loop.sampling import Sampler, SamplingParams
+from unspoken.core.loop.soft import SoftChain, SoftPlan, feed_back
 from unspoken.core.loop.sources import Iterated, PrecomputedThoughts, Source, at_once
 from unspoken.core.loop.speech import Speech, check_context, columns_of
 from unspoken.core.loop.trace import Cost, Trace, gather_states, stack_latents
@@ -66,6 +67,7 @@ class Loop:
         frozen: nothing before the first slot trains (precomputed thoughts in a frozen model), so it needs no gradient.
         prefixes: caches what comes before the first slot over training steps, if that is frozen.
         watch: sees, and may change, the states of layers (`core/loop/layers.py`).
+        soft: rows think in mixtures of embeddings while they speak (`core/loop/soft.py`).
 
     Raises:
         DataError: a row with the tokens it may generate is longer than the model's context.
@@ -87,6 +89,7 @@ class Loop:
         frozen: bool = False,
         prefixes: PrefixCache | None = None,
         watch: LayerWatch | None = None,
+        soft: SoftPlan | None = None,
     ) -> None:
         B, T = batch.ids_BT.shape
         check_context(backbone, batch, speaking.max_new_tokens if speaking else 0)
@@ -98,6 +101,8 @@ class Loop:
         self.apart = (chains > 1 or (self.prompted is not None and frozen)) and bool(batch.starts_B.all())
         streams = list(itertools.product(range(samples), range(chains), numbers if numbers is not None else range(B)))
         self.chooser = Sampler(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
+        most = speaking.max_new_tokens if speaking else 0
+        self.soft = [] if soft is None else [SoftChain(soft, backbone.decode, most) for _ in streams]
         self.eos = frozenset(backbone.eos_ids)
         self.keep_hidden, self.on_token = keep_hidden, on_token
         self.cache: Any = backbone.new_cache(columns_of(batch, speaking), batch.branch is not None)
@@ -307,8 +312,10 @@ class Loop:
         assert self.last_bD is not None
         now_N = np.flatnonzero(at_end_b)
         logits_NV = self.backbone.logits(self.last_bD[self.to_device(now_N)])
-        chosen_N = self.chooser.choose(logits_NV, self.index_b[now_N])
-        for b, token in zip(now_N.tolist(), chosen_N.tolist(), strict=True):
+        chosen_N = self.chooser.choose(logits_NV, self.index_b[now_N]).tolist()
+        chains = {n: self.soft[row] for n, row in enumerate(self.index_b[now_N])} if self.soft else {}
+        fed = feed_back(self.backbone, chains, logits_NV, chosen_N)
+        for b, (token, _) in zip(now_N.tolist(), fed, strict=True):
             row = int(self.index_b[b])
             self.speech.tokens[row].append(token)
             self.eos_left_B[row] -= token in self.eos
@@ -320,7 +327,10 @@ class Loop:
             else:
                 self.length_b[b] += 1
         spoken_bD = torch.zeros_like(self.last_bD)
-        self.spoken_bD = spoken_bD.index_copy(0, self.to_device(now_N), self.backbone.embed(chosen_N).to(spoken_bD.dtype))
+        embeds_ND = self.backbone.embed(self.to_device(np.array([token for token, _ in fed])))
+        if any(vector_D is not None for _, vector_D in fed):
+            embeds_ND = torch.stack([e_D if v_D is None else v_D for e_D, (_, v_D) in zip(embeds_ND, fed, strict=True)])
+        self.spoken_bD = spoken_bD.index_copy(0, self.to_device(now_N), embeds_ND.to(spoken_bD.dtype))
         # Finished rows leave the batch, but not one by one: leaving copies the cache.
         if not self.done_b.all() and self.done_b.sum() * 4 >= len(self.done_b):
             self._keep(np.flatnonzero(~self.done_b))

@@ -87,17 +87,26 @@ def choose(speaking: SamplingParams, logits_NV: Tensor, streams_N: Sequence[np.r
     logits_NV = logits_NV.float()
     if s.temperature < 1e-6:  # a quotient must not overflow
         logits_NV = logits_NV - logits_NV.amax(dim=-1, keepdim=True)
-    ordered_NV, order_NV = (logits_NV / s.temperature).sort(dim=-1, descending=True, stable=True)
-    if s.top_k:
-        ordered_NV[:, s.top_k :] = -torch.inf
-    p_NV = ordered_NV.softmax(dim=-1)
-    if s.top_p < 1:
-        before_NV = p_NV.cumsum(dim=-1) - p_NV
-        p_NV = p_NV.masked_fill(before_NV >= s.top_p, 0.0)
+    p_NV, order_NV = likely(logits_NV / s.temperature, s.top_p, s.top_k)
     total_NV = p_NV.double().cumsum(dim=-1)
     draw_N1 = total_NV.new_tensor([[stream.random()] for stream in streams_N]) * total_NV[:, -1:]
     index_N1 = torch.searchsorted(total_NV, draw_N1, right=True).clamp(max=p_NV.shape[1] - 1)
     return order_NV.gather(1, index_N1).squeeze(1)
+
+
+def likely(logits_NV: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
+    """Probabilities, the largest first, and the tokens they belong to, [N, V] both; 0 for tokens that are left out.
+
+    With `top_p`, what is left does not sum to 1.
+    """
+    ordered_NV, order_NV = logits_NV.sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        ordered_NV[:, top_k:] = -torch.inf
+    p_NV = ordered_NV.softmax(dim=-1)
+    if top_p < 1:
+        before_NV = p_NV.cumsum(dim=-1) - p_NV
+        p_NV = p_NV.masked_fill(before_NV >= top_p, 0.0)
+    return p_NV, order_NV
 
 
 def _key(number: int | tuple[int, ...]) -> tuple[int, ...]:

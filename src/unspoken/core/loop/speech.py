@@ -56,12 +56,14 @@ class Speech:
         chain: int,
         sample: int,
         assistant_positions: int,
+        soft: int = 0,
     ) -> Answer:
         """The answer of row b, decoded.
 
         Args:
             backbone: the model that generated it.
-            latents, seconds, thoughts, chain, sample, assistant_positions: see `Answer`.
+            latents: those before its first token.
+            seconds, thoughts, chain, sample, assistant_positions, soft: see `Answer`.
         """
         tokens = tuple(self.tokens[b])
         spoken = tokens[:-1] if self.finished_B[b] else tokens
@@ -72,7 +74,8 @@ class Speech:
             passes=int(self.passes_B[b]),
             positions=int(self.positions_B[b]),
             passed=sum(token in backbone.eos_ids for token in spoken),
-            latents=latents,
+            latents=latents + soft,
+            soft=soft,
             seconds=seconds,
             thoughts=thoughts,
             chain=chain,

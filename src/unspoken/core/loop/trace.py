@@ -158,6 +158,8 @@ class Answer:
             from 0.
         assistant_positions: positions that an assistant model forwarded for it.
         passed: eos among `tokens` that did not end the answer (`Row.num_eos`).
+        soft: how many of `tokens` were only the likeliest in a mixture that was fed (`core/loop/soft.py`). They are counted
+            among the latents, and are not visible.
     """
 
     text: str
@@ -172,8 +174,9 @@ class Answer:
     sample: int = 0
     assistant_positions: int = 0
     passed: int = 0
+    soft: int = 0
 
     @property
     def visible(self) -> int:
-        """Number of generated tokens that are not eos."""
-        return len(self.tokens) - self.finished - self.passed
+        """Number of tokens that were chosen and are not eos."""
+        return len(self.tokens) - self.finished - self.passed - self.soft
