@@ -91,8 +91,11 @@ def test_the_switch_follows_the_trend():
 
 def chain(text: str, *, end: tuple[int, ...] = (8, 9), closed: int | None = None, most: int = 10) -> SoftChain:
     """A chain over words that read as their own number."""
-    plan = SoftPlan(how=SoftThinking.parse(text), until="<9>", end=end, opened=7, closed=closed)
-    return SoftChain(plan, lambda ids: "".join(f"<{i}>" for i in ids), most)
+    plan = SoftPlan(
+        how=SoftThinking.parse(text), until="<9>", end=end, opened=7, closed=closed,
+        decode=lambda ids: "".join(f"<{i}>" for i in ids),
+    )  # fmt: skip
+    return SoftChain(plan, most)
 
 
 def test_thinking_is_ended_by_its_limit_and_its_mark_is_fed():

@@ -288,7 +288,7 @@ class Scheduler:
             cursor=len(self.prefix),
             positions=len(self.prefix),  # counted as if it had read the common prefix alone
             text=TextStream(self.backbone.decode, request.stops) if reading else None,
-            soft=SoftChain(plan, self.backbone.decode, request.speaking.max_new_tokens) if (plan := request.soft) else None,
+            soft=SoftChain(plan, request.speaking.max_new_tokens) if (plan := request.soft) else None,
         )
 
     def _think(self, running: Sequence[ActiveRequest]) -> None:

@@ -102,7 +102,7 @@ class Loop:
         streams = list(itertools.product(range(samples), range(chains), numbers if numbers is not None else range(B)))
         self.chooser = Sampler(speaking, [(number, c, s) for s, c, number in streams]) if speaking else None
         most = speaking.max_new_tokens if speaking else 0
-        self.soft = [] if soft is None else [SoftChain(soft, backbone.decode, most) for _ in streams]
+        self.soft = [] if soft is None else [SoftChain(soft, most) for _ in streams]
         self.eos = frozenset(backbone.eos_ids)
         self.keep_hidden, self.on_token = keep_hidden, on_token
         self.cache: Any = backbone.new_cache(columns_of(batch, speaking), batch.branch is not None)

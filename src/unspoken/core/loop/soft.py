@@ -24,6 +24,7 @@ from torch import Tensor
 from unspoken.core.config import build, config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sampling import likely
+from unspoken.core.rows.protocol import CausalLM
 from unspoken.core.text.thinking import CLOSE, OPEN
 from unspoken.errors import ConfigError, did_you_mean
 
@@ -216,12 +217,14 @@ class SoftPlan:
         until: the text that ends thinking; "" = none is known, and the row just goes on in tokens.
         end: the tokens of that text, fed where the thinking is made to end.
         opened, closed: ids of `<think>` and `</think>`, where these are single tokens.
+        decode: token ids -> text.
         eos: tokens that are never mixed into others where they are the likeliest.
     """
 
     how: SoftThinking
     until: str
     end: tuple[int, ...]
+    decode: Callable[[list[int]], str]
     opened: int | None = None
     closed: int | None = None
     eos: frozenset[int] = frozenset()
@@ -237,8 +240,10 @@ class SoftPlan:
         single = {text: ids[0] if len(ids := backbone.encode(text)) == 1 else None for text in (OPEN, CLOSE)}
         # A mark of words, such as that of an answer, begins a line.
         end = backbone.encode(until if until == CLOSE else f"\n{until}") if until else ()
-        eos = frozenset(backbone.eos_ids)
-        return cls(how=how, until=until, end=end, opened=single[OPEN], closed=single[CLOSE], eos=eos)
+        return cls(
+            how=how, until=until, end=end, opened=single[OPEN], closed=single[CLOSE], decode=backbone.decode,
+            eos=frozenset(backbone.eos_ids),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +266,6 @@ class SoftChain:
 
     Args:
         plan: how it thinks.
-        decode: token ids -> text.
         most: `max_new_tokens`.
 
     Attributes:
@@ -269,10 +273,10 @@ class SoftChain:
         soft: mixtures fed so far.
     """
 
-    def __init__(self, plan: SoftPlan, decode: Callable[[list[int]], str], most: int) -> None:
+    def __init__(self, plan: SoftPlan, most: int) -> None:
         how = plan.how
         self.plan, self.over, self.soft = plan, False, 0
-        self._decode, self._most = decode, most
+        self._most = most
         self._cold, self._switch = ColdStop(how.entropy or 0.0, how.steps), Switch(how.window, how.switches)
         self._tokens: list[int] = []
         self._ending: list[int] = []  # of the mark that ends it, still to be fed
@@ -325,7 +329,7 @@ class SoftChain:
         if len(self.plan.end) == 1 and self._tokens[-1] == self.plan.end[0]:
             return True
         window = len(self.plan.until.encode())  # a token has at least one byte of the text
-        return bool(window) and self.plan.until in self._decode(self._tokens[-window:])
+        return bool(window) and self.plan.until in self.plan.decode(self._tokens[-window:])
 
     def _blend(self) -> tuple[int, float] | None:
         """The mark mixed in where a switch has just turned; its first step in tokens is then still a mixture."""
@@ -338,7 +342,7 @@ class SoftChain:
 
 
 def feed_back(
-    backbone: Backbone, chains: Mapping[int, SoftChain], logits_NV: Tensor, chosen_N: Sequence[int]
+    backbone: CausalLM, chains: Mapping[int, SoftChain], logits_NV: Tensor, chosen_N: Sequence[int]
 ) -> list[tuple[int, Tensor | None]]:
     """What rows feed next: per row a token, and the vector [D] fed instead of its embedding, if any.
 
@@ -368,7 +372,7 @@ def feed_back(
     return fed
 
 
-def _mixtures(backbone: Backbone, chains: Sequence[SoftChain], logits_nV: Tensor) -> dict[int, Tensor]:
+def _mixtures(backbone: CausalLM, chains: Sequence[SoftChain], logits_nV: Tensor) -> dict[int, Tensor]:
     """The mixtures [D] of the chains that may be fed one, by place; chains with the same settings are mixed together."""
     kinds: dict[tuple[float, float, int], list[int]] = {}
     for at, chain in enumerate(chains):
@@ -388,7 +392,7 @@ def entropies(logits_NV: Tensor) -> Tensor:
     return -(logp_NV.exp() * logp_NV).nan_to_num(0.0).sum(dim=-1)  # an impossible token adds nothing
 
 
-def mixtures(backbone: Backbone, logits_NV: Tensor, *, temperature: float, top_p: float, top_k: int) -> Tensor:
+def mixtures(backbone: CausalLM, logits_NV: Tensor, *, temperature: float, top_p: float, top_k: int) -> Tensor:
     """The embeddings of the vocabulary weighted by its probabilities [N, D], in the precision of the embeddings.
 
     Args:
