@@ -43,7 +43,7 @@ from unspoken.errors import ConfigError, UnspokenError
 from unspoken.methods import make_method
 from unspoken.methods.base import Counts
 from unspoken.methods.sim_cot import STEP_TARGETS
-from unspoken.training.schedule import micro_batches
+from unspoken.training.feeding.feed import micro_batches
 
 Step = Callable[[Cost], Tensor]
 """Forward and backward of a step; adds up what it cost, and returns the loss."""

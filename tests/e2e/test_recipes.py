@@ -21,8 +21,9 @@ from unspoken.recipes.tiny import CHAIN_TOKENS
 from unspoken.runs.config import RunConfig
 from unspoken.tasks import make_task
 from unspoken.tasks.generated.multiplication import problem
+from unspoken.training.feeding.checks import written_tokens
+from unspoken.training.feeding.schedule import Schedule
 from unspoken.training.loop import build_method
-from unspoken.training.schedule import Schedule, written_tokens
 
 
 @pytest.mark.parametrize("name", RECIPES)

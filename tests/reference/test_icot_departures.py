@@ -24,9 +24,10 @@ from unspoken.methods.icot_si import removed_tokens
 from unspoken.methods.pause import PauseConfig
 from unspoken.recipes import recipe
 from unspoken.runs.config import TrainConfig
+from unspoken.training.feeding.checks import too_long, written_tokens
+from unspoken.training.feeding.schedule import Schedule
 from unspoken.training.loop import Training
 from unspoken.training.progress import Quiet
-from unspoken.training.schedule import Schedule, drop_long, written_tokens
 
 EXAMPLE = Example(question="Ann has 3 pens.", steps=("<<1+2=3>>", "<<3+3=6>>"), answer="1,234.5", id="train-1")
 SHORT = Example(question="Ann has 3 pens.", steps=("<<1+2=3>>",), answer="6", id="train-2")
@@ -82,7 +83,7 @@ def test_departure_a_long_example_is_left_out_alone():
     most = method.layout(SHORT, Stage(), Random(0)).longest
     assert method.layout(EXAMPLE, without_tokens(None), Random(0)).longest <= most
     assert method.layout(EXAMPLE, Stage(), Random(0)).longest > most
-    assert drop_long(method, [SHORT, EXAMPLE, SHORT], stages, most) == ([SHORT, SHORT], 1)
+    assert too_long(method, [SHORT, EXAMPLE, SHORT], stages, most) == [1]
 
 
 def test_departure_only_matrices_decay(tmp_path):

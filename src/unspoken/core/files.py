@@ -175,7 +175,7 @@ def sweep(folder: Path, name: str | None = None) -> None:
         for left in list(folder.iterdir()):
             found = _LEFT.fullmatch(left.name)
             if found is not None and name in (None, found["name"]):
-                with contextlib.suppress(OSError), _locked(left):
+                with contextlib.suppress(OSError), locked(left):
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -249,7 +249,7 @@ def _temporary(place: Path) -> Iterator[Path]:
         temporary.mkdir()
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(_locked(temporary))
+                held.enter_context(locked(temporary))
             except BlockingIOError:  # another process swept the folder before it was locked
                 continue
             except OSError:
@@ -263,11 +263,12 @@ def _temporary(place: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock on a file or folder; the system releases it when the process ends for any reason.
 
     Raises:
-        OSError: another process holds it (BlockingIOError), or locks are not supported here.
+        OSError: another process holds it (BlockingIOError), it has been removed (FileNotFoundError), or locks are not
+            supported here.
     """
     if fcntl is None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))

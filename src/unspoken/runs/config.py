@@ -40,6 +40,7 @@ class TrainConfig:
     clip: float | None = 1.0  # largest gradient norm; None = no clipping
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, fp32 weights and optimizer; so with a bf16 base
     sharding: Literal["none", "zero2", "zero3"] = "none"  # where several processes keep the model: docs/scale.md
+    rank_timeout: float = 30.0  # minutes that a process waits for the others before it ends, and says which did not come
     activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third slower
     fused_activation: bool = True  # GPT-2's activation as one operator instead of seven: faster, same up to rounding
     seed: int = 0
@@ -64,7 +65,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError("training needs exactly one of 'epochs' and 'steps'")
-        for name in ("lr", "weight_decay", "clip", "epochs", "final_lr", "decay_start", "warmup_share"):
+        for name in ("lr", "weight_decay", "clip", "epochs", "final_lr", "decay_start", "warmup_share", "rank_timeout"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"{name} must be a finite number, got {value}")
@@ -84,6 +85,7 @@ class TrainConfig:
             "threads",
             "max_positions",
             "keep_every",
+            "rank_timeout",
         ):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str) and value <= 0:
@@ -160,7 +162,7 @@ _FREE = {
         "validate_every", "validate_limit", "select", "stability_limit", "stability_every", "save_every", "keep_every",
         "log_every", "threads", "tracker", "tracker_project", "tracker_run", "tracker_group", "tracker_tags",
         "encodings", "micro_batch_size", "micro_batch_tokens", "activation_checkpointing",
-        "sharding",
+        "sharding", "rank_timeout",
     )
 }  # fmt: skip
 """Fields that do not affect what is trained, only logging, saving and memory. They may be changed on resuming.
@@ -172,7 +174,7 @@ weights only by rounding, or, with dropout, by what is dropped."""
 def changed_fields(old: object, new: object) -> tuple[list[str], list[str]]:
     """Names of the fields in which two dumped configs differ: those that must not change on resuming, and the others."""
     found = _differences(old, new)
-    free = [name for name in found if name in _FREE or name.startswith(("speaking.", "fast."))]
+    free = [name for name in found if name in _FREE or name.startswith(("speaking.", "fast.", "task.stream_folder"))]
     return [name for name in found if name not in free], free
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -50,8 +50,8 @@ class Task(Protocol):
     name: ClassVar[str]
     config: Any
 
-    def examples(self, split: Split) -> list[Example]:
-        """All examples of a split, in a fixed order.
+    def examples(self, split: Split) -> Sequence[Example]:
+        """All examples of a split, in a fixed order: a list, or rows on the disk (`tasks/streaming`), read as asked for.
 
         Raises:
             DataError: a file is missing, empty or malformed (names file and line), or the split does not exist.

@@ -13,6 +13,7 @@ of one part is trained on in another.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import field, replace
 from itertools import zip_longest
 from random import Random
@@ -62,6 +63,8 @@ class MixtureConfig:
                 raise ConfigError(f"a part's name must be letters, digits, '_', '-' or '.', got {name!r}")
             if not 0 <= part.weight <= MOST:
                 raise ConfigError(f"the weight of part {name!r} must be from 0 to {MOST}, got {part.weight}")
+            if getattr(part.task, "stream", False):
+                raise ConfigError(f"part {name!r} has stream=true, but a mixture is one list in memory; set stream=false")
             if part.task.name == self.name:
                 raise ConfigError(f"part {name!r} is itself a mixture; name its parts here")
 
@@ -86,7 +89,7 @@ class Mixture(SplitTask[MixtureConfig]):
         there: tuple[Split, ...] = tuple(split for split in SPLITS if self._of[split])
         super().__init__(Splits(config=config, read=self._read, there=there), self._score)
 
-    def examples(self, split: Split) -> list[Example]:
+    def examples(self, split: Split) -> Sequence[Example]:
         """The rows of all parts in turn; of train as often as their weights say."""
         if not self.parts:
             example = '{"gsm": {"task": "gsm8k"}, "logic": {"task": "prosqa", "weight": 2}}'

@@ -13,7 +13,7 @@ from unspoken.core.files import write_folder, write_json
 from unspoken.methods.base import Method
 from unspoken.runs.config import TrainConfig
 from unspoken.runs.directory import TRAINING, RunDir
-from unspoken.training.schedule import Schedule
+from unspoken.training.feeding.schedule import Schedule
 
 MODELS = "models"
 """Folder of the kept models in a run directory."""

@@ -28,10 +28,9 @@ from unspoken.core.fast.switch import is_on, using
 from unspoken.core.fast.token_store import Encodings
 from unspoken.core.precision import computing
 from unspoken.core.provenance import provenance
-from unspoken.core.rows.batch import Batch, collate
+from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.metrics import Metrics, add_metrics
-from unspoken.core.rows.row import Row
 from unspoken.errors import RunError
 from unspoken.inspector.monitor import Monitor
 from unspoken.methods.base import LossReport, Method, latents_at, layers
@@ -40,15 +39,15 @@ from unspoken.runs.directory import RunDir
 from unspoken.runs.lock import Lock
 from unspoken.runs.start import build_method
 from unspoken.tasks import Split, make_task
-from unspoken.training import schedule as rows_of
 from unspoken.training.callbacks import Callback, Tracking, check_trackers, tell
+from unspoken.training.feeding import checks
+from unspoken.training.feeding.feed import Feed, check_batches
 from unspoken.training.kept import forget_after, keep, keeps
 from unspoken.training.optimizer import new_optimizer
 from unspoken.training.plan import plan_of
 from unspoken.training.progress import Quiet, Reporter
 from unspoken.training.ranks import Ranks, new_accelerator
 from unspoken.training.resume import go_on, scored_otherwise
-from unspoken.training.schedule import Schedule
 from unspoken.training.sharding.place import placed
 from unspoken.training.sharding.shards import Shards
 from unspoken.training.sharding.states import load_state, save_state
@@ -80,11 +79,13 @@ class Training:
         if self.t.threads is not None:
             torch.set_num_threads(self.t.threads)
         check_trackers(self.t)
-        self.accelerator = new_accelerator(self.t.precision)
-        self.ranks = Ranks(self.accelerator)
+        self.accelerator = new_accelerator(self.t.precision, self.t.rank_timeout)
+        self.ranks = Ranks(self.accelerator, self.t.rank_timeout)
         self.run = RunDir(out)
         self.lock = Lock(self.run.path)
         self.ranks.gather(self._build)  # a failure on one process must not leave the others waiting
+        found = checks.looked_through(config, self.task, self.method, self.examples, self.validation, self.ranks)
+        self.examples, self.left_out, self.schedule = found
         self.placed = placed(self.method, self.config, self.accelerator)
         self.trained = self.placed.trained
         self.fused = self.accelerator.device.type in ("cuda", "cpu")
@@ -98,9 +99,8 @@ class Training:
         self.pending: list[StepMetrics] = []
         watched = self.task.examples("validation")[: self.t.stability_limit] if self.t.stability_limit else []
         self.monitor = Monitor(self.method, watched) if watched else None
-        self.feed = rows_of.Feed(self.method, self.examples, self.schedule, self.t.seed)
-        self.picky = [layer for layer in layers(self.method) if type(layer).check is not Method.check]
-        self._check_batches()
+        self.feed = Feed(self.method, self.examples, self.schedule, self.t, self.ranks.beside("rows"))
+        check_batches(self.method, self.feed, self.schedule, self.ranks)
         set_seed(self.t.seed + 1_000_003 * (self.ranks.index + 1))
 
     def _build(self) -> None:
@@ -126,17 +126,6 @@ class Training:
         checkpoint_activations(self.method, t.activation_checkpointing)
         if t.fused_activation and is_on():
             fuse_activations(self.method)
-        curriculum = self.method.curriculum()
-        stages = curriculum.extremes()
-        self.examples, self.left_out = rows_of.drop_long(self.method, self.examples, stages, t.max_positions)
-        self.schedule = Schedule(
-            t, curriculum, len(self.examples), lambda: rows_of.written_tokens(self.method, self.examples, stages)
-        )
-        rows_of.check_steps(self.method, self.examples)
-        rows_of.warn_of(self.task, self.method, self.examples, validates=bool(self.validation))
-        rows_of.check_lengths(self.method, self.examples, stages)
-        rows_of.check_prompts(self.method, self.validation, config.speaking.max_new_tokens)
-        rows_of.tell_early_end(self.schedule)
         self.scorer = Validation(config, self.method, self.task, self.validation, self.ranks)
 
     # what a step is made of
@@ -144,17 +133,11 @@ class Training:
     def _new_optimizer(self) -> torch.optim.AdamW:
         return new_optimizer(self.placed.tables, self.trained, self.t, self.fused)
 
-    def _check_batches(self) -> None:
-        """Let the method check the batches of the first epoch before the run directory is created."""
-        for step in range(min(self.schedule.steps_per_epoch, self.schedule.total) if self.picky else 0):
-            rows = self.feed.rows(step, self.schedule.stage(0))  # the stage that writes most
-            for layer in self.picky:
-                layer.check(rows)
-
     def _train_step(self) -> None:
         """One optimizer step. Its figures wait in `pending`, to avoid synchronising with the GPU."""
         began = time.perf_counter()
         step, t = self.step, self.t
+        self.ranks.doing = f"training step {step + 1}"
         stage = self.schedule.stage(step)
         if self.schedule.stage_starts(step):
             self.best = None  # scores of different stages are not comparable: early ones still write steps as text
@@ -168,16 +151,16 @@ class Training:
             group["lr"] = lr
             group["weight_decay"] = decay if group["decays"] else 0.0
         rows = self.feed.take(step)
-        # Every process lays out the whole step, because all need its counts.
-        parts = self._parts(rows)
-        counts = self.method.counts(collate(rows))
+        parts = rows.batches(even=isinstance(self.placed, Shards))
         terms: dict[str, Tensor] = {}
         metrics: list[Metrics] = []
         slots = passes = 0
         with self.placed.step():
             for number, (part, mine) in enumerate(parts):
                 with self.placed.part(last=number == len(parts) - 1), explained_memory(step, part):
-                    report = self._loss(part, counts)
+                    report = self._loss(part, rows.counts)
+                    if number == len(parts) - 1:
+                        self.ranks.sign()  # behind it, gradients are exchanged
                     (report.total * self.placed.factor * mine).backward()
                 slots += report.trace.cost.slots
                 passes = max(passes, report.trace.cost.passes)
@@ -199,28 +182,13 @@ class Training:
                 "terms": terms,
                 "metrics": add_metrics(metrics),
                 "norm": norm,
-                "tokens": sum(row.positions for row in rows),
+                "tokens": rows.positions,
                 "slots": slots,
                 "passes": passes,
-                "names": [row.name for row in rows],
+                "names": rows.names,
                 "seconds": seconds,
             }
         )
-
-    def _parts(self, rows: list[Row]) -> list[tuple[Batch, float]]:
-        """This process's micro-batches of a step, each with the factor of its loss.
-
-        A process without rows of its own goes along with somebody else's, times 0. In shards, gradients are exchanged behind
-        every micro-batch, so all processes have equally many.
-        """
-        t = self.t
-        shares = [
-            rows_of.micro_batches(self.ranks.share(rows, index), t.micro_batch_size, t.micro_batch_tokens)
-            for index in (range(self.ranks.count) if isinstance(self.placed, Shards) else [self.ranks.index])
-        ]
-        mine = shares[self.ranks.index if len(shares) > 1 else 0]
-        idle = max(max(map(len, shares)), 1) - len(mine)
-        return [(collate(part), 1.0) for part in mine] + [(collate(rows[:1]), 0.0)] * idle
 
     def _loss(self, part: Batch, counts: Mapping[str, np.ndarray]) -> LossReport:
         device = self.accelerator.device
@@ -281,6 +249,7 @@ class Training:
     def _validate(self) -> None:
         """Score the validation split; keep the model if it is the best of this stage."""
         stage, latents = self._stage()
+        self.ranks.doing = f"validating step {self.step}"
         with self.placed.answering():
             found = self.scorer.score(stage, latents)
         score = score_of(found, self.t.select, self.step)
@@ -298,6 +267,7 @@ class Training:
 
     def _watch(self) -> None:
         """Log the stability figures of some validation problems."""
+        self.ranks.doing = f"watching latents of step {self.step}"
         with self.placed.answering():
             row = self.ranks.alone(self._look)
         if self.ranks.main and row is not None:
@@ -313,6 +283,7 @@ class Training:
         Args:
             due: whether the step's validation, if any, is still to be done.
         """
+        self.ranks.doing = f"saving the state of step {self.step}"
         with self.signals.patiently():
             if self.pending:
                 self._checked(self.pending)
@@ -348,6 +319,7 @@ class Training:
         """Create the run directory, or check that the existing run can be continued with this config."""
         used: list[Split] = ["train", "validation"] if self.validation else ["train"]
         data = {split: self.task.fingerprint(split) for split in used}
+        data |= getattr(self.task, "fingerprints", lambda split: {})("train")  # of shards, by name
         if self.run.exists:
             go_on(self.run, self.config, data)
             return
@@ -376,7 +348,7 @@ class Training:
         # Several processes can only stop where they communicate, which is when they log.
         calm = self.signals.patiently() if self.ranks.count > 1 else contextlib.nullcontext()
         try:
-            with calm, self._tells_step():
+            with calm, self._tells_step(), self.ranks.told():
                 self.ranks.alone(self._open)
                 self.ranks.gather(self._resume)
                 self.ranks.alone(self._forget)

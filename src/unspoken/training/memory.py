@@ -48,8 +48,10 @@ from unspoken.methods.base import Method
 from unspoken.runs.config import RunConfig, TrainConfig
 from unspoken.runs.start import build_method
 from unspoken.tasks import make_task
+from unspoken.training.feeding.checks import written_tokens
+from unspoken.training.feeding.feed import micro_batches
+from unspoken.training.feeding.schedule import Schedule
 from unspoken.training.plan import count, duration
-from unspoken.training.schedule import Schedule, micro_batches, written_tokens
 
 SHARDINGS = ("none", "zero2", "zero3")
 USABLE = 0.92

@@ -11,8 +11,8 @@ import torch
 from unspoken.methods.base import Method
 from unspoken.runs.config import RunConfig
 from unspoken.runs.directory import RunDir
+from unspoken.training.feeding.schedule import Schedule
 from unspoken.training.ranks import Ranks
-from unspoken.training.schedule import Schedule
 from unspoken.training.sharding.whole import Placed
 
 

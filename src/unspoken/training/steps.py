@@ -12,7 +12,7 @@ import torch
 
 from unspoken.core.rows.metrics import Metric
 from unspoken.errors import TrainingError
-from unspoken.training.schedule import Schedule
+from unspoken.training.feeding.schedule import Schedule
 
 StepMetrics = dict[str, Any]
 """step, stage, lr, terms, metrics, norm, tokens, slots, passes, names, seconds."""

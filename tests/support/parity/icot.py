@@ -21,7 +21,8 @@ from unspoken.core.rows.row import Row
 from unspoken.methods import make_method
 from unspoken.methods.icot_si import MOST_BY_CHANCE, removed_tokens
 from unspoken.runs.config import TrainConfig
-from unspoken.training.schedule import Schedule, written_tokens
+from unspoken.training.feeding.checks import written_tokens
+from unspoken.training.feeding.schedule import Schedule
 
 
 class Loaded:

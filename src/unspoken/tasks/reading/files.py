@@ -10,7 +10,8 @@ row a line: `question||<<a+b=c>> <<..>> #### answer`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from hashlib import sha256
 from pathlib import Path
@@ -19,17 +20,19 @@ from typing import Any, Literal
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError, did_you_mean
-from unspoken.tasks.base import SPLITS, Split
+from unspoken.tasks.base import SPLITS, Split, fingerprint_examples
 from unspoken.tasks.reading.folders import has_splits, hub_id, source_rows
 from unspoken.tasks.reading.own_choices import ANSWERS, OPTIONS, choice_key, lettered_row, refuse_unshown
 from unspoken.tasks.reading.readers import Format
-from unspoken.tasks.reading.rows import REASONING, RawRow, carve, examples_of, question_key
+from unspoken.tasks.reading.rows import REASONING, RawRow, carve, checked, examples_of, no_steps, question_key
 from unspoken.tasks.reading.segment import StepRule
 from unspoken.tasks.reading.source import Splits, SplitTask, check_ranges
 from unspoken.tasks.reading.styles import FIELDS, Style, advice, restyled
 from unspoken.tasks.scoring.answers import score_number, score_text
 from unspoken.tasks.scoring.letters import score_letter
 from unspoken.tasks.scoring.math_answers import score_math
+from unspoken.tasks.streaming.sources import RawSource, raw_sources
+from unspoken.tasks.streaming.store import Source, StoredExamples, prepared
 
 _LATEX: tuple[Style, ...] = ("math", "openr1", "metamath")
 """Styles with LaTeX answers."""
@@ -50,6 +53,9 @@ class FilesConfig:
             a.
         steps: how to split reasoning that is one text; rows with `steps` are kept as they are.
         require_steps: refuse train rows without steps instead of warning.
+        stream: read the train rows one by one, check them once, and keep them on the disk instead of in memory
+            (docs/scale.md). For JSONL (also packed), Parquet and Arrow, folders of these, and the hub.
+        stream_folder: where on the disk; it takes as much space as the rows.
         limit: use the first rows of each split only.
         validation_fraction: use this share of train as validation, chosen by a hash of the question, so that a row stays on
             its side when others are added or removed. Only without a validation file.
@@ -67,6 +73,8 @@ class FilesConfig:
     fields: dict[str, str] = field(default_factory=dict)
     steps: StepRule = "markers"
     require_steps: bool = False
+    stream: bool = False
+    stream_folder: str = "~/.cache/unspoken/rows"
     limit: int | None = None
     validation_fraction: float = 0.0
     test_fraction: float = 0.0
@@ -77,6 +85,11 @@ class FilesConfig:
         for split in ("validation", "test"):
             if getattr(self, split) is not None and getattr(self, f"{split}_fraction"):
                 raise ConfigError(f"set either '{split}' (a file) or '{split}_fraction' (a share of train), not both")
+        if self.stream and (self.validation_fraction or self.test_fraction):
+            raise ConfigError(
+                "stream=true keeps the train rows on the disk, and no share of them can be carved out; give a validation or "
+                "test file instead of validation_fraction and test_fraction"
+            )
         if self.validation_fraction + self.test_fraction >= 1:
             raise ConfigError(
                 f"validation_fraction and test_fraction leave nothing to train on: {self.validation_fraction} and "
@@ -122,12 +135,70 @@ class Files(SplitTask[FilesConfig]):
         """The kind of its answers: "number", "text", "letter" or "math"."""
         return self.config.answer
 
-    def examples(self, split: Split) -> list[Example]:
+    def examples(self, split: Split) -> Sequence[Example]:
         """The split in file order, without rows that are in a held-out split, up to its limit."""
         if split in SPLITS and split not in self._splits.there:
             hint = f", or task.{split}_fraction=0.1 for a share of train" if split != "train" else ""
             raise DataError(f"task 'files' has no {split} split; set task.{split}=PATH{hint}")
+        if split == "train" and self.config.stream:
+            return self._stored
         return self._splits.examples(split)[: self.config.limit]
+
+    @functools.cached_property
+    def _stored(self) -> StoredExamples:
+        """The train rows on the disk."""
+        config, taken = self.config, self._splits.held_out("train")
+        held_out = sha256("\n".join(sorted(taken)).encode("utf-8", "surrogatepass")).hexdigest()
+        how = (config.format, config.style, config.fields, config.steps, config.answer, config.limit, held_out)
+
+        def source(raw: RawSource) -> Source:
+            return Source(
+                name=raw.name,
+                key=f"{raw.stamp} {how}",
+                open=lambda: self._checked(raw),
+                keeps=lambda example: self._splits.key(example) not in taken,
+                limit=config.limit,
+            )
+
+        assert config.train is not None
+        sources = [source(raw) for raw in raw_sources(config.train, "train", config.format)]
+        stored = prepared(sources, Path(config.stream_folder).expanduser())
+        self._check_stored(stored)
+        self._splits.dropped["train"] = stored.dropped
+        return stored.limited(config.limit)
+
+    def _checked(self, raw: RawSource) -> Iterator[tuple[Example, bool]]:
+        rows = self._plain(raw.open())
+        return checked(rows, split="train", steps=self.config.steps, names=self._names, advice=advice)
+
+    def _check_stored(self, stored: StoredExamples) -> None:
+        """What `_read` checks when it has all rows."""
+        where, rows = str(self.config.train), len(stored)
+        bare = sum(part.about.bare for part in stored.parts)
+        if not rows:
+            raise DataError(
+                f"{where}: all {stored.dropped} train rows are dropped, because a held-out split has their questions"
+            )
+        if bare == rows and any(part.about.had_reasoning for part in stored.parts):
+            raise no_steps(where, self.config.steps)
+        if bare and self.config.require_steps:
+            part = next(part for part in stored.parts if part.about.bare)
+            raise self._bare(f"{part.about.source}", bare, rows, f"train-{part.about.first_bare}")
+
+    def fingerprint(self, split: Split) -> str:
+        """See `Task.fingerprint`; of rows on the disk, a hash of their files' hashes."""
+        found = self.examples(split)
+        return found.fingerprint() if isinstance(found, StoredExamples) else fingerprint_examples(found)
+
+    def fingerprints(self, split: Split) -> dict[str, str]:
+        """A hash of each source of a split whose rows are on the disk, so that a changed one can be named."""
+        found = self.examples(split)
+        return found.fingerprints() if isinstance(found, StoredExamples) else {}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Fields that may hold reasoning."""
+        return tuple(name for name in self.config.fields if name in REASONING) or REASONING
 
     def read_before_dropping(self, split: Split) -> list[Example]:
         """All rows of a split, including those dropped because they are in a held-out split."""
@@ -138,9 +209,9 @@ class Files(SplitTask[FilesConfig]):
         source: Split = "train" if split in self._carved else split
         place = getattr(config, source)
         rows, where = source_rows(place, source, config.format)
-        mapped = [name for name in config.fields if name in REASONING]
-        names = tuple(mapped) or REASONING
-        found = examples_of(self._plain(rows), split=source, steps=config.steps, source=where, names=names, advice=advice)
+        found = examples_of(
+            self._plain(rows), split=source, steps=config.steps, source=where, names=self._names, advice=advice
+        )
         if source == "train" and config.require_steps:
             self._require_steps(found, where)
         if source != "train" or not self._carved:
@@ -173,11 +244,13 @@ class Files(SplitTask[FilesConfig]):
     def _require_steps(self, examples: list[Example], where: str) -> None:
         bare = [example.id for example in examples if not example.steps]
         if bare:
-            raise DataError(
-                f"{where}: {len(bare)} of {len(examples)} train rows have no step (first {bare[0]}), and require_steps is "
-                f"set; reasoning is read from {', '.join(REASONING)}; map another field with task.fields, or split it by "
-                "another rule (task.steps)"
-            )
+            raise self._bare(where, len(bare), len(examples), bare[0])
+
+    def _bare(self, where: str, bare: int, rows: int, first: str) -> DataError:
+        return DataError(
+            f"{where}: {bare} of {rows} train rows have no step (first {first}), and require_steps is set; reasoning is "
+            f"read from {', '.join(REASONING)}; map another field with task.fields, or split it by another rule (task.steps)"
+        )
 
 
 def _renamed(row: Mapping[str, object], fields: Mapping[str, str], where: str) -> Mapping[str, object]:

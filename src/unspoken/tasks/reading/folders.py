@@ -59,8 +59,9 @@ def hub_id(place: str) -> tuple[str, str | None] | None:
 
 
 def hub_rows(
-    hub: str, config: str | None, split: Split, called: Mapping[Split, tuple[str, ...]] | None = None
-) -> tuple[Iterable[RawRow], str]:
+    hub: str, config: str | None, split: Split, called: Mapping[Split, tuple[str, ...]] | None = None, *,
+    streaming: bool = False,
+) -> tuple[Iterable[RawRow], str]:  # fmt: skip
     """The rows of a split of a data set on the hub, and where they come from.
 
     Args:
@@ -68,6 +69,7 @@ def hub_rows(
         config: its configuration, if it has several.
         split: the split.
         called: the hub's names of each split, if unusual; several are joined.
+        streaming: read row by row over the network (an IterableDataset), instead of downloading the data set first.
 
     Raises:
         ConnectionError: it cannot be loaded; the message is a clause that says why.
@@ -79,7 +81,7 @@ def hub_rows(
     try:
         from datasets import load_dataset  # slow to import, and of no use with a folder
 
-        splits: Any = load_dataset(hub, config)
+        splits: Any = load_dataset(hub, config, **({"streaming": True} if streaming else {}))
     except Exception as error:  # the hub's client raises dozens of kinds, from no network to no such name
         reason = (str(error).strip().split("\n")[0] or "no message")[:200]
         raise ConnectionError(f"could not be loaded ({type(error).__name__}: {reason})") from error
@@ -116,8 +118,8 @@ def folder_rows(
     """
     if config is not None and (folder / config).is_dir():
         folder = folder / config
-    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return _saved_rows(folder, split, called, named)
+    if is_saved(folder):
+        return saved_rows(folder, split, called, named)
     files = split_files(folder, split, called, named)
     return (row for file in files for row in read_rows(file, format, split))
 
@@ -138,7 +140,7 @@ def split_files(
     if not mine:
         some = ", ".join(str(file.relative_to(folder)) for file in every[:4]) + (", ..." if len(every) > 4 else "")
         raise DataError(f"{folder}: has no {split} file; it has: {some}; name the file itself")
-    if len(kinds := sorted({_suffix(file) for file in mine})) > 1:
+    if len(kinds := sorted({suffix_of(file) for file in mine})) > 1:
         raise DataError(f"{folder}: has {split} files of several kinds ({', '.join(kinds)}); name the file that is meant")
     return mine
 
@@ -150,7 +152,7 @@ def has_splits(place: Path) -> bool:
             return True
         words = {_split_word(file.relative_to(place)) for file in place.rglob("*") if _has_rows(file, place)}
         return len({split_called(word) for word in words if word}) > 1
-    if _suffix(place) != ".json" or place.suffix.lower() in PACKED:
+    if suffix_of(place) != ".json" or place.suffix.lower() in PACKED:
         return False
     try:
         whole = json.loads(place.read_bytes())
@@ -165,13 +167,14 @@ def _has_rows(file: Path, folder: Path) -> bool:
     return (
         not hidden
         and file.name not in _NOT_ROWS
-        and _suffix(file) in SUFFIXES
-        and _suffix(file) != ".txt"
+        and suffix_of(file) in SUFFIXES
+        and suffix_of(file) != ".txt"
         and file.is_file()
     )
 
 
-def _suffix(file: Path) -> str:
+def suffix_of(file: Path) -> str:
+    """A file's suffix, or that inside of a packed one: `.jsonl` of `rows.jsonl.gz`."""
     bare = file.with_suffix("") if file.suffix.lower() in PACKED else file
     return bare.suffix.lower()
 
@@ -189,7 +192,15 @@ def _natural(file: Path) -> list[Any]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in re.split(r"(\d+)", str(file))]
 
 
-def _saved_rows(folder: Path, split: Split, called: Mapping[Split, tuple[str, ...]] | None, named: bool) -> Iterable[RawRow]:
+def is_saved(folder: Path) -> bool:
+    """Whether a folder was written by `save_to_disk`."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def saved_rows(
+    folder: Path, split: Split, called: Mapping[Split, tuple[str, ...]] | None = None, named: bool = False
+) -> Iterable[RawRow]:
+    """The rows of a folder written by `save_to_disk`, which are mapped into memory; see `folder_rows`."""
     from datasets import load_from_disk
 
     try:

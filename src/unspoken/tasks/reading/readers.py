@@ -6,6 +6,7 @@ Anything but a regular file (a pipe, a device) is refused before it is opened, b
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -15,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from unspoken.core.files import kind_of
 from unspoken.errors import DataError
@@ -30,6 +31,7 @@ SUFFIXES: Mapping[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
+ROW_A_LINE = "one object a line"
 PACKED = (".gz", ".bz2", ".xz", ".lzma", ".zip", ".zst", ".lz4")
 
 _UNPACK: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
@@ -96,7 +98,7 @@ def listed_rows(path: str | Path, field: str = "examples") -> Iterator[RawRow]:
     Raises:
         DataError: the file cannot be read or parsed, or has no such list.
     """
-    whole = _parse(read_text(path), str(path), 1, f"one object with a list '{field}'")
+    whole = parse_value(read_text(path), str(path), 1, f"one object with a list '{field}'")
     rows = whole.get(field) if isinstance(whole, dict) else None
     if not isinstance(rows, list):
         raise DataError(f"{path}:1: must be an object with a list '{field}', got {type(whole).__name__}")
@@ -111,26 +113,39 @@ def read_text(path: str | Path) -> str:
 def read_bytes(path: str | Path) -> bytes:
     """Read a regular file. Raises DataError for anything else (a pipe or a device might never end), or if it cannot be
     read."""
-    file = Path(path).expanduser()
+    with opened(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading. Raises DataError, also for what goes wrong while it is read; see `read_bytes`."""
+    place = Path(path).expanduser()
     try:
-        kind = file.stat().st_mode
+        kind = place.stat().st_mode
         if stat.S_ISDIR(kind):
             raise DataError(f"{path}: is a folder; give a file")
         if not stat.S_ISREG(kind):
             raise DataError(f"{path}: is {kind_of(kind)}, no regular file; save its rows to a file first")
-        return file.read_bytes()
+        with place.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; looked from {Path.cwd()}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
-def _unpacked(data: bytes, path: str | Path) -> tuple[bytes, str]:
-    """Decompress a file; returns its content and its name without the suffix."""
-    name = Path(path).name
+def refuse_foreign(data: bytes, path: str | Path) -> None:
+    """Raise DataError if a file, by its first bytes, is of a kind that is not read."""
     for start, what in _FOREIGN:
         if data.startswith(start):
             raise DataError(f"{path}: {what}")
+
+
+def _unpacked(data: bytes, path: str | Path) -> tuple[bytes, str]:
+    """Decompress a file; returns its content and its name without the suffix."""
+    name = Path(path).name
+    refuse_foreign(data, path)
     unpack = next((unpack for start, unpack in _UNPACK if data.startswith(start)), None)
     try:
         if unpack is not None:
@@ -160,10 +175,15 @@ def decoded(data: bytes, path: str | Path) -> str:
         line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
         raise DataError(f"{path}:{line}: is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8") from None
     if not text.strip():
-        raise DataError(f"{path}: is empty; expected at least one row")
+        raise empty(path)
     if text.startswith("version https://git-lfs"):
         raise DataError(f"{path}: is a Git LFS pointer, not the data; run `git lfs pull` where it came from")
     return text
+
+
+def empty(path: object) -> DataError:
+    """The error about a file without rows."""
+    return DataError(f"{path}: is empty; expected at least one row")
 
 
 def _format_of(suffix: Format | None, text: str) -> Format:
@@ -196,7 +216,8 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
 
 
-def _parse(text: str, path: str, first_line: int, expected: str) -> Any:
+def parse_value(text: str, path: str, first_line: int, expected: str) -> Any:
+    """A JSON value that begins at a line of a file. Raises DataError with the line of the fault, and what was expected."""
     try:
         return json.loads(text, parse_float=Number)
     except (ValueError, RecursionError) as error:  # Recursion: brackets nested very deep
@@ -207,11 +228,11 @@ def _parse(text: str, path: str, first_line: int, expected: str) -> Any:
 
 def _rows_jsonl(path: str, text: str) -> Iterator[RawRow]:
     for number, line in _lines(text):
-        yield f"{path}:{number}", _parse(line, path, number, "one object a line")
+        yield f"{path}:{number}", parse_value(line, path, number, ROW_A_LINE)
 
 
 def _rows_json(path: str, text: str, split: Split | None) -> Iterator[RawRow]:
-    rows = _parse(text, path, 1, "a list of rows, or one object")
+    rows = parse_value(text, path, 1, "a list of rows, or one object")
     if isinstance(rows, Mapping):
         whole, rows = rows, rows_of_object(rows, path, split)
         if len(rows) == 1 and rows[0] is whole:

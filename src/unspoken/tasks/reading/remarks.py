@@ -12,6 +12,8 @@ from unspoken.tasks.reading.rows import REASONING, question_key, reasoning_field
 from unspoken.tasks.scoring.answers import equal
 from unspoken.tasks.scoring.numerals import plain_numerals, whole_number
 
+FIRST = 10_000
+"""How many rows are looked at where they are on the disk."""
 _LONG = 40  # characters of a text that may be reasoning nobody has read
 _READ_LATER = ("condensed_reasoning",)  # by the method semcot
 _IN_TEXT = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+")
@@ -29,7 +31,7 @@ def remarks(task: Task, split: Split, *, all_of_it: bool = False) -> list[str]:
     Raises:
         DataError: the split cannot be read.
     """
-    examples = task.examples(split)
+    examples = looked_at(task.examples(split))
     own = hasattr(task, "read_before_dropping")
     told = dropped(task, split) if own or all_of_it else []
     told += repeated(before_dropping(task, split, examples), split, all_of_it=all_of_it)
@@ -39,6 +41,11 @@ def remarks(task: Task, split: Split, *, all_of_it: bool = False) -> list[str]:
         told += no_numbers(examples, split, own)
         told += other_ends(examples, split) if own or all_of_it else []
     return told
+
+
+def looked_at(examples: Sequence[Example]) -> Sequence[Example]:
+    """The rows in which oddities are looked for: all, or the first ones of those on the disk."""
+    return examples if isinstance(examples, list) else examples[:FIRST]
 
 
 def before_dropping(task: Task, split: Split, examples: Sequence[Example]) -> Sequence[Example]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
 
@@ -60,18 +60,34 @@ def examples_of(
     """
     found: list[Example] = []
     had_reasoning = False
-    for where, row in rows:
-        example, reasoning = _example(row, where, f"{split}-{len(found)}", steps, names, advice)
-        had_reasoning = had_reasoning or bool(reasoning)
+    for example, reasoning in checked(rows, split=split, steps=steps, names=names, advice=advice):
+        had_reasoning = had_reasoning or reasoning
         found.append(example)
     if not found:
         raise DataError(f"{source}: is empty; expected at least one row")
-    # Some rows without a marker are normal (95 in GSM8K); if no row has one, the rule does not fit the data.
-    if had_reasoning and steps == "markers" and not any(example.steps for example in found):
-        raise DataError(f"{source}: no row has a <<...>> marker, so all 'steps' are empty; try steps=lines or sentences")
     if had_reasoning and not any(example.steps for example in found):
-        raise DataError(f"{source}: no row has a step by the rule {steps!r}; try steps=lines or sentences")
+        raise no_steps(source, steps)
     return found
+
+
+def checked(
+    rows: Iterable[RawRow], *, split: Split, steps: StepRule, names: Sequence[str] = REASONING,
+    advice: Callable[[object], str] = lambda row: "",
+) -> Iterator[tuple[Example, bool]]:  # fmt: skip
+    """Check and convert rows one by one, see `examples_of`; with each, whether it had reasoning that is one text."""
+    for number, (where, row) in enumerate(rows):
+        example, reasoning = _example(row, where, f"{split}-{number}", steps, names, advice)
+        yield example, bool(reasoning)
+
+
+def no_steps(source: object, steps: StepRule) -> DataError:
+    """The error about rows with reasoning in none of which the rule finds a step.
+
+    Some rows without a marker are normal (95 in GSM8K); if no row has one, the rule does not fit the data.
+    """
+    if steps == "markers":
+        return DataError(f"{source}: no row has a <<...>> marker, so all 'steps' are empty; try steps=lines or sentences")
+    return DataError(f"{source}: no row has a step by the rule {steps!r}; try steps=lines or sentences")
 
 
 def converted_examples(rows: Iterable[RawRow], *, split: Split, steps: StepRule, source: object) -> list[Example]:

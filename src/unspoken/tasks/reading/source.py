@@ -8,7 +8,7 @@ held-out split, and lists the existing splits when a missing one is requested. `
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
@@ -241,13 +241,17 @@ class Splits:
             reason = self.absent.get(split, "it is not part of the data set")
             raise DataError(f"task {self.config.name!r} has no {split} split; it has: {known}; {reason}")
         if split not in self._cache:
-            held_out = _HELD_OUT["validation" if self.carved and split == "train" else split]
-            taken = {self.key(example) for other in held_out if other in self.there for example in self._whole(other)}
+            taken = self.held_out(split)
             rows = self.raw[split] = self.read(split)
             kept = [example for example in rows if self.key(example) not in taken]
             self.dropped[split] = len(rows) - len(kept)
             self._cache[split] = kept
         return self._cache[split]
+
+    def held_out(self, split: Split) -> set[str]:
+        """The keys of the questions that a split must not have."""
+        others = _HELD_OUT["validation" if self.carved and split == "train" else split]
+        return {self.key(example) for other in others if other in self.there for example in self._whole(other)}
 
 
 def only_test(config: EvaluationSetConfig, read: Callable[[Split], list[Example]], advice: str) -> Splits:
@@ -316,7 +320,7 @@ class SplitTask(Generic[C]):
         """For each split read so far, how many rows were dropped because a held-out split has their question."""
         return self._splits.dropped
 
-    def examples(self, split: Split) -> list[Example]:
+    def examples(self, split: Split) -> Sequence[Example]:
         """The split in file order or as generated, without rows that are in a held-out split, up to its limit."""
         return self._splits.examples(split)
 

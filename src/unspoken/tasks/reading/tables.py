@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pyarrow import RecordBatch
 
 _NESTED = ("[", "{")
+_PIECE = 4096
+"""Rows of a Parquet file at a time."""
 _EXCEL_CUT = re.compile(r"sep=(?P<cut>[,;\t|])\r?\n", re.IGNORECASE)
 """Excel's first line that declares the delimiter."""
 
@@ -74,24 +76,32 @@ def _cell(value: str) -> Any:
     return value
 
 
-def parquet_rows(path: str | Path, data: bytes) -> Iterator[RawRow]:
-    """Rows of a Parquet file. Raises DataError if it is damaged."""
+def parquet_rows(path: str | Path, data: bytes | None = None) -> Iterator[RawRow]:
+    """Rows of a Parquet file. Raises DataError if it is damaged.
+
+    Args:
+        path: the file.
+        data: its content; None = it is read piece by piece.
+    """
     from pyarrow import ArrowException, BufferReader
     from pyarrow.parquet import ParquetFile
 
     try:
-        return _numbered(path, ParquetFile(BufferReader(data)).iter_batches())
+        file = ParquetFile(Path(path).expanduser() if data is None else BufferReader(data))
+        return _numbered(path, file.iter_batches(batch_size=_PIECE))
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: is no whole Parquet file ({_line(error)}); get it again") from None
 
 
-def arrow_rows(path: str | Path, data: bytes) -> Iterator[RawRow]:
-    """Rows of an Arrow file, as written by `save_to_disk` and Feather. Raises DataError if it is damaged."""
-    from pyarrow import ArrowException, BufferReader, ipc
+def arrow_rows(path: str | Path, data: bytes | None = None) -> Iterator[RawRow]:
+    """Rows of an Arrow file, as written by `save_to_disk` and Feather; see `parquet_rows`."""
+    from pyarrow import ArrowException, BufferReader, ipc, memory_map
 
     try:
-        source = BufferReader(data)
-        if data[:6] == b"ARROW1":
+        source = memory_map(str(Path(path).expanduser())) if data is None else BufferReader(data)
+        whole = source.read(6) == b"ARROW1"
+        source.seek(0)
+        if whole:
             file = ipc.open_file(source)
             return _numbered(path, (file.get_batch(number) for number in range(file.num_record_batches)))
         return _numbered(path, ipc.open_stream(source))

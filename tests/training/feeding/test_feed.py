@@ -6,6 +6,7 @@ import threading
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contract.cases import EXAMPLES, training_rows
@@ -15,7 +16,8 @@ from unspoken.core.rows.batch import collate
 from unspoken.core.rows.row import IGNORE, Row
 from unspoken.methods import make_method
 from unspoken.runs.config import TrainConfig
-from unspoken.training.schedule import Feed, Schedule, micro_batches
+from unspoken.training.feeding.feed import Feed, micro_batches
+from unspoken.training.feeding.schedule import Schedule
 
 
 def rows_of(lengths: list[int]) -> list[Row]:
@@ -63,6 +65,9 @@ class Counted:
     def __init__(self) -> None:
         self.laid: list[str] = []
 
+    def counts(self, batch: Any) -> Any:
+        return {"rows": np.array(float(len(batch)))}
+
     def layout(self, example: Any, stage: Any, rng: Random) -> Row:
         self.laid.append(threading.current_thread().name)
         n = 3 + len(example.question) % 7
@@ -75,17 +80,21 @@ def feed(examples: int = 40, window: int = 2) -> tuple[Feed, Counted]:
 
     config = TrainConfig(epochs=2, batch_size=4, length_window=window, seed=3)
     schedule = Schedule(config, single(Stage(removed=None, groups=1)), examples)
-    return Feed(method, [EXAMPLES[i % 5] for i in range(examples)], schedule, 3), method
+    return Feed(method, [EXAMPLES[i % 5] for i in range(examples)], schedule, config), method
+
+
+def taken(feed: Feed, step: int) -> list[Row]:
+    return [row for part in feed.take(step).parts for row in part]
 
 
 def test_what_is_made_ahead_is_what_the_step_needs():
     ahead, _ = feed()
     plain, _ = feed()
     for step in range(plain.schedule.total):
-        assert ahead.take(step) == plain.rows(step)
+        assert taken(ahead, step) == plain.rows(step)
         ahead.settle()
     late, _ = feed()
-    assert late.take(13) == plain.rows(13)  # a resumed run begins in the middle
+    assert taken(late, 13) == plain.rows(13)  # a resumed run begins in the middle
 
 
 def test_the_next_step_is_laid_out_by_a_thread_and_the_last_begins_none():
