@@ -128,14 +128,11 @@ class Ranks:
             made = work()
         except Exception as error:  # whatever it is, the others must know
             failed = error
-        everyone: list[Any] = [None] * self.count
+        everyone: Any = [None] * self.count
         self.sign()
-        try:
-            with self.told():
-                dist.all_gather_object(everyone, (made, None if failed is None else _words(failed)), group=self._group)
-        except TrainingError:
-            if failed is None:
-                raise
+        # Its own failure counts more than that of telling it.
+        with self.told() if failed is None else contextlib.suppress(RuntimeError):
+            dist.all_gather_object(everyone, (made, None if failed is None else _words(failed)), group=self._group)
         if failed is not None:
             raise failed
         for number, (_, words) in enumerate(everyone):

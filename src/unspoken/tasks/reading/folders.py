@@ -81,7 +81,8 @@ def hub_rows(
     try:
         from datasets import load_dataset  # slow to import, and of no use with a folder
 
-        splits: Any = load_dataset(hub, config, **({"streaming": True} if streaming else {}))
+        how: dict[str, Any] = {"streaming": True} if streaming else {}
+        splits: Any = load_dataset(hub, config, **how)
     except Exception as error:  # the hub's client raises dozens of kinds, from no network to no such name
         reason = (str(error).strip().split("\n")[0] or "no message")[:200]
         raise ConnectionError(f"could not be loaded ({type(error).__name__}: {reason})") from error

@@ -8,7 +8,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from unspoken.errors import DataError
 from unspoken.tasks.reading import tables
@@ -16,12 +16,12 @@ from unspoken.tasks.reading.folders import suffix_of
 from unspoken.tasks.reading.readers import ROW_A_LINE, SUFFIXES, Format, opened, parse_value, refuse_foreign
 from unspoken.tasks.reading.rows import RawRow
 
-_UNPACK: tuple[tuple[bytes, Callable[[Any], IO[bytes]]], ...] = (
+_UNPACK: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
     (b"\x1f\x8b", gzip.open),
     (b"BZh", bz2.open),
     (b"\xfd7zXZ\x00", lzma.open),
     (b"]\x00\x00", lzma.open),
-)  # pyright: ignore[reportAssignmentType]
+)
 _BROKEN = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 
 
@@ -52,7 +52,7 @@ def flat_rows(path: Path, format: Format = "auto") -> Iterator[RawRow]:
     return _lines(path, unpack)
 
 
-def _lines(path: Path, unpack: Callable[[Any], IO[bytes]] | None) -> Iterator[RawRow]:
+def _lines(path: Path, unpack: Callable[[Any], Any] | None) -> Iterator[RawRow]:
     with opened(path) as file:
         for number, line in enumerate(_unpacked(path, file if unpack is None else unpack(file)), start=1):
             try:

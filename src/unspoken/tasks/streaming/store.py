@@ -123,15 +123,16 @@ def _made(source: Source, path: Path) -> bool:
     return True
 
 
-def _alone(lock: Path) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
     """A lock on a file; none where there are no locks, so that two processes may do the same work."""
-    held = contextlib.ExitStack()
-    try:
-        held.enter_context(locked(lock))
-    except OSError as error:
-        if error.errno not in (errno.ENOTSUP, errno.ENOLCK):
-            raise
-    return held
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(lock))
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK):
+                raise
+        yield
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:
