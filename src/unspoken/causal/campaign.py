@@ -14,7 +14,9 @@ from typing import Any, Unpack
 
 from unspoken.causal.control_report import ControlsReport
 from unspoken.causal.controls import LIMIT, run_controls
+from unspoken.causal.soft_baselines import beside_soft
 from unspoken.core.files import check_file
+from unspoken.core.loop.soft import SoftThinking
 from unspoken.errors import ConfigError
 from unspoken.evaluation.card import make_card
 from unspoken.evaluation.evaluator import evaluate
@@ -95,7 +97,8 @@ class Campaign:
         parallel: number of parallel passes for latents.
         dtype: as in `load`.
         out: file of the report, if there is only one; None = in the run, named by task, split and changed settings.
-        controls: whether to run causal controls; None = if they are informative, see `controlled`.
+        controls: whether to run causal controls, or to compare soft thinking with ordinary thinking; None = if they are
+            informative, see `controlled`.
         controls_limit: problems per control.
         extractors: further scoring rules; if all are given, those that do not apply are left out.
         card: file for a card of the report, if there is only one.
@@ -141,6 +144,8 @@ class Campaign:
         if self.seeds and "seed" in self.speaking:
             raise ConfigError("seeds are the seeds of several evaluations; leave the one seed out")
         self._check_kind()
+        if isinstance(soft := self.speaking.get("soft"), str):
+            SoftThinking.parse(soft)  # before anything is loaded
         tasks = self.tasks or (RunDir(self.run).config().task,)
         self.tasks = [task if isinstance(task, Task) else make_task(task) for task in tasks]
         many = len(self.tasks) * max(len(self.seeds), 1)
@@ -151,6 +156,11 @@ class Campaign:
         self.processes = processes()
         self.model = self._load()
         self.model.parallel = self.parallel
+
+    @property
+    def soft(self) -> bool:
+        """Whether it evaluates soft thinking."""
+        return self.speaking.get("soft") is not None
 
     @property
     def plain(self) -> bool:
@@ -167,7 +177,7 @@ class Campaign:
                 )
         elif not self.tasks:
             raise ConfigError(f"{self.run} is a plain Hugging Face model, without a task of its own; give one, e.g. gsm8k")
-        elif self.controls or self.explain:
+        elif (self.controls and not self.soft) or self.explain:
             raise ConfigError(f"{self.run} is a plain Hugging Face model without latents: none to change or explain")
 
     def _load(self) -> Model:
@@ -184,11 +194,14 @@ class Campaign:
         """The path of a report, whose name contains settings that differ from the run's."""
         if self.out is not None:
             return Path(self.out)
+        speaking = self._speaking(seed)
+        if self.soft:
+            speaking["soft"] = getattr(speaking["soft"], "spelt", speaking["soft"])
         changed = {
             "limit": self.limit, "latents": self.latents, "parallel": self.parallel, "explain": self.explain or None,
             "dtype": self.dtype, "chains": self.chains, "samples": self.samples if self.samples > 1 else None,
             "shots": self.shots or None, "thinking": self.thinking or None, "texts": self.texts,
-            **self._speaking(seed),
+            **speaking,
         }  # fmt: skip
         return RunDir(self.run, here=self.plain).report_path(task.name, self.split, **_given(changed))
 
@@ -215,15 +228,15 @@ class Campaign:
 
     @property
     def controlled(self) -> bool:
-        """Whether to run controls: as requested, else if there are latents and no stop rule, with which latents cannot be
-        changed.
+        """Whether to run controls: as requested, else for soft thinking, and if there are latents and no stop rule, with
+        which latents cannot be changed.
 
         Controls run on one process, and not for every seed.
         """
         if not self.processes.main or len(self.seeds) > 1:
             return False
-        if self.controls is not None:
-            return self.controls
+        if self.controls is not None or self.soft:
+            return self.controls is not False
         thinks = bool(self.model.method.latents_per_group) and self.latents != 0
         return thinks and "stop" not in self.speaking
 
@@ -236,10 +249,14 @@ class Campaign:
         """Run the controls of an evaluation and save their report next to its own."""
         how = {"latents": self.latents, "chains": self.chains, "batch_size": self.batch_size, **self._speaking(done.seed)}
         how.pop("expect", None)  # it changes no answer
-        report = run_controls(
-            self.model, task, self.split, limit=self.most_controlled, **_given(how),
-            progress=None if progress is None else lambda name, n, total: progress(f"controls: {name}", n, total),
-        )  # fmt: skip
+        tell = None if progress is None else lambda name, n, total: progress(f"controls: {name}", n, total)
+        if self.soft:
+            how = {"batch_size": self.batch_size, **self._speaking(done.seed)}
+            report = beside_soft(self.model, task, done.report, limit=self.most_controlled, progress=tell, **_given(how))
+        else:
+            report = run_controls(
+                self.model, task, self.split, limit=self.most_controlled, progress=tell, **_given(how)
+            )  # fmt: skip
         path = done.path.with_name(f"controls-{done.path.name.removeprefix('eval-')}")
         report.save(path)
         return dataclasses.replace(done, controls=report, controls_path=path)

@@ -31,7 +31,16 @@ WHAT = {
     TOKENS: "the slot token's embedding",
     STOP: "only the first k latents are thought",
 }
-"""Every control, described."""
+"""Every control of latents, described."""
+
+LIKELIEST, GREEDY, SAMPLED = "likeliest token", "greedy chain", "sampled chain"
+
+BESIDE_SOFT = {
+    LIKELIEST: "the most likely token's embedding where a mixture was fed, under the same rules",
+    GREEDY: "ordinary thinking in the most likely tokens, with the same limits of tokens and without the rules",
+    SAMPLED: "the same in drawn tokens",
+}
+"""What soft thinking is compared with (`causal/soft_baselines.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +69,7 @@ class Control:
     """An evaluation with modified latents.
 
     Attributes:
-        name: one of `WHAT`.
+        name: one of `WHAT` or `BESIDE_SOFT`.
         setting: the scale of noise, or the number of latents of an early stop; else None.
         outcomes: one per problem, in the order of the unmodified run.
     """
@@ -93,7 +102,7 @@ class ControlsReport(Stored):
 
     Attributes:
         plain: the unmodified evaluation: task, split, settings, model, environment, records.
-        latents: number of latents per question and set of thoughts.
+        latents: number of latents per question and set of thoughts; the mean of those that think softly.
         seed: of the derangement and of the noise.
         donors: per problem, the number of the problem whose latents it gets when shuffled; () if not shuffled.
         left_out: control -> why it was not run.
@@ -209,10 +218,10 @@ def notes(report: ControlsReport) -> list[str]:
     plain = report.plain
     ran = dict.fromkeys(control.name for control in report.controls)
     lines = [
-        f"{plain.task.get('name')}, {plain.split} split, the first {plain.n} problems, {report.latents} latents. "
+        f"{plain.task.get('name')}, {plain.split} split, the first {plain.n} problems, {_count(report)}. "
         "Strict rule. Points: control minus unmodified, paired. p: McNemar, exact, not adjusted for the number of controls. "
         "Same: problems with the same answer, right or wrong.",
-        "; ".join(f"{name}: {WHAT[name]}" for name in ran) + ".",
+        "; ".join(f"{name}: {(WHAT | BESIDE_SOFT)[name]}" for name in ran) + ".",
     ]
     lines += [f"Left out: {name} ({why})." for name, why in report.left_out.items()]
     return lines + _cut_notes(report)
@@ -248,6 +257,16 @@ def _said(extracted: str | None, text: str) -> str:
     return text.strip() if extracted is None else extracted
 
 
+def _count(report: ControlsReport) -> str:
+    """How much is thought, in words."""
+    return f"{report.latents} latents" + (" on average" if soft_thinking(report) else "")
+
+
+def soft_thinking(report: ControlsReport) -> bool:
+    """Whether it compares soft thinking with ordinary thinking."""
+    return report.get(GREEDY) is not None
+
+
 def _value(one: Rate) -> float | None:
     return one.value if one.n else None
 
@@ -279,9 +298,32 @@ def finding(report: ControlsReport) -> Finding:
 def verdict(report: ControlsReport) -> str:
     """A few sentences, each with its interval."""
     plain = report.plain
+    if soft_thinking(report):
+        return _soft_verdict(report)
     start = f"{plain.n} problems, {report.latents} latents, {with_interval(plain.accuracy)}% right unmodified."
     parts = [start, _main(report), _strange(report), _stops(report)]
     return " ".join(part for part in parts if part)
+
+
+def _soft_verdict(report: ControlsReport) -> str:
+    """Whether soft thinking gains over each kind of ordinary thinking: said where the interval of the difference says so."""
+    parts = [f"{report.plain.n} problems, {with_interval(report.plain.accuracy)}% right in soft thinking."]
+    for control in report.controls:
+        low, high = report.effect(control).interval
+        told = (
+            "Soft thinking is better than"
+            if high < 0
+            else "Soft thinking is worse than"
+            if low > 0
+            else "No difference was found to"
+        )
+        parts.append(f"{told} the {control.name}: that changes accuracy by {_points(report.effect(control))}.")
+    likeliest = report.get(LIKELIEST)
+    if likeliest is not None:
+        parts.append(
+            f"{percent(report.same(likeliest).value)}% of the answers are those of the likeliest token's embedding."
+        )
+    return " ".join(parts)
 
 
 def _main(report: ControlsReport) -> str:

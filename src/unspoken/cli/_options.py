@@ -237,6 +237,12 @@ MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer; default 
 
 Stop = Annotated[str | None, typer.Option(help="Stop thinking: confidence:0.9, convergence:0.05, head:0.5 or fixed:3.")]
 Expect = Annotated[str | None, typer.Option(help="How answers are expected to begin; changes none, saves passes.")]
+Soft = Annotated[
+    str | None,
+    typer.Option(help="Think in mixtures of tokens: soft, or switch,window=64,... (docs/guides/soft-thinking.md)."),
+]
+Thinking = Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let a plain model write its thinking first.")]
+Texts = Annotated[str | None, typer.Option(help="A plain model's prompt: plain, math, choice, yes_no.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 (CPU); default as trained.")]
 
 

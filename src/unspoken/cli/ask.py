@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,15 +16,18 @@ from unspoken.cli._options import (
     Expect,
     MaxNewTokens,
     Seed,
+    Soft,
     Stop,
     Temperature,
+    Texts,
+    Thinking,
     TopK,
     TopP,
     app,
     argument,
     given,
+    model_place,
     new_console,
-    run_place,
 )
 from unspoken.errors import ConfigError
 
@@ -34,7 +37,7 @@ SHIPPED = "builtin:tiny-sim-cot"
 
 @app.command()
 def ask(
-    run: Annotated[str | None, argument(f"A run directory; default {SHIPPED}, of the package.", **RUNS)] = None,
+    run: Annotated[str | None, argument(f"A run directory, or a Hugging Face model; default {SHIPPED}.", **RUNS)] = None,
     question: Annotated[
         str | None, argument("A question in plain text; - reads it from standard input; without one: a conversation.")
     ] = None,
@@ -49,6 +52,9 @@ def ask(
     max_new_tokens: MaxNewTokens = None,
     stop: Stop = None,
     expect: Expect = None,
+    soft: Soft = None,
+    thinking: Thinking = False,
+    texts: Texts = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
@@ -57,18 +63,19 @@ def ask(
     if as_json and question is None:
         raise ConfigError("--json goes with a question; give one, or - to read it from standard input")
     speaking = given(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    speaking |= given(stop=stop, expect=expect)
+    speaking |= given(stop=stop, expect=expect, soft=soft)
+    plain = {"thinking": thinking, "texts": texts}
     if question is None:
-        _talk(place, latents, speaking, dtype)
+        _talk(place, latents, speaking, dtype, plain)
         return
     from dataclasses import asdict
 
     from unspoken.evaluation.tables import cut_off
-    from unspoken.runs.directory import load
+    from unspoken.runs.baseline import load_any
 
     text = sys.stdin.read() if question == "-" else question
     shows = str(place) == SHIPPED if show_thoughts is None else show_thoughts
-    model = load(place, explain=shows, dtype=dtype)
+    model = load_any(place, explain=shows, dtype=dtype, **plain)
     said = model.answer([text], latents=latents, explain=shows, names=["the question"], **speaking)[0]
     if as_json:
         typer.echo(json.dumps(asdict(said), ensure_ascii=False))
@@ -87,12 +94,14 @@ def _who_and_what(run: str | None, question: str | None) -> tuple[Path, str | No
     if run is None:
         return Path(SHIPPED), None
     text = question is None and (run == "-" or (len(run.split()) > 1 and not Path(run).exists()) or not run.strip())
-    return (Path(SHIPPED), run) if text else (run_place(run), question)
+    return (Path(SHIPPED), run) if text else (model_place(run), question)
 
 
-def _talk(run: Path, latents: int | None, speaking: dict[str, object], dtype: str | None) -> None:
+def _talk(run: Path, latents: int | None, speaking: dict[str, object], dtype: str | None, plain: dict[str, Any]) -> None:
     typer.echo(f"loading {run} ...", err=True)
     from unspoken.cli._conversation import Conversation, converse
-    from unspoken.runs.directory import load
+    from unspoken.runs.baseline import load_any
 
-    converse(Conversation(run, load(run, dtype=dtype), new_console(), latents=latents, how=speaking, dtype=dtype))
+    converse(
+        Conversation(run, load_any(run, dtype=dtype, **plain), new_console(), latents=latents, how=speaking, dtype=dtype)
+    )

@@ -21,10 +21,13 @@ from unspoken.cli._options import (
     OtherTask,
     RunOrModel,
     Seed,
+    Soft,
     SplitName,
     Stop,
     TaskOverrides,
     Temperature,
+    Texts,
+    Thinking,
     TopK,
     TopP,
     app,
@@ -90,10 +93,11 @@ def evaluate(
     max_new_tokens: MaxNewTokens = None,
     stop: Stop = None,
     expect: Expect = None,
+    soft: Soft = None,
     dtype: Dtype = None,
     out: Annotated[Path | None, typer.Option(help="Report file; default RUN/eval-TASK-SPLIT.json.", **FILE)] = None,
     controls: Annotated[
-        bool | None, typer.Option(help="Do the latents matter? Default: asked where there are some.")
+        bool | None, typer.Option(help="Do the latents matter? Default: asked where there are some; with --soft, baselines.")
     ] = None,
     controls_limit: Annotated[int, typer.Option(help="Problems per control (see `controls`).")] = CONTROLLED,
     extractors: Annotated[str | None, typer.Option(help="Also score by these rules (`rescore`): all, or names.")] = None,
@@ -103,12 +107,8 @@ def evaluate(
     ] = None,
     restart: Annotated[bool, typer.Option(help="Throw away what an interrupted evaluation left.")] = False,
     shots: Annotated[int, typer.Option(help="Solved problems shown to a plain model before each question.")] = 0,
-    thinking: Annotated[
-        bool, typer.Option("--thinking/--no-thinking", help="Let a plain model write its thinking first.")
-    ] = False,
-    texts: Annotated[
-        str | None, typer.Option(help="A plain model's prompt: plain, math, choice, yes_no; default by the task.")
-    ] = None,
+    thinking: Thinking = False,
+    texts: Texts = None,
 ) -> None:
     """Answer a split and score it: accuracy with intervals, and what it cost. Writes a JSON report.
 
@@ -130,7 +130,7 @@ def evaluate(
         batch_size=batch_size, explain=explain, chains=chains, samples=samples, dtype=dtype, controls=controls,
         controls_limit=controls_limit, extractors=rule_names(extractors), restart=restart,
         shots=shots, thinking=thinking, texts=texts,
-        speaking={**speaking, **given(stop=stop, expect=expect)},
+        speaking={**speaking, **given(stop=stop, expect=expect, soft=soft)},
     )  # fmt: skip
     me = campaign.processes
     console = new_console(quiet=not me.main)
@@ -156,7 +156,8 @@ def evaluate(
             console.say(f"report: {found[0].path}")
         if campaign.controlled:
             most = campaign.most_controlled
-            console.say(f"controls: the first {most} problems again, with tampered latents (--no-controls leaves this out)")
+            what = "in ordinary thinking" if campaign.soft else "with tampered latents"
+            console.say(f"controls: the first {most} problems again, {what} (--no-controls leaves this out)")
             with bar(console, "controls") as draw:
                 done = campaign.control(chosen, found[0], draw)
             if done.controls is not None:

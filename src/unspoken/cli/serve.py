@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unspoken.cli._options import app, argument
+from unspoken.cli._options import Soft, Texts, Thinking, app, argument
 from unspoken.errors import ConfigError
 
 
@@ -15,7 +15,9 @@ from unspoken.errors import ConfigError
 def serve(
     runs: Annotated[
         list[Path],
-        argument("Run directories, builtin:tiny, hf://owner/name, `export --prompt-embeds` folders.", metavar="RUN..."),
+        argument(
+            "Runs, builtin:tiny, hf://owner/name, Hugging Face models, `export --prompt-embeds` folders.", metavar="RUN..."
+        ),
     ],
     name: Annotated[list[str] | None, typer.Option(help="What requests call each run.", metavar="NAME")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at.", metavar="ADDR")] = "127.0.0.1",
@@ -25,6 +27,9 @@ def serve(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...", metavar="NAME")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8 (CPU).", metavar="NAME")] = None,
+    soft: Soft = None,
+    thinking: Thinking = False,
+    texts: Texts = None,
     slots: Annotated[int, typer.Option(help="Answers at a time.", min=1, max=4096, metavar="N")] = 32,
     max_waiting: Annotated[int, typer.Option(help="Answers that may wait; beyond: 429.", min=0, metavar="N")] = 256,
     deadline: Annotated[float, typer.Option(help="Seconds for an answer; then 504.", min=0.1, metavar="S")] = 600.0,
@@ -54,7 +59,7 @@ def serve(
             folders[called] = EmbedsService(PromptEmbedder.load(path), engine=engine)
         else:
             how = {"name": called, "device": device, "dtype": dtype, "slots": slots, "max_waiting": max_waiting}
-            models.append(ServedModel.load(path, **how))
+            models.append(ServedModel.load(path, soft=soft, thinking=thinking, texts=texts, **how))
     service = Service(models=models, embeds=folders, deadline=deadline)
     config = ServerConfig(host=host, port=port, key=api_key, drain=drain, log_json=log_json)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import field, replace
 from datetime import date
+from pathlib import Path
 from random import Random
 from typing import Annotated, Literal
 
@@ -30,7 +31,9 @@ from unspoken.core.text.prompts import BY_KIND, TEXTS, SoftTexts, texts_of
 from unspoken.core.text.thinking import CLOSE, OPEN
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
+from unspoken.runs.directory import load
 from unspoken.runs.model import Model
+from unspoken.runs.places import is_plain
 from unspoken.tasks.base import Split, Task
 from unspoken.tasks.scoring.extractors import kind_of
 
@@ -198,6 +201,33 @@ def load_baseline(
     model = BaselineModel(backbone, config, path)
     model.use_dtype(dtype)
     return model
+
+
+def load_any(
+    path: str | Path,
+    *,
+    thinking: bool = False,
+    texts: str | None = None,
+    device: str | torch.device | None = None,
+    explain: bool = True,
+    dtype: str | None = None,
+) -> Model:
+    """Load a run, or a plain Hugging Face model to be asked any question: as it stands, unless `texts` says otherwise.
+
+    Args:
+        path: a run as `load` takes it, or a folder or hub id of a plain model.
+        thinking, texts: see `load_baseline`; for plain models.
+        device, explain, dtype: see `load`.
+
+    Raises:
+        ConfigError: `thinking` or `texts` for a run.
+        UnspokenError: see `load` and `load_baseline`.
+    """
+    if is_plain(path):
+        return load_baseline(str(path), thinking=thinking, texts=texts or "plain", device=device, dtype=dtype)
+    if thinking or texts is not None:
+        raise ConfigError(f"thinking and texts are for plain Hugging Face models; {path} is a run, asked as it was trained")
+    return load(path, device=device, explain=explain, dtype=dtype)
 
 
 def baseline_config(

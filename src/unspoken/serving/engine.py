@@ -42,7 +42,8 @@ class Outcome:
 
     Attributes:
         tokens: spoken token ids, the one that ended it included; `spoken` without it.
-        latents: thought.
+        latents: thought, mixtures included.
+        soft: how many of `tokens` were fed as mixtures.
         passes: forward passes that it took part in.
     """
 
@@ -56,6 +57,7 @@ class Outcome:
     logprobs: list[TokenLogprobs]
     thoughts: tuple[str, ...] | None
     latents_KD: Tensor | None = None
+    soft: int = 0
 
 
 @dataclass(kw_only=True)
@@ -394,7 +396,6 @@ class Engine:
         assert reason in ("stop", "length")
         backbone = served.model.method.backbone
         spoken = list(active.spoken)
-        latents = active.row.latents - active.skipped
         text = backbone.decode(spoken) if active.text is None else active.text.whole(spoken)
         now = time.perf_counter()
         self.metrics.finished(
@@ -402,21 +403,22 @@ class Engine:
             reason,
             seconds=now - one.submitted,
             prompt=len(active.row.ids) - active.row.latents,
-            tokens=len(active.tokens),
-            latents=latents,
+            tokens=len(active.tokens) - active.soft_steps,
+            latents=active.latents_made,
         )
         source = self._schedulers[served.name].source
         return Outcome(
             text=text,
             tokens=list(active.tokens),
             spoken=spoken,
-            latents=latents,
+            latents=active.latents_made,
+            soft=active.soft_steps,
             passes=active.passes,
             finish_reason=reason,
             stop_reason=active.stop_reason,
             logprobs=active.logprobs[: len(spoken)],
             thoughts=tuple(one.thoughts) if one.group.explains else None,
-            latents_KD=latents_of(backbone, source, active)[:latents].cpu() if active.request.keep else None,
+            latents_KD=latents_of(backbone, source, active)[: active.latents_made].cpu() if active.request.keep else None,
         )
 
     @staticmethod

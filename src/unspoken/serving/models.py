@@ -17,8 +17,9 @@ from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.sources import Iterated
 from unspoken.core.rows.row import Row
 from unspoken.errors import ConfigError, UnspokenError
-from unspoken.runs.directory import load
+from unspoken.runs.baseline import load_any
 from unspoken.runs.model import Model
+from unspoken.runs.soft import soft_plan
 from unspoken.serving.errors import ApiError
 from unspoken.serving.protocol import MOST_CHOICES, Asked
 
@@ -34,6 +35,7 @@ class ServedModel:
         name: what requests call it.
         slots: how many answers at a time.
         max_waiting: how many more may wait.
+        soft: how it thinks softly where a request does not say (`SoftThinking.parse`); None = it does not.
         created: when it was loaded, seconds since 1970.
     """
 
@@ -41,6 +43,7 @@ class ServedModel:
     model: Model
     slots: int = 32
     max_waiting: int | None = None
+    soft: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
@@ -52,15 +55,25 @@ class ServedModel:
             kind = type(backbone.lm).__name__
             more = f"{with_loop}, or from `unspoken export --format hf`"
             raise ConfigError(f"{self.name}: {kind} has attention of its own kind and cannot be served yet{more}")
+        if self.soft is not None:
+            soft_plan(self.model.method, self.model.mark, self.soft)
         backbone.remembered = 0  # no question comes twice, and none is kept
         self.model.method.eval()
 
     @classmethod
     def load(
-        cls, path: str | Path, *, name: str | None = None, device: str | None = None, dtype: str | None = None, **more: Any
+        cls,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        thinking: bool = False,
+        texts: str | None = None,
+        **more: Any,
     ) -> ServedModel:
-        """A run directory's model; see `unspoken.load` for what is raised, and the attributes for `more`."""
-        model = load(path, device=device, dtype=dtype)
+        """A run's model, or a plain one; see `load_any` for what is raised, and the attributes for `more`."""
+        model = load_any(path, device=device, dtype=dtype, thinking=thinking, texts=texts)
         return cls(name=name or Path(str(path)).resolve().name.removeprefix("builtin:"), model=model, **more)
 
     def new_scheduler(self) -> Scheduler:
@@ -135,6 +148,12 @@ class ServedModel:
                 decider = self.model.stop_decider(asked.stop_thinking)
             except UnspokenError as error:
                 raise ApiError(400, str(error), "stop_thinking") from None
+        plan = None
+        if (soft := self.soft if asked.soft_thinking is None else asked.soft_thinking) is not None:
+            try:
+                plan = soft_plan(self.model.method, self.model.mark, soft)
+            except UnspokenError as error:
+                raise ApiError(400, str(error), "soft_thinking") from None
         longest = max((self._columns(row) for row in rows), default=0) + speaking.max_new_tokens - 1
         if self.context is not None and longest > self.context:
             raise ApiError(
@@ -157,6 +176,7 @@ class ServedModel:
                 stop_token_ids=frozenset(asked.stop_token_ids or ()),
                 logprobs=logprobs,
                 incremental=asked.stream,
+                soft=plan,
             )
             for question, row in enumerate(rows)
             for chain in range(asked.chains)

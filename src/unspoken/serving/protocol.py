@@ -90,6 +90,7 @@ class Asked:
         chains: from how many of the model's sets of thoughts to answer.
         show_thoughts: decode the latents into words; left out, where the model can.
         stop_thinking: a rule, e.g. "confidence:0.9", that ends thinking early.
+        soft_thinking: think in mixtures of tokens, e.g. "soft" or "switch,limit=512"; left out, as the server was told.
     """
 
     model: Text | None = None
@@ -109,6 +110,7 @@ class Asked:
     samples: Some | None = None
     show_thoughts: Flag | None = None
     stop_thinking: Text | None = None
+    soft_thinking: Text | None = None
     vllm_xargs: Xargs | None = None
 
     def __post_init__(self) -> None:

@@ -70,7 +70,7 @@ class Reply:
     def usage(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """What a call has cost: latents count as tokens of the completion, and beside them as reasoning."""
         latents = sum(outcome.latents for outcome in outcomes)
-        said = sum(len(outcome.tokens) for outcome in outcomes) + latents
+        said = sum(len(outcome.tokens) - outcome.soft for outcome in outcomes) + latents
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": said,
@@ -80,7 +80,7 @@ class Reply:
         }
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
-        self.tokens += sum(len(one.tokens) for one in outcomes)
+        self.tokens += sum(len(one.tokens) - one.soft for one in outcomes)
         self.latents += sum(one.latents for one in outcomes)
 
     def _head(self, kind: str) -> dict[str, Any]:

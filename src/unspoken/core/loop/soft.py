@@ -28,7 +28,8 @@ from unspoken.core.rows.protocol import CausalLM
 from unspoken.core.text.thinking import CLOSE, OPEN
 from unspoken.errors import ConfigError, did_you_mean
 
-Kind = Literal["soft", "switch", "token", "chain"]
+Kind = Literal["soft", "switch", "chain"]
+Feed = Literal["mixture", "token"]
 
 AS_PUBLISHED: dict[str, dict[str, Any]] = {
     "soft": {"temperature": 0.6, "top_k": 15, "top_p": 0.95, "entropy": 0.1},
@@ -46,8 +47,8 @@ class SoftThinking:
 
     Attributes:
         kind: soft: mixtures until the thinking ends. switch: mixtures and chosen tokens in turn, by the trend of the
-            entropy. token: the control of "soft", fed the most likely token's embedding. chain: ordinary thinking in
-            tokens, for a comparison with the same `limit`.
+            entropy. chain: ordinary thinking in tokens, for a comparison with the same `limit`.
+        feed: token: a control, fed the most likely token's embedding where a mixture would be.
         temperature, top_k, top_p: of the probabilities that are mixed; top_k 0 = all tokens. The entropy is that of all
             tokens at this temperature. None = as published for the kind.
         entropy, steps: the cold stop: so many steps in a row with an entropy (in nats) below the first end the thinking;
@@ -61,6 +62,7 @@ class SoftThinking:
     """
 
     kind: Kind = "soft"
+    feed: Feed = "mixture"
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -78,6 +80,8 @@ class SoftThinking:
             raise ConfigError(
                 f"unknown kind of soft thinking {self.kind!r:.60}; {did_you_mean(str(self.kind), get_args(Kind))}"
             )
+        if self.feed not in get_args(Feed):
+            raise ConfigError(f"soft thinking feeds a mixture or a token, got feed={self.feed!r:.60}")
         for name, usual in AS_PUBLISHED["switch" if self.kind == "switch" else "soft"].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, usual)
@@ -104,7 +108,7 @@ class SoftThinking:
         """
         text, marked, until = text.partition(",until=")
         kind, *parts = (part.strip() for part in text.split(","))
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = {field.name for field in dataclasses.fields(cls(kind=kind))}  # pyright: ignore[reportArgumentType]
         given: dict[str, Any] = {"kind": kind, **({"until": until} if marked else {})}
         for part in parts:
             name, sign, value = part.partition("=")
@@ -114,7 +118,7 @@ class SoftThinking:
                     f"soft thinking is written KIND,name=value,... with each of these once: {', '.join(known)}, and last "
                     f"until; e.g. switch,window=64; got {part!r:.60}"
                 )
-            given[name] = _number(name, value.strip())
+            given[name] = value.strip() if name == "feed" else _number(name, value.strip())
         return build(cls, given)
 
     @property
@@ -299,21 +303,22 @@ class SoftChain:
         if ends:
             self._ending = list(self.plan.end)
             return self._end() if self._ending else self._finish(chosen)
-        soft = how.kind in ("soft", "token") or (how.kind == "switch" and self._switch.soft)
+        soft = how.kind == "soft" or (how.kind == "switch" and self._switch.soft)
         token = likeliest if soft else chosen
         self._tokens.append(token)
         if self._written():
             return self._finish(token)
         blend = self._blend()
-        fed = ((soft and how.kind != "token") or blend is not None) and token not in self.plan.eos
+        fed = how.feed == "mixture" and (soft or blend is not None) and token not in self.plan.eos
         self.soft += fed
         return Step(token=token, soft=fed, blend=blend)
 
     @property
     def may_mix(self) -> bool:
         """Whether the next step may feed a mixture."""
-        kind = self.plan.how.kind
-        return not self._ending and (kind == "soft" or (kind == "switch" and self._switch.may_turn))
+        how = self.plan.how
+        may = how.kind == "soft" or (how.kind == "switch" and self._switch.may_turn)
+        return may and how.feed == "mixture" and not self._ending
 
     def _end(self) -> Step:
         token = self._ending.pop(0)
