@@ -252,7 +252,9 @@ class Campaign:
         tell = None if progress is None else lambda name, n, total: progress(f"controls: {name}", n, total)
         if self.soft:
             how = {"batch_size": self.batch_size, **self._speaking(done.seed)}
-            report = beside_soft(self.model, task, done.report, limit=self.most_controlled, progress=tell, **_given(how))
+            report = beside_soft(
+                self.model, task, self.split, done.report, limit=self.most_controlled, progress=tell, **_given(how)
+            )
         else:
             report = run_controls(
                 self.model, task, self.split, limit=self.most_controlled, progress=tell, **_given(how)

@@ -16,7 +16,7 @@ from unspoken.core.loop.soft import SoftThinking
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
 from unspoken.runs.model import Model
-from unspoken.tasks.base import Task
+from unspoken.tasks.base import Split, Task
 
 AS_SAMPLED = {"temperature": 0.6, "top_p": 0.95, "top_k": 30}
 """How the sampled chain is drawn where soft thinking's own answers are greedy: as in the papers' baselines."""
@@ -25,6 +25,7 @@ AS_SAMPLED = {"temperature": 0.6, "top_p": 0.95, "top_k": 30}
 def beside_soft(
     model: Model,
     task: Task,
+    split: Split,
     done: EvalReport,
     *,
     limit: int,
@@ -35,7 +36,7 @@ def beside_soft(
     """Compare an evaluation of soft thinking with ordinary thinking.
 
     Args:
-        model, task: what was evaluated on what.
+        model, task, split: what was evaluated on what.
         done: the evaluation.
         limit: how many of its problems, from the first on.
         batch_size: answers at a time.
@@ -56,7 +57,7 @@ def beside_soft(
     for name, changed in jobs.items():
         tell(name, len(controls), len(jobs))
         settings = {**speaking, **changed}
-        report = evaluate(model, task, done.split, limit=len(records), batch_size=batch_size, **settings)
+        report = evaluate(model, task, split, limit=len(records), batch_size=batch_size, **settings)
         outcomes = tuple(Outcome.of(record) for record in report.records)
         controls.append(Control(name=name, setting=None, outcomes=outcomes))
     tell("done", len(jobs), len(jobs))

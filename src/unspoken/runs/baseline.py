@@ -11,6 +11,7 @@ be compared. The wording of prompts is that of the methods with soft thoughts (`
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import field, replace
 from datetime import date
 from pathlib import Path
@@ -268,7 +269,7 @@ def _first(task: Task, split: Split) -> Example:
     return examples[0]
 
 
-def _shots(task: Task, count: int) -> list[Example]:
+def _shots(task: Task, count: int) -> Sequence[Example]:
     try:
         found = task.examples("train")[:count]
     except DataError as error:
