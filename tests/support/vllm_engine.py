@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from vllm import LLM, SamplingParams
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
 import unspoken
+from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
 from unspoken.core.loop.sampling import SamplingParams as Speaking
@@ -60,41 +62,55 @@ def questions(count: int, seed: int = 0) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What our engine says: tokens, and how far each was ahead of the second."""
+    """What our engine says: tokens, how far each was ahead of the second, and how many latents it thought before."""
 
     tokens: tuple[int, ...]
     margins: tuple[float, ...]
+    latents: int
 
 
 @torch.inference_mode()
-def ours(model: Model, asked: Sequence[str], latents: Sequence[int | None], words: int) -> list[Said]:
-    """Our engine's greedy answers."""
+def ours(
+    model: Model, asked: Sequence[str], latents: Sequence[int | None], words: int, stop: str | None = None
+) -> list[Said]:
+    """Our engine's greedy answers; `stop` is a rule that ends thoughts early."""
     method = model.method.at_inference
+    if not supports_kv_slots(method.backbone, 128):
+        return _one_by_one(model, asked, latents, words)
     speaking = Speaking(max_new_tokens=words, temperature=0.0)
     source: Any = method.source()
-    scheduler = Scheduler(method.backbone, source, slots=32)
+    scheduler = Scheduler(method.backbone, source, slots=32, decider=None if stop is None else model.stop_decider(stop))
     rows = [method.prompt(question, number) for question, number in zip(asked, latents, strict=True)]
     numbers = scheduler.run([Request(row=row, speaking=speaking, logprobs=2) for row in rows])
     said = []
     for number in numbers:
         active = scheduler.done[number]
         margins = [one.top[0][1] - one.top[1][1] for one in active.logprobs]
-        said.append(Said(tokens=tuple(active.tokens), margins=tuple(margins)))
+        thought = active.row.latents - active.skipped
+        said.append(Said(tokens=tuple(active.tokens), margins=tuple(margins), latents=thought))
     return said
 
 
-def theirs(
-    llm: LLM, asked: Sequence[str], latents: Sequence[int | None], words: int, around: int = 1, **settings: Any
-) -> list[Any]:
-    """vLLM's outputs for chats; `words` tokens after the thoughts, which end with `around` markers."""
+def _one_by_one(model: Model, asked: Sequence[str], latents: Sequence[int | None], words: int) -> list[Said]:
+    """The same for a family that our scheduler cannot run; no margins, so that every token counts."""
+    said = []
+    for question, number in zip(asked, latents, strict=True):
+        answer = model.answer([question], latents=number, max_new_tokens=words, temperature=0.0)[0]
+        margins = (math.inf,) * len(answer.tokens)
+        said.append(Said(tokens=answer.tokens, margins=margins, latents=model.method.prompt(question, number).latents))
+    return said
+
+
+def theirs(llm: LLM, asked: Sequence[str], latents: Sequence[int | None], words: int, stop: str | None = None) -> list[Any]:
+    """vLLM's outputs for chats; `words` tokens after the thoughts, which end with one marker."""
+    rule = {} if stop is None else {"stop_thinking": stop}
     usual = state_of(llm).usual
     params = [
         SamplingParams(
             temperature=0,
-            max_tokens=words + around + (usual if number is None else number),
-            extra_args=None if number is None else {"latents": number},
+            max_tokens=words + 1 + (usual if number is None else number),
+            extra_args=rule if number is None else {"latents": number, **rule},
             skip_special_tokens=True,
-            **settings,
         )
         for number in latents
     ]
@@ -118,14 +134,21 @@ def same(want: Said, got: tuple[int, ...]) -> bool | None:
     return None if place is not None and want.margins[place] < NEAR else False
 
 
-def compare(model: Model, llm: LLM, asked: Sequence[str], latents: Sequence[int | None], words: int = 6) -> list[Any]:
+def compare(
+    model: Model,
+    llm: LLM,
+    asked: Sequence[str],
+    latents: Sequence[int | None],
+    words: int = 6,
+    stop: str | None = None,
+) -> list[Any]:
     """Assert that vLLM answers as our engine does, token for token; at most 1 answer in 50 may part at a tie."""
     state = state_of(llm)
-    want = ours(model, asked, latents, words)
-    outputs = theirs(llm, asked, latents, words)
+    want = ours(model, asked, latents, words, stop)
+    outputs = theirs(llm, asked, latents, words, stop)
     alike = [
-        same(said, answer_of(output, state.usual if number is None else number, state.slot, state.after))
-        for said, output, number in zip(want, outputs, latents, strict=True)
+        same(said, answer_of(output, said.latents, state.slot, state.after)[:words])
+        for said, output in zip(want, outputs, strict=True)
     ]
     wrong = [
         (asked[n], latents[n], want[n], outputs[n].outputs[0].token_ids) for n, right in enumerate(alike) if right is False

@@ -26,6 +26,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", **WIDE, "num_attention_heads": 2, "num_key_value_heads": 1},
     "qwen3": {"model_type": "qwen3", **WIDE},
     "mistral": {"model_type": "mistral", "sliding_window": None, **WIDE},
+    "gemma": {"model_type": "gemma", **WIDE},
+    "gemma2": {"model_type": "gemma2", "query_pre_attn_scalar": 32, **WIDE},
+    "gemma3": {"model_type": "gemma3_text", "query_pre_attn_scalar": 32, **WIDE},
     "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256,
              "tie_word_embeddings": False},
 }  # fmt: skip
@@ -49,7 +52,8 @@ def random_run(path: Path, method: Any, base: dict[str, Any] | Path) -> Path:
     torch.manual_seed(1)
     made: Any = make_method(method, backbone)
     with torch.no_grad():
-        backbone.lm.get_input_embeddings().weight[len(backbones.tokenizer()) :].normal_(std=0.2)
+        tied = backbone.lm.config.tie_word_embeddings
+        backbone.lm.get_input_embeddings().weight[len(backbones.tokenizer()) :].normal_(std=0.05 if tied else 0.2)
     config = RunConfig(
         backbone=saved or BackboneConfig(path="some/base-model", dtype="float32"),
         method=method_config(method),
@@ -69,4 +73,11 @@ def random_backbone(model_type: str, **arch: Any) -> Backbone:
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), words.eos_token_id)
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, vocab_size=len(words), initializer_range=0.1, **ids, **arch)
-    return Backbone(AutoModelForCausalLM.from_config(config, dtype=torch.float32), words)
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if config.tie_word_embeddings:  # a random one repeats its last word, unless its layers outweigh that word
+        for name, weight in lm.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.data *= 12
+            elif name.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
+                weight.data += 6
+    return Backbone(lm, words)

@@ -6,6 +6,7 @@ refused."""
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ from vllm.exceptions import VLLMValidationError
 
 from unspoken.exporters.vllm_folder import export_vllm
 from unspoken.runs.model import Model
+from unspoken.vllm.checks import check_request
 
+pytestmark = pytest.mark.xdist_group("engine")
 RUN = "builtin:tiny-sim-cot"
 QUESTION = "Ann has 7 figs. She finds 5. How many figs has Ann?"
 
@@ -37,16 +40,9 @@ def model() -> Model:
     return load(RUN)
 
 
-def test_every_problem_of_the_task_is_answered_alike(folder: Path, model: Model):
-    """200 of the run's own test problems."""
-    asked = [f"Ann has {7 + n % 12} figs. She finds {2 + n // 12}. How many figs has Ann?" for n in range(200)]
-    with engine(folder) as llm:
-        compare(model, llm, asked, [None] * len(asked), words=12)
-
-
-def returns(state: Any) -> list[tuple[int, int, int]]:
-    """For every request that comes back to the worker from now on: tokens said, latents asked for, tokens behind the prompt
-    whose KV was still cached."""
+def returns(state: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """For every request that comes back to the worker from now on: tokens said, latents to think in all, tokens behind the
+    prompt whose KV was still cached."""
     came: list[tuple[int, int, int]] = []
     before = state.add_request
 
@@ -57,50 +53,121 @@ def returns(state: Any) -> list[tuple[int, int, int]]:
             said = len(new.prefill_token_ids) - new.prompt_len
             came.append((said, int(state.count_R[place]), new.num_computed_tokens - new.prompt_len))
 
-    state.add_request = watched
+    monkeypatch.setattr(state, "add_request", watched)
     return came
 
 
-def test_requests_that_lose_their_place_go_on(folder: Path, model: Model):
-    """With room for few tokens, vLLM takes the KV of some requests for others'."""
+def test_requests_that_lose_their_place_go_on(folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch):
+    """With room for few tokens, vLLM takes the KV of some requests for others'. Comes first: its engine ends what engines of
+    one process share."""
     asked = questions(24)
     numbers = list(itertools.islice(itertools.cycle([12, 6, 31, 0]), len(asked)))
     blocks: dict[str, Any] = {"num_gpu_blocks_override": 13, "block_size": 32}
     with engine(folder, max_num_seqs=8, max_num_batched_tokens=32, **blocks) as llm:
-        came = returns(state_of(llm))
+        came = returns(state_of(llm), monkeypatch)
         compare(model, llm, asked, numbers, words=24)
     assert came
 
 
-def test_requests_may_be_preempted_at_any_place(folder: Path, model: Model):
-    """Every fifth step all of them are: before their thoughts, in them, after them; and what comes back is read from the
-    cache, latents included."""
-    asked = questions(8, seed=2)
-    numbers = list(itertools.islice(itertools.cycle([31, 12]), len(asked)))
-    with engine(folder, max_num_seqs=8, block_size=32, max_num_batched_tokens=64) as llm:
-        came = returns(state_of(llm))
-        scheduler: Any = llm.llm_engine.engine_core.engine_core.scheduler  # pyright: ignore[reportAttributeAccessIssue]
-        step, count = llm.llm_engine.step, itertools.count(1)
-
-        def stepped() -> Any:
-            if next(count) % 5 == 0:
-                while scheduler.running:
-                    scheduler._preempt_request(scheduler.running.pop(), time.monotonic(), drop_stale_output=True)
-                scheduler.prev_step_scheduled_req_ids.clear()
-            return step()
-
-        llm.llm_engine.step = stepped
-        compare(model, llm, asked, numbers, words=12)
-    assert [said for said, _, _ in came if said == 0]
-    assert [said for said, count, _ in came if 0 < said < count]
-    assert [said for said, count, _ in came if said > count]
-    assert [cached for _, _, cached in came if cached > 0]
+ASKED = [f"Ann has {7 + n % 12} figs. She finds {2 + n // 12}. How many figs has Ann?" for n in range(200)]
+"""Some of the run's own test problems."""
 
 
 @pytest.fixture(scope="module")
 def llm(folder: Path) -> Iterator[LLM]:
-    with engine(folder, enable_prompt_embeds=True, max_num_batched_tokens=64) as made:
+    settings: dict[str, Any] = {"max_num_batched_tokens": 64, "block_size": 32, "reasoning_parser": "unspoken"}
+    with engine(folder, enable_prompt_embeds=True, **settings) as made:
         yield made
+
+
+def test_every_problem_of_the_task_is_answered_alike(llm: LLM, model: Model):
+    compare(model, llm, ASKED, [None] * len(ASKED), words=12)
+
+
+@pytest.mark.parametrize("stop", [None, "convergence:0.6"])
+def test_requests_may_be_preempted_at_any_place(stop: str | None, llm: LLM, model: Model, monkeypatch: pytest.MonkeyPatch):
+    """Every fifth step all of them are: before their thoughts, in them, after them; and what comes back is read from the
+    cache, latents included. Where a rule has ended thoughts, they stay ended."""
+    asked = questions(9, seed=2)
+    numbers = list(itertools.islice(itertools.cycle([31, 12]), len(asked)))
+    came = returns(state_of(llm), monkeypatch)
+    scheduler: Any = llm.llm_engine.engine_core.engine_core.scheduler  # pyright: ignore[reportAttributeAccessIssue]
+    step, count = llm.llm_engine.step, itertools.count(1)
+
+    def stepped() -> Any:
+        if next(count) % 5 == 0:
+            while scheduler.running:
+                scheduler._preempt_request(scheduler.running.pop(), time.monotonic(), drop_stale_output=True)
+            scheduler.prev_step_scheduled_req_ids.clear()
+        return step()
+
+    monkeypatch.setattr(llm.llm_engine, "step", stepped)
+    compare(model, llm, asked, numbers, words=12, stop=stop)
+    assert [said for said, count, _ in came if 0 < said < count]
+    assert [said for said, count, _ in came if said > count]
+    if stop is None:  # else too few tokens to fill a block, and to keep others waiting
+        assert [said for said, _, _ in came if said == 0]
+        assert [cached for _, _, cached in came if cached > 0]
+
+
+@pytest.mark.parametrize(
+    ("stop", "latents", "counts"), [("convergence:0.9", None, {3, 4}), ("convergence:0.6", 12, {6, 12})]
+)
+def test_thoughts_may_end_early(stop: str, latents: int | None, counts: set[int], llm: LLM, model: Model):
+    """By the rule, and at the latent, at which our engine ends them."""
+    asked = ASKED[:24]
+    outputs = compare(model, llm, asked, [latents] * len(asked), words=12, stop=stop)
+    thought = {list(output.outputs[0].token_ids).count(state_of(llm).slot) for output in outputs}
+    assert thought >= counts
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [("confidence:0.9", "takes it back"), ("head:0.5", "no part of the folder"), ("fixed:2", "say latents"),
+     ("convergence", "must be"), ("convergence:-1", "must be"), ("convergence:nan", "must be"), ("", "must be"),
+     ("other:1", "must be"), (0.5, "must be")],
+)  # fmt: skip
+def test_rules_that_cannot_be_followed_are_refused(llm: LLM, rule: object, words: str):
+    with pytest.raises(VLLMValidationError, match=words):
+        one(llm, extra_args={"stop_thinking": rule})
+
+
+def mask(self: Any, logits: torch.Tensor, batch: Any, ids: list[str], allowed: Any) -> None:
+    """What vLLM's kernel does, which Triton's interpreter cannot run: forbid what a grammar does not allow."""
+    rows = {request: number for number, request in enumerate(batch.req_ids)}
+    for request, bits in zip(ids, torch.from_numpy(allowed), strict=True):
+        may = ((bits[:, None] >> torch.arange(32, dtype=torch.int32)) & 1).flatten()[: logits.shape[-1]].bool()
+        logits[int(batch.cu_num_logits_np[rows[request]])].masked_fill_(~may, float("-inf"))
+
+
+def test_structured_output_begins_with_the_answer(llm: LLM, monkeypatch: pytest.MonkeyPatch):
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.worker.gpu.structured_outputs import StructuredOutputsWorker
+
+    monkeypatch.setattr(StructuredOutputsWorker, "apply_grammar_bitmask", mask)
+    free, state = one(llm).outputs[0], state_of(llm)
+    for latents in (None, 0, 7):
+        extra = {} if latents is None else {"latents": latents}
+        thoughts = [state.slot] * (state.usual if latents is None else latents) + state.after
+        for asked, end in ((StructuredOutputsParams(regex="### [0-9]{3}"), "[0-9]{3}"),
+                           (StructuredOutputsParams(choice=["figs", "pens"]), "figs|pens")):  # fmt: skip
+            said = one(llm, structured_outputs=asked, extra_args=extra).outputs[0]
+            assert list(said.token_ids[: len(thoughts)]) == thoughts
+            assert re.fullmatch(f"(### )?({end})", said.text)
+            assert said.text != free.text
+
+
+def test_structured_output_without_our_parser_is_refused(llm: LLM):
+    """Its grammar would meet placeholders."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(choice=["7"]))
+    latent: Any = llm.llm_engine.model_config.hf_config.unspoken
+    with pytest.raises(VLLMValidationError, match="--reasoning-parser unspoken"):
+        check_request(latent, {"type": "token", "prompt_token_ids": [1]}, params, apart=False)
+    with pytest.raises(VLLMValidationError, match="nothing marks the end"):
+        check_request({**latent, "after": []}, {"type": "token", "prompt_token_ids": [1]}, params)
+    check_request(latent, {"type": "token", "prompt_token_ids": [1]}, params)
 
 
 def one(llm: LLM, prompt: Any = None, **more: Any) -> Any:
@@ -115,7 +182,7 @@ def one(llm: LLM, prompt: Any = None, **more: Any) -> Any:
 def test_prompts_may_be_vectors(llm: LLM, model: Model):
     """With prompt embeddings turned on both kinds of prompt are answered; ids of vectors are not known, so the marker that
     opens the thoughts is said."""
-    asked = questions(40)
+    asked = questions(24)
     numbers = list(itertools.islice(itertools.cycle([None, 0, 3]), len(asked)))
     compare(model, llm, asked, numbers)
     want, state = ours(model, asked, numbers, 6), state_of(llm)

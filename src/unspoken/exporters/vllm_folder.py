@@ -55,7 +55,9 @@ def export_vllm(path: str | Path, out: str | Path) -> None:
     about = None if thoughts is None else thoughts.about
     _refuse(method, about)
     backbone = method.backbone
-    latent = latent_config(about) if about is not None and about["thoughts"] == "recurrent" else None
+    latent = (
+        latent_config(about, method.latents_per_group) if about is not None and about["thoughts"] == "recurrent" else None
+    )
     settings = generation_config(backbone, config.speaking)
     if latent is not None:  # vLLM counts latents and markers among the tokens of an answer
         settings.max_new_tokens += latent["latents"] + len(latent["after"])
@@ -78,7 +80,7 @@ def export_vllm(path: str | Path, out: str | Path) -> None:
     write_folder(out, write, then="export again")
 
 
-def latent_config(about: ThoughtsFile) -> LatentConfig:
+def latent_config(about: ThoughtsFile, group: int) -> LatentConfig:
     """The object in config.json, from what is known of a method with recurrent latents."""
     assert about["slot"] is not None
     latents = about["num_latents"]
@@ -86,6 +88,7 @@ def latent_config(about: ThoughtsFile) -> LatentConfig:
         "format": FORMAT,
         "latents": latents,
         "most": max(MOST, 2 * latents),
+        "group": max(group, 1),
         "before": about["before"],
         "slot": about["slot"],
         "after": about["after"],

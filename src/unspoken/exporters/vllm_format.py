@@ -22,20 +22,25 @@ PROJECTION = "unspoken_projection."
 PREFIX = "Unspoken"
 """Before the name of a family's class in `architectures`, so that a vLLM without the plugin refuses the folder."""
 
-FAMILIES = ("GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+FAMILIES = (
+    *("GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"),
+    *("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"),
+)
 """Classes of transformers whose models can think inside vLLM."""
 
 
 class LatentConfig(TypedDict):
     """How to think: question | before | latents | after | answer.
 
-    `latents` are thought unless a request says otherwise, at most `most`; `slot` is the token that vLLM is told in a
-    latent's place. `markers` are the tokens' texts, of which `reserved` may not stand in a prompt.
+    `latents` are thought unless a request says otherwise, at most `most`; `group` of them stand for one step, behind which
+    a rule may end the thoughts. `slot` is the token that vLLM is told in a latent's place. `markers` are the tokens' texts,
+    of which `reserved` may not stand in a prompt.
     """
 
     format: int
     latents: int
     most: int
+    group: int
     before: list[int]
     slot: int
     after: list[int]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vllm.inputs import EngineInput
     from vllm.pooling_params import PoolingParams
 
-LATENTS, NOISE, NOISE_SEED = "latents", "latent_noise", "latent_noise_seed"
+LATENTS, NOISE, NOISE_SEED, STOP = "latents", "latent_noise", "latent_noise_seed", "stop_thinking"
 """What a request may say in `SamplingParams.extra_args` (`vllm_xargs` over HTTP)."""
 
 MOST_NOISE = 10.0
@@ -47,7 +47,9 @@ class LatentModelConfig(VerifyAndUpdateConfig):
         latent = latent_config(getattr(model.hf_config, KEY, None), model.model)
         if refused := refusals(vllm_config):
             raise ValueError(f"{model.model} thinks in latents, which needs another setting: " + "; ".join(refused))
-        watch_requests(latent)
+        structured = vllm_config.structured_outputs_config
+        apart = structured.reasoning_parser == "unspoken" and not structured.enable_in_reasoning
+        watch_requests(latent, apart)
 
 
 def refusals(vllm_config: VllmConfig) -> list[str]:
@@ -89,26 +91,29 @@ def refusals(vllm_config: VllmConfig) -> list[str]:
     return [words for refused, words in wrong if refused]
 
 
-def watch_requests(latent: LatentConfig) -> None:
-    """Have every request checked by `check_request`, after what vLLM's platform checks itself."""
+def watch_requests(latent: LatentConfig, apart: bool) -> None:
+    """Have every request checked by `check_request`, after what vLLM's platform checks itself; `apart` as there."""
     platform: Any = current_platform
     before: Callable[..., None] = getattr(platform, "_unspoken_before", None) or platform.validate_request
 
     def validate_request(processed_inputs: EngineInput, params: SamplingParams | PoolingParams) -> None:
         before(processed_inputs, params)
-        check_request(latent, processed_inputs, params)
+        check_request(latent, processed_inputs, params, apart)
 
     platform._unspoken_before = before
     platform.validate_request = validate_request
 
 
-def check_request(latent: LatentConfig, inputs: EngineInput, params: SamplingParams | PoolingParams) -> None:
+def check_request(
+    latent: LatentConfig, inputs: EngineInput, params: SamplingParams | PoolingParams, apart: bool = True
+) -> None:
     """Refuse a request that the workers could not serve; give one with noise a cache of its own.
 
     Args:
         latent: how the model thinks.
         inputs: the prompt as vLLM has prepared it.
         params: its `SamplingParams`; what else there may be (embeddings, beams) is not for this model.
+        apart: structured output begins behind the thoughts, where our reasoning parser says.
 
     Raises:
         VLLMValidationError: says which field, and what was expected.
@@ -130,8 +135,19 @@ def check_request(latent: LatentConfig, inputs: EngineInput, params: SamplingPar
             "tokens stand for latents. If this is no beam search, ask for more tokens",
             parameter="max_tokens",
         )
+    if params.structured_outputs is not None and not (apart and latent["after"]):
+        raise VLLMValidationError(
+            "structured output would begin inside the thoughts, whose placeholders no grammar allows: "
+            + (
+                "start the server with --reasoning-parser unspoken, and not to use it while reasoning"
+                if latent["after"]
+                else "nothing marks the end of this model's thoughts"
+            ),
+            parameter="structured_outputs",
+        )
     given = params.extra_args or {}
     number(given, LATENTS, latent["latents"], whole=True, least=0, most=latent["most"])
+    stop_rule(given)
     if number(given, NOISE, 0.0, whole=False, least=0, most=MOST_NOISE):
         number(given, NOISE_SEED, 0, whole=True, least=0, most=(1 << 63) - 1)
         _apart(inputs, params)
@@ -144,6 +160,40 @@ def _apart(inputs: EngineInput, params: SamplingParams) -> None:
     inputs["cache_salt"] = f"{salt or ''}{uuid.uuid4().hex}"
     seed = params.seed if params.seed is not None else uuid.uuid4().int >> 65
     params.extra_args = {**(params.extra_args or {}), NOISE_SEED: (params.extra_args or {}).get(NOISE_SEED, seed)}
+
+
+def stop_rule(given: Mapping[str, object]) -> float | None:
+    """The relative change of a latent at which thoughts end early, from "convergence:CHANGE"; None = think them all.
+
+    Raises:
+        VLLMValidationError: it is no rule, or one that cannot be followed here.
+    """
+    text = given.get(STOP)
+    if text is None:
+        return None
+    rule, _, limit = text.partition(":") if isinstance(text, str) else (None, "", "")
+    if rule in ("confidence", "head", "fixed"):
+        raise VLLMValidationError(
+            f"{STOP}: rule {rule!r} is not for vLLM: "
+            + {
+                "confidence": "it tries the answer behind every latent and takes it back",
+                "head": "its trained head is no part of the folder",
+                "fixed": f"say {LATENTS}, the number itself",
+            }[rule]
+            + "; the others are for `unspoken serve`" * (rule != "fixed"),
+            parameter=STOP,
+        )
+    try:
+        change = float(limit)
+    except ValueError:
+        change = math.nan
+    if rule != "convergence" or not math.isfinite(change) or change < 0:
+        raise VLLMValidationError(
+            f'{STOP} must be "convergence:CHANGE" with a relative change of 0 or more, e.g. "convergence:0.1"; '
+            f"got {text!r:.80}",
+            parameter=STOP,
+        )
+    return change
 
 
 def number(given: Mapping[str, object], name: str, usual: float, *, whole: bool, least: float, most: float) -> float:

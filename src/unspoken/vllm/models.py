@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from vllm.model_executor.models.gemma import GemmaForCausalLM
+from vllm.model_executor.models.gemma2 import Gemma2ForCausalLM
+from vllm.model_executor.models.gemma3 import Gemma3ForCausalLM
 from vllm.model_executor.models.gpt2 import GPT2LMHeadModel
 from vllm.model_executor.models.llama import LlamaForCausalLM
 from vllm.model_executor.models.mistral import MistralForCausalLM
@@ -90,6 +93,18 @@ class UnspokenQwen2ForCausalLM(Latents, Qwen2ForCausalLM):
 
 class UnspokenQwen3ForCausalLM(Latents, Qwen3ForCausalLM):
     """Qwen3 with latents."""
+
+
+class UnspokenGemmaForCausalLM(Latents, GemmaForCausalLM):
+    """Gemma with latents."""
+
+
+class UnspokenGemma2ForCausalLM(Latents, Gemma2ForCausalLM):
+    """Gemma 2 with latents."""
+
+
+class UnspokenGemma3ForCausalLM(Latents, Gemma3ForCausalLM):
+    """Gemma 3, the part that reads text, with latents."""
 
 
 class UnspokenGPT2LMHeadModel(Latents, GPT2LMHeadModel):

@@ -8,6 +8,8 @@ along, so that chunked prefill, preemption, prefix caching and asynchronous sche
                  slot's token in its place. Around the latents it is told the markers, whatever was sampled.
     next step    embeds all tokens, and puts latents over those of slots.
 
+A rule that ends thoughts early makes `count[r]` smaller when the latent is made that is to be the last.
+
 Shapes: n requests of a step, N tokens, R slots for requests, M most latents of a request, D width.
 """
 
@@ -25,7 +27,7 @@ from torch import Tensor
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
 from unspoken.exporters.vllm_format import KEY, latent_config
-from unspoken.vllm.checks import LATENTS, NOISE, NOISE_SEED
+from unspoken.vllm.checks import LATENTS, NOISE, NOISE_SEED, stop_rule
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -64,16 +66,19 @@ class LatentState(DefaultModelState):
         super().__init__(vllm_config, model, encoder_cache, device)
         latent = latent_config(getattr(self.model_config.hf_config, KEY, None), self.model_config.model)
         self.usual, self.most, self.slot = latent["latents"], latent["most"], latent["slot"]
+        self.group = latent["group"]
         self.before, self.after = latent["before"], latent["after"]
         R, D = self.max_num_reqs, self.inputs_embeds_size
         self.said = self._whole([*self.before, self.slot, *self.after])
         self.latents_RMD = torch.zeros(R, self.most, D, dtype=self.dtype, device=device)
         self.first_R, self.start_R, self.count_R = (self._whole([0] * R) for _ in range(3))
         self.noise_RMD: Tensor | None = None  # made when a request first asks for it
+        self.change_R = torch.full((R,), -1.0, device=device)  # at which thoughts end early; negative: never
+        self.stops = False  # whether any request has asked for that so far
         if not hasattr(self, "inputs_embeds"):  # with prompt embeds it is there
             self.inputs_embeds = torch.zeros(self.max_num_tokens, D, dtype=self.dtype, device=device)
         self.places: dict[str, int] = {}
-        self.kept: OrderedDict[str, Tensor] = OrderedDict()
+        self.kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()  # latents [M, D] and their number
         self.returned = 0  # requests that got their latents back
 
     def _whole(self, numbers: list[int]) -> Tensor:
@@ -91,16 +96,19 @@ class LatentState(DefaultModelState):
         given = (new_req_data.sampling_params and new_req_data.sampling_params.extra_args) or {}
         prompt = new_req_data.prompt_token_ids or []
         opened = not self.before or (new_req_data.prompt_embeds is None and prompt[-len(self.before) :] == self.before)
-        length = new_req_data.prompt_len
+        length = len(prompt) or new_req_data.prompt_len  # vLLM 0.26 has no `prompt_len`, and always the tokens
         count = self.usual if given.get(LATENTS) is None else int(given[LATENTS])
         self.first_R[req_index] = length
         self.start_R[req_index] = length + (0 if opened else len(self.before))
         self.count_R[req_index] = count
         self.places[new_req_data.req_id] = req_index
         self._set_noise(req_index, given)
+        change = stop_rule(given)
+        self.stops = self.stops or change is not None
+        self.change_R[req_index] = -1.0 if change is None else change
         kept = self.kept.pop(new_req_data.req_id, None)
         if kept is not None:
-            self.latents_RMD[req_index, : len(kept)] = kept
+            self.latents_RMD[req_index], self.count_R[req_index] = kept
             self.returned += 1
         elif count and len(new_req_data.prefill_token_ids or ()) > length:
             raise RuntimeError(
@@ -129,7 +137,7 @@ class LatentState(DefaultModelState):
         place = self.places.pop(req_id, None)
         if place is None:
             return
-        self.kept[req_id] = self.latents_RMD[place].clone()
+        self.kept[req_id] = self.latents_RMD[place].clone(), self.count_R[place].clone()
         while len(self.kept) > max(KEPT_PER_SLOT * self.max_num_reqs, 256):
             self.kept.popitem(last=False)
 
@@ -173,6 +181,14 @@ class LatentState(DefaultModelState):
             made_nD = made_nD + size_n1 * self.noise_RMD[place_n, number_n]
         return made_nD
 
+    def _enough(self, made_nD: Tensor, place_n: Tensor, number_n: Tensor) -> Tensor:
+        """Which of the latents just made hardly differ from those before them; only at the end of a group."""
+        before_nD = self.latents_RMD[place_n, (number_n - 1).clamp(min=0)].float()
+        moved_n, size_n = (made_nD.float() - before_nD).norm(dim=1), made_nD.float().norm(dim=1)
+        asked_n = (number_n > 0) & ((number_n + 1) % self.group == 0)
+        change_n = self.change_R[place_n]
+        return asked_n & (change_n >= 0) & (moved_n <= change_n * size_n)
+
     def think(self, hidden_nD: Tensor, sampled_n: Tensor, counts_n: Tensor, batch: InputBatch) -> Tensor:
         """Keep the latents that states become, and say what is said in their place.
 
@@ -193,6 +209,9 @@ class LatentState(DefaultModelState):
         writes_n1 = (thinks_n & (counts_n > 0))[:, None]
         made_nD = self.next_latents(hidden_nD, place_n, number_n)
         old_nD = self.latents_RMD[place_n, number_n]
+        if self.stops:
+            last_n = writes_n1[:, 0] & self._enough(made_nD, place_n, number_n)
+            self.count_R[place_n] = torch.where(last_n, step_n + 1, count_n)
         self.latents_RMD[place_n, number_n] = torch.where(writes_n1, made_nD, old_nD)
         # Numbers in `said`: before, the slot, after.
         opening, closing = len(self.before), len(self.after)
