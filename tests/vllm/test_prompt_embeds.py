@@ -19,6 +19,7 @@ from vllm import LLM, SamplingParams
 
 from unspoken.exporters.prompt_embeds import PromptEmbedder, export_prompt_embeds
 
+pytestmark = pytest.mark.xdist_group("embeds")
 SOFT: dict[str, Any] = {"name": "softcot", "latents": 3, "texts": "plain"}
 
 
@@ -39,7 +40,7 @@ def llm(base: Path) -> Iterator[LLM]:
 
 @pytest.mark.parametrize("kind", ["softcot", "softcot_pp", "semcot_generator"])
 def test_an_unchanged_vllm_says_what_the_run_says(kind: str, base: Path, llm: LLM, tmp_path: Path):
-    """The bodies of requests that `unspoken serve --engine` sends, answered token for token; 70 questions each."""
+    """The bodies of requests that `unspoken serve --engine` sends, answered token for token; 40 questions each."""
     soft = {**SOFT, "assistant": {"path": str(base / "assistant")}}
     if kind == "semcot_generator":
         soft["name"] = kind
@@ -48,7 +49,7 @@ def test_an_unchanged_vllm_says_what_the_run_says(kind: str, base: Path, llm: LL
     export_prompt_embeds(run, tmp_path / "out")
     embedder, model = PromptEmbedder.load(tmp_path / "out"), load(run)
     assert embedder.model == str(base / "base")
-    asked = questions(70)
+    asked = questions(40)
     bodies = [embedder.request(question, latents=number % 4) for number, question in enumerate(asked)]
     params = [
         SamplingParams(temperature=0, max_tokens=body["max_tokens"], stop_token_ids=body["stop_token_ids"])

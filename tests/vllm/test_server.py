@@ -4,72 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from support.vllm_engine import load
+from support.vllm_server import served
 
 from unspoken.exporters.vllm_folder import export_vllm
 from unspoken.runs.model import Model
 
 RUN = "builtin:tiny-sim-cot"
+pytestmark = pytest.mark.xdist_group("server")
 QUESTION = "Ann has 7 figs. She finds 5. How many figs has Ann?"
 ROOT = Path(__file__).resolve().parents[2]
 THINKS = 4  # latents of the shipped run
-
-
-@contextlib.contextmanager
-def served(folder: Path, log: Path, *more: str, **environment: str) -> Iterator[str]:
-    """vLLM's server as a process of its own: its base URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "model",
-        "--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "16", "--port", str(port),
-        "--host", "127.0.0.1", "--reasoning-parser", "unspoken", *more,
-    ]  # fmt: skip
-    around = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", **environment}
-    url = f"http://127.0.0.1:{port}"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=around, start_new_session=True)
-        try:
-            _wait(url, process, log)
-            yield url
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def _wait(url: str, process: Any, log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()[-3000:]
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(1)
-    raise AssertionError(f"no answer after 600 s: {log.read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     place = tmp_path_factory.mktemp("served")
     export_vllm(RUN, place / "out")
-    with served(place / "out", place / "log", VLLM_API_KEY="secret") as base:
+    with served(place / "out", place / "log", "--enable-request-id-headers") as base:
         yield base
 
 
@@ -80,7 +40,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, timeout=300)
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300)
 
 
 def chat(client: openai.OpenAI, question: str = QUESTION, **fields: Any) -> Any:
@@ -144,11 +104,6 @@ def test_earlier_turns_are_refused(client: openai.OpenAI):
         client.chat.completions.create(model="model", messages=messages)
 
 
-def test_who_has_no_key_gets_no_answer(url: str):
-    answer = httpx.post(f"{url}/v1/completions", json={"model": "model", "prompt": "x"}, timeout=60)
-    assert answer.status_code == 401
-
-
 def test_who_hangs_up_in_a_thought_leaves_the_others_well(client: openai.OpenAI):
     want = chat(client).choices[0].message.content
     for _ in range(8):
@@ -161,16 +116,13 @@ def test_who_hangs_up_in_a_thought_leaves_the_others_well(client: openai.OpenAI)
     assert chat(client).choices[0].message.content == want
 
 
-def test_it_answers_as_clients_of_openai_expect(tmp_path: Path):
+def test_it_answers_as_clients_of_openai_expect(url: str):
     """The suite that our own server has to pass, but for what vLLM does otherwise whatever model it serves, and what comes
     of latents counting as tokens."""
-    export_vllm(RUN, tmp_path / "out")
-    with served(tmp_path / "out", tmp_path / "log", "--enable-request-id-headers") as base:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/serving/test_conformance.py"]
-        command += [f"--deselect=tests/serving/test_conformance.py::{name}" for name in (*VLLMS_OWN, *OF_LATENTS)]
-        done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "UNSPOKEN_BASE_URL": base}, capture_output=True, text=True, check=False
-        )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/serving/test_conformance.py"]
+    command += [f"--deselect=tests/serving/test_conformance.py::{name}" for name in (*VLLMS_OWN, *OF_LATENTS)]
+    around = {**os.environ, "UNSPOKEN_BASE_URL": url}
+    done = subprocess.run(command, cwd=ROOT, env=around, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
 
 

@@ -1,58 +1,54 @@
-"""Two processes that share a model's matrices think alike. Slow: each starts a vLLM of its own."""
+"""Two processes that share a model's matrices think alike; behind a server that wants a key."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
-from support.vllm_engine import Said, load, ours, questions, same
+import httpx
+import openai
+import pytest
+from support.vllm_engine import load, ours, questions, same
 from support.vllm_runs import FAMILIES, METHODS, random_run
+from support.vllm_server import served
 
 from unspoken.exporters.vllm_folder import export_vllm
+from unspoken.runs.model import Model
 
-WORKER = """
-import json, sys
-from vllm import LLM, SamplingParams
-
-def main():
-    job = json.load(open(sys.argv[1]))
-    llm = LLM(job["folder"], dtype="float32", enforce_eager=True, max_model_len=256, max_num_seqs=32,
-              tensor_parallel_size=2, disable_log_stats=True)
-    params = [SamplingParams(temperature=0, max_tokens=7 + k, extra_args={"latents": k}) for k in job["latents"]]
-    chats = [[{"role": "user", "content": question}] for question in job["questions"]]
-    outputs = llm.chat(chats, params, use_tqdm=False)
-    json.dump([list(output.outputs[0].token_ids) for output in outputs], open(sys.argv[2], "w"))
-
-if __name__ == "__main__":
-    main()
-"""
+pytestmark = pytest.mark.xdist_group("shards")
 
 
-def test_two_processes_answer_as_one(tmp_path: Path):
-    run = random_run(tmp_path / "run", METHODS["codi"], FAMILIES["llama"])
-    export_vllm(run, tmp_path / "out")
-    asked = questions(40)
-    numbers = list(itertools.islice(itertools.cycle([0, 1, 6, 12]), len(asked)))
-    (tmp_path / "worker.py").write_text(WORKER, encoding="utf-8")
-    job = {"folder": str(tmp_path / "out"), "questions": asked, "latents": numbers}
-    (tmp_path / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    around = {
-        **os.environ,
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "0|1",
-        "TORCHDYNAMO_DISABLE": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, tmp_path / "worker.py", tmp_path / "job.json", tmp_path / "said.json"],
-        env=around, capture_output=True, text=True, check=False, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    said = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
-    want: list[Said] = ours(load(run), asked, numbers, 6)
-    alike = [same(w, tuple(tokens[k + 1 :])) for w, tokens, k in zip(want, said, numbers, strict=True)]
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(random_run(tmp_path_factory.mktemp("shards") / "run", METHODS["codi"], FAMILIES["llama"]))
+
+
+@pytest.fixture(scope="module")
+def url(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    place = tmp_path_factory.mktemp("served")
+    export_vllm(model.path or "", place / "out")
+    around = {"VLLM_API_KEY": "secret", "VLLM_CPU_OMP_THREADS_BIND": "0|1", "TORCHDYNAMO_DISABLE": "1"}
+    with served(place / "out", place / "log", "--tensor-parallel-size", "2", **around) as base:
+        yield base
+
+
+def test_two_processes_answer_as_one(url: str, model: Model):
+    """40 questions; their prompts as tokens, so that the server's are those of our engine."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, timeout=600)
+    asked, alike = questions(40), []
+    for place, latents in enumerate((0, 1, 6, 12)):
+        some = asked[place::4]
+        rows = [model.method.prompt(question, latents) for question in some]
+        extra = {"vllm_xargs": {"latents": latents}, "return_token_ids": True}
+        reply = client.completions.create(
+            model="model", prompt=[list(row.ids[: row.start]) for row in rows], max_tokens=7 + latents, temperature=0,
+            extra_body=extra,
+        )  # fmt: skip
+        said = [tuple(choice.model_extra["token_ids"][latents + 1 :]) for choice in reply.choices if choice.model_extra]
+        alike += [same(w, s) for w, s in zip(ours(model, some, [latents] * len(some), 6), said, strict=True)]
     assert alike.count(False) == 0
     assert alike.count(None) <= 1
+
+
+def test_who_has_no_key_gets_no_answer(url: str):
+    answer = httpx.post(f"{url}/v1/completions", json={"model": "model", "prompt": "x"}, timeout=60)
+    assert answer.status_code == 401
