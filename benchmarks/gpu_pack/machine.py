@@ -21,6 +21,9 @@ PACK = ROOT / ".pack"
 CARRIED = ("one", "two")
 """Folders of the pack: what the first call brings, and what the second does."""
 
+VLLM = ("vllm-1", "vllm-2")
+"""Folders of the pack with vLLM, for `benchmarks/gpu_pack/vllm_call.py`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:

