@@ -5,7 +5,7 @@
 
 Two folders, one per call: what the machine lacks of Python's packages, the data, and half of the model each.
 
-    python -m benchmarks.gpu_pack.prepare --vllm      two more folders: vLLM in pieces, for `benchmarks/gpu_pack/vllm_call.py`
+    python -m benchmarks.gpu_pack.prepare --vllm      two more folders: vLLM in pieces, for vllm_call.py
 
 `--dry-run` also goes through both calls on this machine, without a GPU, in a copy of the checkout that sees nothing but the
 pack, with as few updates as show that every command runs. `--python` is then the interpreter that plays the machine's.
@@ -239,10 +239,11 @@ def main() -> None:
     if asked.dry_run:
         say = "import sys; print('%d.%d' % sys.version_info[:2])"
         version = subprocess.run([asked.python, "-c", say], capture_output=True, text=True, check=True).stdout.strip()
-    if asked.data is None and not asked.vllm:
+    data: Path | None = asked.data
+    if data is None and not asked.vllm:
         parser.error("--data is missing: the folder with the data sets (docs/tasks.md)")
     checkout = sum(path.stat().st_size for path in tree())
-    sizes = vllm_pieces(version) if asked.vllm else prepare(asked.data, version)
+    sizes = vllm_pieces(version) if data is None or asked.vllm else prepare(data, version)
     for name, size in zip(VLLM if asked.vllm else CARRIED, sizes, strict=True):
         whole = size + checkout
         print(f"{PACK / name}: {size / 2**20:.1f} MiB, with the checkout {whole / 2**20:.1f} of {MOST / 2**20:.0f} MiB")

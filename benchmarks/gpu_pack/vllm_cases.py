@@ -128,6 +128,7 @@ def ours(path: Path) -> None:
             for ids, prompt, k in zip(case["rows"], case["prompts"], case["latents"], strict=True)
         ]  # fmt: skip
         requests = [Request(row=row, speaking=SamplingParams(max_new_tokens=case["tokens"])) for row in rows]
+        seconds, answers = 0.0, []
         for _ in range(2 if case["warm"] else 1):
             scheduler = Scheduler(method.backbone, method.source(), slots=len(rows))  # pyright: ignore[reportArgumentType]
             begun = time.perf_counter()

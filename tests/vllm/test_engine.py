@@ -165,8 +165,9 @@ def test_structured_output_without_our_parser_is_refused(llm: LLM):
     latent: Any = llm.llm_engine.model_config.hf_config.unspoken
     with pytest.raises(VLLMValidationError, match="--reasoning-parser unspoken"):
         check_request(latent, {"type": "token", "prompt_token_ids": [1]}, params, apart=False)
+    endless: Any = {**latent, "after": []}
     with pytest.raises(VLLMValidationError, match="nothing marks the end"):
-        check_request({**latent, "after": []}, {"type": "token", "prompt_token_ids": [1]}, params)
+        check_request(endless, {"type": "token", "prompt_token_ids": [1]}, params)
     check_request(latent, {"type": "token", "prompt_token_ids": [1]}, params)
 
 
