@@ -256,8 +256,9 @@ def test_the_real_command_by_environment(hub: Hub, tmp_path: Path):
     more = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
     more |= {"HF_HUB_DISABLE_XET": "1"}
     env = {**os.environ, **more}
-    for words in (["push", START, "ann/figs", "--private"], ["ask", "hf://ann/figs", QUESTION]):
-        done = subprocess.run([sys.executable, "-m", "unspoken", *words], env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert TOKEN not in done.stdout + done.stderr
+    push, ask = ["unspoken", "push", START, "ann/figs", "--private"], ["unspoken", "ask", "hf://ann/figs", QUESTION]
+    code = f"import sys\nfrom unspoken.cli import main\nfor sys.argv in ({push!r}, {ask!r}):\n    main()"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
     assert hub.repos["ann/figs"].private
