@@ -10,43 +10,15 @@ from typing import Any
 
 import pytest
 from contract import cases as cases
-from support.fakes.evaluation import FakeTask, report
+from support.fakes.evaluation import FakeTask
+from support.fakes.scaling import made, said
 
 from unspoken.causal.scaling import ScalingReport, scale
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError, RunError
-from unspoken.evaluation.several import Completion
 from unspoken.runs.model import Model
 
 EXAMPLES = [replace(e, id=f"x-{i}") for i, e in enumerate(cases.EXAMPLES)]
-
-
-def said(*answers: str | None, truth: str = "1") -> tuple[Completion, ...]:
-    """What trajectories said, the first with its prompt of 10 positions, then 4 each; trajectory c takes 5 + c passes."""
-    return tuple(
-        Completion(
-            chain=c,
-            sample=0,
-            text=str(answer),
-            strict=answer == truth,
-            flexible=answer == truth,
-            extracted=answer,
-            visible_tokens=1,
-            finished=True,
-            passes=5 + c,
-            positions=4 if c else 14,
-        )
-        for c, answer in enumerate(answers)
-    )
-
-
-def made(
-    *rows: tuple[Completion, ...], plain: list[bool], counts: tuple[int, ...] = (1, 2, 4), by: str = "noise"
-) -> ScalingReport:
-    base = report([True] * len(rows))
-    records = tuple(replace(r, said=row) for r, row in zip(base.records, rows, strict=True))
-    many = replace(base, records=records, chains=4)
-    return ScalingReport(by=by, strength=0.3, counts=counts, plain=report(plain), report=many)
 
 
 def test_the_curve_by_hand():

@@ -87,3 +87,25 @@ def test_scale(run: Path, tmp_path: Path):
     refused(unspoken("scale", START), "this model thinks without latents, so noise has nothing to disturb; take sampling")
     refused(unspoken("scale", run, "--n", "1.5"), "--n needs whole numbers with commas between them")
     refused(unspoken("scale", run, "--out", "s.txt"), "--out must end in .json")
+
+
+def test_scale_ranks(run: Path, tmp_path: Path):
+    how = ("scale", "builtin:tiny-sim-cot", "-n", "1,3", "--limit", "5", "--strength", "1.5")
+    code, said, err = unspoken(*how, "--rank", "--rank-limit", "80", "--out", tmp_path / "s.json")
+    assert code == 0, err
+    assert "against the answers' likelihood" in " ".join(said.split())
+    ranking = ScalingReport.from_json(tmp_path / "s.json").ranking
+    assert ranking is not None
+    assert (ranking.lesson.split, ranking.lesson.problems) == ("train", 80)
+    head = tmp_path / "s-ranker.safetensors"
+    code, _, err = unspoken(*how, "--ranker", head, "--out", tmp_path / "again.json")
+    assert code == 0, err
+    assert ScalingReport.from_json(tmp_path / "again.json").ranking == ranking, "the saved head gives the same scores"
+    refused(unspoken("scale", run, "--ranker", head), "this latent ranker was taught with the latents of another model")
+    refused(
+        unspoken("scale", run, "--ranker", tmp_path / "none"), "cannot read the latent ranker (No such file or directory)"
+    )
+    refused(unspoken(*how, "--rank", "--ranker", head), "--rank teaches a head and --ranker names a saved one")
+    refused(unspoken(*how, "--rank", "--rank-split", "test"), "the head must learn from another split")
+    refused(unspoken(*how, "--rank", "--rank-split", "dev"), "unknown split 'dev'")
+    refused(unspoken(*how, "--rank", "--rank-limit", "0"), "--rank-limit must be at least 1, got 0")

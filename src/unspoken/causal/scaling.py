@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from unspoken.causal.ranking import COUNTS, Ranking
 from unspoken.core.files import write_text
 from unspoken.core.stored import Stored
 from unspoken.core.text.markup import cell
 from unspoken.core.text.table import Table
-from unspoken.errors import ConfigError
-from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.several import Completion, elect
 from unspoken.evaluation.statistics import Difference, Rate, difference, mean, rate
@@ -28,19 +27,11 @@ from unspoken.pages.svg import Chart, Line, Point
 from unspoken.tasks.base import Split, Task
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from unspoken.core.rows.row import LatentKey
+    from unspoken.causal.latent_ranker import Learned
     from unspoken.runs.model import AnswerOptions, Model
 
 FORMAT = 1
 """Version of the file that `ScalingReport.save` writes."""
-
-STRENGTH = {"noise": 0.3, "dropout": 0.1, "sampling": 1.0}
-"""Default strength: noise in standard deviations of the latents' entries, share of dropped entries, sampling temperature
-(ours)."""
-
-COUNTS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,28 +62,36 @@ class ScalingReport(Stored):
     """Trajectories of one model on one split.
 
     Attributes:
-        by: one of `STRENGTH`.
+        by: one of `trajectories.STRENGTH`.
         strength: of the disturbance.
         counts: numbers of trajectories on the curve.
         plain: the undisturbed run: one trajectory, greedy.
         report: all trajectories with their answers.
+        ranking: scores by a head on latents, if one was asked.
     """
 
     KIND: ClassVar[str] = "report of scaling"
     MADE_BY: ClassVar[str] = "scale"
     PARTS: ClassVar[tuple[str, ...]] = ("plain", "report")
+    ROWS: ClassVar[tuple[str, ...]] = ("records", "head", "control", "likelihood")
 
     by: str
     strength: float
     counts: tuple[int, ...]
     plain: EvalReport
     report: EvalReport
+    ranking: Ranking | None = None
     format: int = FORMAT
 
     @property
     def curve(self) -> list[Figure]:
         """A point per number of trajectories."""
         return [self._figure(n) for n in self.counts]
+
+    @property
+    def _outcomes(self) -> tuple[list[tuple[Completion, ...]], list[bool]]:
+        """What the trajectories of each problem said, and whether the greedy answer is right."""
+        return [_said(record) for record in self.report.records], [record.strict for record in self.plain.records]
 
     def _figure(self, n: int) -> Figure:
         said = [_said(record)[:n] for record in self.report.records]
@@ -114,12 +113,13 @@ class ScalingReport(Stored):
         low, high = last.gain.interval
         found = "The vote helps" if low > 0 else "The vote harms" if high < 0 else "No gain from the vote was found"
         cost = f"{last.positions:.0f} positions and {last.passes:.1f} passes per question, against {first.positions:.0f} and"
-        return (
+        text = (
             f"{found}: of {last.n} trajectories it gets {with_interval(last.vote)}% right, {points(last.gain.value)} points "
             f"against the one greedy answer (95% interval {points(low)} to {points(high)}, McNemar p "
             f"{p_value(last.gain.p)}). At least one is right in {with_interval(last.any)}%. Cost: {cost} "
             f"{first.passes:.1f} with {first.n}."
         )
+        return text if self.ranking is None else f"{text} {self.ranking.verdict(*self._outcomes, last.n)}"
 
     def summary(self) -> dict[str, Any]:
         """Every figure, as plain JSON values."""
@@ -132,6 +132,21 @@ class ScalingReport(Stored):
             row["gain"] = {"value": figure.gain.value, "interval": list(figure.gain.interval), "mcnemar_p": figure.gain.p}
             rows.append(row)
         plain = self.plain.accuracy
+        if self.ranking is not None:
+            for row, figure in zip(rows, self.curve, strict=True):
+                row["choice"] = {
+                    one.rule: {
+                        "value": one.chosen.value,
+                        "interval": list(one.chosen.interval),
+                        "gain": {"value": one.gain.value, "interval": list(one.gain.interval), "mcnemar_p": one.gain.p},
+                        "over_vote": {
+                            "value": one.over_vote.value,
+                            "interval": list(one.over_vote.interval),
+                            "mcnemar_p": one.over_vote.p,
+                        },
+                    }
+                    for one in self.ranking.selections(*self._outcomes, figure.n)
+                }
         return {
             "verdict": self.verdict,
             "plain": {"value": plain.value, "interval": list(plain.interval), "n": plain.n},
@@ -153,6 +168,8 @@ class ScalingReport(Stored):
         """Refuse impossible records."""
         self.plain.check(path)
         self.report.check(path)
+        if self.ranking is not None:
+            self.ranking.check(path, [len(record.said or ()) for record in self.report.records])
 
     @property
     def table(self) -> Table:
@@ -172,6 +189,11 @@ class ScalingReport(Stored):
         )
 
     @property
+    def choices(self) -> Table | None:
+        """A row per rule to select a trajectory; None without a head on latents."""
+        return None if self.ranking is None else self.ranking.table(*self._outcomes, self.counts)
+
+    @property
     def note(self) -> str:
         """The table's settings, and whether answers were cut off at the token limit."""
         r = self.report
@@ -185,7 +207,8 @@ class ScalingReport(Stored):
 
     def to_markdown(self) -> str:
         """Verdict, table and note."""
-        return f"{cell(self.verdict)}\n\n{self.table.markdown()}"
+        tables = [table.markdown() for table in (self.table, self.choices) if table is not None]
+        return "\n\n".join([cell(self.verdict), *tables])
 
     @property
     def chart(self) -> Chart:
@@ -195,6 +218,11 @@ class ScalingReport(Stored):
             Line(0, "vote", tuple(Point(f.positions, f.vote.value, *f.vote.interval) for f in curve)),
             Line(1, "any is right", tuple(Point(f.positions, f.any.value, *f.any.interval) for f in curve)),
         ]
+        if self.ranking is not None:
+            chosen = [self.ranking.selections(*self._outcomes, f.n) for f in curve]
+            rates = [next(one.chosen for one in some if one.rule == "rank + vote") for some in chosen]
+            ranked = (Point(f.positions, r.value, *r.interval) for f, r in zip(curve, rates, strict=True))
+            lines.append(Line(2, "rank + vote", tuple(ranked)))
         x_label = "positions forwarded per question"
         return Chart(name=f"accuracy by {self.by}", lines=lines, x_label=x_label, percent=True, markers=True)
 
@@ -212,6 +240,7 @@ def scale(
     batch_size: int = 32,
     trajectory_seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    ranker: Learned | None = None,
     **speaking: Unpack[AnswerOptions],
 ) -> ScalingReport:
     """Answer questions with the largest of `counts` trajectories, and evaluate the vote of the first n.
@@ -221,46 +250,32 @@ def scale(
         task, split, limit, latents: as in `evaluate`.
         by: noise, dropout (of a latent's entries) or sampling (of words).
         counts: numbers of trajectories.
-        strength: see `STRENGTH`.
+        strength: see `trajectories.STRENGTH`.
         batch_size: answers per batch.
         trajectory_seed: of noise and dropout; sampling uses the seed in `speaking`.
         progress: called with (questions answered, questions in all).
+        ranker: also select by this head on latents (`causal/ranker.py:learn`).
         speaking: fields of `AnswerOptions`.
 
     Raises:
-        ConfigError: unknown `by`, invalid counts, a strength out of range, or a model without latents.
+        ConfigError: unknown `by`, invalid counts, a strength out of range, a model without latents, or a ranker that is not
+            for them.
         DataError: as `evaluate`.
     """
-    from unspoken.causal.interventions import Drop, Noise, edit_of, latents_into
-    from unspoken.causal.known import KnownLatents
+    from unspoken.causal.ranker import check_ranker, rank
+    from unspoken.causal.trajectories import Way, sampled
 
-    if by not in STRENGTH:
-        raise ConfigError(f"unknown way to make trajectories {by!r}; known: {', '.join(STRENGTH)}")
+    way = Way.of(by, counts, strength, latents=latents, seed=trajectory_seed)
+    if ranker is not None:
+        check_ranker(by, ranker.lesson, split, task.fingerprint(split))
+    found = sampled(
+        model, task, split, way, limit=limit, batch_size=batch_size, progress=progress, keep=ranker is not None, **speaking
+    )
+    ranking = None if ranker is None else rank(model, ranker, found, batch_size=batch_size)
     counts = tuple(sorted(set(counts)))
-    if not counts or counts[0] < 1 or counts[-1] < 2:
-        raise ConfigError(f"n needs numbers of trajectories from 1 on, one above 1, e.g. 1,2,4,8; got {counts}")
-    strength = STRENGTH[by] if strength is None else strength
-    if not strength > 0:
-        raise ConfigError(f"strength must be positive, or all trajectories would be the same; got {strength:g}")
-    if by == "sampling" and "temperature" in speaking:
-        raise ConfigError("temperature is what strength says for sampling; leave one of them out")
-    if by != "sampling" and (not model.method.latents_per_group or latents == 0):
-        raise ConfigError(f"this model thinks without latents, so {by} has nothing to disturb; take sampling")
-    how: dict[str, Any] = {"limit": limit, "latents": latents, "batch_size": batch_size}
-    greedy: AnswerOptions = {**speaking, "temperature": 0.0}
-    drawn: AnswerOptions = {**speaking, "temperature": strength}
-    kept: dict[LatentKey, Tensor] = {}
-    plain = evaluate(model, task, split, on_trace=latents_into(kept), **how, **greedy)
-    most = counts[-1]
-    if by == "sampling":
-        report = evaluate(model, task, split, samples=most, progress=progress, **how, **drawn)
-    else:
-        known = KnownLatents.of(kept, [record.id for record in plain.records])
-        one = Noise(scale=strength, seed=trajectory_seed, spare=1)
-        if by == "dropout":
-            one = Drop(share=strength, seed=trajectory_seed, spare=1)
-        report = evaluate(model, task, split, chains=most, progress=progress, edit=edit_of([one], known), **how, **speaking)
-    return ScalingReport(by=by, strength=strength, counts=counts, plain=plain, report=report)
+    return ScalingReport(
+        by=by, strength=way.strength, counts=counts, plain=found.plain, report=found.report, ranking=ranking
+    )
 
 
 def _said(record: Record) -> tuple[Completion, ...]:

@@ -136,7 +136,8 @@ def seed_list(text: str, what: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _split(text: str) -> Split:
+def split_of(text: str) -> Split:
+    """The name of a split, checked."""
     for split in SPLITS:
         if split == text:
             return split
@@ -219,7 +220,7 @@ RunOrModel = Annotated[
     ),
 ]
 Run = Annotated[Path, argument("A run directory, builtin:tiny-sim-cot, or hf://owner/name of the Hub.", **RUN)]
-SplitName = Annotated[Split, typer.Option(help="train, validation or test.", parser=_split, metavar="<str>")]
+SplitName = Annotated[Split, typer.Option(help="train, validation or test.", parser=split_of, metavar="<str>")]
 OtherTask = Annotated[str | None, typer.Option(help="Another task than the run's own.")]
 Latents = Annotated[int | None, typer.Option(help="How many latents to think; default as trained.")]
 Chains = Annotated[int | None, typer.Option(help="Sets of thoughts per question; default: all (SoftCoT++).")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,11 +22,17 @@ from unspoken.cli._options import (
     app,
     given,
     new_console,
-    numbers,
+    split_of,
     task_of,
+    whole_numbers,
 )
 from unspoken.cli._progress import bar
 from unspoken.errors import ConfigError
+from unspoken.tasks.base import Split
+
+RankSplit = Annotated[
+    Split, typer.Option(help="What it learns from: train or validation.", parser=split_of, metavar="<str>")
+]
 
 
 @app.command("scale")
@@ -48,32 +54,56 @@ def scale(
     top_k: TopK = None,
     seed: Seed = None,
     max_new_tokens: MaxNewTokens = None,
+    rank: Annotated[bool, typer.Option("--rank", help="Teach a head on latents to select, and use it.")] = False,
+    rank_split: RankSplit = "train",
+    rank_limit: Annotated[int, typer.Option(help="The head learns from the first N problems.")] = 1000,
+    ranker: Annotated[Path | None, typer.Option(help="Select by this saved head (.safetensors) instead.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file, a .md and a .svg beside it; default in RUN.", **FILE)] = None,
 ) -> None:
-    """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve."""
+    """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve.
+
+    --rank also selects by a head on latents, after LatentTTS (arXiv 2510.07745), against controls.
+    """
+    from unspoken.causal.latent_ranker import Learned
+    from unspoken.causal.ranker import learn
     from unspoken.causal.scaling import scale as along
     from unspoken.runs.directory import RunDir, load
 
     if limit < 0:
         raise ConfigError(f"--limit must be at least 1, or 0 for the whole split, got {limit}")
-    counts = numbers(n, "--n")
-    if any(count != int(count) for count in counts):
-        raise ConfigError(f"--n needs whole numbers with commas between them, e.g. 1,2,4,8; got {n!r}")
+    counts = whole_numbers(n, "--n", "1,2,4,8")
     if out is not None and out.suffix != ".json":
         raise ConfigError(f"--out must end in .json (a .md and a .svg go beside it), got {str(out)!r}")
+    if rank and ranker is not None:
+        raise ConfigError("--rank teaches a head and --ranker names a saved one; leave one of them out")
+    if rank and rank_split == split:
+        raise ConfigError(f"the head must learn from another split than the one it selects in, {split}; see --rank-split")
+    if rank_limit < 1:
+        raise ConfigError(f"--rank-limit must be at least 1, got {rank_limit}")
     chosen = task_of(run, task, overrides)
     model = load(run, explain=False)
     console = new_console()
     changed = given(latents=latents, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
+    how: dict[str, Any] = {"by": by, "strength": strength, "batch_size": batch_size, "trajectory_seed": trajectory_seed}
+    how |= {"counts": counts, **changed}
+    learned = None if ranker is None else Learned.load(ranker)
     with bar(console, "trajectories") as tell:
-        report = along(
-            model, chosen, split, by=by, counts=[int(count) for count in counts], strength=strength,
-            limit=limit or None, batch_size=batch_size, trajectory_seed=trajectory_seed,
-            progress=partial(tell, "trajectories"), **changed,
-        )  # fmt: skip
+        if rank:
+            asked = [example.question for example in chosen.examples(split)[: limit or None]]
+            told = partial(tell, "trajectories to learn from")
+            learned = learn(model, chosen, rank_split, limit=rank_limit, leave_out=asked, progress=told, **how)
+            name = f"ranker-{by}-{learned.lesson.strength:g}"
+            beside = RunDir(run).place(name, ".safetensors", **given(latents=latents))
+            head = beside if out is None else out.with_name(f"{out.stem}-ranker.safetensors")
+            learned.save(head)
+            console.say(f"head: {head} (and .json)")
+        told = partial(tell, "trajectories")
+        report = along(model, chosen, split, limit=limit or None, ranker=learned, progress=told, **how)
     settings = {**changed, **({} if limit == 200 else {"limit": limit or "all"})}
     target = out or RunDir(run).place(f"scale-{chosen.name}-{split}-{by}-{report.strength:g}", ".json", **settings)
     report.save(target)
     console.print(report.table)
+    if report.choices is not None:
+        console.print(report.choices)
     console.print(report.verdict, highlight=False)
     console.say(f"report: {target} (and .md, .svg)")

@@ -42,6 +42,7 @@ def evaluate(
     keep: PartialReport | None = None,
     edit: Edit | None = None,
     on_trace: OnTrace | None = None,
+    on_answers: Callable[[Sequence[tuple[Answer, ...]]], None] | None = None,
     **speaking: Unpack[AnswerOptions],
 ) -> EvalReport:
     """Answer the first `limit` questions of a split with a model and score the answers.
@@ -60,6 +61,7 @@ def evaluate(
         keep: where finished batches are saved, so that an interrupted evaluation can be resumed and processes can share it;
             the report then also has a hash of the weights. None = save nothing.
         edit, on_trace: change or observe latents; see `Model.sample`. Keys hold the examples' ids.
+        on_answers: called once with all answers, as `Model.sample` returns them.
         speaking: fields of `AnswerOptions`: temperature, top_p, top_k, seed, max_new_tokens.
 
     Raises:
@@ -78,7 +80,7 @@ def evaluate(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     if chains < 1 or samples < 1:
         raise ConfigError(f"chains and samples must be at least 1, got chains={chains} and samples={samples}")
-    if keep is not None and (edit is not None or on_trace is not None):
+    if keep is not None and any(one is not None for one in (edit, on_trace, on_answers)):
         raise ConfigError("edited or observed latents need an evaluation in one go; leave out keep, or edit and on_trace")
     examples = task.examples(split)[:limit]
     ids = _ids(examples, split)
@@ -112,6 +114,8 @@ def evaluate(
     seconds = time.perf_counter() - began
     if progress is not None:
         progress(len(ids), len(ids))
+    if on_answers is not None:
+        on_answers(answers)
     records = [
         record_of(name, example, task, model, given) for name, example, given in zip(ids, examples, answers, strict=True)
     ]

@@ -349,7 +349,7 @@ class Model:
             source = source or SlotTokens(self.method.backbone.embed)
         decider = None if stop is None else self.stop_decider(stop)
         plan = None if soft is None else soft_plan(self.method, self.mark, soft)
-        with self._alone():
+        with self.alone():
             rows = self.rows(questions, latents, names)
             if (edit is not None or on_trace is not None) and len({row.name for row in rows}) < len(rows):
                 raise DataError("two questions have one name, so their latents cannot be told apart; change one in names")
@@ -393,7 +393,7 @@ class Model:
         Returns:
             A `Trace`: latents [B, K, D], the states they were made from, counts, cost.
         """
-        with self._alone():
+        with self.alone():
             return think(self.method.backbone, self.rows(questions, latents, None), self.source)
 
     def trace(
@@ -487,7 +487,7 @@ class Model:
         return parallel(self.method.source(), trained if self.parallel is None else self.parallel)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """Context manager: no other thread runs the base model, and dropout is off."""
         with self.lock:
             was_training = self.method.training

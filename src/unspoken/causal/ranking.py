@@ -1,0 +1,205 @@
+"""Select among trajectories: by a head on their latents, by the likelihood of their answers, and each weighted with votes.
+
+Every rule sees the same samples. Two controls say what a head's gain is worth: a head that was taught with another problem's
+latents (it knows which trajectories were disturbed, and how much, but nothing about the problem), and the likelihood of the
+answers, which takes no training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unspoken.core.text.table import Table
+from unspoken.errors import RunError
+from unspoken.evaluation.several import Completion, elect
+from unspoken.evaluation.statistics import Difference, Rate, difference, rate
+from unspoken.evaluation.tables import p_value, percent, points, with_interval
+
+NOTHING_LEARNT = (
+    "On problems that it was not taught with, the head tells trajectories apart no better than equal scores do: more "
+    "problems (--rank-limit) may help, or their latents do not tell."
+)
+
+Scores = tuple[tuple[float, ...], ...]
+"""Per problem, a score of each of its trajectories."""
+
+FORMAT = 1
+"""Version of a head's files."""
+
+COUNTS = (1, 2, 4, 8)
+"""Numbers of trajectories on the curve."""
+
+
+def best(extracted: Sequence[str | None], scores: Sequence[float]) -> int:
+    """The number of the answer with the highest score, the first of equals; one from which nothing was extracted is taken
+    only if all are such."""
+    real = [i for i, answer in enumerate(extracted) if answer is not None] or [0]
+    return max(real, key=lambda i: (scores[i], -i))
+
+
+def weighted(extracted: Sequence[str | None], scores: Sequence[float]) -> int:
+    """`elect`, where each answer's vote weighs as much as its share in the softmax of the scores."""
+    top, votes = max(scores), {}
+    for answer, score in zip(extracted, scores, strict=True):
+        if answer is not None:
+            votes[answer] = votes.get(answer, 0.0) + math.exp(score - top)
+    return extracted.index(max(votes, key=lambda answer: votes[answer])) if votes else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a head has learnt from, and how well.
+
+    Attributes:
+        task, split, fingerprint: where the problems are from.
+        problems: how many were tried.
+        mixed: how many of them had right and wrong trajectories, and were learnt from.
+        left_out: problems that are also asked later, and were therefore not tried.
+        by, strength, trajectories, latents, seed: how the trajectories were made (`causal/scaling.py`).
+        loss, chance: the loss on a held-out fifth, and the loss there of a head that cannot tell trajectories apart.
+        mismatched: the loss there of the control, which was taught with another problem's latents.
+        weights: a hash of the model's weights.
+        width, hidden: sizes of the head.
+    """
+
+    task: dict[str, Any]
+    split: str
+    fingerprint: str
+    problems: int
+    mixed: int
+    left_out: int
+    by: str
+    strength: float
+    trajectories: int
+    latents: int | None
+    seed: int
+    loss: float
+    chance: float
+    mismatched: float
+    weights: str | None
+    width: int
+    hidden: int
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A rule's choices from the first n trajectories.
+
+    Attributes:
+        rule: its name.
+        n: trajectories.
+        chosen: problems that its choice answers correctly.
+        gain: against the one undisturbed greedy answer.
+        over_vote: against the vote of the same n.
+    """
+
+    rule: str
+    n: int
+    chosen: Rate
+    gain: Difference
+    over_vote: Difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Scores of trajectories, and how the head came by them.
+
+    Attributes:
+        lesson: what the head has learnt from.
+        head: by the head on latents.
+        control: by the head that was taught with another problem's latents, and is given such.
+        likelihood: the mean log-probability of the answer.
+    """
+
+    lesson: Lesson
+    head: Scores
+    control: Scores
+    likelihood: Scores
+
+    def check(self, path: str | Path, counts: Sequence[int]) -> None:
+        """Refuse a file whose scores are not one per trajectory.
+
+        Raises:
+            RunError: so it is.
+        """
+        for name in ("head", "control", "likelihood"):
+            if [len(each) for each in getattr(self, name)] != list(counts):
+                raise RunError(
+                    f"{path}: the scores by {name} are not one per trajectory; make it again with `unspoken scale`"
+                )
+
+    def outcomes(self, said: Sequence[Sequence[Completion]], n: int) -> dict[str, list[bool]]:
+        """Rule -> whether its choice from the first n trajectories is right, problem by problem."""
+        rules = {"vote": [some[elect([one.extracted for one in some[:n]])].strict for some in said]}
+        for name, scores in (("rank", self.head), ("likelihood", self.likelihood), ("control", self.control)):
+            for rule, choose in ((name, best), (f"{name} + vote", weighted)):
+                rules[rule] = [
+                    some[choose([one.extracted for one in some[:n]], each[:n])].strict
+                    for some, each in zip(said, scores, strict=True)
+                ]
+        return rules
+
+    def selections(self, said: Sequence[Sequence[Completion]], plain: Sequence[bool], n: int) -> list[Selection]:
+        """Every rule on the first n trajectories."""
+        rules = self.outcomes(said, n)
+        return [
+            Selection(
+                rule=rule, n=n, chosen=rate(right), gain=difference(plain, right), over_vote=difference(rules["vote"], right)
+            )
+            for rule, right in rules.items()
+        ]
+
+    def verdict(self, said: Sequence[Sequence[Completion]], plain: Sequence[bool], n: int) -> str:
+        """What the head is worth, as text."""
+        rules = self.outcomes(said, n)
+        rank, any_right = rules["rank + vote"], [any(one.strict for one in some[:n]) for some in said]
+        over = difference(rules["vote"], rank)
+        low, high = over.interval
+        found = "gains over" if low > 0 else "loses against" if high < 0 else "is not told apart from"
+        controls = "; ".join(
+            f"{_told(difference(rules[f'{name} + vote'], rank))} against {what}"
+            for name, what in (("likelihood", "the answers' likelihood"), ("control", "a head on another problem's latents"))
+        )
+        return (
+            f"Of {n} trajectories a vote weighted by a head on latents gets {with_interval(rate(rank))}% right and {found} "
+            f"the plain vote: {_told(over)}, McNemar p {p_value(over.p)}; {_told(difference(plain, rank))} against the one "
+            f"greedy answer; {controls} (with votes too). A perfect choice: {with_interval(rate(any_right))}%."
+            + ("" if self.lesson.loss < self.lesson.chance else f" {NOTHING_LEARNT}")
+        )
+
+    def table(self, said: Sequence[Sequence[Completion]], plain: Sequence[bool], counts: Sequence[int]) -> Table:
+        """A row per rule: its accuracy at each number of trajectories, and paired differences at the largest."""
+        counts = [n for n in counts if n > 1]
+        each = [self.selections(said, plain, n) for n in counts]
+        rows = []
+        for at_n in zip(*each, strict=True):
+            last = at_n[-1]
+            before = [percent(one.chosen.value) for one in at_n[:-1]]
+            differences = [_told(last.gain), "" if last.rule == "vote" else _told(last.over_vote)]
+            rows.append([last.rule, *before, with_interval(last.chosen), *differences])
+        shares = [percent(rate(any(one.strict for one in some[:n]) for some in said).value) for n in counts]
+        rows.append(["any is right", *shares, "", ""])
+        heads = [f"n = {n}, %" for n in counts]
+        lesson = self.lesson
+        note = (
+            f"The head learnt from {lesson.mixed} of {lesson.problems} problems of the {lesson.split} split, by {lesson.by} "
+            f"{lesson.strength:g}; loss on a held-out fifth {lesson.loss:.3f}, of equal scores {lesson.chance:.3f}, of "
+            f"the control {lesson.mismatched:.3f}. Control: a head taught with, and given, another problem's latents. "
+            f"Differences at n = {counts[-1]}, in points, paired, 95% interval."
+        )
+        return Table(
+            headings=("choice", *heads, "against greedy", "against the vote"),
+            rows=rows,
+            notes=[note],
+            narrow=("choice", *[None] * (len(heads) - 1), heads[-1], "greedy", "the vote"),
+        )
+
+
+def _told(one: Difference) -> str:
+    low, high = one.interval
+    return f"{points(one.value)} ({points(low)} to {points(high)})"
