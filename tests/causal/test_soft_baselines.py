@@ -69,3 +69,11 @@ def test_what_is_no_soft_thinking_is_refused_before_a_model_is_loaded(tmp_path: 
     done = unspoken("eval", "nobody/nothing", "--task", "tiny", "--soft", "sofd", cwd=tmp_path)
     refused(done, "unknown kind of soft thinking 'sofd'")
     refused(unspoken("ask", "builtin:tiny-sim-cot", "How many?", "--soft", "soft"), "latents of its own")
+
+
+def test_an_ordinary_chain_is_compared_with_nothing_unless_asked(model: Path, tmp_path: Path):
+    done = unspoken(
+        "eval", model, "--task", "tiny", "test_size=2", "--soft", "chain,limit=2", "--max-new-tokens", "4", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert GREEDY not in done.stdout

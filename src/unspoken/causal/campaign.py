@@ -163,6 +163,10 @@ class Campaign:
         return self.speaking.get("soft") is not None
 
     @property
+    def _spelt_soft(self) -> str:
+        return getattr(self.speaking["soft"], "spelt", self.speaking["soft"])
+
+    @property
     def plain(self) -> bool:
         """Whether it evaluates a plain Hugging Face model."""
         return is_plain(self.run)
@@ -194,9 +198,7 @@ class Campaign:
         """The path of a report, whose name contains settings that differ from the run's."""
         if self.out is not None:
             return Path(self.out)
-        speaking = self._speaking(seed)
-        if self.soft:
-            speaking["soft"] = getattr(speaking["soft"], "spelt", speaking["soft"])
+        speaking = {**self._speaking(seed), **({"soft": self._spelt_soft} if self.soft else {})}
         changed = {
             "limit": self.limit, "latents": self.latents, "parallel": self.parallel, "explain": self.explain or None,
             "dtype": self.dtype, "chains": self.chains, "samples": self.samples if self.samples > 1 else None,
@@ -235,8 +237,10 @@ class Campaign:
         """
         if not self.processes.main or len(self.seeds) > 1:
             return False
-        if self.controls is not None or self.soft:
-            return self.controls is not False
+        if self.controls is not None:
+            return self.controls
+        if self.soft:
+            return not self._spelt_soft.startswith("chain")
         thinks = bool(self.model.method.latents_per_group) and self.latents != 0
         return thinks and "stop" not in self.speaking
 

@@ -196,7 +196,7 @@ class ControlsReport(Stored):
 
 def cells(report: ControlsReport) -> list[list[str]]:
     """The rows of the table, the unmodified run first."""
-    rows = [["unmodified", with_interval(report.plain.accuracy), "", "", "", "", ""]]
+    rows = [[_own(report), with_interval(report.plain.accuracy), "", "", "", "", ""]]
     for control in report.controls:
         effect = report.effect(control)
         rows.append(
@@ -231,7 +231,7 @@ def _cut_notes(report: ControlsReport) -> list[str]:
     """Notes on answers cut off at the token limit: the unmodified evaluation first, then the controls in one line."""
     limit, n = report.plain.speaking.get("max_new_tokens"), report.plain.n
     own = cut_off(sum(not r.finished for r in report.plain.records), n, limit)
-    lines = [f"unmodified: {own}"] if own else []
+    lines = [f"{_own(report)}: {own}"] if own else []
     others = "; ".join(f"{c.label} {c.cut_off}" for c in report.controls if c.cut_off)
     return [*lines, f"Of {n} answers each reached the limit of tokens without ending: {others}."] if others else lines
 
@@ -260,6 +260,11 @@ def _said(extracted: str | None, text: str) -> str:
 def _count(report: ControlsReport) -> str:
     """How much is thought, in words."""
     return f"{report.latents} latents" + (" on average" if soft_thinking(report) else "")
+
+
+def _own(report: ControlsReport) -> str:
+    """What the evaluation is called that the others are compared with."""
+    return "soft thinking" if soft_thinking(report) else "unmodified"
 
 
 def soft_thinking(report: ControlsReport) -> bool:
@@ -310,14 +315,10 @@ def _soft_verdict(report: ControlsReport) -> str:
     parts = [f"{report.plain.n} problems, {with_interval(report.plain.accuracy)}% right in soft thinking."]
     for control in report.controls:
         low, high = report.effect(control).interval
-        told = (
-            "Soft thinking is better than"
-            if high < 0
-            else "Soft thinking is worse than"
-            if low > 0
-            else "No difference was found to"
-        )
-        parts.append(f"{told} the {control.name}: that changes accuracy by {_points(report.effect(control))}.")
+        told = "No difference was found to"
+        if low > 0 or high < 0:
+            told = f"Soft thinking is {'worse' if low > 0 else 'better'} than"
+        parts.append(f"{told} the {control.name}, with which accuracy changes by {_points(report.effect(control))}.")
     likeliest = report.get(LIKELIEST)
     if likeliest is not None:
         parts.append(

@@ -179,4 +179,4 @@ class Answer:
     @property
     def visible(self) -> int:
         """Number of tokens that were chosen and are not eos."""
-        return len(self.tokens) - self.finished - self.passed - self.soft
+        return max(len(self.tokens) - self.finished - self.passed - self.soft, 0)  # a stop text may end in a mixture
