@@ -279,6 +279,18 @@ def test_it_is_an_ordinary_run_directory(tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@torch.no_grad()
+def test_sim_cots_coconut_on_llama_thinks_six_latents_as_one_group(tmp_path):
+    fake = coconut(tmp_path, "llama", decoder=True)
+    run = imported(tmp_path, fake, fake.state(), "simcot_coconut", latents_per_step=6, max_stage=1)
+    latents, logits, question = mine(run)
+    want_latents, want = official(fake, "simcot_coconut", question, 6)
+    torch.testing.assert_close(latents[:6], want_latents, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-5)
+    (thought,) = unspoken.load(run).answer([QUESTION], explain=True, max_new_tokens=3)[0].thoughts or ()
+    assert isinstance(thought, str)
+
+
 def test_it_can_be_moved(tmp_path):
     fake = coconut(tmp_path, decoder=True)
     run = imported(tmp_path, fake, fake.state(), "simcot_coconut")

@@ -12,6 +12,7 @@ from unspoken.importers.base import Architecture, BaseOutline, check_frozen
 from unspoken.importers.families import DECODER, LM, Family, detect, projection_of, rules_of, told_by_rows, wanted_of
 from unspoken.importers.files import Weights
 from unspoken.importers.lora import Merged, is_lora, merge, whole_name, with_parts
+from unspoken.importers.nanochat import check_meta
 from unspoken.importers.rules import Mapped, listed, rename, require
 
 
@@ -83,7 +84,7 @@ def account(
     wanted = with_parts(wanted_of(family, resized, explains, mapped), mapped)
     require(mapped, wanted, f"{weights.path} does not fit {family.title} on {base.path}")
     projection = projection_of(mapped.tensors, model.width)
-    notes = []
+    notes = check_meta(weights.files, base) if family.nanochat else []
     if family.method == "codi":
         norm = "with" if projection.get("projection_norm") else "without"
         notes.append(

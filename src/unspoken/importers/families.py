@@ -6,6 +6,7 @@
     cot      a Hugging Face causal LM's own keys                     facebookresearch/coconut 27273cb (cot, no_cot)
     lotus    the same, with three rows more                          yingfan-bot/lotus eb77e2f
     pccot    the same, with four rows more [, prj.*]                 whyNLP/PCCoT 2e32e3e, LoRA merged
+    cot      transformer.h.*.attn.c_q.weight, ...                    karpathy/nanochat, October 2025
 
 Targets: lm.* the base model, decoder.* SIM-CoT's auxiliary decoder, projection.*, project.* (into a decoder of another
 width). File names are ignored: the family, the presence of LoRA, projection and decoder, and their widths are derived from
@@ -23,6 +24,7 @@ from torch import Tensor
 from unspoken.errors import CheckpointError
 from unspoken.importers.base import Architecture, BaseOutline
 from unspoken.importers.lora import lora_rules
+from unspoken.importers.nanochat import check_nanochat, is_nanochat, nanochat_rules
 from unspoken.importers.rules import KeyRule, Mapped, listed
 
 LM, DECODER, PROJECTION, PROJECT = "lm.", "decoder.", "projection.", "project."
@@ -55,17 +57,19 @@ class Family:
         lm: prefix of the base model's keys.
         decoder: prefix of an auxiliary decoder's keys; None = there is none.
         lora: whether the base model's layers have LoRA.
+        nanochat: a language model under the names of nanochat's code.
     """
 
     method: Literal["coconut", "codi", "cot", "lotus", "pccot"]
     lm: str
     decoder: str | None = None
     lora: bool = False
+    nanochat: bool = False
 
     @property
     def title(self) -> str:
         """Its name in messages."""
-        name = _TITLES[self.method]
+        name = "nanochat's language model" if self.nanochat else _TITLES[self.method]
         return f"SIM-CoT on {name}" if self.decoder else name
 
     def embedding_rows(self, base: BaseOutline) -> tuple[tuple[int, ...], int]:
@@ -83,9 +87,12 @@ def detect(keys: Iterable[str], base: Architecture) -> Family:
     """Recognise the family of a checkpoint.
 
     Raises:
-        CheckpointError: unknown.
+        CheckpointError: unknown, or nanochat's of a later design or on another base.
     """
     keys = list(keys)
+    if is_nanochat(keys):
+        check_nanochat(keys, base)
+        return Family(method="cot", lm="", nanochat=True)
     tops = {key.partition(".")[0] for key in keys}
     if "base_causallm" in tops:
         return Family(method="coconut", lm="base_causallm.", decoder="expainable_llm." if "expainable_llm" in tops else None)
@@ -127,6 +134,8 @@ def rules_of(family: Family, base: Architecture, decoder: Architecture, keys: It
         keys: of the file: a tied head whose embedding was left out, as safetensors does, stands for it.
     """
     keys = set(keys)
+    if family.nanochat:
+        return tuple(nanochat_rules(keys, LM))
     rules: list[KeyRule] = []
     if family.method == "coconut":
         again = "the input embedding again, under the name of the module that wraps the model"
