@@ -180,7 +180,7 @@ def stop_rule(given: Mapping[str, object]) -> float | None:
                 "head": "its trained head is no part of the folder",
                 "fixed": f"say {LATENTS}, the number itself",
             }[rule]
-            + "; the others are for `unspoken serve`" * (rule != "fixed"),
+            + "; use convergence, or `unspoken serve`" * (rule != "fixed"),
             parameter=STOP,
         )
     try:
