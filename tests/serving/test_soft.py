@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from support.backbones import backbone, tokenizer
 from support.servers import events, running, thinker
 
 from unspoken.errors import ConfigError
+from unspoken.runs.baseline import load_baseline
 from unspoken.serving.models import ServedModel
 from unspoken.serving.service import Service
 
@@ -72,3 +75,19 @@ def test_the_server_may_say_how_to_think(served: ServedModel):
         assert ask(url, QUESTIONS[1], None).json()["choices"][0]["text"] == want.text
         (plain,) = served.model.answer([QUESTIONS[1]], max_new_tokens=12)
         assert ask(url, QUESTIONS[1], "chain").json()["choices"][0]["text"] == plain.text
+
+
+def test_a_plain_model_is_served_with_the_question_as_it_stands(tmp_path: Path):
+    base = backbone("llama")
+    words = tokenizer()
+    words.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+    base.lm.save_pretrained(tmp_path / "plain")
+    words.save_pretrained(tmp_path / "plain")
+    (want,) = load_baseline(str(tmp_path / "plain"), texts="plain").answer([QUESTIONS[2]], soft=KINDS[0], max_new_tokens=12)
+    with running(Service(models=[ServedModel.load(tmp_path / "plain", soft=KINDS[0])])) as url:
+        body = {"messages": [{"role": "user", "content": QUESTIONS[2]}], "max_tokens": 12, "temperature": 0}
+        reply = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+    assert reply["choices"][0]["message"]["content"] == want.text
+    assert reply["usage"]["completion_tokens_details"]["reasoning_tokens"] == want.soft == 4
+    with pytest.raises(ConfigError, match="is a run, asked as it was trained"):
+        ServedModel.load("builtin:tiny", thinking=True)

@@ -312,9 +312,9 @@ class Loop:
         assert self.last_bD is not None
         now_N = np.flatnonzero(at_end_b)
         logits_NV = self.backbone.logits(self.last_bD[self.to_device(now_N)])
-        chosen_N = self.chooser.choose(logits_NV, self.index_b[now_N]).tolist()
+        chosen_N = self.chooser.choose(logits_NV, self.index_b[now_N])
         chains = {n: self.soft[row] for n, row in enumerate(self.index_b[now_N])} if self.soft else {}
-        fed = feed_back(self.backbone, chains, logits_NV, chosen_N)
+        fed = feed_back(self.backbone, chains, logits_NV, chosen_N.tolist())
         for b, (token, _) in zip(now_N.tolist(), fed, strict=True):
             row = int(self.index_b[b])
             self.speech.tokens[row].append(token)
@@ -327,7 +327,9 @@ class Loop:
             else:
                 self.length_b[b] += 1
         spoken_bD = torch.zeros_like(self.last_bD)
-        embeds_ND = self.backbone.embed(self.to_device(np.array([token for token, _ in fed])))
+        if chains:
+            chosen_N = self.to_device(np.array([token for token, _ in fed]))
+        embeds_ND = self.backbone.embed(chosen_N)
         if any(vector_D is not None for _, vector_D in fed):
             embeds_ND = torch.stack([e_D if v_D is None else v_D for e_D, (_, v_D) in zip(embeds_ND, fed, strict=True)])
         self.spoken_bD = spoken_bD.index_copy(0, self.to_device(now_N), embeds_ND.to(spoken_bD.dtype))
