@@ -156,7 +156,7 @@ class Files(SplitTask[FilesConfig]):
                 name=raw.name,
                 key=f"{raw.stamp} {how}",
                 open=lambda: self._checked(raw),
-                keeps=lambda example: self._splits.key(example) not in taken,
+                keeps=lambda example: not taken or self._splits.key(example) not in taken,
                 limit=config.limit,
             )
 

@@ -4,6 +4,7 @@ reader."""
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -148,6 +149,7 @@ def reasoning_field(row: Mapping[str, object], names: Sequence[str] = REASONING)
     return next((key for key in found if row[key]), found[0] if found else None)
 
 
+@functools.lru_cache(maxsize=4096)
 def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "", name).lower()
 

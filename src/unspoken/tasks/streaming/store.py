@@ -170,9 +170,9 @@ def _write(source: Source, new: Path, lock: Path) -> None:
             if not example.steps:
                 bare, first_bare = bare + 1, number if first_bare is None else first_bare
             longest = max(longest, example.bytes)
-            told = [example.question, list(example.steps), example.answer]
-            digest.update(json.dumps(told).encode("ascii") + b"\n")
-            row = json.dumps([number, *told, dict(example.meta)], default=str).encode("ascii") + b"\n"
+            told = json.dumps([example.question, list(example.steps), example.answer])
+            digest.update(told.encode("ascii") + b"\n")
+            row = f"[{number}, {told[1:-1]}, {json.dumps(dict(example.meta), default=str)}]\n".encode("ascii")
             ends.append(ends[-1] + file.write(row))
             if len(ends) - 1 == source.limit:
                 break
