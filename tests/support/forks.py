@@ -120,16 +120,20 @@ def forked(*words: str | Path, script: str | None = None, env: Mapping[str, str]
 
 def ranks(processes: int, *words: str | Path, script: str | None = None, env: Mapping[str, str] = {}) -> list[Done]:
     """Run it in processes that know of each other as torchrun's do; all must end by themselves."""
+    return [process.done() for process in launched(processes, *words, script=script, env=env)]
+
+
+def launched(processes: int, *words: str | Path, script: str | None = None, env: Mapping[str, str] = {}) -> list[Forked]:
+    """Start it in such processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     count = str(processes)
     world = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
+    return [
         Forked(*words, script=script, env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank), **env})
         for rank in range(processes)
     ]
-    return [process.done() for process in started]
 
 
 def in_two(*words: str | Path, script: str | None = None, env: Mapping[str, str] = {}) -> Done:

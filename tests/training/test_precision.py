@@ -25,6 +25,7 @@ from unspoken.core.precision import kept_dtype
 from unspoken.core.seal import SEAL
 from unspoken.errors import RunError
 from unspoken.inspector.probe import probe_config
+from unspoken.methods.base import add_counts
 from unspoken.runs.directory import RunDir, export
 from unspoken.runs.start import build_method
 from unspoken.training.loop import Training, train
@@ -225,7 +226,9 @@ def test_validation_is_computed_as_training_is(make, base, tmp_path: Path, monke
 
         monkeypatch.setattr(training.method, "forward", watched)
         training._train_step()
-        training.scorer._losses(training.schedule.stage(0))
+        parts: list[Any] = []
+        counts = training.scorer._lay_out(training.schedule.stage(0), parts)
+        training.scorer._losses(parts, add_counts(counts))
         assert set(seen) == {start["dtype"] == "bfloat16" or precision == "bf16"}
         assert len(seen) >= 2
 

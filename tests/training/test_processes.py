@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from support.backbones import ARCHS
 from support.command_line import Done
-from support.forks import in_two
+from support.forks import in_two, launched, ranks
 
 from unspoken.core.config import dump
 from unspoken.errors import ConfigError
@@ -23,17 +24,52 @@ from unspoken.training.loop import train
 HURT = """
 import os, sys
 from unspoken.recipes import recipe
+from unspoken.errors import UnspokenError
+from unspoken.inspector import monitor
+from unspoken.runs import directory
 from unspoken.training import loop, validation
+from unspoken.training.feeding import feed
+from unspoken.training.ranks import leave_group
 
-def hurt(old):
-    def new(self, *given):
-        if os.environ["RANK"] == "1":
+PLACES = {
+    "building": (loop.Training, "_build", "1"),
+    "layout": (feed.Feed, "_lay_out", "1"),
+    "validation": (validation.Validation, "_answers", "1"),
+    "monitor": (monitor.Monitor, "problems", "1"),
+    "saving": (directory.RunDir, "save_state", "0"),
+}
+
+def hurt(old, rank):
+    def new(*given, **how):
+        if os.environ["RANK"] == rank:
             raise ValueError("this disk is gone")
-        return old(self, *given)
+        return old(*given, **how)
     return new
 
-place = getattr(loop, "Training") if sys.argv[3] != "_answers" else validation.Validation
-setattr(place, sys.argv[3], hurt(getattr(place, sys.argv[3])))
+for name, (place, what, rank) in PLACES.items():
+    old = getattr(place, what)
+    setattr(place, what, hurt(old, rank))
+    try:
+        loop.train(recipe(sys.argv[1]), sys.argv[2] + "/" + name)
+    except (UnspokenError, ValueError) as error:
+        print(name, error, sep=": ")
+    setattr(place, what, old)
+leave_group()
+"""
+
+STOPPED = """
+import os, signal, sys
+from unspoken.recipes import recipe
+from unspoken.training import loop
+
+step = loop.Training._train_step
+
+def stops(self):
+    if self.step == 2 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    step(self)
+
+loop.Training._train_step = stops
 loop.train(recipe(sys.argv[1]), sys.argv[2])
 """
 
@@ -97,12 +133,31 @@ def test_parts_that_have_nothing_to_do_do_not_stop_two_processes(make, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["_answers", "_build"])
-def test_what_fails_on_one_process_ends_all_with_its_message(make, tmp_path, where):
-    (tmp_path / "recipe.json").write_text(json.dumps(dump(make(steps=4, validate_every=2))))
-    done = in_two(tmp_path / "recipe.json", tmp_path / "run", where, script=HURT)
-    assert done.returncode != 0
-    assert "process 1 has stopped: ValueError: this disk is gone" in done.stderr  # said by process 0
+def test_what_fails_on_one_process_ends_all_with_its_message(make, tmp_path):
+    config = make(steps=3, validate_every=1, save_every=2, stability_limit=2)
+    (tmp_path / "recipe.json").write_text(json.dumps(dump(config)))
+    first, second = ranks(2, tmp_path / "recipe.json", tmp_path, script=HURT)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    for name, rank in (("building", 1), ("layout", 1), ("validation", 1), ("monitor", 1), ("saving", 0)):
+        failed, other = (second, first) if rank else (first, second)
+        assert f"{name}: this disk is gone\n" in failed.stdout
+        assert f"{name}: process {rank} has stopped: ValueError: this disk is gone\n" in other.stdout
+
+
+@pytest.mark.slow
+def test_nobody_waits_long_for_a_process_that_hangs(make, tmp_path):
+    """It is stopped, as by a debugger, or a disk that gives no answer."""
+    (tmp_path / "recipe.json").write_text(json.dumps(dump(make(steps=5, rank_timeout=0.05))))
+    first, second = launched(2, tmp_path / "recipe.json", tmp_path / "run", script=STOPPED)
+    try:
+        done = first.done(timeout=60)
+        assert done.returncode != 0
+        said = (
+            r"process 1 did not come while (training step|laying out rows of step) \d: .* train\.rank_timeout=0\.05 minutes"
+        )
+        assert re.search(said, done.stderr), done.stderr
+    finally:
+        second.kill()
 
 
 @pytest.mark.slow

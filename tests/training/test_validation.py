@@ -133,7 +133,7 @@ def test_a_first_score_that_is_not_finite_does_not_hold_the_place(make, tmp_path
 def test_a_validation_loss_that_overflows_is_told(make, tmp_path, monkeypatch):
     """Not a stub of the score: the loss itself."""
     losses = validation.Validation._losses
-    monkeypatch.setattr(validation.Validation, "_losses", lambda self, stage: (float("nan"), losses(self, stage)[1]))
+    monkeypatch.setattr(validation.Validation, "_losses", lambda self, *given: (float("nan"), losses(self, *given)[1]))
     with pytest.warns(UserWarning, match="the validation loss is nan"):
         run = train(make({"name": "cot"}, steps=4), tmp_path / "run")
     (row,) = rows(run)

@@ -149,19 +149,15 @@ def _share(found: int, n: int) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def stability_row(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
-    """The stability figures of some problems, as logged by the monitor, without answering them. None without latents."""
+def thought_of(model: Model, examples: Sequence[Example], latents: int) -> list[ObservedProblem]:
+    """What is seen of some problems that are thought about, but not answered. Latents are on the host."""
     with at_rest(model.method):
-        return _watch(model, examples, latents)
+        return _thought_of(model, examples, latents) if examples else []
 
 
-def _watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str, Any] | None:
+def _thought_of(model: Model, examples: Sequence[Example], latents: int) -> list[ObservedProblem]:
     method = model.method
     trace = model.think([example.question for example in examples], latents=latents)
-    n_B = [min(latents, int(n)) for n in trace.counts_B]
-    lies = geometry([trace.latents_BKD[b, :n] for b, n in enumerate(n_B)], vocabulary_centre(method.backbone))
-    if lies is None:
-        return None
     words = words_of(method.backbone, trace)
     thoughts = model.explain(trace) if model.explains else None
     seen = []
@@ -171,11 +167,19 @@ def _watch(model: Model, examples: Sequence[Example], latents: int) -> dict[str,
         silent = Answer(text="", tokens=(), finished=False, latents=n, passes=0, positions=0, seconds=0.0)
         seen.append(
             ObservedProblem(
-                example=example, answer=silent, correct=False, extracted=None, latents_KD=trace.latents_BKD[b, :n],
-                words=words[b], fed=n_B[b], decoded=None if thoughts is None else thoughts[b], expected=expected,
+                example=example, answer=silent, correct=False, extracted=None, latents_KD=trace.latents_BKD[b, :n].cpu(),
+                words=words[b], fed=min(latents, n), decoded=None if thoughts is None else thoughts[b], expected=expected,
                 covers_last=whole, attention_shares=None,
             )
         )  # fmt: skip
+    return seen
+
+
+def stability_row(model: Model, seen: Sequence[ObservedProblem]) -> dict[str, Any] | None:
+    """The stability figures of some problems (`thought_of`), as logged by the monitor. None without latents."""
+    lies = geometry([one.latents_KD[: one.fed] for one in seen], vocabulary_centre(model.method.backbone))
+    if lies is None:
+        return None
     read = _read(model, seen)["recovery"]
     told = {"words": _values(read["words"]["anywhere"])}
     if read["steps"] is not None:

@@ -76,7 +76,7 @@ def geometry(rows: Sequence[Tensor], centre_D: Tensor) -> Geometry | None:
         rows: each problem's latents [n, D], as they were fed.
         centre_D: see `vocabulary_centre`.
     """
-    rows = [row.float() for row in rows]
+    rows = [row.to(centre_D.device).float() for row in rows]
     every_ND = torch.cat([row for row in rows if len(row)]) if any(len(row) for row in rows) else None
     if every_ND is None:
         return None

@@ -12,6 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ class Training:
         began = time.perf_counter()
         step, t = self.step, self.t
         self.ranks.doing = f"training step {step + 1}"
+        self.ranks.sign()
         stage = self.schedule.stage(step)
         if self.schedule.stage_starts(step):
             self.best = None  # scores of different stages are not comparable: early ones still write steps as text
@@ -269,13 +271,18 @@ class Training:
         """Log the stability figures of some validation problems."""
         self.ranks.doing = f"watching latents of step {self.step}"
         with self.placed.answering():
-            row = self.ranks.alone(self._look)
+            row = self._look()
         if self.ranks.main and row is not None:
             self._write(row)
         release(self.method.backbone)
 
     def _look(self) -> dict[str, Any] | None:
-        return None if self.monitor is None else self.monitor.look(self.step, self._stage()[0], self.run.metrics())
+        monitor = self.monitor
+        assert monitor is not None
+        stage = self._stage()[0]
+        everyone = self.ranks.gather(lambda: monitor.problems(stage, self.ranks.share(monitor.examples)))
+        seen = [one for turn in zip_longest(*everyone) for one in turn if one is not None]
+        return self.ranks.alone(lambda: monitor.look(self.step, stage, self.run.metrics(), seen))
 
     def _save(self, due: bool = False) -> None:
         """Write a state to resume from, after checking the losses of all its steps.

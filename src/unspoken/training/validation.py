@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from unspoken.core.precision import computing
-from unspoken.core.rows.batch import collate
+from unspoken.core.rows.batch import Batch, collate
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.rows.metrics import Metrics, add_metrics
 from unspoken.core.text.example import Example
 from unspoken.evaluation.evaluator import record_of
-from unspoken.methods.base import Method, add_counts
+from unspoken.methods.base import Counts, Method, add_counts
 from unspoken.runs.config import RunConfig
 from unspoken.runs.model import Model
 from unspoken.tasks import Task
@@ -61,7 +61,9 @@ class Validation:
         """
         if not self.examples:
             return {"accuracy": None, "loss": None}
-        everyone = self.ranks.gather(lambda: (self._answers(latents), self._losses(stage), self._shown(latents)))
+        mine: list[Batch] = []
+        counts = add_counts([part for some in self.ranks.gather(lambda: self._lay_out(stage, mine)) for part in some])
+        everyone = self.ranks.gather(lambda: (self._answers(latents), self._losses(mine, counts), self._shown(latents)))
         answers = [answer for given, *_ in everyone for answer in given]
         metrics = add_metrics([part for _, (_, part), _ in everyone])
         shown = [one for *_, some in everyone for one in some]
@@ -102,20 +104,30 @@ class Validation:
         part_of = getattr(self.task, "part_of", lambda example: None)
         return [(r.strict, r.finished, r.latents, part_of(e)) for r, e in zip(found, mine, strict=True)]
 
-    def _losses(self, stage: Stage) -> tuple[float, Metrics]:
-        """This process's part of loss and metrics, with a fixed seed and without random removal of tokens."""
+    def _lay_out(self, stage: Stage, mine: list[Batch]) -> list[Counts]:
+        """Add this process's micro-batches to `mine`, with a fixed seed and without random removal of tokens; returns their
+        counts."""
         stage, train = self.method.curriculum().without_chance(stage), self.config.train
-        rows = [self.method.layout(e, stage, Random(f"{train.seed}/validation/{e.id}")) for e in self.examples]
         size = train.micro_batch_size or train.batch_size
         if self.ranks.count > 1:
-            size = min(size, math.ceil(len(rows) / self.ranks.count))
-        parts = [collate(rows[i : i + size]) for i in range(0, len(rows), size)]
-        counts = add_counts([self.method.counts(part) for part in parts])
+            size = min(size, math.ceil(len(self.examples) / self.ranks.count))
+        for first in self.ranks.share(list(range(0, len(self.examples), size))):
+            some = self.examples[first : first + size]
+            mine.append(collate([self.method.layout(e, stage, Random(f"{train.seed}/validation/{e.id}")) for e in some]))
+        return [self.method.counts(part) for part in mine]
+
+    def _losses(self, parts: Sequence[Batch], counts: Counts) -> tuple[float, Metrics]:
+        """Loss and metrics of this process's micro-batches.
+
+        Args:
+            parts: the micro-batches.
+            counts: of all processes'.
+        """
         device = next(self.method.parameters()).device
         total, metrics = 0.0, []
         self.method.eval()
         try:
-            for part in self.ranks.share(parts):
+            for part in parts:
                 with computing(device.type, self.config.low):
                     report = self.method(part.to(device), counts)
                 total += float(report.total)
