@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,8 @@ from support.forks import Forked
 
 import unspoken
 from unspoken.core.config import dump
-from unspoken.errors import DataError, RunError
+from unspoken.errors import ConfigError, DataError, RunError, TrainingError
+from unspoken.runs import directory
 from unspoken.training.loop import Training, train
 
 
@@ -33,6 +37,52 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def uninterrupted() -> dict[str, Path]:
     """Runs that went through, by name; each is trained by the first test that compares with it."""
     return {}
+
+
+def test_states_written_while_training_goes_on(make, tmp_path, monkeypatch, uninterrupted):
+    """A kill in the middle of writing, while steps are made, leaves the state before; the end is the same, bit for bit."""
+    if "sim_cot" not in uninterrupted:
+        uninterrupted["sim_cot"] = train(make(), tmp_path / "whole").path
+    step, save, written = Training._train_step, directory.save_tensors, threading.Event()
+    names: list[str] = []
+
+    def slow(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        names.append(threading.current_thread().name)
+        if len(names) == 2:  # of step 8: two steps are made before it is written
+            assert written.wait(60)
+            raise KeyboardInterrupt  # as far as the disk can see, a kill
+        save(path, tensors)
+
+    def dying(self):
+        step(self)
+        if self.step == 10:
+            written.set()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(directory, "save_tensors", slow)
+    monkeypatch.setattr(Training, "_train_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(make(async_save=True), tmp_path / "parts")
+    assert names == ["state_0"] * 2
+    assert [state.name for state in (tmp_path / "parts" / "state").glob("step-*")] == ["step-00000004"]
+    monkeypatch.setattr(directory, "save_tensors", save)
+    monkeypatch.setattr(Training, "_train_step", step)
+    train(make(async_save=True), tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(uninterrupted["sim_cot"])
+    a, b = weights(tmp_path / "parts"), weights(uninterrupted["sim_cot"])
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_state_that_could_not_be_written_is_told_by_the_next_save(make, tmp_path, monkeypatch):
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(directory, "save_tensors", full)
+    with pytest.raises(TrainingError, match="No space left on device"):
+        train(make(async_save=True, validate_limit=0), tmp_path / "run")
+    with pytest.raises(ConfigError, match="set async_save=false"):
+        make(async_save=True, sharding="zero2")
 
 
 @pytest.mark.parametrize("dies_at", [1, 4, 6, 11])

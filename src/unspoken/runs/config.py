@@ -53,6 +53,7 @@ class TrainConfig:
     stability_limit: int = 0  # validation problems whose latents are watched (docs/guides/inspector.md); 0 = none
     stability_every: int | None = None  # optimizer steps between two looks at them; None = at each validation
     save_every: int = 500  # optimizer steps between resumable states
+    async_save: bool = False  # write states while training goes on; the main process holds a copy in memory meanwhile
     keep_every: Literal["stages", "epochs"] | int | None = None  # models kept in RUN/models: each stage's, epoch's, N steps'
     log_every: int = 10  # optimizer steps between metrics rows
     threads: int | None = None  # CPU threads; None = torch's choice
@@ -101,6 +102,11 @@ class TrainConfig:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.async_save and self.sharding != "none":
+            raise ConfigError(
+                "async_save copies whole states, and with sharding no process has one; set async_save=false: in shards all "
+                "processes write at once"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas must be in [0, 1), got {list(self.betas)}")
         if self.select_split != "validation":
@@ -162,7 +168,7 @@ _FREE = {
         "validate_every", "validate_limit", "select", "stability_limit", "stability_every", "save_every", "keep_every",
         "log_every", "threads", "tracker", "tracker_project", "tracker_run", "tracker_group", "tracker_tags",
         "encodings", "micro_batch_size", "micro_batch_tokens", "activation_checkpointing",
-        "sharding", "rank_timeout",
+        "sharding", "rank_timeout", "async_save",
     )
 }  # fmt: skip
 """Fields that do not affect what is trained, only logging, saving and memory. They may be changed on resuming.

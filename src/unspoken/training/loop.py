@@ -49,9 +49,10 @@ from unspoken.training.plan import plan_of
 from unspoken.training.progress import Quiet, Reporter
 from unspoken.training.ranks import Ranks, new_accelerator
 from unspoken.training.resume import go_on, scored_otherwise
+from unspoken.training.saving import Saver
 from unspoken.training.sharding.place import placed
 from unspoken.training.sharding.shards import Shards
-from unspoken.training.sharding.states import load_state, save_state
+from unspoken.training.sharding.states import load_state
 from unspoken.training.sharding.whole import fast_of
 from unspoken.training.signals import Interrupted, Signals
 from unspoken.training.state import random_states, restore_random
@@ -89,6 +90,7 @@ class Training:
         self.examples, self.left_out, self.schedule = found
         self.placed = placed(self.method, self.config, self.accelerator)
         self.trained = self.placed.trained
+        self.saver = Saver(self.run, self.ranks, self.placed, self.t.async_save)
         self.fused = self.accelerator.device.type in ("cuda", "cpu")
         self.optimizer = self._new_optimizer()
         self.step = 0  # optimizer steps done
@@ -298,9 +300,10 @@ class Training:
             random = {k: v for part in parts for k, v in part.items()}
             info = {"best": self.best, "seconds": self.seconds, "processes": self.ranks.count, "due": due}
             info |= {"pending": packed(self.pending)} if self.pending else {}
-            save_state(self.run, self.ranks, self.placed, self.optimizer, self.step, random, info)
-            self.saved = self.step
-            self.ranks.alone(lambda: tell(self.callbacks, "on_save", self.step, self.run, self.step))
+            self.saved = step = self.step
+            self.saver.save(
+                self.optimizer, step, random, info, lambda: tell(self.callbacks, "on_save", step, self.run, step)
+            )
 
     def _resume(self) -> None:
         """Continue from the newest state, if there is one.
@@ -361,8 +364,10 @@ class Training:
                 self.ranks.alone(self._forget)
                 self.tracking = self.ranks.alone(lambda: Tracking(self.config, self.run) if self.t.tracker else None)
                 self._steps()
+                self.saver.wait()
                 self.ranks.alone(self._finish)
         finally:
+            self.saver.close()
             self.lock.release()
             if self.tracking is not None:
                 self.tracking.finish()
@@ -426,6 +431,7 @@ class Training:
             return
         if self.saved != self.step:
             self._save(due)
+        self.saver.wait()
         raise Interrupted(number, self.step)
 
     def _finish(self) -> None:
