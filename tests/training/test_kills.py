@@ -10,7 +10,8 @@ from benchmarks.kills import trial
 
 
 @pytest.mark.slow
-def test_a_killed_training_ends_as_one_that_was_not(tmp_path):
-    found = trial("lora, micro-batches", 1, tmp_path, random.Random(0))
+@pytest.mark.parametrize("name", ["lora, micro-batches", "evaluation", "condensing"])
+def test_a_killed_command_ends_as_one_that_was_not(name, tmp_path):
+    found = trial(name, 1, tmp_path, random.Random(0))
     assert found["kills"] == 1
     assert found["different"] == []
