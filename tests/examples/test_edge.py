@@ -16,7 +16,6 @@ from unspoken.exporters.gguf_folder import Bits, export_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
 
-pytestmark = pytest.mark.xdist_group("edge")
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/edge/think.py"
 
 

@@ -19,7 +19,6 @@ from vllm import LLM, SamplingParams
 
 from unspoken.exporters.prompt_embeds import PromptEmbedder, export_prompt_embeds
 
-pytestmark = pytest.mark.xdist_group("embeds")
 SOFT: dict[str, Any] = {"name": "softcot", "latents": 3, "texts": "plain"}
 
 

@@ -19,7 +19,6 @@ from unspoken.exporters.vllm_folder import export_vllm
 from unspoken.runs.model import Model
 
 RUN = "builtin:tiny-sim-cot"
-pytestmark = pytest.mark.xdist_group("server")
 QUESTION = "Ann has 7 figs. She finds 5. How many figs has Ann?"
 ROOT = Path(__file__).resolve().parents[2]
 THINKS = 4  # latents of the shipped run

@@ -14,8 +14,6 @@ from support.vllm_server import served
 from unspoken.exporters.vllm_folder import export_vllm
 from unspoken.runs.model import Model
 
-pytestmark = pytest.mark.xdist_group("shards")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
