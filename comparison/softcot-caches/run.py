@@ -21,6 +21,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -60,7 +61,7 @@ def method_on(backbone: Any, base: str, texts: SoftTexts, latents: int, fast: Fa
         return make_method(data, backbone).train()
 
 
-def texts_with(examples: list[Example]) -> SoftTexts:
+def texts_with(examples: Sequence[Example]) -> SoftTexts:
     """The prompt for arithmetic, behind worked examples."""
     texts = TEXTS["math"]
     told = [f"Problem: {e.question}\n{texts.written(e, steps=True)}\n\n" for e in examples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,7 @@ def data(
     )
 
 
-def _examples(task: Task, split: Split) -> list[Example]:
+def _examples(task: Task, split: Split) -> Sequence[Example]:
     """A split; where none of its rows is left, what is known of those there were is said before the error."""
     from unspoken.tasks.reading.remarks import before_dropping, dropped, repeated
 

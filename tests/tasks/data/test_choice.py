@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +316,7 @@ def test_the_order_of_options_knows_nothing_of_the_answer(tmp_path: Path) -> Non
 
 
 def test_date_understanding_counts(shared_data: Path) -> None:
-    def rows(**fields: Any) -> list[Any]:
+    def rows(**fields: Any) -> Sequence[Any]:
         return make_task({"name": "date_understanding", "root": str(shared_data / "date_understanding"), **fields}).examples(
             "test"
         )

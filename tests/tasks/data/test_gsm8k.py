@@ -98,7 +98,7 @@ def test_gsm8k_drops_test_questions_too(tmp_path: Path) -> None:
     train, validation = task.examples("train"), task.examples("validation")
     assert len(train) + len(validation) == 90
     assert task.dropped["train"] + task.dropped["validation"] == 10
-    assert not {e.question for e in train + validation} & {row["question"] for row in rows[:10]}
+    assert not {e.question for e in [*train, *validation]} & {row["question"] for row in rows[:10]}
 
 
 def test_complete_files_are_preferred_to_parts(tmp_path: Path) -> None:

@@ -236,7 +236,9 @@ def test_task_reads_splits_and_scores(write: Write) -> None:
     assert files.score(example, "#### 2.0").strict
     assert not files.score(example, "so 2").strict
     assert files.score(example, "so 2").flexible
-    files.examples("train").clear()
+    given = files.examples("train")
+    assert isinstance(given, list)
+    given.clear()
     assert len(files.examples("train")) == 3
 
 

@@ -10,6 +10,7 @@ import lzma
 import os
 import socket
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ ROWS = [{"question": f"{n}+4?", "answer": f"Add: <<{n}+4={n + 4}>>{n + 4}\n#### 
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 
 
-def read(place: Any, split: str = "train", **config: Any) -> list[Any]:
+def read(place: Any, split: str = "train", **config: Any) -> Sequence[Any]:
     return make_task({"name": "files", split: str(place), **config}).examples(split)  # pyright: ignore[reportArgumentType]
 
 
@@ -32,7 +33,7 @@ def one(folder: Path, row: Any, **config: Any) -> Any:
     return read(folder / "row.jsonl", **config)[0]
 
 
-def check(examples: list[Any]) -> None:
+def check(examples: Sequence[Any]) -> None:
     """The examples are ROWS."""
     assert [(e.question, e.steps, e.answer) for e in examples] == [
         (f"{n}+4?", (f"<<{n}+4={n + 4}>>",), str(n + 4)) for n in range(3)

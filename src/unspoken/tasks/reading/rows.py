@@ -234,7 +234,7 @@ _ALIKE = {
 _ONE_FORM = _OneForm()
 
 
-def carve(rows: list[Example], fraction: float, split: Split, test: float = 0.0) -> list[Example]:
+def carve(rows: Sequence[Example], fraction: float, split: Split, test: float = 0.0) -> list[Example]:
     """The part of rows that a split gets, chosen by a hash of the question, so equal questions are in one part.
 
     Args:
