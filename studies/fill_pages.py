@@ -82,7 +82,7 @@ def found_by(name: str) -> Mapping[str, Any] | None:
 
 def overview() -> str:
     """A row per study."""
-    rows = ["| study | runs finished | seeds | command | time |", "|---|---|---|---|---|"]
+    rows = ["| study | runs finished | seeds planned | command | time |", "|---|---|---|---|---|"]
     for name in (names := sorted(file.parent.name for file in (ROOT / "studies").glob("*/study.*"))):
         study, results = read_study(ROOT / "studies" / name), found_by(name)
         jobs = [

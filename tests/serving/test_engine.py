@@ -20,12 +20,12 @@ LONG = {"max_tokens": 150, "ignore_eos": True, "temperature": 0}
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch):
-    """slow(**service) -> (service, a model of 2 slots, one more may wait, whose passes take 30 ms)."""
+    """slow(**service) -> (service, a model of 2 slots, one more may wait, whose passes take 10 ms)."""
 
     def make(**more: Any) -> tuple[Service, ServedModel]:
         served = thinker("sim_cot", slots=2, max_waiting=1)
         step = served.model.method.backbone.step
-        monkeypatch.setattr(served.model.method.backbone, "step", lambda *a, **k: (time.sleep(0.03), step(*a, **k))[1])
+        monkeypatch.setattr(served.model.method.backbone, "step", lambda *a, **k: (time.sleep(0.01), step(*a, **k))[1])
         return Service(models=[served], **more), served
 
     return make

@@ -33,8 +33,8 @@ def demo(
     if browser:
         threading.Thread(target=_open, args=(url, port), daemon=True).start()
     serve(
-        runs=[run], name=None, host=HOST, port=port, api_key=None, device=None, dtype=None, slots=8, max_waiting=64,
-        deadline=600.0, drain=2.0, engine=None, log_json=False,
+        runs=[run], name=None, host=HOST, port=port, api_key=None, device=None, dtype=None, soft=None, thinking=False,
+        texts=None, slots=8, max_waiting=64, deadline=600.0, drain=2.0, engine=None, log_json=False,
     )  # fmt: skip
 
 
