@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from support.fakes.evaluation import record, report
 
 import unspoken
+from unspoken.cli._terminal import Terminal
 from unspoken.recipes import tiny
 from unspoken.recipes.quickstart import START, _question, quickstart
 
@@ -38,7 +38,7 @@ def short(monkeypatch):
 
 def test_quickstart_writes_runs_reports_and_a_page_and_goes_on_where_it_was(short, tmp_path):
     said = io.StringIO()
-    reports = quickstart(tmp_path, 0, Console(file=said, width=120), problems=20)
+    reports = quickstart(tmp_path, 0, Terminal(file=said, width=120), problems=20)
     text = said.getvalue()
     assert list(reports) == [START, "No-CoT", "Coconut", "SIM-CoT"]
     assert reports[START].accuracy.value > 0.9  # the model in the package reasons well in words
@@ -55,7 +55,7 @@ def test_quickstart_writes_runs_reports_and_a_page_and_goes_on_where_it_was(shor
     model = unspoken.load(tmp_path / "sim_cot")
     assert len(model.answer(["Ann has 7 figs. She finds 5. How many figs has Ann?"], explain=True)[0].thoughts or ()) == 4
     before = (tmp_path / "coconut" / "metrics.jsonl").read_text()
-    quickstart(tmp_path, 0, Console(file=io.StringIO()), problems=5)
+    quickstart(tmp_path, 0, Terminal(file=io.StringIO()), problems=5)
     assert (tmp_path / "coconut" / "metrics.jsonl").read_text() == before
 
 

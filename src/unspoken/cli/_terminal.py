@@ -12,7 +12,9 @@ class Terminal(Console):
 
     def print(self, *objects: Any, **how: Any) -> None:
         """See `Console.print`."""
-        super().print(*objects, **({"markup": False} if all(isinstance(o, str) for o in objects) else {}), **how)
+        if all(isinstance(o, str) for o in objects):
+            how.setdefault("markup", False)
+        super().print(*objects, **how)
 
     def say(self, line: str) -> None:
         """Print a line in one colour, not broken where the terminal ends."""
