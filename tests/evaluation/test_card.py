@@ -110,6 +110,17 @@ def test_other_words_and_costs_are_told_apart_from_other_verdicts(model: Any, ma
     assert any("1 of the same answers cost otherwise" in line for line in result.lines())
 
 
+def test_a_card_names_no_folder_of_this_machine(made: EvalReport, tmp_path: Path):
+    """A model inside the method (SoftCoT's, SemCoT's) is saved in the run, wherever that is."""
+    parts = {"assistant": {"path": str(tmp_path / "run" / "assistant"), "dtype": "float32"}, "prompt": "/{question}"}
+    held = replace(made, model={**made.model, "method": {"name": "softcot", **parts}})
+    assert make_card(held, 2).model["method"] == {
+        "name": "softcot", "assistant": {"path": "assistant", "dtype": "float32"}, "prompt": "/{question}"
+    }  # fmt: skip
+    hub = replace(made, model={**made.model, "method": {"name": "softcot", "assistant": {"path": "owner/name"}}})
+    assert make_card(hub, 2).model["method"]["assistant"]["path"] == "owner/name"
+
+
 def test_votes_and_other_rules_verify(model: Any, tmp_path: Path):
     voted = evaluate(model, make_task("tiny"), limit=6, temperature=2.0, samples=3, keep=PartialReport(tmp_path / "r.json"))
     assert verify(model, make_card(voted)).verified

@@ -223,9 +223,19 @@ def verify(model: Model, card: Card, batch_size: int | None = None) -> Verificat
 
 
 def _answering(model: Mapping[str, object]) -> dict[str, Any]:
-    """A report's description of a model, without its path and without wrappers of the method that answers."""
+    """A report's description of a model, without its place on this machine and wrappers of the method that answers."""
     *_, method = [None, *method_layers(model.get("method"))]
-    return {name: value for name, value in model.items() if name not in ("path", "saved")} | {"method": method}
+    told = {name: value for name, value in model.items() if name not in ("path", "saved")} | {"method": method}
+    return _elsewhere(told)
+
+
+def _elsewhere(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without folders of this machine: of the absolute place of a model inside them, the last name is left."""
+    found: dict[str, Any] = {}
+    for name, value in told.items():
+        local = name in ("path", "tokenizer") and isinstance(value, str) and Path(value).is_absolute()
+        found[name] = _elsewhere(value) if isinstance(value, Mapping) else Path(value).name if local else value
+    return found
 
 
 def _differences(old: object, new: object, path: str) -> dict[str, tuple[object, object]]:
