@@ -89,10 +89,10 @@ def inspect(
 
     numbers, formats = _counts(counts), _formats(figures)
     other, overrides = _second(rest)
-    if set(formats) - {"svg"}:
-        from unspoken.pages.drawing import check_matplotlib
+    if formats:
+        from unspoken.pages.drawing import check_formats
 
-        check_matplotlib()
+        check_formats(formats)
     chosen = task_of(run, task, overrides)
     console = new_console()
     runs = [run] if other is None else [run, other]

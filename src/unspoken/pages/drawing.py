@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,16 @@ def check_matplotlib() -> None:
         raise ConfigError("charts as files need matplotlib, which is not installed; pip install 'unspoken[plots]'")
 
 
+def check_formats(formats: Iterable[str]) -> None:
+    """Check that charts can be written in some formats or suffixes: all but svg need matplotlib.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if any(one.lower().removeprefix(".") != "svg" for one in formats):
+        check_matplotlib()
+
+
 def save_charts(charts: Sequence[Chart | HeatMap], path: Path, title: str) -> Path:
     """Draw charts below each other into a file, in the format of its suffix (.svg, .pdf, .png).
 
@@ -47,7 +57,7 @@ def save_charts(charts: Sequence[Chart | HeatMap], path: Path, title: str) -> Pa
     if path.suffix.lower() == ".svg":
         write_text(path, sheet(title, charts))
         return path
-    check_matplotlib()
+    check_formats([path.suffix])
     figure = _panels(charts)
     try:
         write_file(path, lambda new: figure.savefig(new, dpi=150))

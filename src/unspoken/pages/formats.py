@@ -9,7 +9,7 @@ from unspoken.core.files import write_text
 from unspoken.core.text.markup import cell
 from unspoken.core.text.table import Table
 from unspoken.errors import ConfigError
-from unspoken.pages.drawing import check_matplotlib
+from unspoken.pages.drawing import check_formats
 
 TABLES = (".md", ".tex", ".csv", ".json")
 CHARTS = (".svg", ".pdf", ".png")
@@ -34,8 +34,8 @@ def check_chart(path: Path | None, option: str) -> None:
         ConfigError: it is not, or the library that draws it is missing.
     """
     _check(path, option, "charts", CHARTS)
-    if path is not None and path.suffix.lower() != ".svg":
-        check_matplotlib()
+    if path is not None:
+        check_formats([path.suffix])
 
 
 def _check(path: Path | None, option: str, what: str, known: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unspoken.errors import ConfigError
 from unspoken.inspector.look import Inspection
-from unspoken.pages.drawing import check_matplotlib, save_charts
+from unspoken.pages.drawing import check_formats, save_charts
 from unspoken.pages.inspection import attention_by_layer, attention_chart, by_count, file_part, similarity, stability
 from unspoken.pages.runs import PageRun, training
 from unspoken.pages.svg import Chart, HeatMap
@@ -34,8 +34,7 @@ def draw(seen: Inspection, folder: str | Path, formats: Sequence[str] = ("png",)
     """
     if odd := [name for name in formats if name not in FORMATS]:
         raise ConfigError(f"unknown format {odd[0]!r} of figures; known: {', '.join(FORMATS)}")
-    if any(name != "svg" for name in formats):
-        check_matplotlib()
+    check_formats(formats)
     end = f"-{file_part(label)}" if label else ""
     return [
         save_charts(charts, Path(folder) / f"{name}{end}.{suffix}", name)
