@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -73,6 +74,30 @@ def test_make_docs_installs_the_extra():
 def test_pre_commit_has_the_pinned_ruff():
     hooks = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
     assert [repo["rev"] for repo in hooks if "ruff" in repo["repo"]] == ["v" + pins("constraints.txt")["ruff"]]
+
+
+def test_pre_commit_finds_nothing():
+    """What its hooks look for, less ruff and pyright, which `make lint` runs: so that nobody's first commit is refused for
+    a file of somebody else's."""
+    hooks = {hook["id"]: hook for repo in yaml.safe_load(read(".pre-commit-config.yaml"))["repos"] for hook in repo["hooks"]}
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git repository")
+
+    def looked_at(hook: str, name: str) -> bool:
+        return not re.search(hooks[hook].get("exclude", "^$"), name)
+
+    for name in filter(None, listed.stdout.split("\0")):
+        data = (ROOT / name).read_bytes()
+        if b"\0" in data or not data:
+            continue  # not a text
+        if looked_at("end-of-file-fixer", name):
+            assert data.endswith(b"\n") and not data.endswith(b"\n\n"), f"{name} does not end with one end of line"
+        if looked_at("trailing-whitespace", name):
+            assert not re.search(rb"[ \t]+\r?$", data, re.MULTILINE), f"{name} has spaces at the end of a line"
+        if name.endswith((".yml", ".yaml")) and looked_at("check-yaml", name):
+            assert "--allow-multiple-documents" in hooks["check-yaml"]["args"]
+            assert list(yaml.safe_load_all(data)), name
 
 
 def test_the_package_is_typed():
