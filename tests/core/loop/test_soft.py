@@ -147,7 +147,7 @@ NONE = """
 |soft,temperature=²|soft,feed=word|token"""
 
 
-@pytest.mark.parametrize("text", NONE.replace("\n", "").split("|"))
+@pytest.mark.parametrize("text", [*NONE.replace("\n", "").split("|"), f"soft,top_k=-{'9' * 400}"])
 def test_settings_that_are_none_are_refused(text: str):
     with pytest.raises(ConfigError):
         SoftThinking.parse(text)

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from unspoken.core.checks import shown
 from unspoken.core.config import build, config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sampling import likely
@@ -90,11 +91,11 @@ class SoftThinking:
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and not low <= value < float("inf"):
-                raise ConfigError(f"soft thinking needs {name} of {low:g} or more, got {value:g}")
+                raise ConfigError(f"soft thinking needs {name} of {low:g} or more, got {shown(value)}")
         for name in ("top_p", "open_share", "close_share"):
             if getattr(self, name) > 1 or (name == "top_p" and not self.top_p):
                 raise ConfigError(
-                    f"soft thinking needs {name} of at most 1 (top_p: more than 0), got {getattr(self, name):g}"
+                    f"soft thinking needs {name} of at most 1 (top_p: more than 0), got {shown(getattr(self, name))}"
                 )
         if self.until is not None and not self.until.strip():
             raise ConfigError("the text that ends soft thinking (until) is empty; leave it out for the model's own")
