@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -310,6 +311,8 @@ def test_where_thinking_stops(latents: int, want: list[int]):
     [
         ({"only": ["shufled"]}, "unknown control 'shufled'; known: shuffled, mean, zero, noise, pause tokens, early stop"),
         ({"noise": [0.0]}, "scales of noise must be positive, got 0"),
+        ({"noise": [math.inf]}, "scales of noise must be positive, got inf"),
+        ({"control_seed": -1}, "control_seed must be in "),
         ({"latents": 0}, "this model thinks without latents, so there is nothing to control"),
         ({"limit": 0}, "limit must be at least 1, or None for the whole split, got 0"),
     ],

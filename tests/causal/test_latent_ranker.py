@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -108,10 +109,14 @@ def test_a_saved_head_gives_the_same_scores(planted, taught, tmp_path):
     assert (told["mixed"], told["weights"]) == (30, "w")
 
 
-@pytest.mark.parametrize("harm", ["gone", "no json", "cut", "another training", "text", "list", "field"])
+@pytest.mark.parametrize("harm", ["gone", "no json", "cut", "another training", "text", "list", "field", "nan", "format"])
 def test_damaged_files_are_named(taught, tmp_path, harm: str):
     file = tmp_path / "ränker.safetensors"
     Learned(head=taught[0], control=LatentRanker(8, 16), lesson=lesson()).save(file)
+    if harm == "nan":
+        head = copy.deepcopy(taught[0])
+        torch.nn.init.constant_(head.judge.bias, math.nan)
+        Learned(head=head, control=LatentRanker(8, 16), lesson=lesson()).save(file)
     about, message = file.with_suffix(".json"), "is no latent ranker, or damaged"
     if harm == "gone":
         file.unlink()
@@ -130,7 +135,10 @@ def test_damaged_files_are_named(taught, tmp_path, harm: str):
         about.write_text("no")
     elif harm == "list":
         about.write_text("[]")
+    elif harm == "nan":
+        message = "head.judge.bias holds nan or inf"
     else:
-        about.write_text(json.dumps({**json.loads(about.read_text()), "width": "x"}))
+        wrong = {"width": "x"} if harm == "field" else {"format": 2}
+        about.write_text(json.dumps({**json.loads(about.read_text()), **wrong}))
     with pytest.raises(RunError, match=re.escape(message)):
         Learned.load(file)

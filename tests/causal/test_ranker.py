@@ -57,6 +57,7 @@ def test_a_head_scores_trajectories_of_random_models(name: str):
         ),
         ("coconut", {"by": "noise", "counts": (1,)}, "one above 1"),
         ("coconut", {"by": "noise", "strength": math.inf}, "strength must be positive"),
+        ("coconut", {"by": "noise", "trajectory_seed": -1}, "trajectory_seed must be in "),
         ("no-cot", {"by": "noise"}, "this model thinks without latents, so noise has nothing to disturb"),
     ],
 )

@@ -201,3 +201,13 @@ def test_what_is_no_object_is_a_value_error(tmp_path, text):
     (tmp_path / "x").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError):
         files.read_object(tmp_path / "x")
+
+
+def test_a_home_that_there_is_not_stays_as_it_is_written(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert files.expanded("~/rows") == Path("/home/ann/rows")
+    there = files.expanded("~nobody-of-that-name/rows")
+    assert there == Path("~nobody-of-that-name/rows")
+    assert files.homeless(there)
+    assert not files.homeless(Path("/home/ann/~rows"))
+    assert not files.homeless(Path())

@@ -1,12 +1,14 @@
-"""Stop rules of somebody else's."""
+"""Stop rules of somebody else's, and files of a trained head."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from contract import cases
 
-from unspoken.errors import ConfigError
-from unspoken.experimental.stopping import RuleDecider, StopConfig
+from unspoken.errors import ConfigError, RunError
+from unspoken.experimental.stopping import STOP_HEAD, RuleDecider, StopConfig, decider, read_head, save_head
+from unspoken.runs.model import Model
 from unspoken.tasks.scoring.extractors import extractor
 
 
@@ -39,3 +41,17 @@ def test_an_extractor_by_its_place():
     assert extractor("somebodys_rules:ANY").says == "all is right"
     with pytest.raises(ConfigError, match="'somebodys_rules:Short' is no extractor: expected an `Extractor`, got type"):
         extractor("somebodys_rules:Short")
+
+
+def test_a_head_that_does_not_fit_is_named(tmp_path):
+    file, model = tmp_path / STOP_HEAD, Model(cases.shared("coconut", "llama"), path=str(tmp_path))
+    width = model.method.backbone.width
+    save_head(file, (torch.zeros(width), torch.tensor(0.0)))
+    assert decider(model, "head:0.5").head is not None
+    save_head(file, (torch.zeros(3), torch.tensor(0.0)))
+    with pytest.raises(RunError, match=f"reads latents of 3 entries, this model's have {width}"):
+        decider(model, "head:0.5")
+    for wrong in (torch.full((width,), torch.nan), torch.zeros(2, width)):
+        save_head(file, (wrong, torch.tensor(0.0)))
+        with pytest.raises(RunError, match="it must be a vector and a number, all finite"):
+            read_head(file)

@@ -8,12 +8,14 @@ Shapes: K latents per row, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from unspoken.causal.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, WHAT, ZERO, Control, ControlsReport, Outcome
+from unspoken.core.checks import MOST_SEED, whole
 from unspoken.errors import ConfigError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
@@ -72,8 +74,9 @@ def run_controls(
 
     if odd := [name for name in only or () if name not in WHAT]:
         raise ConfigError(f"unknown control {odd[0]!r}; known: {', '.join(WHAT)}")
-    if not all(scale > 0 for scale in noise):
+    if not all(0 < scale < math.inf for scale in noise):
         raise ConfigError(f"scales of noise must be positive, got {', '.join(f'{scale:g}' for scale in noise)}")
+    whole(control_seed, "control_seed", most=MOST_SEED)
     if not model.method.latents_per_group or latents == 0:
         raise ConfigError("this model thinks without latents, so there is nothing to control; evaluate one that has some")
     chains = model.chains if chains is None else chains

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unspoken.causal.ranking import Lesson
+from unspoken.causal.ranking import FORMAT, Lesson
 from unspoken.core.config import build
 from unspoken.core.files import read_object, sha256, write_file, write_json
 from unspoken.errors import ConfigError, DataError, RunError
@@ -142,7 +142,11 @@ class Learned:
             if told.pop("sha256", None) != sha256(path):
                 raise ValueError("the two are not from one training")
             lesson = build(Lesson, told)
+            if lesson.format != FORMAT:
+                raise ValueError(f"its format is {lesson.format}, expected {FORMAT}")
             tensors = load_file(str(path))
+            if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+                raise ValueError(f"{odd[0]} holds nan or inf")
             heads = [LatentRanker(lesson.width, lesson.hidden) for _ in range(2)]
             for name, head in zip(("head", "control"), heads, strict=True):
                 head.load_state_dict({key: tensors.pop(f"{name}.{key}") for key in head.state_dict()})

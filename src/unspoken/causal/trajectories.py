@@ -16,6 +16,7 @@ from torch import Tensor
 from unspoken.causal.interventions import Drop, Noise, edit_of, latents_into, traces_into
 from unspoken.causal.known import KnownLatents
 from unspoken.causal.latent_ranker import Trajectories, head_input
+from unspoken.core.checks import MOST_SEED, whole
 from unspoken.core.loop.edits import edited
 from unspoken.core.loop.loop import Loop
 from unspoken.core.loop.sources import SlotTokens
@@ -75,6 +76,7 @@ class Way:
         strength = STRENGTH[by] if strength is None else strength
         if not 0 < strength < math.inf:
             raise ConfigError(f"strength must be positive, or all trajectories would be the same; got {strength:g}")
+        whole(more.get("seed", 0), "trajectory_seed", most=MOST_SEED)
         return cls(by=by, strength=strength, number=counts[-1], **more)
 
 

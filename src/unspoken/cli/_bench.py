@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from unspoken.cli._options import FILE, app, new_console
+from unspoken.core.checks import MOST_THREADS
 from unspoken.errors import ConfigError
 
 bench = typer.Typer(
@@ -29,8 +30,8 @@ def use_threads(count: int | None) -> None:
     """Let PyTorch use so many CPU threads; None = its own choice."""
     if count is None:
         return
-    if count < 1:
-        raise ConfigError(f"--threads must be at least 1, got {count}")
+    if not 1 <= count <= MOST_THREADS:
+        raise ConfigError(f"--threads must be in 1..{MOST_THREADS}, got {count}")
     import torch
 
     torch.set_num_threads(count)

@@ -17,6 +17,12 @@ DEEPEST = 64
 MOST_LATENTS = 1 << 20
 """The most latents for a model that does not state a maximum number of positions."""
 
+MOST_SEED = (1 << 63) - 1
+"""The largest seed of torch's generators; numpy's own take any."""
+
+MOST_THREADS = 1024
+"""Where a library starts as many threads as it is told, tens of thousands end the process."""
+
 _DIGITS = 400
 """Limit on the digits of a whole number; the largest float has 309."""
 

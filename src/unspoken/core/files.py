@@ -48,6 +48,17 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 # writing
 
 
+def expanded(path: str | Path) -> Path:
+    """A path as a user writes it, with "~" replaced by the home folder; unchanged where there is no such home, see
+    `homeless`."""
+    return Path(os.path.expanduser(path))
+
+
+def homeless(path: Path) -> bool:
+    """Whether an expanded path is in a home that there is not, as for a container's user without a name."""
+    return path.parts[:1] != () and path.parts[0].startswith("~")
+
+
 def write_file(
     path: str | Path, write: Callable[[Path], object], *, error: type[UnspokenError] = RunError, then: str = ""
 ) -> None:

@@ -133,6 +133,12 @@ def decider(model: Model, stop: str | StopConfig, head: tuple[Tensor, Tensor] | 
     rule = StopConfig.parse(stop) if isinstance(stop, str) else stop
     if rule.rule == "head" and head is None and model.path:
         head = read_head(Path(model.path) / STOP_HEAD)
+        width = model.method.backbone.width
+        if head is not None and len(head[0]) != width:
+            raise RunError(
+                f"{Path(model.path) / STOP_HEAD} reads latents of {len(head[0])} entries, this model's have {width}; run "
+                "`unspoken learn-stop` again"
+            )
     return RuleDecider(replace(rule, every=rule.every * model.method.at_inference.latents_per_group), head)
 
 
@@ -152,8 +158,11 @@ def read_head(path: Path) -> tuple[Tensor, Tensor] | None:
         return None
     try:
         tensors = load_file(str(path))
-        return tensors["weight"], tensors["bias"]
-    except (OSError, SafetensorError, KeyError) as error:
+        weight_D, bias = tensors["weight"], tensors["bias"]
+        if weight_D.dim() != 1 or bias.numel() != 1 or not (weight_D.isfinite().all() and bias.isfinite().all()):
+            raise ValueError("it must be a vector and a number, all finite")
+        return weight_D.float(), bias.float().reshape(())
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error}); run `unspoken learn-stop` again, or delete it") from error
 
 

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unspoken.core.checks import latents_asked, spoken, whole
 from unspoken.core.config import build, dump
-from unspoken.core.files import check_new, write_folder
+from unspoken.core.files import check_new, expanded, write_folder
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import resolve
 from unspoken.core.lm.pretrained import adapter_base
@@ -327,7 +327,7 @@ def _is_unmodified(base: BackboneConfig) -> bool:
     if base.path is None or base.lora is not None:
         return False
     where = resolve(base.path)
-    return adapter_base(where) is None and Path(where) == Path(base.path).expanduser()
+    return adapter_base(where) is None and Path(where) == expanded(base.path)
 
 
 def _readme(model: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from unspoken.core.checks import MOST_THREADS, shown
 from unspoken.core.config import config_class
 from unspoken.core.fast.switch import FastConfig
 from unspoken.core.lm.backbone import BackboneConfig
@@ -16,6 +17,9 @@ from unspoken.core.loop.sources import ThinkingConfig
 from unspoken.errors import ConfigError
 from unspoken.methods import method_config
 from unspoken.tasks import task_config
+
+_MOST = {"seed": (1 << 32) - 1, "threads": MOST_THREADS, "rank_timeout": 1_000_000, "epochs": 1_000_000_000}
+"""Above these, numpy's global seed, the starting of threads, or arithmetic of times and steps fails."""
 
 
 @config_class
@@ -102,11 +106,16 @@ class TrainConfig:
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if (value := getattr(self, name)) is not None and value > most:
+                raise ConfigError(f"{name} must be at most {most}, got {shown(value)}")
         if self.async_save and self.sharding != "none":
             raise ConfigError(
                 "async_save copies whole states, and with sharding no process has one; set async_save=false: in shards all "
                 "processes write at once"
             )
+        if self.encodings is not None and not self.encodings.strip():
+            raise ConfigError("encodings is empty; give a folder, or null to keep token ids in memory")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas must be in [0, 1), got {list(self.betas)}")
         if self.select_split != "validation":

@@ -142,7 +142,8 @@ def without(key: str) -> dict[str, Any]:
     [
         (without("answer"), r"field 'answer' is missing; the row has: question, steps"),
         (without("question"), r"field 'question' is missing; the row has: steps, answer"),
-        (GOOD | {"answer": None}, r"field 'answer' is missing"),
+        (GOOD | {"answer": None}, r"field 'answer' is null; give it a text"),
+        (without("answer"), r"field 'answer' is missing; the row has: "),
         (GOOD | {"question": "  "}, r"field 'question' is empty"),
         (GOOD | {"answer": ""}, r"field 'answer' is empty"),
         (GOOD | {"answer": "text #### "}, r"field 'answer' has nothing after '####'"),

@@ -132,6 +132,14 @@ def test_what_cannot_be_read_row_by_row_is_refused(tmp_path):
             files(tmp_path, tmp_path / name, stream=True).examples("train")
     with pytest.raises(ConfigError, match="give a validation or test file instead of validation_fraction"):
         files(tmp_path, tmp_path / "a.jsonl", stream=True, validation_fraction=0.1)
+    with pytest.raises(DataError, match=r"no validation split; set task\.validation=PATH$"):
+        files(tmp_path, tmp_path / "a.jsonl", stream=True).examples("validation")
+    with pytest.raises(ConfigError, match="field 'stream_folder' is empty"):
+        make_task({"name": "files", "train": "x.jsonl", "stream": True, "stream_folder": " "})
+    with pytest.raises(DataError, match=r"this user has no home folder; set task\.stream_folder"):
+        make_task(
+            {"name": "files", "train": str(tmp_path / "a.csv"), "stream": True, "stream_folder": "~nobody-here/x"}
+        ).examples("train")
     part = {"task": {"name": "files", "train": "x.jsonl", "stream": True}}
     with pytest.raises(ConfigError, match=r"part 'x' has stream=true"):
         make_task({"name": "mixture", "parts": {"x": part}})
@@ -144,6 +152,11 @@ def test_rules_about_all_rows(tmp_path):
     (tmp_path / "b.jsonl").write_text(text([ROWS[0], {"question": "q", "answer": "1"}]))
     with pytest.raises(DataError, match=r"1 of 2 train rows have no step \(first train-1\)"):
         files(tmp_path, tmp_path / "b.jsonl", stream=True, require_steps=True).examples("train")
+    (tmp_path / "two").mkdir()
+    for name, rows in (("train-0", ROWS[:2]), ("train-1", [ROWS[2], {"question": "q", "answer": "1"}])):
+        (tmp_path / "two" / f"{name}.jsonl").write_text(text(rows))
+    with pytest.raises(DataError, match=r"train-1\.jsonl: 1 of 4 train rows have no step \(first train-3\)"):
+        files(tmp_path, tmp_path / "two", stream=True, require_steps=True).examples("train")
     (tmp_path / "test.jsonl").write_text(text([ROWS[0], {"question": "Q", "answer": "2"}]))
     with pytest.raises(DataError, match="all 2 train rows are dropped"):
         files(tmp_path, tmp_path / "b.jsonl", test=str(tmp_path / "test.jsonl"), stream=True).examples("train")

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from unspoken.core.embeddings import input_table, output_head
 from unspoken.core.fast.state_cache import StateCache, Watch, config_hash, weights_hash
 from unspoken.core.fast.switch import is_on, settings
+from unspoken.core.files import expanded, homeless
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone, restore
 from unspoken.core.lm.markers import add_tokens
@@ -85,7 +86,8 @@ class Assistant(nn.Module):
             self.backbone.adapt(config.lora, self.token_ids)
         else:
             _train_rows(self.backbone.lm, self.token_ids)
-        self._folder = settings().states
+        states = settings().states
+        self._folder = None if states is None or homeless(expanded(states)) else states
         self._keeps = False
         self._watch = Watch(self.backbone.lm)
         self._hash = ""

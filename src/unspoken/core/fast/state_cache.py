@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from unspoken.core.fast.weights import seal, version
-from unspoken.core.files import sweep, write_file
+from unspoken.core.files import expanded, sweep, write_file
 from unspoken.errors import TrainingError
 
 _PART = 64 << 20
@@ -88,7 +88,7 @@ class StateCache:
     """
 
     def __init__(self, folder: str | Path, model: str) -> None:
-        self.folder = Path(folder).expanduser() / model
+        self.folder = expanded(folder) / model
         self._places: dict[str, tuple[Any, int, int]] = {}  # key -> (open file, first row, rows)
         self._read: set[str] = set()
         self._waiting: dict[str, Tensor] = {}

@@ -30,6 +30,8 @@ class FastConfig:
     prefix_gb: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.states is not None and not self.states.strip():
+            raise ConfigError("states is empty; give a folder, or null to keep none")
         if not self.prefix_gb >= 0:
             raise ConfigError(f"prefix_gb must be 0 or more, got {self.prefix_gb}")
 

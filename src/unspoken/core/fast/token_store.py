@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from unspoken.core.files import sweep, write_file
+from unspoken.core.files import expanded, homeless, sweep, write_file
 from unspoken.errors import RunError
 
 LEAST, MOST = 2**14, 2**18
@@ -59,16 +59,12 @@ class Encodings:
     """
 
     def __init__(self, folder: str | Path, tokenizer: PreTrainedTokenizerFast, *, writes: bool = True) -> None:
-        folder = Path(folder)
-        try:
-            folder = folder.expanduser()
-        except RuntimeError:  # nobody's home: a container's user without a name
-            writes = False
+        folder = expanded(folder)
         self.folder = folder / tokenizer_hash(tokenizer)
         self._parts: list[_Part] = []
         self._read: set[str] = set()
         self._waiting: dict[bytes, bytes] = {}
-        self._writes = writes
+        self._writes = writes and not homeless(folder)
         self._look()
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from unspoken.core.builtin import BUILTIN, builtin
+from unspoken.core.files import expanded
 from unspoken.core.lm.adapters import ADAPTER, LoraSettings
 from unspoken.core.lm.backbone import Backbone, BackboneConfig, _no_bars
 from unspoken.core.lm.hf import with_attention
@@ -42,7 +43,7 @@ def resolve(path: str) -> str:
     Raises:
         BackboneError: a run without a model yet, or with files that were changed since they were saved.
     """
-    folder = builtin(path) if path.startswith(BUILTIN) else Path(path).expanduser()
+    folder = builtin(path) if path.startswith(BUILTIN) else expanded(path)
     if os.path.isfile(folder / "run.json"):
         if not (folder / "model").is_dir():
             raise BackboneError(f"the run in {path} has no model yet: it has not reached a validation; train on, or wait")

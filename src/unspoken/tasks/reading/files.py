@@ -14,10 +14,10 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Literal
 
 from unspoken.core.config import config_class
+from unspoken.core.files import expanded, homeless
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError, did_you_mean
 from unspoken.tasks.base import SPLITS, Split, fingerprint_examples
@@ -85,6 +85,8 @@ class FilesConfig:
         for split in ("validation", "test"):
             if getattr(self, split) is not None and getattr(self, f"{split}_fraction"):
                 raise ConfigError(f"set either '{split}' (a file) or '{split}_fraction' (a share of train), not both")
+        if not self.stream_folder.strip():
+            raise ConfigError("field 'stream_folder' is empty; leave it out for the cache, or give a folder")
         if self.stream and (self.validation_fraction or self.test_fraction):
             raise ConfigError(
                 "stream=true keeps the train rows on the disk, and no share of them can be carved out; give a validation or "
@@ -138,7 +140,8 @@ class Files(SplitTask[FilesConfig]):
     def examples(self, split: Split) -> Sequence[Example]:
         """The split in file order, without rows that are in a held-out split, up to its limit."""
         if split in SPLITS and split not in self._splits.there:
-            hint = f", or task.{split}_fraction=0.1 for a share of train" if split != "train" else ""
+            share = split != "train" and not self.config.stream
+            hint = f", or task.{split}_fraction=0.1 for a share of train" if share else ""
             raise DataError(f"task 'files' has no {split} split; set task.{split}=PATH{hint}")
         if split == "train" and self.config.stream:
             return self._stored
@@ -162,7 +165,10 @@ class Files(SplitTask[FilesConfig]):
 
         assert config.train is not None
         sources = [source(raw) for raw in raw_sources(config.train, "train", config.format)]
-        stored = prepared(sources, Path(config.stream_folder).expanduser())
+        folder = expanded(config.stream_folder)
+        if homeless(folder):
+            raise DataError(f"{folder}: this user has no home folder; set task.stream_folder to a place for the rows")
+        stored = prepared(sources, folder)
         self._check_stored(stored)
         self._splits.dropped["train"] = stored.dropped
         return stored.limited(config.limit)
@@ -182,8 +188,9 @@ class Files(SplitTask[FilesConfig]):
         if bare == rows and any(part.about.had_reasoning for part in stored.parts):
             raise no_steps(where, self.config.steps)
         if bare and self.config.require_steps:
-            part = next(part for part in stored.parts if part.about.bare)
-            raise self._bare(f"{part.about.source}", bare, rows, f"train-{part.about.first_bare}")
+            number, part = next((i, part) for i, part in enumerate(stored.parts) if part.about.bare)
+            first = sum(before.about.read for before in stored.parts[:number]) + (part.about.first_bare or 0)
+            raise self._bare(part.about.source, bare, rows, f"train-{first}")
 
     def fingerprint(self, split: Split) -> str:
         """See `Task.fingerprint`; of rows on the disk, a hash of their files' hashes."""
@@ -276,7 +283,7 @@ def _same_content(a: str | None, b: str | None) -> bool:
     folders, hub data sets and objects with several splits."""
     if a is None or b is None or hub_id(a) is not None:
         return False
-    one, two = Path(a).expanduser(), Path(b).expanduser()
+    one, two = expanded(a), expanded(b)
     if one.is_dir() or two.is_dir():
         return one.resolve() == two.resolve() and not has_splits(one)
     if not (one.is_file() and two.is_file()):

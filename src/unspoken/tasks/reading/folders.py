@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from unspoken.core.files import expanded
 from unspoken.errors import DataError
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading.layouts import SPLIT_NAMES, split_called
@@ -37,7 +38,7 @@ def source_rows(place: str, split: Split, format: Format = "auto") -> tuple[Iter
     """
     if not place.strip():
         raise DataError(f"the place of the {split} rows is empty; give a file, a folder or a name on the hub")
-    path = Path(place).expanduser()
+    path = expanded(place)
     if path.is_dir():
         return folder_rows(path, split, format), place
     hub = hub_id(place)
@@ -53,7 +54,7 @@ def source_rows(place: str, split: Split, format: Format = "auto") -> tuple[Iter
 def hub_id(place: str) -> tuple[str, str | None] | None:
     """(name, config) if a place is not an existing path but could be a name on the hub; else None."""
     match = _HUB_ID.fullmatch(place)
-    if match is None or Path(place).expanduser().exists() or Path(place).suffix.lower() in (*SUFFIXES, *PACKED):
+    if match is None or expanded(place).exists() or Path(place).suffix.lower() in (*SUFFIXES, *PACKED):
         return None
     return match["name"], match["config"]
 
@@ -75,7 +76,7 @@ def hub_rows(
         ConnectionError: it cannot be loaded; the message is a clause that says why.
         DataError: it has no such split.
     """
-    folder = Path(hub).expanduser()
+    folder = expanded(hub)
     if folder.is_dir():
         return folder_rows(folder, split, config=config, called=called, named=True), hub
     try:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from unspoken.core.files import kind_of
+from unspoken.core.files import expanded, kind_of
 from unspoken.errors import DataError
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading import tables
@@ -120,7 +120,7 @@ def read_bytes(path: str | Path) -> bytes:
 @contextlib.contextmanager
 def opened(path: str | Path) -> Iterator[BinaryIO]:
     """A regular file, open for reading. Raises DataError, also for what goes wrong while it is read; see `read_bytes`."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         kind = place.stat().st_mode
         if stat.S_ISDIR(kind):

@@ -105,6 +105,8 @@ def _example(
             f"{where}: a row must be an object with 'question' and 'answer', got {type(row).__name__}{advice(row)}"
         )
     if missing := [name for name in ("question", "answer") if row.get(name) is None]:
+        if missing[0] in row:
+            raise DataError(f"{where}: field '{missing[0]}' is null; give it a text, or leave the row out")
         there = ", ".join(map(str, row)) or "nothing"
         raise DataError(f"{where}: field '{missing[0]}' is missing; the row has: {there}{advice(row)}")
     question = text_field(row, "question", where)

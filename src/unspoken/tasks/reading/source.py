@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from unspoken.core.config import config_class
+from unspoken.core.files import expanded
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import SPLITS, Score, ScoringRule, Split, fingerprint_examples
@@ -104,13 +105,13 @@ class DataSource:
     def folder(self) -> Path | None:
         """The folder to read, or None if there is none and the hub is used. A missing `root` is an error."""
         if self.root is not None:
-            root = Path(self.root).expanduser()
+            root = expanded(self.root)
             if not root.is_dir():
                 problem = "is no folder; give the folder it is in" if root.exists() else "no such folder"
                 raise DataError(f"{root}: {problem} (root of task {self.task!r})")
             return root
         variable = os.environ.get(DATA_VARIABLE)
-        places = [Path(variable).expanduser() / name for name in self.folders or (self.task,)] if variable else []
+        places = [expanded(variable) / name for name in self.folders or (self.task,)] if variable else []
         return next((place for place in places if place.is_dir()), None)
 
     def find(self, split: Split) -> Path | None:

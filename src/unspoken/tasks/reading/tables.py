@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unspoken.core.files import expanded
 from unspoken.errors import DataError
 from unspoken.tasks.reading.rows import RawRow
 
@@ -87,7 +88,7 @@ def parquet_rows(path: str | Path, data: bytes | None = None) -> Iterator[RawRow
     from pyarrow.parquet import ParquetFile
 
     try:
-        file = ParquetFile(Path(path).expanduser() if data is None else BufferReader(data))
+        file = ParquetFile(expanded(path) if data is None else BufferReader(data))
         return _numbered(path, file.iter_batches(batch_size=_PIECE))
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}: is no whole Parquet file ({_line(error)}); get it again") from None
@@ -98,7 +99,7 @@ def arrow_rows(path: str | Path, data: bytes | None = None) -> Iterator[RawRow]:
     from pyarrow import ArrowException, BufferReader, ipc, memory_map
 
     try:
-        source = memory_map(str(Path(path).expanduser())) if data is None else BufferReader(data)
+        source = memory_map(str(expanded(path))) if data is None else BufferReader(data)
         whole = source.read(6) == b"ARROW1"
         source.seek(0)
         if whole:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from unspoken.core.files import expanded
 from unspoken.errors import DataError
 from unspoken.tasks.base import Split
 from unspoken.tasks.reading.folders import hub_id, hub_rows, is_saved, saved_rows, split_files
@@ -40,7 +41,7 @@ def raw_sources(place: str, split: Split, format: Format = "auto") -> list[RawSo
     Raises:
         DataError: the place does not exist, or has nothing for this split.
     """
-    path = Path(place).expanduser()
+    path = expanded(place)
     if path.is_dir() and is_saved(path):
         files = sorted(file for file in path.rglob("*") if file.is_file())
         return [RawSource(name=place, stamp=_stamp(files) + split, open=lambda: saved_rows(path, split))]
