@@ -152,9 +152,10 @@ def test_keep_every_is_checked():
     ("name", "value"), [("seed", 1 << 32), ("threads", 99_999), ("rank_timeout", 1e300), ("epochs", 1e308)]
 )
 def test_numbers_that_a_library_cannot_take_are_refused(name: str, value: float):
+    from unspoken.core.config import build
     from unspoken.runs.config import TrainConfig
 
     with pytest.raises(ConfigError, match=f"{name} must be at most "):
-        TrainConfig(**{"epochs": 1.0, name: value})
+        build(TrainConfig, {"epochs": 1.0, name: value})
     with pytest.raises(ConfigError, match="encodings is empty"):
         TrainConfig(steps=1, encodings="")
