@@ -22,12 +22,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 quickstart: $(VENV)/.installed
 	$(BIN)/unspoken quickstart
 
+# Tests start hundreds of processes; none shall compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Lint, formatting, types and all tests, side by side on two cores; offline once installed.
 test: $(VENV)/.installed
 	$(MAKE) --no-print-directory -j2 lint tests
 
+# A file stays with one process, which makes its fixtures once; the order is that of tests/conftest.py.
 tests: $(VENV)/.installed
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The whole repository: package, tests, benchmarks, comparisons, examples, and the Python in the pages.
 lint: $(VENV)/.installed
