@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.fakes.evaluation import FakeModel, FakeTask, problem, record, report
 
+from unspoken.core import provenance as described
 from unspoken.core.files import write_text
 from unspoken.core.provenance import provenance
 from unspoken.errors import ConfigError, DataError, RunError
@@ -204,6 +205,7 @@ def test_edited_latents_are_not_kept_as_plain_answers(tmp_path: Path) -> None:
 def test_provenance_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     json.dumps(provenance())
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError("git")))
+    monkeypatch.setattr(described, "_checkout", described._checkout.__wrapped__)  # it remembers what it was told
     monkeypatch.setitem(sys.modules, "torch", None)
     seen = provenance()
     assert (seen["commit"], seen["changed"], seen["threads"], seen["gpu"]) == (None, None, None, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -36,6 +37,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -43,6 +45,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _cpu() -> str | None:
     """The processor's name."""
     try:
@@ -66,8 +69,11 @@ def _torch() -> tuple[int | None, list[str]]:
         return None, []
 
 
+@functools.cache
 def _checkout(package: Path) -> tuple[str | None, bool | None]:
     """Commit of the checkout that `package` (".../src/unspoken") runs from, and whether tracked files differ from it.
+
+    Asked once: a later commit is not what this process has loaded.
 
     An installed copy may be inside another repository (a virtual environment in a project), whose commit is irrelevant; so
     the package must be at its place in our repository.
