@@ -28,7 +28,7 @@ latents = 2
 
 [[runs]]
 set = { "train.steps" = 4, "train.validate_every" = 4, "train.validate_limit" = 2, "train.save_every" = 2, \
-"train.log_every" = 1, "train.threads" = 1, "train.warmup_steps" = 0, \
+"train.log_every" = 1, "train.threads" = 1, "train.warmup_steps" = 0, "speaking.max_new_tokens" = 8, \
 "task.train_size" = 64, "task.validation_size" = 4, "task.test_size" = 8 }
 
 [[runs]]
