@@ -294,9 +294,9 @@ TRIALS: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
     "overload": (overload, {"seconds": 4.0, "slots": 2, "waiting": 2}),
     "connections": (connections, {"count": 300}),
     "slow_bodies": (slow_bodies, {"count": 10}),  # half a minute, whatever the count
-    "soak": (soak, {"seconds": 8.0, "clients": 6}),
+    "soak": (soak, {"seconds": 5.0, "clients": 6}),
     "killed_client": (killed_client, {"count": 2}),
-    "stopped": (stopped, {"requests": 24, "drain": 1.0}),
+    "stopped": (stopped, {"requests": 16, "drain": 1.0}),
 }
 """Each with the arguments that make it short."""
 

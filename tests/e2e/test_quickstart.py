@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.fakes.evaluation import record, report
+from support.forks import Forked, server
 
 import unspoken
 from unspoken.cli._terminal import Terminal
+from unspoken.recipes import quickstart as module
 from unspoken.recipes import tiny
 from unspoken.recipes.quickstart import START, _question, quickstart
 
@@ -22,8 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def short(monkeypatch):
-    """Four updates per method on few problems."""
-    from dataclasses import replace
+    """Four updates per method on few problems, by processes that begin with everything imported."""
 
     def quick(make):
         def config(seed):
@@ -34,6 +34,7 @@ def short(monkeypatch):
         return config
 
     monkeypatch.setattr(tiny, "QUICKSTART", {label: quick(make) for label, make in tiny.QUICKSTART.items()})
+    monkeypatch.setattr(module, "get_context", lambda _: server())
 
 
 def test_quickstart_writes_runs_reports_and_a_page_and_goes_on_where_it_was(short, tmp_path):
@@ -69,31 +70,28 @@ def test_the_question_to_ask_is_one_that_is_answered_rightly():
 
 
 PARENT = """
-import os, sys, time
+import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from unspoken.recipes.quickstart import end_with_parent
-if __name__ == "__main__":
-    with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        pool.submit(time.sleep, 600).result()
+with ProcessPoolExecutor(1, get_context("fork"), end_with_parent) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    pool.submit(time.sleep, 600).result()
 """
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path):
+def test_workers_end_when_their_parent_is_killed():
     """They would train on for minutes, unseen, beside the run that the user starts next."""
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        worker = int(parent.stdout.readline())
-        os.kill(worker, 0)
-        parent.kill()
-        parent.wait()
-        deadline = time.monotonic() + 60
-        while alive(worker) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not alive(worker)
+    parent = Forked(script=PARENT)
+    parent.until(lambda: parent.stdout().endswith("\n"))
+    worker = int(parent.stdout())
+    os.kill(worker, 0)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(worker)
 
 
 def alive(pid: int) -> bool:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.forks import Popen
 
 from benchmarks.endurance import TRIALS
+from unspoken.bench import server_process
 from unspoken.bench.server_process import ServerProcess
 
 
@@ -35,7 +37,13 @@ def test_cancelled_requests_make_room(server: ServerProcess):
     assert found["seconds_until_idle"] < 5
 
 
-def test_overload_is_told_and_nobody_accepted_is_lost():
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial's own server begins with everything imported; `server` is a real process."""
+    monkeypatch.setattr(server_process.subprocess, "Popen", Popen)
+
+
+def test_overload_is_told_and_nobody_accepted_is_lost(forked: None):
     found = run("overload")
     assert set(found["statuses"]) == {200, 429}
     assert min(found["statuses"].values()) > 5
@@ -67,7 +75,7 @@ def test_killed_clients_are_noticed(server: ServerProcess):
     assert found["aborted"]
 
 
-def test_a_stop_under_load_loses_nobody_without_a_word():
+def test_a_stop_under_load_loses_nobody_without_a_word(forked: None):
     found = run("stopped")
     assert found["answered"] + found["ended_with_an_error"] == found["requests"]
     assert found["lost_without_a_word"] == 0

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.command_line import said
-from support.forks import Forked
+from support.forks import Forked, Popen
 from support.small_study import changed
 
 from unspoken.studies import work as work_of
+from unspoken.studies import workers
 from unspoken.studies.places import JobPlaces
 from unspoken.studies.run import Planned, planned, write_results
 from unspoken.studies.state import done
@@ -96,8 +97,11 @@ def test_a_study_trains_asks_looks_and_verifies(small: Path, tmp_path: Path, mon
     assert (code, "3 runs, 3 done; about 0.0 hours left" in out) == (0, True)
 
 
-def test_a_damaged_folder_and_a_bad_run_are_told_and_the_rest_is_done(small: Path, tmp_path: Path):
+def test_a_damaged_folder_and_a_bad_run_are_told_and_the_rest_is_done(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The command itself, with processes: one folder is no run, one run cannot be trained; the third is."""
+    monkeypatch.setattr(workers.subprocess, "Popen", Popen)
     changed(small, 'when = { method = "codi" }', DIVERGES)
     runs = tmp_path / "runs"
     made = planned(small, runs=runs, only=["seed=1"])

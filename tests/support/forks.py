@@ -9,15 +9,18 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from unittest import mock
 
 from support.command_line import Done
@@ -34,17 +37,29 @@ AT_FIRST = dict(os.environ)
 
 
 @functools.cache
-def _context() -> Any:
+def server() -> Any:
+    """The context of multiprocessing whose processes are forked from our server."""
     with mock.patch.dict(os.environ, AT_FIRST, clear=True):
         forkserver.set_forkserver_preload([*IMPORTED])
         forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
 
 
-def _begin(words: list[str], script: str | None, env: dict[str, str], cwd: str, out: str, err: str) -> None:
-    """What the process does: the command, or a script that finds `words` in sys.argv[1:]."""
-    for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+Stream = str | Connection | None
+"""Where a stream leads: a file to write behind, a pipe, or where the server's own leads."""
+
+
+def _begin(
+    words: list[str], script: str | None, env: Mapping[str, str], cwd: str, *streams: Stream, module: str = ""
+) -> None:
+    """What the process does: the command, a module, or a script that finds `words` in sys.argv[1:]."""
+    for number, (name, stream) in enumerate(zip(("stdin", "stdout", "stderr"), streams, strict=True)):
+        if stream is None:
+            continue
+        fd = os.open(stream, os.O_WRONLY | os.O_APPEND) if isinstance(stream, str) else stream.fileno()
+        os.dup2(fd, number)
+        file = open(number, "r" if name == "stdin" else "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+        setattr(sys, name, file)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     os.environ.clear()
@@ -53,6 +68,10 @@ def _begin(words: list[str], script: str | None, env: dict[str, str], cwd: str, 
     sys.argv = ["unspoken", *words]
     if script is not None:
         exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
+        return
+    if module:
+        sys.modules.pop(module, None)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
         return
     from unspoken.__main__ import main
 
@@ -65,8 +84,8 @@ class Forked:
     def __init__(self, *words: str | Path, script: str | None = None, env: Mapping[str, str] = {}, cwd: Path | None = None):
         self._said = [tempfile.NamedTemporaryFile(prefix="said-") for _ in range(2)]  # noqa: SIM115 - kept while this object is
         paths = [file.name for file in self._said]
-        told = ([*map(str, words)], script, {**os.environ, **env}, str(cwd or Path.cwd()), *paths)
-        self._process = _context().Process(target=_begin, args=told)
+        told = ([*map(str, words)], script, {**os.environ, **env}, str(cwd or Path.cwd()), None, *paths)
+        self._process = server().Process(target=_begin, args=told)
         self._process.start()
         self.pid: int = self._process.pid
 
@@ -111,6 +130,71 @@ class Forked:
         """What it leaves behind, once it has ended."""
         code = self.wait(timeout)
         return Done(code, self.stdout(), self.stderr())
+
+
+class Popen:
+    """In place of a `subprocess.Popen` of `python -m MODULE WORDS...`, for code under test that starts one.
+
+    As far as that code uses it: streams are inherited, text pipes, or, for standard error, a file that is written behind.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | IO[str] | None = None,
+        env: Mapping[str, str] | None = None,
+        **how: Any,
+    ) -> None:
+        interpreter, dash, module, *words = command
+        assert (interpreter, dash) == (sys.executable, "-m"), command
+        assert how.keys() <= {"text", "encoding", "start_new_session"}, how
+        into, self.stdin = _pipe("w", stdin)
+        out, self.stdout = _pipe("r", stdout)
+        err, self.stderr = _pipe("r", stderr) if isinstance(stderr, int | None) else (str(stderr.name), None)
+        told = (words, None, dict(os.environ if env is None else env), str(Path.cwd()), into, out, err)
+        self._process = server().Process(target=_begin, args=told, kwargs={"module": "" if module == "unspoken" else module})
+        self._process.start()
+        self.pid: int = self._process.pid
+        for end in (into, out, err):
+            if isinstance(end, Connection):
+                end.close()
+
+    def poll(self) -> int | None:
+        """See `subprocess.Popen`."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See `subprocess.Popen`."""
+        self._process.join(timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired("forked", timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """See `subprocess.Popen`."""
+        os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """See `subprocess.Popen`."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """See `subprocess.Popen`."""
+        self._process.kill()
+
+
+def _pipe(mode: str, asked: int | None) -> tuple[Connection | None, IO[str] | None]:
+    """The end of a pipe for the process, and the other as a text file; neither where none is asked for."""
+    if asked != subprocess.PIPE:
+        return None, None
+    read, write = multiprocessing.Pipe(duplex=False)
+    theirs, ours = (read, write) if mode == "w" else (write, read)
+    file = open(os.dup(ours.fileno()), mode, encoding="utf-8")  # noqa: SIM115 - the other side's
+    ours.close()
+    return theirs, file
 
 
 def forked(*words: str | Path, script: str | None = None, env: Mapping[str, str] = {}, cwd: Path | None = None) -> Done:
