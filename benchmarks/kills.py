@@ -4,9 +4,12 @@
     python -m benchmarks.kills --kills 10 evaluation study    # some of them
 
 Each is run once without a kill. Then it is run again and again, killed with signal 9 after a random time, and the same
-command is given again. Trainings are killed while building, in steps, saves, validations, changes of stage. Weights,
-optimizer and metrics, answers, condensed rows must be equal, bit for bit. A JSON object a line; exit code 1 if anything
-differs.
+command is given again. Trainings are killed while building, in steps, saves, validations, changes of stage; of several
+processes all are killed, or one, and then the others must end by themselves. Weights, optimizer and metrics, answers,
+condensed rows must be equal, bit for bit. A JSON object a line; exit code 1 if anything differs.
+
+Commands begin with everything imported, forked from one process: importing writes nothing, and takes most of the time.
+What a command starts by itself, as a study does its trainings, are ordinary processes.
 """
 
 from __future__ import annotations
@@ -15,15 +18,17 @@ import argparse
 import contextlib
 import http.server
 import json
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,9 +48,21 @@ TRAININGS: dict[str, tuple[int, list[str]]] = {
 
 OTHERS = ("evaluation", "condensing", "study")
 
+MODELS = ("transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama")
+
+PATIENCE = 120
+"""Seconds until the other processes of a training must have ended, when one is killed."""
+
+KILLS_A_RUN = 4
+"""Then a run may end, so that many kills hit its later steps."""
+
+VALIDATES = 6
+"""Steps between validations."""
+
 COMMON = [
     "task.train_size=64", "task.validation_size=8", "train.steps=24", "train.epochs=null", "train.batch_size=8",
-    "train.save_every=2", "train.validate_every=6", "train.validate_limit=4", "train.log_every=1", "train.threads=1",
+    "train.save_every=2",
+    f"train.validate_every={VALIDATES}", "train.validate_limit=4", "train.log_every=1", "train.threads=1",
     "speaking.max_new_tokens=8", "train.encodings=null",
 ]  # fmt: skip
 
@@ -80,20 +97,58 @@ def command(name: str, out: Path, url: str) -> tuple[int, list[str]]:
     return processes, ["train", "tiny/sim_cot", *COMMON, *overrides, "--out", str(out), "--quiet"]
 
 
-def start(name: str, out: Path, url: str) -> list[subprocess.Popen[bytes]]:
+class Started:
+    """A process of the command, with everything imported; it leads a group of processes, those that it starts.
+
+    Args:
+        words: arguments of the command.
+        env: further environment variables.
+    """
+
+    def __init__(self, words: list[str], env: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["unspoken.cli", "unspoken.causal.campaign", "unspoken.training.loop", *MODELS])
+        self.errors = tempfile.NamedTemporaryFile(prefix="kills-")  # noqa: SIM115 - kept while this object is
+        self.process = context.Process(target=_run, args=(words, env, self.errors.name))
+        self.process.start()
+
+    def ended(self) -> int | None:
+        """Its exit code, or None while it runs; -9 where it was killed."""
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """Signal 9 to it and what it has started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid or 0, signal.SIGKILL)
+        self.process.kill()
+        self.process.join()
+
+    def said(self) -> str:
+        """The end of what it has written to its error stream."""
+        return Path(self.errors.name).read_text(errors="replace")[-2000:]
+
+
+def _run(words: list[str], env: dict[str, str], errors: str) -> None:
+    """What the process does."""
+    os.setsid()
+    os.environ.update(env)
+    for number, path in ((1, os.devnull), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    sys.argv = ["unspoken", *words]
+    from unspoken.__main__ import main
+
+    main()
+
+
+def start(name: str, out: Path, url: str) -> list[Started]:
     """Begin or resume."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes, words = command(name, out, url)
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = []
-    for rank in range(processes):
-        group = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": str(port)} if processes > 1 else {}  # fmt: skip
-        how: Any = {"env": {**env, **group}, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        found.append(subprocess.Popen([sys.executable, "-m", "unspoken", *words], start_new_session=True, **how))
-    return found
+    count, words = command(name, out, url)
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if count > 1 else {}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {} for rank in range(count)]
+    return [Started(words, {"OMP_NUM_THREADS": "1", **group, **rank}) for rank in ranks]
 
 
 @contextlib.contextmanager
@@ -122,25 +177,33 @@ def model() -> Iterator[str]:
         server.server_close()
 
 
-def ends(started: list[subprocess.Popen[bytes]]) -> None:
+def ends(started: list[Started]) -> None:
     """Wait for the end of a run.
 
     Raises:
         SystemExit: it failed.
     """
     for process in started:
-        _, said = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"a command failed: {said.decode()[-2000:]}")
+        process.process.join()
+        if process.ended():
+            raise SystemExit(f"a command failed: {process.said()}")
 
 
-def kill(started: list[subprocess.Popen[bytes]]) -> None:
-    """Signal 9 to all processes and those that they have started, as a machine that goes down."""
+def kill(started: list[Started], dice: random.Random) -> None:
+    """Kill all processes, as a machine that goes down, or one of several; then the others must end by themselves.
+
+    Raises:
+        SystemExit: another process went on, or waits.
+    """
+    if len(started) > 1 and dice.random() < 0.5:
+        struck = dice.choice(started)
+        struck.kill()
+        for process in started:
+            process.process.join(timeout=PATIENCE)
+            if process.ended() is None:
+                raise SystemExit(f"a process waits for one that was killed: {process.said()}")
     for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    for process in started:
-        process.communicate()
+        process.kill()
 
 
 def contents(out: Path) -> dict[str, Any]:
@@ -160,11 +223,29 @@ def contents(out: Path) -> dict[str, Any]:
     return found
 
 
-def reached(out: Path) -> int:
-    """How far a killed command had come: the newest state's step, or lines of answers and rows."""
-    states = sorted(int(path.name.removeprefix("step-")) for path in out.rglob("state/step-*"))
-    lines = [len(path.read_bytes().splitlines()) for path in (*out.glob("*.partial-*"), *out.glob("rows.jsonl"))]
-    return sum(states) or sum(lines)
+def leftovers(out: Path) -> set[Path]:
+    """What was being written when a process was killed."""
+    return {*out.rglob(".*.tmp"), *out.rglob(".*.old")}
+
+
+def moment(out: Path, before: set[Path]) -> str:
+    """What a killed command was doing, as far as its files tell.
+
+    Args:
+        out: where it writes.
+        before: what an earlier kill has left.
+    """
+    if left := leftovers(out) - before:
+        return f"writing {sorted(left)[0].name.split('.')[1].split('-')[0]}"
+    if not (files := list(out.rglob("metrics.jsonl"))):
+        return "before the first line"
+    rows = [json.loads(line) for line in max(files, key=os.path.getmtime).read_text().splitlines() if line.endswith("}")]
+    steps = [row for row in rows if row["kind"] == "train"]
+    if not steps:
+        return "before the first line"
+    if steps[-1]["step"] % VALIDATES == 0 and rows[-1]["kind"] == "train":
+        return "validating"
+    return "first step of a stage" if len(steps) > 1 and steps[-1]["stage"] != steps[-2]["stage"] else "steps"
 
 
 def differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -184,26 +265,32 @@ def trial(name: str, kills: int, folder: Path, dice: random.Random) -> dict[str,
         ends(start(name, folder / "whole", url))
         seconds, whole = time.perf_counter() - began, contents(folder / "whole")
         assert whole, "nothing to compare"
-        done, runs, far, odd = 0, 0, [], []
-        while done < kills:
+        moments: Counter[str] = Counter()
+        runs, odd = 0, []
+        while moments.total() < kills:
             run = folder / f"run-{runs}"
-            while done < kills:
-                began, fresh = time.perf_counter(), not run.exists()
-                started = start(name, run, url)
-                when = began + dice.uniform(0.3, 1.1) * seconds
-                while time.perf_counter() < when and any(process.poll() is None for process in started):
-                    time.sleep(0.05)
-                if all(process.poll() is not None for process in started):
-                    ends(started)
-                    seconds = time.perf_counter() - began if fresh else seconds  # the machine is freer than it was
+            for _ in range(min(KILLS_A_RUN, kills - moments.total())):
+                before = leftovers(run)
+                if not killed(start(name, run, url), dice.uniform(0.02, 1.0) * seconds, dice):
                     break
-                kill(started)
-                done += 1
-                far.append(reached(run))
+                moments[moment(run, before)] += 1
             ends(start(name, run, url))
             odd += [f"{run.name}: {what}" for what in differing(whole, contents(run))]
+            shutil.rmtree(run)
             runs += 1
-    return {"variant": name, "kills": done, "runs": runs, "reached": sorted(set(far)), "different": odd}
+    return {"variant": name, "kills": moments.total(), "runs": runs, "when": dict(moments.most_common()), "different": odd}
+
+
+def killed(started: list[Started], seconds: float, dice: random.Random) -> bool:
+    """Kill a command after so long; False if it has ended before."""
+    when = time.perf_counter() + seconds
+    while time.perf_counter() < when:
+        if all(process.ended() is not None for process in started):
+            ends(started)
+            return False
+        time.sleep(0.01)
+    kill(started, dice)
+    return True
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from support.command_line import Done
 
 IMPORTED = (
     "unspoken.cli",
-    "unspoken.evaluation.campaign",
+    "unspoken.causal.campaign",
     "unspoken.training.loop",
     "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
