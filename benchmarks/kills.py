@@ -29,7 +29,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +103,14 @@ class Started:
     Args:
         words: arguments of the command.
         env: further environment variables.
+        first: called in the process.
     """
 
-    def __init__(self, words: list[str], env: dict[str, str]) -> None:
+    def __init__(self, words: list[str], env: dict[str, str], first: Callable[[], object] | None = None) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["unspoken.cli", "unspoken.causal.campaign", "unspoken.training.loop", *MODELS])
         self.errors = tempfile.NamedTemporaryFile(prefix="kills-")  # noqa: SIM115 - kept while this object is
-        self.process = context.Process(target=_run, args=(words, env, self.errors.name))
+        self.process = context.Process(target=_run, args=(words, env, self.errors.name, first))
         self.process.start()
 
     def ended(self) -> int | None:
@@ -128,9 +129,11 @@ class Started:
         return Path(self.errors.name).read_text(errors="replace")[-2000:]
 
 
-def _run(words: list[str], env: dict[str, str], errors: str) -> None:
+def _run(words: list[str], env: dict[str, str], errors: str, first: Callable[[], object] | None) -> None:
     """What the process does."""
     os.setsid()
+    if first is not None:
+        first()
     os.environ.update(env)
     for number, path in ((1, os.devnull), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
@@ -238,7 +241,8 @@ def moment(out: Path, before: set[Path]) -> str:
     if left := leftovers(out) - before:
         return f"writing {sorted(left)[0].name.split('.')[1].split('-')[0]}"
     if not (files := list(out.rglob("metrics.jsonl"))):
-        return "before the first line"
+        lines = [len(path.read_bytes().splitlines()) for path in (*out.glob("*.partial-*"), *out.glob("rows.jsonl"))]
+        return f"at {sum(lines) // 64 * 64} lines and more" if sum(lines) else "before the first line"
     rows = [json.loads(line) for line in max(files, key=os.path.getmtime).read_text().splitlines() if line.endswith("}")]
     steps = [row for row in rows if row["kind"] == "train"]
     if not steps:

@@ -57,20 +57,28 @@ for name, (place, what, rank) in PLACES.items():
 leave_group()
 """
 
-STOPPED = """
-import os, signal, sys
-from unspoken.recipes import recipe
+FAULTY = """
+import os, signal, sys, time
+from unspoken.__main__ import main
+from unspoken.methods import base
 from unspoken.training import loop
 
-step = loop.Training._train_step
+FAULTS = {
+    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "hangs": lambda: time.sleep(1000),
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "fails": lambda: [][0],
+}
+loss, fault = loop.Training._loss, sys.argv.pop(1)
 
-def stops(self):
-    if self.step == 2 and os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    step(self)
+def faulty(self, part, counts):
+    report = loss(self, part, counts)
+    if self.step == 2 and os.environ["RANK"] == "1":  # the other is in its passes, or waits for gradients
+        report.trace.hidden_BSD.register_hook(lambda _: FAULTS[fault]())
+    return report
 
-loop.Training._train_step = stops
-loop.train(recipe(sys.argv[1]), sys.argv[2])
+loop.Training._loss = faulty
+main()
 """
 
 
@@ -145,17 +153,26 @@ def test_what_fails_on_one_process_ends_all_with_its_message(make, tmp_path):
 
 
 @pytest.mark.slow
-def test_nobody_waits_long_for_a_process_that_hangs(make, tmp_path):
-    """It is stopped, as by a debugger, or a disk that gives no answer."""
-    (tmp_path / "recipe.json").write_text(json.dumps(dump(make(steps=5, rank_timeout=0.05))))
-    first, second = launched(2, tmp_path / "recipe.json", tmp_path / "run", script=STOPPED)
+@pytest.mark.parametrize(
+    ("fault", "sharding", "said"),
+    [
+        ("stopped", "none", "process 1 gives no sign of life: .*"),  # as by a debugger, or a disk that gives no answer
+        ("hangs", "none", "process 1 did not come: it hangs"),
+        ("killed", "zero3", "process 1 gives no sign of life: .*"),
+        ("fails", "zero2", "process 1 has stopped: IndexError: list index out of range"),
+    ],
+)
+def test_a_process_that_is_lost_in_a_pass_is_named_and_nobody_waits_long(make, tmp_path, fault, sharding, said):
+    method = {"name": "coconut", "curriculum": "none"}
+    (tmp_path / "recipe.json").write_text(json.dumps(dump(make(method, steps=5, rank_timeout=0.1, sharding=sharding))))
+    words = (fault, "train", tmp_path / "recipe.json", "--quiet", "--out", tmp_path / "run")
+    first, second = launched(2, *words, script=FAULTY)
     try:
         done = first.done(timeout=60)
-        assert done.returncode != 0
-        said = (
-            r"process 1 did not come while (training step|laying out rows of step) \d: .* train\.rank_timeout=0\.05 minutes"
-        )
-        assert re.search(said, done.stderr), done.stderr
+        assert done.returncode == 2
+        assert re.search(f"^error: {said}", done.stderr, re.MULTILINE), done.stderr
+        if "stopped: " not in said:
+            assert re.search(r"while training step 3; .* train\.rank_timeout=0\.1 minutes", done.stderr)
     finally:
         second.kill()
 

@@ -28,6 +28,7 @@ from unspoken.core.config import build, dump
 from unspoken.core.fast.switch import using
 from unspoken.core.files import (
     check_new,
+    read_object,
     reason,
     recover,
     sweep,
@@ -57,6 +58,8 @@ TRAINING: Any = {
 class RunDir(Places):
     """A run directory on disk, made by `create`; see `Places` for the files around the model."""
 
+    _trained: str | None = None  # the run's id, while it is being trained
+
     def create(self, config: RunConfig, about: Mapping[str, object]) -> None:
         """Start a run: write run.json.
 
@@ -81,6 +84,28 @@ class RunDir(Places):
         if taken:
             raise RunError(f"{self.path} exists and is no run directory; give another --out, or empty it")
 
+    def stay(self) -> None:
+        """From now on, refuse to write metrics and states if something else, or nothing, is here."""
+        self._trained = self.read()["id"]
+
+    def _check_stayed(self) -> None:
+        """Without it, folders would be made anew where a run has been moved away, or over a disk that is not mounted.
+
+        Raises:
+            TrainingError: the run is not here any more.
+        """
+        if self._trained is None:
+            return
+        try:
+            why = "" if read_object(self.path / "run.json").get("id") == self._trained else "another run is there"
+        except (OSError, ValueError) as error:
+            why = f"run.json: {reason(error)[0]}"
+        if why:
+            raise TrainingError(
+                f"{self.path} was taken away while it was trained ({why}): moved, deleted or unmounted; bring it back, and "
+                "run the same command again: training goes on from the last saved state"
+            )
+
     def config(self) -> RunConfig:
         """The run's config."""
         try:
@@ -96,6 +121,7 @@ class RunDir(Places):
 
     def log(self, row: Mapping[str, object]) -> None:
         """Append a row to metrics.jsonl."""
+        self._check_stayed()
         try:
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -132,6 +158,7 @@ class RunDir(Places):
             known = more(new)
             (new / "state.json").write_text(json.dumps(sealed(new, {"step": step, **info}, known)), encoding="utf-8")
 
+        self._check_stayed()
         target = self.path / "state" / f"step-{step:08d}"
         write_folder(target, write, **TRAINING)
         self._keep_only(target)
@@ -179,6 +206,7 @@ class RunDir(Places):
             stage: the stage it was trained up to, if not the last: its "index", the index of the "last" one, and its number
                 of "latents" (None = as many as at the end).
         """
+        self._check_stayed()
         run = self.read()["id"]
         write_folder(
             self.path / "model", lambda new: write_model(new, run, method, step=step, score=score, stage=stage), **TRAINING

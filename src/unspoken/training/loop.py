@@ -348,6 +348,7 @@ class Training:
             self.run.check_free()
         self.lock.take()
         self._begin()
+        self.run.stay()
 
     def go(self) -> RunDir:
         """Train to the end.
@@ -358,7 +359,7 @@ class Training:
         # Several processes can only stop where they communicate, which is when they log.
         calm = self.signals.patiently() if self.ranks.count > 1 else contextlib.nullcontext()
         try:
-            with calm, self._tells_step(), self.ranks.told():
+            with calm, self._tells_step(), self.ranks.alive(), self.ranks.told():
                 self.ranks.alone(self._open)
                 self.ranks.gather(self._resume)
                 self.ranks.alone(self._forget)

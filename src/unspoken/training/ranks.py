@@ -1,13 +1,16 @@
 """The processes that train a run together. A failure on one ends all, with its message; none waits forever.
 
-What processes tell each other here goes over gloo, on the host, whatever the gradients go over. Before it waits, each leaves
-a sign in the store that the processes found each other by: the number of its call. So whoever has waited too long, or is cut
-off, can say which process has not come.
+What processes tell each other here goes over gloo, on the host, whatever the gradients go over. In the store that they
+found each other by, each leaves signs: before it waits, the number of its call; every few seconds, from a thread, that it
+lives and how many exchanges it has begun, those inside of passes too; and what it failed with. So whoever has waited too
+long, or is cut off, can say which process has not come, or why.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import threading
 import warnings
@@ -92,8 +95,12 @@ class Ranks:
         name: of these calls; a thread has its own, so that its calls do not meet those of another.
     """
 
-    def __init__(self, accelerator: Accelerator, minutes: float, name: str = "training") -> None:
-        self.accelerator, self.minutes, self.name = accelerator, minutes, name
+    _made = itertools.count()
+
+    def __init__(self, accelerator: Accelerator, minutes: float, name: str | None = None) -> None:
+        self.accelerator, self.minutes = accelerator, minutes
+        self.training = f"unspoken/{next(self._made)}" if name is None else ""  # all processes make equally many
+        self.name = name or "training"
         self.index, self.count = accelerator.process_index, accelerator.num_processes
         self.doing, self._calls = "starting", 0
         self._group: Any = None
@@ -102,7 +109,9 @@ class Ranks:
 
     def beside(self, name: str) -> Ranks:
         """The same processes, for the calls of a thread. All processes must ask for it."""
-        return Ranks(self.accelerator, self.minutes, name)
+        found = Ranks(self.accelerator, self.minutes, name)
+        found.training = self.training
+        return found
 
     @property
     def main(self) -> bool:
@@ -137,7 +146,7 @@ class Ranks:
             raise failed
         for number, (_, words) in enumerate(everyone):
             if words is not None:
-                raise TrainingError(f"process {number} has stopped: {words}")
+                raise _ElsewhereError(f"process {number} has stopped: {words}")
         return [made for made, _ in everyone]
 
     def alone(self, work: Callable[[], T]) -> T | None:
@@ -152,7 +161,7 @@ class Ranks:
         """Leave the sign that this process has come so far. All processes leave equally many."""
         if self.count > 1:
             self._calls += 1
-            self._store().set(self._key(self.index), str(self._calls))
+            self._store().set(self._key(self.name, self.index), str(self._calls))
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -166,42 +175,114 @@ class Ranks:
         except RuntimeError as error:
             if self.count == 1 or not (isinstance(error, dist.DistBackendError) or "gloo" in str(error)):
                 raise
-            raise TrainingError(self._late(error)) from error
+            raise _ElsewhereError(self._late(error)) from error
+
+    @contextlib.contextmanager
+    def alive(self) -> Iterator[None]:
+        """Context manager around a training: leaves signs of life, and in the end what it failed with."""
+        if self.count == 1:
+            yield
+            return
+        ended = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(ended,), name="signs of life", daemon=True)
+        thread.start()
+        try:
+            yield
+        except _ElsewhereError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(RuntimeError, ValueError):  # the process that has the store may be gone
+                self._first(f"process {self.index} has stopped: {_words(error)}")
+            raise
+        finally:
+            ended.set()
+            thread.join(timeout=_LOOK)
+
+    def _beat(self, ended: threading.Event) -> None:
+        """Leave a sign of life every few seconds."""
+        for number in itertools.count():
+            try:
+                self._store().set(self._key("alive", self.index), json.dumps([number, _begun()]))
+            except (RuntimeError, ValueError):  # nobody is left to tell
+                return
+            if ended.wait(self._pause):
+                return
+
+    @property
+    def _pause(self) -> float:
+        """Seconds between signs of life."""
+        return min(2.0, self.minutes * 60 / 10)
+
+    def _first(self, words: str) -> str:
+        """What the first process said that noticed a failure; this one's words, if it is the first."""
+        return self._store().compare_set(f"{self.training}/failure", "", words).decode()
 
     def _late(self, error: RuntimeError) -> str:
-        """Which processes have not come to the call that this one waits at."""
-        calls: dict[int, int] = {}
+        """Which processes have not come to the call that this one waits at, or what ended them."""
+        found: list[str] = []
 
         def look() -> None:
-            store = self._store()
-            for index in range(self.count):
-                calls[index] = int(store.get(self._key(index))) if store.check([self._key(index)]) else 0
+            with contextlib.suppress(RuntimeError, ValueError):
+                found.append(self._first(self._blame(error)))
 
         looks = threading.Thread(target=look, daemon=True)  # the process that has the store may be the one that hangs
         looks.start()
         looks.join(timeout=_LOOK)
+        if found:
+            return found[0]
         here = f"while {self.doing}"
-        if len(calls) < self.count:
-            return f"process 0, or what it was started by, gives no answer {here}; it has ended, or hangs: see what it said"
-        late = [index for index, count in calls.items() if count < self._calls]
-        if not late:
+        return f"process 0, or what it was started by, gives no answer {here}; it has ended, or hangs: see what it said"
+
+    def _blame(self, error: RuntimeError) -> str:
+        """The same from the signs of all processes."""
+        store, others = self._store(), [index for index in range(self.count) if index != self.index]
+
+        def read(kind: str) -> dict[int, Any]:
+            keys = {index: self._key(kind, index) for index in others}
+            return {index: json.loads(store.get(key)) for index, key in keys.items() if store.check([key])}
+
+        before = read("alive")
+        threading.Event().wait(3 * self._pause)
+        after, mine, calls = read("alive"), _begun(), read(self.name)
+        silent = [index for index in before if before[index] == after[index]]
+        late = [
+            index
+            for index in others
+            if calls.get(index, 0) < self._calls
+            or (index in after and any(after[index][1].get(group, 0) < number for group, number in mine.items()))
+        ]
+        if not (who := silent or late):
             line = " ".join(str(error).split())
-            return f"processes have lost each other {here} ({line:.200}); see what the others said"
-        who = f"process{'es' if len(late) > 1 else ''} {', '.join(map(str, late))}"
-        rule = f"nobody waits longer than train.rank_timeout={self.minutes:g} minutes"
+            return f"processes have lost each other while {self.doing} ({line:.200}); see what the others said"
+        what = "gives no sign of life: it has ended, or was stopped" if silent else "did not come: it hangs"
+        named = f"process{'es' if len(who) > 1 else ''} {', '.join(map(str, who))}"
         return (
-            f"{who} did not come {here}: it has ended, or hangs ({rule}); see what it said, and run the same command again"
+            f"{named} {what} (while {self.doing}; nobody waits longer than train.rank_timeout={self.minutes:g} minutes); "
+            "see what it said, and run the same command again"
         )
 
     def _store(self) -> Any:
         return dist.distributed_c10d._get_default_store()
 
-    def _key(self, index: int) -> str:
-        return f"unspoken/{self.name}/{index}"
+    def _key(self, kind: str, index: int) -> str:
+        return f"{self.training}/{kind}/{index}"
 
 
-_LOOK = 10.0
+_LOOK = 15.0
 """Seconds to look for signs of other processes."""
+
+
+class _ElsewhereError(TrainingError):
+    """What failed is another process."""
+
+
+def _begun() -> dict[str, int]:
+    """How many exchanges this process has begun, by group of processes."""
+    world, found = dist.distributed_c10d._world, {}
+    for group in list(world.pg_map):
+        with contextlib.suppress(RuntimeError):  # a backend that does not count
+            found[world.pg_names[group]] = group._get_sequence_number_for_group()
+    return found
 
 
 def _words(error: Exception) -> str:
