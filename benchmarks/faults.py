@@ -3,7 +3,7 @@
     python -m benchmarks.faults                    # all; part of `make endurance`
     python -m benchmarks.faults clock moved        # some of them
 
-Each training writes to a file system of its own, 24 MB of ext4 in a file. The fault comes at a random moment behind the
+Each training writes to a file system of its own, 128 MB of ext4 in a file. The fault comes at a random moment behind the
 first state. Then the training must end by itself within a minute, with an exit code and one line that says what is wrong.
 When the fault is mended, no half-written file may be left that counts as whole, and the same command must end with the
 weights, states and metrics of a run without a fault, bit for bit. A JSON object a line; exit code 1 if anything is
@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.kills import COMMON, Started, contents, differing, ends
 
-MEGABYTES = 24
+MEGABYTES = 128
 PATIENCE = 60
 """Seconds that a training may go on behind a fault."""
 

@@ -12,6 +12,7 @@ import pytest
 
 from unspoken.core.config import dump
 from unspoken.errors import ConfigError
+from unspoken.recipes import recipe
 from unspoken.training.memory import Amounts, Needs, needs_of
 
 MEASURE = """
@@ -81,6 +82,32 @@ def test_shards_take_less_and_what_does_not_fit_is_told(make):
     assert "nothing of this fits on 8 cards of 24 GB" in small
     assert "activation_checkpointing" in small
     assert replace(NEEDS, processes=1).total("zero2") == replace(NEEDS, processes=1).total("none")
+
+
+LLAMA_3B = {
+    "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
+    "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
+}  # fmt: skip
+"""Llama-3.2-3B's sizes."""
+
+
+@pytest.mark.slow
+def test_the_recipe_of_3b_fits_on_one_card(files):
+    """With the longest rows that it takes: 200 positions."""
+    row = {"question": "pens " * 145, "steps": ["<<3+4=7>>"] * 3, "answer": "7"}
+    (files / "train.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    splits = {split: str(files / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    task = json.dumps({"name": "files", **splits})
+    config = recipe("gsm8k/sim_cot_codi_llama3b", [f"task={task}", "method.decoder.kind=layers"])
+    start = replace(config.backbone, path=None, arch=LLAMA_3B, tokenizer=str(files / "tokenizer"))
+    needs = needs_of(replace(config, backbone=start), gpu=True)
+    assert 195 <= needs.positions <= 200
+    assert (needs.rows, needs.passes) == (16, 7)
+    assert needs.amounts.trained + needs.amounts.frozen == pytest.approx(
+        3.92e9, rel=0.01
+    )  # 3.21e9 and LoRA, the decoder, ...
+    assert needs.lines(config.train, 80)[-1].endswith("fits on 1 card of 80 GB")
+    assert needs.lines(config.train, 40)[-1].startswith("nothing of this fits on 1 card of 40 GB")
 
 
 def test_what_cannot_be_built_is_said(make, files):

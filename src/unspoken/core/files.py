@@ -239,7 +239,7 @@ def _replace(path: Path, write: Callable[[Path], object], error: type[UnspokenEr
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 new.replace(place)
-        _sync(place.parent)
+        sync(place.parent)
     except UnspokenError:
         raise
     except Exception as fault:  # of the system, or of a library that wraps one: safetensors, tokenizers
@@ -306,12 +306,16 @@ def _settle(folder: Path) -> None:
             file = Path(above, name)
             if not file.is_symlink():
                 file.chmod(mode)
-                _sync(file)
-        _sync(Path(above))
+                sync(file)
+        sync(Path(above))
 
 
-def _sync(path: Path) -> None:
-    """Flush a file, or a folder's names, to the disk."""
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's names, to the disk.
+
+    Raises:
+        OSError: it is not there, or the disk does not take it.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -32,6 +32,7 @@ from unspoken.core.files import (
     reason,
     recover,
     sweep,
+    sync,
     write_folder,
     write_json,
     write_text,
@@ -53,6 +54,11 @@ TRAINING: Any = {
     "then": "run the same command again, training goes on from the last saved state",
 }
 """How failed writes are reported during training."""
+
+
+def _unwritten(file: Path, error: OSError) -> TrainingError:
+    why, hint = reason(error)
+    return TrainingError(f"cannot write {file}: {why}; {hint} and resume")
 
 
 class RunDir(Places):
@@ -126,9 +132,7 @@ class RunDir(Places):
             with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise TrainingError(
-                f"cannot write {self.path / 'metrics.jsonl'}: {reason(error)[0]}; {reason(error)[1]} and resume"
-            ) from error
+            raise _unwritten(self.path / "metrics.jsonl", error) from error
 
     def forget_after(self, step: int, again: bool = False) -> None:
         """Drop metrics of steps after `step`, which will be trained again, and of the step itself if it will be validated
@@ -159,9 +163,19 @@ class RunDir(Places):
             (new / "state.json").write_text(json.dumps(sealed(new, {"step": step, **info}, known)), encoding="utf-8")
 
         self._check_stayed()
+        self._sync_metrics()
         target = self.path / "state" / f"step-{step:08d}"
         write_folder(target, write, **TRAINING)
         self._keep_only(target)
+
+    def _sync_metrics(self) -> None:
+        """A state that outlives a disk or a machine must find the rows of its steps."""
+        file = self.path / "metrics.jsonl"
+        try:
+            for path in (file, self.path) if file.exists() else ():
+                sync(path)
+        except OSError as error:
+            raise _unwritten(file, error) from error
 
     def _keep_only(self, target: Path) -> None:
         """Delete all other states."""

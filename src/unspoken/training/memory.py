@@ -230,8 +230,8 @@ def _needs(config: RunConfig, processes: int, gpu: bool) -> Needs:
         part = micro_batches(some, config.train.micro_batch_size, config.train.micro_batch_tokens)[0]
         shared, shared_gradients.ON_CPU = shared_gradients.ON_CPU, not gpu
         try:
-            low, passes = _amounts(config, part, least)
-            high = _amounts(config, part, least + 1)[0] if depth > least else low
+            low, passes = _amounts(config, part, least, processes > 1)
+            high = _amounts(config, part, least + 1, processes > 1)[0] if depth > least else low
         finally:
             shared_gradients.ON_CPU = shared
     amounts = low.at(high, depth - least)
@@ -279,8 +279,12 @@ def _models(method: nn.Module) -> list[Any]:
     return found
 
 
-def _amounts(config: RunConfig, part: Sequence[Row], depth: int) -> tuple[Amounts, int]:
-    """What a method with a base model of some depth takes for a micro-batch; and its number of passes."""
+def _amounts(config: RunConfig, part: Sequence[Row], depth: int, several: bool) -> tuple[Amounts, int]:
+    """What a method with a base model of some depth takes for a micro-batch, and its number of passes.
+
+    Args:
+        several: whether it is one of several processes.
+    """
     with weightless(depth):
         method = build_method(config).train()
         _KEPT.append(method)
@@ -300,7 +304,7 @@ def _amounts(config: RunConfig, part: Sequence[Row], depth: int) -> tuple[Amount
         }
         whole, flops, passes = _pass(method, part, config.low)
         gathered = whole
-        if config.low:
+        if config.low and several:  # one process gathers nothing
             for layer in layers:
                 for p in layer.parameters():
                     if p.requires_grad:
