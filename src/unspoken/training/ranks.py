@@ -279,7 +279,8 @@ class _ElsewhereError(TrainingError):
 def _begun() -> dict[str, int]:
     """How many exchanges this process has begun, by group of processes."""
     world, found = dist.distributed_c10d._world, {}
-    for group in list(world.pg_map):
+    groups: list[Any] = list(world.pg_map)
+    for group in groups:
         with contextlib.suppress(RuntimeError):  # a backend that does not count
             found[world.pg_names[group]] = group._get_sequence_number_for_group()
     return found
