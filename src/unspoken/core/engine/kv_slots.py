@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -30,6 +30,7 @@ from transformers import AttentionInterface, Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from unspoken.core.embeddings import input_table, text_config
+from unspoken.core.engine.cpu_attention import Bags, attend_one_column
 from unspoken.core.fast.attention import attending
 from unspoken.core.fast.unhooked import without_hooks
 from unspoken.core.lm.backbone import Backbone
@@ -70,6 +71,7 @@ class SlotGroup:
         columns: the most columns of a slot that one of them attends to.
         place_n: the place of each between `first` and `last`; None = one in every slot, in order.
         mask: added to the scores; None = no mask.
+        bags: made when a layer first needs them, by numbers of heads (`core/engine/cpu_attention.py`).
     """
 
     first: int
@@ -79,6 +81,7 @@ class SlotGroup:
     columns: int
     place_n: Tensor | None = None
     mask: Tensor | None = None
+    bags: dict[tuple[int, int], Bags] = field(default_factory=dict)
 
 
 class KVSlots(Cache):
@@ -182,9 +185,8 @@ class KVSlots(Cache):
         if group.place_n is not None:
             everyone = query_NHE.new_zeros(n, H, E)
             query_NHE = everyone.index_copy_(0, group.place_n.to(query_NHE.device), query_NHE)
-        part = (slice(group.first, group.last), slice(None), slice(group.columns))
-        keys_nGSE, values_nGSE = self.keys[layer][part], self.values[layer][part]
-        G = keys_nGSE.shape[1]
+        keys_nGCE, values_nGCE = (kept[layer][group.first : group.last] for kept in (self.keys, self.values))
+        G = keys_nGCE.shape[1]
         # Query heads that share a key head are columns of it.
         query = query_NHE.view(n, W, G, H // G, E).permute(0, 2, 3, 1, 4).reshape(n, G, H // G * W, E)
         mask = group.mask
@@ -192,10 +194,13 @@ class KVSlots(Cache):
             mask = mask.to(query.device)
             if W > 1 and H > G:
                 mask = mask.repeat(1, 1, H // G, 1)
-        if W == 1 and query.device.type == "cpu":  # a fifth faster than the fused kernel, which is made for many columns
-            scores = (keys_nGSE @ query.transpose(2, 3)).transpose(2, 3) * (E**-0.5 if scaling is None else scaling)
-            out = (scores if mask is None else scores + mask).softmax(dim=-1) @ values_nGSE
+        if W == 1 and query.device.type == "cpu":  # quicker than the fused kernel, which is made for many columns
+            if (heads := (G, H // G)) not in group.bags:  # not the same in all layers of all models
+                group.bags[heads] = Bags.of(n, *heads, group.columns, self.columns)
+            scale = E**-0.5 if scaling is None else scaling
+            out = attend_one_column(query, keys_nGCE, values_nGCE, group.bags[heads], mask, scale)
         else:
+            keys_nGSE, values_nGSE = keys_nGCE[:, :, : group.columns], values_nGCE[:, :, : group.columns]
             out = F.scaled_dot_product_attention(query, keys_nGSE, values_nGSE, attn_mask=mask, scale=scaling)
         out_NHE = out.view(n, G, H // G, W, -1).permute(0, 3, 1, 2, 4).reshape(n * W, H, -1)
         return out_NHE if group.place_n is None else out_NHE.index_select(0, group.place_n.to(out_NHE.device))

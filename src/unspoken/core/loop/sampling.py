@@ -83,6 +83,8 @@ def choose(speaking: SamplingParams, logits_NV: Tensor, streams_N: Sequence[np.r
     """Token ids [N], one per row; each row draws once from its own stream, unless the choice is greedy."""
     s = speaking
     if s.temperature < torch.finfo(torch.float32).tiny:  # a float32 cannot be divided by less: greedy, as in the limit
+        if logits_NV.dtype == torch.bfloat16 and logits_NV.device.type == "cpu":
+            logits_NV = logits_NV.float()  # the same numbers; the search takes a quarter of the time
         return logits_NV.argmax(dim=-1)
     logits_NV = logits_NV.float()
     if s.temperature < 1e-6:  # a quotient must not overflow
