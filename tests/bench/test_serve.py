@@ -26,7 +26,10 @@ def test_a_small_report():
             assert side["ttft_ms"]["p50"] <= side["e2e_ms"]["p50"]
             assert side["e2e_ms"]["p50"] <= side["e2e_ms"]["p99"]
     assert report["latents"] == 6
-    assert set(report["ratios"]) == {"server / engine alone", "latents / explicit"}
+    price = "server / engine alone, by processor time"
+    assert set(report["ratios"]) == {"server / engine alone", price, "latents / explicit"}
+    taken = [report["sides"][side]["processor_ms_per_request"] for side in ("engine alone", "3 clients")]
+    assert report["ratios"][price] == pytest.approx(taken[0] / taken[1])
     assert json.loads(json.dumps(report)) == report
 
 

@@ -94,6 +94,13 @@ class ServerProcess:
             return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
 
     @property
+    def processor_seconds(self) -> float:
+        """Processor time that it has taken so far, of all its threads."""
+        with open(f"/proc/{self.process.pid}/stat") as stat:
+            times = stat.read().rpartition(")")[2].split()[11:13]  # its own, and the system's for it
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def files(self) -> int:
         """Open file descriptors."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))

@@ -50,22 +50,26 @@ class Reply:
     async def chunks(self, group: Group) -> AsyncIterator[str]:
         """The answer as server-sent events. An error of one answer ends the stream with an event that says so."""
         outcomes: dict[int, Outcome] = {}
+        ready: list[str] = []  # goes out in one piece, as far as it has happened: every piece costs a way through all layers
         try:
-            for first in self._first(group.size):
-                yield self._sent(first)
+            ready.extend(self._sent(first) for first in self._first(group.size))
             offsets = [0] * group.size
+            if ready:
+                yield _taken(ready)
             async for event in group.events():
                 if (choice := self._delta(event, offsets)) is not None:
-                    yield self._sent(choice)
+                    ready.append(self._sent(choice))
                 if event.outcome is not None:
                     outcomes[event.index] = event.outcome
                     self._count([event.outcome])
+                if ready and group.news.empty() and len(outcomes) < group.size:
+                    yield _taken(ready)
             if self.usage_at_end:
                 usage = self.usage([outcomes[i] for i in range(group.size)])
-                yield _event({**self._head(self.chunk_object), "choices": [], "usage": usage})
+                ready.append(_event({**self._head(self.chunk_object), "choices": [], "usage": usage}))
         except ApiError as error:
-            yield _event(error.body)
-        yield "data: [DONE]\n\n"
+            ready.append(_event(error.body))
+        yield _taken([*ready, "data: [DONE]\n\n"])
 
     def usage(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """What a call has cost: latents count as tokens of the completion, and beside them as reasoning."""
@@ -214,6 +218,13 @@ class ChatReply(Reply):
 def _lines(thoughts: Sequence[str]) -> str:
     """One step a line."""
     return "\n".join(" ".join(step.split("\n")) for step in thoughts)
+
+
+def _taken(ready: list[str]) -> str:
+    """All that is ready, as one piece, and nothing is left."""
+    piece = "".join(ready)
+    ready.clear()
+    return piece
 
 
 def _number(value: float) -> float:
