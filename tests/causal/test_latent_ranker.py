@@ -14,6 +14,7 @@ from support.fakes.scaling import lesson
 from unspoken.causal.latent_ranker import (
     LatentRanker,
     Learned,
+    Taught,
     Trajectories,
     contrastive_loss,
     head_input,
@@ -60,34 +61,49 @@ def test_before_it_has_learnt_it_scores_all_alike():
 
 @pytest.fixture(scope="module")
 def planted() -> Trajectories:
-    """Trajectories of 200 questions, right where the second latent points the way that the question's state does."""
+    """Trajectories of 160 questions, right where the second latent points the way that the question's state does."""
     draw = torch.Generator().manual_seed(3)
-    way_Q = torch.randint(2, (200,), generator=draw) * 2.0 - 1
-    sign_QN = torch.randint(2, (200, 4), generator=draw) * 2.0 - 1
-    input_QNKF = 0.1 * torch.randn(200, 4, 3, 8, generator=draw)
+    way_Q = torch.randint(2, (160,), generator=draw) * 2.0 - 1
+    sign_QN = torch.randint(2, (160, 4), generator=draw) * 2.0 - 1
+    input_QNKF = 0.1 * torch.randn(160, 4, 3, 8, generator=draw)
     input_QNKF[:, :, 1, 0] += sign_QN
     input_QNKF[:, :, :, 4] += way_Q[:, None, None]
-    real_QNK = torch.ones(200, 4, 3, dtype=torch.bool)
+    real_QNK = torch.ones(160, 4, 3, dtype=torch.bool)
     return Trajectories(input_QNKF=input_QNKF, real_QNK=real_QNK, right_QN=sign_QN == way_Q[:, None])
 
 
 @pytest.fixture(scope="module")
-def taught(planted: Trajectories) -> tuple[LatentRanker, float, float]:
+def taught(planted: Trajectories) -> Taught:
     return teach(planted, hidden=16)
 
 
-def test_it_learns_what_latents_say_about_their_question(planted: Trajectories, taught: tuple[LatentRanker, float, float]):
-    head, loss, chance = taught
-    found = scores(head, planted).argmax(dim=1)
+def test_it_learns_what_latents_say_about_their_question(planted: Trajectories, taught: Taught):
+    found = scores(taught.head, planted).argmax(dim=1)
     mixed = planted.mixed
     assert planted.right_QN[mixed, found[mixed]].float().mean() > 0.95
-    assert loss < chance - 0.2
-    control, other, same = teach(planted.mismatched(), hidden=16)
-    assert other > loss + 0.15
-    assert same == pytest.approx(chance, abs=0.1)
-    found = scores(control, planted.mismatched()).argmax(dim=1)
-    share = planted.right_QN[mixed, found[mixed]].float().mean()
-    assert abs(share - planted.right_QN[mixed].float().mean()) < 0.25, "another problem's latents say nothing"
+    assert taught.kept
+    assert taught.gain == pytest.approx(taught.chance - taught.loss)
+    assert taught.gain > max(0.1, 5 * taught.error)
+
+
+def test_a_head_is_judged_by_problems_that_it_did_not_meet(planted: Trajectories, taught: Taught):
+    """The gain by hand, and its standard error: every fifth problem, from the second one on."""
+    judge, gains = planted.some(planted.mixed[1::5]), []
+    for input_NKF, real_NK, right_N in zip(judge.input_QNKF, judge.real_QNK, judge.right_QN, strict=True):
+        with torch.no_grad():
+            logs_NK = taught.head(input_NKF, real_NK).log_softmax(dim=0)
+        gains.append(math.log(4) + float(logs_NK[right_N].mean()))
+    assert taught.gain == pytest.approx(sum(gains) / len(gains), rel=1e-4)
+    assert taught.error == pytest.approx(float(torch.tensor(gains).std()) / len(gains) ** 0.5, rel=1e-4)
+    assert taught.chance == pytest.approx(math.log(4))
+
+
+def test_a_head_within_a_standard_error_is_not_used(planted: Trajectories):
+    control = teach(planted.mismatched(), hidden=16)
+    assert not control.kept, "another problem's latents say nothing"
+    assert (control.gain <= control.error, control.loss) == (True, pytest.approx(control.chance - control.gain))
+    found = scores(control.head, planted.mismatched())
+    assert torch.equal(found, found[:, :1].expand_as(found)), "the choice is the first, undisturbed trajectory"
 
 
 def test_too_few_problems_say_how_many(planted: Trajectories):
@@ -98,11 +114,11 @@ def test_too_few_problems_say_how_many(planted: Trajectories):
 
 
 def test_a_saved_head_gives_the_same_scores(planted, taught, tmp_path):
-    learned = Learned(head=taught[0], control=LatentRanker(8, 16), lesson=lesson())
+    learned = Learned(head=taught.head, control=LatentRanker(8, 16), lesson=lesson())
     file = tmp_path / "ranker.safetensors"
     learned.save(file)
     again = Learned.load(file)
-    assert torch.equal(scores(again.head, planted), scores(learned.head, planted))
+    assert torch.equal(scores(again.head, planted), scores(taught.head, planted))
     assert torch.equal(scores(again.control, planted), scores(learned.control, planted))
     assert again.lesson == learned.lesson
     told = json.loads(file.with_suffix(".json").read_text())
@@ -112,9 +128,9 @@ def test_a_saved_head_gives_the_same_scores(planted, taught, tmp_path):
 @pytest.mark.parametrize("harm", ["gone", "no json", "cut", "another training", "text", "list", "field", "nan", "format"])
 def test_damaged_files_are_named(taught, tmp_path, harm: str):
     file = tmp_path / "ränker.safetensors"
-    Learned(head=taught[0], control=LatentRanker(8, 16), lesson=lesson()).save(file)
+    Learned(head=taught.head, control=LatentRanker(8, 16), lesson=lesson()).save(file)
     if harm == "nan":
-        head = copy.deepcopy(taught[0])
+        head = copy.deepcopy(taught.head)
         torch.nn.init.constant_(head.judge.bias, math.nan)
         Learned(head=head, control=LatentRanker(8, 16), lesson=lesson()).save(file)
     about, message = file.with_suffix(".json"), "is no latent ranker, or damaged"

@@ -13,7 +13,7 @@ from contract import cases as cases
 from support.fakes.evaluation import FakeTask
 from support.fakes.scaling import lesson
 
-from unspoken.causal.latent_ranker import LatentRanker, Learned
+from unspoken.causal.latent_ranker import LatentRanker, Learned, Taught
 from unspoken.causal.ranker import learn
 from unspoken.causal.scaling import scale
 from unspoken.core.loop.sampling import SamplingParams
@@ -71,9 +71,9 @@ def test_questions_that_are_asked_are_not_learnt_from(monkeypatch):
     """The lesson counts what it was taught with; the taught numbers are the split's without those that are asked."""
     seen: list[int] = []
 
-    def teach(some: Any, **_: Any) -> tuple[LatentRanker, float, float]:
+    def teach(some: Any, **_: Any) -> Taught:
         seen.append(len(some.right_QN))
-        return LatentRanker(some.input_QNKF.shape[3], 4), 1.0, 1.0
+        return Taught(head=LatentRanker(some.input_QNKF.shape[3], 4), loss=1.0, chance=1.5, gain=0.5, error=0.1)
 
     monkeypatch.setattr("unspoken.causal.ranker.teach", teach)
     model, task = (
@@ -84,4 +84,5 @@ def test_questions_that_are_asked_are_not_learnt_from(monkeypatch):
     done = learn(model, task, by="noise", counts=(2,), latents=2, limit=4, leave_out=[cases.EXAMPLES[1].question])
     assert seen == [3, 3]
     assert (done.lesson.problems, done.lesson.left_out) == (3, 1)
+    assert (done.lesson.kept, done.lesson.mismatched) == (True, 1.0)
     assert done.head.read.input_size == done.lesson.width

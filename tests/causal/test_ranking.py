@@ -11,7 +11,7 @@ import pytest
 from contract import cases as cases
 from support.fakes.scaling import lesson, made, said
 
-from unspoken.causal.ranking import NOTHING_LEARNT, Ranking, best, weighted
+from unspoken.causal.ranking import Ranking, best, weighted
 from unspoken.causal.scaling import ScalingReport
 from unspoken.errors import RunError
 
@@ -56,9 +56,14 @@ def test_the_table_by_hand(tmp_path):
     assert "The head learnt from 30 of 100 problems of the train split" in text
     assert "rank + vote" in file.with_suffix(".svg").read_text()
     assert "a vote weighted by a head on latents gets 100.0" in report.verdict
-    assert NOTHING_LEARNT not in report.verdict
-    poor = replace(report.ranking, lesson=lesson(loss=1.2))
-    assert replace(report, ranking=poor).verdict.endswith(NOTHING_LEARNT)
+    assert "gains 0.1000 nats (standard error 0.0200) of the 1.100 that equal scores have, the control 0.0000" in text
+    poor = replace(report, ranking=replace(report.ranking, lesson=lesson(gain=0.019)))
+    assert poor.verdict.partition(" The head")[2].startswith(
+        " is not used, and the choice is the greedy answer: on problems"
+    )
+    assert poor.choices is not None
+    assert "0.0190 nats (standard error 0.0200)" in poor.choices.notes[0]
+    assert "; not used: equal scores." in poor.choices.notes[0]
 
 
 def test_scores_that_do_not_fit_the_trajectories_are_refused(tmp_path):

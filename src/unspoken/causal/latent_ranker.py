@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unspoken.causal.ranking import FORMAT, Lesson
+from unspoken.causal.ranking import FORMAT, Lesson, above_error
 from unspoken.core.config import build
 from unspoken.core.files import read_object, sha256, write_file, write_json
 from unspoken.errors import ConfigError, DataError, RunError
@@ -28,7 +28,7 @@ from unspoken.errors import ConfigError, DataError, RunError
 LEAST = 20
 """Fewest problems with right and wrong trajectories to learn from (ours)."""
 
-_BATCH, _RATE, _DECAY, _DROPOUT, _EPOCHS, _PATIENCE = 64, 1e-3, 0.01, 0.2, 60, 6
+_BATCH, _RATE, _DECAY, _DROPOUT, _EPOCHS, _PATIENCE = 16, 1e-3, 0.01, 0.2, 60, 12
 
 
 class LatentRanker(nn.Module):
@@ -74,9 +74,13 @@ def contrastive_loss(scores_QNK: Tensor, right_QN: Tensor, real_QK: Tensor) -> T
         right_QN: which trajectories are right, at least one of each question.
         real_QK: which latents there are.
     """
+    return (_step_losses(scores_QNK, right_QN) * real_QK).sum() / real_QK.sum()
+
+
+def _step_losses(scores_QNK: Tensor, right_QN: Tensor) -> Tensor:
+    """The cross-entropy [Q, K] after each latent."""
     share_QN = right_QN / right_QN.sum(dim=1, keepdim=True)
-    loss_QK = -(share_QN[:, :, None] * scores_QNK.log_softmax(dim=1)).sum(dim=1)
-    return (loss_QK * real_QK).sum() / real_QK.sum()
+    return -(share_QN[:, :, None] * scores_QNK.log_softmax(dim=1)).sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,11 +172,33 @@ def _scores(head: LatentRanker, some: Trajectories) -> Tensor:
     return head(some.input_QNKF.flatten(0, 1), some.real_QNK.flatten(0, 1)).unflatten(0, (Q, N))
 
 
-def teach(some: Trajectories, *, hidden: int = 64, seed: int = 0) -> tuple[LatentRanker, float, float]:
-    """Teach a head: AdamW, until the loss on a held-out fifth of the problems has stopped falling.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Taught:
+    """A head, and what it is worth on problems that neither taught it nor ended its training.
 
-    Returns:
-        The head as it was at its best, its loss on the held-out problems, and that of equal scores.
+    Attributes:
+        head: as it was at its best; with equal scores for all where it is not kept.
+        loss, chance: its loss on those problems, and that of equal scores, both before it is decided whether to keep it.
+        gain, error: the mean of what it lowers each problem's loss by, and the standard error of that mean.
+    """
+
+    head: LatentRanker
+    loss: float
+    chance: float
+    gain: float
+    error: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the gain is above one standard error."""
+        return above_error(self.gain, self.error)
+
+
+def teach(some: Trajectories, *, hidden: int = 64, seed: int = 0) -> Taught:
+    """Teach a head: AdamW, until the loss on a held-out fifth of the problems has stopped falling; another fifth judges it.
+
+    A head whose gain there is within one standard error scores all alike, so that the choice is the first trajectory, which
+    is undisturbed: a gain by chance would only disturb it.
 
     Raises:
         DataError: fewer than `LEAST` problems with right and wrong trajectories.
@@ -183,36 +209,47 @@ def teach(some: Trajectories, *, hidden: int = 64, seed: int = 0) -> tuple[Laten
             f"a latent ranker learns from problems with right and wrong trajectories, at least {LEAST}; of "
             f"{len(some.right_QN)} there are {len(mixed)}. Take more problems, more trajectories, or more strength"
         )
-    held, taught = some.some(mixed[::5]), some.some(mixed[torch.arange(len(mixed)) % 5 > 0])
-    zero_QNK = torch.zeros_like(held.real_QNK, dtype=torch.float32)
-    chance = float(contrastive_loss(zero_QNK, held.right_QN.float(), held.real_QNK[:, 0]))
+    fold_M = torch.arange(len(mixed)) % 5
+    held, judge, taught = (some.some(mixed[chosen_M]) for chosen_M in (fold_M == 0, fold_M == 1, fold_M > 1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = LatentRanker(some.input_QNKF.shape[3], hidden)
-        best = _train(head, taught, held, chance)
-    return head.eval(), best, chance
+        equal = copy.deepcopy(head.state_dict())
+        chance_Q = _losses(head.eval(), judge)
+        _train(head, taught, held)
+    gain_Q = chance_Q - _losses(head.eval(), judge)
+    error = float(gain_Q.std()) / len(gain_Q) ** 0.5
+    chance, gain = float(chance_Q.mean()), float(gain_Q.mean())
+    if not above_error(gain, error):
+        head.load_state_dict(equal)
+    return Taught(head=head.eval(), loss=chance - gain, chance=chance, gain=gain, error=error)
 
 
-def _train(head: LatentRanker, taught: Trajectories, held: Trajectories, loss: float) -> float:
-    """Train a head that scores all alike, whose loss is given, and leave it as it was at its best; its loss then."""
+def _losses(head: LatentRanker, some: Trajectories) -> Tensor:
+    """Each question's loss [Q], the mean over its latents."""
+    with torch.no_grad():
+        steps_QK = _step_losses(_scores(head, some), some.right_QN.float())
+    real_QK = some.real_QNK[:, 0]
+    return (steps_QK * real_QK).sum(dim=1) / real_QK.sum(dim=1)
+
+
+def _train(head: LatentRanker, taught: Trajectories, held: Trajectories) -> None:
+    """Train a head that scores all alike, and leave it as it was at its best."""
     optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
-    best, kept, since = loss, copy.deepcopy(head.state_dict()), 0
+    best, kept, since = float(_losses(head.eval(), held).mean()), copy.deepcopy(head.state_dict()), 0
     for _ in range(_EPOCHS):
         head.train()
         for part in torch.randperm(len(taught.right_QN)).split(_BATCH):
             optimizer.zero_grad()
             _loss(head, taught.some(part)).backward()
             optimizer.step()
-        head.eval()
-        with torch.no_grad():
-            loss = float(_loss(head, held))
+        loss = float(_losses(head.eval(), held).mean())
         since = since + 1 if loss >= best else 0
         if loss < best:
             best, kept = loss, copy.deepcopy(head.state_dict())
         if since == _PATIENCE:
             break
     head.load_state_dict(kept)
-    return best
 
 
 def _loss(head: LatentRanker, some: Trajectories) -> Tensor:

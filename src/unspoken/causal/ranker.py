@@ -70,8 +70,7 @@ def learn(
     records, later = found.report.records, set(leave_out)
     stays = [i for i, record in enumerate(records) if record.question not in later]
     some = found.trajectories.some(torch.tensor(stays, dtype=torch.long))
-    head, loss, chance = teach(some)
-    control, mismatched, _ = teach(some.mismatched())
+    taught, control = teach(some), teach(some.mismatched())
     lesson = Lesson(
         task=found.report.task,
         split=split,
@@ -84,14 +83,16 @@ def learn(
         trajectories=way.number,
         latents=way.latents,
         seed=way.seed,
-        loss=loss,
-        chance=chance,
-        mismatched=mismatched,
+        loss=taught.loss,
+        chance=taught.chance,
+        gain=taught.gain,
+        error=taught.error,
+        mismatched=control.loss,
         weights=weights_of(model),
         width=some.input_QNKF.shape[3],
-        hidden=head.read.hidden_size,
+        hidden=taught.head.read.hidden_size,
     )
-    return Learned(head=head, control=control, lesson=lesson)
+    return Learned(head=taught.head, control=control.head, lesson=lesson)
 
 
 def rank(model: Model, learned: Learned, found: Sampled, *, batch_size: int = 32) -> Ranking:

@@ -19,10 +19,11 @@ from unspoken.evaluation.several import Completion, elect
 from unspoken.evaluation.statistics import Difference, Rate, difference, rate
 from unspoken.evaluation.tables import p_value, percent, points, with_interval
 
-NOTHING_LEARNT = (
-    "On problems that it was not taught with, the head tells trajectories apart no better than equal scores do: more "
-    "problems (--rank-limit) may help, or their latents do not tell."
-)
+
+def above_error(gain: float, error: float) -> bool:
+    """Whether a head is kept: its gain on problems that it was not taught with is above one standard error."""
+    return gain > error
+
 
 Scores = tuple[tuple[float, ...], ...]
 """Per problem, a score of each of its trajectories."""
@@ -60,7 +61,8 @@ class Lesson:
         mixed: how many of them had right and wrong trajectories, and were learnt from.
         left_out: problems that are also asked later, and were therefore not tried.
         by, strength, trajectories, latents, seed: how the trajectories were made (`causal/scaling.py`).
-        loss, chance: the loss on a held-out fifth, and the loss there of a head that cannot tell trajectories apart.
+        loss, chance: the loss on a fifth that only judges, and the loss there of equal scores.
+        gain, error: the mean difference of the two, problem by problem, and its standard error.
         mismatched: the loss there of the control, which was taught with another problem's latents.
         weights: a hash of the model's weights.
         width, hidden: sizes of the head.
@@ -79,11 +81,23 @@ class Lesson:
     seed: int
     loss: float
     chance: float
+    gain: float
+    error: float
     mismatched: float
     weights: str | None
     width: int
     hidden: int
     format: int = FORMAT
+
+    @property
+    def kept(self) -> bool:
+        """Whether the head is used; otherwise its scores are equal, and the choice is the undisturbed, greedy answer."""
+        return above_error(self.gain, self.error)
+
+    @property
+    def judged(self) -> str:
+        """What the head gains where it was judged, as text."""
+        return f"{self.gain:.4f} nats (standard error {self.error:.4f}) of the {self.chance:.3f} that equal scores have"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +170,15 @@ class Ranking:
 
     def verdict(self, said: Sequence[Sequence[Completion]], plain: Sequence[bool], n: int) -> str:
         """What the head is worth, as text."""
+        any_right = [any(one.strict for one in some[:n]) for some in said]
+        if not self.lesson.kept:
+            return (
+                "The head is not used, and the choice is the greedy answer: on problems that it was not taught with it "
+                f"gains {self.lesson.judged}. More problems (--rank-limit) may help, or their latents do not tell. A "
+                f"perfect choice: {with_interval(rate(any_right))}%."
+            )
         rules = self.outcomes(said, n)
-        rank, any_right = rules["rank + vote"], [any(one.strict for one in some[:n]) for some in said]
+        rank = rules["rank + vote"]
         over = difference(rules["vote"], rank)
         low, high = over.interval
         found = "gains over" if low > 0 else "loses against" if high < 0 else "is not told apart from"
@@ -169,7 +190,6 @@ class Ranking:
             f"Of {n} trajectories a vote weighted by a head on latents gets {with_interval(rate(rank))}% right and {found} "
             f"the plain vote: {_told(over)}, McNemar p {p_value(over.p)}; {_told(difference(plain, rank))} against the one "
             f"greedy answer; {controls} (with votes too). A perfect choice: {with_interval(rate(any_right))}%."
-            + ("" if self.lesson.loss < self.lesson.chance else f" {NOTHING_LEARNT}")
         )
 
     def table(self, said: Sequence[Sequence[Completion]], plain: Sequence[bool], counts: Sequence[int]) -> Table:
@@ -188,8 +208,9 @@ class Ranking:
         lesson = self.lesson
         note = (
             f"The head learnt from {lesson.mixed} of {lesson.problems} problems of the {lesson.split} split, by {lesson.by} "
-            f"{lesson.strength:g}; loss on a held-out fifth {lesson.loss:.3f}, of equal scores {lesson.chance:.3f}, of "
-            f"the control {lesson.mismatched:.3f}. Control: a head taught with, and given, another problem's latents. "
+            f"{lesson.strength:g}; on a fifth that only judges it gains {lesson.judged}, the control "
+            f"{lesson.chance - lesson.mismatched:.4f}{'' if lesson.kept else '; not used: equal scores'}. Control: a head "
+            "taught with, and given, another problem's latents. "
             f"Differences at n = {counts[-1]}, in points, paired, 95% interval."
         )
         return Table(
