@@ -8,7 +8,7 @@ answers, which takes no training.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,32 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beam:
+    """What a beam search over latents came to (`causal/beam.py`).
+
+    Attributes:
+        width: trajectories that stay after each thought, W.
+        candidates: of which they are chosen.
+        positions: forwarded per question; every thought is made anew from the question.
+        answers: per problem, what each of the W says as its rule extracts it, and whether that is right.
+        scores: of each of the W.
+    """
+
+    width: int
+    candidates: int
+    positions: float
+    answers: tuple[tuple[tuple[str | None, bool], ...], ...]
+    scores: Scores
+
+    def right(self, choose: Callable[[Sequence[str | None], Sequence[float]], int]) -> list[bool]:
+        """Whether the choice is right, problem by problem."""
+        return [
+            some[choose([extracted for extracted, _ in some], each)][1]
+            for some, each in zip(self.answers, self.scores, strict=True)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ranking:
     """Scores of trajectories, and how the head came by them.
 
@@ -128,12 +154,15 @@ class Ranking:
         head: by the head on latents.
         control: by the head that was taught with another problem's latents, and is given such.
         likelihood: the mean log-probability of the answer.
+        beam, beam_control: searches steered by the head, and by the control; None = there was none.
     """
 
     lesson: Lesson
     head: Scores
     control: Scores
     likelihood: Scores
+    beam: Beam | None = None
+    beam_control: Beam | None = None
 
     def check(self, path: str | Path, counts: Sequence[int]) -> None:
         """Refuse a file whose scores are not one per trajectory.
@@ -145,6 +174,13 @@ class Ranking:
             if [len(each) for each in getattr(self, name)] != list(counts):
                 raise RunError(
                     f"{path}: the scores by {name} are not one per trajectory; make it again with `unspoken scale`"
+                )
+        for beam in (self.beam, self.beam_control):
+            widths = [(beam.width, beam.width)] * len(counts) if beam is not None else []
+            sizes = [(len(a), len(b)) for a, b in zip(beam.answers, beam.scores, strict=False)] if beam is not None else []
+            if sizes != widths:
+                raise RunError(
+                    f"{path}: the answers of a beam are not one per trajectory; make it again with `unspoken scale`"
                 )
 
     def outcomes(self, said: Sequence[Sequence[Completion]], n: int) -> dict[str, list[bool]]:
@@ -158,9 +194,17 @@ class Ranking:
                 ]
         return rules
 
+    def _beams(self, n: int) -> dict[str, list[bool]]:
+        """As `outcomes`, of the searches with n candidates."""
+        rules = {}
+        for name, beam in (("beam", self.beam), ("beam by the control", self.beam_control)):
+            if beam is not None and beam.candidates == n:
+                rules |= {name: beam.right(best), f"{name} + vote": beam.right(weighted)}
+        return rules
+
     def selections(self, said: Sequence[Sequence[Completion]], plain: Sequence[bool], n: int) -> list[Selection]:
-        """Every rule on the first n trajectories."""
-        rules = self.outcomes(said, n)
+        """Every rule on the first n trajectories; where the beam had n candidates, what it came to as well."""
+        rules = self.outcomes(said, n) | self._beams(n)
         return [
             Selection(
                 rule=rule, n=n, chosen=rate(right), gain=difference(plain, right), over_vote=difference(rules["vote"], right)
@@ -190,6 +234,19 @@ class Ranking:
             f"Of {n} trajectories a vote weighted by a head on latents gets {with_interval(rate(rank))}% right and {found} "
             f"the plain vote: {_told(over)}, McNemar p {p_value(over.p)}; {_told(difference(plain, rank))} against the one "
             f"greedy answer; {controls} (with votes too). A perfect choice: {with_interval(rate(any_right))}%."
+            + self._beam_verdict(plain, rules["rank"])
+        )
+
+    def _beam_verdict(self, plain: Sequence[bool], rank: Sequence[bool]) -> str:
+        if self.beam is None or self.beam_control is None:
+            return ""
+        found = self.beam.right(best)
+        return (
+            f" A beam steered by the head, {self.beam.width} of {self.beam.candidates} candidates kept after each thought: "
+            f"{with_interval(rate(found))}%; {_told(difference(plain, found))} against the greedy answer, "
+            f"{_told(difference(rank, found))} against the head's choice among {self.beam.candidates} whole trajectories, "
+            f"{_told(difference(self.beam_control.right(best), found))} against a beam steered by the control; "
+            f"{self.beam.positions:.0f} positions per question."
         )
 
     def table(self, said: Sequence[Sequence[Completion]], plain: Sequence[bool], counts: Sequence[int]) -> Table:
@@ -197,9 +254,9 @@ class Ranking:
         counts = [n for n in counts if n > 1]
         each = [self.selections(said, plain, n) for n in counts]
         rows = []
-        for at_n in zip(*each, strict=True):
-            last = at_n[-1]
-            before = [percent(one.chosen.value) for one in at_n[:-1]]
+        for last in each[-1]:
+            before = [percent(one.chosen.value) for some in each[:-1] for one in some if one.rule == last.rule]
+            before = before or [""] * (len(counts) - 1)
             differences = [_told(last.gain), "" if last.rule == "vote" else _told(last.over_vote)]
             rows.append([last.rule, *before, with_interval(last.chosen), *differences])
         shares = [percent(rate(any(one.strict for one in some[:n]) for some in said).value) for n in counts]

@@ -18,6 +18,7 @@ from unspoken.core.files import write_text
 from unspoken.core.stored import Stored
 from unspoken.core.text.markup import cell
 from unspoken.core.text.table import Table
+from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport, Record
 from unspoken.evaluation.several import Completion, elect
 from unspoken.evaluation.statistics import Difference, Rate, difference, mean, rate
@@ -73,7 +74,7 @@ class ScalingReport(Stored):
     KIND: ClassVar[str] = "report of scaling"
     MADE_BY: ClassVar[str] = "scale"
     PARTS: ClassVar[tuple[str, ...]] = ("plain", "report")
-    ROWS: ClassVar[tuple[str, ...]] = ("records", "head", "control", "likelihood")
+    ROWS: ClassVar[tuple[str, ...]] = ("records", "head", "control", "likelihood", "answers", "scores")
 
     by: str
     strength: float
@@ -241,6 +242,7 @@ def scale(
     trajectory_seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     ranker: Learned | None = None,
+    beam: int | None = None,
     **speaking: Unpack[AnswerOptions],
 ) -> ScalingReport:
     """Answer questions with the largest of `counts` trajectories, and evaluate the vote of the first n.
@@ -255,23 +257,34 @@ def scale(
         trajectory_seed: of noise and dropout; sampling uses the seed in `speaking`.
         progress: called with (questions answered, questions in all).
         ranker: also select by this head on latents (`causal/ranker.py:learn`).
+        beam: also search, steered by the head: of as many candidates as the largest of `counts`, so many stay after each
+            thought.
         speaking: fields of `AnswerOptions`.
 
     Raises:
-        ConfigError: unknown `by`, invalid counts, a strength out of range, a model without latents, or a ranker that is not
-            for them.
+        ConfigError: unknown `by`, invalid counts, a strength out of range, a model without latents, a ranker that is not
+            for them, or a beam without one.
         DataError: as `evaluate`.
     """
+    from unspoken.causal.beam import check_beam, search
     from unspoken.causal.ranker import check_ranker, rank
     from unspoken.causal.trajectories import Way, sampled
 
     way = Way.of(by, counts, strength, latents=latents, seed=trajectory_seed)
     if ranker is not None:
         check_ranker(by, ranker.lesson, split, task.fingerprint(split))
+    if beam is not None and ranker is None:
+        raise ConfigError("a beam is steered by a head on latents; teach one (--rank) or name a saved one (--ranker)")
+    if beam is not None:
+        check_beam(model, beam, way.number)
     found = sampled(
         model, task, split, way, limit=limit, batch_size=batch_size, progress=progress, keep=ranker is not None, **speaking
     )
     ranking = None if ranker is None else rank(model, ranker, found, batch_size=batch_size)
+    if beam is not None and ranker is not None and ranking is not None:
+        how = {"limit": limit, "batch_size": batch_size, **speaking}
+        steered, control = search(model, task, split, way, beam, ranker, **how)
+        ranking = dataclasses.replace(ranking, beam=steered, beam_control=control)
     counts = tuple(sorted(set(counts)))
     return ScalingReport(
         by=by, strength=way.strength, counts=counts, plain=found.plain, report=found.report, ranking=ranking

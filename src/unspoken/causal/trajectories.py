@@ -79,6 +79,13 @@ class Way:
         whole(more.get("seed", 0), "trajectory_seed", most=MOST_SEED)
         return cls(by=by, strength=strength, number=counts[-1], **more)
 
+    @property
+    def disturbance(self) -> Noise | Drop:
+        """What is done to the latents of all sets of thoughts but the first."""
+        if self.by == "dropout":
+            return Drop(share=self.strength, seed=self.seed, spare=1)
+        return Noise(scale=self.strength, seed=self.seed, spare=1)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sampled:
@@ -156,12 +163,9 @@ def sampled(
         report = evaluate(model, task, split, samples=way.number, **how, **drawn)
     else:
         known = KnownLatents.of(undisturbed, [record.id for record in plain.records])
-        one = Noise(scale=strength, seed=way.seed, spare=1)
-        if by == "dropout":
-            one = Drop(share=strength, seed=way.seed, spare=1)
         if keep:
             how["on_trace"] = traces_into(traces)
-        report = evaluate(model, task, split, chains=way.number, edit=edit_of([one], known), **how, **speaking)
+        report = evaluate(model, task, split, chains=way.number, edit=edit_of([way.disturbance], known), **how, **speaking)
     return Sampled(plain=plain, report=report, answers=answers, traces=traces)
 
 

@@ -58,6 +58,7 @@ def scale(
     rank_split: RankSplit = "train",
     rank_limit: Annotated[int, typer.Option(help="The head learns from the first N problems.")] = 1000,
     ranker: Annotated[Path | None, typer.Option(help="Select by this saved head (.safetensors) instead.")] = None,
+    beam: Annotated[int | None, typer.Option(help="Also search by the head: so many stay after each thought.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file, a .md and a .svg beside it; default in RUN.", **FILE)] = None,
 ) -> None:
     """Think several times about each question and vote: accuracy against cost. Writes JSON, a table and a curve.
@@ -78,6 +79,8 @@ def scale(
         raise ConfigError("--rank teaches a head and --ranker names a saved one; leave one of them out")
     if rank and rank_split == split:
         raise ConfigError(f"the head must learn from another split than the one it selects in, {split}; see --rank-split")
+    if beam is not None and not rank and ranker is None:
+        raise ConfigError("--beam is steered by a head on latents; add --rank, or name a saved one with --ranker")
     if rank_limit < 1:
         raise ConfigError(f"--rank-limit must be at least 1, got {rank_limit}")
     chosen = task_of(run, task, overrides)
@@ -98,8 +101,8 @@ def scale(
             learned.save(head)
             console.say(f"head: {head} (and .json)")
         told = partial(tell, "trajectories")
-        report = along(model, chosen, split, limit=limit or None, ranker=learned, progress=told, **how)
-    settings = {**changed, **({} if limit == 200 else {"limit": limit or "all"})}
+        report = along(model, chosen, split, limit=limit or None, ranker=learned, beam=beam, progress=told, **how)
+    settings = {**changed, **({} if limit == 200 else {"limit": limit or "all"}), **given(beam=beam)}
     target = out or RunDir(run).place(f"scale-{chosen.name}-{split}-{by}-{report.strength:g}", ".json", **settings)
     report.save(target)
     console.print(report.table)
