@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,11 +15,14 @@ from support.command_line import said
 from support.forks import Forked, Popen
 from support.small_study import changed
 
+from unspoken.causal.control_report import ControlsReport
+from unspoken.runs.directory import RunDir
 from unspoken.studies import work as work_of
 from unspoken.studies import workers
 from unspoken.studies.places import JobPlaces
 from unspoken.studies.run import Planned, planned, write_results
-from unspoken.studies.state import done
+from unspoken.studies.state import done, missing, report_of
+from unspoken.studies.study import Evaluation
 from unspoken.studies.work import work
 
 pytestmark = pytest.mark.slow
@@ -95,6 +99,23 @@ def test_a_study_trains_asks_looks_and_verifies(small: Path, tmp_path: Path, mon
     assert "was changed since it was saved" in out
     code, out, _ = said("study", small, "--runs", runs, "--plan", "--only", "seed=1", "--only", "latents=1")
     assert (code, "3 runs, 3 done; about 0.0 hours left" in out) == (0, True)
+
+
+def test_soft_thinking_is_asked_beside_ordinary_thinking(tmp_path: Path):
+    """An evaluation of a finished run, and its controls."""
+    folder = tmp_path / "run"
+    shutil.copytree(RunDir("builtin:tiny").path, folder)
+    places, one = JobPlaces(folder), Evaluation(name="soft", soft="soft", limit=4, controls=2, set={"max_steps": 2})
+    work_of.ask(places.run, places, one)
+    report = report_of(places, one)
+    assert report is not None
+    assert report.speaking["soft"] == "soft"
+    assert report.mean_latents > 0, "mixtures"
+    controls = ControlsReport.from_json(places.controls(one))
+    assert [(control.label, len(control.outcomes)) for control in controls.controls] == [
+        ("likeliest token", 2), ("greedy chain", 2), ("sampled chain", 2),
+    ]  # fmt: skip
+    assert not missing(places, one), "and nothing else is looked for"
 
 
 def test_a_damaged_folder_and_a_bad_run_are_told_and_the_rest_is_done(

@@ -10,10 +10,8 @@ slots, the task or the prompts; the models must be given, and their sizes must f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
@@ -66,7 +64,7 @@ class Projection:
             "name": "softcot",
             "assistant": {"path": self.assistant, "dtype": dtype},
             "latents": choices.choose("latents", latents, 32, "as the README trains; its evaluation takes 4"),
-            "texts": _texts(choices.choose("texts", texts, "math", "ours")),
+            "texts": choices.choose("texts", texts, "math", "ours"),
             "generation_header": header,
         }
         return {"name": "softcot_pp", "softcot": soft, "chains": self.chains} if self.chains else soft
@@ -128,13 +126,3 @@ def _width(path: str) -> int:
         return int(AutoConfig.from_pretrained(resolve(path), trust_remote_code=False).get_text_config().hidden_size)
     except (OSError, ValueError, AttributeError) as error:
         raise BackboneError(f"cannot read the config of {path}: {str(error).splitlines()[0]}; check --assistant") from error
-
-
-def _texts(given: str) -> Any:
-    """A name stays as it is; a JSON file is read."""
-    if not given.endswith(".json"):
-        return given
-    try:
-        return json.loads(Path(given).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the texts in {given}: {error}") from None

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unspoken.core.config import build, dump, override
+from unspoken.core.config import build, dump, lookup, override
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.soft import SoftThinking
 from unspoken.errors import ConfigError, did_you_mean
+from unspoken.methods import METHODS
 from unspoken.recipes import recipe
 from unspoken.runs.config import RunConfig
 from unspoken.runs.earlier import updated
@@ -185,8 +187,24 @@ def _check(config: RunConfig, one: Evaluation, told: str) -> None:
     try:
         task_settings(config, one)
         build(SamplingParams, {**dump(config.speaking), **one.speaking})
+        if one.soft is not None:
+            _check_soft(config, one, one.soft)
     except ConfigError as error:
         raise ConfigError(f"evaluation {one.name!r} of {told}: {error}") from None
+
+
+def _check_soft(config: RunConfig, one: Evaluation, soft: str) -> None:
+    """Refuse soft thinking of runs with latents, and what is asked of latents."""
+    SoftThinking.parse(soft)
+    usual = Evaluation(name="usual")
+    for name in ("stop", "inspect", "interchange", "latents", "explain"):
+        if getattr(one, name) != getattr(usual, name):
+            raise ConfigError(f"soft thinking has no latents of a method, which {name!r} is about; leave it out")
+    method = config.method
+    while hasattr(method, "inner"):
+        method = method.inner
+    if lookup(METHODS, method.name, "method").most_latents(method):
+        raise ConfigError("soft thinking is for runs that write their thinking, such as cot's; say which by `when`")
 
 
 def _naming(config: RunConfig, place: Callable[[str], str]) -> RunConfig:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unspoken.causal.control_report import GREEDY, LIKELIEST, SHUFFLED
 from unspoken.core.files import write_text
 from unspoken.core.text.table import Table, csv_text
 from unspoken.evaluation.statistics import OverSeeds, Rate, mean
@@ -18,9 +19,6 @@ from unspoken.pages.drawing import has_matplotlib, save_charts
 from unspoken.pages.formats import latex, markdown
 from unspoken.pages.svg import Chart, Line, Point
 from unspoken.pages.templating import render
-
-SHUFFLED = "shuffled"
-"""The control that tables show: another problem's latents (`causal.control_report`)."""
 
 WIDTH = 116
 """Of lines in Markdown."""
@@ -200,6 +198,9 @@ _MORE = (
             lambda values: f"{sum(values)} of {len(values)}"),
     _Column("shuffled %", "Shuffled: with another problem's latents, mean over seeds.", _inside("controls", SHUFFLED),
             _mean_percent),
+    _Column("likeliest token %", "Likeliest token: soft thinking's control, fed that token's embedding where a mixture was.",
+            _inside("controls", LIKELIEST), _mean_percent),
+    _Column("greedy chain %", "Greedy chain: the same runs, thinking in words.", _inside("controls", GREEDY), _mean_percent),
     _Column("follows %", "Follows: with another problem's thought at one place, and the later ones thought anew, answers "
             "that its result leads to by this problem's later steps; place by place, mean over seeds.",
             _inside("interchange"), lambda values: _by_place(values)),

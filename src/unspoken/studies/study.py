@@ -84,6 +84,8 @@ class Evaluation:
         set: dotted path in the task's config -> value.
         split, limit, latents, batch_size, explain, samples, stop: as `unspoken eval` has them. Only runs that can explain
             do; several samples vote.
+        soft: think softly, e.g. "soft" (docs/guides/soft-thinking.md), in runs that write their thinking. Controls are then
+            ordinary thinking beside it, and there are no latents to inspect or interchange.
         controls: problems for each causal control; 0 = none are run.
         inspect: problems for the stability figures; 0 = none.
         interchange: problems that get another's thought groups, one by one (`causal.interchange`); 0 = none. Runs whose
@@ -102,6 +104,7 @@ class Evaluation:
     explain: bool = False
     samples: int = 1
     stop: str | None = None
+    soft: str | None = None
     controls: int = 0
     inspect: int = 0
     interchange: int = 0

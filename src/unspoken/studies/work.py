@@ -90,11 +90,12 @@ def ask(run: RunDir, places: JobPlaces, one: Evaluation) -> None:
     config = run.config()
     task = make_task(task_settings(config, one))
     if parts & {"report", "controls"}:
+        rules = {"stop": one.stop, "soft": one.soft}
         explains = one.explain and lookup(METHODS, config.method.name, "method").explains
         campaign = Campaign(
             run=run.path, tasks=[task], split=one.split, limit=one.limit, latents=one.latents, batch_size=one.batch_size,
             explain=explains, out=places.report(one), controls=False, controls_limit=one.controls or 1,
-            samples=one.samples, speaking={**one.speaking, **({} if one.stop is None else {"stop": one.stop})},
+            samples=one.samples, speaking=one.speaking | {k: v for k, v in rules.items() if v is not None},
         )  # fmt: skip
         if "report" in parts:
             campaign.evaluate(task, None, _progress(f"evaluation {one.name}"))

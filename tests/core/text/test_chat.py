@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -199,11 +200,24 @@ def test_variables_that_are_ours(name: str):
             method_config({**settings("softcot"), field: {name: True}})
 
 
-def test_texts_by_name_by_field_and_from_a_run():
+def test_texts_by_name_by_field_and_from_a_file(tmp_path: Path):
     assert texts_of("math/qwen").assistant != texts_of("math").assistant
     assert texts_of({"step": "- {step}\n"}) == SoftTexts(step="- {step}\n")
     with pytest.raises(ConfigError, match="unknown texts 'maths'; did you mean 'math'"):
         texts_of("maths")
+    file = tmp_path / "wörter.json"
+    file.write_text('{"hint": "→ {slots}"}', encoding="utf-8")
+    assert texts_of(str(file)) == SoftTexts(hint="→ {slots}")
+    made = method_config({**settings("softcot"), "texts": str(file)})
+    assert dump(made)["texts"]["hint"] == "→ {slots}", "a run holds the words, not the place of a file"
+    for text, message in (
+        ("", "cannot read the texts"), ("[]", "an object in braces was expected"), ('{"hnt": ""}', "wörter.json: .*hnt")
+    ):  # fmt: skip
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            texts_of(str(file))
+    with pytest.raises(ConfigError, match="cannot read the texts in nowhere"):
+        texts_of("nowhere.json")
     for name in TEXTS:
         asked, opening = TEXTS[name].asked("Q {latents} {slots}?", 7)
         assert "Q {latents} {slots}?" in asked, "a question is no template"

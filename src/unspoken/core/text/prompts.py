@@ -7,8 +7,10 @@ without slots), {slots} (the slots themselves), {step}, {number} (of the step, f
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from unspoken.core.config import build, config_class
+from unspoken.core.files import read_object
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, did_you_mean
 
@@ -118,13 +120,20 @@ BY_KIND = {"letter": "choice", "verdict": "yes_no"}
 
 
 def texts_of(data: object) -> SoftTexts:
-    """A name of `TEXTS`, or fields of `SoftTexts` -> the texts.
+    """A name of `TEXTS`, a JSON file with fields of `SoftTexts`, or such fields -> the texts.
 
     Raises:
-        ConfigError: unknown name (with a did-you-mean) or field.
+        ConfigError: unknown name (with a did-you-mean) or field, or a file that cannot be read.
     """
+    if isinstance(data, str) and data.endswith(".json"):
+        try:
+            return build(SoftTexts, read_object(Path(data)), where=f"{data}: ")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read the texts in {data}: {error}") from None
     if isinstance(data, str):
         if data not in TEXTS:
-            raise ConfigError(f"unknown texts {data!r}; {did_you_mean(data, TEXTS)}; or give the texts themselves")
+            raise ConfigError(
+                f"unknown texts {data!r}; {did_you_mean(data, TEXTS)}; or give the texts themselves, or a JSON file of them"
+            )
         return TEXTS[data]
     return build(SoftTexts, data)
