@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,13 @@ def test_scale_ranks(run: Path, tmp_path: Path):
     assert ranking is not None
     assert (ranking.lesson.split, ranking.lesson.problems) == ("train", 80)
     head = tmp_path / "s-ranker.safetensors"
-    code, _, err = unspoken(*how, "--ranker", head, "--out", tmp_path / "again.json")
+    code, said, err = unspoken(*how, "--ranker", head, "--beam", "1", "--out", tmp_path / "again.json")
     assert code == 0, err
-    assert ScalingReport.from_json(tmp_path / "again.json").ranking == ranking, "the saved head gives the same scores"
+    assert "beam by the control" in said
+    again = ScalingReport.from_json(tmp_path / "again.json").ranking
+    assert again is not None
+    assert replace(again, beam=None, beam_control=None) == ranking, "the saved head gives the same scores"
+    refused(unspoken("scale", run, "--beam", "2"), "--beam is steered by a head on latents; add --rank")
     refused(unspoken("scale", run, "--ranker", head), "this latent ranker was taught with the latents of another model")
     refused(
         unspoken("scale", run, "--ranker", tmp_path / "none"), "cannot read the latent ranker (No such file or directory)"

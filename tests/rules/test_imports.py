@@ -50,7 +50,7 @@ FACES = ("__init__", "__main__")
 HIDDEN: dict[str, set[str]] = {
     # `compare`, `rescore`, `list` and the like read files, and start without torch
     "unspoken.causal.controls": {"unspoken.causal.interventions", "unspoken.causal.known"},
-    "unspoken.causal.scaling": {"unspoken.causal.ranker", "unspoken.causal.trajectories"},
+    "unspoken.causal.scaling": {"unspoken.causal.beam", "unspoken.causal.ranker", "unspoken.causal.trajectories"},
     "unspoken.evaluation.evaluator": {"unspoken.core.fast.state_cache"},
     "unspoken.importers": {"unspoken.importers.released"},
     "unspoken.recipes": {"unspoken.runs.config"},

@@ -79,7 +79,8 @@ class _Search:
         self, model: Model, task: Task, split: Split, way: Way, width: int, how: dict[str, Any], report: EvalReport,
         traces: Sequence[Trace],
     ) -> None:  # fmt: skip
-        self.model, self.task, self.split, self.way, self.width, self.how = model, task, split, way, width, how
+        self.model, self.task, self.way, self.width, self.how = model, task, way, width, how
+        self.split: Split = split
         self.names = [record.id for record in report.records]
         if len({trace.latents_BKD.shape[1] for trace in traces}) > 1:
             raise ConfigError("a beam needs as many latents for every question; ask for a number: latents=...")
@@ -90,7 +91,7 @@ class _Search:
     def run(self, head: LatentRanker, *, mismatched: bool = False) -> Beam:
         """Search, then answer behind the W trajectories that stay."""
         step, total = self.model.method.latents_per_group, self.known.latents_RKD.shape[1]
-        fed_QNKD, positions = None, 0.0
+        fed_QNKD, positions, best_QW, last_QWKD = None, 0.0, torch.empty(0), torch.empty(0)
         for known in range(0, total, step):
             latents_QNKD, states_QNKD, cost = self._thought(min(known + step, total), fed_QNKD)
             positions += cost
@@ -119,9 +120,10 @@ class _Search:
         """The latents and states [Q, N, K, D] of all candidates up to a thought, and the positions per question."""
         traces: dict[LatentKey, Trace] = {}
         answers: list[tuple[Answer, ...]] = []
+        how: dict[str, Any] = {**self.how, "max_new_tokens": 1}
         evaluate(
             self.model, self.task, self.split, chains=self.way.number, latents=latents, on_trace=traces_into(traces),
-            edit=self._feeding(fed_QNKD, self.disturb), on_answers=answers.extend, **{**self.how, "max_new_tokens": 1},
+            edit=self._feeding(fed_QNKD, self.disturb), on_answers=answers.extend, **how,
         )  # fmt: skip
         rows = [[traces[name, chain] for chain in range(self.way.number)] for name in self.names]
         latents_QNKD = torch.stack([torch.stack([trace.latents_BKD[0].cpu() for trace in row]) for row in rows])
