@@ -51,7 +51,7 @@ def said_by(report: EvalReport) -> list[list[str | None]]:
 def test_a_beam_as_wide_as_all_candidates_is_the_choice_among_whole_trajectories(model: Model, learned: Learned):
     """Three thoughts, and one: the same answers, scores and choices, by the head and by the control."""
     for latents in (3, 1):
-        how = HOW | {"latents": latents}
+        how: dict[str, Any] = {**HOW, "latents": latents}
         found = scale(model, FakeTask(examples=cases.EXAMPLES), ranker=learned, beam=4, **how)
         ranking = found.ranking
         assert ranking is not None
@@ -69,7 +69,7 @@ def test_a_beam_as_wide_as_all_candidates_is_the_choice_among_whole_trajectories
 def test_a_narrow_beam_keeps_what_scores_highest_after_each_thought(model: Model, learned: Learned):
     """Of one thought, the two best of four; of more, a search that scores no lower than always going on with the first."""
     task = FakeTask(examples=cases.EXAMPLES)
-    how = HOW | {"latents": 1}
+    how: dict[str, Any] = {**HOW, "latents": 1}
     one = scale(model, task, ranker=learned, beam=2, **how)
     assert one.ranking is not None
     assert one.ranking.beam is not None

@@ -200,10 +200,10 @@ def _check_soft(config: RunConfig, one: Evaluation, soft: str) -> None:
     for name in ("stop", "inspect", "interchange", "latents", "explain"):
         if getattr(one, name) != getattr(usual, name):
             raise ConfigError(f"soft thinking has no latents of a method, which {name!r} is about; leave it out")
-    method = config.method
-    while hasattr(method, "inner"):
-        method = method.inner
-    if lookup(METHODS, method.name, "method").most_latents(method):
+    innermost = config.method
+    while (inner := getattr(innermost, "inner", None)) is not None:
+        innermost = inner
+    if lookup(METHODS, innermost.name, "method").most_latents(innermost):
         raise ConfigError("soft thinking is for runs that write their thinking, such as cot's; say which by `when`")
 
 
