@@ -12,8 +12,8 @@ Shapes: Q questions, N candidates of each, W of them that stay, K latents so far
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -25,16 +25,21 @@ from unspoken.causal.latent_ranker import LatentRanker, Learned, Trajectories, h
 from unspoken.causal.ranking import Beam
 from unspoken.causal.trajectories import Way
 from unspoken.core.loop.edits import Edit
+from unspoken.core.loop.generate import OnTrace
 from unspoken.core.loop.sources import Iterated, PrecomputedThoughts
 from unspoken.core.loop.trace import Answer, Trace
 from unspoken.core.rows.row import LatentKey
 from unspoken.errors import ConfigError
 from unspoken.evaluation.evaluator import evaluate
-from unspoken.runs.model import Model
+from unspoken.evaluation.records import EvalReport
+from unspoken.runs.model import AnswerOptions, Model
 from unspoken.tasks.base import Split, Task
 
-if TYPE_CHECKING:
-    from unspoken.evaluation.records import EvalReport
+Asked = tuple[EvalReport, float]
+"""A report, and the positions per question."""
+
+Ask = Callable[[AnswerOptions, int | None, Edit | None, int, OnTrace], Asked]
+"""See `_Search`."""
 
 
 def check_beam(model: Model, width: int, number: int) -> None:
@@ -52,45 +57,69 @@ def check_beam(model: Model, width: int, number: int) -> None:
         raise ConfigError("a beam needs latents that are made one after the other; this model makes all of them at once")
 
 
-def search(model: Model, task: Task, split: Split, way: Way, width: int, learned: Learned, **how: Any) -> tuple[Beam, Beam]:
+def search(
+    model: Model,
+    task: Task,
+    split: Split,
+    way: Way,
+    width: int,
+    learned: Learned,
+    *,
+    limit: int | None = None,
+    batch_size: int = 32,
+    **speaking: Unpack[AnswerOptions],
+) -> tuple[Beam, Beam]:
     """Search steered by a head, and by the control on another problem's latents.
 
     Args:
-        model, task, split: what is asked.
+        model, task, split, limit, batch_size, speaking: as in `evaluate`.
         way: how candidates are made, and how many.
         width: W.
         learned: the head and its control.
-        how: limit, batch_size, and fields of `AnswerOptions`.
 
     Raises:
         ConfigError: see `check_beam`, or a model that thinks for some questions longer than for others.
     """
     check_beam(model, width, way.number)
+
+    def ask(more: AnswerOptions, latents: int | None, edit: Edit | None, chains: int, on_trace: OnTrace) -> Asked:
+        answers: list[tuple[Answer, ...]] = []
+        report = evaluate(
+            model, task, split, limit=limit, batch_size=batch_size, latents=latents, edit=edit, chains=chains,
+            on_trace=on_trace, on_answers=answers.extend, **{**speaking, **more},
+        )  # fmt: skip
+        return report, sum(answer.positions for each in answers for answer in each) / len(answers)
+
     plain: dict[LatentKey, Trace] = {}
-    report = evaluate(model, task, split, latents=way.latents, on_trace=traces_into(plain), **how)
-    found = _Search(model, task, split, way, width, how, report, [plain[record.id, 0] for record in report.records])
+    report, _ = ask({}, way.latents, None, 1, traces_into(plain))
+    names = [record.id for record in report.records]
+    found = _Search(ask, way, width, model.method.latents_per_group, names, [plain[name, 0] for name in names])
     return found.run(learned.head), found.run(learned.control, mismatched=True)
 
 
 class _Search:
-    """A search for the questions of a split; `traces` are those of their undisturbed trajectories."""
+    """A search for some questions.
+
+    Args:
+        ask: asks all of them: (fields to change, latents, edit, sets of thoughts, what sees traces).
+        way, width: see `search`.
+        step: latents of a thought.
+        names: of the questions.
+        first: the traces of their undisturbed trajectories.
+    """
 
     def __init__(
-        self, model: Model, task: Task, split: Split, way: Way, width: int, how: dict[str, Any], report: EvalReport,
-        traces: Sequence[Trace],
+        self, ask: Ask, way: Way, width: int, step: int, names: Sequence[str], first: Sequence[Trace]
     ) -> None:  # fmt: skip
-        self.model, self.task, self.way, self.width, self.how = model, task, way, width, how
-        self.split: Split = split
-        self.names = [record.id for record in report.records]
-        if len({trace.latents_BKD.shape[1] for trace in traces}) > 1:
+        if len({trace.latents_BKD.shape[1] for trace in first}) > 1:
             raise ConfigError("a beam needs as many latents for every question; ask for a number: latents=...")
-        self.known = KnownLatents.of({(n, 0): t.latents_BKD[0] for n, t in zip(self.names, traces, strict=True)}, self.names)
-        self.first = traces
+        self.ask, self.way, self.width, self.step, self.names, self.first = ask, way, width, step, names, first
+        self.known = KnownLatents.of({(n, 0): t.latents_BKD[0] for n, t in zip(names, first, strict=True)}, names)
         self.disturb = edit_of([way.disturbance], self.known)
 
     def run(self, head: LatentRanker, *, mismatched: bool = False) -> Beam:
         """Search, then answer behind the W trajectories that stay."""
-        step, total = self.model.method.latents_per_group, self.known.latents_RKD.shape[1]
+        step, total = self.step, self.known.latents_RKD.shape[1]
         fed_QNKD, positions, best_QW, last_QWKD = None, 0.0, torch.empty(0), torch.empty(0)
         for known in range(0, total, step):
             latents_QNKD, states_QNKD, cost = self._thought(min(known + step, total), fed_QNKD)
@@ -102,12 +131,8 @@ class _Search:
             fed_QNKD = _taken(latents_QNKD, parents_QN)
             best_QW = scores_QN.gather(1, kept_QW)
             last_QWKD = _taken(latents_QNKD, kept_QW)
-        answers: list[tuple[Answer, ...]] = []
-        report = evaluate(
-            self.model, self.task, self.split, chains=self.width, latents=total, edit=self._feeding(last_QWKD, None),
-            on_answers=answers.extend, **self.how,
-        )  # fmt: skip
-        positions += sum(answer.positions for each in answers for answer in each) / len(answers)
+        report, cost = self.ask({}, total, self._feeding(last_QWKD, None), self.width, lambda trace, keys: None)
+        positions += cost
         return Beam(
             width=self.width,
             candidates=self.way.number,
@@ -119,16 +144,12 @@ class _Search:
     def _thought(self, latents: int, fed_QNKD: Tensor | None) -> tuple[Tensor, Tensor, float]:
         """The latents and states [Q, N, K, D] of all candidates up to a thought, and the positions per question."""
         traces: dict[LatentKey, Trace] = {}
-        answers: list[tuple[Answer, ...]] = []
-        how: dict[str, Any] = {**self.how, "max_new_tokens": 1}
-        evaluate(
-            self.model, self.task, self.split, chains=self.way.number, latents=latents, on_trace=traces_into(traces),
-            edit=self._feeding(fed_QNKD, self.disturb), on_answers=answers.extend, **how,
-        )  # fmt: skip
+        edit = self._feeding(fed_QNKD, self.disturb)
+        _, cost = self.ask({"max_new_tokens": 1}, latents, edit, self.way.number, traces_into(traces))
         rows = [[traces[name, chain] for chain in range(self.way.number)] for name in self.names]
         latents_QNKD = torch.stack([torch.stack([trace.latents_BKD[0].cpu() for trace in row]) for row in rows])
         states_QNKD = torch.stack([torch.stack([_states(trace) for trace in row]) for row in rows])
-        return latents_QNKD, states_QNKD, sum(answer.positions for each in answers for answer in each) / len(answers)
+        return latents_QNKD, states_QNKD, cost
 
     def _feeding(self, fed_QNKD: Tensor | None, later: Edit | None) -> Edit:
         """An edit that feeds the given latents as they are, and leaves those behind them to another edit."""
