@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from unspoken.errors import DataError
 
@@ -45,3 +46,22 @@ class Example:
     def bytes(self) -> int:
         """Bytes of question, steps and answer in UTF-8. No tokenizer makes more tokens of them."""
         return sum(len(text.encode("utf-8", "surrogatepass")) for text in (self.question, *self.steps, self.answer))
+
+
+class LazyExamples(Sequence[Example], ABC):
+    """Examples of which each is made when it is asked for. A slice is a list."""
+
+    @abstractmethod
+    def at(self, place: int) -> Example:
+        """The example at a place, from 0 up to but not including the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self.at(place) for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.at(index % len(self))

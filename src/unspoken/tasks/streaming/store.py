@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from unspoken.core.files import locked, reason, write_file
-from unspoken.core.text.example import Example
+from unspoken.core.text.example import Example, LazyExamples
 from unspoken.errors import DataError
 
 _MAGIC = b"unspoken rows 1\n"
@@ -248,8 +248,8 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path}: is no whole file of rows ({error}); delete it, and the next start reads its source again")
 
 
-class StoredExamples(Sequence[Example]):
-    """Examples on the disk. Each is read when it is asked for; a slice is a list.
+class StoredExamples(LazyExamples):
+    """Examples on the disk.
 
     Args:
         parts: files of rows.
@@ -270,18 +270,10 @@ class StoredExamples(Sequence[Example]):
         """The first rows."""
         return StoredExamples(self.parts, limit, self.split)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        index %= len(self)
-        part = bisect_right(self._ends, index)
-        number, question, steps, answer, meta = self.parts[part].row(index - (self._ends[part - 1] if part else 0))
+    def at(self, place: int) -> Example:
+        """See `LazyExamples.at`."""
+        part = bisect_right(self._ends, place)
+        number, question, steps, answer, meta = self.parts[part].row(place - (self._ends[part - 1] if part else 0))
         id = f"{self.split}-{self._read[part] + number}"
         return Example(question=question, steps=tuple(steps), answer=answer, id=id, meta=meta)
 

@@ -6,12 +6,11 @@ import warnings
 from array import array
 from collections.abc import Sequence
 from random import Random
-from typing import overload
 
 from accelerate import PartialState
 
 from unspoken.core.rows.curriculum import Stage
-from unspoken.core.text.example import Example
+from unspoken.core.text.example import Example, LazyExamples
 from unspoken.errors import ConfigError, DataError
 from unspoken.methods.base import Method
 from unspoken.runs.config import RunConfig
@@ -21,7 +20,7 @@ from unspoken.training.feeding.schedule import Schedule
 from unspoken.training.ranks import Ranks
 
 
-class Share(Sequence[Example]):
+class Share(LazyExamples):
     """Some of the examples, by number. None is read before it is asked for.
 
     Args:
@@ -35,14 +34,9 @@ class Share(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self.examples[number] for number in self.numbers[index]]
-        return self.examples[self.numbers[index]]
+    def at(self, place: int) -> Example:
+        """See `LazyExamples.at`."""
+        return self.examples[self.numbers[place]]
 
 
 def looked_through(
