@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.command_line import FAST
 from support.command_line import said as command
 
 import unspoken
@@ -16,13 +17,11 @@ from unspoken.experimental.stopping import STOP_HEAD, read_head
 from unspoken.runs.directory import RunDir
 from unspoken.tasks import make_task
 
-FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=40"]
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("answering") / "run"
-    code, _, err = command("train", "tiny/sim_cot", *FAST, "--out", out)
+    code, _, err = command("train", "tiny/sim_cot", *FAST, "task.validation_size=40", "--out", out)
     assert code == 0, err
     return out
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.command_line import FAST
 from support.command_line import said as unspoken
 
 from unspoken.causal.control_report import ControlsReport
 from unspoken.causal.scaling import ScalingReport
 
 START = "builtin:tiny"
-FAST = ["train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=4"]
 
 
 def refused(done: tuple[int, str, str], message: str) -> None:

@@ -24,7 +24,7 @@ from unspoken.evaluation.resume import PartialReport
 from unspoken.tasks import make_task
 
 LIMIT = 22
-HOW: dict[str, Any] = {"limit": LIMIT, "batch_size": 4, "temperature": 1.3, "seed": 5}
+HOW: dict[str, Any] = {"limit": LIMIT, "batch_size": 4, "temperature": 1.3, "seed": 5, "max_new_tokens": 16}
 TIMES = ("seconds", "loop_seconds", "ms_per_question", "loop_ms_per_question", "tokens_per_second", "time")
 
 
@@ -131,7 +131,7 @@ def test_settings_that_were_refused_leave_nothing_in_the_way(model: Any, task: A
 
 def test_the_command_says_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    words = ["eval", "builtin:tiny", "--limit", "18", "--batch-size", "2", "--no-controls"]
+    words = ["eval", "builtin:tiny", "--limit", "18", "--batch-size", "2", "--no-controls", "--max-new-tokens", "8"]
     first = CliRunner().invoke(app, words)
     assert first.exit_code == 0
     assert "going on" not in first.output
@@ -197,7 +197,7 @@ def test_nothing_is_taken_for_granted_of_a_model_without_weights():
 @pytest.mark.slow
 def test_two_processes_give_the_records_of_one(tmp_path: Path):
     """As a user runs it; sampled, so that a problem's place must decide, and not its share."""
-    options = ["--limit", str(LIMIT), "--batch-size", "4", "--temperature", "1.3", "--seed", "5"]
+    options = ["--limit", str(LIMIT), "--batch-size", "4", "--temperature", "1.3", "--seed", "5", "--max-new-tokens", "16"]
     done = in_two("eval", "builtin:tiny", *options, "--out", tmp_path / "two.json", env={"ACCELERATE_USE_CPU": "true"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == 1  # one process speaks
