@@ -10,6 +10,7 @@ equations in x, 1/3) gets no steps rather than wrong ones.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class _Operation:
 _Tree = Fraction | _Operation
 
 
+@functools.lru_cache(maxsize=10_000)  # a task that holds splits apart reads the same rows several times
 def infix_steps(expression: str, answer: str) -> tuple[str, ...]:
     """The steps of "(7+12)-15", or () if it is not plain arithmetic that gives `answer`."""
     return _told(_infix(expression), answer)
