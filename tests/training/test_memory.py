@@ -9,10 +9,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+from support.forks import Popen
 
 from unspoken.core.config import dump
 from unspoken.errors import ConfigError
 from unspoken.recipes import recipe
+from unspoken.training import memory
 from unspoken.training.memory import Amounts, Needs, needs_of
 
 MEASURE = """
@@ -84,6 +86,23 @@ def test_shards_take_less_and_what_does_not_fit_is_told(make):
     assert replace(NEEDS, processes=1).total("zero2") == replace(NEEDS, processes=1).total("none")
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`needs_of` asks a process that begins with everything imported; the first test asks a real one."""
+
+    def run(command: list[str], *, input: str, **_: object) -> subprocess.CompletedProcess[str]:
+        process = Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process.stdout:
+            with process.stdin:
+                process.stdin.write(input)
+            said = process.stdout.read()
+        return subprocess.CompletedProcess(command, process.wait(), said, "")
+
+    monkeypatch.setattr(memory.subprocess, "run", run)
+
+
 LLAMA_3B = {
     "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
     "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
@@ -92,7 +111,7 @@ LLAMA_3B = {
 
 
 @pytest.mark.slow
-def test_the_recipe_of_3b_fits_on_one_card(files):
+def test_the_recipe_of_3b_fits_on_one_card(files, forked):
     """With the longest rows that it takes: 200 positions."""
     row = {"question": "pens " * 145, "steps": ["<<3+4=7>>"] * 3, "answer": "7"}
     (files / "train.jsonl").write_text((json.dumps(row) + "\n") * 2)
@@ -110,7 +129,7 @@ def test_the_recipe_of_3b_fits_on_one_card(files):
     assert needs.lines(config.train, 40)[-1].startswith("nothing of this fits on 1 card of 40 GB")
 
 
-def test_what_cannot_be_built_is_said(make, files):
+def test_what_cannot_be_built_is_said(make, files, forked):
     config = make(backbone={"path": str(files / "nowhere"), "tokenizer": str(files / "tokenizer")})
     with pytest.raises(ConfigError, match="nowhere"):
         needs_of(config)
