@@ -101,7 +101,7 @@ def test_scale_ranks(run: Path, tmp_path: Path):
     head = tmp_path / "s-ranker.safetensors"
     code, said, err = unspoken(*how, "--ranker", head, "--beam", "1", "--out", tmp_path / "again.json")
     assert code == 0, err
-    assert "beam by the control" in said
+    assert "1 of 3 candidates kept after each thought" in " ".join(said.split())
     again = ScalingReport.from_json(tmp_path / "again.json").ranking
     assert again is not None
     assert replace(again, beam=None, beam_control=None) == ranking, "the saved head gives the same scores"
