@@ -16,6 +16,7 @@ from unspoken.core.text.template import Template
 from unspoken.errors import ConfigError, UnspokenError, did_you_mean
 from unspoken.methods import METHODS, make_method, method_config
 from unspoken.methods.coconut import CoconutConfig
+from unspoken.runs.config import TrainConfig
 
 
 def test_a_config_and_its_plain_form():
@@ -47,6 +48,12 @@ def test_a_config_and_its_plain_form():
 def test_a_wrong_field_is_named(data: dict, message: str):
     with pytest.raises(ConfigError, match=re.escape(message)):
         build(CoconutConfig, data)
+
+
+def test_true_is_no_number_in_a_list():
+    assert build(TrainConfig, {"steps": 1, "betas": [0.5, 1e-3]}).betas == (0.5, 1e-3)
+    with pytest.raises(ConfigError, match="'betas' of TrainConfig must not be true or false, got true"):
+        build(TrainConfig, {"steps": 1, "betas": [0.5, True]})
 
 
 def test_several_faults_are_told_at_once():

@@ -90,6 +90,10 @@ def test_show_prints_a_recipe_that_train_takes(tmp_path, run):
     assert json.loads(shown.stdout) == dump(recipe("tiny/sim_cot", ["train.lr=0.5"]))
     (tmp_path / "my.json").write_text(shown.stdout)
     assert recipe(str(tmp_path / "my.json")) == recipe("tiny/sim_cot", ["train.lr=0.5"])
+    (tmp_path / "my.json").write_text("\ufeff" + shown.stdout)  # as editors on Windows begin a file
+    assert recipe(str(tmp_path / "my.json")) == recipe("tiny/sim_cot", ["train.lr=0.5"])
+    (tmp_path / "my.json").write_text("[" * 100_000)
+    refused(unspoken("show", tmp_path / "my.json"), "cannot read recipe file", "brackets nested too deeply")
     assert json.loads(unspoken("show", run).stdout) == json.loads((run / "run.json").read_text())["config"]
     refused(unspoken("show", "tiny/simcot"), "did you mean 'tiny/sim_cot'", "see `unspoken list`")
 

@@ -106,6 +106,14 @@ def test_only_chooses_and_keeps_what_is_needed(small: Path):
         ('name = "test"', 'name = "test"\nsplit = "tset"', "split"),
         ('name = "test"', 'name = "test"\nlimitt = 3', "limitt"),
         ('name = "test"', 'name = "test"\nlimit = 0', "limit must be at least 1"),
+        ('name = "test"', 'name = "test"\nlimit = true', "'limit' of Evaluation must not be true or false"),
+        ('name = "test"', 'name = "test"\nlatents = -1', "number of latents must be 0 or more"),
+        ('name = "test"', 'name = "test"\nstop = "sure:0.9"', "a stop rule is written RULE:NUMBER"),
+        ('name = "test"', 'name = "test"\nsamples = 3', "3 samples at temperature 0 would all be the same"),
+        ("seeds = [1, 2]", "seeds = [true]", "'seeds' of Study must not be true or false"),
+        ('chart = "latents"', 'chart = "method"', "no value of the factor 'method' is a number"),
+        ('chart = "latents"', "contrasts = [{ a = { latents = 1 }, b = { latents = 1 } }]", "a and b are the same"),
+        ('chart = "latents"', 'prepare = [{ name = "a", config = "tiny/cot", set = { start = "run:a" } }]', "no other run"),
         ('name = "test"', 'name = "test"\nset = { max_stepps = 3 }', "did you mean 'max_steps'"),
         ('name = "test"', 'name = "test"\nset = { max_steps = 99 }', "evaluation 'test' of method=coconut, latents=1"),
         ('name = "test"', 'name = "test"\ntask = "tinny"', "did you mean 'tiny'"),
@@ -132,7 +140,7 @@ def test_no_such_file(tmp_path: Path):
     for path in (tmp_path, tmp_path / "none.toml", tmp_path / "study.yaml"):
         with pytest.raises(ConfigError, match="study"):
             planned(path)
-    (tmp_path / "study.json").write_text("[1]", encoding="utf-8")
+    (tmp_path / "study.json").write_text("\ufeff[1]", encoding="utf-8")  # as Windows' editors begin a file
     with pytest.raises(ConfigError, match="table of entries"):
         planned(tmp_path)
 

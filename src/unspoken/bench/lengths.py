@@ -39,7 +39,7 @@ def lengths_of(model: str, task: str | None, questions: Path | None) -> dict[str
 
     if questions is not None:
         try:
-            lines = [line for line in questions.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line for line in questions.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{questions} cannot be read: {error}; give a text file with a question a line") from None
         if not lines:

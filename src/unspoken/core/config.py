@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -131,15 +131,19 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _refuse_bools(cls: type, data: Mapping[str, object], where: str) -> None:
-    """Refuse booleans for numbers; pydantic would take `true` as 1."""
+    """Refuse booleans for numbers, also in lists; pydantic would take `true` as 1."""
     for name, hint in _hints(cls).items():
         value = data.get(name)
-        kinds = get_args(hint) or (hint,)
-        if isinstance(value, bool) and not {bool, Any} & set(kinds):
-            raise ConfigError(f"{where}field {name!r} of {cls.__name__} must not be true or false, got {json.dumps(value)}")
-        for kind in kinds:
-            if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-                _refuse_bools(kind, value, where)
+        inside = [kind for part in (hint, *get_args(hint)) if get_origin(part) in (list, tuple) for kind in get_args(part)]
+        every = [(value, get_args(hint) or (hint,))]
+        every += [(one, (*inside, *get_args(inside[0]))) for one in value] if inside and isinstance(value, list) else []
+        for one, kinds in every:
+            if isinstance(one, bool) and not {bool, Any} & set(kinds):
+                got = json.dumps(one)
+                raise ConfigError(f"{where}field {name!r} of {cls.__name__} must not be true or false, got {got}")
+            for kind in kinds:
+                if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(one, Mapping):
+                    _refuse_bools(kind, one, where)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unspoken.core.config import dump
+from unspoken.core.files import parse_json
 from unspoken.core.text.table import Table, csv_text
 from unspoken.errors import ConfigError
 from unspoken.evaluation.records import EvalReport
@@ -50,7 +51,7 @@ class Trained:
 def trained(report: EvalReport, folder: Path) -> Trained | None:
     """How a report's run was trained, from the run.json next to the report; None if there is none."""
     try:
-        config = updated(json.loads((folder / "run.json").read_bytes())["config"])
+        config = updated(parse_json((folder / "run.json").read_bytes())["config"])
         seed = config["train"]["seed"]
         # The seed of a generated task (tiny) only changes the problems drawn.
         rest = {part: _without_seed(value) if part in ("train", "task") else value for part, value in config.items()}

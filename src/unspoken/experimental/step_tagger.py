@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from unspoken.core.files import write_text
+from unspoken.core.files import parse_json, write_text
 from unspoken.core.text.steps import Finder, Span, result_of
 from unspoken.errors import ConfigError, DataError
 
@@ -220,7 +220,7 @@ def load_tagger(path: str | Path) -> StepTagger:
 @functools.lru_cache(maxsize=8)
 def _load(path: str, changed: int) -> StepTagger:
     try:
-        data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        data: Any = parse_json(Path(path).read_bytes())
         if data["format"] != _FORMAT:
             raise ValueError(f"its format is {data['format']!r}, expected {_FORMAT!r}")
         weights_F3 = np.array(list(data["weights"].values()), dtype=np.float64).reshape(-1, 3)

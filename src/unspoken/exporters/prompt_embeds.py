@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from unspoken.core.checks import latents_asked, spoken, whole
 from unspoken.core.config import build, dump
-from unspoken.core.files import check_new, expanded, write_folder
+from unspoken.core.files import check_new, expanded, parse_json, write_folder
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
 from unspoken.core.lm.loading import resolve
 from unspoken.core.lm.pretrained import adapter_base
@@ -112,7 +112,7 @@ class PromptEmbedder:
         """
         folder = Path(folder)
         try:
-            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            about = parse_json((folder / _ABOUT).read_bytes())
             if about.get("format") != FORMAT:
                 raise RunError(f"{folder}: expected prompt embeddings of format {FORMAT}, got {about.get('format')!r}")
             table = load_tensors(folder / _TABLE)["embeddings"]

@@ -11,7 +11,6 @@ allows it.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -24,7 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from unspoken.core.files import sha256
+from unspoken.core.files import parse_json, sha256
 from unspoken.errors import CheckpointError
 from unspoken.importers.rules import listed
 
@@ -129,7 +128,7 @@ def _files_in(folder: Path) -> tuple[list[Path], dict[str, str]]:
 def _index(path: Path) -> dict[str, str] | None:
     """An index's table (tensor -> file), or None if the file is empty or broken."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        table = parse_json(path.read_bytes())["weight_map"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return table if isinstance(table, dict) and table else None

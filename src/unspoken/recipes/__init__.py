@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unspoken.core.config import build, dump, lookup, override, place
+from unspoken.core.files import parse_json
 from unspoken.errors import ConfigError
 from unspoken.runs.earlier import check_moved, updated
 from unspoken.tasks import task_config
@@ -168,7 +168,7 @@ def recipe(name: str, overrides: Sequence[str] = ()) -> RunConfig:
 
     if is_file:
         try:
-            data = json.loads(Path(name).read_text(encoding="utf-8"))
+            data = parse_json(Path(name).read_bytes())
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read recipe file {name}: {error}") from error
         data = data.get("config", data) if isinstance(data, dict) else data

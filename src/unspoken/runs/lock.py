@@ -11,6 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
+from unspoken.core.files import parse_json
 from unspoken.errors import RunError, TrainingError
 
 try:
@@ -102,7 +103,7 @@ class Lock:
     def _whose(self) -> str:
         """Who holds the lock, as far as the file says."""
         try:
-            about = json.loads(self.file.read_text(encoding="utf-8"))
+            about = parse_json(self.file.read_bytes())
             return f" by process {about['process']} on {about['host']}, since {about['since']}"
         except (OSError, ValueError, KeyError, TypeError):
             return " by another process"

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unspoken.core.checks import latents_asked
 from unspoken.core.config import build, dump, lookup, override
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.soft import SoftThinking
 from unspoken.errors import ConfigError, did_you_mean
+from unspoken.experimental.stopping import StopConfig
 from unspoken.methods import METHODS
 from unspoken.recipes import recipe
 from unspoken.runs.config import RunConfig
@@ -128,6 +130,8 @@ def _prepared(study: Study, one: Prepared, beside: Path, runs: Path) -> list[Job
         config = _config(
             one.config, [(one.set, {})], study.seed_paths if seed is not None else (), seed, beside, f"prepare {name!r}"
         )
+        if _naming(config, lambda name: "") != config:
+            raise ConfigError(f"prepare {name!r}: starts from no other run; {START}NAME is for the `set` of [[runs]]")
         mark = fingerprint(config)
         made.append(
             Job(
@@ -186,7 +190,14 @@ def _check(config: RunConfig, one: Evaluation, told: str) -> None:
     """See before hours of training that a run can be asked as an evaluation says."""
     try:
         task_settings(config, one)
-        build(SamplingParams, {**dump(config.speaking), **one.speaking})
+        speaking = build(SamplingParams, {**dump(config.speaking), **one.speaking})
+        latents_asked(one.latents, None)
+        if one.stop is not None:
+            StopConfig.parse(one.stop)
+        if one.samples > 1 and speaking.temperature == 0:
+            raise ConfigError(
+                f"{one.samples} samples at temperature 0 would all be the same; say e.g. speaking = {{ temperature = 0.7 }}"
+            )
         if one.soft is not None:
             _check_soft(config, one, one.soft)
     except ConfigError as error:

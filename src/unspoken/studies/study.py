@@ -197,6 +197,8 @@ class Study:
             self._check_condition(where, when)
         if self.chart is not None and self.chart not in self.factors:
             raise ConfigError(f"chart: no factor {self.chart!r}; {did_you_mean(self.chart, self.factors)}")
+        if self.chart is not None and all(isinstance(value, (str, bool)) for value in self.factors[self.chart]):
+            raise ConfigError(f"chart: no value of the factor {self.chart!r} is a number; leave it out for forward passes")
 
     def _conditions(self) -> list[tuple[str, Mapping[str, Any]]]:
         """Every place where values of factors are named."""
@@ -207,6 +209,8 @@ class Study:
             found += [(f"contrasts[{i}].a", pair.a), (f"contrasts[{i}].b", pair.b)]
             if set(pair.a) != set(pair.b) or not pair.a:
                 raise ConfigError(f"contrasts[{i}]: a and b must name the same factors, got {pair.a} and {pair.b}")
+            if pair.a == pair.b:
+                raise ConfigError(f"contrasts[{i}]: a and b are the same, {pair.a}; name what is to be told apart")
         return found
 
     def _check_condition(self, where: str, when: Mapping[str, object]) -> None:
@@ -269,7 +273,7 @@ def read_study(path: str | Path) -> Study:
     """
     file = study_file(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text) if file.suffix.lower() == ".toml" else json.loads(text)
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror or error}; give a study file (.toml or .json)") from error
