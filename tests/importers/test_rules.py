@@ -97,6 +97,18 @@ def test_a_wrong_shape_is_named():
         require(rename(TABLE, state), WANTED, "file")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.full((2,), torch.nan), r"file: nan or inf in old\.h\.0\.ln\.weight; the file is damaged"),
+        (torch.ones(2, dtype=torch.int8), r"1 of whole numbers, perhaps quantized: old\.h\.0\.ln\.weight"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_named(wrong: torch.Tensor, message: str):
+    with pytest.raises(CheckpointError, match=message):
+        require(rename(TABLE, {**whole(), "old.h.0.ln.weight": wrong}), WANTED, "file")
+
+
 def test_a_repeated_tensor_that_differs_is_an_error():
     state = whole()
     state["copy.weight"][1, 1] += 1e-6

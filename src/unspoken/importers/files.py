@@ -211,9 +211,14 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is truncated or no file of torch.save ({first:.120}); download it again") from error
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, expected a state dict (name -> tensor)")
-    if odd := [str(key) for key, value in data.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
+    if odd := [str(key) for key, value in data.items() if not (isinstance(key, str) and _is_plain(value))]:
         raise CheckpointError(
             f"{path} is no plain state dict: {len(odd)} entries are no tensors: {listed(odd)}; save the dictionary of "
             "tensors inside it as a file of its own"
         )
     return dict(data)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor with numbers of its own, not one that is sparse, quantized, or has none (meta)."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not (value.is_quantized or value.is_meta)

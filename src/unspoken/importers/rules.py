@@ -142,7 +142,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def require(mapped: Mapped, wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Check that a checkpoint has every wanted target, in its shape, and nothing else.
+    """Check that a checkpoint has every wanted target, in its shape, of finite numbers, and nothing else.
 
     Args:
         mapped: what `rename` made of it.
@@ -150,7 +150,7 @@ def require(mapped: Mapped, wanted: Mapping[str, tuple[int, ...]], where: str) -
         where: the beginning of the message.
 
     Raises:
-        CheckpointError: lists missing keys (with the nearest unknown one), unknown keys and wrong shapes.
+        CheckpointError: lists missing keys (with the nearest unknown one), unknown keys, wrong shapes and wrong numbers.
     """
     strange = [key for target in mapped.tensors if target not in wanted for key in mapped.keys[target]]
     unknown = sorted({*mapped.unknown, *strange})
@@ -168,6 +168,12 @@ def require(mapped: Mapped, wanted: Mapping[str, tuple[int, ...]], where: str) -
         faults.append(f"{len(unknown)} unknown: {listed(unknown)}")
     if wrong:
         faults.append(f"{len(wrong)} of another shape: {listed(wrong)}")
+    if whole := [mapped.name(name) for name, tensor in mapped.tensors.items() if not tensor.is_floating_point()]:
+        faults.append(f"{len(whole)} of whole numbers, perhaps quantized: {listed(whole)}")
+    if not faults and (odd := [mapped.name(name) for name, tensor in mapped.tensors.items() if not tensor.isfinite().all()]):
+        raise CheckpointError(
+            f"{where}: nan or inf in {listed(odd)}; the file is damaged, or training had diverged: take another copy"
+        )
     if faults:
         raise CheckpointError(
             f"{where}: {'; '.join(faults)}; expected each tensor of the model and no other; check --base (and "
