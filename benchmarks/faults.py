@@ -3,8 +3,8 @@
     python -m benchmarks.faults                    # all; part of `make endurance`
     python -m benchmarks.faults clock moved        # some of them
 
-Each training writes to a file system of its own, 128 MB of ext4 in a file. The fault comes at a random moment behind the
-first state. Then the training must end by itself within a minute, with an exit code and one line that says what is wrong.
+Each training writes to a file system of its own, 128 MB of ext4 in a file. The fault comes at a random moment behind a
+state. Then the training must end by itself within a minute, with an exit code and one line that says what is wrong.
 When the fault is mended, no half-written file may be left that counts as whole, and the same command must end with the
 weights, states and metrics of a run without a fault, bit for bit. A JSON object a line; exit code 1 if anything is
 different, 77 where file systems may not be mounted (that takes root on Linux).
@@ -84,11 +84,17 @@ class Disk:
         return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
+def delete(run: Path) -> None:
+    """Remove a folder that is being written to."""
+    while run.exists():
+        shutil.rmtree(run, ignore_errors=True)
+
+
 FAULTS: dict[str, tuple[Callable[[Disk, Path], object], Callable[[Disk, Path], object], str]] = {
     "full": (lambda disk, run: disk.fill(), lambda disk, run: disk.free(), "No space left on device"),
     "read-only": (lambda disk, run: disk.fail(), lambda disk, run: disk.repair(), "Read-only file system"),
     "moved": (lambda disk, run: run.rename(f"{run}-away"), lambda disk, run: Path(f"{run}-away").rename(run), "taken away"),
-    "deleted": (lambda disk, run: shutil.rmtree(run), lambda disk, run: None, "taken away"),
+    "deleted": (lambda disk, run: delete(run), lambda disk, run: None, "taken away"),
     "unmounted": (lambda disk, run: disk.unmount(), lambda disk, run: disk.mount(), "taken away"),
 }
 """Name: (what happens, how it is mended, what the training says)."""
@@ -108,13 +114,15 @@ def struck(disk: Disk, run: Path, name: str, dice: random.Random) -> dict[str, A
     """Strike a training, and mend the fault.
 
     Returns:
-        What it said, and the name of the state that it left.
+        What it said, and the step of the state that it had saved.
     """
     fault, mend, expected = FAULTS[name]
     (training,) = [Started([*WORDS, str(run)], {})]
-    while not (states := list(run.glob("state/step-*"))) and training.ended() is None:
-        time.sleep(0.01)
-    time.sleep(dice.uniform(0, 0.5))
+    wanted = dice.randrange(2, 17, 2)
+    while (reached := max([0, *(int(state.name[5:]) for state in run.glob("state/step-*"))])) < wanted:
+        if training.ended() is not None:
+            break
+        time.sleep(dice.uniform(0, 0.05))
     assert training.ended() is None, training.said()
     try:
         fault(disk, run)
@@ -127,7 +135,7 @@ def struck(disk: Disk, run: Path, name: str, dice: random.Random) -> dict[str, A
     odd = [] if code == 2 else [f"exit code {code}"]
     odd += [] if said.startswith("error: ") and len(said.splitlines()) == 1 and expected in said else ["another message"]
     odd += ["made a folder where the run had been"] if remade else []
-    return {"fault": name, "said": said.replace(str(run.parent), ""), "state": len(states), "different": odd}
+    return {"fault": name, "said": said.replace(str(run.parent), ""), "state": reached, "different": odd}
 
 
 def trial(name: str, folder: Path, dice: random.Random) -> dict[str, Any]:

@@ -13,10 +13,11 @@ Only safetensors and JSON; nothing is unpickled. Everything is written under a t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ class RunDir(Places):
         """From now on, refuse to write metrics and states if something else, or nothing, is here."""
         self._trained = self.read()["id"]
 
+    @contextlib.contextmanager
+    def _staying(self) -> Iterator[None]:
+        """Context manager around what writes; see `_check_stayed`."""
+        self._check_stayed()
+        try:
+            yield
+        except TrainingError:
+            self._check_stayed()  # a better reason than that a file could not be written
+            raise
+
     def _check_stayed(self) -> None:
         """Without it, folders would be made anew where a run has been moved away, or over a disk that is not mounted.
 
@@ -127,12 +138,12 @@ class RunDir(Places):
 
     def log(self, row: Mapping[str, object]) -> None:
         """Append a row to metrics.jsonl."""
-        self._check_stayed()
-        try:
-            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise _unwritten(self.path / "metrics.jsonl", error) from error
+        with self._staying():
+            try:
+                with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                raise _unwritten(self.path / "metrics.jsonl", error) from error
 
     def forget_after(self, step: int, again: bool = False) -> None:
         """Drop metrics of steps after `step`, which will be trained again, and of the step itself if it will be validated
@@ -162,10 +173,10 @@ class RunDir(Places):
             known = more(new)
             (new / "state.json").write_text(json.dumps(sealed(new, {"step": step, **info}, known)), encoding="utf-8")
 
-        self._check_stayed()
-        self._sync_metrics()
         target = self.path / "state" / f"step-{step:08d}"
-        write_folder(target, write, **TRAINING)
+        with self._staying():
+            self._sync_metrics()
+            write_folder(target, write, **TRAINING)
         self._keep_only(target)
 
     def _sync_metrics(self) -> None:
@@ -220,11 +231,13 @@ class RunDir(Places):
             stage: the stage it was trained up to, if not the last: its "index", the index of the "last" one, and its number
                 of "latents" (None = as many as at the end).
         """
-        self._check_stayed()
-        run = self.read()["id"]
-        write_folder(
-            self.path / "model", lambda new: write_model(new, run, method, step=step, score=score, stage=stage), **TRAINING
-        )
+        with self._staying():
+            run = self.read()["id"]
+            write_folder(
+                self.path / "model",
+                lambda new: write_model(new, run, method, step=step, score=score, stage=stage),
+                **TRAINING,
+            )
 
     def load_method(self, *, at_inference: bool = False) -> Method:
         """Rebuild the trained method from model/.
