@@ -50,6 +50,13 @@ def test_a_wrong_field_is_named(data: dict, message: str):
         build(CoconutConfig, data)
 
 
+def test_a_field_of_several_kinds_is_called_by_its_name():
+    with pytest.raises(ConfigError) as caught:
+        build(TrainConfig, {"steps": 1, "keep_every": "stage"})
+    told = [part.partition(":")[0] for part in str(caught.value).split("; ")]
+    assert told == ["field 'keep_every' of TrainConfig"] * 2
+
+
 def test_true_is_no_number_in_a_list():
     assert build(TrainConfig, {"steps": 1, "betas": [0.5, 1e-3]}).betas == (0.5, 1e-3)
     with pytest.raises(ConfigError, match="'betas' of TrainConfig must not be true or false, got true"):

@@ -109,9 +109,14 @@ def _imported(where: str, what: str) -> Any:
     return getattr(found, attribute)
 
 
+_ALTERNATIVE = re.compile(r"constrained-\w+|(?:list|tuple|dict|literal|function-[\w-]+)\[.*\]|str|int|float|bool")
+"""What pydantic adds to a field's place where a value may be of several kinds: the kind that it has tried."""
+
+
 def _describe(error: ErrorDetails, cls_name: str, names: Sequence[str]) -> str:
     """One pydantic error in one line: field, expected, got."""
-    where = ".".join(str(part) for part in error["loc"])
+    first, *rest = [str(part) for part in error["loc"]] or [""]
+    where = ".".join([first, *(part for part in rest if not _ALTERNATIVE.fullmatch(part))])
     if error["type"] == "extra_forbidden" or error["type"] == "unexpected_keyword_argument":
         return f"unknown field {where!r} of {cls_name}; {did_you_mean(where.split('.')[-1], names)}"
     if error["type"] in ("missing", "missing_argument"):
