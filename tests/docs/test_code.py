@@ -26,6 +26,8 @@ PAGES = [
 ]
 SERVED = "docs/guides/serving.md"
 """Asks a server; tests/serving does that, with the same client."""
+SHORT = '"train.steps=2", "train.validate_limit=2", "task.train_size=40", "task.validation_size=4"'
+"""In place of the steps of a training."""
 QUESTIONS = ["Ann has 7 figs. She finds 5. How many figs has Ann?", "Bob has 9 figs. He eats 2. How many figs has Bob?"]
 
 
@@ -57,5 +59,5 @@ def test_the_code_of_a_page_runs(page: Path, beside: None):
     for number, code in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")), start=1):
         if "lm_eval" in code:
             pytest.importorskip("lm_eval", reason="the harness is an extra of its own")
-        few = re.sub(r"limit=\d+", "limit=2", re.sub(r"train\.steps=\d+", "train.steps=2", code))
+        few = re.sub(r"limit=\d+", "limit=2", re.sub(r'"train\.steps=\d+"', SHORT, code))
         exec(compile(few, f"{page.name}, block {number}", "exec"), names)
