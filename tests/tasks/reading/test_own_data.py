@@ -215,7 +215,7 @@ def test_numbers_as_answers_are_plain_digits(tmp_path: Path, literal: str, answe
 @pytest.mark.parametrize(
     ("literal", "message"),
     [("NaN", "no finite number"), ("-Infinity", "no finite number"), ("1e99999", "more than 4,300 digits"),
-     ("null", "is missing"), ("true", "set task.answer=text"), ("1" * 5000, "invalid JSON")],
+     ("null", "is null; give it a text"), ("true", "set task.answer=text"), ("1" * 5000, "invalid JSON")],
 )  # fmt: skip
 def test_answers_that_are_no_number(tmp_path: Path, literal: str, message: str) -> None:
     (tmp_path / "a.jsonl").write_text(f'{{"question": "q", "answer": {literal}}}\n')
