@@ -29,7 +29,7 @@ def short(monkeypatch):
         def config(seed):
             full = make(seed)
             train = replace(full.train, steps=4, validate_every=4, validate_limit=4, threads=1)
-            return replace(full, train=train, task=replace(full.task, train_size=100, validation_size=10))
+            return replace(full, train=train, task=replace(full.task, train_size=100, validation_size=10, test_size=20))
 
         return config
 

@@ -14,7 +14,7 @@ from unspoken.cli import main
 START = "builtin:tiny"
 FAST = [
     "train.steps=3", "train.validate_limit=2", "train.threads=1", "task.train_size=40", "task.validation_size=4",
-    "speaking.max_new_tokens=8",
+    "task.test_size=60", "speaking.max_new_tokens=8",
 ]  # fmt: skip
 
 
