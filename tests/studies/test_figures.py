@@ -60,6 +60,7 @@ def test_pages_quote_what_the_study_found(study: str):
         assert not wrong((ROOT / name).read_text(encoding="utf-8"), results, study), name
 
 
+@pytest.mark.filterwarnings("error:constrained_layout")  # a chart that has no room for its names
 @pytest.mark.parametrize("study", DONE)
 def test_the_files_of_a_study_are_made_from_its_results(study: str, tmp_path: Path):
     folder = ROOT / "studies" / study

@@ -131,7 +131,31 @@ def said() -> list[tuple[str, str]]:
     return [*(("docs/results.md", part) for part in results), *others]
 
 
-@pytest.mark.parametrize(("page", "part"), said())
+def said_of_the_study() -> list[tuple[str, str]]:
+    """(page, part of a sentence), as the study of every method has the figures."""
+    cells = json.loads((ROOT / "studies/methods/results.json").read_text(encoding="utf-8"))["cells"]
+    asked = {cell["name"]: cell["evaluations"]["4 operations"] for cell in cells}
+    each = {name: [rate(value) for value in one["accuracy"]["each"]] for name, one in asked.items()}
+    mean = {name: rate(one["accuracy"]["mean"]) for name, one in asked.items()}
+    low, high = (rate(end) for end in asked["mux_codi"]["accuracy"]["interval"])
+    words = [one["latents"]["recovery"]["words"]["in_place"] for one in asked["mux_codi"]["each"]]
+    results = sorted(f"{100 * one['results']['value']:.0f}" for one in words)
+    assert all(one[kind]["value"] > 0.995 for one in words for kind in ("operators", "numbers"))
+    mux = f"{mean['mux_codi']}% ({low}–{high})"
+    return [
+        ("docs/results.md", f"does without a decoder in training: {mux}"),
+        ("docs/results.md", "MUX on CODI answers {}, {} and {}%".format(*each["mux_codi"])),
+        ("docs/results.md", f"in 100% of cases but its result in {results[0]} to {results[-1]} only"),
+        ("docs/results.md", "than its first seed looked: {}, {} and {}".format(*each["lotus"])),
+        ("docs/results.md", "two seeds of three: {}, {}, {} against 100.0".format(*each["lotus"])),
+        ("docs/results.md", f"MUX **shown here**: {each['mux_codi'][0]} against {each['codi'][0]}; PCCoT not: "),
+        ("docs/results.md", f"3 seeds: {mean['mux_codi']}; PCCoT {mean['pccot']})"),
+        ("README.md", f"has {mux} over three seeds"),
+        ("docs/methods/mux.md", f"measured: {mean['mux_codi']}% over three seeds"),
+    ]
+
+
+@pytest.mark.parametrize(("page", "part"), [*said(), *said_of_the_study()])
 def test_sentences_say_what_the_cards_say(page: str, part: str):
     assert part in re.sub(r"\s+", " ", (ROOT / page).read_text(encoding="utf-8"))
 

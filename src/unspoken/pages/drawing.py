@@ -70,8 +70,9 @@ def _panels(charts: Sequence[Chart | HeatMap]) -> Figure:
     """A figure with the charts below each other."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    heights = [3.8 if isinstance(chart, HeatMap) else 2.6 for chart in charts]
-    figure = Figure(figsize=(6.4, sum(heights)), layout="constrained")
+    heights = [3.8 if isinstance(chart, HeatMap) else max(2.6, 0.17 * len(chart.lines) + 0.7) for chart in charts]
+    beside = any(_legend_is_beside(chart) for chart in charts)
+    figure = Figure(figsize=(9.0 if beside else 6.4, sum(heights)), layout="constrained")
     for axes, chart in zip(figure.subplots(len(charts), squeeze=False, height_ratios=heights)[:, 0], charts, strict=True):
         if isinstance(chart, HeatMap):
             _map(axes, chart)
@@ -81,11 +82,17 @@ def _panels(charts: Sequence[Chart | HeatMap]) -> Figure:
     return figure
 
 
+def _legend_is_beside(chart: Chart | HeatMap) -> bool:
+    """Whether so many names would cover the lines that they name."""
+    return not isinstance(chart, HeatMap) and len(chart.lines) > 8
+
+
 def _curves(axes: Axes, chart: Chart) -> None:
     """Lines or points with their intervals, and the stages."""
-    for line in chart.lines:
+    for i, line in enumerate(chart.lines):
         x, y = [point.x for point in line.points], [point.y for point in line.points]
-        axes.plot(x, y, marker="." if chart.markers else None, linewidth=1.2, label=_plain(line.label))
+        marker = ".^sv"[i // 10 % 4] if chart.markers else None  # there are ten colours
+        axes.plot(x, y, marker=marker, linewidth=1.2, label=_plain(line.label))
         for p in line.points if chart.markers else ():
             if p.low is not None and p.high is not None:
                 axes.vlines(p.x, p.low, p.high, color=axes.lines[-1].get_color(), linewidth=0.8, alpha=0.6)
@@ -93,7 +100,9 @@ def _curves(axes: Axes, chart: Chart) -> None:
         axes.set_yscale("log")
     elif chart.percent:
         axes.set_ylim(0, None)
-    if len(chart.lines) > 1:
+    if _legend_is_beside(chart):
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    elif len(chart.lines) > 1:
         axes.legend(fontsize=8)
     axes.set_xlabel(chart.x_label)
     for _, where, name in chart.stages:
