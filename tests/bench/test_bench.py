@@ -150,7 +150,7 @@ def test_commands(tmp_path):
     [
         (["generate", "--dtypes", "int4"], "unknown dtype 'int4' in --dtypes; known: float32, bfloat16, int8"),
         (["generate", "--batches", "many"], "--batches needs whole numbers with commas between them, e.g. 1,8,32; got"),
-        (["generate", "--threads", "0"], "--threads must be at least 1, got 0"),
+        (["generate", "--threads", "0"], "--threads must be in 1..1024, got 0"),
         (["generate", "--rounds", "0"], "bench generate needs lengths, batches and rounds of at least 1"),
         (["serve-offline", "--dtype", "int4"], "unknown dtype 'int4'"),
         (["serve-offline", "--requests", "0"], "bench serve-offline needs requests, rows, chunk and rounds of at least 1"),
