@@ -108,9 +108,7 @@ class _Search:
         first: the traces of their undisturbed trajectories.
     """
 
-    def __init__(
-        self, ask: Ask, way: Way, width: int, step: int, names: Sequence[str], first: Sequence[Trace]
-    ) -> None:  # fmt: skip
+    def __init__(self, ask: Ask, way: Way, width: int, step: int, names: Sequence[str], first: Sequence[Trace]) -> None:
         if len({trace.latents_BKD.shape[1] for trace in first}) > 1:
             raise ConfigError("a beam needs as many latents for every question; ask for a number: latents=...")
         self.ask, self.way, self.width, self.step, self.names, self.first = ask, way, width, step, names, first

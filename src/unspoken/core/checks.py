@@ -62,6 +62,19 @@ def latents_asked(value: object, context: int | None) -> int | None:
     return whole(value, "the number of latents")
 
 
+def samples_differ(samples: int, temperature: float, then: str = "set temperature, e.g. to 1.0") -> None:
+    """Refuse several samples where nothing is drawn.
+
+    Args:
+        then: what to do instead, in words.
+
+    Raises:
+        ConfigError: more than one sample at temperature 0.
+    """
+    if samples > 1 and temperature == 0:
+        raise ConfigError(f"{samples} samples at temperature 0 would all be the same; {then}")
+
+
 def spoken(value: object, name: str) -> str:
     """Check that a value is a non-empty, encodable text; returns it without surrounding white space.
 

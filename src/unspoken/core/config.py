@@ -204,10 +204,10 @@ def named(table: NameTable, kind: str, data: object) -> Any:
 
 
 def method_layers(data: object) -> Iterator[Any]:
-    """A method's settings as plain values, then those of the method it wraps (the field `inner`), and so on."""
+    """A method's settings, as a config or as plain values, then those of the method it wraps (`inner`), and so on."""
     while data is not None:
         yield data
-        data = data.get("inner") if isinstance(data, Mapping) else None
+        data = data.get("inner") if isinstance(data, Mapping) else getattr(data, "inner", None)
 
 
 def dump(config: object) -> Any:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from unspoken.core.checks import latents_asked, spoken, whole
+from unspoken.core.checks import latents_asked, samples_differ, spoken, whole
 from unspoken.core.config import build, dump
 from unspoken.core.files import check_new, expanded, parse_json, write_folder
 from unspoken.core.lm.backbone import Backbone, BackboneConfig
@@ -254,8 +254,7 @@ class PromptEmbedder:
         }
         temperature = more.get("temperature", s.temperature)
         if temperature == 0:  # greedy: nothing is drawn
-            if samples > 1:
-                raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
+            samples_differ(samples, 0.0)
             for name in ("top_p", "top_k", "seed"):
                 del body[name]
         return {**body, **more}

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from unspoken.core.checks import latents_asked
+from unspoken.core.checks import latents_asked, samples_differ
 from unspoken.core.config import build, check_whole, dump
 from unspoken.core.engine.answering import sample
 from unspoken.core.engine.kv_slots import supports_kv_slots
@@ -340,8 +340,7 @@ class Model:
             )
         if watch is not None and (samples * chains > 1 or stop is not None):
             raise ConfigError("layers are watched for one answer per question, without a stop rule; leave the others away")
-        if samples > 1 and said.temperature == 0:
-            raise ConfigError(f"{samples} samples at temperature 0 would all be the same; set temperature, e.g. to 1.0")
+        samples_differ(samples, said.temperature)
         source = self.source
         if edit is not None:
             if not self.method.latents_per_group:

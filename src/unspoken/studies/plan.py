@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unspoken.core.checks import latents_asked
-from unspoken.core.config import build, dump, lookup, override
+from unspoken.core.checks import latents_asked, samples_differ
+from unspoken.core.config import build, dump, lookup, method_layers, override
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.core.loop.soft import SoftThinking
 from unspoken.errors import ConfigError, did_you_mean
@@ -194,10 +194,7 @@ def _check(config: RunConfig, one: Evaluation, told: str) -> None:
         latents_asked(one.latents, None)
         if one.stop is not None:
             StopConfig.parse(one.stop)
-        if one.samples > 1 and speaking.temperature == 0:
-            raise ConfigError(
-                f"{one.samples} samples at temperature 0 would all be the same; say e.g. speaking = {{ temperature = 0.7 }}"
-            )
+        samples_differ(one.samples, speaking.temperature, "say e.g. speaking = { temperature = 0.7 }")
         if one.soft is not None:
             _check_soft(config, one, one.soft)
     except ConfigError as error:
@@ -211,9 +208,7 @@ def _check_soft(config: RunConfig, one: Evaluation, soft: str) -> None:
     for name in ("stop", "inspect", "interchange", "latents", "explain"):
         if getattr(one, name) != getattr(usual, name):
             raise ConfigError(f"soft thinking has no latents of a method, which {name!r} is about; leave it out")
-    innermost = config.method
-    while (inner := getattr(innermost, "inner", None)) is not None:
-        innermost = inner
+    *_, innermost = method_layers(config.method)
     if lookup(METHODS, innermost.name, "method").most_latents(innermost):
         raise ConfigError("soft thinking is for runs that write their thinking, such as cot's; say which by `when`")
 

@@ -104,7 +104,11 @@ class Training:
         self.monitor = Monitor(self.method, watched) if watched else None
         self.feed = Feed(self.method, self.examples, self.schedule, self.t, self.ranks.beside("rows"))
         check_batches(self.method, self.feed, self.schedule, self.ranks)
-        set_seed((self.t.seed + 1_000_003 * (self.ranks.index + 1)) % (1 << 32))
+        self._seed()
+
+    def _seed(self, step: int = 0) -> None:
+        """Seed what is drawn by chance, otherwise on each process; numpy takes no more than 32 bits."""
+        set_seed((self.t.seed + 1_000_003 * (self.ranks.index + 1) + step) % (1 << 32))
 
     def _build(self) -> None:
         """Build data, method and schedule, and check them, without communicating with other processes."""
@@ -318,7 +322,7 @@ class Training:
         tensors, info = found
         load_state(self.run, self.placed, self.optimizer, self.fused, tensors, info)
         if not restore_random(tensors, self.ranks.index, self.accelerator.device):  # more processes than before
-            set_seed((self.t.seed + 1_000_003 * (self.ranks.index + 1) + info["step"]) % (1 << 32))
+            self._seed(info["step"])
         self.step, self.seconds, self.due = info["step"], info["seconds"], info.get("due", False)
         self.pending = unpacked(info.get("pending", []), self.accelerator.device)
         self.saved = self.step
