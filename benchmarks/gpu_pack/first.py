@@ -32,8 +32,7 @@ def _go(call: machine.Call) -> None:
     shape = [sys.executable, "-m", "benchmarks.gpu_pack.random_model", call.work / "shape", call.random]
     shape += ["--tiny"] * call.tiny
     board.add(*machine.watch_gpu(call), Job(name="shape", command=lambda: shape, until=end))
-    if not call.rehearse:
-        board.add(_tests(call, slower))
+    board.add(_tests(call, slower))
     begins = board.clock
     pace = runs.Pace({name: call.run_of(f"rehearsal/{name}") for name in runs.RUNS})
     board.watchers.append(pace.look)
@@ -54,12 +53,12 @@ def _tests(call: machine.Call, slower: int) -> Job:
     """The tests that only a GPU can run; with Liger's kernels, which nothing else here uses."""
     sought = os.pathsep.join([call.board.environment["PYTHONPATH"], str(call.work / "site-liger")])
     command = [
-        sys.executable, "-m", "pytest", "-m", "gpu", machine.ROOT / "tests" / "gpu", "-n", "1" if call.tiny else "5",
+        sys.executable, "-m", "pytest", "-m", "gpu", machine.ROOT / "tests" / "gpu", "-n", "1" if call.tiny else "4",
         "--dist", "worksteal", "--timeout", "60", "-p", "no:cacheprovider", "-ra", "--tb=long", "--durations=15",
         f"--junitxml={call.work / 'logs' / 'tests.xml'}",
     ]  # fmt: skip
     until = min(call.board.clock + TESTED * slower, call.board.seconds - MARGIN)
-    return Job(name="tests", command=lambda: command, until=until, environment={"PYTHONPATH": sought})
+    return Job(name="tests", command=lambda: command, until=until, environment={"PYTHONPATH": sought}, nice=10)
 
 
 def _rehearsal(call: machine.Call, name: str, size: runs.Size, begins: float, slower: int) -> list[Job]:

@@ -34,7 +34,7 @@ class Call:
         work: what outlives the call: both calls are given the same.
         carried: what it brings with it.
         tiny: a trial on a machine without a GPU.
-        rehearse: of the first call, only what the second cannot do without.
+        rehearse: of the first call, what the second cannot do without, and the tests; the second has the CPU to itself.
         shared: processes use the GPU at the same time (CUDA MPS) instead of by turns.
     """
 
@@ -74,7 +74,7 @@ def begin(about: str | None, number: int, lanes: dict[str, int]) -> Call:
     options.add_argument("--work", type=Path, default=Path.home() / "gpu-pack", help="what both calls see")
     options.add_argument("--tiny", action="store_true", help="a trial: everything as small as can be, also without a GPU")
     options.add_argument(
-        "--rehearse", action="store_true", help="first call: neither tests nor benches, where a machine had them before"
+        "--rehearse", action="store_true", help="first call: tests but no benches; second: no seeds of tiny/*"
     )
     asked = options.parse_args()
     carried = PACK / CARRIED[number - 1]
@@ -171,10 +171,11 @@ def joined(call: Call) -> Path | None:
 
 
 def tokens() -> int:
-    """Positions of a micro-batch with which six runs fit into the GPU: some 1.3 MB each, and 2.2 or 4.3 GB a run."""
+    """Positions of a micro-batch with which six runs fit into the GPU: by `unspoken train --plan`, the four that are there
+    longest take 93 GB at 12,288 positions and 62 at 8,192."""
     said = _output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits").splitlines()
     large = bool(said) and said[0].strip().isdecimal() and int(said[0]) > 100_000
-    return 8192 if large else 5120
+    return 12_288 if large else 8192
 
 
 def watch_gpu(call: Call) -> list[Job]:

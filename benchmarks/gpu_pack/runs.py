@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BATCH = 64
+BATCH = 96
 ROWS = 16_704
 """Rows of an update; rows of GSM8K-Aug's training set that there are."""
 
@@ -31,7 +31,7 @@ START = 20.0
 REHEARSED_STEPS, VALIDATED_STEPS = 8, 20
 """Updates of a rehearsal before its pace counts, since by then it is in its last stage; and between its validations."""
 
-SAFE = 0.88
+SAFE = 0.92
 """Share of the time that updates are planned for; the rest is for validation and for a machine slower than in rehearsal."""
 
 Speeds = Callable[[str], float]
@@ -76,7 +76,7 @@ _SHORT = "speaking.max_new_tokens=32"  # an answer without steps
 _CODI = (_SHORT, "backbone.lora=null")
 _COCONUT = (_SHORT, "train.restart_warmup_steps=10")
 RUNS: Mapping[str, Run] = {
-    "cot": Run(recipe="gsm8k/cot", budget="text", thinks=False, update=0.2),
+    "cot": Run(recipe="gsm8k/cot", budget="text", thinks=False, update=0.3),
     "no_cot": Run(recipe="gsm8k/no_cot", budget="text", overrides=(_SHORT,), thinks=False, update=0.15),
     "codi": Run(recipe="gsm8k/codi", budget="codi", overrides=(*_CODI, "method.distill_weight=20"), update=0.5),
     "sim_cot_codi": Run(
@@ -132,7 +132,7 @@ class Size:
     asked: int | None = None
     controlled: int = 500
     explained: int = 300
-    batch: int = 200
+    batch: int = 400
     more: Sequence[str] = field(default=())
     updates: int | None = None
 

@@ -13,6 +13,7 @@ from support import backbones
 from benchmarks import train
 from benchmarks.workloads import Load
 from unspoken.core.fast import chunked_loss, packing, shared_gradients
+from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.rows.batch import collate
 from unspoken.methods import make_method
 
@@ -59,6 +60,20 @@ def test_attention_makes_no_plan_for_each_shape():
     names = {event.key for event in found.key_averages()}
     assert any("attention" in name for name in names)
     assert not any("cudnn_attention" in name for name in names)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_norm_is_one_kernel(precision):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    method: Any = make_method(METHODS["coconut"], backbones.backbone("llama")).cuda().eval()
+    want, wanted = step(method, precision)
+    fuse_activations(method)
+    got, grads = step(method, precision)
+    assert got == pytest.approx(want, rel=1e-5 if precision == "fp32" else 1e-2)
+    assert float((grads - wanted).norm() / wanted.norm()) < (1e-4 if precision == "fp32" else 5e-2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        step(method, precision)
+    assert not any(event.key == "aten::rsqrt" for event in found.key_averages())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="liger-kernel is not installed")

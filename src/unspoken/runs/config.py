@@ -46,7 +46,7 @@ class TrainConfig:
     sharding: Literal["none", "zero2", "zero3"] = "none"  # where several processes keep the model: docs/scale.md
     rank_timeout: float = 30.0  # minutes that a process waits for the others before it ends, and says which did not come
     activation_checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third slower
-    fused_activation: bool = True  # GPT-2's activation as one operator instead of seven: faster, same up to rounding
+    fused_activation: bool = True  # GPT-2's activation, on GPUs norms too, as one operator: same up to rounding
     seed: int = 0
     length_window: int = 50  # batches whose rows are sorted by length together; 1 = keep the random order
     encodings: str | None = "~/.cache/unspoken/encodings"  # folder for token ids of a large corpus; None = in memory

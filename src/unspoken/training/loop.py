@@ -450,8 +450,14 @@ class Training:
                 "best": self.best,
                 "passes": max(row["passes"] for row in rows),
                 "positions_per_example": round(sum(r["tokens"] for r in rows) / sum(r["examples"] for r in rows), 2),
+                **self._most_memory(),
             }
         )
+
+    def _most_memory(self) -> dict[str, int]:
+        """The most bytes of a GPU that tensors of this process have had at a time since it began."""
+        device = self.accelerator.device
+        return {"peak_device_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}
 
     def _odd(self) -> bool:
         """Whether the last loss is not finite; only checked on one CPU process, where it is free."""

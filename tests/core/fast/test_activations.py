@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
+import pytest
 import torch
 from support.backbones import backbone
 from torch.profiler import ProfilerActivity, profile
 from transformers.activations import NewGELUActivation
 
+from unspoken.core.fast import activations
 from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.cpu_linear import use_dtype
 from unspoken.core.fast.switch import PLAIN, using
@@ -41,9 +45,43 @@ def test_a_model_that_answers_has_it():
     assert states(method.backbone)[1] == 0
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_norms_are_one_operator_where_a_device_has_a_kernel(family, monkeypatch):
+    monkeypatch.setattr(activations, "NORM_DEVICES", {"cpu"})
+    fused, spelt = backbone(family), backbone(family)
+    for one in (fused, spelt):
+        torch.manual_seed(1)
+        for name, weight in one.named_parameters():
+            if "norm" in name:
+                torch.nn.init.uniform_(weight, 0.5, 2.0)
+    fuse_activations(fused.lm)
+    norms = [m for m in fused.modules() if "RMSNorm" in type(m).__name__]
+    assert norms
+    assert all(type(m).__name__.startswith("Fused") for m in norms)
+    found, want = passes(fused), passes(spelt)
+    assert [name for name, _ in fused.named_parameters()] == [name for name, _ in spelt.named_parameters()]
+    for one, other in zip(found, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    with using(PLAIN):
+        assert all(torch.equal(one, other) for one, other in zip(passes(fused), want, strict=True))
+    low = copy.deepcopy(spelt).to(torch.bfloat16)  # transformers rounds between: not the same function
+    both = states(low)[0], states(fused.to(torch.bfloat16))[0]
+    assert torch.equal(*both)
+    fuse_activations(fused.lm, fused=False)
+    assert [type(m) for m in fused.modules()] == [type(m) for m in spelt.modules()]
+
+
+def passes(one: Backbone) -> list[torch.Tensor]:
+    """What nine positions give, and the gradients of every weight."""
+    one.zero_grad()
+    found = one.step(one.embed(torch.arange(9)[None]), positions_BT=torch.arange(9)[None])
+    found.square().sum().backward()
+    return [found.detach(), *(p.grad.clone() for p in one.parameters() if p.grad is not None)]
+
+
 def test_other_activations_stay():
-    kinds = [type(m) for m in backbone("llama").modules()]
-    one = backbone("llama")
+    kinds = [type(m) for m in backbone("nanochat").modules()]
+    one = backbone("nanochat")
     fuse_activations(one)
     assert [type(m) for m in one.modules()] == kinds
     assert NewGELUActivation not in kinds
