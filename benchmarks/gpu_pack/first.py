@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from benchmarks.gpu_pack import machine, runs
 from benchmarks.gpu_pack.jobs import Job
 
-REHEARSED, EVALUATED, TESTED, MARGIN = 80.0, 40.0, 120.0, 8.0
+REHEARSED, EVALUATED, TESTED, MARGIN = 72.0, 40.0, 120.0, 8.0
 """Seconds: of the rehearsal, of its evaluations, of the tests; and between the last job's end and the call's."""
 
 

@@ -145,8 +145,9 @@ def _unpack(board: Board, work: Path, carried: Path) -> None:
             archive.extractall(work / "data", filter="data")
     for part in carried.glob("model.part*"):
         shutil.copy2(part, work / part.name)
-    if (shape := carried / "shape").is_dir():
-        shutil.copytree(shape, work / "shape", dirs_exist_ok=True)
+    if (shape := carried / "shape.tar.gz").exists():
+        with tarfile.open(shape) as archive:
+            archive.extractall(work, filter="data")
     board.tell("unpacked")
 
 

@@ -79,6 +79,16 @@ def passes(one: Backbone) -> list[torch.Tensor]:
     return [found.detach(), *(p.grad.clone() for p in one.parameters() if p.grad is not None)]
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_other_classes_stay(fused):
+    class Odd(torch.nn.Module):
+        def plain(self): ...
+
+    odd = Odd()
+    fuse_activations(odd, fused)
+    assert type(odd) is Odd
+
+
 def test_other_activations_stay():
     kinds = [type(m) for m in backbone("nanochat").modules()]
     one = backbone("nanochat")

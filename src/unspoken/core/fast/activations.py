@@ -20,6 +20,8 @@ NORM_DEVICES = {"cuda"}
 NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 """Names of transformers' classes that all compute the same: the weight times what was divided by its root mean square."""
 
+_PLAIN = "_unfused_class"
+
 
 class _FusedGELU(NewGELUActivation):
     def forward(self, input: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def _fused_norm(plain: type[nn.Module]) -> type[nn.Module]:
             return plain.forward(self, hidden_states)
         return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
 
-    return type(f"Fused{plain.__name__}", (plain,), {"forward": forward, "plain": plain})
+    return type(f"Fused{plain.__name__}", (plain,), {"forward": forward, _PLAIN: plain})
 
 
 def _fused(kind: type[nn.Module]) -> type[nn.Module]:
@@ -48,7 +50,7 @@ def _fused(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 def _plain(kind: Any) -> type[nn.Module]:
-    return NewGELUActivation if kind is _FusedGELU else getattr(kind, "plain", kind)
+    return NewGELUActivation if kind is _FusedGELU else getattr(kind, _PLAIN, kind)
 
 
 def fuse_activations(module: nn.Module, fused: bool = True) -> None:
