@@ -12,6 +12,7 @@ import httpx
 import pytest
 from support.servers import events, running, thinker
 
+from unspoken.serving.errors import ApiError
 from unspoken.serving.models import ServedModel
 from unspoken.serving.service import Service
 
@@ -202,6 +203,30 @@ def test_a_call_between_passes():
         assert service.engine.call(lambda: threading.current_thread().name).result(10) == "engine"
         with pytest.raises(ZeroDivisionError):
             service.engine.call(lambda: 1 // 0).result(10)
+
+
+def test_calls_that_nobody_waits_for_or_nobody_does():
+    """One that was given up does not end the engine; one that it is too late for is told so, and holds no thread up."""
+    service = Service(models=[thinker("coconut")])
+    with running(service):
+        begun, go_on = threading.Event(), threading.Event()
+        first = service.engine.call(lambda: (begun.set(), go_on.wait(10)))
+        assert begun.wait(10)
+        given_up = service.engine.call(lambda: None)
+        assert given_up.cancel()
+        go_on.set()
+        first.result(10)
+        assert service.engine.call(lambda: 1).result(10) == 1
+        begun.clear()
+        go_on.clear()
+        service.engine.call(lambda: (begun.set(), go_on.wait(10)))
+        assert begun.wait(10)
+        queued = service.engine.call(lambda: 2)
+        threading.Timer(0.1, go_on.set).start()
+        service.engine.stop()
+    for late in (queued, service.engine.call(lambda: 3)):
+        with pytest.raises(ApiError, match="the server is stopping"):
+            late.result(10)
 
 
 def test_an_engine_that_has_died_is_not_ready(monkeypatch: pytest.MonkeyPatch):

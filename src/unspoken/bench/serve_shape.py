@@ -9,7 +9,7 @@ import argparse
 
 from unspoken.bench.serve import shape_model
 from unspoken.serving.models import ServedModel
-from unspoken.serving.server import Server, ServerConfig
+from unspoken.serving.server import Server, ServerConfig, settle
 from unspoken.serving.service import Service
 
 
@@ -23,6 +23,7 @@ def main() -> None:
     given = parser.parse_args()
     model = shape_model(given.shape)
     served = ServedModel(name="bench", model=model, slots=given.slots, max_waiting=given.max_waiting)
+    settle()
     Server(Service(models=[served]), ServerConfig(port=given.port)).serve_forever()
 
 

@@ -42,7 +42,7 @@ def serve(
         from unspoken.exporters.prompt_embeds import PromptEmbedder, is_prompt_embeds
         from unspoken.serving.embeds import EmbedsService
         from unspoken.serving.models import ServedModel
-        from unspoken.serving.server import Server, ServerConfig, about, curl
+        from unspoken.serving.server import Server, ServerConfig, about, curl, settle
         from unspoken.serving.service import Service
     except ModuleNotFoundError as error:
         raise ConfigError(f"a server needs {error.name!r}, which is not installed; pip install 'unspoken[serve]'") from None
@@ -74,6 +74,7 @@ def serve(
     server = Server(service, config, ready)
     if api_key is None and not server.local:
         typer.echo(f"warning: whoever reaches {host} may ask; set UNSPOKEN_API_KEY, or listen at 127.0.0.1", err=True)
+    settle()
     server.serve_forever()
 
 

@@ -159,11 +159,17 @@ class Engine:
 
     def stop(self) -> None:
         """End the thread; whoever waits is told so."""
-        self._ended = True
+        with self._lock:
+            self._ended = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
         self.abort(ApiError(503, STOPPING, retry_after=1))
+        with self._lock:
+            calls, self._calls = self._calls, []
+        for _, future in calls:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(ApiError(503, STOPPING, retry_after=1))
 
     @property
     def alive(self) -> bool:
@@ -230,9 +236,16 @@ class Engine:
         self._wake.set()
 
     def call(self, work: Callable[[], T]) -> Future[T]:
-        """Do something between two passes, in the thread that may use the models."""
+        """Do something between two passes, in the thread that may use the models.
+
+        Raises:
+            ApiError: in the future, the thread has been stopped: whoever waited for it would keep the process from ending.
+        """
         future: Future[T] = Future()
         with self._lock:
+            if self._ended:
+                future.set_exception(ApiError(503, STOPPING, retry_after=1))
+                return future
             self._calls.append((work, future))
         self._wake.set()
         return future
@@ -253,6 +266,8 @@ class Engine:
         with self._lock:
             calls, self._calls = self._calls, []
         for work, future in calls:
+            if not future.set_running_or_notify_cancel():  # whoever asked has given it up
+                continue
             try:
                 with torch.inference_mode():
                     future.set_result(work())
