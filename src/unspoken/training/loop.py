@@ -165,7 +165,7 @@ class Training:
         slots = passes = 0
         with self.placed.step():
             for number, (part, mine) in enumerate(parts):
-                with self.placed.part(last=number == len(parts) - 1), explained_memory(step, part):
+                with self.placed.part(last=number == len(parts) - 1), explained_memory(step, part, t.micro_batch_tokens):
                     report = self._loss(part, rows.counts)
                     if number == len(parts) - 1:
                         self.ranks.sign()  # behind it, gradients are exchanged

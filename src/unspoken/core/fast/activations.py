@@ -4,7 +4,7 @@ own, and each of which a GPU waits for to be launched."""
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,16 @@ class _FusedGELU(NewGELUActivation):
         return F.gelu(input, approximate="tanh") if is_on() else super().forward(input)
 
 
+class _Norm(Protocol):
+    weight: Tensor
+    variance_epsilon: float
+
+
 @functools.cache
 def _fused_norm(plain: type[nn.Module]) -> type[nn.Module]:
     """A norm's class with one operator in float32; in other types transformers rounds on the way, and that stays."""
 
-    def forward(self: Any, hidden_states: Tensor) -> Tensor:
+    def forward(self: _Norm, hidden_states: Tensor) -> Tensor:
         here = hidden_states.device.type in NORM_DEVICES and hidden_states.dtype == self.weight.dtype == torch.float32
         if not here or not is_on():
             return plain.forward(self, hidden_states)
@@ -49,7 +54,7 @@ def _fused(kind: type[nn.Module]) -> type[nn.Module]:
     return _fused_norm(kind) if known else kind
 
 
-def _plain(kind: Any) -> type[nn.Module]:
+def _plain(kind: type[nn.Module]) -> type[nn.Module]:
     return NewGELUActivation if kind is _FusedGELU else getattr(kind, _PLAIN, kind)
 
 

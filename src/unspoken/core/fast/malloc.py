@@ -64,8 +64,13 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 @contextlib.contextmanager
-def explained_memory(step: int, part: Batch) -> Iterator[None]:
+def explained_memory(step: int, part: Batch, tokens: int | None) -> Iterator[None]:
     """Context manager that turns an out-of-memory error of a pass into one that says what to do.
+
+    Args:
+        step: of the run, counted from 0.
+        part: the micro-batch.
+        tokens: `train.micro_batch_tokens`.
 
     Raises:
         TrainingError: out of memory.
@@ -76,7 +81,8 @@ def explained_memory(step: int, part: Batch) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         rows, T = part.ids_BT.shape
+        smaller = f"train.micro_batch_size below {rows}" if tokens is None else f"train.micro_batch_tokens below {rows * T}"
         raise TrainingError(
-            f"out of memory at step {step + 1}, in a pass of {rows} rows of up to {T} positions; set train.micro_batch_size "
-            f"below {rows}: gradients add up to the same step; or train.max_positions below {T}, to leave long examples out"
+            f"out of memory at step {step + 1}, in a pass of {rows} rows of up to {T} positions; set {smaller}: gradients "
+            f"add up to the same step; or train.max_positions below {T}, to leave long examples out"
         ) from error
