@@ -36,7 +36,7 @@ class Call:
         work: what outlives the call: both calls are given the same.
         carried: what it brings with it.
         tiny: a trial on a machine without a GPU.
-        rehearse: of the first call, what the second cannot do without, and the tests; the second has the CPU to itself.
+        rehearse: of the first call, what the second cannot do without, and the tests.
         shared: processes use the GPU at the same time (CUDA MPS) instead of by turns.
     """
 
@@ -76,7 +76,7 @@ def begin(about: str | None, number: int, lanes: dict[str, int]) -> Call:
     options.add_argument("--work", type=Path, default=Path.home() / "gpu-pack", help="what both calls see")
     options.add_argument("--tiny", action="store_true", help="a trial: everything as small as can be, also without a GPU")
     options.add_argument(
-        "--rehearse", action="store_true", help="first call: tests but no benches; second: no seeds of tiny/*"
+        "--rehearse", action="store_true", help="of the first call, no benches: where a machine had them before"
     )
     asked = options.parse_args()
     carried = PACK / CARRIED[number - 1]

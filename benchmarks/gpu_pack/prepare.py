@@ -188,17 +188,6 @@ def _install(target: str, *what: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, *what], check=True)
 
 
-def missing_seeds() -> list[tuple[str, int]]:
-    """Methods and seeds that comparison/tiny has no card of, the shortest training first."""
-    folder = ROOT / "comparison" / "tiny"
-    there = {path.stem for path in (folder / "cards").glob("*.json")}
-    table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
-    taken = {name: row.get("training_minutes") for name, row in table.items() if isinstance(row, dict)}
-    minutes = {name: min(each) for name, each in taken.items() if each}
-    lacking = [(name, seed) for seed in (2, 3) for name in minutes if f"{name}-{seed}" not in there]
-    return sorted(lacking, key=lambda each: minutes[each[0]])
-
-
 def prepare(data: Path, python: str) -> list[int]:
     """Make both folders anew; returns how many bytes each has.
 
@@ -214,7 +203,7 @@ def prepare(data: Path, python: str) -> list[int]:
         folder.mkdir(parents=True)
     file = model_file()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    about = {"commit": commit, "model": split(weights_alone(file), *folders), "tiny": missing_seeds()}
+    about = {"commit": commit, "model": split(weights_alone(file), *folders)}
     for folder in folders:
         write(folder / "manifest.json", about)
     wheels(folders[0] / "wheels", python)

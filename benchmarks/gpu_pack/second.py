@@ -1,4 +1,4 @@
-"""The second call: the model's other half, the six runs, their evaluations; and on spare CPU cores seeds of `tiny/*`.
+"""The second call: the model's other half, the six runs, their evaluations.
 
     python3 -m benchmarks.gpu_pack.second OUT --seconds 480
 
@@ -9,7 +9,6 @@ ended, and the model of its last validation is evaluated and is said to be that.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +22,10 @@ EVALUATED, LATE, MARGIN = 78.0, 25.0, 10.0
 FIRST_PART = 0.28
 """Share of the training time that SFT-CoT has, with which others begin, and No-CoT."""
 
-CORES = 6
-"""Processes of `tiny/*` at a time; the six runs need cores of their own to keep the GPU busy."""
-
 
 def main() -> None:
     """Run everything."""
-    call = machine.begin(__doc__, 2, {"tiny": CORES if (os.cpu_count() or 1) >= 2 * CORES else 1})
+    call = machine.begin(__doc__, 2, {})
     with call.board:
         _go(call)
 
@@ -55,8 +51,6 @@ def _go(call: machine.Call) -> None:
     planned: dict[str, int] = {}
     for name in runs.chosen(call.shared):
         board.add(_training(call, name, size, update, trained, planned), *_evaluations(call, name, size))
-    if call.tiny or not call.rehearse:
-        board.add(*_tiny(call))
     board.run(until=board.seconds - MARGIN)
     _tell(call)
 
@@ -99,32 +93,6 @@ def _evaluations(call: machine.Call, name: str, size: runs.Size) -> list[Job]:
     ]
 
 
-def _tiny(call: machine.Call) -> list[Job]:
-    """The seeds that the table of `tiny/*` lacks, the shortest first: a training and a card each, without the GPU."""
-    missing = json.loads((call.carried / "manifest.json").read_text(encoding="utf-8"))["tiny"]
-    jobs = []
-    for method, seed in missing[: 1 if call.tiny else None]:
-        run, name = call.work / "runs" / "tiny" / f"{method}-{seed}", f"tiny-{method}-{seed}"
-        card = call.work / "cards" / f"{method}-{seed}.json"
-        small = ["task.train_size=64", "task.test_size=8", "train.epochs=null", "train.steps=2"] if call.tiny else []
-        seeds = [f"train.seed={seed}", f"task.seed={seed}", "train.threads=1", *small]
-        unspoken = [sys.executable, "-m", "unspoken"]
-        asked = ["min_steps=4", "max_steps=4", "train_size=20000"] if method == "step_weighted" and not call.tiny else []
-        train = [*unspoken, "train", f"tiny/{method}", *seeds, "--out", run, "--quiet"]
-        score = [*unspoken, "eval", run, *asked, "--batch-size", "100", "--no-controls", "--card", card]
-        rest = {"until": call.board.seconds - MARGIN, "environment": {"CUDA_VISIBLE_DEVICES": ""}, "nice": 15}
-        jobs.append(Job(name=name, command=lambda train=train: train, lane="tiny", **rest))
-        jobs.append(
-            Job(
-                name=f"{name}-eval",
-                command=lambda score=score, run=run: score if (run / "model").is_dir() and _finished(run) else None,
-                after=[name],
-                **rest,
-            )
-        )
-    return jobs
-
-
 def _tell(call: machine.Call) -> None:
     """A line per report."""
     for report in sorted((call.work / "runs").glob("*/eval-*.json")):
@@ -133,10 +101,6 @@ def _tell(call: machine.Call) -> None:
         except (OSError, ValueError, KeyError):  # being written
             continue
         call.board.tell(f"{report.parent.name} {report.stem}: {summary['correct']} of {summary['n']} right")
-
-
-def _finished(run: Path) -> bool:
-    return "finished" in json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
