@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from support.backbones import ARCHS
 from support.forks import Popen
 
 from unspoken.core.config import dump
@@ -127,6 +128,17 @@ def test_the_recipe_of_3b_fits_on_one_card(files, forked):
     )  # 3.21e9 and LoRA, the decoder, ...
     assert needs.lines(config.train, 80)[-1].endswith("fits on 1 card of 80 GB")
     assert needs.lines(config.train, 40)[-1].startswith("nothing of this fits on 1 card of 40 GB")
+
+
+def test_gradients_of_earlier_micro_batches_are_there(make, files, forked):
+    """When the second begins, those of the first lie beside its activations; in shards they do not."""
+    backbone = {"arch": ARCHS["llama"], "tokenizer": str(files / "tokenizer")}
+    one, two = (make(backbone=backbone, batch_size=rows, micro_batch_size=8) for rows in (8, 16))
+    alone, after = needs_of(one), needs_of(two)
+    assert (alone.rows, after.rows) == (8, 8)
+    assert after.total("none") - alone.total("none") == pytest.approx(4 * alone.amounts.trained, rel=0.05)
+    shared = needs_of(replace(two, train=replace(two.train, batch_size=32)), processes=2)
+    assert shared.amounts.gathered == pytest.approx(alone.amounts.whole, rel=0.02)
 
 
 def test_what_cannot_be_built_is_said(make, files, forked):

@@ -5,7 +5,8 @@ backward with tensors that have sizes but no values; what is alive is counted. T
 from which the real depth follows: all figures grow linearly with it.
 
     held      trained masters (fp32), AdamW's two averages of them, gathered copies, what does not train
-    passes    the most that is alive in forward and backward: activations, casts and gradients
+    passes    the most that is alive in forward and backward: activations, casts and gradients (also those of earlier
+              micro-batches of the step)
 
 What the allocator wastes, communication buffers and the CUDA context (about 1 GB) come on top.
 """
@@ -227,11 +228,12 @@ def _needs(config: RunConfig, processes: int, gpu: bool) -> Needs:
         mine = max(-(-config.train.batch_size // processes), 1)
         longest = sorted(rows, key=lambda row: row.positions, reverse=True)
         some = (longest * (mine // len(longest) + 1))[:mine]
-        part = micro_batches(some, config.train.micro_batch_size, config.train.micro_batch_tokens)[0]
+        parts = micro_batches(some, config.train.micro_batch_size, config.train.micro_batch_tokens)
+        part, again = parts[0], len(parts) > 1
         shared, shared_gradients.ON_CPU = shared_gradients.ON_CPU, not gpu
         try:
-            low, passes = _amounts(config, part, least, processes > 1)
-            high = _amounts(config, part, least + 1, processes > 1)[0] if depth > least else low
+            low, passes = _amounts(config, part, least, processes > 1, again)
+            high = _amounts(config, part, least + 1, processes > 1, again)[0] if depth > least else low
         finally:
             shared_gradients.ON_CPU = shared
     amounts = low.at(high, depth - least)
@@ -279,11 +281,12 @@ def _models(method: nn.Module) -> list[Any]:
     return found
 
 
-def _amounts(config: RunConfig, part: Sequence[Row], depth: int, several: bool) -> tuple[Amounts, int]:
+def _amounts(config: RunConfig, part: Sequence[Row], depth: int, several: bool, again: bool) -> tuple[Amounts, int]:
     """What a method with a base model of some depth takes for a micro-batch, and its number of passes.
 
     Args:
         several: whether it is one of several processes.
+        again: whether the step has more micro-batches, of which gradients are there.
     """
     with weightless(depth):
         method = build_method(config).train()
@@ -302,14 +305,14 @@ def _amounts(config: RunConfig, part: Sequence[Row], depth: int, several: bool) 
             "frozen_bytes": sum(p.nbytes for p in parameters if not p.requires_grad),
             "unit": max((sum(p.numel() for p in layer.parameters()) for layer in layers), default=0),
         }
-        whole, flops, passes = _pass(method, part, config.low)
+        whole, flops, passes = _pass(method, part, config.low, again)
         gathered = whole
-        if config.low and several:  # one process gathers nothing
-            for layer in layers:
+        if several and (config.low or again):  # one process gathers nothing
+            for layer in layers if config.low else []:
                 for p in layer.parameters():
                     if p.requires_grad:
                         p.data = p.data.bfloat16()
-            gathered, _, _ = _pass(method, part, config.low)
+            gathered, _, _ = _pass(method, part, config.low, again=False)  # gradients are in shards
     return Amounts(**sizes, whole=whole, gathered=gathered, flops=flops), passes
 
 
@@ -323,10 +326,12 @@ def _layers(method: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _pass(method: Method, part: Sequence[Row], low: bool) -> tuple[float, float, int]:
+def _pass(method: Method, part: Sequence[Row], low: bool, again: bool) -> tuple[float, float, int]:
     """The most bytes alive in forward and backward of a micro-batch; the operations; the number of passes."""
     batch = collate(list(part))
     with _Alive() as alive:
+        for p in method.parameters():
+            p.grad = torch.zeros_like(p) if again and p.requires_grad else None
         with computing("cpu", low):
             report = method(batch, method.counts(batch))
         report.total.backward()
