@@ -6,9 +6,12 @@ Asked for prompt embeddings, whose answers cost little; what stands in front of 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import re
 import resource
+import runpy
+import select
 import socket
 import threading
 import time
@@ -19,12 +22,13 @@ from typing import Any, ClassVar
 
 import pytest
 from support.servers import running
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unspoken.core.checks import api_url
 from unspoken.core.loop.sampling import SamplingParams
 from unspoken.errors import ConfigError
 from unspoken.exporters.prompt_embeds import PromptEmbedder
-from unspoken.serving import connections, guard
+from unspoken.serving import connections, guard, server
 from unspoken.serving.embeds import EmbedsService
 from unspoken.serving.server import listen
 from unspoken.serving.service import Service
@@ -233,6 +237,51 @@ def test_who_sends_slowly_loses_the_line(start: Any, monkeypatch: pytest.MonkeyP
         if part == "body":
             with contextlib.suppress(OSError):
                 assert line.recv(100).startswith(b"HTTP/1.1 408")
+
+
+ENDLESS = {
+    "path": (b"GET /", b"x" * 8000),
+    "value": (b"GET /ready HTTP/1.1\r\nHost: localhost\r\nX-Long: ", b"x" * 8000),
+    "many": (b"GET /ready HTTP/1.1\r\nHost: localhost\r\n", b"X-More: more\r\n" * 600),
+    "trailers": (
+        b"POST /v1/prompt_embeds HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n",
+        b"X-More: more\r\n" * 600,
+    ),
+}
+
+
+@pytest.mark.parametrize("part", ENDLESS)
+def test_a_head_without_an_end(service: int, part: str):
+    begin, more = ENDLESS[part]
+    with socket.create_connection(("127.0.0.1", service), timeout=10) as line:
+        line.sendall(begin)
+        sent = 0
+        while not select.select([line], [], [], 0.005)[0]:
+            line.sendall(more)
+            sent += len(more)
+            assert sent < 1 << 20, "it reads on and on"
+        assert _received(line).startswith(b"HTTP/1.1 400")
+
+
+def test_a_body_in_crumbs(service: int):
+    """Sent byte by byte it is six times as long, which is still no head without an end."""
+    body = json.dumps({"prompt": QUESTION + " " * 20_000, "nonsense": 1}).encode()
+    head = "POST /v1/prompt_embeds HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    crumbs = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    status, answer = raw(service, head.encode() + crumbs + b"0\r\n\r\n")
+    assert status == 400
+    assert "nonsense" in answer["error"]["message"]
+
+
+def test_without_the_quick_parser(start: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    plain = runpy.run_path(connections.__file__)["Connection"]
+    assert issubclass(plain, H11Protocol)
+    monkeypatch.setattr(server, "Connection", plain)
+    service = start()
+    assert raw(service, post({"prompt": QUESTION}))[0] == 200
+    assert raw(service, b"NONSENSE\r\n\r\n")[0] == 400
 
 
 def test_a_line_that_was_used_once_may_be_used_again(start: Any):

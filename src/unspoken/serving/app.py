@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 import unspoken
 from unspoken.core.engine.requests import Request as Answering
-from unspoken.errors import ConfigError, UnspokenError
+from unspoken.errors import UnspokenError
+from unspoken.serving.answering import GONE, UNBUFFERED, answered
 from unspoken.serving.embeds import EmbedsRequest, EngineAnswer
-from unspoken.serving.engine import Event, Group
 from unspoken.serving.errors import DICE, ApiError, api_error
 from unspoken.serving.models import ServedModel
 from unspoken.serving.protocol import Asked, ChatRequest, CompletionRequest, parse, prompts_of, question_of
@@ -23,46 +25,24 @@ from unspoken.serving.service import ERRORS, Service, json_of, request_body, sai
 from unspoken.serving.watching import add_page
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Reply)
 
-UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-"""Headers of a stream, for the proxies in between."""
-
-GONE = 499
-"""The status that logs show for whoever has left before the answer."""
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-async def _answer(
-    service: Service, request: Request, asked: Asked, served: ServedModel, reply: Reply, requests: Sequence[Answering]
-) -> Response:
-    """Hand requests to the engine, and its answers back: whole, or as a stream."""
-    explains = served.model.explains and asked.show_thoughts is not False
-    loop = asyncio.get_running_loop()
-    group = Group(loop, len(requests), streams=asked.stream, explains=explains)
-    service.check_open()
-    service.engine.submit(served, requests, group)
-    about = request.state.about
-    about["model"] = served.name
-    timer = None
-    if service.deadline is not None:
-        late = ApiError(504, f"no answer within {service.deadline:g} seconds, the server's deadline; ask for less")
-        timer = loop.call_later(service.deadline, group.news.put_nowait, Event(index=0, error=late))
+class App(FastAPI):
+    """Calls that are `direct` go past the framework's layers, which cost a short answer more than all else; `Guard` says
+    what is wrong with them. They are routes nevertheless, which the OpenAPI document shows."""
 
-    def over() -> None:
-        service.engine.cancel(group)
-        if timer is not None:
-            timer.cancel()
-        about.update(tokens=reply.tokens, latents=reply.latents)
+    direct: dict[str, Endpoint]
 
-    if asked.stream:
-        chunks = _until_over(reply.chunks(group), over)
-        return StreamingResponse(chunks, media_type="text/event-stream", headers=UNBUFFERED)
-    try:
-        outcomes = await _unless_gone(request, group.outcomes())
-        if outcomes is None:
-            return Response(status_code=GONE)
-        return said(reply.whole(outcomes))
-    finally:
-        over()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http" and scope["method"] == "POST" and (to := self.direct.get(scope["path"])) is not None:
+            response = await to(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 async def _passed_on(request: Request, asking: Coroutine[object, object, EngineAnswer]) -> Response:
@@ -73,15 +53,6 @@ async def _passed_on(request: Request, asking: Coroutine[object, object, EngineA
     if isinstance(answer.body, bytes):
         return Response(answer.body, answer.status, media_type=answer.kind)
     return StreamingResponse(answer.body, answer.status, UNBUFFERED, media_type=answer.kind)
-
-
-async def _until_over(chunks: AsyncIterator[str], over: Callable[[], None]) -> AsyncIterator[str]:
-    """Hand chunks on; whatever ends it, whoever listens included, ends what is left of the answers."""
-    try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        over()
 
 
 async def _unless_gone(request: Request, work: Coroutine[object, object, T]) -> T | None:
@@ -100,21 +71,21 @@ async def _unless_gone(request: Request, work: Coroutine[object, object, T]) -> 
         leaving.cancel()
 
 
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service) -> App:
     """The application of a service; its engine must have been started."""
-    app = FastAPI(
+    app = App(
         title="unspoken", version=unspoken.__version__, docs_url=None, redoc_url=None, lifespan=None,
         description="Language models that reason in latent space, behind OpenAI's API.",
     )  # fmt: skip
     _add_errors(app)
-    _add_answers(app, service)
+    app.direct = _add_answers(app, service)
     _add_about(app, service)
     add_page(app, service)
     return app
 
 
-def _add_answers(app: FastAPI, service: Service) -> None:
-    """What answers questions."""
+def _add_answers(app: FastAPI, service: Service) -> dict[str, Endpoint]:
+    """What answers questions; returns what is asked most, by its path."""
 
     @app.post("/v1/completions", openapi_extra=request_body(CompletionRequest), responses=ERRORS, response_model=None)
     async def completions(request: Request) -> Response:
@@ -133,9 +104,8 @@ def _add_answers(app: FastAPI, service: Service) -> None:
             texts = [served.text_of(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
             return served.requests(texts, asked, seed=DICE.getrandbits(32), logprobs=asked.logprobs)
 
-        requests = await _prepared(service, prepare, "prompt")
-        reply = CompletionReply(logprobs=asked.logprobs is not None, **_reply(served, asked, requests))
-        return await _answer(service, request, asked, served, reply, requests)
+        reply = partial(_reply, CompletionReply, served, asked, asked.logprobs is not None)
+        return await answered(service, request, served, asked, prepare, reply, "prompt")
 
     @app.post("/v1/chat/completions", openapi_extra=request_body(ChatRequest), responses=ERRORS, response_model=None)
     async def chat(request: Request) -> Response:
@@ -145,10 +115,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         question = question_of(asked)
         how: dict[str, Any] = {"max_tokens": asked.max_completion_tokens, "effort": asked.reasoning_effort}
         how["logprobs"] = (asked.top_logprobs or 0) if asked.logprobs else None
-        seed = DICE.getrandbits(32)
-        requests = await _prepared(service, lambda: served.requests([question], asked, seed=seed, **how), "messages")
-        reply = ChatReply(logprobs=asked.logprobs, **_reply(served, asked, requests))
-        return await _answer(service, request, asked, served, reply, requests)
+        prepare = partial(served.requests, [question], asked, seed=DICE.getrandbits(32), **how)
+        reply = partial(_reply, ChatReply, served, asked, asked.logprobs)
+        return await answered(service, request, served, asked, prepare, reply, "messages")
 
     @app.post("/v1/prompt_embeds", openapi_extra=request_body(EmbedsRequest), responses=ERRORS, response_model=None)
     async def prompt_embeds(request: Request) -> Response:
@@ -161,30 +130,18 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         bodies = await service.beside(lambda: embeds.bodies(body))
         return said(bodies[0] if len(bodies) == 1 else bodies)
 
-
-async def _prepared(service: Service, prepare: Callable[[], list[Answering]], param: str) -> list[Answering]:
-    """The requests of a call.
-
-    Raises:
-        ApiError: what is wrong with it.
-    """
-    service.check_open()
-    try:
-        return await service.prepare(prepare)
-    except ConfigError as error:
-        raise api_error(error, "latents" if "latents" in str(error) else None) from None
-    except UnspokenError as error:
-        raise api_error(error, param) from None
+    return {"/v1/completions": completions, "/v1/chat/completions": chat}
 
 
-def _reply(served: ServedModel, asked: Asked, requests: Sequence[Answering]) -> dict[str, Any]:
+def _reply(kind: type[R], served: ServedModel, asked: Asked, logprobs: bool, requests: Sequence[Answering]) -> R:
     rows = {id(one.row): one.row for one in requests}.values()
-    return {
-        "model": asked.model or served.name,
-        "prompt_tokens": sum(len(row.ids) - row.latents for row in rows),
-        "decode": lambda tokens: served.model.method.backbone.tokenizer.decode(list(tokens)),
-        "usage_at_end": asked.usage_at_end,
-    }
+    return kind(
+        model=asked.model or served.name,
+        prompt_tokens=sum(len(row.ids) - row.latents for row in rows),
+        decode=lambda tokens: served.model.method.backbone.tokenizer.decode(list(tokens)),
+        usage_at_end=asked.usage_at_end,
+        logprobs=logprobs,
+    )
 
 
 def _add_about(app: FastAPI, service: Service) -> None:

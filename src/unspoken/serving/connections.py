@@ -7,11 +7,11 @@ line, and where all connections are taken, the one that has been idle longest ma
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import resource
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from unspoken.serving.errors import ApiError
@@ -21,6 +21,9 @@ HEAD_SECONDS = 10.0
 
 MOST = 4096
 """Connections at a time; fewer where the process may not open so many files."""
+
+LONGEST_HEAD = 1 << 16
+"""Bytes of a request that are not its body: h11's own bound, which httptools does not have."""
 
 _SPARE_FILES = 64
 """Files that the process has open besides connections."""
@@ -36,7 +39,46 @@ def connections_allowed() -> int:
     return MOST if soft == resource.RLIM_INFINITY else max(min(MOST, soft - _SPARE_FILES), 4)
 
 
-class Connection(H11Protocol):
+if TYPE_CHECKING or find_spec("httptools") is None:  # it comes as a binary, which not every machine has
+
+    class Protocol(H11Protocol):
+        """The parser in Python."""
+
+else:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Protocol(HttpToolsProtocol):
+        """The quick parser, which by itself would read a head of any length."""
+
+        _seen: int | None = None  # bytes of the message that is being read, about
+        _body = 0  # of it
+
+        def data_received(self, data: bytes) -> None:
+            """See `asyncio.Protocol`."""
+            if self._seen is not None:
+                self._seen += len(data)
+            super().data_received(data)
+            if self._seen is not None and self._seen > LONGEST_HEAD + 8 * self._body:  # a chunk of 1 byte is sent as 6
+                self._seen = None
+                self.send_400_response("")
+
+        def on_message_begin(self) -> None:
+            """Called by the parser, as those below."""
+            self._seen, self._body = 0, 0
+            super().on_message_begin()
+
+        def on_body(self, body: bytes) -> None:
+            """See above."""
+            self._body += len(body)
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            """See above."""
+            self._seen = None
+            super().on_message_complete()
+
+
+class Connection(Protocol):
     """One connection. `most` is how many there may be."""
 
     most = MOST
@@ -76,11 +118,10 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP, in the form of all errors."""
-        body = json.dumps(ApiError(400, "this is no HTTP request that can be read").body).encode()
-        head = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
-        with contextlib.suppress(h11.LocalProtocolError):  # in the middle of an answer
-            for event in (h11.Response(status_code=400, headers=head), h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            body = json.dumps(ApiError(400, "this is no HTTP request that can be read").body)
+            head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+            self.transport.write(f"HTTP/1.1 400 Bad Request\r\n{head}\r\n\r\n{body}".encode())
         self.transport.close()
 
     def _wait(self) -> None:

@@ -27,7 +27,7 @@ from unspoken.core.engine.thoughts import latents_of
 from unspoken.core.fast.switch import using
 from unspoken.core.loop.trace import Trace
 from unspoken.errors import OverloadError
-from unspoken.serving.errors import ApiError, api_error
+from unspoken.serving.errors import ApiError, Gone, api_error
 from unspoken.serving.metrics import Metrics
 from unspoken.serving.models import ServedModel
 
@@ -79,7 +79,7 @@ class Event:
     tokens: Sequence[int] = ()
     logprobs: Sequence[TokenLogprobs] = ()
     outcome: Outcome | None = None
-    error: ApiError | None = None
+    error: ApiError | Gone | None = None
 
 
 class Group:
@@ -102,6 +102,7 @@ class Group:
 
         Raises:
             ApiError: that error.
+            Gone: whoever asked has left.
         """
         left = self.size
         while left:

@@ -69,6 +69,10 @@ class ApiError(Exception):
         return more if self.retry_after is None else {**more, "Retry-After": str(self.retry_after)}
 
 
+class Gone(Exception):
+    """Whoever asked has left; nobody is told."""
+
+
 def api_error(error: Exception, param: str | None = None) -> ApiError:
     """Any error as one of these; what nobody foresaw keeps its words to itself."""
     if isinstance(error, ApiError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import ipaddress
 import json
@@ -17,7 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from unspoken.serving.errors import ApiError, api_error, new_id
+from unspoken.serving.errors import ApiError, Gone, api_error, new_id
 from unspoken.serving.protocol import LONGEST
 
 Message = MutableMapping[str, Any]
@@ -71,7 +72,7 @@ class Guard:
             self._admit(scope, headers)
             taken = await _body(receive, headers) if scope["method"] not in ("GET", "HEAD") else receive
             await self.app(scope, taken, numbered)
-        except _Gone:
+        except Gone:
             status = status or 499
         except Exception as error:
             known = api_error(error)
@@ -111,10 +112,6 @@ class Guard:
                 raise ApiError(415, f"a request needs the header Content-Type: application/json, got {kind!r:.80}")
 
 
-class _Gone(Exception):
-    """Whoever asked has left."""
-
-
 async def _body(receive: Receive, headers: dict[str, str]) -> Receive:
     """Read a request's body, within bounds of size and time: what hands it on.
 
@@ -130,7 +127,7 @@ async def _body(receive: Receive, headers: dict[str, str]) -> Receive:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise _Gone
+                    raise Gone
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > LONGEST:
@@ -191,6 +188,7 @@ def _netloc(url: str) -> str | None:
         return None
 
 
+@functools.lru_cache(64)
 def _loopback(name: str | None) -> bool:
     """Whether a name is one of this machine for itself."""
     if name is None or name == "localhost" or name.endswith(".localhost"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unspoken.core.config import build, dump
+from unspoken.core.config import build
 from unspoken.core.engine.kv_slots import supports_kv_slots
 from unspoken.core.engine.requests import Request
 from unspoken.core.engine.scheduler import Scheduler
@@ -86,9 +87,10 @@ class ServedModel:
             isolate=True,
         )
 
-    @property
+    @cached_property
     def context(self) -> int | None:
-        """The most positions of prompt, latents and answer; None = the model does not say."""
+        """The most positions of prompt, latents and answer; None = the model does not say. Kept: to ask transformers' config
+        takes as long as to tokenize a question."""
         backbone = self.model.method.backbone
         return min((n for n in (backbone.context, backbone.window) if n is not None), default=None)
 
@@ -134,8 +136,7 @@ class ServedModel:
             UnspokenError: a question that is none, or a number of latents that cannot be.
         """
         speaking = self._speaking(asked, seed, max_tokens)
-        if asked.chains > self.model.chains:
-            most = self.model.chains
+        if asked.chains > 1 and asked.chains > (most := self.model.chains):
             raise ApiError(400, f"chains must be in 1..{most}, the sets of thoughts this model has", "chains")
         if asked.answers > 1 and speaking.temperature == 0:
             raise ApiError(400, f"{asked.answers} answers at temperature 0 would all be the same; set temperature", "n")
@@ -194,7 +195,7 @@ class ServedModel:
             "top_k": None if asked.top_k is None else max(asked.top_k, 0),
             "seed": seed if asked.seed is None and temperature else asked.seed,
         }
-        return build(SamplingParams, {**dump(own), **{name: value for name, value in said.items() if value is not None}})
+        return build(SamplingParams, {**vars(own), **{name: value for name, value in said.items() if value is not None}})
 
     def _latents(self, asked: Asked, effort: str | None) -> int | None:
         if asked.latents is not None:

@@ -12,6 +12,8 @@ from unspoken.core.engine.requests import TokenLogprobs
 from unspoken.serving.engine import Event, Group, Outcome
 from unspoken.serving.errors import ApiError, new_id
 
+_JSON = json.JSONEncoder(ensure_ascii=False).encode
+
 _FLOOR = -9999.0
 """Stands for the logarithm of nothing, which JSON cannot write."""
 
@@ -36,6 +38,7 @@ class Reply:
     created: int = field(default_factory=lambda: int(time.time()))
     tokens: int = field(default=0, init=False)  # spoken so far
     latents: int = field(default=0, init=False)
+    _opening: str = field(default="", init=False)  # of every chunk
 
     prefix: ClassVar[str]
     object: ClassVar[str]
@@ -47,15 +50,17 @@ class Reply:
         choices = [self._choice(index, outcome) for index, outcome in enumerate(outcomes)]
         return {**self._head(self.object), "choices": choices, "usage": self.usage(outcomes)}
 
-    async def chunks(self, group: Group) -> AsyncIterator[str]:
-        """The answer as server-sent events. An error of one answer ends the stream with an event that says so."""
+    async def chunks(self, group: Group) -> AsyncIterator[tuple[str, bool]]:
+        """The answer as server-sent events, and whether more will come. An error of one answer ends the stream with an event
+        that says so."""
+        self._opening = f"{_JSON(self._head(self.chunk_object))[:-1]}, "
         outcomes: dict[int, Outcome] = {}
         ready: list[str] = []  # goes out in one piece, as far as it has happened: every piece costs a way through all layers
         try:
             ready.extend(self._sent(first) for first in self._first(group.size))
             offsets = [0] * group.size
             if ready:
-                yield _taken(ready)
+                yield _taken(ready), True
             async for event in group.events():
                 if (choice := self._delta(event, offsets)) is not None:
                     ready.append(self._sent(choice))
@@ -63,13 +68,14 @@ class Reply:
                     outcomes[event.index] = event.outcome
                     self._count([event.outcome])
                 if ready and group.news.empty() and len(outcomes) < group.size:
-                    yield _taken(ready)
+                    yield _taken(ready), True
             if self.usage_at_end:
                 usage = self.usage([outcomes[i] for i in range(group.size)])
-                ready.append(_event({**self._head(self.chunk_object), "choices": [], "usage": usage}))
+                ready.append(_event(f'{self._opening}"choices": [], "usage": {_JSON(usage)}}}'))
         except ApiError as error:
-            ready.append(_event(error.body))
-        yield _taken([*ready, "data: [DONE]\n\n"])
+            ready.append(_event(_JSON(error.body)))
+        ready.append(_event("[DONE]"))
+        yield _taken(ready), False
 
     def usage(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """What a call has cost: latents count as tokens of the completion, and beside them as reasoning."""
@@ -91,8 +97,8 @@ class Reply:
         return {"id": f"{self.prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
 
     def _sent(self, choice: Mapping[str, object]) -> str:
-        usage = {"usage": None} if self.usage_at_end else {}
-        return _event({**self._head(self.chunk_object), "choices": [choice], **usage})
+        usage = ', "usage": null' if self.usage_at_end else ""
+        return _event(f'{self._opening}"choices": [{_JSON(choice)}]{usage}}}')
 
     def _first(self, size: int) -> list[dict[str, Any]]:
         return []
@@ -231,5 +237,5 @@ def _number(value: float) -> float:
     return value if value > _FLOOR else _FLOOR
 
 
-def _event(data: Mapping[str, object]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+def _event(data: str) -> str:
+    return f"data: {data}\n\n"

@@ -109,6 +109,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=5,
                 server_header=False,
+                proxy_headers=False,
             )
         )
         self._stops = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": "error", "content": {"application/json": {}}}
     for status in (400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 503, 504)
 }
+
+LONG = 2000
+"""Bytes of a request that is no longer prepared in passing."""
 
 
 @dataclass(kw_only=True)
@@ -54,7 +58,8 @@ class Service:
             if isinstance(served.model.source, PrecomputedThoughts) and served.model.path is not None:
                 embedder = PromptEmbedder.of_run(served.model)
                 self.embeds[served.name] = EmbedsService(embedder, within=lambda work: self.engine.call(work).result())
-        self._one = ThreadPoolExecutor(1, thread_name_prefix="prompts")  # tokenizers are not for two threads at once
+        self._prompts = threading.Lock()  # tokenizers are not for two threads at once
+        self._one = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._many = ThreadPoolExecutor(256, thread_name_prefix="embeds")  # each waits for its turn
 
     @property
@@ -103,9 +108,24 @@ class Service:
         if self.models and not self.engine.alive:
             raise ApiError(503, "the engine does not run; see the server's log", retry_after=5)
 
-    async def prepare(self, work: Callable[[], T]) -> T:
-        """Do something with tokenizers, one at a time, beside the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._one, work)
+    async def prepare(self, work: Callable[[], T], size: int = LONG) -> T:
+        """Do something with tokenizers, one at a time, beside the event loop.
+
+        Args:
+            work: is done.
+            size: bytes that it reads. Few are read in the event loop: to hand them over would take it longer.
+        """
+        if size < LONG and self._prompts.acquire(blocking=False):
+            try:
+                return work()
+            finally:
+                self._prompts.release()
+
+        def alone() -> T:
+            with self._prompts:
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._one, alone)
 
     async def beside(self, work: Callable[[], T]) -> T:
         """Do something that mostly waits, many at a time."""
