@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from unspoken.core.fast import cpu_linear
 from unspoken.core.fast.cpu_linear import look_again, speed_up_linears, use_dtype
+from unspoken.core.fast.one_row import has_one_row
 from unspoken.errors import ConfigError
 from unspoken.experimental.int8 import round_linears
 from unspoken.methods import make_method
@@ -96,6 +97,28 @@ def test_a_copy_is_used(monkeypatch: pytest.MonkeyPatch):
             fast(torch.randn(8, 160))
         fast(torch.randn(1, 160))
     assert made == [(128, 160)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.skipif(not has_one_row(torch.float32), reason="needs fbgemm and AVX-512")
+def test_a_single_row_has_a_copy_of_its_own(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    """Made once beside the other one, and both are made again for other weights."""
+    made: list[str] = []
+    for name in ("laid_out", "in_panels"):
+        old = getattr(cpu_linear, name)
+        monkeypatch.setattr(cpu_linear, name, lambda *args, name=name, old=old: (made.append(name), old(*args))[1])
+    slow, fast = pair("conv1d", dtype)
+    with torch.inference_mode():
+        for rows in (8, 1, 8, 1, 1):
+            fast(torch.randn(rows, 160, dtype=dtype))
+    assert made == ["laid_out", "in_panels"]
+    with torch.no_grad():
+        for layer in (slow, fast):
+            layer[0].weight.mul_(2)
+    x = torch.randn(1, 160, dtype=dtype)
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(x), slow(x), rtol=2e-2, atol=2e-2)
+    assert made[2:] == ["in_panels"]
 
 
 def test_a_model_has_its_precision():

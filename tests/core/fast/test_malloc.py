@@ -1,4 +1,4 @@
-"""Memory that a step frees is there for the next one: counted in page faults, in a process of its own."""
+"""Memory that a step frees is there for the next one: counted in page faults, in a process of its own. Large pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from unspoken.core.fast.malloc import in_large_pages
 
 PROGRAM = """
 import resource, torch
@@ -38,3 +41,13 @@ def test_freed_memory_is_kept_inside_and_given_back_after():
     assert not other
     assert inside * 20 < plain
     assert inside * 20 < outside
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (7, 3), (1000, 1100), (5, 1024, 1024)])
+def test_large_pages_hold_a_tensor_like_any_other(shape: tuple[int, ...]):
+    tensors = [in_large_pages(shape, torch.bfloat16).fill_(number) for number in (1, 2)]
+    for number, tensor in enumerate(tensors, start=1):
+        assert (tensor.shape, tensor.dtype, tensor.is_contiguous()) == (shape, torch.bfloat16, True)
+        assert (tensor == number).all()
+        if tensor.nbytes > 2**21 and sys.platform.startswith("linux"):
+            assert tensor.data_ptr() % 2**21 == 0

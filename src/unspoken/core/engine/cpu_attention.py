@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_HAS_KERNEL = "fbgemm" in torch.backends.quantized.supported_engines
-_DTYPES = (torch.float32, torch.bfloat16)
+from unspoken.core.fast.one_row import BAGS_DTYPES, HAS_BAGS
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def attend_one_column(
     query_nGEr = (query_nGrE * scale).contiguous().transpose(2, 3)  # a contiguous [n, G, E, 1] takes twice as long
     scores_nGrS = (keys_nGCE[seen] @ query_nGEr).transpose(2, 3)
     weights_nGrS = (scores_nGrS if mask is None else scores_nGrS + mask).softmax(dim=-1)
-    if not _HAS_KERNEL or values_nGCE.dtype not in _DTYPES or weights_nGrS.dtype != values_nGCE.dtype:  # as under autocast
+    if not HAS_BAGS or values_nGCE.dtype not in BAGS_DTYPES or weights_nGrS.dtype != values_nGCE.dtype:  # as under autocast
         return weights_nGrS @ values_nGCE[seen]
     table = values_nGCE.view(-1, values_nGCE.shape[-1])
     summed, *_ = torch.embedding_bag(table, bags.places, bags.begins, False, 0, False, weights_nGrS.reshape(-1))

@@ -2,10 +2,11 @@
 
 PyTorch's layers read weights in a layout that takes up to twice the time for few rows, which is the case while thinking and
 speaking (figures: docs/speed/answering.md). `speed_up_linears` swaps the class of a model's linear layers. A layer then
-keeps a second copy of its weights in oneDNN's layout, made at its first use without gradients and remade when the weights
-change. PyTorch does not count every write (`core/fast/weights.py`), so every call compares a few weights, and every batch
-of answers compares all of them once (`look_again`). With gradients, under autocast, for one to three rows of float32
-(faster without), and on other devices, the layer works as before. In 8 bits: experimental/int8.py.
+keeps a second copy of its weights in oneDNN's layout, and for single rows a third (`core/fast/one_row.py`), each made at its
+first use without gradients and remade when the weights change. PyTorch does not count every write
+(`core/fast/weights.py`), so every call compares a few weights, and every batch of answers compares all of them once
+(`look_again`). With gradients, under autocast, for two or three rows of float32 (faster without), and on other devices, the
+layer works as before. In 8 bits: experimental/int8.py.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -24,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from unspoken.core.extensions import extension
 from unspoken.core.fast.activations import fuse_activations
+from unspoken.core.fast.one_row import has_one_row, in_panels, one_row
 from unspoken.core.fast.switch import is_on
 from unspoken.core.fast.weights import seal, version
 from unspoken.core.rows.protocol import CausalLM
@@ -32,9 +34,9 @@ from unspoken.errors import ConfigError
 
 T = TypeVar("T")
 
-_FEW_ROWS = {torch.float32: 4, torch.bfloat16: 1}  # fewer are faster without a copy
+_FEW_ROWS = {torch.float32: 4, torch.bfloat16: 1}  # fewer, but for a single one, are faster without a copy
 _SMALL = 2**14  # weights; below, a call costs more than its arithmetic
-_COPIES: WeakKeyDictionary[nn.Module, _Copy] = WeakKeyDictionary()
+_COPIES: WeakKeyDictionary[nn.Module, _Copies] = WeakKeyDictionary()
 _LOOKS = count(1)
 _look = 0  # number of the current batch of answers
 
@@ -49,15 +51,16 @@ class _Answers(Protocol):
 
 
 @dataclass
-class _Copy:
-    """A copy of a layer's weights in another layout.
+class _Copies:
+    """Copies of a layer's weights in other layouts.
 
     Attributes:
-        made: `version` of the weights it was made from.
+        made: `version` of the weights they were made from.
         spots: a view of a few of the layer's weights.
-        were: the values of `spots` when the copy was made.
-        seal: checksum of the weights it was made from.
+        were: the values of `spots` when they were made.
+        seal: checksum of the weights they were made from.
         look: number of the batch of answers in which the seal was last checked.
+        kinds: the copies by name.
     """
 
     made: object
@@ -65,7 +68,7 @@ class _Copy:
     were: Tensor
     seal: list[int]
     look: int
-    weights: Any
+    kinds: dict[str, Any]
 
     def holds(self, made: object, tensors: list[Tensor]) -> bool:
         """Whether the layer's weights are still the same."""
@@ -148,13 +151,12 @@ def product(input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -
     return torch.ops.mkldnn._linear_pointwise(input_NI, weight_OI, bias_O, "none", [], "")
 
 
-def usual(layer: nn.Linear | Conv1D, x: Tensor, few: int = 1) -> bool:
+def usual(layer: nn.Linear | Conv1D, x: Tensor) -> bool:
     """Whether a call should use PyTorch's own layer."""
     return (
         torch.is_grad_enabled()
         or x.device.type != "cpu"
         or x.dtype != layer.weight.dtype
-        or x.numel() < few * x.shape[-1]
         or x.numel() == 0
         or torch.is_autocast_enabled("cpu")
     )
@@ -169,36 +171,42 @@ def copy_of(layer: nn.Linear | Conv1D, kind: str, make: Callable[[], T]) -> T:
         make: makes the copy.
     """
     tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-    made, known = (kind, version(tensors)), _COPIES.get(layer)
+    made, known = version(tensors), _COPIES.get(layer)
     if known is None or not known.holds(made, tensors):
+        spots = layer.weight.detach()[:: max(len(layer.weight) // 4, 1), :: max(layer.weight.shape[1] // 4, 1)]
+        known = _COPIES[layer] = _Copies(made, spots, spots.clone(), seal(tensors), _look, {})
+    if kind not in known.kinds:
         with torch.inference_mode(False), torch.no_grad():
-            weights = make()
-            spots = layer.weight.detach()[:: max(len(layer.weight) // 4, 1), :: max(layer.weight.shape[1] // 4, 1)]
-            known = _COPIES[layer] = _Copy(made, spots, spots.clone(), seal(tensors), _look, weights)
-    return known.weights
+            known.kinds[kind] = make()
+    return known.kinds[kind]
 
 
-def _pointwise(layer: nn.Linear | Conv1D, x: Tensor, weight_OI: Tensor) -> Tensor:
+def _faster(layer: nn.Linear | Conv1D, x: Tensor, weight_OI: Tensor) -> Tensor | None:
+    """A layer's output by what is fastest for so many rows; None = by PyTorch's own layer."""
+    if not is_on() or usual(layer, x):
+        return None
     flat_NI = x.reshape(-1, x.shape[-1])
-    laid = copy_of(layer, "layout", lambda: laid_out(weight_OI, 32))
-    out_NO = product(flat_NI, laid, layer.bias)
+    if len(flat_NI) == 1 and has_one_row(x.dtype) and not is_weightless():
+        out_NO = one_row(flat_NI, copy_of(layer, "panels", lambda: in_panels(weight_OI, layer.bias)))
+    elif len(flat_NI) < _FEW_ROWS.get(x.dtype, 1):
+        return None
+    else:
+        out_NO = product(flat_NI, copy_of(layer, "layout", lambda: laid_out(weight_OI, 32)), layer.bias)
     return out_NO.view(*x.shape[:-1], -1)
 
 
 class _FastLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """See `nn.Linear`."""
-        if not is_on() or usual(self, input, _FEW_ROWS.get(input.dtype, 1)):
-            return super().forward(input)
-        return _pointwise(self, input, self.weight)
+        out = _faster(self, input, self.weight)
+        return super().forward(input) if out is None else out
 
 
 class _FastConv1D(Conv1D):
     def forward(self, x: Tensor) -> Tensor:
         """See `Conv1D`."""
-        if not is_on() or usual(self, x, _FEW_ROWS.get(x.dtype, 1)):
-            return super().forward(x)
-        return _pointwise(self, x, self.weight.t())
+        out = _faster(self, x, self.weight.t())
+        return super().forward(x) if out is None else out
 
 
 _KINDS: dict[type, type] = {nn.Linear: _FastLinear, Conv1D: _FastConv1D}

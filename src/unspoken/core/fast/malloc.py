@@ -1,6 +1,6 @@
-"""Keep freed memory for the next step on a CPU, and explain errors of too little memory.
+"""Keep freed memory for the next step on a CPU, put weights into large pages, and explain errors of too little memory.
 
-glibc would hand it back, and every step would fetch it anew.
+glibc would hand freed memory back, and every step would fetch it anew.
 
 A training step allocates and frees gigabytes in blocks of megabytes. By default glibc maps each large block and unmaps it
 when it is freed, and the first touch of every page is a fault that the kernel answers with a page of zeros.
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from unspoken.core.fast.switch import is_on
 from unspoken.core.rows.batch import Batch
@@ -61,6 +63,26 @@ def _glibc() -> ctypes.CDLL | None:
         return None
     libc = ctypes.CDLL(None)
     return libc if all(hasattr(libc, name) for name in ("gnu_get_libc_version", "mallopt", "malloc_trim")) else None
+
+
+_LARGE_PAGE = 2**21
+_MADV_HUGEPAGE = 14  # of madvise(2), sys/mman.h
+
+
+def in_large_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An uninitialized tensor on the CPU in pages of 2 MB, as far as Linux has them to give: what is read from one end to
+    the other is then read up to a fifth faster.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    pages = (size + _LARGE_PAGE // 2) // _LARGE_PAGE  # a last page of which less than half is used stays a small one
+    libc = _glibc()
+    if not pages or libc is None:
+        return torch.empty(shape, dtype=dtype)
+    memory = torch.empty(size + 2 * _LARGE_PAGE, dtype=torch.uint8)
+    first = -memory.data_ptr() % _LARGE_PAGE
+    start = ctypes.c_void_p(memory.data_ptr() + first)
+    libc.madvise(start, ctypes.c_size_t(pages * _LARGE_PAGE), _MADV_HUGEPAGE)  # only advice: nothing to do if it fails
+    return memory[first : first + size].view(dtype).view(*shape)
 
 
 @contextlib.contextmanager
