@@ -54,10 +54,10 @@ def _eight(layer: nn.Linear | Conv1D, x: Tensor, weight_OI: Tensor) -> Tensor:
 class _Linear8(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """See `nn.Linear`."""
-        return super().forward(input) if usual(self, input) else _eight(self, input, self.weight)
+        return super().forward(input) if usual(self.weight, input) else _eight(self, input, self.weight)
 
 
 class _Conv1D8(Conv1D):
     def forward(self, x: Tensor) -> Tensor:
         """See `Conv1D`."""
-        return super().forward(x) if usual(self, x) else _eight(self, x, self.weight.t())
+        return super().forward(x) if usual(self.weight, x) else _eight(self, x, self.weight.t())

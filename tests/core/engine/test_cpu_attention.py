@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unspoken.core.engine.cpu_attention import Bags, attend_one_column
+from unspoken.core.engine.cpu_attention import Bags, attend_one_column, turns_keys
 
 
 def textbook(query: Tensor, keys: Tensor, values: Tensor, seen: list[int], scale: float) -> Tensor:
@@ -21,12 +21,16 @@ def textbook(query: Tensor, keys: Tensor, values: Tensor, seen: list[int], scale
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("shared", [1, 3])
 @pytest.mark.parametrize("seen", [[7, 7], [3, 7]])
-def test_it_is_attention(dtype: torch.dtype, shared: int, seen: list[int]):
+@pytest.mark.parametrize("C", [10, 128])
+def test_it_is_attention(dtype: torch.dtype, shared: int, seen: list[int], C: int):
     torch.manual_seed(0)
-    n, G, C, E, wide = 2, 3, 10, 8, 5
+    seen = [columns * C // 10 for columns in seen]
+    n, G, E, wide = 2, 3, 8, 5
     query = torch.randn(n, 2 * G, shared, E, dtype=dtype)[:, ::2]  # as a model hands it over: with gaps
     keys, values = torch.randn(n, G, C, E, dtype=dtype), torch.randn(n, G, C, wide, dtype=dtype)
-    values[:, :, max(seen) :] = torch.nan  # what nobody sees is not even read
+    values[:, :, max(seen) :] = keys[:, :, max(seen) :] = torch.nan  # what nobody sees does not show
+    if turns_keys(keys):
+        keys = keys.transpose(2, 3).contiguous().transpose(2, 3)
     later = torch.arange(max(seen)) >= torch.tensor(seen)[:, None]
     mask = (
         None if seen[0] == seen[1] else torch.zeros(later.shape, dtype=dtype).masked_fill(later, -torch.inf)[:, None, None]

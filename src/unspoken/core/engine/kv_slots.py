@@ -30,7 +30,7 @@ from transformers import AttentionInterface, Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from unspoken.core.embeddings import input_table, text_config
-from unspoken.core.engine.cpu_attention import Bags, attend_one_column
+from unspoken.core.engine.cpu_attention import Bags, attend_one_column, turns_keys
 from unspoken.core.fast.attention import attending
 from unspoken.core.fast.unhooked import without_hooks
 from unspoken.core.lm.backbone import Backbone
@@ -124,15 +124,15 @@ class KVSlots(Cache):
         """Enlarge slots to hold this many positions, with room to spare, since enlarging copies."""
         if columns <= self.columns:
             return
-        more = -(-max(columns, self.columns * 5 // 4) // 32) * 32
+        more = -(-max(columns, self.columns * 5 // 4) // 64) * 64
         if self.steady is not None:
             self.steady.forget()
             more = 1 << (max(columns, 2 * self.columns) - 1).bit_length()  # seldom: what was recorded is lost
+        before, self.columns = self.columns, more
         for kept in (self.keys, self.values):
             for layer, old in enumerate(kept):
-                kept[layer] = old.new_zeros(*old.shape[:2], more, old.shape[3])
-                kept[layer][:, :, : self.columns] = old
-        self.columns = more
+                kept[layer] = self._empty(old, turned=kept is self.keys)
+                kept[layer][:, :, :before] = old
 
     def copy(self, source: int, targets: slice | int, columns: int) -> None:
         """Copy the first columns of one slot into others."""
@@ -159,8 +159,8 @@ class KVSlots(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Called by a layer to store its new keys and values [1, G, N, E]."""
         while len(self.keys) <= layer_idx:
-            self.keys.append(self._empty(key_states))
-            self.values.append(self._empty(value_states))
+            self.keys.append(self._empty(key_states, turned=True))
+            self.values.append(self._empty(value_states, turned=False))
         assert self._places is not None
         slots_N, columns_N = (place.to(key_states.device) for place in self._places)
         self.keys[layer_idx][slots_N, :, columns_N] = key_states[0].transpose(0, 1)
@@ -201,13 +201,18 @@ class KVSlots(Cache):
             out = attend_one_column(query, keys_nGCE, values_nGCE, group.bags[heads], mask, scale)
         else:
             keys_nGSE, values_nGSE = keys_nGCE[:, :, : group.columns], values_nGCE[:, :, : group.columns]
+            if turns_keys(keys_nGSE):
+                keys_nGSE = keys_nGSE.contiguous()  # the fused kernel takes no others
             out = F.scaled_dot_product_attention(query, keys_nGSE, values_nGSE, attn_mask=mask, scale=scaling)
         out_NHE = out.view(n, G, H // G, W, -1).permute(0, 3, 1, 2, 4).reshape(n * W, H, -1)
         return out_NHE if group.place_n is None else out_NHE.index_select(0, group.place_n.to(out_NHE.device))
 
-    def _empty(self, like_1GNE: Tensor) -> Tensor:
-        _, G, _, E = like_1GNE.shape
-        return like_1GNE.new_zeros(self.rows, G, self.columns, E)
+    def _empty(self, like: Tensor, turned: bool) -> Tensor:
+        """Slots for states [..., G, ..., E]; `turned`: laid out for scores, where that is another layout."""
+        G, E = like.shape[1], like.shape[3]
+        if turned and turns_keys(like):
+            return like.new_zeros(self.rows, G, E, self.columns).transpose(2, 3)
+        return like.new_zeros(self.rows, G, self.columns, E)
 
     def _plan(self, segments: Sequence[Segment], like: Tensor) -> None:
         """Decide where columns go, and which segments attend together."""

@@ -151,12 +151,12 @@ def product(input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -
     return torch.ops.mkldnn._linear_pointwise(input_NI, weight_OI, bias_O, "none", [], "")
 
 
-def usual(layer: nn.Linear | Conv1D, x: Tensor) -> bool:
-    """Whether a call should use PyTorch's own layer."""
+def usual(weight: Tensor, x: Tensor) -> bool:
+    """Whether a call should use PyTorch's own layer, which has this weight."""
     return (
         torch.is_grad_enabled()
         or x.device.type != "cpu"
-        or x.dtype != layer.weight.dtype
+        or x.dtype != weight.dtype
         or x.numel() == 0
         or torch.is_autocast_enabled("cpu")
     )
@@ -170,42 +170,49 @@ def copy_of(layer: nn.Linear | Conv1D, kind: str, make: Callable[[], T]) -> T:
         kind: name of the kind of copy.
         make: makes the copy.
     """
-    tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    weight, bias = layer.weight, layer.bias
+    tensors = [weight] if bias is None else [weight, bias]
     made, known = version(tensors), _COPIES.get(layer)
     if known is None or not known.holds(made, tensors):
-        spots = layer.weight.detach()[:: max(len(layer.weight) // 4, 1), :: max(layer.weight.shape[1] // 4, 1)]
+        spots = weight.detach()[:: max(len(weight) // 4, 1), :: max(weight.shape[1] // 4, 1)]
         known = _COPIES[layer] = _Copies(made, spots, spots.clone(), seal(tensors), _look, {})
-    if kind not in known.kinds:
+    if (copy := known.kinds.get(kind)) is None:
         with torch.inference_mode(False), torch.no_grad():
-            known.kinds[kind] = make()
-    return known.kinds[kind]
+            copy = known.kinds[kind] = make()
+    return copy
 
 
-def _faster(layer: nn.Linear | Conv1D, x: Tensor, weight_OI: Tensor) -> Tensor | None:
-    """A layer's output by what is fastest for so many rows; None = by PyTorch's own layer."""
-    if not is_on() or usual(layer, x):
+def _faster(layer: nn.Linear | Conv1D, x: Tensor, turned: bool) -> Tensor | None:
+    """A layer's output by what is fastest for so many rows; None = by PyTorch's own layer.
+
+    Args:
+        turned: the weight is [I, O].
+    """
+    weight = layer.weight
+    if not is_on() or usual(weight, x):
         return None
-    flat_NI = x.reshape(-1, x.shape[-1])
-    if len(flat_NI) == 1 and has_one_row(x.dtype) and not is_weightless():
-        out_NO = one_row(flat_NI, copy_of(layer, "panels", lambda: in_panels(weight_OI, layer.bias)))
-    elif len(flat_NI) < _FEW_ROWS.get(x.dtype, 1):
+    *batch, inputs = x.shape
+    rows = x.numel() // inputs
+    if rows == 1 and has_one_row(x.dtype) and not is_weightless():
+        panels = copy_of(layer, "panels", lambda: in_panels(weight.t() if turned else weight, layer.bias))
+        return one_row(x.reshape(1, inputs), panels).view(*batch, panels.outputs)
+    if rows < _FEW_ROWS.get(x.dtype, 1):
         return None
-    else:
-        out_NO = product(flat_NI, copy_of(layer, "layout", lambda: laid_out(weight_OI, 32)), layer.bias)
-    return out_NO.view(*x.shape[:-1], -1)
+    laid = copy_of(layer, "layout", lambda: laid_out(weight.t() if turned else weight, 32))
+    return product(x.reshape(rows, inputs), laid, layer.bias).view(*batch, -1)
 
 
 class _FastLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """See `nn.Linear`."""
-        out = _faster(self, input, self.weight)
+        out = _faster(self, input, turned=False)
         return super().forward(input) if out is None else out
 
 
 class _FastConv1D(Conv1D):
     def forward(self, x: Tensor) -> Tensor:
         """See `Conv1D`."""
-        out = _faster(self, x, self.weight.t())
+        out = _faster(self, x, turned=True)
         return super().forward(x) if out is None else out
 
 

@@ -12,7 +12,7 @@ Shapes: I inputs (with a bias one more, which is always 1), O outputs, b outputs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Panels:
     one_11: Tensor | None
 
 
+@cache
 def has_one_row(dtype: torch.dtype) -> bool:
     """Whether this way is faster than matrix kernels here: measured with the registers of AVX-512."""
     return HAS_BAGS and dtype in BAGS_DTYPES and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
