@@ -2,7 +2,7 @@
 
     <!-- studies -->                      every study: how many of its runs are finished, and the command
     <!-- study NAME: EVALUATION -->       what the study found under an evaluation; before anything has run, how to run it
-    <!-- headline -->                     in docs/results.md, written by hand; the README shows the same rows
+    <!-- headline -->                     the methods that most readers ask for, out of the study of every method
 
 Each stands above its table, which goes to the next empty line. Nothing is trained or asked here.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ RESULTS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 PAGES = (RESULTS, README)
 MARK = re.compile(r"^<!-- (studies|headline|study [\w.-]+: [^>\n]+?) -->\n((?:[^\n]+\n)*)", re.MULTILINE)
 
+HEADLINE = ("cot", "no_cot", "coconut", "coconut_progressive", "sim_cot", "codi", "sim_cot_codi", "mux_codi")
+"""Runs of the study of every method."""
+
 TIMES = {
     "methods": "about 3 hours on 2 cores",
     "controls": "about 5 hours on 2 cores",
@@ -44,18 +47,17 @@ TIMES = {
 """How long a study takes on cores that do nothing else; measured or estimated from a few updates (`--plan`)."""
 
 
-def filled(text: str, results_page: str) -> str:
+def filled(text: str) -> str:
     """A page with its tables as the studies' results have them now.
 
     Args:
         text: the page.
-        results_page: the text of docs/results.md, which has the headline.
     """
 
     def block(found: re.Match[str]) -> str:
         what, _, rest = found[1].partition(" ")
         if what == "headline":
-            body = headline(results_page)
+            body = headline()
         elif what == "studies":
             body = overview()
         else:
@@ -66,9 +68,11 @@ def filled(text: str, results_page: str) -> str:
     return MARK.sub(block, text)
 
 
-def headline(results_page: str) -> str:
-    """The rows below the mark in docs/results.md."""
-    return next(found[2] for found in MARK.finditer(results_page) if found[1] == "headline")
+def headline() -> str:
+    """A row for each of `HEADLINE`, without controls and decoded steps."""
+    head, line, *rows = of_study("methods", "4 operations", HEADLINE).splitlines()
+    cut = [" | ".join(row.split(" | ")[:5]) + " |" for row in (head, *rows)]
+    return "\n".join([cut[0], "|---" * 5 + "|", *cut[1:]]) + "\n"
 
 
 def found_by(name: str) -> Mapping[str, Any] | None:
@@ -102,8 +106,14 @@ def command(name: str) -> str:
     return f"unspoken study studies/{name}"
 
 
-def of_study(name: str, evaluation: str) -> str:
-    """The table of an evaluation, or how to come by it."""
+def of_study(name: str, evaluation: str, only: Sequence[str] = ()) -> str:
+    """The table of an evaluation, or how to come by it.
+
+    Args:
+        name: of the study.
+        evaluation: of the study.
+        only: names of the runs that get a row; none = all.
+    """
     study, results = read_study(ROOT / "studies" / name), found_by(name)
     if evaluation not in [one.name for one in study.evaluations]:
         raise DataError(f"study {name!r} has no evaluation {evaluation!r}")
@@ -115,7 +125,7 @@ def of_study(name: str, evaluation: str) -> str:
     heads = [factors, "mean accuracy % (95% over training seeds)", "each seed %", *(head for head, _ in columns)]
     rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for cell in results["cells"]:
-        if (told := cell["evaluations"].get(evaluation)) is None:
+        if (told := cell["evaluations"].get(evaluation)) is None or (only and cell["name"] not in only):
             continue
         title = ", ".join(label(results, value) for value in cell["combination"].values())
         figures = [_mean([column(one) for one in told["each"]]) for _, column in columns]
@@ -154,7 +164,7 @@ def main() -> int:
     """Fill in all pages; says which have changed."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        new = filled(text, RESULTS.read_text(encoding="utf-8"))
+        new = filled(text)
         if new != text:
             page.write_text(new, encoding="utf-8")
             print(f"filled in: {page.relative_to(ROOT)}")
