@@ -70,9 +70,9 @@ def filled(text: str) -> str:
 
 def headline() -> str:
     """A row for each of `HEADLINE`, without controls and decoded steps."""
-    head, line, *rows = of_study("methods", "4 operations", HEADLINE).splitlines()
-    cut = [" | ".join(row.split(" | ")[:5]) + " |" for row in (head, *rows)]
-    return "\n".join([cut[0], "|---" * 5 + "|", *cut[1:]]) + "\n"
+    whole = of_study("methods", "4 operations", HEADLINE).splitlines()
+    head, _, *rows = [" | ".join(row.split(" | ")[:5]) + " |" for row in whole]
+    return "\n".join([head, "|---" * 5 + "|", *rows]) + "\n"
 
 
 def found_by(name: str) -> Mapping[str, Any] | None:

@@ -138,7 +138,8 @@ def said() -> list[tuple[str, str]]:
     assert all(one[kind]["value"] > 0.995 for one in words for kind in ("operators", "numbers"))
     mux = f"{mean('mux_codi')}% ({study.range('mux_codi')})"
     results = [
-        f"lifts Coconut from {mean('coconut')} to {mean('sim_cot')}% and CODI from {mean('codi')} to {mean('sim_cot_codi')}%",
+        f"lifts Coconut from {mean('coconut')} to {mean('sim_cot')}% "
+        f"and CODI from {mean('codi')} to {mean('sim_cot_codi')}%",
         f"have {mean('coconut_progressive')}%: it is the supervision",
         f"in {steps('sim_cot')}% of cases on Coconut, {steps('sim_cot_codi')}% on CODI",
         f"does without a decoder in training: {mux}",
@@ -154,7 +155,8 @@ def said() -> list[tuple[str, str]]:
         f"in 100% of cases but its result in {read[0]} to {read[-1]}% only",
         f"than its first seed looked: {study.each('lotus')}",
         f"untuned, it has {mean('lotus_codi')} ({study.range('lotus_codi')})",
-        f"Coconut {old['coconut']}, SIM-CoT on it {old['sim_cot']}, CODI {old['codi']}, SIM-CoT on it {old['sim_cot_codi']}%",
+        f"Coconut {old['coconut']}, SIM-CoT on it {old['sim_cot']}, "
+        f"CODI {old['codi']}, SIM-CoT on it {old['sim_cot_codi']}%",
         *(
             f"| **shown here**: {gain(a, b)} |"
             for a, b in (("coconut", "sim_cot"), ("codi", "sim_cot_codi"), ("no_cot", "coconut"))
