@@ -32,6 +32,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from unspoken.core.embeddings import input_table, text_config
 from unspoken.core.engine.cpu_attention import Bags, attend_one_column, turns_keys
 from unspoken.core.fast.attention import attending
+from unspoken.core.fast.malloc import in_large_pages
 from unspoken.core.fast.unhooked import without_hooks
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.ways import ways_of
@@ -209,10 +210,11 @@ class KVSlots(Cache):
 
     def _empty(self, like: Tensor, turned: bool) -> Tensor:
         """Slots for states [..., G, ..., E]; `turned`: laid out for scores, where that is another layout."""
-        G, E = like.shape[1], like.shape[3]
-        if turned and turns_keys(like):
-            return like.new_zeros(self.rows, G, E, self.columns).transpose(2, 3)
-        return like.new_zeros(self.rows, G, self.columns, E)
+        R, G, C, E = self.rows, like.shape[1], self.columns, like.shape[3]
+        turned = turned and turns_keys(like)
+        shape = (R, G, E, C) if turned else (R, G, C, E)
+        empty = in_large_pages(shape, like.dtype).zero_() if like.device.type == "cpu" else like.new_zeros(shape)
+        return empty.transpose(2, 3) if turned else empty
 
     def _plan(self, segments: Sequence[Segment], like: Tensor) -> None:
         """Decide where columns go, and which segments attend together."""

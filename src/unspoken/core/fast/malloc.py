@@ -1,4 +1,4 @@
-"""Keep freed memory for the next step on a CPU, put weights into large pages, and explain errors of too little memory.
+"""Keep freed memory for the next step on a CPU, use large pages, and explain errors of too little memory.
 
 glibc would hand freed memory back, and every step would fetch it anew.
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unspoken.core.fast.switch import is_on
 from unspoken.core.rows.batch import Batch
+from unspoken.core.weightless import is_weightless
 from unspoken.errors import TrainingError
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # of mallopt(3), malloc.h
@@ -76,7 +77,7 @@ def in_large_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     size = math.prod(shape) * dtype.itemsize
     pages = (size + _LARGE_PAGE // 2) // _LARGE_PAGE  # a last page of which less than half is used stays a small one
     libc = _glibc()
-    if not pages or libc is None:
+    if not pages or libc is None or is_weightless():
         return torch.empty(shape, dtype=dtype)
     memory = torch.empty(size + 2 * _LARGE_PAGE, dtype=torch.uint8)
     first = -memory.data_ptr() % _LARGE_PAGE
