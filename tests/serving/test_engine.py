@@ -11,7 +11,10 @@ from typing import Any
 import httpx
 import pytest
 from support.servers import events, running, thinker
+from typer.testing import CliRunner
 
+from unspoken.cli import app
+from unspoken.serving import server
 from unspoken.serving.errors import ApiError
 from unspoken.serving.models import ServedModel
 from unspoken.serving.service import Service
@@ -236,3 +239,12 @@ def test_an_engine_that_has_died_is_not_ready(monkeypatch: pytest.MonkeyPatch):
         assert httpx.get(f"{url}/ready").status_code == 503
         assert httpx.get(f"{url}/health").status_code == 503
         assert post(url).status_code == 503
+
+
+def test_the_command_is_settled_before_it_serves(monkeypatch: pytest.MonkeyPatch):
+    """Unsettled, the process takes a second of processor time to end, and answers pause."""
+    done: list[str] = []
+    monkeypatch.setattr(server, "settle", lambda: done.append("settle"))
+    monkeypatch.setattr(server.Server, "serve_forever", lambda self: done.append("serve"))
+    assert CliRunner().invoke(app, ["serve", "builtin:tiny", "--port", "0"]).exit_code == 0
+    assert done == ["settle", "serve"]
