@@ -191,7 +191,25 @@ def said() -> list[tuple[str, str]]:
         ("docs/methods/mux.md", f"measured: {mean('mux_codi')}% over three seeds"),
         ("docs/methods/semcot.md", f"({mean('no_cot')}, 3 seeds)"),
     ]
-    return [*(("docs/results.md", part) for part in results), *others]
+    return [*(("docs/results.md", part) for part in (*results, *said_of_many_latents())), *others]
+
+
+def said_of_many_latents() -> list[str]:
+    """Parts of sentences in docs/results.md, as the first seed of the study of 4 to 16 latents has the figures."""
+    cells = json.loads((ROOT / "studies/latents/results.json").read_text(encoding="utf-8"))["cells"]
+    at = {tuple(cell["combination"].values()): cell["evaluations"] for cell in cells}
+
+    def right(method: str, latents: int, asked: str = "3 to 8 operations") -> float:
+        return at[method, latents][asked]["accuracy"]["each"][0]
+
+    both = [(rate(right("coconut", number)), rate(right("sim_cot", number))) for number in (8, 16)]
+    others = [100 * right(method, k, "longer: 9 to 12 operations") for method in ("coconut", "sim_cot") for k in (8, 16)]
+    return [
+        "with 8 latents ({} to {}%) and with 16 ({} to {}%)".format(*both[0], *both[1]),
+        f"they cost it {100 * (right('sim_cot', 8) - right('sim_cot', 16)):.1f} points",
+        f"all four answer {min(others):.0f} to {max(others):.0f}% of them",
+        f"one seed: {both[0][1]} with 8, {both[1][1]} with 16; Coconut {both[0][0]} and {both[1][0]}, not collapsed |",
+    ]
 
 
 @pytest.mark.parametrize(("page", "part"), said())
