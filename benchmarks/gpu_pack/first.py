@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from benchmarks.gpu_pack import machine, runs
 from benchmarks.gpu_pack.jobs import Job
 
-REHEARSED, EVALUATED, TESTED, MARGIN = 72.0, 40.0, 120.0, 8.0
-"""Seconds: of the rehearsal, of its evaluations, of the tests; and between the last job's end and the call's."""
+REHEARSED, TEXT_REHEARSED, EVALUATED, TESTED, MARGIN = 84.0, 36.0, 40.0, 120.0, 8.0
+"""Seconds: of the rehearsal, in it of those that write their steps where others wait for them, of its evaluations, of the
+tests; and between the last job's end and the call's."""
 
 
 def main() -> None:
@@ -28,15 +29,20 @@ def main() -> None:
 
 def _go(call: machine.Call) -> None:
     board, end, slower = call.board, call.board.seconds - MARGIN, 10 if call.tiny else 1
-    size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens(), asked=48, controlled=48, explained=48)
+    if call.bench:
+        board.add(*machine.watch_gpu(call), *_benches(call, end, []))
+        board.run(until=end)
+        return
+    few = {"asked": 48, "controlled": 48, "explained": 48}
+    size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens(call.by_turns), update=call.update, **few)
     shape = [sys.executable, "-m", "benchmarks.gpu_pack.random_model", call.work / "shape", call.random]
     shape += ["--tiny"] * call.tiny
     board.add(*machine.watch_gpu(call), Job(name="shape", command=lambda: shape, until=end))
     board.add(_tests(call, slower))
     begins = board.clock
-    pace = runs.Pace({name: call.run_of(f"rehearsal/{name}") for name in runs.RUNS})
+    pace = runs.Pace({name: call.run_of(f"rehearsal/{name}") for name in call.names})
     board.watchers.append(pace.look)
-    board.add(*(job for name in runs.chosen(call.shared) for job in _rehearsal(call, name, size, begins, slower)))
+    board.add(*(job for name in call.names for job in _rehearsal(call, name, size, begins, slower)))
     if not call.rehearse:
         quiet = ["shape", "tests", *(name for name in board.jobs if name.startswith("rehearsal"))]
         board.add(*_benches(call, end, quiet))
@@ -54,7 +60,7 @@ def _tests(call: machine.Call, slower: int) -> Job:
     sought = os.pathsep.join([call.board.environment["PYTHONPATH"], str(call.work / "site-liger")])
     command = [
         sys.executable, "-m", "pytest", "-m", "gpu", machine.ROOT / "tests" / "gpu", "-n", "1" if call.tiny else "4",
-        "--dist", "worksteal", "--timeout", "60", "-p", "no:cacheprovider", "-ra", "--tb=long", "--durations=15",
+        "--dist", "worksteal", "--timeout", "110", "-p", "no:cacheprovider", "-ra", "--tb=long", "--durations=15",
         f"--junitxml={call.work / 'logs' / 'tests.xml'}",
     ]  # fmt: skip
     until = min(call.board.clock + TESTED * slower, call.board.seconds - MARGIN)
@@ -68,9 +74,9 @@ def _rehearsal(call: machine.Call, name: str, size: runs.Size, begins: float, sl
     updates = size.updates or 100_000
     train = runs.training(name, call.random, run, updates, size, 0, rehearsed=True, validated=not call.rehearse)
     trained = f"rehearsal-{name}"
-    before = [f"rehearsal-{other}" for other in runs.waits_for(name, call.shared)]
-    if not call.shared and not before:
-        until = begins + REHEARSED * slower / 2
+    before = [f"rehearsal-{other}" for other in runs.waits_for(name, call.names)] if call.by_turns else []
+    if call.by_turns and any(name in runs.waits_for(other, call.names) for other in call.names):
+        until = begins + TEXT_REHEARSED * slower
     jobs = [Job(name=trained, command=lambda: train, until=until, after=["shape", *before])]
     if call.rehearse:
         return jobs
@@ -93,11 +99,11 @@ def _benches(call: machine.Call, end: float, quiet: Sequence[str]) -> list[Job]:
     train, unspoken = [sys.executable, "-m", "benchmarks.train", "--json"], [sys.executable, "-m", "unspoken", "bench"]
     short = ["--batches", "1,32", "--explicit-batches", "1,32", "--json"]
     wanted = [
+        ("generate-1b", [*unspoken, "generate", *short], "llama-1b", 1, "--dtypes bfloat16"),
+        ("train-1b", [*train, "--what", "coconut,codi"], "llama-1b", 2, "--precision bf16"),
+        ("serve-135m", [*unspoken, "serve-offline", "--json"], "smollm2-135m", 2, "--dtype bfloat16"),
         ("train-135m", [*train, "--what", "coconut,sim_cot,coconut-32,codi"], "smollm2-135m", 3, "--precision bf16"),
         ("generate-135m", [*unspoken, "generate", *short], "smollm2-135m", 2, "--dtypes float32,bfloat16"),
-        ("train-1b", [*train, "--what", "coconut,codi"], "llama-1b", 2, "--precision bf16"),
-        ("generate-1b", [*unspoken, "generate", *short], "llama-1b", 2, "--dtypes float32,bfloat16"),
-        ("serve-135m", [*unspoken, "serve-offline", "--json"], "smollm2-135m", 2, "--dtype bfloat16"),
         ("train-gpt2", [*train, "--what", "coconut,sim_cot,coconut-32,codi"], "gpt2-small", 3, "--precision bf16"),
         ("generate-gpt2", [*unspoken, "generate", *short], "gpt2-small", 2, "--dtypes float32,bfloat16"),
     ]

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_pack import runs
 from benchmarks.gpu_pack.jobs import ROOT, Board, Job
 
 PACK = ROOT / ".pack"
@@ -37,7 +38,11 @@ class Call:
         carried: what it brings with it.
         tiny: a trial on a machine without a GPU.
         rehearse: of the first call, what the second cannot do without, and the tests.
+        bench: of the first call, the benches alone.
         shared: processes use the GPU at the same time (CUDA MPS) instead of by turns.
+        names: the runs that are made.
+        by_turns: those that write their steps first, then the others two at a time.
+        update: rows of an update.
     """
 
     board: Board
@@ -45,7 +50,11 @@ class Call:
     carried: Path
     tiny: bool
     rehearse: bool
+    bench: bool
     shared: bool
+    names: Sequence[str]
+    by_turns: bool
+    update: int
 
     @property
     def base(self) -> Path:
@@ -78,11 +87,15 @@ def begin(about: str | None, number: int, lanes: dict[str, int]) -> Call:
     options.add_argument(
         "--rehearse", action="store_true", help="of the first call, no benches: where a machine had them before"
     )
+    options.add_argument("--bench", action="store_true", help="of the first call, the benches alone")
+    options.add_argument("--runs", type=lambda names: names.split(","), help="only these of the runs, two at a time")
+    options.add_argument("--rows", type=int, default=96, help="of an update")
     asked = options.parse_args()
-    carried = PACK / CARRIED[number - 1]
-    if not carried.is_dir():
+    if unknown := [name for name in asked.runs or () if name not in runs.RUNS]:
+        sys.exit(f"error: --runs: {unknown[0]!r} is none of {', '.join(runs.RUNS)}")
+    carried, work = PACK / CARRIED[number - 1], Path(asked.work)
+    if not carried.is_dir() and not (asked.bench and (work / "site").is_dir()):
         sys.exit(f"error: {carried} is not here; make gpu-pack prepares it, and it must travel with the checkout")
-    work: Path = asked.work
     work.mkdir(parents=True, exist_ok=True)
     path = [str(ROOT / "src"), str(work / "site"), str(ROOT)]
     environment = {
@@ -96,11 +109,22 @@ def begin(about: str | None, number: int, lanes: dict[str, int]) -> Call:
     board = Board(work, asked.out, asked.seconds, environment, lanes)
     _unpack(board, work, carried)
     shared = _share(board, work)
-    call = Call(board=board, work=work, carried=carried, tiny=asked.tiny, rehearse=asked.rehearse, shared=shared)
+    call = Call(
+        board=board, work=work, carried=carried, tiny=asked.tiny, rehearse=asked.rehearse, bench=asked.bench, shared=shared,
+        names=asked.runs or runs.chosen(shared), by_turns=asked.runs is not None or not shared, update=asked.rows,
+    )  # fmt: skip
     card = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    manifest = json.loads((carried / "manifest.json").read_text(encoding="utf-8"))
-    board.tell(f"commit {manifest['commit']}; Python {sys.version.split()[0]}; {os.cpu_count()} CPUs; GPU: {card or 'none'}")
+    told = f"commit {_commit(work, carried)}; Python {sys.version.split()[0]}; {os.cpu_count()} CPUs"
+    board.tell(f"{told}; GPU: {card or 'none'}")
     return call
+
+
+def _commit(work: Path, carried: Path) -> str:
+    """What the pack was made from; a call that brings nothing has the first call's word."""
+    for file in (carried / "manifest.json", work / "manifest.json"):
+        if file.exists():
+            return str(json.loads(file.read_text(encoding="utf-8"))["commit"])
+    return "unknown"
 
 
 _TRY = "import torch; assert torch.ones(2, device='cuda').sum().item() == 2"
@@ -156,7 +180,7 @@ def _unpack(board: Board, work: Path, carried: Path) -> None:
     if (data := carried / "data.tar.gz").exists():
         with tarfile.open(data) as archive:
             archive.extractall(work / "data", filter="data")
-    for part in carried.glob("model.part*"):
+    for part in (*carried.glob("model.part*"), *carried.glob("manifest.json")):
         shutil.copy2(part, work / part.name)
     if (shape := carried / "shape.tar.gz").exists():
         with tarfile.open(shape) as archive:
@@ -184,13 +208,14 @@ def joined(call: Call) -> Path | None:
     return target
 
 
-def tokens() -> int:
+def tokens(two: bool) -> int:
     """Positions of a micro-batch with which six runs fit into the GPU: by `unspoken train --plan`, the four that are there
     longest take 93 GB at 12,288 positions and 62 at 8,192. All six at once, as the rehearsal has them, ran out of an H200's
-    at 12,288."""
+    at 12,288. Two at a time have room for twice as many: 84 GB at 20,480 positions for Coconut and SIM-CoT on it, and a
+    fifth more is as far as the plan was ever short."""
     said = _output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits").splitlines()
     large = bool(said) and said[0].strip().isdecimal() and int(said[0]) > 100_000
-    return 10_240 if large else 8192
+    return (20_480 if two else 10_240) if large else (12_288 if two else 8192)
 
 
 def watch_gpu(call: Call) -> list[Job]:

@@ -223,8 +223,8 @@ def tree() -> list[Path]:
     return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 
-def dry_run(python: Path, seconds: int) -> None:
-    """Both calls on this machine, in a copy of the checkout and with another home."""
+def dry_run(python: Path, seconds: int, more: list[str]) -> None:
+    """Both calls on this machine, in a copy of the checkout and with another home; `more` options go to both."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for path in (*tree(), *(p for part in CARRIED for p in (PACK / part).rglob("*") if p.is_file())):
@@ -237,6 +237,7 @@ def dry_run(python: Path, seconds: int) -> None:
             out = PACK / f"dry-{number}"
             shutil.rmtree(out, ignore_errors=True)
             command = [python.absolute(), "-m", f"benchmarks.gpu_pack.{script}", out, "--seconds", str(seconds), "--tiny"]
+            command += more
             print(f"dry run of call {number}: {' '.join(map(str, command))}", flush=True)
             subprocess.run(command, cwd=folder / "checkout", env={**kept, "HOME": str(folder / "home")}, check=True)
 
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="go through both calls here, without a GPU")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="interpreter of the dry run")
     parser.add_argument("--seconds", type=int, default=1500, help="limit of each call of the dry run")
+    parser.add_argument("more", nargs="*", help="after --, options of both calls of the dry run")
     asked = parser.parse_args()
     version = asked.python_version
     if asked.dry_run:
@@ -271,7 +273,7 @@ def main() -> None:
         print('  python3 -m benchmarks.gpu_pack.vllm_call "$OUT" --seconds 480 --piece 2')
         return
     if asked.dry_run:
-        dry_run(asked.python, asked.seconds)
+        dry_run(asked.python, asked.seconds, asked.more)
         print(f"both calls went through; this pack is for Python {version}: prepare it again without --dry-run")
         return
     print("On the machine, in the root of the checkout, with .pack/one and then .pack/two beside it:")

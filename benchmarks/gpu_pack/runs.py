@@ -21,9 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BATCH = 96
 ROWS = 16_704
-"""Rows of an update; rows of GSM8K-Aug's training set that there are."""
+"""Rows of GSM8K-Aug's training set that there are."""
 
 START = 20.0
 """Seconds until a process makes its first update: imports, the model, the data."""
@@ -41,7 +40,7 @@ TASKS = "gsm8k_aug,gsm_hard,svamp,multiarith"
 CONTROLS = "shuffled,mean,zero"
 
 COMMON = (
-    "train.epochs=null", f"train.batch_size={BATCH}", "train.micro_batch_size=null", "train.precision=bf16",
+    "train.epochs=null", "train.micro_batch_size=null", "train.precision=bf16",
     "train.lr=3e-4", "train.weight_decay=0.01", "train.schedule=linear", "train.warmup_share=0.05", "train.clip=1.0",
     "train.select=last", "train.save_every=1000000", "train.encodings=null", "train.threads=1",
 )  # fmt: skip
@@ -118,6 +117,7 @@ class Size:
 
     Attributes:
         tokens: positions of a micro-batch, which memory limits.
+        update: rows of an update.
         validated: problems of a validation.
         asked: questions of an evaluation; None = all.
         controlled: problems of each control.
@@ -128,6 +128,7 @@ class Size:
     """
 
     tokens: int = 5120
+    update: int = 96
     validated: int = 64
     asked: int | None = None
     controlled: int = 500
@@ -169,13 +170,14 @@ def training(
     every = updates if not validated else VALIDATED_STEPS if rehearsed else max(updates // 3, 1)
     overrides = [
         f"backbone.path={base}", *COMMON, *run.overrides, f"train.steps={updates}", f"train.seed={seed}",
+        f"train.batch_size={size.update}",
         f"train.micro_batch_tokens={size.tokens}", f"train.validate_limit={8 if rehearsed else size.validated}",
         f"train.validate_every={every}", f"train.log_every={4 if rehearsed else 10}", *size.more,
     ]  # fmt: skip
     if run.stages is not None:
         field_name, before = run.stages
         length = 3 if rehearsed else updates * LAST_STAGE / before
-        overrides.append(f"{field_name}={length * BATCH / rows(size):.6f}")
+        overrides.append(f"{field_name}={length * size.update / rows(size):.6f}")
     if run.begins_with is not None and base.name != run.begins_with and not rehearsed:
         overrides.append("method.inner.first_stage=0" if run.explains else "method.first_stage=0")
     return [sys.executable, "-m", "unspoken", "train", run.recipe, *overrides, "--out", str(out), "--quiet"]
@@ -186,9 +188,9 @@ def chosen(shared: bool) -> list[str]:
     return list(RUNS) if shared else [name for name, run in RUNS.items() if run.begins_with is None]
 
 
-def waits_for(name: str, shared: bool) -> list[str]:
-    """Runs that must have ended so that a run has the GPU to itself and one other."""
-    return [] if shared or RUNS[name].budget == "text" else [other for other, run in RUNS.items() if run.budget == "text"]
+def waits_for(name: str, names: Sequence[str]) -> list[str]:
+    """Those of some runs that must have ended so that a run has the GPU to itself and one other."""
+    return [] if RUNS[name].budget == "text" else [other for other in names if RUNS[other].budget == "text"]
 
 
 def rows(size: Size) -> int:

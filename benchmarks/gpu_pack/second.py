@@ -33,7 +33,7 @@ def main() -> None:
 def _go(call: machine.Call) -> None:
     board = call.board
     trained = board.seconds - MARGIN - EVALUATED
-    size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens())
+    size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens(call.by_turns), update=call.update)
     update = runs.speeds(call.work / "speeds.json")
     board.tell("seconds per update, by rehearsal or guess: " + ", ".join(f"{name} {update(name):.3f}" for name in runs.RUNS))
     gguf = machine.joined(call)
@@ -49,7 +49,7 @@ def _go(call: machine.Call) -> None:
     board.add(*machine.watch_gpu(call))
     board.add(Job(name="model", command=lambda: convert if gguf is not None else None, until=trained))
     planned: dict[str, int] = {}
-    for name in runs.chosen(call.shared):
+    for name in call.names:
         board.add(_training(call, name, size, update, trained, planned), *_evaluations(call, name, size))
     board.run(until=board.seconds - MARGIN)
     _tell(call)
@@ -71,11 +71,12 @@ def _training(
             left = (trained - call.board.clock) * (FIRST_PART if run.budget == "text" else 1.0)
             planned[run.budget] = runs.planned(left, runs.pace_of(run.budget, update), size)
             machine.write(call.work / "logs" / "planned.json", planned)
-        call.board.tell(f"{name}: {planned[run.budget]} updates of {runs.BATCH} rows planned, from {base.name}")
+        call.board.tell(f"{name}: {planned[run.budget]} updates of {size.update} rows planned, from {base.name}")
         return runs.training(name, base, call.run_of(name), planned[run.budget], size, 1)
 
     until = trained + LATE
-    after = ["model", *([run.begins_with] if run.begins_with else []), *runs.waits_for(name, call.shared)]
+    waits = runs.waits_for(name, call.names) if call.by_turns else []
+    after = ["model", *([run.begins_with] if run.begins_with else []), *waits]
     return Job(name=name, command=command, until=until, after=after)
 
 

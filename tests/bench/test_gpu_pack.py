@@ -149,12 +149,12 @@ def test_every_run_is_a_config(name, rehearsed, tmp_path):
     """Its overrides exist, and its last stage begins where it should."""
     command = runs.training(name, tmp_path / "cot", tmp_path / name, 600, runs.Size(), 1, rehearsed=rehearsed)
     config = recipe(command[4], command[5 : command.index("--out")])
-    assert (config.train.steps, config.train.epochs, config.train.batch_size) == (600, None, runs.BATCH)
+    assert (config.train.steps, config.train.epochs, config.train.batch_size) == (600, None, runs.Size().update)
     assert config.backbone.lora is None
     inner = getattr(config.method, "inner", config.method)
     if (told := runs.RUNS[name].stages) is not None:
         stages = told[1]
-        begins = inner.epochs_per_stage * stages * runs.ROWS / runs.BATCH
+        begins = inner.epochs_per_stage * stages * runs.ROWS / runs.Size().update
         assert begins == pytest.approx(3 * stages if rehearsed else 600 * runs.LAST_STAGE, abs=0.5)
         assert inner.first_stage == inner.max_stage + 1 - stages
 
