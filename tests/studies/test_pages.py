@@ -84,11 +84,16 @@ def rate(value: float) -> str:
 
 
 class Study:
-    """The study of every method, in the words of pages."""
+    """A study, in the words of pages.
 
-    def __init__(self) -> None:
-        results = json.loads((ROOT / "studies/methods/results.json").read_text(encoding="utf-8"))
-        self.asked = {cell["name"]: cell["evaluations"]["4 operations"] for cell in results["cells"]}
+    Args:
+        name: of its folder.
+        evaluation: what was asked.
+    """
+
+    def __init__(self, name: str = "methods", evaluation: str = "4 operations") -> None:
+        results = json.loads((ROOT / "studies" / name / "results.json").read_text(encoding="utf-8"))
+        self.asked = {cell["name"]: cell["evaluations"][evaluation] for cell in results["cells"]}
         self.contrasts = {(one["a"], one["b"]): one for one in results["contrasts"]}
 
     def mean(self, name: str) -> str:
@@ -117,7 +122,11 @@ class Study:
     def gain(self, a: str, b: str) -> str:
         """Of b over a, paired by seed."""
         one = self.contrasts[a, b]
-        return f"{signed(one['mean'])} points ({signed(one['interval'][0])} to {signed(one['interval'][1])})"
+        return f"{signed(one['mean'])} points ({self.ends(a, b)})"
+
+    def ends(self, a: str, b: str) -> str:
+        """The interval of that."""
+        return " to ".join(signed(end) for end in self.contrasts[a, b]["interval"])
 
     def shuf(self, name: str, words: str = "{} to {}") -> str:
         """Accuracy, and with another problem's latents: means over seeds."""
@@ -170,7 +179,7 @@ def said() -> list[tuple[str, str]]:
         "two seeds of three: {}, {}, {} against 100.0".format(*map(rate, study.asked["lotus"]["accuracy"]["each"])),
         f"MUX **shown here**: {gain('codi', 'mux_codi')}; PCCoT not: {gain('codi', 'pccot')} |",
         f"| below answering at once: {gain('no_cot', 'icot_si')} |",
-        f"| **contradicted here**: {mean('semcot')}, its frozen model's chain 100.0 |",
+        f"| **contradicted here**: {mean('semcot')}, its frozen model's chain 100.0; where",
         *(
             shuf(name, f"| {label} | {{}} | {{}} |")
             for name, label in (
@@ -191,7 +200,26 @@ def said() -> list[tuple[str, str]]:
         ("docs/methods/mux.md", f"measured: {mean('mux_codi')}% over three seeds"),
         ("docs/methods/semcot.md", f"({mean('no_cot')}, 3 seeds)"),
     ]
-    return [*(("docs/results.md", part) for part in (*results, *said_of_many_latents())), *others]
+    results += [*said_of_many_latents(), *said_of_semcot()]
+    return [*(("docs/results.md", part) for part in results), *others]
+
+
+def said_of_semcot() -> list[str]:
+    """The same for SemCoT where answering at once is within reach."""
+    study = Study("semcot", "2 operations")
+    both = f"{study.mean('semcot')}, the frozen model alone {study.mean('base')} |"
+    more = study.contrasts["base", "no_cot"]
+    assert all(
+        mine < alone
+        for mine, alone in zip(*(study.asked[name]["accuracy"]["each"] for name in ("semcot", "base")), strict=True)
+    )
+    return [
+        f"({study.gain('base', 'semcot')})",
+        f"lifts it by {100 * more['mean']:.1f} points ({study.ends('base', 'no_cot')})",
+        study.shuf("semcot", "another problem's leave {1}% right"),
+        f"decoder reads {study.steps('sim_cot_semcot')}% of the steps",
+        f"answering at once is in reach {both}",
+    ]
 
 
 def said_of_many_latents() -> list[str]:
