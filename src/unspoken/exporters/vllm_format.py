@@ -22,6 +22,12 @@ PROJECTION = "unspoken_projection."
 PREFIX = "Unspoken"
 """Before the name of a family's class in `architectures`, so that a vLLM without the plugin refuses the folder."""
 
+SOFT_PREFIX = "UnspokenSoft"
+"""The same for the classes that think softly, which need no export: `--hf-overrides` names one."""
+
+SOFT_USUAL = "unspoken_soft"
+"""In `--hf-overrides`, the soft thinking of requests that say nothing."""
+
 FAMILIES = (
     *("GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"),
     *("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM"),

@@ -49,7 +49,11 @@ class LatentModelConfig(VerifyAndUpdateConfig):
             raise ValueError(f"{model.model} thinks in latents, which needs another setting: " + "; ".join(refused))
         structured = vllm_config.structured_outputs_config
         apart = structured.reasoning_parser == "unspoken" and not structured.enable_in_reasoning
-        watch_requests(latent, apart)
+
+        def check(inputs: EngineInput, params: SamplingParams | PoolingParams) -> None:
+            check_request(latent, inputs, params, apart)
+
+        watch_requests(check)
 
 
 def refusals(vllm_config: VllmConfig) -> list[str]:
@@ -91,14 +95,14 @@ def refusals(vllm_config: VllmConfig) -> list[str]:
     return [words for refused, words in wrong if refused]
 
 
-def watch_requests(latent: LatentConfig, apart: bool) -> None:
-    """Have every request checked by `check_request`, after what vLLM's platform checks itself; `apart` as there."""
+def watch_requests(check: Callable[[EngineInput, SamplingParams | PoolingParams], None]) -> None:
+    """Have every request checked, after what vLLM's platform checks itself."""
     platform: Any = current_platform
     before: Callable[..., None] = getattr(platform, "_unspoken_before", None) or platform.validate_request
 
     def validate_request(processed_inputs: EngineInput, params: SamplingParams | PoolingParams) -> None:
         before(processed_inputs, params)
-        check_request(latent, processed_inputs, params, apart)
+        check(processed_inputs, params)
 
     platform._unspoken_before = before
     platform.validate_request = validate_request
@@ -150,16 +154,15 @@ def check_request(
     stop_rule(given)
     if number(given, NOISE, 0.0, whole=False, least=0, most=MOST_NOISE):
         number(given, NOISE_SEED, 0, whole=True, least=0, most=(1 << 63) - 1)
-        _apart(inputs, params)
+        own_cache(inputs)
+        # Drawn here, since every worker must draw the same noise.
+        seed = params.seed if params.seed is not None else uuid.uuid4().int >> 65
+        params.extra_args = {**given, NOISE_SEED: given.get(NOISE_SEED, seed)}
 
 
-def _apart(inputs: EngineInput, params: SamplingParams) -> None:
-    """Let a request with noise share no KV with any other, for what its token ids do not say; draw its seed here, since
-    every worker must draw the same noise."""
-    salt = inputs.get("cache_salt")
-    inputs["cache_salt"] = f"{salt or ''}{uuid.uuid4().hex}"
-    seed = params.seed if params.seed is not None else uuid.uuid4().int >> 65
-    params.extra_args = {**(params.extra_args or {}), NOISE_SEED: (params.extra_args or {}).get(NOISE_SEED, seed)}
+def own_cache(inputs: EngineInput) -> None:
+    """Let a request share no KV with any other, for its token ids do not say what it is fed."""
+    inputs["cache_salt"] = f"{inputs.get('cache_salt') or ''}{uuid.uuid4().hex}"
 
 
 def stop_rule(given: Mapping[str, object]) -> float | None:

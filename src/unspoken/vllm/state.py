@@ -24,27 +24,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
 from unspoken.exporters.vllm_format import KEY, latent_config
 from unspoken.vllm.checks import LATENTS, NOISE, NOISE_SEED, stop_rule
+from unspoken.vllm.fed import KEPT_PER_SLOT, Fed, FedState, lost
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import NewRequestData
-    from vllm.v1.outputs import LogprobsTensors
     from vllm.v1.worker.gpu.input_batch import InputBatch
     from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
-    from vllm.v1.worker.gpu.sample.output import SamplerOutput
-    from vllm.v1.worker.gpu.sample.sampler import Sampler
-    from vllm.v1.worker.gpu.states import RequestState
-
-KEPT_PER_SLOT = 16
-"""Requests that lost their slot keep their latents until so many others per slot have lost theirs, ended ones included: a
-worker is not told which of them will come back."""
 
 
-class Thinker(Protocol):
+class Thinker(Fed, Protocol):
     """A model of vLLM's that can think (`unspoken/vllm/models.py`).
 
     Attributes:
@@ -54,10 +46,9 @@ class Thinker(Protocol):
     last_states: Tensor
 
     def project(self, hidden_nD: Tensor) -> Tensor: ...
-    def embed_input_ids(self, input_ids: Tensor) -> Tensor: ...
 
 
-class LatentState(DefaultModelState):
+class LatentState(FedState):
     """vLLM's state of a model, with latents. See the module's docstring."""
 
     def __init__(
@@ -75,9 +66,6 @@ class LatentState(DefaultModelState):
         self.noise_RMD: Tensor | None = None  # made when a request first asks for it
         self.change_R = torch.full((R,), -1.0, device=device)  # at which thoughts end early; negative: never
         self.stops = False  # whether any request has asked for that so far
-        if not hasattr(self, "inputs_embeds"):  # with prompt embeds it is there
-            self.inputs_embeds = torch.zeros(self.max_num_tokens, D, dtype=self.dtype, device=device)
-        self.places: dict[str, int] = {}
         self.kept: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()  # latents [M, D] and their number
         self.returned = 0  # requests that got their latents back
 
@@ -111,11 +99,7 @@ class LatentState(DefaultModelState):
             self.latents_RMD[req_index], self.count_R[req_index] = kept
             self.returned += 1
         elif count and len(new_req_data.prefill_token_ids or ()) > length:
-            raise RuntimeError(
-                f"the latents of request {new_req_data.req_id}, which was preempted, have been given up since; it cannot "
-                "go on. Give the engine more KV cache (--gpu-memory-utilization, VLLM_CPU_KVCACHE_SPACE) or fewer requests "
-                "at a time (--max-num-seqs)"
-            )
+            raise lost(new_req_data.req_id)
 
     def _set_noise(self, place: int, given: Mapping[str, Any]) -> None:
         """Draw a request's noise [M, D]: on the CPU and from its own seed, so that every worker draws the same."""
@@ -143,35 +127,13 @@ class LatentState(DefaultModelState):
 
     # a step
 
-    def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
-        """What the model's forward gets beside ids and positions: embeddings, with latents in their slots."""
-        inputs = super().prepare_inputs(input_batch, req_states)
-        N = input_batch.num_tokens
-        if not self.model_config.enable_prompt_embeds:  # else `prepare_inputs_embeds` has filled the buffer
-            self.inputs_embeds[:N] = self.model.embed_input_ids(input_batch.input_ids[:N])
-        self._put_latents(input_batch, N)
-        inputs["inputs_embeds"] = self.inputs_embeds[: input_batch.num_tokens_after_padding]
-        return inputs
-
-    def _put_latents(self, input_batch: InputBatch, N: int) -> None:
-        n = input_batch.num_reqs
-        ends_n = input_batch.query_start_loc[1 : n + 1].long()
-        request_N = torch.searchsorted(ends_n, torch.arange(N, device=self.device), right=True)
-        place_N = input_batch.idx_mapping[:n].long()[request_N]
+    def put(self, input_batch: InputBatch, place_N: Tensor) -> None:
+        """Latents in their slots."""
+        N = len(place_N)
         number_N = input_batch.positions[:N] - self.start_R[place_N]
         latent_N = (number_N >= 0) & (number_N < self.count_R[place_N])
         latents_ND = self.latents_RMD[place_N, number_N.clamp(0, self.most - 1)]
         self.inputs_embeds[:N] = torch.where(latent_N[:, None], latents_ND, self.inputs_embeds[:N])
-
-    def prepare_dummy_inputs(self, num_reqs: int, num_tokens: int) -> dict[str, Any]:
-        """The same buffer, which a CUDA graph that is recorded now will read later."""
-        inputs = super().prepare_dummy_inputs(num_reqs, num_tokens)
-        inputs["inputs_embeds"] = self.inputs_embeds[:num_tokens]
-        return inputs
-
-    def custom_sampler(self, sampler: Sampler) -> tuple[LatentSampler, None]:
-        """The sampler, which is told what to say while a request thinks."""
-        return LatentSampler(sampler, self), None
 
     def next_latents(self, hidden_nD: Tensor, place_n: Tensor, number_n: Tensor) -> Tensor:
         """The latents that states become, noise included."""
@@ -189,18 +151,9 @@ class LatentState(DefaultModelState):
         change_n = self.change_R[place_n]
         return asked_n & (change_n >= 0) & (moved_n <= change_n * size_n)
 
-    def think(self, hidden_nD: Tensor, sampled_n: Tensor, counts_n: Tensor, batch: InputBatch) -> Tensor:
-        """Keep the latents that states become, and say what is said in their place.
-
-        Args:
-            hidden_nD: after the final norm, of each request's last position in this step.
-            sampled_n: the tokens that would be said.
-            counts_n: 0 for a request whose prompt goes on in the next step, else 1.
-            batch: vLLM's account of the step.
-
-        Returns:
-            The tokens that are said.
-        """
+    def say(self, logits_nV: Tensor, sampled_n: Tensor, counts_n: Tensor, batch: InputBatch) -> Tensor:
+        """Keep the latents that states become, and say what is said in their place."""
+        hidden_nD = self.model.last_states
         place_n = batch.idx_mapping[: batch.num_reqs].long()
         next_n = batch.positions[batch.logits_indices].long() + 1
         step_n, count_n = next_n - self.start_R[place_n], self.count_R[place_n]
@@ -219,47 +172,3 @@ class LatentState(DefaultModelState):
         said_n = torch.where(step_n < 0, step_n + opening, torch.where(thinks_n, opening, behind_n))
         given_n = (next_n >= self.first_R[place_n]) & (step_n < count_n + closing)
         return torch.where(given_n, self.said[said_n.clamp(0, len(self.said) - 1)].to(sampled_n.dtype), sampled_n)
-
-
-class LatentSampler:
-    """vLLM's sampler, around which latents are made. Everything else of it is passed on.
-
-    Args:
-        sampler: vLLM's.
-        state: whose latents.
-    """
-
-    def __init__(self, sampler: Sampler, state: LatentState) -> None:
-        self.sampler, self.state = sampler, state
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.sampler, name)
-
-    def __call__(self, logits: Tensor, input_batch: InputBatch) -> SamplerOutput:
-        """Sample, then say what is said while requests think.
-
-        Where log-probabilities are asked for, the first column is the token said, as vLLM expects; the others stay those of
-        the state, so that they are the words a latent is nearest to.
-        """
-        out = self.sampler(logits, input_batch)
-        sampled_n = out.sampled_token_ids[:, 0]
-        hidden_nD = self.state.model.last_states
-        said_n = self.state.think(hidden_nD, sampled_n, out.num_sampled, input_batch)
-        if (told := out.logprobs_tensors) is not None:
-            self._tell(told, logits, sampled_n, said_n)
-        out.sampled_token_ids = said_n[:, None]
-        return out
-
-    @staticmethod
-    def _tell(told: LogprobsTensors, logits: Tensor, sampled_n: Tensor, said_n: Tensor) -> None:
-        changed_n = sampled_n != said_n
-        row_n = torch.arange(len(said_n), device=said_n.device)
-        logprob_n = logits.float().log_softmax(dim=-1)[row_n, said_n.long()]
-        rank_n = (logits > logits[row_n, said_n.long()][:, None]).sum(dim=1)
-        rank_n += 1  # as vLLM counts
-        ids_n = told.logprob_token_ids[:, 0]
-        told.logprob_token_ids[:, 0] = torch.where(changed_n, said_n.to(ids_n), ids_n)
-        told.logprobs[:, 0] = torch.where(changed_n, logprob_n.to(told.logprobs), told.logprobs[:, 0])
-        told.selected_token_ranks.copy_(
-            torch.where(changed_n, rank_n.to(told.selected_token_ranks), told.selected_token_ranks)
-        )

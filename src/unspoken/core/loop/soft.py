@@ -16,18 +16,32 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from unspoken.core.checks import shown
 from unspoken.core.config import build, config_class
-from unspoken.core.lm.backbone import Backbone
 from unspoken.core.loop.sampling import likely
-from unspoken.core.rows.protocol import CausalLM
 from unspoken.core.text.thinking import CLOSE, OPEN
 from unspoken.errors import ConfigError, did_you_mean
+
+
+class Embeds(Protocol):
+    """A model, or what stands for its vocabulary: token ids [...] -> input embeddings [..., D]."""
+
+    def embed(self, ids: Tensor) -> Tensor: ...
+
+
+class Words(Embeds, Protocol):
+    """What a plan asks of a model."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]: ...
+    def encode(self, text: str) -> tuple[int, ...]: ...
+    def decode(self, ids: list[int]) -> str: ...
+
 
 Kind = Literal["soft", "switch", "chain"]
 Feed = Literal["mixture", "token"]
@@ -235,7 +249,7 @@ class SoftPlan:
     eos: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, backbone: Backbone, how: SoftThinking, mark: str) -> SoftPlan:
+    def of(cls, backbone: Words, how: SoftThinking, mark: str) -> SoftPlan:
         """The plan for a model.
 
         Args:
@@ -348,7 +362,7 @@ class SoftChain:
 
 
 def feed_back(
-    backbone: CausalLM, chains: Mapping[int, SoftChain], logits_NV: Tensor, chosen_N: Sequence[int]
+    backbone: Embeds, chains: Mapping[int, SoftChain], logits_NV: Tensor, chosen_N: Sequence[int]
 ) -> list[tuple[int, Tensor | None]]:
     """What rows feed next: per row a token, and the vector [D] fed instead of its embedding, if any.
 
@@ -378,7 +392,7 @@ def feed_back(
     return fed
 
 
-def _mixtures(backbone: CausalLM, chains: Sequence[SoftChain], logits_nV: Tensor) -> dict[int, Tensor]:
+def _mixtures(backbone: Embeds, chains: Sequence[SoftChain], logits_nV: Tensor) -> dict[int, Tensor]:
     """The mixtures [D] of the chains that may be fed one, by place; chains with the same settings are mixed together."""
     kinds: dict[tuple[float, float, int], list[int]] = {}
     for at, chain in enumerate(chains):
@@ -398,7 +412,7 @@ def entropies(logits_NV: Tensor) -> Tensor:
     return -(logp_NV.exp() * logp_NV).nan_to_num(0.0).sum(dim=-1)  # an impossible token adds nothing
 
 
-def mixtures(backbone: CausalLM, logits_NV: Tensor, *, temperature: float, top_p: float, top_k: int) -> Tensor:
+def mixtures(backbone: Embeds, logits_NV: Tensor, *, temperature: float, top_p: float, top_k: int) -> Tensor:
     """The embeddings of the vocabulary weighted by its probabilities [N, D], in the precision of the embeddings.
 
     Args:
