@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
@@ -10,6 +12,7 @@ import pytest
 from support.vllm_engine import load, ours, questions, same
 from support.vllm_runs import FAMILIES, METHODS, random_run
 from support.vllm_server import served
+from support.vllm_soft import exported, ours_softly, thinks_softly, until
 
 from unspoken.exporters.vllm_folder import export_vllm
 from unspoken.runs.model import Model
@@ -45,6 +48,24 @@ def test_two_processes_answer_as_one(url: str, model: Model):
         alike += [same(w, s) for w, s in zip(ours(model, some, [latents] * len(some), 6), said, strict=True)]
     assert alike.count(False) == 0
     assert alike.count(None) <= 1
+
+
+def test_two_processes_think_softly_as_one(tmp_path: Path):
+    """Each works out mixtures by itself, from parts of the table of embeddings."""
+    run, folder = exported(tmp_path, "llama")
+    model, asked, how = load(run), questions(16), "soft,temperature=2,top_k=5,limit=9"
+    around = {"VLLM_CPU_OMP_THREADS_BIND": "0|1", "TORCHDYNAMO_DISABLE": "1"}
+    override = ["--reasoning-parser", "", "--hf-overrides", json.dumps(thinks_softly(folder))]
+    with served(folder, tmp_path / "log", "--tensor-parallel-size", "2", *override, **around) as base:
+        client = openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0, timeout=600)
+        reply = client.completions.create(
+            model="model", prompt=[list(row.ids[: row.start]) for row in map(model.method.prompt, asked)], max_tokens=14,
+            temperature=0, extra_body={"vllm_xargs": {"soft_thinking": until(how)}, "return_token_ids": True},
+        )  # fmt: skip
+        said = [tuple(choice.model_extra["token_ids"]) for choice in reply.choices if choice.model_extra]
+    want = ours_softly(model, asked, [how] * len(asked), 14)
+    alike = [a[: len(b)] == b for a, b in zip(said, want, strict=True)]
+    assert alike.count(False) <= 1, list(zip(said, want, strict=True))[:3]
 
 
 def test_who_has_no_key_gets_no_answer(url: str):

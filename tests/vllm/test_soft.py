@@ -9,7 +9,6 @@ The folder is an ordinary model, as `unspoken export --format vllm` writes it fo
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,69 +16,14 @@ from typing import Any
 
 import pytest
 from support.vllm_engine import engine, load, questions, state_of
-from support.vllm_runs import FAMILIES, random_run
+from support.vllm_soft import SOFT, compare_softly, exported, ours_softly, theirs_softly, thinks_softly, until
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 
-from unspoken.exporters.vllm_folder import export_vllm
 from unspoken.runs.model import Model
 from unspoken.vllm.soft_checks import check_soft_request
-
-SOFT = ["soft,limit=12", "switch,window=2,limit=16,switches=3", "soft,temperature=3,top_k=5,limit=9", None,
-        "switch,window=1,limit=10,top_k=4,temperature=2", "chain,limit=4", "soft,feed=token,limit=12",
-        "soft,entropy=0.5,steps=3,limit=20"]  # fmt: skip
-"""How one request after the other thinks."""
-
-
-def thinks_softly(folder: Path, **more: str) -> dict[str, Any]:
-    """The override that makes an ordinary model think softly."""
-    (name,) = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"]
-    return {"architectures": [f"UnspokenSoft{name}"], **more}
-
-
-def until(how: str | None) -> str | None:
-    """The run's own mark, which vLLM cannot know."""
-    return how if how is None or ",until=" in how else f"{how},until=####"
-
-
-def ours(model: Model, asked: Sequence[str], hows: Sequence[str | None], words: int) -> list[tuple[int, ...]]:
-    """Our engine's greedy answers, without the token that ends one."""
-    said: dict[int, tuple[int, ...]] = {}
-    for how in dict.fromkeys(hows):
-        mine = [n for n, one in enumerate(hows) if one == how]
-        answers = model.answer([asked[n] for n in mine], soft=until(how), max_new_tokens=words, temperature=0.0)
-        said |= {n: tuple(answer.tokens) for n, answer in zip(mine, answers, strict=True)}
-    return [said[n] for n in range(len(asked))]
-
-
-def theirs(llm: LLM, asked: Sequence[str], hows: Sequence[str | None], words: int) -> list[tuple[int, ...]]:
-    """vLLM's."""
-    params = [
-        SamplingParams(temperature=0, max_tokens=words, extra_args={} if how is None else {"soft_thinking": until(how)})
-        for how in hows
-    ]
-    chats: Any = [[{"role": "user", "content": question}] for question in asked]
-    return [tuple(output.outputs[0].token_ids) for output in llm.chat(chats, params, use_tqdm=False)]
-
-
-def compare(model: Model, llm: LLM, asked: Sequence[str], hows: Sequence[str | None], words: int) -> list[tuple[int, ...]]:
-    """Assert that both say the same; at most 1 answer in 25 may part where two words are as likely as each other."""
-    end = set(model.method.backbone.eos_ids)
-    want, got = ours(model, asked, hows, words), theirs(llm, asked, hows, words)
-    want, got = ([tuple(t for t in one if t not in end) for one in side] for side in (want, got))
-    wrong = [n for n, (a, b) in enumerate(zip(want, got, strict=True)) if a != b]
-    assert len(wrong) <= len(asked) // 25, [(asked[n], hows[n], want[n], got[n]) for n in wrong[:3]]
-    return got
-
-
-def exported(folder: Path, family: str) -> tuple[Path, Path]:
-    """A random run that writes its steps, and its folder for vLLM. Its mixtures are broad, so that a vector at the wrong
-    place changes every answer behind it."""
-    run = random_run(folder / "run", {"name": "cot"}, FAMILIES[family])
-    export_vllm(run, folder / "out")
-    return run, folder / "out"
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +58,8 @@ def test_other_families_think_softly_as_our_engine_has_it(family: str, tmp_path:
     asked = questions(32, seed=1)
     hows = list(itertools.islice(itertools.cycle(SOFT), len(asked)))
     with engine(folder, hf_overrides=thinks_softly(folder), max_num_batched_tokens=64) as llm:
-        got = compare(load(run), llm, asked, hows, words=20)
-        assert differ(got, theirs(llm, asked, [None] * len(asked), words=20)) > 16
+        got = compare_softly(load(run), llm, asked, hows, words=20)
+        assert differ(got, theirs_softly(llm, asked, [None] * len(asked), words=20)) > 16
 
 
 def test_an_engine_may_think_softly_by_itself(folder: Path, model: Model):
@@ -126,10 +70,10 @@ def test_an_engine_may_think_softly_by_itself(folder: Path, model: Model):
         outputs = llm.chat(chats, SamplingParams(temperature=0, max_tokens=40), use_tqdm=False)
         assert len({*(tuple(o.outputs[0].token_ids) for o in outputs)}) > 1
         end = set(model.method.backbone.eos_ids)
-        want = [tuple(t for t in one if t not in end) for one in ours(model, asked, [usual] * 6, 40)]
+        want = [tuple(t for t in one if t not in end) for one in ours_softly(model, asked, [usual] * 6, 40)]
         assert [tuple(t for t in o.outputs[0].token_ids if t not in end) for o in outputs] == want
         off = llm.chat(chats, SamplingParams(temperature=0, max_tokens=40, extra_args={"soft_thinking": ""}), use_tqdm=False)
-        plain = ours(model, asked, [None] * 6, 40)
+        plain = ours_softly(model, asked, [None] * 6, 40)
         assert [tuple(t for t in o.outputs[0].token_ids if t not in end) for o in off] == [
             tuple(t for t in one if t not in end) for one in plain
         ]
@@ -139,19 +83,21 @@ def test_requests_think_softly_as_our_engine_has_it(llm: LLM, model: Model):
     """All settings beside each other in one batch, beside requests that do not think softly."""
     asked = questions(80)
     hows = list(itertools.islice(itertools.cycle(SOFT), len(asked)))
-    got = compare(model, llm, asked, hows, words=30)
-    assert differ(got, theirs(llm, asked, [None] * len(asked), words=30)) > 40, "mixtures that change nothing prove nothing"
+    got = compare_softly(model, llm, asked, hows, words=30)
+    assert differ(got, theirs_softly(llm, asked, [None] * len(asked), words=30)) > 40, (
+        "mixtures that change nothing prove nothing"
+    )
 
 
 def test_thinking_ends_where_the_mark_is_written(llm: LLM, model: Model):
     """Here a word that the model says in some answers."""
     asked = questions(16, seed=4)
-    said = [word for one in theirs(llm, asked, ["soft,limit=30"] * 16, words=30) for word in one[3:20]]
+    said = [word for one in theirs_softly(llm, asked, ["soft,limit=30"] * 16, words=30) for word in one[3:20]]
     word = model.method.backbone.decode([max(set(said), key=said.count)]).strip()
     assert word
     hows = [f"soft,temperature=1,until={word}"] * 16
-    got = compare(model, llm, asked, hows, words=30)
-    assert differ(got, compare(model, llm, asked, ["soft,temperature=1,limit=30"] * 16, words=30)) > 4
+    got = compare_softly(model, llm, asked, hows, words=30)
+    assert differ(got, compare_softly(model, llm, asked, ["soft,temperature=1,limit=30"] * 16, words=30)) > 4
 
 
 def test_requests_may_be_preempted_while_they_think(llm: LLM, model: Model, monkeypatch: pytest.MonkeyPatch):
@@ -169,15 +115,15 @@ def test_requests_may_be_preempted_while_they_think(llm: LLM, model: Model, monk
         return step()
 
     monkeypatch.setattr(llm.llm_engine, "step", stepped)
-    compare(model, llm, asked, hows, words=40)
+    compare_softly(model, llm, asked, hows, words=40)
     assert state.returned > came
 
 
 def test_a_question_asked_softly_leaves_nothing_in_the_cache_for_others(llm: LLM):
     asked = questions(1, seed=5) * 2
-    (plain,) = theirs(llm, asked[:1], [None], words=40)
+    (plain,) = theirs_softly(llm, asked[:1], [None], words=40)
     for how in ("soft,temperature=3,top_k=5,limit=30", None):
-        said = theirs(llm, asked[:1], [how], words=40)
+        said = theirs_softly(llm, asked[:1], [how], words=40)
         assert (said == [plain]) == (how is None)
 
 
