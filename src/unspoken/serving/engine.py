@@ -27,13 +27,11 @@ from unspoken.core.engine.thoughts import latents_of
 from unspoken.core.fast.switch import using
 from unspoken.core.loop.trace import Trace
 from unspoken.errors import OverloadError
-from unspoken.serving.errors import ApiError, Gone, api_error
+from unspoken.serving.errors import ApiError, Gone, api_error, stopping
 from unspoken.serving.metrics import Metrics
 from unspoken.serving.models import ServedModel
 
 T = TypeVar("T")
-
-STOPPING = "the server is stopping; ask again, it may be another one that answers"
 
 
 @dataclass(kw_only=True)
@@ -165,12 +163,12 @@ class Engine:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
-        self.abort(ApiError(503, STOPPING, retry_after=1))
+        self.abort(stopping())
         with self._lock:
             calls, self._calls = self._calls, []
         for _, future in calls:
             if future.set_running_or_notify_cancel():
-                future.set_exception(ApiError(503, STOPPING, retry_after=1))
+                future.set_exception(stopping())
 
     @property
     def alive(self) -> bool:
@@ -245,7 +243,7 @@ class Engine:
         future: Future[T] = Future()
         with self._lock:
             if self._ended:
-                future.set_exception(ApiError(503, STOPPING, retry_after=1))
+                future.set_exception(stopping())
                 return future
             self._calls.append((work, future))
         self._wake.set()

@@ -84,3 +84,8 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return ApiError(503, "not enough memory for this request now; ask for less, or try again", retry_after=5)
     return ApiError(500, "this request failed inside the server; its log says by what, under the request's id")
+
+
+def stopping() -> ApiError:
+    """What a server that stops says to those who wait, and to those who come."""
+    return ApiError(503, "the server is stopping; ask again, it may be another one that answers", retry_after=1)

@@ -24,8 +24,7 @@ from unspoken.core.lm.backbone import Backbone
 from unspoken.errors import ConfigError
 from unspoken.serving.app import create_app
 from unspoken.serving.connections import Connection, connections_allowed
-from unspoken.serving.engine import STOPPING
-from unspoken.serving.errors import ApiError
+from unspoken.serving.errors import stopping
 from unspoken.serving.guard import Guard
 from unspoken.serving.models import ServedModel
 from unspoken.serving.service import Service
@@ -159,7 +158,7 @@ class Server(uvicorn.Server):
         engine, end = self.service.engine, time.monotonic() + self.how.drain
         while engine.busy and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        engine.abort(ApiError(503, STOPPING, retry_after=1))
+        engine.abort(stopping())
         self.should_exit = True
 
 
