@@ -33,8 +33,9 @@ def _go(call: machine.Call) -> None:
         board.add(*machine.watch_gpu(call), *_benches(call, end, []))
         board.run(until=end)
         return
-    few = {"asked": 48, "controlled": 48, "explained": 48}
-    size = runs.TINY if call.tiny else runs.Size(tokens=machine.tokens(call.by_turns), update=call.update, **few)
+    tokens = machine.tokens(call.by_turns)
+    few = runs.Size(tokens=tokens, update=call.update, asked=48, controlled=48, explained=48)
+    size = runs.TINY if call.tiny else few
     shape = [sys.executable, "-m", "benchmarks.gpu_pack.random_model", call.work / "shape", call.random]
     shape += ["--tiny"] * call.tiny
     board.add(*machine.watch_gpu(call), Job(name="shape", command=lambda: shape, until=end))
