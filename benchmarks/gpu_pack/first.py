@@ -75,8 +75,8 @@ def _rehearsal(call: machine.Call, name: str, size: runs.Size, begins: float, sl
     updates = size.updates or 100_000
     train = runs.training(name, call.random, run, updates, size, 0, rehearsed=True, validated=not call.rehearse)
     trained = f"rehearsal-{name}"
-    before = [f"rehearsal-{other}" for other in runs.waits_for(name, call.names)] if call.by_turns else []
-    if call.by_turns and any(name in runs.waits_for(other, call.names) for other in call.names):
+    before = [f"rehearsal-{other}" for other in call.waits_for(name)]
+    if any(name in call.waits_for(other) for other in call.names):
         until = begins + TEXT_REHEARSED * slower
     jobs = [Job(name=trained, command=lambda: train, until=until, after=["shape", *before])]
     if call.rehearse:

@@ -66,6 +66,10 @@ class Call:
         """Folder of a model of the same shape with random weights; tiny in a trial."""
         return self.work / "random"
 
+    def waits_for(self, name: str) -> list[str]:
+        """The runs that must have ended before one begins."""
+        return runs.waits_for(name, self.names) if self.by_turns else []
+
     def run_of(self, name: str) -> Path:
         """Directory of a run."""
         return self.work / "runs" / name
@@ -114,17 +118,10 @@ def begin(about: str | None, number: int, lanes: dict[str, int]) -> Call:
         names=asked.runs or runs.chosen(shared), by_turns=asked.runs is not None or not shared, update=asked.rows,
     )  # fmt: skip
     card = _output("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
-    told = f"commit {_commit(work, carried)}; Python {sys.version.split()[0]}; {os.cpu_count()} CPUs"
+    commit = json.loads((work / "manifest.json").read_text(encoding="utf-8"))["commit"]
+    told = f"commit {commit}; Python {sys.version.split()[0]}; {os.cpu_count()} CPUs"
     board.tell(f"{told}; GPU: {card or 'none'}")
     return call
-
-
-def _commit(work: Path, carried: Path) -> str:
-    """What the pack was made from; a call that brings nothing has the first call's word."""
-    for file in (carried / "manifest.json", work / "manifest.json"):
-        if file.exists():
-            return str(json.loads(file.read_text(encoding="utf-8"))["commit"])
-    return "unknown"
 
 
 _TRY = "import torch; assert torch.ones(2, device='cuda').sum().item() == 2"

@@ -75,8 +75,7 @@ def _training(
         return runs.training(name, base, call.run_of(name), planned[run.budget], size, 1)
 
     until = trained + LATE
-    waits = runs.waits_for(name, call.names) if call.by_turns else []
-    after = ["model", *([run.begins_with] if run.begins_with else []), *waits]
+    after = ["model", *([run.begins_with] if run.begins_with else []), *call.waits_for(name)]
     return Job(name=name, command=command, until=until, after=after)
 
 

@@ -225,35 +225,27 @@ def said_of_semcot() -> list[str]:
 def said_of_many_latents() -> list[str]:
     """Parts of sentences in docs/results.md, as the study of 4 to 16 latents has the figures: of all seeds where three have
     run, else of the first."""
-    cells = json.loads((ROOT / "studies/latents/results.json").read_text(encoding="utf-8"))["cells"]
-    at = {tuple(cell["combination"].values()): cell["evaluations"] for cell in cells}
+    trained, longer, larger = (
+        Study("latents", asked) for asked in ("3 to 8 operations", "longer: 9 to 12 operations", "larger: numbers up to 48")
+    )
 
-    def right(method: str, latents: int | str) -> dict:
-        return at[method, latents]["3 to 8 operations"]["accuracy"]
+    def each(name: str) -> list[float]:
+        return trained.asked[name]["accuracy"]["each"]
 
-    def first(method: str, latents: int) -> float:
-        return right(method, latents)["each"][0]
-
-    def over(method: str, latents: int) -> str:
-        known = right(method, latents)
-        assert len(known["each"]) == 3
-        return f"{rate(known['mean'])}% ({'–'.join(map(rate, known['interval']))})"
+    def over(name: str) -> str:
+        assert len(each(name)) == 3
+        return f"{trained.mean(name)}% ({trained.range(name)})"
 
     def lost(method: str) -> str:
-        return f"{100 * (first(method, 8) - first(method, 16)):.1f}"
+        return f"{100 * (each(f'{method}-8')[0] - each(f'{method}-16')[0]):.1f}"
 
-    def range_of(evaluation: str) -> str:
-        known = [
-            100 * value
-            for (method, _), asked in at.items()
-            if method not in ("no_cot", "cot") and evaluation in asked
-            for value in asked[evaluation]["accuracy"]["each"]
-        ]
+    def range_of(study: Study) -> str:
+        thinking = [asked for name, asked in study.asked.items() if not name.startswith(("no_cot", "cot"))]
+        known = [100 * value for asked in thinking for value in asked["accuracy"]["each"]]
         return f"{min(known):.0f} to {max(known):.0f}%"
 
-    whole = rate(right("lotus", "8 blocks of 8")["mean"])
     coconut, codi = (
-        [(rate(first(host, number)), rate(first(around, number))) for number in (8, 16)]
+        [tuple(rate(each(f"{method}-{number}")[0]) for method in (host, around)) for number in (8, 16)]
         for host, around in (("coconut", "sim_cot"), ("codi", "sim_cot_codi"))
     )
     return [
@@ -261,11 +253,11 @@ def said_of_many_latents() -> list[str]:
             *coconut[0], *coconut[1], *codi[0], *codi[1]
         ),
         f"cost it {lost('sim_cot')} points on Coconut and {lost('sim_cot_codi')} on CODI",
-        f"{over('mux_codi', 8)} with 8, {over('mux_codi', 16)} with 16; whether",
-        f"(with 8 they have {', '.join(map(rate, right('mux_codi', 8)['each']))})",
-        f"{over('lotus', 8)} with 8 slots, {over('lotus', 16)} with 16, and {whole}%",
-        f"no better than No-CoT ({rate(right('no_cot', 0)['mean'])}%, 3 seeds)",
-        f"all answer {range_of('longer: 9 to 12 operations')} of them, and {range_of('larger: numbers up to 48')} with",
+        f"{over('mux_codi-8')} with 8, {over('mux_codi-16')} with 16; whether",
+        f"(with 8 they have {', '.join(map(rate, each('mux_codi-8')))})",
+        f"{over('lotus-8')} with 8 slots, {over('lotus-16')} with 16, and {trained.mean('lotus-8_blocks_of_8')}%",
+        f"no better than No-CoT ({trained.mean('no_cot-0')}%, 3 seeds)",
+        f"all answer {range_of(longer)} of them, and {range_of(larger)} with",
         f"one seed: {coconut[0][1]} with 8, {coconut[1][1]} with 16; Coconut {coconut[0][0]} and {coconut[1][0]}, not",
     ]
 

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from vllm import LLM, SamplingParams
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
@@ -46,6 +49,21 @@ def state_of(llm: LLM) -> Any:
     """The state of the model inside vLLM's worker."""
     core: Any = llm.llm_engine.model_executor
     return core.driver_worker.worker.model_runner.model_state
+
+
+def preempt_often(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fifth step from now on, all requests lose their place."""
+    scheduler: Any = llm.llm_engine.engine_core.engine_core.scheduler  # pyright: ignore[reportAttributeAccessIssue]
+    step, count = llm.llm_engine.step, itertools.count(1)
+
+    def stepped() -> Any:
+        if next(count) % 5 == 0:
+            while scheduler.running:
+                scheduler._preempt_request(scheduler.running.pop(), time.monotonic(), drop_stale_output=True)
+            scheduler.prev_step_scheduled_req_ids.clear()
+        return step()
+
+    monkeypatch.setattr(llm.llm_engine, "step", stepped)
 
 
 def questions(count: int, seed: int = 0) -> list[str]:

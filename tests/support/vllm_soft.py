@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,18 @@ def theirs_softly(llm: LLM, asked: Sequence[str], hows: Sequence[str | None], wo
     return [tuple(output.outputs[0].token_ids) for output in llm.chat(chats, params, use_tqdm=False)]
 
 
+def without_end(model: Model, said: Iterable[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Answers without the token that ends one."""
+    end = set(model.method.backbone.eos_ids)
+    return [tuple(token for token in one if token not in end) for one in said]
+
+
 def compare_softly(
     model: Model, llm: LLM, asked: Sequence[str], hows: Sequence[str | None], words: int
 ) -> list[tuple[int, ...]]:
     """Assert that both say the same; at most 1 answer in 25 may part where two words are as likely as each other."""
-    end = set(model.method.backbone.eos_ids)
-    want, got = ours_softly(model, asked, hows, words), theirs_softly(llm, asked, hows, words)
-    want, got = ([tuple(t for t in one if t not in end) for one in side] for side in (want, got))
+    want = without_end(model, ours_softly(model, asked, hows, words))
+    got = without_end(model, theirs_softly(llm, asked, hows, words))
     wrong = [n for n, (a, b) in enumerate(zip(want, got, strict=True)) if a != b]
     assert len(wrong) <= len(asked) // 25, [(asked[n], hows[n], want[n], got[n]) for n in wrong[:3]]
     return got

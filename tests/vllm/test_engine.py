@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.vllm_engine import answer_of, compare, engine, load, ours, questions, same, state_of
+from support.vllm_engine import answer_of, compare, engine, load, ours, preempt_often, questions, same, state_of
 from vllm import LLM, SamplingParams, envs
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
@@ -90,17 +89,7 @@ def test_requests_may_be_preempted_at_any_place(stop: str | None, llm: LLM, mode
     asked = questions(9, seed=2)
     numbers = list(itertools.islice(itertools.cycle([31, 12]), len(asked)))
     came = returns(state_of(llm), monkeypatch)
-    scheduler: Any = llm.llm_engine.engine_core.engine_core.scheduler  # pyright: ignore[reportAttributeAccessIssue]
-    step, count = llm.llm_engine.step, itertools.count(1)
-
-    def stepped() -> Any:
-        if next(count) % 5 == 0:
-            while scheduler.running:
-                scheduler._preempt_request(scheduler.running.pop(), time.monotonic(), drop_stale_output=True)
-            scheduler.prev_step_scheduled_req_ids.clear()
-        return step()
-
-    monkeypatch.setattr(llm.llm_engine, "step", stepped)
+    preempt_often(llm, monkeypatch)
     compare(model, llm, asked, numbers, words=12, stop=stop)
     assert [said for said, count, _ in came if 0 < said < count]
     assert [said for said, count, _ in came if said > count]

@@ -9,14 +9,13 @@ The folder is an ordinary model, as `unspoken export --format vllm` writes it fo
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.vllm_engine import engine, load, questions, state_of
-from support.vllm_soft import SOFT, compare_softly, exported, ours_softly, theirs_softly, thinks_softly, until
+from support.vllm_engine import engine, load, preempt_often, questions, state_of
+from support.vllm_soft import SOFT, compare_softly, exported, ours_softly, theirs_softly, thinks_softly, until, without_end
 from vllm import LLM, SamplingParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMValidationError
@@ -69,14 +68,11 @@ def test_an_engine_may_think_softly_by_itself(folder: Path, model: Model):
         chats: Any = [[{"role": "user", "content": question}] for question in asked]
         outputs = llm.chat(chats, SamplingParams(temperature=0, max_tokens=40), use_tqdm=False)
         assert len({*(tuple(o.outputs[0].token_ids) for o in outputs)}) > 1
-        end = set(model.method.backbone.eos_ids)
-        want = [tuple(t for t in one if t not in end) for one in ours_softly(model, asked, [usual] * 6, 40)]
-        assert [tuple(t for t in o.outputs[0].token_ids if t not in end) for o in outputs] == want
+        want = without_end(model, ours_softly(model, asked, [usual] * 6, 40))
+        assert without_end(model, [o.outputs[0].token_ids for o in outputs]) == want
         off = llm.chat(chats, SamplingParams(temperature=0, max_tokens=40, extra_args={"soft_thinking": ""}), use_tqdm=False)
-        plain = ours_softly(model, asked, [None] * 6, 40)
-        assert [tuple(t for t in o.outputs[0].token_ids if t not in end) for o in off] == [
-            tuple(t for t in one if t not in end) for one in plain
-        ]
+        plain = without_end(model, ours_softly(model, asked, [None] * 6, 40))
+        assert without_end(model, [o.outputs[0].token_ids for o in off]) == plain
 
 
 def test_requests_think_softly_as_our_engine_has_it(llm: LLM, model: Model):
@@ -104,17 +100,8 @@ def test_requests_may_be_preempted_while_they_think(llm: LLM, model: Model, monk
     """Every fifth step all of them are: what comes back is fed its mixtures again, or they are in the cache of its own."""
     state, asked = state_of(llm), questions(9, seed=2)
     hows = list(itertools.islice(itertools.cycle(SOFT), len(asked)))
-    scheduler: Any = llm.llm_engine.engine_core.engine_core.scheduler  # pyright: ignore[reportAttributeAccessIssue]
-    step, count, came = llm.llm_engine.step, itertools.count(1), state.returned
-
-    def stepped() -> Any:
-        if next(count) % 5 == 0:
-            while scheduler.running:
-                scheduler._preempt_request(scheduler.running.pop(), time.monotonic(), drop_stale_output=True)
-            scheduler.prev_step_scheduled_req_ids.clear()
-        return step()
-
-    monkeypatch.setattr(llm.llm_engine, "step", stepped)
+    came = state.returned
+    preempt_often(llm, monkeypatch)
     compare_softly(model, llm, asked, hows, words=40)
     assert state.returned > came
 

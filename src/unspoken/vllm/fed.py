@@ -15,6 +15,7 @@ from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.v1.core.sched.output import NewRequestData
     from vllm.v1.outputs import LogprobsTensors
     from vllm.v1.worker.gpu.input_batch import InputBatch
     from vllm.v1.worker.gpu.mm.encoder_cache import EncoderCache
@@ -48,6 +49,11 @@ class FedState(DefaultModelState):
                 self.max_num_tokens, self.inputs_embeds_size, dtype=self.dtype, device=self.device
             )
         self.places: dict[str, int] = {}  # of the requests that have a slot
+
+    def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
+        """A request, new or preempted before, gets a slot."""
+        super().add_request(req_index, new_req_data)
+        self.places[new_req_data.req_id] = req_index
 
     @abstractmethod
     def put(self, input_batch: InputBatch, place_N: Tensor) -> None:
@@ -90,6 +96,11 @@ class FedState(DefaultModelState):
     def custom_sampler(self, sampler: Sampler) -> tuple[FedSampler, None]:
         """The sampler, which is told what to say while a request thinks."""
         return FedSampler(sampler, self), None
+
+
+def prompt_length(new_req_data: NewRequestData) -> int:
+    """Positions of a request's prompt; vLLM 0.26 has no `prompt_len`, and always the tokens."""
+    return len(new_req_data.prompt_token_ids or []) or new_req_data.prompt_len
 
 
 def lost(req_id: str) -> RuntimeError:

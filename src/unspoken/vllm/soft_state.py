@@ -25,7 +25,7 @@ from vllm.tokenizers import cached_tokenizer_from_config
 
 from unspoken.core.loop.soft import SoftChain, SoftPlan, feed_back
 from unspoken.exporters.vllm_format import SOFT_USUAL
-from unspoken.vllm.fed import KEPT_PER_SLOT, Fed, FedState, lost
+from unspoken.vllm.fed import KEPT_PER_SLOT, Fed, FedState, lost, prompt_length
 from unspoken.vllm.soft_checks import mark_of, soft_thinking
 
 if TYPE_CHECKING:
@@ -83,11 +83,6 @@ class Thinking:
     fed: dict[int, Tensor] = field(default_factory=dict)
     refed: bool = False
 
-    @property
-    def bytes(self) -> int:
-        """Of its mixtures."""
-        return sum(vector.numel() * vector.element_size() for vector in self.fed.values())
-
 
 class SoftState(FedState):
     """vLLM's state of a model that may think softly. See the module's docstring."""
@@ -103,6 +98,7 @@ class SoftState(FedState):
         self.at_R = torch.full((R,), -1, dtype=torch.int64, device=device)  # its position; negative: there is none
         self.thinking: dict[int, Thinking] = {}  # by slot
         self.kept: OrderedDict[str, Thinking] = OrderedDict()
+        self.kept_mixtures, self.most_mixtures = 0, KEPT_BYTES // (D * self.dtype.itemsize)
         self.returned = 0  # requests that got their thinking back
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
@@ -112,7 +108,6 @@ class SoftState(FedState):
             RuntimeError: it was preempted while it was thinking, and what it thought is no longer there.
         """
         super().add_request(req_index, new_req_data)
-        self.places[new_req_data.req_id] = req_index
         self.thinking.pop(req_index, None)
         self.at_R[req_index] = -1
         params = new_req_data.sampling_params
@@ -120,13 +115,14 @@ class SoftState(FedState):
         if params is None or how is None:
             return
         known = self.kept.pop(new_req_data.req_id, None)
-        prompt = len(new_req_data.prompt_token_ids or []) or new_req_data.prompt_len
+        prompt = prompt_length(new_req_data)
         if known is None:
             if len(new_req_data.prefill_token_ids or ()) > prompt:
                 raise lost(new_req_data.req_id)
             plan = SoftPlan.of(self.words, how, self.mark)
             known = Thinking(chain=SoftChain(plan, params.max_tokens or self.max_model_len), first=prompt)
         else:
+            self.kept_mixtures -= len(known.fed)
             known.refed = True
             self.returned += 1
         self.thinking[req_index] = known
@@ -138,9 +134,10 @@ class SoftState(FedState):
         if known is None:
             return
         self.kept[req_id] = known
+        self.kept_mixtures += len(known.fed)
         most = max(KEPT_PER_SLOT * self.max_num_reqs, 256)
-        while len(self.kept) > most or (len(self.kept) > 1 and sum(one.bytes for one in self.kept.values()) > KEPT_BYTES):
-            self.kept.popitem(last=False)
+        while len(self.kept) > most or (len(self.kept) > 1 and self.kept_mixtures > self.most_mixtures):
+            self.kept_mixtures -= len(self.kept.popitem(last=False)[1].fed)
 
     def put(self, input_batch: InputBatch, place_N: Tensor) -> None:
         """Mixtures at their positions: the newest, and all of a request that came back."""
@@ -154,7 +151,7 @@ class SoftState(FedState):
             if known is None or not known.refed:
                 continue
             begin, end = (int(input_batch.query_start_loc_np[n + more]) for more in (0, 1))
-            numbers = [place - known.first for place in input_batch.positions[begin:end].tolist()]
+            numbers = [position - known.first for position in input_batch.positions[begin:end].tolist()]
             for at, number in enumerate(numbers):
                 if (vector_D := known.fed.get(number)) is not None:
                     self.inputs_embeds[begin + at] = vector_D.to(self.inputs_embeds)

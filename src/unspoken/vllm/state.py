@@ -27,7 +27,7 @@ from torch import Tensor
 
 from unspoken.exporters.vllm_format import KEY, latent_config
 from unspoken.vllm.checks import LATENTS, NOISE, NOISE_SEED, stop_rule
-from unspoken.vllm.fed import KEPT_PER_SLOT, Fed, FedState, lost
+from unspoken.vllm.fed import KEPT_PER_SLOT, Fed, FedState, lost, prompt_length
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -84,12 +84,11 @@ class LatentState(FedState):
         given = (new_req_data.sampling_params and new_req_data.sampling_params.extra_args) or {}
         prompt = new_req_data.prompt_token_ids or []
         opened = not self.before or (new_req_data.prompt_embeds is None and prompt[-len(self.before) :] == self.before)
-        length = len(prompt) or new_req_data.prompt_len  # vLLM 0.26 has no `prompt_len`, and always the tokens
+        length = prompt_length(new_req_data)
         count = self.usual if given.get(LATENTS) is None else int(given[LATENTS])
         self.first_R[req_index] = length
         self.start_R[req_index] = length + (0 if opened else len(self.before))
         self.count_R[req_index] = count
-        self.places[new_req_data.req_id] = req_index
         self._set_noise(req_index, given)
         change = stop_rule(given)
         self.stops = self.stops or change is not None
