@@ -30,6 +30,7 @@ from unspoken.causal.control_report import (
 )
 from unspoken.causal.controls import derangement, run_controls, stops
 from unspoken.core.loop.sampling import SamplingParams
+from unspoken.core.loop.sources import are_learned
 from unspoken.errors import ConfigError, RunError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.runs.model import Model
@@ -322,7 +323,18 @@ def test_settings_that_cannot_be(how: dict[str, Any], message: str):
         controls("idle", **how)
 
 
-METHODS = ("coconut", "codi", "sim_cot", "pause", "coconut pause", "softcot", "softcot_pp", "semcot", "sim_cot codi lora")
+METHODS = (
+    "coconut",
+    "codi",
+    "sim_cot",
+    "pause",
+    "coconut pause",
+    "coconut unfed",
+    "softcot",
+    "softcot_pp",
+    "semcot",
+    "sim_cot codi lora",
+)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -339,7 +351,7 @@ def test_every_latent_method(name: str):
         noise=[1.0],
     )
     assert report.latents == 3
-    pauses = method.source() is None
+    pauses = are_learned(method.source())
     assert set(report.left_out) == ({SHUFFLED, MEAN, TOKENS} if pauses else set())
     assert {c.name for c in report.controls} == set(WHAT) - set(report.left_out)
     stopped = [c for c in report.controls if c.name == STOP]

@@ -16,6 +16,7 @@ import numpy as np
 
 from unspoken.causal.control_report import MEAN, NOISE, SHUFFLED, STOP, TOKENS, WHAT, ZERO, Control, ControlsReport, Outcome
 from unspoken.core.checks import MOST_SEED, whole
+from unspoken.core.loop.sources import are_learned
 from unspoken.errors import ConfigError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import EvalReport
@@ -131,7 +132,7 @@ def stops(latents: int) -> list[int]:
 
 def _senseless(model: Model, known: KnownLatents, plain: EvalReport) -> dict[str, str]:
     """Controls that would change nothing."""
-    if model.method.source() is None:
+    if are_learned(model.method.source()):
         why = "the model thinks in pause tokens, which are the same for every problem"
         return {SHUFFLED: why, MEAN: why, TOKENS: "they are what the model thinks in"}
     if plain.n < 2:

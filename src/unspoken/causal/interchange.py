@@ -16,6 +16,7 @@ import numpy as np
 
 from unspoken.causal.interventions import Patch, edit_of, latents_into
 from unspoken.causal.known import KnownLatents
+from unspoken.core.loop.sources import are_learned
 from unspoken.errors import ConfigError
 from unspoken.evaluation.evaluator import evaluate
 from unspoken.evaluation.records import Record
@@ -73,7 +74,7 @@ def interchange(
         ConfigError: the model's latents are none, or the same for every problem.
     """
     method = model.method
-    if not method.latents_per_group or method.source() is None:
+    if not method.latents_per_group or are_learned(method.source()):
         raise ConfigError("this model has no latents that differ from problem to problem, so there are none to interchange")
     tell = progress or (lambda what, done, total: None)
     how: dict[str, Any] = {"limit": limit, "batch_size": batch_size, **speaking}

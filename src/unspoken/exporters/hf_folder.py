@@ -29,7 +29,7 @@ from unspoken.core.files import check_new, write_folder
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.ways import ways_of
 from unspoken.core.loop.sampling import SamplingParams
-from unspoken.core.loop.sources import Recurrence
+from unspoken.core.loop.sources import Recurrence, are_learned
 from unspoken.core.rows.row import Row
 from unspoken.core.tensors import save_tensors
 from unspoken.core.text.template import Template, question_ids
@@ -126,6 +126,7 @@ def thoughts_of(method: Method, latents: int | None = None) -> Thoughts | None:
         ConfigError: it does more than `generate.py` can do.
     """
     name, source, template = method.config.name, method.source(), template_of(method)
+    source = None if are_learned(source) else source
     question = question_ids(method.backbone, template, PROBES[0])
     trained = method.prompt(PROBES[0], latents)
     if not method.latents_per_group:

@@ -15,6 +15,7 @@ import torch
 
 from unspoken.core.config import dump
 from unspoken.core.files import lines_json
+from unspoken.core.loop.sources import are_learned
 from unspoken.core.provenance import provenance
 from unspoken.core.text.example import Example
 from unspoken.errors import ConfigError, DataError
@@ -188,7 +189,7 @@ def inspect(
             "method": dump(method.config),
             "decoder": model.explains,
             "chains": model.chains,
-            "learned_tokens": method.at_inference.source() is None,
+            "learned_tokens": are_learned(method.at_inference.source()),
             "task": {"name": task.name, **dump(task.config)},
             "split": split,
             "fingerprint": task.fingerprint(split),

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unspoken.core.loop.sources import are_learned
 from unspoken.core.rows.curriculum import Stage
 from unspoken.core.text.example import Example
 from unspoken.inspector.figures import stability_row, thought_of
@@ -65,7 +66,7 @@ class Monitor:
         before = [row for row in rows if row.get("kind") == "stability" and row["step"] < step]
         # Learned tokens are the same for every question by construction; and before training nothing has collapsed, though
         # the states of random weights, or of an untouched model behind new markers, may well be alike.
-        exempt = self.method.at_inference.source() is None or step == 0
+        exempt = are_learned(self.method.at_inference.source()) or step == 0
         said = None if exempt else collapse(figures, before)
         if said is not None and not (before and before[-1]["collapse"]):
             warnings.warn(f"step {step}: the latents are collapsing: {said}; see docs/guides/inspector.md", stacklevel=2)

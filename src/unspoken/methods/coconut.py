@@ -10,7 +10,8 @@ Trains: the base model, the three marker rows included. Freezes: nothing.
 Reference code: facebookresearch/coconut 27273cb (coconut.py, dataset.py, run.py), MIT.
 Relations: `sim_cot` wraps it; `cot` is its starting point; with `thoughts="pause"` it is the paper's "pause as thought",
     with `curriculum="none"` its "w/o curriculum". `curriculum="progressive"` is the schedule that SIM-CoT's authors
-    recommend (InternLM/SIM-CoT issues 7, 11). `mixing="proportional"` is arXiv 2602.22441.
+    recommend (InternLM/SIM-CoT issues 7, 11). `mixing="proportional"` is arXiv 2602.22441. `thoughts="unfed"` (ours) is
+    "pause as thought" whose states are kept, so that `sim_cot` with `reads="states"` can supervise or probe them.
 Departures:
     - Inference never reads the gold number of steps: with `pad_to_max=False` the released evaluation thinks
       min(steps of the answer, maximum) times; ours always thinks as often as the last stage at its maximum.
@@ -30,7 +31,7 @@ from typing import Literal
 from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
 from unspoken.core.lm.markers import add_markers, refuse_markers
-from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source
+from unspoken.core.loop.sources import PrecomputedThoughts, Recurrence, Source, Unfed
 from unspoken.core.rows.curriculum import Curriculum, Stage, single, stagewise
 from unspoken.core.rows.row import Row
 from unspoken.core.text.example import Example
@@ -50,7 +51,7 @@ class CoconutConfig:
     first_stage: int = 1  # stage 0 (all steps written) is skipped when starting from an SFT-CoT checkpoint
     pad_to_max: bool = True  # last stage: K groups for every problem; False: min(steps, K)
     curriculum: Literal["staged", "progressive", "none"] = "staged"
-    thoughts: Literal["recurrent", "pause"] = "recurrent"  # pause: the slots hold a learned token
+    thoughts: Literal["recurrent", "pause", "unfed"] = "recurrent"  # else slots hold a learned token; unfed: states are kept
     mixing: Literal["none", "uniform", "proportional"] = "none"  # also draw rows of other stages
     mixing_probability: float = 1.0  # chance that a row is drawn from the mixture
     restart_optimizer: bool = True  # when a stage begins
@@ -147,4 +148,6 @@ class Coconut(Method):
 
     def source(self) -> Source | PrecomputedThoughts | None:
         """The recurrence without a projection; None for pause tokens, which are part of the prompt."""
+        if self.config.thoughts == "unfed":
+            return Unfed(self.markers.latent, self.backbone.embed)
         return Recurrence() if self.config.thoughts == "recurrent" else None

@@ -24,6 +24,8 @@ Departures:
     - The decoder's dropout is off in training, on CODI too, where the released code has it on (`decoder.dropout`).
     - All groups go through the decoder in one call (released: one call per group, one padded column more).
     - A row without latents (stage 0) has no auxiliary loss (released: division by zero).
+    - `reads="states"` (ours): the decoder reads the states that latents are made from, before any projection; with
+      `coconut`'s `thoughts="unfed"` supervision without recurrence.
     - Where the decoder alone trains (`trains="decoder"`; a probe), the frozen method's dropout is off, and its last stage is
       the only one (released, `only_expainable_llm`: both as in any training).
 
@@ -46,6 +48,7 @@ from torch import Tensor
 from unspoken.core.auxiliary.step_decoder import StepDecoder, StepDecoderConfig
 from unspoken.core.config import config_class
 from unspoken.core.lm.backbone import Backbone
+from unspoken.core.loop.sources import PrecomputedThoughts
 from unspoken.core.loop.trace import Trace
 from unspoken.core.rows.attachment import HostValue
 from unspoken.core.rows.batch import Batch
@@ -67,6 +70,7 @@ class SimCotConfig:
     name: Literal["sim_cot"] = "sim_cot"
     inner: Annotated[Any, BeforeValidator(method_config)]  # the method to supervise, e.g. {"name": "coconut"}
     decoder: StepDecoderConfig = field(default_factory=StepDecoderConfig)
+    reads: Literal["latents", "states"] = "latents"  # what the decoder sees: what is fed, or the states it is made from
     weight: float = 1.0  # of the auxiliary loss (coconut.py: hard-coded)
     # A step's loss: summed over its tokens, then mean over rows and groups (released on Coconut); mean over the tokens of a
     # group, then over groups (released on CODI); or mean over all tokens.
@@ -122,6 +126,12 @@ class SimCot(Wrapper):
         super().__init__(config, make_method(config.inner, backbone))
         if not self.method.latents_per_group:
             raise ConfigError(f"sim_cot needs a method with thoughts inside; {config.inner.name!r} has none")
+        made = self.method.source()
+        if config.reads == "states" and (made is None or isinstance(made, PrecomputedThoughts)):
+            raise ConfigError(
+                f"reads='states' needs latents that the model makes from its states; those of {config.inner.name!r} are "
+                "there before its first pass (coconut: thoughts='unfed' keeps the states)"
+            )
         self._check_steps()
         self.decoder = StepDecoder(config.decoder, backbone)
         if config.trains == "inner":
@@ -221,11 +231,12 @@ class SimCot(Wrapper):
         copies = len(trace.counts_B) // len(batch)
         targets_B = batch.values(STEP_TARGETS, ()) * copies
         places = [(b, g) for b, targets in enumerate(targets_B) for g, step in enumerate(targets) if step]
+        read_BKD = self._read(trace)
         if not places and self.decoder.agree is not None:  # it goes along with processes whose rows have steps
-            none_MCD = trace.latents_BKD.new_zeros(1, self.latents_per_group, trace.latents_BKD.shape[2])
-            return trace.latents_BKD.sum() * 0.0 + self.decoder.loss(none_MCD, [(0, 0)], none_MCD[0, 0, :1])
+            none_MCD = read_BKD.new_zeros(1, self.latents_per_group, read_BKD.shape[2])
+            return read_BKD.sum() * 0.0 + self.decoder.loss(none_MCD, [(0, 0)], none_MCD[0, 0, :1])
         if not places:
-            return trace.latents_BKD.sum() * 0.0 + sum(p.sum() * 0.0 for p in self.decoder.parameters())
+            return read_BKD.sum() * 0.0 + sum(p.sum() * 0.0 for p in self.decoder.parameters())
         targets = [targets_B[b][g] for b, g in places]
         tokens_G = counts["explain_tokens"]
         per_G = {
@@ -237,12 +248,19 @@ class SimCot(Wrapper):
         latents_MCD = self._groups(trace, places)
         return self.decoder.loss(latents_MCD, targets, latents_MCD.new_tensor(weights))
 
+    def _read(self, trace: Trace) -> Tensor:
+        """What the decoder reads [B, K, D]."""
+        if self.config.reads == "latents":
+            return trace.latents_BKD
+        assert trace.states_BKD is not None, "latents that the model makes have states"
+        return trace.states_BKD
+
     def _groups(self, trace: Trace, places: list[tuple[int, int]]) -> Tensor:
-        """The latents [M, C, D] of the given (row, group) pairs."""
-        C = self.latents_per_group
-        B, K, D = trace.latents_BKD.shape
-        flat = torch.tensor([b * (K // C) + g for b, g in places], device=trace.latents_BKD.device)
-        return trace.latents_BKD[:, : K // C * C].reshape(B * (K // C), C, D).index_select(0, flat)
+        """What the decoder reads [M, C, D] of the given (row, group) pairs."""
+        C, read_BKD = self.latents_per_group, self._read(trace)
+        B, K, D = read_BKD.shape
+        flat = torch.tensor([b * (K // C) + g for b, g in places], device=read_BKD.device)
+        return read_BKD[:, : K // C * C].reshape(B * (K // C), C, D).index_select(0, flat)
 
     def explain(self, trace: Trace) -> list[tuple[str, ...]]:
         """Decode each row's thought groups into text, greedily and in one batch."""

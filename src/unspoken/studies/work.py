@@ -24,6 +24,7 @@ from unspoken.causal.campaign import Campaign, Evaluated
 from unspoken.causal.interchange import interchange
 from unspoken.core.config import build, dump, lookup
 from unspoken.core.files import write_json
+from unspoken.core.loop.sources import are_learned
 from unspoken.errors import RunError, UnspokenError
 from unspoken.inspector.look import inspect
 from unspoken.methods import METHODS
@@ -113,7 +114,7 @@ def ask(run: RunDir, places: JobPlaces, one: Evaluation) -> None:
 
 def _interchanged(model: Model, task: Task, one: Evaluation) -> list[dict[str, Any]]:
     """Place by place; nothing where the latents are the same for every problem."""
-    if model.method.source() is None:
+    if are_learned(model.method.source()):
         return []
     found = interchange(
         model, task, one.split, limit=one.interchange, batch_size=one.batch_size,

@@ -86,6 +86,28 @@ class Recurrence:
         return hidden_ND if self.transform is None else self.transform(hidden_ND)
 
 
+class Unfed:
+    """Nothing is fed back: a slot holds a learned token, whatever the state before it. The trace keeps these states, so that
+    something can read them without recurrence.
+
+    Args:
+        token: the slots' token.
+        embed: token ids -> embeddings.
+    """
+
+    def __init__(self, token: int, embed: Callable[[Tensor], Tensor]) -> None:
+        self.token, self.embed = token, embed
+
+    def next(self, hidden_ND: Tensor, rows_N: np.ndarray, index_N: np.ndarray) -> Tensor:
+        """See `Source.next`."""
+        return self.embed(torch.full((len(hidden_ND),), self.token, device=hidden_ND.device))
+
+
+def are_learned(source: Source | PrecomputedThoughts | None) -> bool:
+    """Whether slots hold learned tokens, the same for every problem."""
+    return source is None or isinstance(source, Unfed)
+
+
 class Iterated(ABC):
     """A source that makes all latents of a row at once, again in every pass over their slots (`core/loop/parallel.py`).
 
