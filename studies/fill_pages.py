@@ -34,7 +34,7 @@ HEADLINE = ("cot", "no_cot", "coconut", "coconut_progressive", "sim_cot", "codi"
 
 TIMES = {
     "methods": "about 3 hours on 2 cores",
-    "controls": "about 5 hours on 2 cores",
+    "controls": "about 2 hours on 2 cores",
     "latents": "about 7 hours on 2 cores",
     "multiplication": "18 runs of 1 to 10 minutes on a core",
     "prosqa": "18 runs of 30 to 45 minutes on a core",

@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import tarfile
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from support.small_study import RIGHT, finish, finished
@@ -93,8 +95,9 @@ class Study:
 
     def __init__(self, name: str = "methods", evaluation: str = "4 operations") -> None:
         results = json.loads((ROOT / "studies" / name / "results.json").read_text(encoding="utf-8"))
-        self.asked = {cell["name"]: cell["evaluations"][evaluation] for cell in results["cells"]}
-        self.contrasts = {(one["a"], one["b"]): one for one in results["contrasts"]}
+        cells = {cell["name"]: cell["evaluations"] for cell in results["cells"]}
+        self.asked = {name: asked[evaluation] for name, asked in cells.items() if evaluation in asked}
+        self.contrasts = {(one["a"], one["b"]): one for one in results["contrasts"] if one["evaluation"] == evaluation}
 
     def mean(self, name: str) -> str:
         """Accuracy over seeds."""
@@ -106,8 +109,7 @@ class Study:
 
     def each(self, name: str) -> str:
         """Of every seed, as a list in a sentence."""
-        *first, last = (rate(value) for value in self.asked[name]["accuracy"]["each"])
-        return f"{', '.join(first)} and {last}"
+        return listed(rate(value) for value in self.asked[name]["accuracy"]["each"])
 
     def span(self, name: str) -> str:
         """Of the seeds, the least to the most."""
@@ -118,6 +120,16 @@ class Study:
         """Decoded steps that are true, over seeds."""
         values = [one["step_accuracy"]["overall"]["value"] for one in self.asked[name]["each"]]
         return f"{100 * sum(values) / len(values):.0f}"
+
+    def by_place(self, name: str) -> list[str]:
+        """The same, place by place."""
+        each = [one["step_accuracy"]["by_index"] for one in self.asked[name]["each"]]
+        return [share(place) for place in zip(*each, strict=True)]
+
+    def exchanged(self, name: str, what: str) -> list[str]:
+        """What became of answers where one latent was another problem's, place by place."""
+        each = [[place[what] for place in one["interchange"]] for one in self.asked[name]["each"]]
+        return [share(place) for place in zip(*each, strict=True)]
 
     def gain(self, a: str, b: str) -> str:
         """Of b over a, paired by seed."""
@@ -134,6 +146,17 @@ class Study:
         return words.format(self.mean(name), rate(sum(values) / len(values)))
 
 
+def listed(words: Iterable[str]) -> str:
+    """As a list in a sentence."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}"
+
+
+def share(rates: Sequence[dict[str, int]]) -> str:
+    """The mean of rates, in percent."""
+    return f"{100 * mean(one['correct'] / one['n'] for one in rates):.0f}"
+
+
 def signed(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
 
@@ -146,6 +169,7 @@ def said() -> list[tuple[str, str]]:
     read = sorted(f"{100 * one['results']['value']:.0f}" for one in words)
     assert all(one[kind]["value"] > 0.995 for one in words for kind in ("operators", "numbers"))
     mux = f"{mean('mux_codi')}% ({study.range('mux_codi')})"
+    matched = Study("controls")
     results = [
         f"lifts Coconut from {mean('coconut')} to {mean('sim_cot')}% "
         f"and CODI from {mean('codi')} to {mean('sim_cot_codi')}%",
@@ -197,10 +221,16 @@ def said() -> list[tuple[str, str]]:
         ("README.md", shuf("sim_cot_codi", "supervises them ({} to {})")),
         ("README.md", f"{steps('sim_cot')}% are the true step (on CODI {steps('sim_cot_codi')}%)"),
         ("README.md", f"has {mux} over three seeds"),
+        ("README.md", f"not fed back has {matched.mean('sim_cot_unfed')}%"),
+        ("README.md", f"off random weights, {matched.steps('probe_random')}%"),
+        (
+            "docs/guides/inspector.md",
+            f"wrote {matched.steps('probe_random')}% of the steps, {matched.by_place('probe_random')[0]}%",
+        ),
         ("docs/methods/mux.md", f"measured: {mean('mux_codi')}% over three seeds"),
         ("docs/methods/semcot.md", f"({mean('no_cot')}, 3 seeds)"),
     ]
-    results += [*said_of_many_latents(), *said_of_semcot()]
+    results += [*said_of_many_latents(), *said_of_semcot(), *said_of_controls(), *said_of_products()]
     return [*(("docs/results.md", part) for part in results), *others]
 
 
@@ -222,43 +252,113 @@ def said_of_semcot() -> list[str]:
     ]
 
 
+def said_of_controls() -> list[str]:
+    """The same for recurrence, curriculum and supervision."""
+    study = Study("controls")
+    mean, gain = study.mean, study.gain
+    ours, hosts = ({what: study.exchanged(name, what) for what in ("stays", "follows")} for name in ("sim_cot", "coconut"))
+
+    def over(name: str) -> str:
+        return f"{mean(name)} ({study.range(name)})"
+
+    def first(name: str) -> str:
+        return study.by_place(name)[0]
+
+    def steps(name: str) -> str:
+        return listed(study.by_place(name))
+
+    return [
+        f"states that are not fed back has {mean('sim_cot_unfed')}%",
+        f"| nothing supervises the states | {over('sim_cot_pause')} | {over('coconut_progressive')} |",
+        f"| each is supervised with its step | {over('sim_cot_unfed')} | {over('sim_cot')} |",
+        f"Supervision alone gains {gain('sim_cot_pause', 'sim_cot_unfed')}, recurrence on top of it "
+        f"{gain('sim_cot_unfed', 'sim_cot')};",
+        f"states decode to {steps('sim_cot_unfed')}% of the first to fourth steps, SIM-CoT's latents to {steps('sim_cot')}%",
+        f"have {mean('pause_as_thought')}% ({study.range('pause_as_thought')}; seeds {study.each('pause_as_thought')}), "
+        f"with recurrence {mean('coconut')}: more in each seed, but the interval includes no difference "
+        f"({gain('pause_as_thought', 'coconut')})",
+        f"Coconut has {mean('coconut_no_curriculum')}% ({study.range('coconut_no_curriculum')}), as much as",
+        f"the stages gain in each seed ({gain('coconut_no_curriculum', 'coconut')})",
+        f"of *random weights* writes {first('probe_random')}% of first steps ({study.steps('probe_random')}% of all), of "
+        f"the start model before it has learnt any latent {first('probe_start')}% ({study.steps('probe_start')}%)",
+        f"Coconut's give {steps('probe_coconut')}% of the first to fourth ({study.steps('probe_coconut')}%)",
+        f"the states of pause as thought {steps('probe_unfed')}%. Tokens that hold nothing give "
+        f"{study.steps('probe_pause')}%, SIM-CoT's latents {study.steps('sim_cot')}%",
+        f"little by itself, since {study.steps('probe_random')}% can with random weights",
+        f"survives in {hosts['stays'][0]}% of problems for its first latent, but in {listed(hosts['stays'][1:])}% for",
+        f"SIM-CoT's survives in {listed(ours['stays'])}%",
+        f"leads to in {listed(ours['follows'])}% (Coconut: {listed(hosts['follows'])}%)",
+        f"| **shown here**: {mean('coconut_no_curriculum')} without, {mean('coconut')} with, less in each of 3 seeds "
+        f"({gain('coconut_no_curriculum', 'coconut')}) |",
+        f"| {mean('coconut')} against {mean('pause_as_thought')}, more in each of 3 seeds, but "
+        f"{gain('pause_as_thought', 'coconut')}; with supervision **shown here**: {gain('sim_cot_unfed', 'sim_cot')} |",
+    ]
+
+
+def said_of_products() -> list[str]:
+    """The same for multiplication."""
+    study = Study("multiplication", "held-out products")
+    gain = study.gain("no_cot-2", "icot_si-2")
+    return [
+        f"in each of three seeds ({study.each('icot_si-2')} against {study.each('no_cot-2')}%), but within chance in two of "
+        f"them ({gain}), and far below the chain it began with ({study.mean('cot-2')})",
+        f"| 2 x 2 digits: {study.mean('icot_si-2')} against {study.mean('no_cot-2')} at once ({gain}), the chain "
+        f"{study.mean('cot-2')}; 3 x 3: not run yet |",
+    ]
+
+
 def said_of_many_latents() -> list[str]:
-    """Parts of sentences in docs/results.md, as the study of 4 to 16 latents has the figures: of all seeds where three have
-    run, else of the first."""
+    """Parts of sentences in docs/results.md, as the study of 4 to 16 latents has the figures."""
     trained, longer, larger = (
         Study("latents", asked) for asked in ("3 to 8 operations", "longer: 9 to 12 operations", "larger: numbers up to 48")
     )
+    mean, gain = trained.mean, trained.gain
+    fallen = [name for name in trained.asked for one in trained.asked[name]["each"] if one.get("collapse")]
+    assert fallen == ["codi-16"], "one of its three runs"
 
     def each(name: str) -> list[float]:
         return trained.asked[name]["accuracy"]["each"]
 
     def over(name: str) -> str:
         assert len(each(name)) == 3
-        return f"{trained.mean(name)}% ({trained.range(name)})"
+        return f"{mean(name)}% ({trained.range(name)})"
 
     def lost(method: str) -> str:
-        return f"{100 * (each(f'{method}-8')[0] - each(f'{method}-16')[0]):.1f}"
+        more = trained.contrasts[f"{method}-8", f"{method}-16"]
+        assert len(more["seeds"]) == 3
+        return f"{-100 * more['mean']:.1f}"
+
+    def more(method: str) -> str:
+        return f"({trained.ends(f'{method}-8', f'{method}-16')})"
 
     def range_of(study: Study) -> str:
         thinking = [asked for name, asked in study.asked.items() if not name.startswith(("no_cot", "cot"))]
         known = [100 * value for asked in thinking for value in asked["accuracy"]["each"]]
         return f"{min(known):.0f} to {max(known):.0f}%"
 
-    coconut, codi = (
-        [tuple(rate(each(f"{method}-{number}")[0]) for method in (host, around)) for number in (8, 16)]
-        for host, around in (("coconut", "sim_cot"), ("codi", "sim_cot_codi"))
-    )
+    def lifted(host: str, around: str, latents: int) -> str:
+        a, b = f"{host}-{latents}", f"{around}-{latents}"
+        return f"from {mean(a)} to {mean(b)}% {'only ' if latents == 16 and host == 'codi' else ''}({gain(a, b)})"
+
+    def apart(*methods: str) -> str:
+        runs = [one for method in methods for latents in (8, 16) for one in trained.asked[f"{method}-{latents}"]["each"]]
+        found = sorted(one["latents"]["geometry"]["within"] for one in runs)
+        return f"{found[0]:.2f} to {found[-1]:.2f}"
+
     return [
-        "with 8 latents ({} to {}%) and with 16 ({} to {}%), and CODI too ({} to {}%, {} to {}%)".format(
-            *coconut[0], *coconut[1], *codi[0], *codi[1]
-        ),
-        f"cost it {lost('sim_cot')} points on Coconut and {lost('sim_cot_codi')} on CODI",
+        f"Coconut with 8 latents {lifted('coconut', 'sim_cot', 8)} and with 16 {lifted('coconut', 'sim_cot', 16)}, "
+        f"CODI with 8 {lifted('codi', 'sim_cot_codi', 8)}, but with 16 {lifted('codi', 'sim_cot_codi', 16)}",
+        f"lie {apart('sim_cot', 'sim_cot_codi')} of their length from each other with a decoder, {apart('coconut')} on "
+        f"Coconut alone, {apart('codi')} on CODI alone",
+        f"loses {lost('sim_cot')} points on Coconut {more('sim_cot')} and {lost('sim_cot_codi')} on CODI "
+        f"{more('sim_cot_codi')}",
         f"{over('mux_codi-8')} with 8, {over('mux_codi-16')} with 16; whether",
         f"(with 8 they have {', '.join(map(rate, each('mux_codi-8')))})",
-        f"{over('lotus-8')} with 8 slots, {over('lotus-16')} with 16, and {trained.mean('lotus-8_blocks_of_8')}%",
-        f"no better than No-CoT ({trained.mean('no_cot-0')}%, 3 seeds)",
+        f"{over('lotus-8')} with 8 slots, {over('lotus-16')} with 16, and {mean('lotus-8_blocks_of_8')}%",
+        f"no better than No-CoT ({mean('no_cot-0')}%)",
         f"all answer {range_of(longer)} of them, and {range_of(larger)} with",
-        f"one seed: {coconut[0][1]} with 8, {coconut[1][1]} with 16; Coconut {coconut[0][0]} and {coconut[1][0]}, not",
+        f"{mean('sim_cot-8')} with 8, {mean('sim_cot-16')} with 16 latents; Coconut {mean('coconut-8')} and "
+        f"{mean('coconut-16')}, as No-CoT, but",
     ]
 
 
