@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contract.cases import EXAMPLES, built, prompts, shared, training_rows
@@ -54,7 +55,7 @@ def test_the_states_are_those_before_the_slots(unfed: Any, pause: Any):
     torch.testing.assert_close(mine.latents_BKD, its.latents_BKD)
     for b, row in enumerate(rows):
         for k in range(row.latents):
-            at = its.hidden_at(torch.tensor([b]).numpy(), torch.tensor([row.start + k - 1]).numpy())[0]
+            at = its.hidden_at(np.array([b]), np.array([row.start + k - 1]))[0]
             torch.testing.assert_close(mine.states_BKD[b, k], at, rtol=1e-4, atol=1e-5)
 
 

@@ -12,6 +12,7 @@ import pytest
 from support.backbones import ARCHS
 from support.forks import Popen
 
+from benchmarks.plans import LLAMA_3B
 from unspoken.core.config import dump
 from unspoken.errors import ConfigError
 from unspoken.recipes import recipe
@@ -102,13 +103,6 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
         return subprocess.CompletedProcess(command, process.wait(), said, "")
 
     monkeypatch.setattr(memory.subprocess, "run", run)
-
-
-LLAMA_3B = {
-    "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
-    "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True,
-}  # fmt: skip
-"""Llama-3.2-3B's sizes."""
 
 
 @pytest.mark.slow
