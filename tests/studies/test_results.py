@@ -15,9 +15,9 @@ from support.small_study import RIGHT, changed, finish, finished
 
 from unspoken.evaluation.card import Card
 from unspoken.evaluation.statistics import paired_seeds
+from unspoken.studies.kept import read_results
 from unspoken.studies.places import JobPlaces
 from unspoken.studies.report import rows_csv, tables
-from unspoken.studies.results import read_results
 from unspoken.studies.run import Planned, planned, write_results
 from unspoken.studies.state import done
 

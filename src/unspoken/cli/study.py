@@ -22,6 +22,9 @@ def study(
     jobs: Annotated[int | None, typer.Option(help="So many runs at a time, on a core each; default 1.")] = None,
     devices: Annotated[str | None, typer.Option(help="A run at a time per device named: cuda:0,cuda:0,cuda:1.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these: factor=value,... or seed=1; may be repeated.")] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only what the results do not have yet, also of runs made elsewhere.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what there is to do, and how long it takes.")] = False,
     tables: Annotated[bool, typer.Option("--tables", help="Run nothing; write what finished runs say.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Run nothing; hold the runs against their cards.")] = False,
@@ -30,8 +33,9 @@ def study(
 ) -> None:
     """Train and ask every combination of a study with every seed; write cards, tables, charts and a page.
 
-    The same command goes on where an interrupted one stopped; runs that are finished are only read. Exit code 1: a run
-    failed, or does not say what its card says.
+    The same command goes on where an interrupted one stopped; runs that are finished are only read. Runs of which there
+    are results but no run directory (made on another machine) are done again, and stay in the results until they are.
+    Exit code 1: a run failed, or does not say what its card says.
     """
     from unspoken.errors import ConfigError
     from unspoken.studies.run import planned, run_study, verify_study, write_results
@@ -39,7 +43,7 @@ def study(
     if sum((plan, tables, verify)) > 1:
         raise ConfigError("give one of --plan, --tables and --verify")
     places = [name.strip() for name in devices.split(",")] if devices is not None else None
-    made = planned(file, out=out, runs=runs, only=only or [])
+    made = planned(file, out=out, runs=runs, only=only or [], missing=missing)
     console = new_console()
     if plan:
         _plan(made, jobs, places, console)
@@ -113,6 +117,8 @@ def _plan(made: Planned, jobs: int | None, devices: list[str] | None, console: T
         f"{len(found)} runs, {sum(one.state == 'done' for one in found)} done; about {hours(found, count):.1f} hours left "
         f"with {count} at a time" + (f", without {unknown} whose time is not known" if unknown else "")
     )
+    if elsewhere := sum(one.state != "done" and one.job.name in made.kept for one in found):
+        console.say(f"{elsewhere} of them have results already, from runs that are not here; --missing leaves them out")
 
 
 def _verify(found: list[Verified], console: Terminal) -> None:

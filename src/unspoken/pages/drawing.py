@@ -59,8 +59,10 @@ def save_charts(charts: Sequence[Chart | HeatMap], path: Path, title: str) -> Pa
         return path
     check_formats([path.suffix])
     figure = _panels(charts)
+    # The same figures are the same file: no date in it. PNG has none, and no such entry.
+    metadata = {"CreationDate": None} if path.suffix.lower() == ".pdf" else None
     try:
-        write_file(path, lambda new: figure.savefig(new, dpi=150))
+        write_file(path, lambda new: figure.savefig(new, dpi=150, metadata=metadata))
     except ValueError as error:  # matplotlib knows no such format
         raise RunError(f"cannot write {path}: {error}; choose another format, then run again") from error
     return path

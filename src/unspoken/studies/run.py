@@ -13,6 +13,7 @@ from unspoken.core.files import write_json
 from unspoken.errors import ConfigError, RunError, UnspokenError, did_you_mean
 from unspoken.evaluation.card import Card, Verification, verify
 from unspoken.runs.directory import load
+from unspoken.studies.kept import read_kept
 from unspoken.studies.places import StudyPlaces
 from unspoken.studies.plan import Job, plan
 from unspoken.studies.report import write_report
@@ -30,12 +31,14 @@ class Planned:
         places: where things go.
         every: all jobs.
         chosen: those that are asked for, and what they need.
+        kept: names of jobs that the results speak of already, wherever they ran.
     """
 
     study: Study
     places: StudyPlaces
     every: list[Job]
     chosen: list[Job]
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,12 @@ class Outcome:
 
 
 def planned(
-    path: str | Path, *, out: str | Path | None = None, runs: str | Path | None = None, only: Sequence[str] = ()
+    path: str | Path,
+    *,
+    out: str | Path | None = None,
+    runs: str | Path | None = None,
+    only: Sequence[str] = (),
+    missing: bool = False,
 ) -> Planned:
     """Read a study and work out its jobs; every config is checked.
 
@@ -63,9 +71,11 @@ def planned(
         out: folder of results; None = that of a file called study.*, else one of the file's name.
         runs: folder of run directories; None = runs/studies.
         only: "factor=value" or "seed=1", values with commas between them; a job must fit all.
+        missing: leave out what the results have already, also of runs that are not on this machine.
 
     Raises:
         ConfigError: the file or a config is wrong, or nothing is chosen.
+        DataError: the results that are there are damaged.
     """
     study, places = read_study(path), StudyPlaces.of(path, out, runs)
     every = plan(study, study_file(path).parent, places.runs)
@@ -73,8 +83,11 @@ def planned(
     chosen = {job.name for job in every if job.cell and _chosen(job, wanted)}
     if not chosen:
         raise ConfigError(f"--only {' '.join(only)} leaves no run of the study")
+    kept = read_kept(places.results, every).whole
+    if missing and not (chosen := chosen - kept):
+        raise ConfigError(f"--missing leaves no run: {places.results} has all {len(kept)}; leave it out to run them again")
     chosen |= {name for job in every if job.name in chosen for name in job.needs}
-    return Planned(study=study, places=places, every=every, chosen=[job for job in every if job.name in chosen])
+    return Planned(study=study, places=places, every=every, chosen=[job for job in every if job.name in chosen], kept=kept)
 
 
 def _conditions(study: Study, only: Sequence[str]) -> dict[str, list[Any]]:
@@ -135,7 +148,7 @@ def _check_devices(places: Sequence[str]) -> None:
 
 
 def write_results(made: Planned, failed: Mapping[str, str] | None = None) -> Outcome:
-    """Write cards, tables, charts and the page of what is finished; nothing is run."""
+    """Write cards, tables, charts and the page of what is finished, here or in earlier results; nothing is run."""
     results = gather(made.study, made.every, made.places, failed or {})
     write_json(made.places.results, results)
     files = [made.places.results, *write_report(results, made.places.out)]
