@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import unspoken
+from unspoken.core import precision
 from unspoken.core.lm.adapters import ADAPTER, LoraSettings
 from unspoken.core.lm.backbone import BackboneConfig
 from unspoken.core.lm.loading import load_backbone
@@ -55,6 +58,32 @@ METHODS = {
 }  # fmt: skip
 ALIKE = {"codi lora", "icot_si", "pause lora", "softcot", "softcot_pp", "semcot_generator", "coconut"}
 """Whose parts are those of others: what is frozen, adapted, or beside the base."""
+
+
+def test_a_cpu_without_instructions_for_bf16_is_told(make, base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def warned(slow: bool, do: Callable[[], object]) -> list[str]:
+        monkeypatch.setattr(precision, "slow_in_bf16", lambda device: slow and device == "cpu")
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            do()
+        return [str(one.message) for one in found if "no instructions for bf16" in str(one.message)]
+
+    low = make(settings("cot"), backbone=base(False), steps=1)
+    high = replace(low, backbone=replace(low.backbone, dtype="float32"))
+    for number, (config, slow, many) in enumerate([(low, True, 1), (low, False, 0), (high, True, 0)]):
+        out = tmp_path / f"run{number}"
+        said = warned(slow, lambda config=config, out=out: train(config, out, Quiet()))
+        assert len(said) == many, said
+        assert all("set train.precision=fp32 and backbone.dtype=float32" in line for line in said)
+    (line,) = warned(True, lambda: unspoken.load(tmp_path / "run2", dtype="bfloat16"))
+    assert "--dtype float32" in line
+    assert not warned(True, lambda: unspoken.load(tmp_path / "run2"))
+    assert not warned(False, lambda: unspoken.load(tmp_path / "run2", dtype="bfloat16"))
+
+
+def test_what_torch_says_of_a_cpu_is_believed():
+    assert precision.slow_in_bf16("cpu") != torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert not precision.slow_in_bf16("cuda")
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ALIKE])
@@ -211,12 +240,12 @@ def test_a_run_of_an_earlier_version(make, base, tmp_path: Path):
 
 def test_validation_is_computed_as_training_is(make, base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In bf16 with train.precision=bf16 or a bf16 base."""
-    for start, precision in (
+    for start, computed in (
         (base(), "fp32"),
         ({**base(), "dtype": "float32"}, "bf16"),
         ({**base(), "dtype": "float32"}, "fp32"),
     ):
-        training = Training(make(settings("cot"), backbone=start, precision=precision, steps=1), tmp_path / "x", Quiet())
+        training = Training(make(settings("cot"), backbone=start, precision=computed, steps=1), tmp_path / "x", Quiet())
         seen: list[bool] = []
         forward = training.method.forward
 
@@ -229,7 +258,7 @@ def test_validation_is_computed_as_training_is(make, base, tmp_path: Path, monke
         parts: list[Any] = []
         counts = training.scorer._lay_out(training.schedule.stage(0), parts)
         training.scorer._losses(parts, add_counts(counts))
-        assert set(seen) == {start["dtype"] == "bfloat16" or precision == "bf16"}
+        assert set(seen) == {start["dtype"] == "bfloat16" or computed == "bf16"}
         assert len(seen) >= 2
 
 

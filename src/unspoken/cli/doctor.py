@@ -105,6 +105,10 @@ def _devices() -> Iterator[Line]:
         yield True, "GPU", f"none that torch can use (it was built for CUDA {torch.version.cuda}); the CPU is used"
     else:
         yield True, "GPU", ", ".join(names) or "none; this torch is for the CPU"
+    from unspoken.core.precision import slow_in_bf16
+
+    slow = "no instructions for bf16, which takes several times as long as fp32" if slow_in_bf16("cpu") else "bf16"
+    yield True, "CPU", f"{torch.backends.cpu.get_cpu_capability()}; {slow}"
     if torch.backends.mps.is_available():
         yield True, "mps", "there, and not tried by this project; ACCELERATE_USE_CPU=true trains on the CPU"
 

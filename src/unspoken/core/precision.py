@@ -8,6 +8,7 @@ docs/decisions/018-precision.md.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,31 @@ def computing(device: str, low: bool) -> Iterator[None]:
     """Context manager: if `low`, matrices of any type are multiplied in bf16 (autocast)."""
     with torch.autocast(device, dtype=torch.bfloat16) if low else contextlib.nullcontext():
         yield
+
+
+def slow_in_bf16(device: str) -> bool:
+    """Whether a device has no instructions for products of bf16 numbers, which then take several times as long as fp32."""
+    if device != "cpu":
+        return False
+    try:
+        return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):  # a torch without oneDNN says nothing about it
+        return False
+
+
+def warn_if_slow(device: str, low: bool, instead: str) -> None:
+    """Warn of bf16 where it takes several times as long as fp32.
+
+    Args:
+        device: its type.
+        low: whether products are in bf16.
+        instead: what to set.
+    """
+    if low and slow_in_bf16(device):
+        warnings.warn(
+            f"this CPU has no instructions for bf16, which takes it several times as long as fp32; set {instead}",
+            stacklevel=3,
+        )
 
 
 def circumstances(lm: nn.Module, device: str) -> str:

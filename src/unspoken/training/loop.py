@@ -27,7 +27,7 @@ from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.malloc import explained_memory, keeping_freed
 from unspoken.core.fast.switch import is_on, using
 from unspoken.core.fast.token_store import Encodings
-from unspoken.core.precision import computing
+from unspoken.core.precision import computing, warn_if_slow
 from unspoken.core.provenance import provenance
 from unspoken.core.rows.batch import Batch
 from unspoken.core.rows.curriculum import Stage
@@ -120,6 +120,7 @@ class Training:
             )
         if self.ranks.main:
             self.lock.check()
+            warn_if_slow(self.accelerator.device.type, config.low, "train.precision=fp32 and backbone.dtype=float32")
         self.task = make_task(config.task)
         self.examples = self.task.examples("train")
         self.validation = self.task.examples("validation")[: t.validate_limit] if t.validate_limit else []

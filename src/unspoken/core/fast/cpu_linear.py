@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -28,6 +29,7 @@ from unspoken.core.fast.activations import fuse_activations
 from unspoken.core.fast.one_row import has_one_row, in_panels, one_row
 from unspoken.core.fast.switch import is_on
 from unspoken.core.fast.weights import seal, version
+from unspoken.core.precision import slow_in_bf16, warn_if_slow
 from unspoken.core.rows.protocol import CausalLM
 from unspoken.core.weightless import is_weightless
 from unspoken.errors import ConfigError
@@ -125,6 +127,8 @@ def use_dtype(method: _Answers, dtype: str | None) -> None:
                 fold()
         method.to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     fuse_activations(method.backbone.lm)
+    kept = method.backbone.lm.dtype
+    warn_if_slow(method.backbone.device.type, kept == torch.bfloat16, "--dtype float32 (from Python: dtype='float32')")
     if dtype == "int8":
         extension("dtype:int8")(method.backbone.lm)
     else:
@@ -149,6 +153,12 @@ def product(input_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -
     if is_weightless():
         return nn.functional.linear(input_NI, weight_OI, bias_O)
     return torch.ops.mkldnn._linear_pointwise(input_NI, weight_OI, bias_O, "none", [], "")
+
+
+@cache
+def _has_products(dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays out matrices of this type here; it refuses bf16 where the CPU has no instructions for it."""
+    return dtype != torch.bfloat16 or not slow_in_bf16("cpu")
 
 
 def usual(weight: Tensor, x: Tensor) -> bool:
@@ -196,7 +206,7 @@ def _faster(layer: nn.Linear | Conv1D, x: Tensor, turned: bool) -> Tensor | None
     if rows == 1 and has_one_row(x.dtype) and not is_weightless():
         panels = copy_of(layer, "panels", lambda: in_panels(weight.t() if turned else weight, layer.bias))
         return one_row(x.reshape(1, inputs), panels).view(*batch, panels.outputs)
-    if rows < _FEW_ROWS.get(x.dtype, 1):
+    if rows < _FEW_ROWS.get(x.dtype, 1) or not _has_products(x.dtype):
         return None
     laid = copy_of(layer, "layout", lambda: laid_out(weight.t() if turned else weight, 32))
     return product(x.reshape(rows, inputs), laid, layer.bias).view(*batch, -1)
