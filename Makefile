@@ -71,7 +71,7 @@ endurance: $(VENV)/.installed
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m benchmarks.faults || test $$? -eq 77
 
 # The studies (docs/guides/studies.md): every method, 3 seeds, some three hours on 2 free cores; the others about five each.
-# make studies STUDIES="multiplication semcot" runs those; softcot, step_weighted and smollm2 need `make smollm2` first.
+# make studies STUDIES="multiplication semcot" runs those; softcot and step_weighted need `make smollm2` first.
 DATA ?= ../shared/data
 STUDIES := methods controls latents
 studies: $(VENV)/.installed

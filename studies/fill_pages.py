@@ -40,9 +40,8 @@ TIMES = {
     "prosqa": "18 runs of 30 to 45 minutes on a core",
     "semcot": "19 runs of 1 to 10 minutes on a core",
     "adaptive": "after `latents`: 6 runs to ask, minutes each",
-    "softcot": "7 runs of 1 to 3 hours on a core",
-    "step_weighted": "6 runs of about 1.5 hours on a core",
-    "smollm2": "12 runs of 0.5 to 1.5 hours on a core",
+    "softcot": "10 runs of 0.5 to 2 hours on a core",
+    "step_weighted": "6 runs of about an hour on a core",
 }
 """How long a study takes on cores that do nothing else; measured or estimated from a few updates (`--plan`)."""
 
