@@ -18,10 +18,10 @@ from typing import Any
 from unspoken.errors import DataError
 from unspoken.evaluation.statistics import mean
 from unspoken.evaluation.tables import percent
-from unspoken.studies.kept import read_results
 from unspoken.studies.places import StudyPlaces
 from unspoken.studies.plan import plan
 from unspoken.studies.report import label, quoted
+from unspoken.studies.results import read_results
 from unspoken.studies.study import read_study
 
 ROOT = Path(__file__).resolve().parents[1]

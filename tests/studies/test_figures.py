@@ -17,8 +17,8 @@ from support.small_study import finished
 
 from unspoken.core.config import dump
 from unspoken.evaluation.card import Card
-from unspoken.studies.kept import read_results
 from unspoken.studies.report import page, quoted, write_report
+from unspoken.studies.results import read_results
 from unspoken.studies.run import planned, write_results
 from unspoken.studies.study import read_study
 

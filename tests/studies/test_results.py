@@ -15,9 +15,9 @@ from support.small_study import RIGHT, changed, finish, finished
 
 from unspoken.evaluation.card import Card
 from unspoken.evaluation.statistics import paired_seeds
-from unspoken.studies.kept import read_results
 from unspoken.studies.places import JobPlaces
 from unspoken.studies.report import rows_csv, tables
+from unspoken.studies.results import read_results
 from unspoken.studies.run import Planned, planned, write_results
 from unspoken.studies.state import done
 
@@ -109,7 +109,9 @@ def test_what_is_not_finished_is_named_and_the_rest_is_written(small: Path, tmp_
     results = write_results(made, {"codi-1-2": "no memory"}).results
     assert results["missing"] == ["coconut-2-1", "codi-1-1", "coconut-1-2", "coconut-2-2"]
     assert results["failed"] == {"codi-1-2": "no memory"}
-    assert "Unfinished: 5 runs are not in these tables." in (made.places.out / "table.md").read_text(encoding="utf-8")
+    assert "Unfinished: 5 runs, which are not in all of these tables." in (made.places.out / "table.md").read_text(
+        encoding="utf-8"
+    )
     assert cell(results, "coconut-1")["seeds"] == [1]
     assert cell(results, "coconut-1")["accuracy"]["interval"] is None
     assert "no memory" in (made.places.out / "index.html").read_text(encoding="utf-8")

@@ -69,11 +69,11 @@ RIGHT = {  # of 8 problems, by job
 }  # fmt: skip
 
 
-def finish(job: Job, right: int | None, trained: bool = True) -> None:
-    """Leave behind what a job does."""
+def finish(job: Job, right: int | None, trained: bool = True, name: str = "x") -> None:
+    """Leave behind what a job does; `name` is the run's id."""
     places = JobPlaces(job.folder)
     job.folder.mkdir(parents=True)
-    about = {"id": "x", "config": dump(job.config), "parameters": {"trained": 7, "all": 9}}
+    about = {"id": name, "config": dump(job.config), "parameters": {"trained": 7, "all": 9}}
     if trained:
         about["finished"] = {"steps": 4, "seconds": 90.0, "passes": 3, "positions_per_example": 2.0}
     (job.folder / "run.json").write_text(json.dumps(about), encoding="utf-8")

@@ -23,10 +23,10 @@ def study(
     devices: Annotated[str | None, typer.Option(help="A run at a time per device named: cuda:0,cuda:0,cuda:1.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only these: factor=value,... or seed=1; may be repeated.")] = None,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Only what the results do not have yet, also of runs made elsewhere.")
+        bool, typer.Option("--missing", help="Leave out what the results have already, wherever it ran.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what there is to do, and how long it takes.")] = False,
-    tables: Annotated[bool, typer.Option("--tables", help="Run nothing; write what finished runs say.")] = False,
+    tables: Annotated[bool, typer.Option("--tables", help="Run nothing; write what is known of runs.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Run nothing; hold the runs against their cards.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of results; default beside the study file.", **FOLDER)] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of runs; default runs/studies.", **FOLDER)] = None,
@@ -42,6 +42,8 @@ def study(
 
     if sum((plan, tables, verify)) > 1:
         raise ConfigError("give one of --plan, --tables and --verify")
+    if missing and (tables or verify):
+        raise ConfigError("--missing chooses what is run; --tables and --verify run nothing, so leave it out")
     places = [name.strip() for name in devices.split(",")] if devices is not None else None
     made = planned(file, out=out, runs=runs, only=only or [], missing=missing)
     console = new_console()
@@ -55,6 +57,7 @@ def study(
         done = write_results(made)
     else:
         console.say(f"{len(made.chosen)} runs in {made.places.runs}; results in {made.places.out}")
+        _elsewhere(made, console)
         try:
             done = run_study(made, jobs=jobs, devices=places, tell=_Teller(console, len(made.chosen)).tell)
         except KeyboardInterrupt:
@@ -117,8 +120,13 @@ def _plan(made: Planned, jobs: int | None, devices: list[str] | None, console: T
         f"{len(found)} runs, {sum(one.state == 'done' for one in found)} done; about {hours(found, count):.1f} hours left "
         f"with {count} at a time" + (f", without {unknown} whose time is not known" if unknown else "")
     )
-    if elsewhere := sum(one.state != "done" and one.job.name in made.kept for one in found):
-        console.say(f"{elsewhere} of them have results already, from runs that are not here; --missing leaves them out")
+    _elsewhere(made, console)
+
+
+def _elsewhere(made: Planned, console: Terminal) -> None:
+    """Say how many of the chosen runs there are results of, but no run directory."""
+    if count := sum(job.name in made.known and bool(job.cell) and not job.folder.exists() for job in made.chosen):
+        console.say(f"{count} of them have results already, of runs that are not here; --missing leaves them out")
 
 
 def _verify(found: list[Verified], console: Terminal) -> None:

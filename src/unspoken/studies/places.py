@@ -90,8 +90,13 @@ class StudyPlaces:
 
     @property
     def results(self) -> Path:
-        """Every figure; what the other files are made from."""
+        """Every figure; what tables, charts and the page are made from."""
         return self.out / "results.json"
+
+    @property
+    def records(self) -> Path:
+        """What is known of each run (`studies/record.py`); what results are made from."""
+        return self.out / "records"
 
     def card(self, job: str) -> Path:
         """What a run said, to hold it against."""

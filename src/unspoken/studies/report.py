@@ -39,7 +39,7 @@ def write_report(results: Results, folder: Path) -> list[Path]:
     title, about = results["study"]["title"], results["study"]["about"].strip()
     head = f"# {title}\n\n" + (f"{about}\n\n" if about else "")
     if left := len(results["missing"]) + len(results["failed"]):
-        head += f"**Unfinished: {left} runs are not in these tables.**\n\n"
+        head += f"**Unfinished: {left} runs, which are not in all of these tables.**\n\n"
     files = {
         "table.md": _wrapped(head + markdown(some)),
         "table.tex": latex(some),
@@ -223,7 +223,6 @@ def _tests(results: Results, pairs: Sequence[Part]) -> Table:
     names = {cell["name"]: _title(results, cell) for cell in results["cells"]}
     rows = []
     for pair in pairs:
-        tested = [one for one in pair["seeds"] if "p" in one]
         won = f"{sum(one['difference'] > 0 for one in pair['seeds'])} of {len(pair['seeds'])}"
         rows.append(
             [
@@ -233,7 +232,7 @@ def _tests(results: Results, pairs: Sequence[Part]) -> Table:
                 "–" if pair["interval"] is None else f"{points(pair['interval'][0])} to {points(pair['interval'][1])}",
                 "–" if pair["p"] is None else p_value(pair["p"]).removeprefix("= "),
                 won,
-                ", ".join(p_value(one["p"]).removeprefix("= ") for one in tested) or "–",
+                ", ".join(p_value(one["p"]).removeprefix("= ") if "p" in one else "–" for one in pair["seeds"]),
             ]
         )
     return Table(
@@ -274,9 +273,9 @@ def _budget(results: Results) -> Table:
         "forward passes of the longest step; operations: matrix products forward and backward, auxiliary models included, "
         "on the plain path, from five steps of the schedule."
     ]
-    hardware = results["environment"].get("cpu")
     if times:
-        notes.append(f"Minutes: wall-clock time of training on {hardware or 'an unknown machine'}.")
+        hardware = " or ".join(results["hardware"]) or "an unknown machine"
+        notes.append(f"Minutes: wall-clock time of training on {hardware}.")
     return Table(
         headings=["run", "updates", "examples", "positions, M", "passes", "TFLOP", *(["minutes"] if times else []), "runs"],
         rows=rows, notes=notes,

@@ -7,106 +7,83 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from unspoken.causal.control_report import ControlsReport, finding
 from unspoken.core.config import dump
-from unspoken.errors import RunError
+from unspoken.core.files import read_object
+from unspoken.errors import DataError
 from unspoken.evaluation.card import make_card
-from unspoken.evaluation.records import EvalReport
-from unspoken.evaluation.statistics import Rate, difference, over_training_seeds, paired_seeds
-from unspoken.studies.kept import FORMAT, UNKNOWN, Kept, read_kept
+from unspoken.evaluation.statistics import difference, over_training_seeds, paired_seeds
 from unspoken.studies.places import JobPlaces, StudyPlaces
 from unspoken.studies.plan import Job, cell_name, combinations
-from unspoken.studies.state import costs_of, done, interchange_of, latents_of, report_of, whole
+from unspoken.studies.record import Asked, RunRecord, current, run_id, tested
+from unspoken.studies.state import report_of
 from unspoken.studies.study import Combination, Evaluation, Study, fits
+
+FORMAT = "unspoken study 1"
+"""Version of results.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A run under an evaluation: every figure as plain values."""
+    """A run under an evaluation."""
 
     job: Job
     one: Evaluation
-    figures: Mapping[str, Any]
-
-    @property
-    def rate(self) -> Rate:
-        """Its accuracy."""
-        return Rate(correct=self.figures["correct"], n=self.figures["n"])
+    run: str
+    asked: Asked
 
 
 def gather(study: Study, jobs: Sequence[Job], places: StudyPlaces, failed: Mapping[str, str]) -> dict[str, Any]:
-    """Every figure of what is finished, as plain values; writes a card per run beside it.
-
-    A run that is not here, or not finished here, keeps the figures and the card that the folder of results has of it.
+    """Every figure of what is finished, as plain values; writes a record and a card per run beside it.
 
     Args:
         study: what was asked.
-        jobs: its runs, finished or not.
-        places: where cards go, and where results may lie already.
+        jobs: its runs, finished or not, here or elsewhere.
+        places: where records and cards are.
         failed: name of a job -> why it failed.
 
     Raises:
-        DataError: the results that lie there are damaged.
+        RunError: a record is damaged.
     """
-    kept, ready = read_kept(places.results, jobs), {job.name for job in jobs if done(job)}
-    old = kept.whole - ready
-    found: list[Answered] = []
-    environment: Mapping[str, Any] = {}
+    records = {job.name: record for job in jobs if (record := current(places, job)) is not None}
     for job in jobs:
-        if not (reports := _reports(job) if job.name not in old else []):
-            found += [Answered(job=job, one=one, figures=figures) for one, figures in kept.answers(job)]
-        for one, report in reports:
-            environment = environment or report.environment
-            found.append(Answered(job=job, one=one, figures=_figures(job, one, report)))
-            if one.name == job.evaluations[0].name:
-                make_card(report, study.card_problems).save(places.card(job.name))
-    here = {job.name: _run(job) for job in jobs if job.name not in old}
-    runs = {job.name: here.get(job.name) or kept.runs.get(job.name) for job in jobs}
+        _save_card(study, job, places, records.get(job.name))
+    found = [
+        Answered(job=job, one=one, run=records[job.name].id, asked=asked)
+        for job in jobs
+        for one in job.evaluations
+        if job.name in records and (asked := records[job.name].under(one)) is not None
+    ]
+    covered = {job.name for job in jobs if job.name in records and records[job.name].covers(job)}
+    environments = [record.environment for record in records.values() if record.environment]
     return {
         "format": FORMAT,
         "study": dump(study),
-        "runs": {name: run for name, run in runs.items() if run is not None},
-        "missing": [job.name for job in jobs if job.name not in {*ready, *old, *failed}],
-        "failed": {name: why for name, why in failed.items() if name not in old},
+        "runs": {
+            job.name: {
+                "folder": job.folder.name, "combination": dict(job.combination), "seed": job.seed,
+                **records[job.name].training,
+            }
+            for job in jobs
+            if job.name in records
+        },
+        "missing": [job.name for job in jobs if job.name not in {*covered, *failed}],
+        "failed": {name: why for name, why in failed.items() if name not in covered},
         "cells": [cell for combination in combinations(study) if (cell := _cell(study, combination, found)) is not None],
-        "contrasts": list(_contrasts(study, found, kept)),
-        "environment": environment or kept.environment,
-    }
+        "contrasts": list(_contrasts(study, found)),
+        "environment": environments[0] if environments else {},
+        "hardware": sorted({cpu for environment in environments if (cpu := environment.get("cpu"))}),
+    }  # fmt: skip
 
 
-def _reports(job: Job) -> list[tuple[Evaluation, EvalReport]]:
-    """The reports that a run's folder has."""
-    found = [(one, report_of(JobPlaces(job.folder), one)) for one in job.evaluations]
-    return [(one, report) for one, report in found if report is not None]
-
-
-def _run(job: Job) -> dict[str, Any] | None:
-    """What a finished run's training took."""
-    places = JobPlaces(job.folder)
-    try:
-        about = places.run.read() if places.run.exists else {}
-    except RunError:
-        return None
-    if not (end := about.get("finished")):
-        return None
-    flops = (costs_of(places) or {}).get("flops")
-    metrics = places.run.metrics()
-    rows = [row for row in metrics if row["kind"] == "train"]
-    return {
-        "folder": job.folder.name,
-        "combination": dict(job.combination),
-        "seed": job.seed,
-        "updates": end["steps"],
-        "examples": sum(row.get("examples", 0) for row in rows),
-        "positions": sum(row.get("tokens", 0) for row in rows),
-        "passes": end.get("passes"),
-        "flops": None if flops is None else flops * end["steps"],
-        "seconds": end["seconds"],
-        "parameters": about.get("parameters", {}),
-        "collapse_warnings": sum(1 for row in metrics if row["kind"] == "stability" and row.get("collapse")),
-    }
+def _save_card(study: Study, job: Job, places: StudyPlaces, record: RunRecord | None) -> None:
+    """The card of a run that is here, by its first evaluation."""
+    if record is None or not job.evaluations or run_id(job) != record.id:
+        return
+    if (report := report_of(JobPlaces(job.folder), job.evaluations[0])) is not None:
+        make_card(report, study.card_problems).save(places.card(job.name))
 
 
 def _cell(study: Study, combination: Combination, found: Sequence[Answered]) -> dict[str, Any] | None:
@@ -123,7 +100,7 @@ def _cell(study: Study, combination: Combination, found: Sequence[Answered]) -> 
 
 def _evaluated(some: Sequence[Answered]) -> dict[str, Any]:
     """One evaluation of all seeds of a combination."""
-    over = over_training_seeds(a.rate for a in some)
+    over = over_training_seeds(a.asked.rate for a in some)
     return {
         "seeds": [a.job.seed for a in some],
         "accuracy": {
@@ -132,26 +109,8 @@ def _evaluated(some: Sequence[Answered]) -> dict[str, Any]:
             "each": list(over.values),
             "within": [list(one) for one in over.within],
         },
-        "each": [a.figures for a in some],
+        "each": [a.asked.figures for a in some],
     }
-
-
-def _figures(job: Job, one: Evaluation, report: EvalReport) -> dict[str, Any]:
-    """Every figure of one run under one evaluation; `right` is a bit per problem, in hexadecimal digits."""
-    places = JobPlaces(job.folder)
-    told = {name: value for name, value in report.summary().items() if name != "flexible"}
-    told |= {"task": report.task, "fingerprint": report.fingerprint, "weights": report.model.get("weights")}
-    told["right"] = _bits([record.strict for record in report.records])
-    if (look := latents_of(places, one)) is not None:
-        told["latents"] = {"geometry": look["figures"]["geometry"], "recovery": look["figures"].get("recovery")}
-        told["collapse"] = look["collapse"]
-    if places_found := interchange_of(places, one):
-        told["interchange"] = places_found
-    if (controls := whole(ControlsReport, places.controls(one))) is not None:
-        told["controls"] = {c.label: c.accuracy.value for c in controls.controls}
-        told["controls"] |= {"unmodified": controls.plain.accuracy.value}
-        told["finding"] = finding(controls)
-    return told
 
 
 def _pairs(study: Study) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -172,7 +131,7 @@ def _pairs(study: Study) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]
             yield a, b
 
 
-def _contrasts(study: Study, found: Sequence[Answered], kept: Kept) -> Iterator[dict[str, Any]]:
+def _contrasts(study: Study, found: Sequence[Answered]) -> Iterator[dict[str, Any]]:
     """Each pair under each evaluation: a test per seed over the problems that both answered, and one over the seeds."""
     by_cell: dict[tuple[str, str], dict[int | None, Answered]] = {}
     for answered in found:
@@ -182,25 +141,29 @@ def _contrasts(study: Study, found: Sequence[Answered], kept: Kept) -> Iterator[
             left = by_cell.get((cell_name(a), one.name), {})
             right = by_cell.get((cell_name(b), one.name), {})
             if shared := [seed for seed in left if seed in right]:
-                seeds = [_within_a_seed(left[seed], right[seed], kept) for seed in shared]
-                over = paired_seeds([left[seed].rate.value for seed in shared], [right[seed].rate.value for seed in shared])
+                seeds = [_within_a_seed(left[seed], right[seed]) for seed in shared]
+                over = paired_seeds(
+                    [left[seed].asked.rate.value for seed in shared], [right[seed].asked.rate.value for seed in shared]
+                )
                 yield {
                     "evaluation": one.name, "a": cell_name(a), "b": cell_name(b), "mean": over.mean,
                     "interval": None if over.interval is None else list(over.interval), "p": over.p, "seeds": seeds,
                 }  # fmt: skip
 
 
-def _within_a_seed(a: Answered, b: Answered, kept: Kept) -> dict[str, Any]:
+def _within_a_seed(a: Answered, b: Answered) -> dict[str, Any]:
     """The problems that two runs share, answered by one and by the other."""
-    told: dict[str, Any] = {"seed": a.job.seed, "difference": b.rate.value - a.rate.value}
-    if (a.figures["fingerprint"], a.rate.n) != (b.figures["fingerprint"], b.rate.n):
+    left, right = a.asked, b.asked
+    told: dict[str, Any] = {"seed": a.job.seed, "difference": right.rate.value - left.rate.value}
+    if (left.figures["fingerprint"], left.rate.n) != (right.figures["fingerprint"], right.rate.n):
         return {**told, "problems": "not the same"}
-    known = ["right" in one.figures for one in (a, b)]
-    if not any(known):  # results from before there were bits
-        return {**told, **kept.test(a.job, b.job, a.one)}
-    if not all(known):
-        return {**told, **UNKNOWN}
-    paired = difference(_outcomes(a), _outcomes(b))
+    outcomes = left.outcomes(), right.outcomes()
+    if outcomes[0] is None or outcomes[1] is None:
+        return {
+            **told,
+            **(tested(left, right, a.run, b.run) or {"problems": "not known one by one"}),
+        }
+    paired = difference(outcomes[0], outcomes[1])
     return {
         **told,
         "only_a": paired.only_before,
@@ -210,12 +173,18 @@ def _within_a_seed(a: Answered, b: Answered, kept: Kept) -> dict[str, Any]:
     }
 
 
-def _bits(outcomes: Sequence[bool]) -> str:
-    """One bit per problem, the first problem's highest, as hexadecimal digits."""
-    text = "".join("01"[right] for right in outcomes)
-    return f"{int(text or '0', 2):0{-(-len(text) // 4)}x}"
+def read_results(file: Path) -> dict[str, Any]:
+    """What `gather` found, from results.json.
 
-
-def _outcomes(answered: Answered) -> list[bool]:
-    """What `_bits` has written of a run's problems."""
-    return [bit == "1" for bit in f"{int(answered.figures['right'] or '0', 16):0{answered.rate.n}b}"]
+    Raises:
+        DataError: there is none, or it is something else.
+    """
+    try:
+        data = read_object(file)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}); run `unspoken study` on its study file first") from None
+    except ValueError as error:
+        raise DataError(f"{file} is damaged ({error}); run `unspoken study` again") from None
+    if data.get("format") != FORMAT:
+        raise DataError(f"{file}: expected results of format {FORMAT!r}, got {data.get('format')!r:.40}")
+    return data

@@ -13,9 +13,9 @@ from unspoken.core.files import write_json
 from unspoken.errors import ConfigError, RunError, UnspokenError, did_you_mean
 from unspoken.evaluation.card import Card, Verification, verify
 from unspoken.runs.directory import load
-from unspoken.studies.kept import read_kept
 from unspoken.studies.places import StudyPlaces
 from unspoken.studies.plan import Job, plan
+from unspoken.studies.record import read_record
 from unspoken.studies.report import write_report
 from unspoken.studies.results import gather
 from unspoken.studies.study import Study, Value, fits, read_study, study_file
@@ -31,14 +31,14 @@ class Planned:
         places: where things go.
         every: all jobs.
         chosen: those that are asked for, and what they need.
-        kept: names of jobs that the results speak of already, wherever they ran.
+        known: names of jobs of which the results have everything, wherever they ran.
     """
 
     study: Study
     places: StudyPlaces
     every: list[Job]
     chosen: list[Job]
-    kept: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ def planned(
         out: folder of results; None = that of a file called study.*, else one of the file's name.
         runs: folder of run directories; None = runs/studies.
         only: "factor=value" or "seed=1", values with commas between them; a job must fit all.
-        missing: leave out what the results have already, also of runs that are not on this machine.
+        missing: leave out what the results have already, wherever it ran; nothing may be left.
 
     Raises:
         ConfigError: the file or a config is wrong, or nothing is chosen.
-        DataError: the results that are there are damaged.
+        RunError: a record of a run is damaged.
     """
     study, places = read_study(path), StudyPlaces.of(path, out, runs)
     every = plan(study, study_file(path).parent, places.runs)
@@ -83,11 +83,13 @@ def planned(
     chosen = {job.name for job in every if job.cell and _chosen(job, wanted)}
     if not chosen:
         raise ConfigError(f"--only {' '.join(only)} leaves no run of the study")
-    kept = read_kept(places.results, every).whole
-    if missing and not (chosen := chosen - kept):
-        raise ConfigError(f"--missing leaves no run: {places.results} has all {len(kept)}; leave it out to run them again")
+    known = {job.name for job in every if (record := read_record(places, job)) is not None and record.covers(job)}
+    chosen -= known if missing else set()
     chosen |= {name for job in every if job.name in chosen for name in job.needs}
-    return Planned(study=study, places=places, every=every, chosen=[job for job in every if job.name in chosen], kept=kept)
+    return Planned(
+        study=study, places=places, every=every, chosen=[job for job in every if job.name in chosen],
+        known=frozenset(known),
+    )  # fmt: skip
 
 
 def _conditions(study: Study, only: Sequence[str]) -> dict[str, list[Any]]:
