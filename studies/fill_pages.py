@@ -37,7 +37,7 @@ TIMES = {
     "controls": "about 2 hours on 2 cores",
     "latents": "about 7 hours on 2 cores",
     "multiplication": "18 runs of 1 to 10 minutes on a core",
-    "prosqa": "18 runs of 30 to 45 minutes on a core",
+    "prosqa": "19 runs of 5 to 10 minutes on a core",
     "semcot": "19 runs of 1 to 10 minutes on a core",
     "adaptive": "after `latents`: 6 runs to ask, minutes each",
     "softcot": "10 runs of 0.5 to 2 hours on a core",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
 from support.small_study import RIGHT, finish, finished
@@ -303,7 +304,9 @@ def said_of_products() -> list[str]:
         f"in each of three seeds ({study.each('icot_si-2')} against {study.each('no_cot-2')}%), but within chance in two of "
         f"them ({gain}), and far below the chain it began with ({study.mean('cot-2')})",
         f"| 2 x 2 digits: {study.mean('icot_si-2')} against {study.mean('no_cot-2')} at once ({gain}), the chain "
-        f"{study.mean('cot-2')}; 3 x 3: not run yet |",
+        f"{study.mean('cot-2')}; 3 x 3: {study.mean('icot_si-3')} against {study.mean('no_cot-3')}, one seed |",
+        f"the chain is learnt ({study.mean('cot-3')}%), and iCoT-SI ends where answering at once does "
+        f"({study.mean('icot_si-3')}% against {study.mean('no_cot-3')})",
     ]
 
 
@@ -340,16 +343,21 @@ def said_of_many_latents() -> list[str]:
         a, b = f"{host}-{latents}", f"{around}-{latents}"
         return f"from {mean(a)} to {mean(b)}% {'only ' if latents == 16 and host == 'codi' else ''}({gain(a, b)})"
 
+    def runs_of(*methods: str) -> list[dict[str, Any]]:
+        return [one for name, asked in trained.asked.items() if name.split("-")[0] in methods for one in asked["each"]]
+
     def apart(*methods: str) -> str:
-        runs = [one for method in methods for latents in (8, 16) for one in trained.asked[f"{method}-{latents}"]["each"]]
-        found = sorted(one["latents"]["geometry"]["within"] for one in runs)
+        found = sorted(one["latents"]["geometry"]["within"] for one in runs_of(*methods))
         return f"{found[0]:.2f} to {found[-1]:.2f}"
 
     return [
-        f"Coconut with 8 latents {lifted('coconut', 'sim_cot', 8)} and with 16 {lifted('coconut', 'sim_cot', 16)}, "
+        f"Coconut with 4 latents {lifted('coconut', 'sim_cot', 4)}, with 8 {lifted('coconut', 'sim_cot', 8)} and with 16 "
+        f"{lifted('coconut', 'sim_cot', 16)}, "
         f"CODI with 8 {lifted('codi', 'sim_cot_codi', 8)}, but with 16 {lifted('codi', 'sim_cot_codi', 16)}",
         f"lie {apart('sim_cot', 'sim_cot_codi')} of their length from each other with a decoder, {apart('coconut')} on "
         f"Coconut alone, {apart('codi')} on CODI alone",
+        f"None of the {len(runs_of('coconut', 'codi')) - 1} other runs of these two hosts has, and none of SIM-CoT's "
+        f"{len(runs_of('sim_cot', 'sim_cot_codi'))}:",
         f"loses {lost('sim_cot')} points on Coconut {more('sim_cot')} and {lost('sim_cot_codi')} on CODI "
         f"{more('sim_cot_codi')}",
         f"{over('mux_codi-8')} with 8, {over('mux_codi-16')} with 16; whether",

@@ -141,6 +141,48 @@ def test_a_run_here_is_followed_from_look_to_look(small: Path, tmp_path: Path):
     assert write_results(made).results["cells"] == results["cells"], "what was known of this run stays known"
 
 
+@pytest.mark.parametrize("file", ["metrics.jsonl", "costs.json"])
+def test_a_run_whose_files_are_gone_keeps_what_was_known(small: Path, tmp_path: Path, file: str):
+    made = finished(small, tmp_path / "runs")
+    before = write_results(made).results
+    (job_of(made, "codi-1-1").folder / file).unlink()
+    after = write_results(made).results
+    assert (after["runs"], after["missing"]) == (before["runs"], [])
+
+
+def test_operations_that_were_not_counted_are_missing(small: Path, tmp_path: Path):
+    made = finished(small, tmp_path / "runs")
+    JobPlaces(job_of(made, "codi-1-1").folder).costs.unlink()
+    assert write_results(made).results["missing"] == ["codi-1-1"]
+    assert [job.name for job in planned(small, runs=tmp_path / "empty", missing=True).chosen] == ["codi-1-1"]
+
+
+def test_a_record_that_says_more_than_the_new_run_is_kept_beside(small: Path, gone: Planned):
+    text = (small / "study.toml").read_text()
+    add(small, SECOND)
+    job = job_of(again(gone), "codi-1-2")
+    finish(job, 2)
+    answers(job, 1, 1)
+    assert correct(written(gone), "codi-1", 2, "short") == 1
+    shutil.rmtree(gone.places.runs)
+    (small / "study.toml").write_text(text)
+    finish(job_of(gone, "codi-1-2"), 7, name="another")
+    assert correct(written(gone), "codi-1", 2) == 7
+    (file,) = (gone.places.records / "replaced").iterdir()
+    assert [asked.name for asked in RunRecord.from_json(file).asked] == ["test", "short"]
+
+
+def test_a_run_that_was_never_asked_hides_no_other(gone: Planned, small: Path):
+    add(small, SECOND)
+    job = job_of(again(gone), "codi-1-1")
+    record_file(gone.places, job).unlink()
+    finish(job, None, name="trained")
+    written(gone)
+    shutil.rmtree(job.folder)
+    finish(job, 3, name="another")
+    assert correct(written(gone), "codi-1", 1) == 3
+
+
 def test_part_of_a_study_changes_nothing_of_the_rest(gone: Planned):
     """The case it is for: --only in a fresh clone."""
     made = again(gone, only=["method=coconut", "latents=2", "seed=2"])
@@ -270,6 +312,19 @@ def test_missing_runs_bring_what_they_start_from(small: Path, tmp_path: Path):
     assert (code, "results already" in out) == (0, False)
 
 
+def test_a_run_that_starts_from_one_that_starts_from_another(small: Path, tmp_path: Path):
+    """All three are chosen, in their order; and a start that nothing needs is not missed."""
+    changed(small, "[[runs]]\nset = {", '[[prepare]]\nname = "start"\nconfig = "tiny/cot"\n\n[[runs]]\nset = {')
+    changed(small, 'config = "tiny/coconut"\nset = {', 'config = "tiny/coconut"\nset = { "backbone.path" = "run:start",')
+    changed(small, 'config = "tiny/codi"\nset = {', 'config = "tiny/codi"\nset = { "backbone.path" = "run:coconut-1",')
+    made = planned(small, runs=tmp_path / "runs", only=["method=codi", "seed=1"])
+    assert [job.name for job in made.chosen] == ["start", "coconut-1-1", "codi-1-1"]
+    for job in made.every:
+        if job.cell:
+            finish(job, RIGHT[job.name])
+    assert write_results(made).results["missing"] == []
+
+
 BROKEN = {
     "cut off": lambda text: text[: len(text) // 2],
     "empty": lambda text: "",
@@ -279,6 +334,7 @@ BROKEN = {
     "more right than asked": lambda text: text.replace('"correct": 1,', '"correct": 9,'),
     "other bits": lambda text: text.replace('"right": "80"', '"right": "c0"'),
     "too many bits": lambda text: text.replace('"right": "80"', '"right": "800"'),
+    "signed bits": lambda text: text.replace('"right": "80"', '"right": "-0"'),
     "no bits": lambda text: text.replace('"right": "80"', '"right": "zz"'),
     "no accuracy": lambda text: text.replace('"accuracy": {', '"accurate": {'),
     "no updates": lambda text: text.replace('"updates"', '"up"'),
@@ -294,7 +350,7 @@ def test_a_damaged_record_is_told_before_anything_is_done_and_stays(gone: Planne
     file.write_text(broken, encoding="utf-8")
     before = files(gone)
     for do in (lambda: again(gone), lambda: write_results(gone)):
-        with pytest.raises(RunError, match=file.name):
+        with pytest.raises(RunError, match=rf"{file.name}.*or delete it to do the run again"):
             do()
     assert files(gone) == before
 

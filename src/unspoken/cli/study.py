@@ -49,6 +49,8 @@ def study(
     console = new_console()
     if plan:
         _plan(made, jobs, places, console)
+        if not missing:
+            _elsewhere(made, console)
         return
     if verify:
         _verify(verify_study(made), console)
@@ -57,7 +59,8 @@ def study(
         done = write_results(made)
     else:
         console.say(f"{len(made.chosen)} runs in {made.places.runs}; results in {made.places.out}")
-        _elsewhere(made, console)
+        if not missing:
+            _elsewhere(made, console)
         try:
             done = run_study(made, jobs=jobs, devices=places, tell=_Teller(console, len(made.chosen)).tell)
         except KeyboardInterrupt:
@@ -120,7 +123,6 @@ def _plan(made: Planned, jobs: int | None, devices: list[str] | None, console: T
         f"{len(found)} runs, {sum(one.state == 'done' for one in found)} done; about {hours(found, count):.1f} hours left "
         f"with {count} at a time" + (f", without {unknown} whose time is not known" if unknown else "")
     )
-    _elsewhere(made, console)
 
 
 def _elsewhere(made: Planned, console: Terminal) -> None:

@@ -6,6 +6,7 @@ and a change of the study drops nothing: a record that the study does not descri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from unspoken.studies.study import Evaluation
 
 _FIGURES = ("accuracy", "mean_latents", "mean_visible_tokens", "mean_passes", "fingerprint", "task")
 _TRAINING = (
-    "updates", "examples", "positions", "passes", "flops", "seconds", "parameters", "collapse_warnings",
+    "updates", "examples", "positions", "passes", "flops", "seconds", "parameters", "collapse_warnings", "counted",
 )  # fmt: skip
 
 
@@ -64,8 +65,8 @@ class RunRecord(Stored):
     Attributes:
         id: that of the run directory. Another run of the same config has another one.
         name: of the job.
-        environment: where it was asked.
-        training: what it took.
+        environment: where it was trained.
+        training: what that took; `counted`: whether its operations have been counted.
         asked: one entry per evaluation.
     """
 
@@ -86,8 +87,10 @@ class RunRecord(Stored):
         return next((asked for asked in self.asked if asked.mark == mark), None)
 
     def covers(self, job: Job) -> bool:
-        """Whether nothing of a job is missing."""
-        return all((asked := self.under(one)) is not None and asked.whole for one in job.evaluations)
+        """Whether nothing of a job is missing, as `state.done` has it."""
+        return self.training["counted"] and all(
+            (asked := self.under(one)) is not None and asked.whole for one in job.evaluations
+        )
 
     def check(self, path: str | Path) -> None:
         """Refuse what tables could not show."""
@@ -95,7 +98,7 @@ class RunRecord(Stored):
         for asked in self.asked:
             faults += [f"{asked.name!r} has {fault}" for fault in _faults(asked)]
         if faults:
-            raise RunError(f"{path}: {faults[0]}; restore the file from a copy, or delete it to do the run again")
+            raise RunError(f"{path}: {faults[0]}")
 
 
 def _faults(asked: Asked) -> list[str]:
@@ -106,10 +109,9 @@ def _faults(asked: Asked) -> list[str]:
     if not isinstance(n, int) or not isinstance(correct, int) or not 0 <= correct <= n or n < 1:
         return [*found, f"{correct!r:.20} right of {n!r:.20} problems"]
     if asked.right is not None:
-        try:
-            bits = int(asked.right, 16)
-        except ValueError:
-            return [*found, f"no bits in {asked.right!r:.20}"]
+        if not re.fullmatch(rf"[0-9a-f]{{{-(-n // 4)}}}", asked.right):
+            return [*found, f"no bits of {n} problems in {asked.right!r:.20}"]
+        bits = int(asked.right, 16)
         if bits.bit_length() > n or bits.bit_count() != correct:
             found.append(f"{correct} right of {n} problems, but other bits")
     return found
@@ -128,32 +130,45 @@ def read_record(places: StudyPlaces, job: Job) -> RunRecord | None:
         RunError: it is damaged.
     """
     file = record_file(places, job)
-    return RunRecord.from_json(file) if file.exists() else None
+    try:
+        return RunRecord.from_json(file) if file.exists() else None
+    except RunError as error:
+        raise RunError(f"{error}; restore the file from a copy, or delete it to do the run again") from None
 
 
 def current(places: StudyPlaces, job: Job) -> RunRecord | None:
     """A job's record after a look at its run directory; written, if that says more.
 
-    A run takes the place of another one, of another machine for example, when nothing of it is missing any more.
+    A run takes the place of another one, of another machine for example, when nothing of it is missing any more. If the
+    other one was asked more, its record is kept in a folder beside.
 
     Raises:
         RunError: the record is damaged, or cannot be written.
     """
     old, new = read_record(places, job), _of_folder(job)
-    if new is None or (old is not None and old.id != new.id and not done(job)):
+    if new is None or (old is not None and old.asked and old.id != new.id and not done(job)):
         return old
     if old is not None and old.id == new.id:
         new = _merged(old, new)
+    elif old is not None and {asked.mark for asked in old.asked} - {asked.mark for asked in new.asked}:
+        old.save(places.records / "replaced" / f"{job.folder.name}-{old.id}.json")
     if new != old:
         new.save(record_file(places, job))
     return new
 
 
 def _merged(old: RunRecord, new: RunRecord) -> RunRecord:
-    """What two looks at one run say together: of an evaluation the later one, unless only the earlier one was whole."""
-    before = {asked.mark: asked for asked in old.asked}
-    now = {asked.mark: asked for asked in new.asked if asked.whole or not (m := before.get(asked.mark)) or not m.whole}
-    return replace(new, asked=tuple((before | now).values()), environment=new.environment if new.asked else old.environment)
+    """What a record and a look at the same run say together: of an evaluation the look, unless only the record is whole."""
+    asked = {one.mark: one for one in old.asked}
+    for one in new.asked:
+        before = asked.get(one.mark)
+        if before is None or one.whole:
+            asked[one.mark] = one
+        elif not before.whole:  # either may have parts that the other lacks
+            asked[one.mark] = replace(one, figures=before.figures | one.figures)
+    # Files of a run may be gone, or damaged, since it was looked at first.
+    training = new.training | {name: value for name, value in old.training.items() if value}
+    return replace(new, asked=tuple(asked.values()), training=training, environment=new.environment or old.environment)
 
 
 def _about(job: Job) -> dict[str, Any]:
@@ -173,16 +188,17 @@ def run_id(job: Job) -> str | None:
 def _of_folder(job: Job) -> RunRecord | None:
     """What a run directory says; None if nothing was trained in it to the end."""
     places, about = JobPlaces(job.folder), _about(job)
-    if not (end := about.get("finished")):
+    if not isinstance(end := about.get("finished"), dict):
         return None
-    flops = (costs_of(places) or {}).get("flops")
+    counted = costs_of(places)
+    flops = (counted or {}).get("flops")
     metrics = places.run.metrics()
     rows = [row for row in metrics if row["kind"] == "train"]
     reports = [(one, report) for one in job.evaluations if (report := report_of(places, one)) is not None]
     return RunRecord(
         id=about["id"],
         name=job.name,
-        environment=reports[0][1].environment if reports else {},
+        environment=about.get("provenance") or (reports[0][1].environment if reports else {}),
         training={
             "updates": end["steps"],
             "examples": sum(row.get("examples", 0) for row in rows),
@@ -192,6 +208,7 @@ def _of_folder(job: Job) -> RunRecord | None:
             "seconds": end["seconds"],
             "parameters": about.get("parameters", {}),
             "collapse_warnings": sum(1 for row in metrics if row["kind"] == "stability" and row.get("collapse")),
+            "counted": counted is not None,
         },
         asked=tuple(
             Asked(

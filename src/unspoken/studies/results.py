@@ -57,6 +57,8 @@ def gather(study: Study, jobs: Sequence[Job], places: StudyPlaces, failed: Mappi
         if job.name in records and (asked := records[job.name].under(one)) is not None
     ]
     covered = {job.name for job in jobs if job.name in records and records[job.name].covers(job)}
+    needed = {name for job in jobs if job.name not in covered for name in job.needs}
+    covered |= {job.name for job in jobs if not job.cell and job.name not in needed}
     environments = [record.environment for record in records.values() if record.environment]
     return {
         "format": FORMAT,
@@ -64,7 +66,7 @@ def gather(study: Study, jobs: Sequence[Job], places: StudyPlaces, failed: Mappi
         "runs": {
             job.name: {
                 "folder": job.folder.name, "combination": dict(job.combination), "seed": job.seed,
-                **records[job.name].training,
+                **{what: value for what, value in records[job.name].training.items() if what != "counted"},
             }
             for job in jobs
             if job.name in records

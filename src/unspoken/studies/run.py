@@ -85,7 +85,8 @@ def planned(
         raise ConfigError(f"--only {' '.join(only)} leaves no run of the study")
     known = {job.name for job in every if (record := read_record(places, job)) is not None and record.covers(job)}
     chosen -= known if missing else set()
-    chosen |= {name for job in every if job.name in chosen for name in job.needs}
+    for job in reversed(every):  # what a job starts from comes before it
+        chosen |= set(job.needs) if job.name in chosen else set()
     return Planned(
         study=study, places=places, every=every, chosen=[job for job in every if job.name in chosen],
         known=frozenset(known),
@@ -150,7 +151,7 @@ def _check_devices(places: Sequence[str]) -> None:
 
 
 def write_results(made: Planned, failed: Mapping[str, str] | None = None) -> Outcome:
-    """Write cards, tables, charts and the page of what is finished, here or in earlier results; nothing is run."""
+    """Write cards, tables, charts and the page of what is known of runs, here or in records; nothing is run."""
     results = gather(made.study, made.every, made.places, failed or {})
     write_json(made.places.results, results)
     files = [made.places.results, *write_report(results, made.places.out)]

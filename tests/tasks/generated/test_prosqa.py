@@ -96,6 +96,26 @@ def test_every_generated_problem_is_right(generated: list[GraphProblem]) -> None
     assert {symbol for row in generated for symbol in row["idx_to_symbol"]} == {*NAMES, *CONCEPTS}
 
 
+@pytest.mark.parametrize("nodes", [8, 12, 20])
+def test_smaller_graphs_are_right_too(nodes: int) -> None:
+    rows = list(islice(problems("small", max_steps=4, nodes=nodes), 500))
+    for row in rows:
+        check(row)
+        assert len(row["idx_to_symbol"]) <= nodes
+        assert 3 <= len(row["steps"]) <= 4
+    assert max(len(row["idx_to_symbol"]) for row in rows) == nodes
+
+
+def test_the_usual_size_draws_the_usual_rows(generated: list[GraphProblem]) -> None:
+    assert list(islice(problems("statistics", nodes=28), 20)) == generated[:20]
+    assert generated[0]["answer"] == "Eva is a lempus.", "rows of the same seed stay the same"
+    config = ProsQaConfig(source="generated", nodes=12, train_size=4, validation_size=2, test_size=2)
+    assert all(len(example.question.split(".")) < 20 for example in make_task(config).examples("train"))
+    for nodes in (7, 29):
+        with pytest.raises(ConfigError, match="nodes must be 8 to 28"):
+            ProsQaConfig(nodes=nodes)
+
+
 def test_the_solver_agrees_with_the_files(published: list[GraphProblem]) -> None:
     assert len(published) == 800
     for row in published:

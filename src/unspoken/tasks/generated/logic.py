@@ -21,11 +21,11 @@ from typing import Literal
 
 from unspoken.core.config import config_class
 from unspoken.core.text.example import Example
-from unspoken.errors import DataError
+from unspoken.errors import ConfigError, DataError
 from unspoken.tasks.base import Score, Split
 from unspoken.tasks.generated.generated import GeneratedConfig, Problem, generated_examples
 from unspoken.tasks.generated.prontoqa_worlds import problems as prontoqa_problems
-from unspoken.tasks.generated.prosqa_graphs import MAX_STEPS
+from unspoken.tasks.generated.prosqa_graphs import MAX_STEPS, MIN_NODES, NODES
 from unspoken.tasks.generated.prosqa_graphs import problems as prosqa_problems
 from unspoken.tasks.reading.readers import read_rows
 from unspoken.tasks.reading.rows import examples_of
@@ -50,6 +50,7 @@ class ProsQaConfig(GeneratedConfig):
             rows then have 3 or 4 steps too.
         symbols: the same problems without English, as that paper trains small models on (arXiv 2505.12514): an edge is two
             words, "lempus jelpus .", the question "? Tom jelpus fompus", a step an edge, the answer one word.
+        nodes: how many are drawn for a generated graph; the published ones are like 28. Fewer are an easier task.
         train_size: generated train rows. Coconut's file has 17,886.
         validation_size, test_size: rows of those splits where they are generated.
     """
@@ -59,9 +60,15 @@ class ProsQaConfig(GeneratedConfig):
     train: Literal["auto", "generated"] = "auto"
     graph_4: bool = False
     symbols: bool = False
+    nodes: int = NODES
     train_size: int = 17_886
     validation_size: int = 300
     test_size: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not MIN_NODES <= self.nodes <= NODES:
+            raise ConfigError(f"prosqa: nodes must be {MIN_NODES} to {NODES}, got {self.nodes}")
 
 
 class ProsQa(SplitTask[ProsQaConfig]):
@@ -73,7 +80,9 @@ class ProsQa(SplitTask[ProsQaConfig]):
         super().__init__(splits, score_symbol if config.symbols else score_concept)
 
     def _problems(self, split: Split) -> Iterator[Problem]:
-        return prosqa_problems(f"{self.config.seed}/{split}", max_steps=4 if self.config.graph_4 else MAX_STEPS)
+        return prosqa_problems(
+            f"{self.config.seed}/{split}", max_steps=4 if self.config.graph_4 else MAX_STEPS, nodes=self.config.nodes
+        )
 
 
 @config_class

@@ -39,7 +39,8 @@ CONCEPTS = words(
 
 MIN_STEPS, MAX_STEPS = 3, 6
 
-_NODES = 28
+NODES = 28
+MIN_NODES = 8
 _PARENTS = 1.5
 _FIRST, _SECOND = 0.35, 0.46
 _DEPTH_WEIGHT = 1.5
@@ -63,17 +64,18 @@ class _Graph:
     depth: list[int]  # the fewest steps from the nearest of the two persons; 0 for nodes that neither reaches
 
 
-def problems(seed: str, max_steps: int = MAX_STEPS) -> Iterator[GraphProblem]:
+def problems(seed: str, max_steps: int = MAX_STEPS, nodes: int = NODES) -> Iterator[GraphProblem]:
     """Endless rows with the fields of the published files: question, steps, answer, idx_to_symbol, edges, root, target,
     neg_target. The same rows for the same seed, on every machine.
 
     Args:
         seed: any text.
         max_steps: no problem needs more steps than this (3 to 6).
+        nodes: are drawn for a graph.
     """
     rng = random.Random(f"prosqa/{seed}")
     while True:
-        graph = _draw(rng)
+        graph = _draw(rng, nodes)
         row = _problem(rng, graph, max_steps)
         if row is not None:
             yield row
@@ -88,9 +90,9 @@ def _poisson(rng: random.Random, mean: float) -> int:
     return count
 
 
-def _draw(rng: random.Random) -> _Graph:
+def _draw(rng: random.Random, nodes: int) -> _Graph:
     graph = _Graph(parents=[[], []], whose=[1, 2], depth=[0, 0])
-    for node in range(2, _NODES):
+    for node in range(2, nodes):
         count, share = _poisson(rng, _PARENTS), rng.random()
         side = 1 if share < _FIRST else 2 if share < _FIRST + _SECOND else None
         pool = [other for other in range(node) if side is None or graph.whose[other] == side]
@@ -112,7 +114,7 @@ def _draw(rng: random.Random) -> _Graph:
 def _problem(rng: random.Random, graph: _Graph, max_steps: int) -> GraphProblem | None:
     """Make a question about a graph; None if no two sinks fit."""
     used = {parent for parents in graph.parents for parent in parents}
-    kept = [node for node in range(_NODES) if graph.parents[node] or node in used]
+    kept = [node for node in range(len(graph.parents)) if graph.parents[node] or node in used]
     sinks = [node for node in kept if node not in used and graph.whose[node] in (1, 2)]
     steps = max((graph.depth[node] for node in sinks), default=0)
     persons = sum(not graph.parents[node] for node in kept)
@@ -152,7 +154,7 @@ def _problem(rng: random.Random, graph: _Graph, max_steps: int) -> GraphProblem 
 def _shortest(rng: random.Random, graph: _Graph, target: int) -> list[int]:
     """A random shortest path from the target's person to the target."""
     root = graph.whose[target] - 1
-    children: dict[int, list[int]] = {node: [] for node in range(_NODES)}
+    children: dict[int, list[int]] = {node: [] for node in range(len(graph.parents))}
     for child, parents in enumerate(graph.parents):
         for parent in parents:
             children[parent].append(child)
