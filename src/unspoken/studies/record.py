@@ -19,12 +19,12 @@ from unspoken.evaluation.records import EvalReport
 from unspoken.evaluation.statistics import Rate
 from unspoken.studies.places import JobPlaces, StudyPlaces
 from unspoken.studies.plan import Job, evaluation_fingerprint
-from unspoken.studies.state import costs_of, done, interchange_of, latents_of, missing, report_of, whole
+from unspoken.studies.state import costs_of, done, interchange_of, lacking, latents_of, report_of, whole
 from unspoken.studies.study import Evaluation
 
 _FIGURES = ("accuracy", "mean_latents", "mean_visible_tokens", "mean_passes", "fingerprint", "task")
 _TRAINING = (
-    "updates", "examples", "positions", "passes", "flops", "seconds", "parameters", "collapse_warnings", "counted",
+    "updates", "examples", "positions", "passes", "flops", "seconds", "parameters", "collapse_warnings",
 )  # fmt: skip
 
 
@@ -66,7 +66,8 @@ class RunRecord(Stored):
         id: that of the run directory. Another run of the same config has another one.
         name: of the job.
         environment: where it was trained.
-        training: what that took; `counted`: whether its operations have been counted.
+        training: what that took.
+        counted: whether its operations have been counted; there may be none that could be.
         asked: one entry per evaluation.
     """
 
@@ -78,6 +79,7 @@ class RunRecord(Stored):
     name: str
     environment: dict[str, Any]
     training: dict[str, Any]
+    counted: bool
     asked: tuple[Asked, ...]
     format: str = "unspoken study run 1"
 
@@ -88,9 +90,7 @@ class RunRecord(Stored):
 
     def covers(self, job: Job) -> bool:
         """Whether nothing of a job is missing, as `state.done` has it."""
-        return self.training["counted"] and all(
-            (asked := self.under(one)) is not None and asked.whole for one in job.evaluations
-        )
+        return self.counted and all((asked := self.under(one)) is not None and asked.whole for one in job.evaluations)
 
     def check(self, path: str | Path) -> None:
         """Refuse what tables could not show."""
@@ -168,7 +168,10 @@ def _merged(old: RunRecord, new: RunRecord) -> RunRecord:
             asked[one.mark] = replace(one, figures=before.figures | one.figures)
     # Files of a run may be gone, or damaged, since it was looked at first.
     training = new.training | {name: value for name, value in old.training.items() if value}
-    return replace(new, asked=tuple(asked.values()), training=training, environment=new.environment or old.environment)
+    return replace(
+        new, asked=tuple(asked.values()), training=training, counted=new.counted or old.counted,
+        environment=new.environment or old.environment,
+    )  # fmt: skip
 
 
 def _about(job: Job) -> dict[str, Any]:
@@ -208,12 +211,12 @@ def _of_folder(job: Job) -> RunRecord | None:
             "seconds": end["seconds"],
             "parameters": about.get("parameters", {}),
             "collapse_warnings": sum(1 for row in metrics if row["kind"] == "stability" and row.get("collapse")),
-            "counted": counted is not None,
         },
+        counted=counted is not None,
         asked=tuple(
             Asked(
                 mark=evaluation_fingerprint(one), name=one.name, figures=_figures(places, one, report),
-                whole=not missing(places, one), right=_bits(report),
+                whole=not lacking(places, one, report), right=_bits(report),
             )
             for one, report in reports
         ),

@@ -66,7 +66,7 @@ def gather(study: Study, jobs: Sequence[Job], places: StudyPlaces, failed: Mappi
         "runs": {
             job.name: {
                 "folder": job.folder.name, "combination": dict(job.combination), "seed": job.seed,
-                **{what: value for what, value in records[job.name].training.items() if what != "counted"},
+                **records[job.name].training,
             }
             for job in jobs
             if job.name in records

@@ -30,7 +30,11 @@ def done(job: Job) -> bool:
 
 def missing(places: JobPlaces, one: Evaluation) -> set[Part]:
     """What of an evaluation is not there, or damaged. Controls and a look at latents need some."""
-    report = report_of(places, one)
+    return lacking(places, one, report_of(places, one))
+
+
+def lacking(places: JobPlaces, one: Evaluation, report: EvalReport | None) -> set[Part]:
+    """The same, for a report that has been read already."""
     if report is None:
         return {"report", *_wanted(one)}
     found: set[Part] = _wanted(one) if report.mean_latents else set()
