@@ -36,7 +36,7 @@ TIMES = {
     "methods": "about 3 hours on 2 cores",
     "controls": "about 2 hours on 2 cores",
     "latents": "about 7 hours on 2 cores",
-    "multiplication": "18 runs of 1 to 10 minutes on a core",
+    "multiplication": "9 runs of 6 to 13 minutes on a core",
     "prosqa": "19 runs of 5 to 10 minutes on a core",
     "semcot": "19 runs of 1 to 10 minutes on a core",
     "adaptive": "after `latents`: 6 runs to ask, minutes each",

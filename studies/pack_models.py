@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHOSEN = {
     "methods": ("tiny", ("no_cot-1", "pause-1", "icot_si-1", "coconut-1", "sim_cot-1", "codi-1", "sim_cot_codi-1")),
     "latents": ("latents", ("coconut-16-1", "sim_cot-16-1", "codi-16-1", "sim_cot_codi-16-1")),
-    "multiplication": ("multiplication", ("no_cot-3-1", "icot_si-3-1")),
+    "multiplication": ("multiplication", ("no_cot-1", "icot_si-1")),
     "prosqa": ("prosqa", ("cot-1", "coconut-1", "sim_cot-1")),
     "semcot": ("semcot", ("semcot-1",)),
 }

@@ -170,7 +170,7 @@ def said() -> list[tuple[str, str]]:
     read = sorted(f"{100 * one['results']['value']:.0f}" for one in words)
     assert all(one[kind]["value"] > 0.995 for one in words for kind in ("operators", "numbers"))
     mux = f"{mean('mux_codi')}% ({study.range('mux_codi')})"
-    matched = Study("controls")
+    matched, products = Study("controls"), Study("multiplication", "held-out products")
     results = [
         f"lifts Coconut from {mean('coconut')} to {mean('sim_cot')}% "
         f"and CODI from {mean('codi')} to {mean('sim_cot_codi')}%",
@@ -195,7 +195,7 @@ def said() -> list[tuple[str, str]]:
             f"| **shown here**: {gain(a, b)} |"
             for a, b in (("coconut", "sim_cot"), ("codi", "sim_cot_codi"), ("no_cot", "coconut"))
         ),
-        f"| **contradicted here**: {mean('sim_cot')} against 100.0 |",
+        f"| **contradicted here**: {mean('sim_cot')} against 100.0 on `tiny`; on",
         f"nothing to be said: {study.span('sim_cot')} over seeds, Coconut {study.span('coconut')} |",
         f"| **shown here**: {steps('sim_cot')}% true ({steps('sim_cot_codi')} on CODI) |",
         f"SoftCoT {gain('softcot_no_cot', 'sim_cot_softcot')}, SemCoT {gain('semcot', 'sim_cot_semcot')}: nothing",
@@ -228,10 +228,15 @@ def said() -> list[tuple[str, str]]:
             "docs/guides/inspector.md",
             f"wrote {matched.steps('probe_random')}% of the steps, {matched.by_place('probe_random')[0]}%",
         ),
+        (
+            "docs/methods/icot_si.md",
+            f"answers {products.mean('icot_si')}% of products that it has not seen, at once, where No-CoT has "
+            f"{products.mean('no_cot')}.",
+        ),
         ("docs/methods/mux.md", f"measured: {mean('mux_codi')}% over three seeds"),
         ("docs/methods/semcot.md", f"({mean('no_cot')}, 3 seeds)"),
     ]
-    results += [*said_of_many_latents(), *said_of_semcot(), *said_of_controls(), *said_of_products()]
+    results += [*said_of_many_latents(), *said_of_semcot(), *said_of_controls(), *said_of_products(), *said_of_graphs()]
     return [*(("docs/results.md", part) for part in results), *others]
 
 
@@ -299,14 +304,30 @@ def said_of_controls() -> list[str]:
 def said_of_products() -> list[str]:
     """The same for multiplication."""
     study = Study("multiplication", "held-out products")
-    gain = study.gain("no_cot-2", "icot_si-2")
+    gain = study.gain("no_cot", "icot_si")
     return [
-        f"in each of three seeds ({study.each('icot_si-2')} against {study.each('no_cot-2')}%), but within chance in two of "
-        f"them ({gain}), and far below the chain it began with ({study.mean('cot-2')})",
-        f"| 2 x 2 digits: {study.mean('icot_si-2')} against {study.mean('no_cot-2')} at once ({gain}), the chain "
-        f"{study.mean('cot-2')}; 3 x 3: {study.mean('icot_si-3')} against {study.mean('no_cot-3')}, one seed |",
-        f"the chain is learnt ({study.mean('cot-3')}%), and iCoT-SI ends where answering at once does "
-        f"({study.mean('icot_si-3')}% against {study.mean('no_cot-3')})",
+        f"asked at once, {study.mean('icot_si')}% against {study.mean('no_cot')} for No-CoT, three seeds.",
+        f"it answers {study.each('icot_si')}% of products that it has not seen, at once, where No-CoT has "
+        f"{study.each('no_cot')}% after as many updates: {gain}. The written chain has {study.mean('cot')}% in",
+        f"| **shown here** with 2 x 2 digits: {study.mean('icot_si')} against {study.mean('no_cot')} at once ({gain}), the "
+        f"chain {study.mean('cot')} |",
+    ]
+
+
+def said_of_graphs() -> list[str]:
+    """The same for ProsQA."""
+    study = Study("prosqa", "graphs of 12 nodes")
+    chain, ours, codi, host = map(study.mean, ("cot", "sim_cot", "codi", "coconut"))
+    apart = {name: f"{study.asked[name]['each'][0]['latents']['geometry']['within']:.2f}" for name in ("coconut", "sim_cot")}
+    assert [bool(study.asked[name]["each"][0]["collapse"]) for name in ("coconut", "sim_cot")] == [True, False]
+    return [
+        f"SIM-CoT answers {ours}% in 7 passes and CODI {codi}%, where the written chain has {chain}%",
+        study.shuf("coconut", f"{{}}% against {study.mean('no_cot')}, and {{}} with another"),
+        f"({apart['coconut']} of their length apart; SIM-CoT's {apart['sim_cot']})",
+        f"decoder writes {study.steps('sim_cot')}% of the true steps",
+        study.shuf("sim_cot", "({1}% with another problem's, whose"),
+        f"| not so far: {host} against {chain}, its latents collapsed; SIM-CoT {ours} and CODI {codi} do |",
+        f"on small ProsQA {ours} against {chain} |",
     ]
 
 
