@@ -150,3 +150,9 @@ def test_the_studies_of_the_repository_can_be_planned(folder: str):
     made = planned(ROOT / "studies" / folder)
     assert made.every
     assert made.places.out == ROOT / "studies" / folder
+
+
+def test_stop_rules_are_asked_of_the_models_of_the_other_study():
+    """Else they would all be trained a second time."""
+    asked, trained = (planned(ROOT / "studies" / name).every for name in ("adaptive", "latents"))
+    assert {job.folder.name for job in asked} <= {job.folder.name for job in trained}
